@@ -1,1 +1,43 @@
-//! Placeholder.
+//! What dbkeep does, free of transports and drivers: the catalog, plans, runs, batches, backups and undo.
+//!
+//! The engine knows no gRPC, no SQL and no HTTP. Databases, the control store and the backup folder are reached through the
+//! traits in [`port`]; the server crate brings the adapters. Data walks one way:
+//!
+//! ```text
+//! catalog -> planner -> Plan (stored) -> run executor -> port::Target (delete, capture, journal) -> Event -> watchers
+//! ```
+//!
+//! Start reading at [`engine::Engine`], the only type that callers need, then [`run::batch`] for the batch protocol.
+
+pub mod backup;
+pub mod catalog;
+pub mod engine;
+pub mod error;
+pub mod model;
+pub mod planner;
+pub mod port;
+pub mod rule;
+pub mod run;
+
+#[cfg(feature = "testing")]
+pub mod conformance;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use engine::Engine;
+pub use error::EngineError;
+
+/// Ends the process here, or returns an injected fault, when a test has armed the point `name`; otherwise nothing.
+///
+/// With an expression as the second argument the point returns it when armed with `return`.
+#[macro_export]
+macro_rules! failpoint {
+    ($name:expr) => {{
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name);
+    }};
+    ($name:expr, $fault:expr) => {{
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| $fault);
+    }};
+}

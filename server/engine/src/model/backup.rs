@@ -1,0 +1,105 @@
+//! Backups of captured rows, and the journal that says which chunks belong to them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::run::RunId;
+
+/// A sealed backup file of one batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRef {
+    /// File name in the run's folder.
+    pub file: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Size of the file, bytes.
+    pub bytes: u64,
+    /// SHA-256 of the file, hex.
+    pub sha256: String,
+}
+
+/// One committed batch. The row is written to the journal in the target by the batch's own transaction, so that after any
+/// crash it tells what happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// The run.
+    pub run: RunId,
+    /// Step of the plan, from 0.
+    pub step: u32,
+    /// Number of the batch in its step, from 1, without gaps.
+    pub batch: u64,
+    /// Pass over the table, from 1.
+    pub pass: u32,
+    /// Fence of the attempt that committed it.
+    pub fence: u64,
+    /// Where the pass stood after it; read only by the adapter that wrote it.
+    pub cursor: String,
+    /// Rows looked at since the batch before.
+    pub examined: u64,
+    /// Rows that the scan had listed.
+    pub matched: u64,
+    /// Rows deleted or put back.
+    pub affected: u64,
+    /// Undo: rows left because something stands in their place.
+    pub conflicting: u64,
+    /// The chunk that holds the rows; `None` where nothing is captured.
+    pub chunk: Option<ChunkRef>,
+}
+
+/// The journal of one step, summed up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StepTotals {
+    /// Step of the plan, from 0.
+    pub step: u32,
+    /// Number of the newest batch.
+    pub batches: u64,
+    /// Sum.
+    pub examined: u64,
+    /// Sum.
+    pub matched: u64,
+    /// Sum.
+    pub affected: u64,
+    /// Sum.
+    pub conflicting: u64,
+    /// Rows in chunks.
+    pub captured: u64,
+    /// Bytes of chunks.
+    pub captured_bytes: u64,
+    /// Pass of the newest batch.
+    pub pass: u32,
+    /// Cursor of the newest batch.
+    pub cursor: String,
+}
+
+/// Whether a backup was proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Verification {
+    /// Nobody has tried.
+    #[default]
+    Unverified,
+    /// The newest verification found every row.
+    Verified(Timestamp),
+    /// The newest verification found damage.
+    Damaged(Timestamp),
+}
+
+/// The captured rows of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    /// The run that captured them, whose id is the backup's.
+    pub run: RunId,
+    /// Target they come from.
+    pub target: String,
+    /// Operations of the run.
+    pub operations: Vec<String>,
+    /// Rows.
+    pub rows: u64,
+    /// Size of the chunks, bytes.
+    pub bytes: u64,
+    /// Number of chunks.
+    pub chunks: u64,
+    /// Whether it was proven.
+    pub verification: Verification,
+    /// When the run was accepted.
+    pub created_at: Timestamp,
+}

@@ -1,0 +1,364 @@
+//! The planner: catalog rules and the target's schema become selections, and selections become an exact plan. The live run
+//! takes its selections from here too, so that a dry run and a run cannot differ.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+
+use crate::{
+    engine::Settings,
+    failpoint,
+    model::{Condition, Finding, FindingLevel, OnDelete, Plan, PlanId, PlanStep, SampleRow, Selection, TableKind, TableName, TableSchema},
+    port::{Target, TargetError, TargetErrorClass},
+    rule::{Operation, Origin, Rule, Schemas, Severity},
+};
+
+/// Sample rows of a step.
+const SAMPLES: u32 = 10;
+/// Margin within which an estimated table size is not trusted to decide over the largest share that may go.
+const ESTIMATE_MARGIN: f64 = 1.5;
+
+/// Why no plan could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The catalog does not fit the schema.
+    #[error("{origin}: rule {rule} of operation {operation}: {expected}")]
+    Mismatch {
+        /// Where the rule is declared.
+        origin: Origin,
+        /// Its operation.
+        operation: String,
+        /// Its name.
+        rule: String,
+        /// What was found and what was expected.
+        expected: String,
+    },
+    /// The target failed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+/// The steps of a plan, ready to be counted or executed.
+pub(crate) struct Selections {
+    pub(crate) steps: Vec<Selection>,
+    pub(crate) fingerprint: String,
+    pub(crate) schemas: Schemas,
+}
+
+struct StepRule<'a> {
+    operation: &'a str,
+    rule: &'a Rule,
+    horizon: Option<Timestamp>,
+}
+
+/// Reads the schemas that the rules speak of.
+async fn introspect(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Schemas, PlanError> {
+    let mut schemas = Schemas::new();
+    for step in rules {
+        for table in step.rule.tables() {
+            if schemas.contains_key(table) {
+                continue;
+            }
+            if let Some(schema) = target.introspect(table).await? {
+                schemas.insert(table.clone(), Arc::new(schema));
+            }
+        }
+    }
+    Ok(schemas)
+}
+
+async fn select(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Selections, PlanError> {
+    let schemas = introspect(target, rules).await?;
+    let mut earlier: BTreeMap<TableName, Vec<Condition>> = BTreeMap::new();
+    let mut steps = Vec::with_capacity(rules.len());
+    for step in rules {
+        let condition = step.rule.condition(target.engine(), &schemas, step.horizon).map_err(|mismatch| PlanError::Mismatch {
+            origin: step.rule.origin.clone(),
+            operation: step.operation.to_owned(),
+            rule: step.rule.name.clone(),
+            expected: mismatch.expected,
+        })?;
+        let Some(table) = schemas.get(&step.rule.table) else {
+            return Err(TargetError::new(TargetErrorClass::SchemaChanged, format!("table {} vanished", step.rule.table)).into());
+        };
+        // By the resolved name: `t` and `public.t` may be one table.
+        let conditions = earlier.entry(table.name.clone()).or_default();
+        steps.push(Selection { table: Arc::clone(table), matches: condition.clone(), except: conditions.clone() });
+        conditions.push(condition);
+    }
+    let by_resolved_name: BTreeMap<&TableName, &TableSchema> = schemas.values().map(|schema| (&schema.name, schema.as_ref())).collect();
+    Ok(Selections { fingerprint: TableSchema::fingerprint(by_resolved_name.into_values()), steps, schemas })
+}
+
+/// The selections of a stored plan on the target's schema of now.
+pub(crate) async fn selections(target: &dyn Target, plan: &Plan) -> Result<Selections, PlanError> {
+    let rules: Vec<_> = plan.steps.iter().map(|step| StepRule { operation: &step.operation, rule: &step.rule, horizon: step.horizon }).collect();
+    select(target, &rules).await
+}
+
+/// Checks that every rule fits the target's schema; counts nothing.
+///
+/// # Errors
+/// The first rule that does not, with file, line and what was expected.
+pub async fn check(target: &dyn Target, operations: &[Operation]) -> Result<(), PlanError> {
+    let rules: Vec<_> = operations
+        .iter()
+        .flat_map(|operation| operation.rules.iter().map(move |rule| StepRule { operation: &operation.name, rule, horizon: Some(Timestamp::UNIX_EPOCH) }))
+        .collect();
+    select(target, &rules).await.map(|_| ())
+}
+
+/// What of an earlier plan is kept when its counts are taken again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recount<'a> {
+    pub(crate) plan: &'a Plan,
+}
+
+/// Makes a plan: exact counts, samples and findings for every rule of the operations, in order.
+pub(crate) async fn plan(
+    name: &str,
+    target: &dyn Target,
+    operations: &[&Operation],
+    settings: &Settings,
+    expected_ms: impl Fn(&str, &str, u64) -> Option<u64>,
+    recount: Option<Recount<'_>>,
+) -> Result<(Plan, Selections), PlanError> {
+    // The horizon hangs on the target's clock, once: rows are old by the clock that wrote them.
+    let clock = target.status().await?.clock;
+    let mut rules = Vec::new();
+    let mut captured = Vec::new();
+    for operation in operations {
+        for rule in &operation.rules {
+            let horizon = match recount {
+                Some(Recount { plan }) => plan.steps.get(rules.len()).and_then(|step| step.horizon),
+                None => rule.horizon(clock).map_err(|mismatch| PlanError::Mismatch {
+                    origin: rule.origin.clone(),
+                    operation: operation.name.clone(),
+                    rule: rule.name.clone(),
+                    expected: mismatch.expected,
+                })?,
+            };
+            rules.push(StepRule { operation: &operation.name, rule, horizon });
+            captured.push(operation.backup);
+        }
+    }
+    let selections = select(target, &rules).await?;
+    failpoint!("plan-selected");
+    let mut steps = Vec::with_capacity(rules.len());
+    let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
+    for ((step, selection), captured) in rules.iter().zip(&selections.steps).zip(captured) {
+        let mut findings = structural_findings(&selection.table, captured);
+        let countable = !matches!(selection.table.kind, TableKind::View | TableKind::Foreign);
+        let mut survey = None;
+        if countable {
+            survey = Some(target.survey(selection, if recount.is_some() { 0 } else { SAMPLES }).await?);
+        }
+        let row_count = survey.as_ref().map_or(0, |survey| survey.row_count);
+        let (table_rows, exact) = table_size(target, selection, row_count, step.rule.max_fraction, &mut whole_tables).await?;
+        findings.extend(step.rule.findings(&selections.schemas));
+        findings.extend(count_findings(target, selection, step.rule, row_count, table_rows).await?);
+        let samples = survey.iter().flat_map(|survey| &survey.samples);
+        let columns = || selection.table.captured_columns().map(|column| column.name.as_str());
+        steps.push(PlanStep {
+            operation: step.operation.to_owned(),
+            rule: step.rule.clone(),
+            table: selection.table.name.to_string(),
+            description: step.rule.describe(),
+            horizon: step.horizon,
+            row_count,
+            table_row_count: table_rows,
+            table_row_count_exact: exact,
+            captured,
+            capture_bytes: if captured { row_count * survey.as_ref().map_or(0, |survey| survey.row_bytes) } else { 0 },
+            expected_ms: expected_ms(step.operation, &step.rule.name, row_count),
+            samples: samples.map(|row| SampleRow::new(columns(), row)).collect(),
+            findings,
+            selection_sql: survey.map(|survey| survey.sql).unwrap_or_default(),
+        });
+    }
+    let mut plan = Plan {
+        id: PlanId(uuid::Uuid::now_v7()),
+        target: name.to_owned(),
+        operations: operations.iter().map(|operation| operation.name.clone()).collect(),
+        severity: operations.iter().map(|operation| operation.severity).max().unwrap_or(Severity::Low),
+        steps,
+        fingerprint: selections.fingerprint.clone(),
+        digest: String::new(),
+        created_at: clock,
+        expires_at: Timestamp::now().checked_add(settings.plan_lifetime).unwrap_or(Timestamp::MAX),
+    };
+    plan.digest = plan.compute_digest();
+    Ok((plan, selections))
+}
+
+/// Rows of the table and whether that is exact. An estimate will do, unless it has to decide whether too much would go.
+async fn table_size(
+    target: &dyn Target,
+    selection: &Selection,
+    row_count: u64,
+    max_fraction: f64,
+    counted: &mut BTreeMap<TableName, (u64, bool)>,
+) -> Result<(u64, bool), TargetError> {
+    let decisive = |rows: u64| crate::run::as_f64(row_count) * ESTIMATE_MARGIN > max_fraction * crate::run::as_f64(rows);
+    let known = counted.get(&selection.table.name).copied();
+    let known = known.or(selection.table.row_estimate.map(|rows| (rows, false)));
+    if let Some((rows, exact)) = known
+        && (exact || !decisive(rows))
+    {
+        return Ok((rows, exact));
+    }
+    if matches!(selection.table.kind, TableKind::View | TableKind::Foreign) {
+        return Ok((0, false));
+    }
+    let rows = target.count_rows(&selection.table, None).await?;
+    counted.insert(selection.table.name.clone(), (rows, true));
+    Ok((rows, true))
+}
+
+fn block(code: &str, table: &TableSchema, detail: String, remediation: impl Into<String>) -> Finding {
+    Finding { code: code.to_owned(), level: FindingLevel::Block, table: table.name.to_string(), detail, remediation: remediation.into() }
+}
+
+/// What the shape of a table means for deleting from it and putting rows back.
+fn structural_findings(table: &TableSchema, captured: bool) -> Vec<Finding> {
+    let name = &table.name;
+    let warn = |code: &str, detail: String, remediation: &str| Finding {
+        code: code.to_owned(),
+        level: FindingLevel::Warn,
+        table: name.to_string(),
+        detail,
+        remediation: remediation.to_owned(),
+    };
+    let mut findings = Vec::new();
+    match table.kind {
+        TableKind::Table => {}
+        TableKind::Partitioned => findings.push(block("PARTITIONED_TABLE", table, format!("{name} is partitioned"), "name a partition in the catalog; partitioned tables are not supported yet")),
+        TableKind::Inherited => findings.push(block("INHERITED_TABLE", table, format!("other tables inherit from {name}"), "inheritance is not supported")),
+        TableKind::View => findings.push(block("NOT_A_TABLE", table, format!("{name} is a view"), "name the table behind it")),
+        TableKind::Foreign => findings.push(block("NOT_A_TABLE", table, format!("{name} is a foreign or virtual table"), "run dbkeep on the database that holds it")),
+    }
+    if table.row_key.is_empty() && table.kind == TableKind::Table {
+        findings.push(block("NO_PRIMARY_KEY", table, format!("{name} has no primary key, so that a listed row cannot be found again with certainty"), "add a primary key"));
+    }
+    for rule in &table.rewrite_rules {
+        findings.push(block("REWRITE_RULE", table, format!("rule {rule} rewrites statements on {name}"), "drop the rule or exclude the table"));
+    }
+    for trigger in &table.triggers {
+        if trigger.on_delete && trigger.before {
+            findings.push(block("DELETE_TRIGGER", table, format!("trigger {} fires before a deletion and can cancel or change it", trigger.name), "disable the trigger for dbkeep's user or exclude the table"));
+        } else if trigger.on_delete {
+            findings.push(warn("DELETE_TRIGGER", format!("trigger {} fires after each deletion; what it changes is not captured", trigger.name), "make sure that its effects are wanted"));
+        }
+        if trigger.on_insert && captured {
+            findings.push(warn("INSERT_TRIGGER", format!("trigger {} fires when rows are put back", trigger.name), "make sure that it leaves restored rows as they are"));
+        }
+    }
+    for key in &table.incoming {
+        let place = format!("{} ({})", key.child, key.child_columns.join(", "));
+        match key.on_delete {
+            OnDelete::Cascade => findings.push(block("CASCADE_UNCAPTURED", table, format!("constraint {} deletes rows of {place} along with rows of {name}; they would be neither counted nor captured", key.name), "exclude the table, or clean the children up first and change the constraint")),
+            OnDelete::SetNull | OnDelete::SetDefault => findings.push(block("CHILD_REWRITTEN", table, format!("constraint {} changes rows of {place} when rows of {name} go; the old values would not be captured", key.name), "exclude the table, or change the constraint")),
+            OnDelete::NoAction | OnDelete::Restrict => findings.push(warn("RESTRICTED_BY_CHILD", format!("constraint {} refuses to delete rows of {name} that {place} names; a batch with such a row fails", key.name), "clean the children up first")),
+        }
+        if !key.indexed {
+            findings.push(block("CHILD_KEY_UNINDEXED", table, format!("no index of {place} serves constraint {}: each deleted row would read the whole table", key.name), format!("create an index on {place}")));
+        }
+    }
+    for column in &table.lossy_columns {
+        if captured {
+            findings.push(block("LOSSY_TYPE", table, format!("column {column} has a type whose cast to text runs a function of its own; a capture might lose something"), "exclude the table"));
+        }
+    }
+    findings
+}
+
+/// What the counts mean.
+async fn count_findings(target: &dyn Target, selection: &Selection, rule: &Rule, row_count: u64, table_rows: u64) -> Result<Vec<Finding>, TargetError> {
+    let mut findings = Vec::new();
+    let table = &selection.table;
+    if let Condition::ParentMissing { parent, .. } = &selection.matches
+        && target.count_rows(parent, Some(1)).await? == 0
+        && row_count > 0
+    {
+        findings.push(block(
+            "EMPTY_PARENT",
+            table,
+            format!("parent {} is empty, so that every row of {} looks orphaned", parent.name, table.name),
+            "make sure that the parent is the right table and was not emptied by mistake",
+        ));
+    }
+    let share = crate::run::as_f64(row_count) / crate::run::as_f64(table_rows.max(1));
+    if share > rule.max_fraction {
+        findings.push(block(
+            "OVER_MAX_FRACTION",
+            table,
+            format!("{row_count} of {table_rows} rows would go, {:.1} %; the rule allows {:.1} %", share * 100.0, rule.max_fraction * 100.0),
+            "check the rule; raise its max_fraction where this is meant",
+        ));
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Column, ForeignKey, Generated, Trigger, TypeClass};
+
+    fn table() -> TableSchema {
+        TableSchema {
+            name: TableName::parse("app.t"),
+            kind: TableKind::Table,
+            columns: vec![Column { name: "id".into(), type_name: "text".into(), class: TypeClass::Text, nullable: false, generated: Generated::No }],
+            primary_key: vec!["id".into()],
+            row_key: vec!["id".into()],
+            indexes: Vec::new(),
+            incoming: Vec::new(),
+            triggers: Vec::new(),
+            rewrite_rules: Vec::new(),
+            row_security: false,
+            lossy_columns: Vec::new(),
+            row_estimate: Some(10),
+        }
+    }
+
+    fn codes(table: &TableSchema) -> Vec<(String, FindingLevel)> {
+        structural_findings(table, true).into_iter().map(|finding| (finding.code, finding.level)).collect()
+    }
+
+    #[test]
+    fn a_plain_table_has_no_findings() {
+        assert_eq!(codes(&table()), Vec::new());
+    }
+
+    #[test]
+    fn whatever_would_vanish_uncaptured_is_blocked_by_name() {
+        let key = |on_delete, indexed| ForeignKey { name: "fk".into(), child: TableName::parse("c"), child_columns: vec!["p".into()], on_delete, indexed };
+        let trigger = |before| Trigger { name: "tr".into(), on_delete: true, on_insert: false, before };
+        let cases = [
+            (TableSchema { incoming: vec![key(OnDelete::Cascade, true)], ..table() }, "CASCADE_UNCAPTURED", FindingLevel::Block),
+            (TableSchema { incoming: vec![key(OnDelete::SetNull, true)], ..table() }, "CHILD_REWRITTEN", FindingLevel::Block),
+            (TableSchema { incoming: vec![key(OnDelete::SetDefault, true)], ..table() }, "CHILD_REWRITTEN", FindingLevel::Block),
+            (TableSchema { incoming: vec![key(OnDelete::Restrict, true)], ..table() }, "RESTRICTED_BY_CHILD", FindingLevel::Warn),
+            (TableSchema { triggers: vec![trigger(true)], ..table() }, "DELETE_TRIGGER", FindingLevel::Block),
+            (TableSchema { triggers: vec![trigger(false)], ..table() }, "DELETE_TRIGGER", FindingLevel::Warn),
+            (TableSchema { rewrite_rules: vec!["r".into()], ..table() }, "REWRITE_RULE", FindingLevel::Block),
+            (TableSchema { row_key: Vec::new(), ..table() }, "NO_PRIMARY_KEY", FindingLevel::Block),
+            (TableSchema { kind: TableKind::View, ..table() }, "NOT_A_TABLE", FindingLevel::Block),
+            (TableSchema { kind: TableKind::Partitioned, ..table() }, "PARTITIONED_TABLE", FindingLevel::Block),
+        ];
+        for (table, code, level) in cases {
+            assert_eq!(codes(&table), vec![(code.to_owned(), level)]);
+        }
+        let unindexed = TableSchema { incoming: vec![key(OnDelete::NoAction, false)], ..table() };
+        assert!(codes(&unindexed).contains(&("CHILD_KEY_UNINDEXED".to_owned(), FindingLevel::Block)));
+    }
+
+    #[test]
+    fn the_fingerprint_changes_with_ddl_and_not_with_rows() {
+        let grown = TableSchema { row_estimate: Some(99), ..table() };
+        let keyed = TableSchema { triggers: vec![Trigger { name: "x".into(), on_delete: false, on_insert: true, before: false }], ..table() };
+        let fingerprint = |table: &TableSchema| TableSchema::fingerprint([table]);
+        assert_eq!(fingerprint(&table()), fingerprint(&grown));
+        assert_ne!(fingerprint(&table()), fingerprint(&keyed));
+    }
+}

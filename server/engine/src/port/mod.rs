@@ -1,0 +1,10 @@
+//! The only ways out of the engine. Each trait has adapters in the server crate, an in-memory one in [`crate::testing`]
+//! where tests need it, and one conformance suite that all of them pass.
+
+pub mod archive;
+pub mod store;
+pub mod target;
+
+pub use archive::{Archive, ArchiveError, ChunkFile};
+pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
+pub use target::{BatchTransaction, Claim, Conflict, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target, TargetError, TargetErrorClass, Window};

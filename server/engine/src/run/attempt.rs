@@ -1,0 +1,157 @@
+//! One process's hold on a run, from the claim to the state it leaves the run in.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    cleanup,
+    lease::{Lease, Stop},
+    ledger::Ledger,
+    undo, verify,
+};
+use crate::{
+    engine::Context,
+    model::{Plan, Run, RunKind, RunState},
+    port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
+};
+
+/// How a run's work ended.
+pub(super) struct Ending {
+    pub(super) state: RunState,
+    pub(super) reason: String,
+    pub(super) mark: Option<SourceMark>,
+}
+
+/// Why a run's work ended early.
+pub(super) enum Halt {
+    /// At a boundary, because it had to.
+    Stop(Stop),
+    /// The target failed.
+    Target(TargetError),
+    /// The control store failed: nothing may be changed without it.
+    Store(StoreError),
+    /// The run cannot go on.
+    Fail(String),
+}
+
+impl From<Stop> for Halt {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<TargetError> for Halt {
+    fn from(error: TargetError) -> Self {
+        Self::Target(error)
+    }
+}
+
+impl From<StoreError> for Halt {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ArchiveError> for Halt {
+    fn from(error: ArchiveError) -> Self {
+        Self::Fail(format!("backup folder: {error}"))
+    }
+}
+
+/// What the supervisor needs to know of an attempt that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aftermath {
+    /// Nothing to wait for.
+    Settled,
+    /// The target is out of reach; trying again at once would be no use.
+    TargetLost,
+}
+
+/// What the work of a run has at hand.
+pub(super) struct Attempt {
+    pub(super) context: Arc<Context>,
+    pub(super) run: Run,
+    pub(super) plan: Plan,
+    pub(super) claim: Claim,
+    pub(super) target: Arc<dyn Target>,
+    pub(super) lease: Lease,
+    pub(super) ledger: Ledger,
+}
+
+impl Attempt {
+    /// Ends with partial success where the time limit is over.
+    pub(super) fn out_of_time(&self) -> bool {
+        self.ledger.worked().as_secs() >= u64::from(self.run.options.max_execution_seconds)
+    }
+
+    /// What `check` says at a boundary, as a reason to halt.
+    pub(super) fn boundary(&self) -> Result<(), Halt> {
+        Ok(self.lease.check()?)
+    }
+
+    async fn work(&mut self) -> Result<Ending, Halt> {
+        match self.run.kind {
+            RunKind::Cleanup => cleanup::work(self).await,
+            RunKind::Undo => undo::work(self).await,
+            RunKind::Verify => verify::work(self).await,
+        }
+    }
+}
+
+/// Carries out one attempt. Never panics on what databases do; whatever happens leaves the run in a state from which the next
+/// attempt can go on.
+pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Instant, shutdown: CancellationToken) -> Aftermath {
+    let Grant { run, fence } = grant;
+    let id = run.id;
+    let settings = &context.settings;
+    let store = Arc::clone(&context.store);
+    let lease = Lease::keep(Arc::clone(&store), id, fence, settings.lease_term, granted, shutdown, Arc::clone(&context.renew));
+    let mut ledger = Ledger::open(Arc::clone(&store), Arc::clone(&context.feeds), id, fence, run.report.clone());
+    let Some(entry) = context.targets.get(&run.target) else {
+        // Another server may know the target; this one never took the run if it could know that.
+        let reason = format!("this server has no target {}", run.target);
+        return settle(ledger.enter(RunState::Interrupted, reason, None).await, &run, Aftermath::TargetLost);
+    };
+    let target = Arc::clone(&entry.target);
+    let plan = match store.plan(run.plan).await {
+        Ok(Some(plan)) => plan,
+        Ok(None) => return settle(ledger.enter(RunState::Failed, format!("plan {} is gone", run.plan), None).await, &run, Aftermath::Settled),
+        Err(error) => return settle(Err(error), &run, Aftermath::Settled),
+    };
+    tracing::info!(run = %id, attempt = fence, kind = ?run.kind, target = run.target, "attempt begins");
+    let mut attempt = Attempt { claim: Claim { run: id, fence }, context: Arc::clone(&context), run, plan, target, lease, ledger };
+    let result = attempt.work().await;
+    let Attempt { run, mut ledger, .. } = attempt;
+    let (state, reason, mark, aftermath) = match result {
+        Ok(Ending { state, reason, mark }) => (state, reason, mark, Aftermath::Settled),
+        Err(Halt::Stop(Stop::Cancelled(reason))) => (RunState::Cancelled, reason, None, Aftermath::Settled),
+        Err(Halt::Stop(Stop::Shutdown)) => (RunState::Interrupted, "the server is shutting down".to_owned(), None, Aftermath::Settled),
+        Err(Halt::Stop(Stop::LeaseLost)) => {
+            tracing::warn!(run = %id, attempt = fence, "lease lost; the attempt ends without a word in the store");
+            return Aftermath::Settled;
+        }
+        Err(Halt::Target(error)) if error.class == TargetErrorClass::Lost => {
+            (RunState::Interrupted, format!("the target is out of reach: {error}"), None, Aftermath::TargetLost)
+        }
+        // A newer attempt is at work on the target, so that this one has nothing to say any more.
+        Err(Halt::Target(error)) if error.class == TargetErrorClass::Fenced => {
+            tracing::warn!(run = %id, attempt = fence, %error, "shut out by a newer attempt");
+            return Aftermath::Settled;
+        }
+        Err(Halt::Target(error)) => (RunState::Failed, error.to_string(), None, Aftermath::Settled),
+        Err(Halt::Fail(reason)) => (RunState::Failed, reason, None, Aftermath::Settled),
+        Err(Halt::Store(error)) => return settle(Err(error), &run, Aftermath::Settled),
+    };
+    tracing::info!(run = %id, attempt = fence, state = state.name(), reason, "attempt ends");
+    settle(ledger.enter(state, reason, mark).await, &run, aftermath)
+}
+
+/// A store that does not take the last word is no reason to lose it: the lease lapses, and the next attempt says it.
+fn settle(written: Result<(), StoreError>, run: &Run, aftermath: Aftermath) -> Aftermath {
+    if let Err(error) = written {
+        tracing::warn!(run = %run.id, %error, "the attempt's end was not written; the run goes on when its lease lapses");
+    }
+    aftermath
+}

@@ -1,0 +1,24 @@
+//! Runs: who may work on one, what it does batch by batch, and how it is watched.
+//!
+//! ```text
+//! supervisor: claims runs from the store, one task each -> attempt: lease, then the work of the run's kind
+//!   cleanup: step -> pass -> batch (the batch protocol)      undo: chunk by chunk      verify: chunk by chunk
+//! ledger: report and events of the attempt -> store -> feed: watchers
+//! ```
+
+mod attempt;
+pub mod batch;
+mod cleanup;
+mod feed;
+mod ledger;
+mod lease;
+pub(crate) mod meter;
+pub mod state;
+pub(crate) mod supervisor;
+mod undo;
+mod verify;
+
+pub use feed::{Feeds, WatchItem};
+pub(crate) use cleanup::tables_of;
+pub(crate) use meter::as_f64;
+pub use supervisor::Supervisor;

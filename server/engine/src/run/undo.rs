@@ -1,0 +1,161 @@
+//! The work of an undo: chunk by chunk, each in a transaction with its own journal row, so that it can be interrupted anywhere.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::attempt::{Attempt, Ending, Halt};
+use crate::{
+    backup::{ChunkError, read_chunk},
+    failpoint,
+    model::{JournalEntry, RunState, StepState},
+    port::{SourceMark, TargetError, TargetErrorClass},
+};
+
+/// Tries of one chunk before the undo fails.
+const MAX_TRIES: u32 = 8;
+/// First wait before a chunk is tried again; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// Conflicts that are named one by one.
+const NAMED_CONFLICTS: usize = 20;
+/// Journal entries read at a time.
+const PAGE_ENTRIES: u32 = 256;
+
+pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    let Some(source) = attempt.run.source else { return Err(Halt::Fail("the undo names no run".to_owned())) };
+    attempt.target.claim(attempt.claim).await?;
+    let totals = attempt.target.totals(attempt.run.id).await?;
+    for step in &totals {
+        attempt.ledger.take_totals(step);
+    }
+    failpoint!("undo-claimed");
+    let mut damaged = 0_u64;
+    // Later steps deleted last, so that their rows are the first to come back.
+    for index in (0..attempt.ledger.report.steps.len()).rev() {
+        let step = u32::try_from(index).unwrap_or(u32::MAX);
+        if matches!(attempt.ledger.report.steps[index].state, StepState::Succeeded | StepState::Partial) {
+            continue;
+        }
+        attempt.boundary()?;
+        attempt.ledger.begin_step(index).await?;
+        let mut after = (step, totals.iter().find(|totals| totals.step == step).map_or(0, |totals| totals.batches));
+        let mut damaged_here = 0_u64;
+        loop {
+            let page = attempt.target.journal(source, after, PAGE_ENTRIES).await?;
+            let entries: Vec<_> = page.into_iter().filter(|entry| entry.step == step).collect();
+            let Some(last) = entries.last() else { break };
+            after = (step, last.batch);
+            for entry in &entries {
+                attempt.boundary()?;
+                if attempt.out_of_time() {
+                    let message = format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds);
+                    attempt.ledger.end_step(index, StepState::Partial, message.clone()).await?;
+                    return Ok(Ending { state: RunState::PartiallySucceeded, reason: message, mark: None });
+                }
+                let began = Instant::now();
+                if !put_back(attempt, index, entry).await? {
+                    damaged_here += 1;
+                }
+                let took = began.elapsed();
+                let affected = attempt.ledger.report.steps[index].rows_affected + attempt.ledger.report.steps[index].rows_conflicting;
+                let planned = attempt.ledger.report.steps[index].rows_planned.max(1);
+                let fraction = super::meter::as_f64(affected) / super::meter::as_f64(planned);
+                attempt.ledger.progress(index, fraction.min(1.0), took, None).await?;
+                if !attempt.run.options.full_speed {
+                    attempt.lease.rest(took).await?;
+                }
+            }
+        }
+        damaged += damaged_here;
+        let conflicting = attempt.ledger.report.steps[index].rows_conflicting;
+        let (state, message) = match (damaged_here, conflicting) {
+            (0, 0) => (StepState::Succeeded, String::new()),
+            (0, rows) => (StepState::Partial, format!("{rows} rows were left because the table now holds something in their place")),
+            (chunks, _) => (StepState::Partial, format!("{chunks} chunks are damaged and were left out")),
+        };
+        attempt.ledger.end_step(index, state, message).await?;
+    }
+    let restored = attempt.ledger.report.total(|step| step.rows_affected);
+    let conflicting = attempt.ledger.report.total(|step| step.rows_conflicting);
+    Ok(if damaged > 0 {
+        Ending { state: RunState::PartiallySucceeded, reason: format!("{restored} rows put back; {damaged} chunks are damaged"), mark: Some(SourceMark::Damaged) }
+    } else if conflicting > 0 {
+        let reason = format!("{restored} rows put back; {conflicting} left because the table now holds something in their place");
+        Ending { state: RunState::PartiallySucceeded, reason, mark: Some(SourceMark::Undone) }
+    } else {
+        Ending { state: RunState::Succeeded, reason: format!("{restored} rows put back"), mark: Some(SourceMark::Undone) }
+    })
+}
+
+/// Puts one chunk back; false where it is damaged and was left out.
+async fn put_back(attempt: &mut Attempt, index: usize, entry: &JournalEntry) -> Result<bool, Halt> {
+    let Some(chunk) = entry.chunk.clone() else { return Ok(true) };
+    let mut wait = FIRST_RETRY;
+    for attempt_number in 1.. {
+        let (archive, reference) = (Arc::clone(&attempt.context.archive), chunk.clone());
+        let (run, step, batch) = (entry.run, entry.step, entry.batch);
+        let read = tokio::task::spawn_blocking(move || read_chunk(archive.as_ref(), run, step, batch, &reference)).await;
+        let (header, rows) = match read.map_err(|error| Halt::Fail(error.to_string()))? {
+            Ok(read) => read,
+            Err(ChunkError::Damaged { problem }) => {
+                attempt.ledger.warn(Some(index), "BACKUP_DAMAGED", format!("chunk {}: {problem}; its {} rows were left out", chunk.file, chunk.rows)).await?;
+                return Ok(false);
+            }
+            Err(ChunkError::Archive(error)) => return Err(error.into()),
+        };
+        let error = match restore_in_transaction(attempt, index, entry, header.layout(), rows).await {
+            Ok(()) => return Ok(true),
+            Err(Halt::Target(error)) if error.is_retryable() && attempt_number < MAX_TRIES => error,
+            Err(halt) => return Err(halt),
+        };
+        attempt.ledger.warn(Some(index), "BATCH_RETRIED", format!("chunk {} is tried again in {} ms: {error}", chunk.file, wait.as_millis())).await?;
+        attempt.lease.rest(wait).await?;
+        wait *= 2;
+    }
+    Ok(true)
+}
+
+async fn restore_in_transaction(
+    attempt: &mut Attempt,
+    index: usize,
+    source: &JournalEntry,
+    layout: crate::port::TableLayout,
+    rows: Vec<crate::model::Row>,
+) -> Result<(), Halt> {
+    let expected = rows.len() as u64;
+    let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
+    let restored = transaction.restore(&layout, rows).await?;
+    if restored.rows + restored.conflicting != expected {
+        transaction.rollback().await;
+        let message = format!("{expected} rows were captured, {} put back and {} left; the chunk was taken back", restored.rows, restored.conflicting);
+        return Err(TargetError::new(TargetErrorClass::Refused, message).into());
+    }
+    failpoint!("undo-restored");
+    let entry = JournalEntry {
+        run: attempt.run.id,
+        fence: attempt.claim.fence,
+        pass: 1,
+        cursor: String::new(),
+        examined: 0,
+        matched: expected,
+        affected: restored.rows,
+        conflicting: restored.conflicting,
+        chunk: None,
+        ..source.clone()
+    };
+    transaction.record(&entry).await?;
+    transaction.commit().await?;
+    failpoint!("undo-committed");
+    let report = &mut attempt.ledger.report.steps[index];
+    report.rows_matched += entry.matched;
+    report.rows_affected += entry.affected;
+    report.rows_conflicting += entry.conflicting;
+    report.batches = entry.batch;
+    report.passes = 1;
+    let named = attempt.ledger.report.warnings.iter().filter(|warning| warning.code == "UNDO_CONFLICT").count();
+    for conflict in restored.conflicts.iter().take(NAMED_CONFLICTS.saturating_sub(named)) {
+        let message = format!("{} {}: {}", layout.table, conflict.key, conflict.reason);
+        attempt.ledger.warn(Some(index), "UNDO_CONFLICT", message).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! A backup folder in memory.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Cursor, Read, Write},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    model::RunId,
+    port::{Archive, ArchiveError, ChunkFile},
+};
+
+type Files = Arc<Mutex<BTreeMap<(RunId, String), Vec<u8>>>>;
+
+/// A backup folder in memory; clones share their files.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryArchive {
+    files: Files,
+}
+
+impl MemoryArchive {
+    /// The bytes of a file.
+    #[must_use]
+    pub fn contents(&self, run: RunId, file: &str) -> Option<Vec<u8>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&(run, file.to_owned())).cloned()
+    }
+
+    /// Puts other bytes into a file.
+    pub fn replace(&self, run: RunId, file: &str, bytes: Vec<u8>) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert((run, file.to_owned()), bytes);
+    }
+}
+
+struct MemoryFile {
+    files: Files,
+    key: (RunId, String),
+    bytes: Vec<u8>,
+}
+
+impl Write for MemoryFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.bytes.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ChunkFile for MemoryFile {
+    fn seal(self: Box<Self>) -> Result<(), ArchiveError> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(self.key, self.bytes);
+        Ok(())
+    }
+}
+
+impl Archive for MemoryArchive {
+    fn create(&self, run: RunId, file: &str) -> Result<Box<dyn ChunkFile>, ArchiveError> {
+        Ok(Box::new(MemoryFile { files: Arc::clone(&self.files), key: (run, file.to_owned()), bytes: Vec::new() }))
+    }
+
+    fn open(&self, run: RunId, file: &str) -> Result<Box<dyn Read + Send>, ArchiveError> {
+        let contents = self.contents(run, file).ok_or_else(|| ArchiveError::Missing { file: file.to_owned() })?;
+        Ok(Box::new(Cursor::new(contents)))
+    }
+
+    fn list(&self, run: RunId) -> Result<Vec<String>, ArchiveError> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(files.keys().filter(|key| key.0 == run).map(|key| key.1.clone()).collect())
+    }
+
+    fn remove(&self, run: RunId, file: &str) -> Result<(), ArchiveError> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&(run, file.to_owned()));
+        Ok(())
+    }
+}
