@@ -27,6 +27,12 @@ pub mod testing;
 pub use engine::Engine;
 pub use error::EngineError;
 
+/// What share of `whole` a part is, 0 to 1.
+#[must_use]
+pub fn share(part: u64, whole: u64) -> f64 {
+    (run::as_f64(part) / run::as_f64(whole.max(1))).min(1.0)
+}
+
 /// Ends the process here, or returns an injected fault, when a test has armed the point `name`; otherwise nothing.
 ///
 /// With an expression as the second argument the point returns it when armed with `return`.

@@ -317,6 +317,7 @@ mod tests {
             rewrite_rules: Vec::new(),
             row_security: false,
             lossy_columns: Vec::new(),
+            shape_guard: String::new(),
             row_estimate: Some(10),
         }
     }

@@ -170,6 +170,8 @@ pub struct TableSchema {
     pub row_security: bool,
     /// Columns of a user-defined type whose cast to text runs a function, so that the text may lose something.
     pub lossy_columns: Vec<String>,
+    /// The adapter's own digest of the shape, which it can compute again cheaply inside a batch.
+    pub shape_guard: String,
     /// The database's estimate of the number of rows; `None` where it has none. Not part of the fingerprint.
     pub row_estimate: Option<u64>,
 }

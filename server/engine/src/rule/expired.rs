@@ -105,16 +105,17 @@ impl Expired {
         let column = column_of(schema, &self.column)?;
         let place = format!("{}.{} is {}", schema.name, column.name, column.type_name);
         let utc = self.zone.as_deref().is_some_and(|zone| TimeZone::get(zone).is_ok_and(|zone| zone == TimeZone::UTC));
+        let unix = self.encoding.filter(|encoding| matches!(encoding, TimeEncoding::UnixSeconds | TimeEncoding::UnixMillis));
         let encoding = match (engine, column.class) {
             (EngineKind::Postgres, TypeClass::Instant) => None,
             (EngineKind::Postgres, TypeClass::CivilTime | TypeClass::Date) if self.zone.is_none() => {
                 return Err(Mismatch::new(format!("{place}, which carries no zone; expected zone = \"UTC\" or the zone it is written in")));
             }
             (EngineKind::Postgres, TypeClass::CivilTime | TypeClass::Date) => None,
-            (_, TypeClass::Integer | TypeClass::Real) => match self.encoding {
-                Some(encoding @ (TimeEncoding::UnixSeconds | TimeEncoding::UnixMillis)) => Some(encoding),
-                _ => return Err(Mismatch::new(format!("{place}; expected encoding = \"unix_seconds\" or \"unix_millis\""))),
-            },
+            (EngineKind::Postgres, TypeClass::Integer | TypeClass::Real) | (EngineKind::Sqlite, _) if unix.is_some() && column.class != TypeClass::Text => unix,
+            (_, TypeClass::Integer | TypeClass::Real) => {
+                return Err(Mismatch::new(format!("{place}; expected encoding = \"unix_seconds\" or \"unix_millis\"")));
+            }
             // SQLite has no time type: a column that is no number holds text, whatever its declaration says.
             (EngineKind::Sqlite, _) if utc => Some(TimeEncoding::TextUtc),
             (EngineKind::Sqlite, _) => {

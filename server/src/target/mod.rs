@@ -1,0 +1,38 @@
+//! Maintained databases: one folder per product, each an adapter of the engine's [`Target`] port. Adapters never import each
+//! other; SQL for targets is written nowhere else.
+
+mod postgres;
+mod sqlite;
+
+use std::sync::Arc;
+
+use dbkeep_engine::port::Target;
+
+pub use postgres::PostgresTarget;
+pub use sqlite::SqliteTarget;
+
+/// A target URL cannot be used. The message does not repeat the URL, which may carry a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UrlError(String);
+
+/// One database product: how its URLs begin, and how one is opened.
+struct Product {
+    schemes: &'static [&'static str],
+    open: fn(&str) -> Result<Arc<dyn Target>, UrlError>,
+}
+
+const PRODUCTS: &[Product] = &[
+    Product { schemes: &["postgres:", "postgresql:"], open: |url| Ok(Arc::new(PostgresTarget::open(url)?)) },
+    Product { schemes: &["sqlite:"], open: |url| Ok(Arc::new(SqliteTarget::open(url)?)) },
+];
+
+/// Prepares a target; nothing is connected yet.
+///
+/// # Errors
+/// Where the URL names no known product or is malformed.
+pub fn open(url: &str) -> Result<Arc<dyn Target>, UrlError> {
+    let product = PRODUCTS.iter().find(|product| product.schemes.iter().any(|scheme| url.starts_with(scheme)));
+    let product = product.ok_or_else(|| UrlError("expected a URL that begins with postgres:// or sqlite://".to_owned()))?;
+    (product.open)(url)
+}

@@ -1,0 +1,176 @@
+//! One batch: a short transaction at REPEATABLE READ. A row that somebody else changed since its snapshot makes it fail with
+//! 40001 instead of being deleted on old evidence; a parent that appears without touching the child is found by a second
+//! connection, whose snapshot is newer than the deletion.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dbkeep_engine::{
+    model::{Condition, JournalEntry, Row, RowKey, Selection, TableSchema},
+    port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
+};
+use futures::TryStreamExt as _;
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+
+use super::{
+    Idle, columns_of,
+    error::{refused, statement},
+    introspect::SHAPE_GUARD,
+    journal, render, restore, text_row,
+};
+
+/// A batch waits for a row lock this long, then is tried again; it must never queue readers behind itself for longer. Hash,
+/// merge and sequential plans are off so that the listed ctids are fetched one by one and parents looked up by index.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '60s'; \
+     SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; SET LOCAL synchronous_commit = on; \
+     SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
+
+pub(super) struct PostgresBatch {
+    connection: PgConnection,
+    validator: PgConnection,
+    idle: Arc<Idle>,
+    /// Keys of the parents that the deleted rows named.
+    parents: Vec<Row>,
+}
+
+impl PostgresBatch {
+    pub(super) async fn begin(
+        mut connection: PgConnection,
+        validator: PgConnection,
+        idle: Arc<Idle>,
+        claim: Claim,
+        tables: &[&TableSchema],
+    ) -> Result<Self, TargetError> {
+        let mut begin = BEGIN.to_owned();
+        for table in tables {
+            // Taken before the snapshot, so that no change of the table's shape can lie between the two.
+            begin.push_str(&format!("; LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE", render::table(&table.name)));
+        }
+        connection.execute(AssertSqlSafe(begin)).await.map_err(statement)?;
+        // The row lock makes a newer attempt's claim wait for this transaction; see journal::claim.
+        let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
+            .bind(claim.run.to_string())
+            .fetch_optional(&mut connection)
+            .await
+            .map_err(statement)?;
+        if fence.and_then(|fence| u64::try_from(fence).ok()) != Some(claim.fence) {
+            return Err(journal::fenced());
+        }
+        for table in tables {
+            let guard = format!("SELECT {}", SHAPE_GUARD.replace("$1", "to_regclass($1)"));
+            let now: String =
+                sqlx::query_scalar(AssertSqlSafe(guard)).bind(render::table(&table.name)).fetch_one(&mut connection).await.map_err(statement)?;
+            if now != table.shape_guard {
+                return Err(TargetError::new(TargetErrorClass::SchemaChanged, format!("table {} changed its shape during the run", table.name)));
+            }
+        }
+        Ok(Self { connection, validator, idle, parents: Vec::new() })
+    }
+}
+
+/// `unnest($1::text[]::T1[], ..) AS k(k1, ..)` for columns of these types, with the first parameter's number.
+fn unnest(types: &[String], first: usize) -> String {
+    let arrays = types.iter().enumerate().map(|(position, name)| format!("${}::text[]::{name}[]", first + position));
+    let names = (1..=types.len()).map(|position| format!("k{position}"));
+    format!("unnest({}) AS k({})", arrays.collect::<Vec<_>>().join(", "), names.collect::<Vec<_>>().join(", "))
+}
+
+fn types(schema: &TableSchema, columns: &[String]) -> Result<Vec<String>, TargetError> {
+    let type_of = |name: &String| schema.column(name).map(|column| column.type_name.clone());
+    columns.iter().map(|name| type_of(name).ok_or_else(|| refused(format!("column {name} is gone")))).collect()
+}
+
+#[async_trait]
+impl BatchTransaction for PostgresBatch {
+    async fn delete(&mut self, selection: &Selection, keys: &[RowKey], mut capture: Option<&mut dyn RowSink>) -> Result<u64, TargetError> {
+        let schema = &selection.table;
+        let mut key_types = vec!["tid".to_owned()];
+        key_types.extend(types(schema, &schema.row_key)?);
+        let same_key = schema.row_key.iter().enumerate().map(|(position, name)| format!("t.{} = k.k{}", render::identifier(name), position + 2));
+        let child_columns = match &selection.matches {
+            Condition::ParentMissing { columns, parent, parent_columns } => {
+                if !parent.indexed(parent_columns) {
+                    // Looking each parent up would read the whole table for every row; hashing it reads it once.
+                    let unindexed = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on";
+                    self.connection.execute(unindexed).await.map_err(statement)?;
+                }
+                columns.clone()
+            }
+            Condition::OlderThan { .. } => Vec::new(),
+        };
+        let captured: Vec<&str> = if capture.is_some() { schema.captured_columns().map(|column| column.name.as_str()).collect() } else { Vec::new() };
+        let returned = captured.iter().copied().chain(child_columns.iter().map(String::as_str));
+        let returning = if captured.is_empty() && child_columns.is_empty() { "1".to_owned() } else { render::text_columns(returned) };
+        let sql = format!(
+            "DELETE FROM ONLY {} AS t USING {} WHERE t.ctid = k.k1 AND {} AND {} RETURNING {returning}",
+            render::table(&schema.name),
+            unnest(&key_types, 1),
+            same_key.collect::<Vec<_>>().join(" AND "),
+            render::predicate(selection)?,
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for column in columns_of(keys, key_types.len())? {
+            query = query.bind(column);
+        }
+        let mut rows = query.fetch(&mut self.connection);
+        let mut deleted = 0;
+        while let Some(row) = rows.try_next().await.map_err(statement)? {
+            deleted += 1;
+            if returning == "1" {
+                continue;
+            }
+            let mut values = text_row(&row)?;
+            let parent = values.split_off(captured.len());
+            if let Some(sink) = capture.as_mut() {
+                sink.row(&values)?;
+            }
+            if !parent.is_empty() && self.parents.last() != Some(&parent) {
+                self.parents.push(parent);
+            }
+        }
+        Ok(deleted)
+    }
+
+    async fn adopted(&mut self, selection: &Selection) -> Result<u64, TargetError> {
+        let Condition::ParentMissing { parent, parent_columns, .. } = &selection.matches else { return Ok(0) };
+        if self.parents.is_empty() {
+            return Ok(0);
+        }
+        let width = parent_columns.len();
+        let same = parent_columns.iter().enumerate().map(|(position, name)| format!("p.{} = k.k{}", render::identifier(name), position + 1));
+        let sql = format!(
+            "SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM {} AS p WHERE {})",
+            unnest(&types(parent, parent_columns)?, 1),
+            render::table(&parent.name),
+            same.collect::<Vec<_>>().join(" AND "),
+        );
+        let mut query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql));
+        for column in columns_of(&self.parents, width)? {
+            query = query.bind(column);
+        }
+        let adopted = query.fetch_one(&mut self.validator).await.map_err(statement)?;
+        Ok(u64::try_from(adopted).unwrap_or(0))
+    }
+
+    async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError> {
+        restore::restore(&mut self.connection, layout, &rows).await
+    }
+
+    async fn record(&mut self, entry: &JournalEntry) -> Result<(), TargetError> {
+        journal::record(&mut self.connection, entry).await
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), TargetError> {
+        self.connection.execute("COMMIT").await.map_err(statement)?;
+        self.idle.put(self.connection);
+        self.idle.put(self.validator);
+        Ok(())
+    }
+
+    async fn rollback(mut self: Box<Self>) {
+        if self.connection.execute("ROLLBACK").await.is_ok() {
+            self.idle.put(self.connection);
+            self.idle.put(self.validator);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! PostgreSQL targets. Rows are listed by one read-only cursor and deleted by ctid, key and the full predicate again, on
+//! another connection; `docs/adr/0002-postgres-batches.md` tells why.
+
+mod batch;
+mod error;
+mod introspect;
+mod journal;
+mod render;
+mod restore;
+mod scan;
+
+use std::{
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use dbkeep_engine::{
+    model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
+    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions};
+
+use self::error::{lost, refused};
+use super::UrlError;
+
+/// What every session begins with. Text forms are those that `pg_dump` relies on, so that captured values read back as they
+/// were; with `row_security = off` a policy that would hide rows becomes an error instead of a wrong answer.
+const SESSION: &str = "SET row_security = off; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; \
+     SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content'; \
+     SET standard_conforming_strings = on; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '10min'";
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer is not trusted to be alive.
+const IDLE_LIFETIME: Duration = Duration::from_secs(2);
+/// Connections kept between batches: one that deletes and one that validates, for a few runs.
+const IDLE_CONNECTIONS: usize = 8;
+
+/// A PostgreSQL database.
+pub struct PostgresTarget {
+    options: PgConnectOptions,
+    idle: Arc<Idle>,
+}
+
+/// Connections between two uses. Only those come back whose last transaction ended in order.
+#[derive(Default)]
+struct Idle(Mutex<Vec<(PgConnection, Instant)>>);
+
+impl Idle {
+    fn take(&self) -> Option<PgConnection> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since)| since.elapsed() < IDLE_LIFETIME);
+        idle.pop().map(|(connection, _)| connection)
+    }
+
+    fn put(&self, connection: PgConnection) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_CONNECTIONS {
+            idle.push((connection, Instant::now()));
+        }
+    }
+}
+
+impl PostgresTarget {
+    /// Prepares a target; nothing is connected yet.
+    ///
+    /// # Errors
+    /// Where the URL is malformed.
+    pub fn open(url: &str) -> Result<Self, UrlError> {
+        let options = PgConnectOptions::from_str(url).map_err(|_| UrlError("expected postgres://user@host:port/database".to_owned()))?;
+        Ok(Self { options: options.application_name("dbkeep"), idle: Arc::default() })
+    }
+
+    async fn connect(&self) -> Result<PgConnection, TargetError> {
+        let connecting = async {
+            let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
+            connection.execute(SESSION).await.map_err(error::statement)?;
+            Ok(connection)
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| lost(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+    }
+
+    /// A connection for one use; give it back with [`Idle::put`] when its transaction has ended in order.
+    async fn connection(&self) -> Result<PgConnection, TargetError> {
+        match self.idle.take() {
+            Some(connection) => Ok(connection),
+            None => self.connect().await,
+        }
+    }
+}
+
+/// Begins a transaction that only reads, with settings for one large join.
+async fn begin_reading(connection: &mut PgConnection) -> Result<(), TargetError> {
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'; \
+                 SET LOCAL synchronize_seqscans = off";
+    connection.execute(begin).await.map_err(error::statement)?;
+    Ok(())
+}
+
+/// Values of a row whose columns are all of type text.
+fn text_row(row: &sqlx::postgres::PgRow) -> Result<Vec<Value>, TargetError> {
+    (0..row.len())
+        .map(|column| {
+            let value = row.try_get_raw(column).map_err(error::statement)?;
+            if sqlx::ValueRef::is_null(&value) {
+                return Ok(Value::Null);
+            }
+            Ok(Value::Text(value.as_bytes().map_err(|error| refused(error.to_string()))?.to_vec()))
+        })
+        .collect()
+}
+
+/// Text of a value that is known to be text in UTF-8, for binding.
+fn text(value: &Value) -> Result<Option<&str>, TargetError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Text(bytes) => std::str::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| TargetError::new(TargetErrorClass::Unsupported, "a value is not in UTF-8; databases in other encodings are not supported")),
+        _ => Err(refused("a value of another database cannot be used here".to_owned())),
+    }
+}
+
+/// The columns of rows, each as an array to bind.
+fn columns_of<'a>(rows: impl IntoIterator<Item = &'a Vec<Value>>, width: usize) -> Result<Vec<Vec<Option<&'a str>>>, TargetError> {
+    let mut columns = vec![Vec::new(); width];
+    for row in rows {
+        for (column, value) in columns.iter_mut().zip(row) {
+            column.push(text(value)?);
+        }
+    }
+    Ok(columns)
+}
+
+#[async_trait]
+impl Target for PostgresTarget {
+    fn engine(&self) -> EngineKind {
+        EngineKind::Postgres
+    }
+
+    fn address(&self) -> String {
+        let place = self.options.get_socket().map_or_else(|| self.options.get_host().to_owned(), |socket| socket.display().to_string());
+        format!("{place}:{}/{}", self.options.get_port(), self.options.get_database().unwrap_or(self.options.get_username()))
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[Capability::Capture, Capability::Undo, Capability::ConcurrentWriters, Capability::CancelStatement]
+    }
+
+    async fn status(&self) -> Result<TargetStatus, TargetError> {
+        let mut connection = self.connection().await?;
+        let sql = "SELECT current_setting('server_version'), pg_database_size(current_database()), \
+                   (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let row = sqlx::query(sql).fetch_one(&mut connection).await.map_err(error::statement)?;
+        let version: String = row.try_get(0).map_err(error::statement)?;
+        let size: i64 = row.try_get(1).map_err(error::statement)?;
+        let micros: i64 = row.try_get(2).map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(TargetStatus {
+            version: version.split(' ').next().unwrap_or_default().to_owned(),
+            size_bytes: u64::try_from(size).unwrap_or(0),
+            clock: jiff::Timestamp::from_microsecond(micros).map_err(|error| refused(error.to_string()))?,
+        })
+    }
+
+    async fn introspect(&self, table: &TableName) -> Result<Option<TableSchema>, TargetError> {
+        let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
+        let schema = introspect::table(&mut connection, table).await?;
+        connection.execute("COMMIT").await.map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(schema)
+    }
+
+    async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
+        let from = render::from_where(selection)?;
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}"))).fetch_one(&mut connection).await.map_err(error::statement)?;
+        let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
+        let sql = format!("SELECT {columns} {from}");
+        let mut rows = Vec::new();
+        if samples > 0 && count > 0 {
+            let sampling = format!("{sql} LIMIT {samples}");
+            for row in sqlx::query(AssertSqlSafe(sampling)).persistent(false).fetch_all(&mut connection).await.map_err(error::statement)? {
+                rows.push(text_row(&row)?);
+            }
+        }
+        connection.execute("COMMIT").await.map_err(error::statement)?;
+        self.idle.put(connection);
+        let bytes = rows.iter().flatten().map(|value| if let Value::Text(text) = value { text.len() as u64 + 5 } else { 1 }).sum::<u64>();
+        Ok(Survey { row_count: u64::try_from(count).unwrap_or(0), row_bytes: bytes / (rows.len() as u64).max(1), samples: rows, sql })
+    }
+
+    async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
+        let mut connection = self.connection().await?;
+        let name = render::table(&table.name);
+        let sql = match limit {
+            Some(limit) => format!("SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {limit}) AS some"),
+            None => format!("SELECT count(*) FROM {name}"),
+        };
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+        Ok(Box::new(scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?))
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<(), TargetError> {
+        let mut connection = self.connect().await?;
+        journal::claim(&mut connection, claim).await?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
+    async fn totals(&self, run: RunId) -> Result<Vec<StepTotals>, TargetError> {
+        let mut connection = self.connection().await?;
+        let totals = journal::totals(&mut connection, run).await?;
+        self.idle.put(connection);
+        Ok(totals)
+    }
+
+    async fn journal(&self, run: RunId, after: (u32, u64), limit: u32) -> Result<Vec<JournalEntry>, TargetError> {
+        let mut connection = self.connection().await?;
+        let entries = journal::entries(&mut connection, run, after, limit).await?;
+        self.idle.put(connection);
+        Ok(entries)
+    }
+
+    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
+        let connection = self.connection().await?;
+        let validator = self.connection().await?;
+        Ok(Box::new(batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables).await?))
+    }
+
+    async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {
+        Ok(Box::new(restore::PostgresScratch::new(self.connect().await?)))
+    }
+}

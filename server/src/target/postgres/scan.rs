@@ -1,0 +1,60 @@
+//! The pass over a table: one cursor in one snapshot, so that the join with the parents is hashed once however many batches
+//! follow.
+
+use async_trait::async_trait;
+use dbkeep_engine::{
+    model::Selection,
+    port::{Scan, TargetError, Window},
+};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+
+use super::{begin_reading, error::statement, render, text_row};
+
+pub(super) struct CursorScan {
+    connection: PgConnection,
+    fetch: String,
+    /// Pages of the table when the scan began.
+    pages: i64,
+    ended: bool,
+}
+
+impl CursorScan {
+    pub(super) async fn open(mut connection: PgConnection, selection: &Selection, after: Option<&str>, limit: u32) -> Result<Self, TargetError> {
+        begin_reading(&mut connection).await?;
+        // Merge joins would sort the table, and a plan for the first rows would look parents up one by one.
+        connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_mergejoin = off").await.map_err(statement)?;
+        let pages = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
+        let pages: i64 =
+            sqlx::query_scalar(pages).bind(render::table(&selection.table.name)).fetch_one(&mut connection).await.map_err(statement)?;
+        let keys = render::text_columns(selection.table.row_key.iter().map(String::as_str));
+        let mut declare = format!("DECLARE dbkeep_scan NO SCROLL CURSOR FOR SELECT t.ctid::text, {keys} {}", render::from_where(selection)?);
+        // Only this adapter writes cursors; still nothing but a ctid may enter the statement.
+        if let Some((block, line)) = after.and_then(|after| after.trim_matches(['(', ')']).split_once(','))
+            && let (Ok(block), Ok(line)) = (block.parse::<u32>(), line.parse::<u16>())
+        {
+            declare.push_str(&format!(" AND t.ctid > '({block},{line})'::tid"));
+        }
+        connection.execute(AssertSqlSafe(declare)).await.map_err(statement)?;
+        Ok(Self { connection, fetch: format!("FETCH FORWARD {limit} FROM dbkeep_scan"), pages, ended: false })
+    }
+}
+
+#[async_trait]
+impl Scan for CursorScan {
+    async fn next(&mut self) -> Result<Option<Window>, TargetError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let rows = sqlx::query(AssertSqlSafe(self.fetch.clone())).fetch_all(&mut self.connection).await.map_err(statement)?;
+        let Some(last) = rows.last() else {
+            self.ended = true;
+            return Ok(None);
+        };
+        let cursor: String = last.try_get(0).map_err(statement)?;
+        let block = cursor.trim_start_matches('(').split(',').next().and_then(|block| block.parse::<u32>().ok()).unwrap_or(0);
+        let pages = u32::try_from(self.pages.max(1)).unwrap_or(u32::MAX);
+        let fraction = (f64::from(block) / f64::from(pages)).min(1.0);
+        let keys = rows.iter().map(text_row).collect::<Result<_, _>>()?;
+        Ok(Some(Window { keys, cursor, examined: 0, fraction }))
+    }
+}

@@ -1,0 +1,167 @@
+//! Reads the shape of a table from SQLite's schema.
+
+use dbkeep_engine::{
+    model::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass},
+    port::TargetError,
+};
+use sha2::{Digest as _, Sha256};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+
+use super::{error::statement, is_main};
+
+/// Names under which a rowid can be reached, unless a column hides them.
+const ROWID_NAMES: [&str; 3] = ["rowid", "_rowid_", "oid"];
+
+pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
+    is_main(name)?;
+    let sql = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE";
+    let Some(found) = sqlx::query(sql).bind(&name.name).fetch_optional(&mut *connection).await.map_err(statement)? else { return Ok(None) };
+    let table: String = text(&found, 0)?;
+    let kind = match text(&found, 1)?.as_str() {
+        "table" => TableKind::Table,
+        "view" => TableKind::View,
+        _ => TableKind::Foreign,
+    };
+    let without_rowid = number(&found, 2)? != 0;
+    let mut schema = TableSchema {
+        name: TableName { schema: None, name: table.clone() },
+        kind,
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+        row_key: Vec::new(),
+        indexes: Vec::new(),
+        incoming: incoming(connection, &table).await?,
+        triggers: triggers(connection, &table).await?,
+        rewrite_rules: Vec::new(),
+        row_security: false,
+        lossy_columns: Vec::new(),
+        shape_guard: shape_guard(connection, &table).await?,
+        row_estimate: None,
+    };
+    let mut key = Vec::new();
+    let sql = "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid";
+    for row in sqlx::query(sql).bind(&table).fetch_all(&mut *connection).await.map_err(statement)? {
+        let (column, type_name) = (text(&row, 0)?, text(&row, 1)?);
+        let position = number(&row, 3)?;
+        if position > 0 {
+            key.push((position, column.clone()));
+        }
+        schema.columns.push(Column {
+            name: column,
+            class: class(&type_name),
+            type_name,
+            nullable: number(&row, 2)? == 0,
+            generated: if number(&row, 4)? == 0 { Generated::No } else { Generated::Yes },
+        });
+    }
+    key.sort();
+    schema.primary_key = key.into_iter().map(|(_, column)| column).collect();
+    let hidden = |name: &&str| !schema.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+    schema.row_key = match (kind, without_rowid) {
+        (TableKind::Table, true) => schema.primary_key.clone(),
+        (TableKind::Table, false) => ROWID_NAMES.iter().copied().find(hidden).map(str::to_owned).into_iter().collect(),
+        _ => Vec::new(),
+    };
+    schema.indexes = indexes(connection, &table).await?;
+    Ok(Some(schema))
+}
+
+/// A digest of everything that decides what a deletion from this table does: its own definition, its indexes and triggers,
+/// and every table that may refer to it. One short read, so that every batch can afford it.
+pub(super) async fn shape_guard(connection: &mut SqliteConnection, table: &str) -> Result<String, TargetError> {
+    let sql = "SELECT coalesce(sql, name) FROM main.sqlite_schema \
+               WHERE (tbl_name = ? COLLATE NOCASE OR (type = 'table' AND sql LIKE '%REFERENCES%')) AND name NOT LIKE '\\_dbkeep%' ESCAPE '\\' ORDER BY type, name";
+    let mut hasher = Sha256::new();
+    for row in sqlx::query(sql).bind(table).fetch_all(connection).await.map_err(statement)? {
+        hasher.update(text(&row, 0)?);
+        hasher.update([0]);
+    }
+    Ok(hex::encode(hasher.finalize()))
+}
+
+async fn indexes(connection: &mut SqliteConnection, table: &str) -> Result<Vec<Index>, TargetError> {
+    let sql = "SELECT l.name, l.\"unique\", coalesce(i.name, '') FROM pragma_index_list(?) AS l, pragma_index_info(l.name) AS i \
+               WHERE l.partial = 0 ORDER BY l.name, i.seqno";
+    let mut indexes: Vec<(String, Index)> = Vec::new();
+    for row in sqlx::query(sql).bind(table).fetch_all(connection).await.map_err(statement)? {
+        let (name, column) = (text(&row, 0)?, text(&row, 2)?);
+        match indexes.last_mut() {
+            Some((last, index)) if *last == name => index.columns.push(column),
+            _ => indexes.push((name, Index { columns: vec![column], unique: number(&row, 1)? != 0 })),
+        }
+    }
+    Ok(indexes.into_iter().map(|(_, index)| index).collect())
+}
+
+async fn incoming(connection: &mut SqliteConnection, table: &str) -> Result<Vec<ForeignKey>, TargetError> {
+    let sql = "SELECT m.name, f.id, f.\"from\", f.on_delete FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
+               WHERE m.type = 'table' AND f.\"table\" = ? COLLATE NOCASE ORDER BY m.name, f.id, f.seq";
+    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
+    for row in sqlx::query(sql).bind(table).fetch_all(&mut *connection).await.map_err(statement)? {
+        let (child, id, column) = (text(&row, 0)?, number(&row, 1)?, text(&row, 2)?);
+        match keys.last_mut() {
+            Some((last, key)) if *last == id && key.child.name == child => key.child_columns.push(column),
+            _ => {
+                let on_delete = match text(&row, 3)?.as_str() {
+                    "CASCADE" => OnDelete::Cascade,
+                    "SET NULL" => OnDelete::SetNull,
+                    "SET DEFAULT" => OnDelete::SetDefault,
+                    "RESTRICT" => OnDelete::Restrict,
+                    _ => OnDelete::NoAction,
+                };
+                let child = TableName { schema: None, name: child };
+                keys.push((id, ForeignKey { name: String::new(), child, child_columns: vec![column], on_delete, indexed: false }));
+            }
+        }
+    }
+    let mut incoming = Vec::with_capacity(keys.len());
+    for (_, mut key) in keys {
+        let sql = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
+        let primary = sqlx::query(sql).bind(&key.child.name).fetch_all(&mut *connection).await.map_err(statement)?;
+        let primary = primary.iter().map(|row| text(row, 0)).collect::<Result<Vec<_>, _>>()?;
+        let leads = |columns: &[String]| columns.len() >= key.child_columns.len() && key.child_columns.iter().all(|name| columns[..key.child_columns.len()].contains(name));
+        key.indexed = leads(&primary) || indexes(connection, &key.child.name).await?.iter().any(|index| leads(&index.columns));
+        key.name = format!("{}({})", key.child.name, key.child_columns.join(", "));
+        incoming.push(key);
+    }
+    Ok(incoming)
+}
+
+async fn triggers(connection: &mut SqliteConnection, table: &str) -> Result<Vec<Trigger>, TargetError> {
+    let sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY name";
+    let rows = sqlx::query(sql).bind(table).fetch_all(connection).await.map_err(statement)?;
+    rows.iter()
+        .map(|row| {
+            let (name, sql) = (text(row, 0)?, text(row, 1)?);
+            // CREATE TRIGGER name [BEFORE | AFTER | INSTEAD OF] DELETE | INSERT | UPDATE [OF ..] ON table ..
+            let head = sql.to_ascii_uppercase();
+            let words: Vec<&str> = head.split(|character: char| !character.is_ascii_alphanumeric() && character != '_').collect();
+            let head = words.iter().position(|word| *word == "ON").map_or(&words[..], |end| &words[..end]);
+            let has = |word| head.contains(&word);
+            Ok(Trigger { name, on_delete: has("DELETE"), on_insert: has("INSERT"), before: !has("AFTER") })
+        })
+        .collect()
+}
+
+/// The rules of SQLite's column affinity, as far as they matter here.
+fn class(type_name: &str) -> TypeClass {
+    let name = type_name.to_ascii_uppercase();
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    if has(&["INT"]) {
+        TypeClass::Integer
+    } else if has(&["CHAR", "CLOB", "TEXT"]) {
+        TypeClass::Text
+    } else if has(&["REAL", "FLOA", "DOUB"]) {
+        TypeClass::Real
+    } else {
+        TypeClass::Other
+    }
+}
+
+fn text(row: &SqliteRow, column: usize) -> Result<String, TargetError> {
+    row.try_get_unchecked(column).map_err(statement)
+}
+
+fn number(row: &SqliteRow, column: usize) -> Result<i64, TargetError> {
+    row.try_get_unchecked(column).map_err(statement)
+}

@@ -1,0 +1,231 @@
+//! SQLite targets. Keys are listed in windows of the table's own order by short reads; each batch is one `BEGIN IMMEDIATE`
+//! transaction, short enough that a waiting writer does not feel it. Nobody else can write during a batch, so that an orphan
+//! cannot be adopted between its recheck and the commit.
+
+mod batch;
+mod error;
+mod introspect;
+mod journal;
+mod render;
+mod restore;
+mod scan;
+
+use std::{
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use dbkeep_engine::{
+    model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
+    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions};
+
+use self::error::{refused, statement};
+use super::UrlError;
+
+/// How long a statement waits for another writer before it says so.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections kept between uses.
+const IDLE_CONNECTIONS: usize = 4;
+
+/// A SQLite database file.
+pub struct SqliteTarget {
+    options: SqliteConnectOptions,
+    idle: Arc<Idle>,
+}
+
+/// Connections between two uses. Only those come back whose last transaction ended in order.
+#[derive(Default)]
+struct Idle(Mutex<Vec<SqliteConnection>>);
+
+impl Idle {
+    fn take(&self) -> Option<SqliteConnection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, connection: SqliteConnection) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_CONNECTIONS {
+            idle.push(connection);
+        }
+    }
+}
+
+impl SqliteTarget {
+    /// Prepares a target; nothing is opened yet.
+    ///
+    /// # Errors
+    /// Where the URL is malformed, or names a database in memory, which nobody else could see.
+    pub fn open(url: &str) -> Result<Self, UrlError> {
+        let options = SqliteConnectOptions::from_str(url).map_err(|_| UrlError("expected sqlite:///path/to/file.db".to_owned()))?;
+        if options.get_filename().as_os_str().is_empty() || url.contains(":memory:") || url.contains("mode=memory") {
+            return Err(UrlError("expected a file: sqlite:///path/to/file.db".to_owned()));
+        }
+        // The journal mode belongs to the application: it is neither asked for nor changed.
+        let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT).foreign_keys(true);
+        Ok(Self { options: options.disable_statement_logging(), idle: Arc::default() })
+    }
+
+    async fn connection(&self) -> Result<SqliteConnection, TargetError> {
+        match self.idle.take() {
+            Some(connection) => Ok(connection),
+            None => self.options.connect().await.map_err(error::opening),
+        }
+    }
+}
+
+/// A value exactly as SQLite stores it.
+fn value(row: &sqlx::sqlite::SqliteRow, column: usize) -> Result<Value, TargetError> {
+    let raw = row.try_get_raw(column).map_err(statement)?;
+    if raw.is_null() {
+        return Ok(Value::Null);
+    }
+    let class = raw.type_info().name().to_owned();
+    let decoded = match class.as_str() {
+        "INTEGER" => row.try_get_unchecked(column).map(Value::Integer),
+        "REAL" => row.try_get_unchecked(column).map(Value::Real),
+        "TEXT" => row.try_get_unchecked(column).map(Value::Text),
+        "BLOB" => row.try_get_unchecked(column).map(Value::Blob),
+        other => return Err(refused(format!("a value has the unknown storage class {other}"))),
+    };
+    decoded.map_err(statement)
+}
+
+fn values(row: &sqlx::sqlite::SqliteRow, columns: std::ops::Range<usize>) -> Result<Vec<Value>, TargetError> {
+    columns.map(|column| value(row, column)).collect()
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+/// Binds a value as its storage class. Text that is no UTF-8 must be bound with [`render::placeholder`]'s cast.
+fn bind<'q>(query: Query<'q>, value: &Value) -> Query<'q> {
+    match value {
+        Value::Null => query.bind(None::<i64>),
+        Value::Integer(number) => query.bind(*number),
+        Value::Real(number) => query.bind(*number),
+        Value::Text(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => query.bind(text.to_owned()),
+            Err(_) => query.bind(bytes.clone()),
+        },
+        Value::Blob(bytes) => query.bind(bytes.clone()),
+    }
+}
+
+#[async_trait]
+impl Target for SqliteTarget {
+    fn engine(&self) -> EngineKind {
+        EngineKind::Sqlite
+    }
+
+    fn address(&self) -> String {
+        self.options.get_filename().display().to_string()
+    }
+
+    fn capabilities(&self) -> &'static [Capability] {
+        &[Capability::Capture, Capability::Undo]
+    }
+
+    async fn status(&self) -> Result<TargetStatus, TargetError> {
+        let mut connection = self.connection().await?;
+        let sql = "SELECT sqlite_version(), p.page_count * s.page_size, CAST(unixepoch('subsec') * 1000 AS INTEGER) \
+                   FROM pragma_page_count AS p, pragma_page_size AS s";
+        let row = sqlx::query(sql).fetch_one(&mut connection).await.map_err(statement)?;
+        let millis: i64 = row.try_get_unchecked(2).map_err(statement)?;
+        let size: i64 = row.try_get_unchecked(1).map_err(statement)?;
+        self.idle.put(connection);
+        Ok(TargetStatus {
+            version: row.try_get(0).map_err(statement)?,
+            size_bytes: u64::try_from(size).unwrap_or(0),
+            clock: jiff::Timestamp::from_millisecond(millis).map_err(|error| refused(error.to_string()))?,
+        })
+    }
+
+    async fn introspect(&self, table: &TableName) -> Result<Option<TableSchema>, TargetError> {
+        let mut connection = self.connection().await?;
+        let schema = introspect::table(&mut connection, table).await?;
+        self.idle.put(connection);
+        Ok(schema)
+    }
+
+    async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        let mut connection = self.connection().await?;
+        let from = format!("FROM {} AS t WHERE {}", render::table(&selection.table.name), render::predicate(selection)?);
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}"))).fetch_one(&mut connection).await.map_err(statement)?;
+        let columns: Vec<&str> = selection.table.captured_columns().map(|column| column.name.as_str()).collect();
+        let sql = format!("SELECT {} {from}", render::columns(columns.iter().copied()));
+        let mut rows = Vec::new();
+        if samples > 0 && count > 0 {
+            let sampling = format!("{sql} LIMIT {samples}");
+            for row in sqlx::query(AssertSqlSafe(sampling)).persistent(false).fetch_all(&mut connection).await.map_err(statement)? {
+                rows.push(values(&row, 0..columns.len())?);
+            }
+        }
+        self.idle.put(connection);
+        let size = |value: &Value| match value {
+            Value::Null => 1,
+            Value::Integer(_) | Value::Real(_) => 9,
+            Value::Text(bytes) | Value::Blob(bytes) => bytes.len() as u64 + 5,
+        };
+        let bytes = rows.iter().flatten().map(size).sum::<u64>();
+        Ok(Survey { row_count: u64::try_from(count).unwrap_or(0), row_bytes: bytes / (rows.len() as u64).max(1), samples: rows, sql })
+    }
+
+    async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
+        let mut connection = self.connection().await?;
+        let name = render::table(&table.name);
+        let sql = match limit {
+            Some(limit) => format!("SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {limit})"),
+            None => format!("SELECT count(*) FROM {name}"),
+        };
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.map_err(statement)?;
+        self.idle.put(connection);
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+        let connection = self.connection().await?;
+        Ok(Box::new(scan::WindowScan::open(connection, Arc::clone(&self.idle), selection, cursor, limit)?))
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<(), TargetError> {
+        let mut connection = self.connection().await?;
+        journal::claim(&mut connection, claim).await?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
+    async fn totals(&self, run: RunId) -> Result<Vec<StepTotals>, TargetError> {
+        let mut connection = self.connection().await?;
+        let totals = journal::totals(&mut connection, run).await?;
+        self.idle.put(connection);
+        Ok(totals)
+    }
+
+    async fn journal(&self, run: RunId, after: (u32, u64), limit: u32) -> Result<Vec<JournalEntry>, TargetError> {
+        let mut connection = self.connection().await?;
+        let entries = journal::entries(&mut connection, run, after, limit).await?;
+        self.idle.put(connection);
+        Ok(entries)
+    }
+
+    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
+        let connection = self.connection().await?;
+        Ok(Box::new(batch::SqliteBatch::begin(connection, Arc::clone(&self.idle), claim, tables).await?))
+    }
+
+    async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {
+        let memory = SqliteConnectOptions::new().in_memory(true).disable_statement_logging().connect().await;
+        Ok(Box::new(restore::SqliteScratch::new(memory.map_err(error::opening)?)))
+    }
+}
+
+/// Whether a table name can be meant here: SQLite knows `main`; attached databases belong to other connections.
+fn is_main(table: &TableName) -> Result<(), TargetError> {
+    match table.schema.as_deref() {
+        None | Some("main") => Ok(()),
+        Some(other) => Err(TargetError::new(TargetErrorClass::Unsupported, format!("schema {other} cannot be reached; SQLite targets have only main"))),
+    }
+}
