@@ -1,1 +1,25 @@
-//! Placeholder.
+//! What the tests and the benchmarks share: private PostgreSQL clusters ([`postgres`]), an oracle in raw SQL
+//! ([`oracle`]) and a reader of backup chunks by their documented format ([`chunk`]).
+//!
+//! Nothing here imports dbkeep: a judge that shares code with the accused repeats its mistakes.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use dbkeep_testkit::{Db, fresh_database};
+//!
+//! let db = Db::open(&fresh_database("orphans").await?).await?;
+//! db.execute("CREATE TABLE t (id bigint PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 3)").await?;
+//! let before = db.table_hash("t", "id").await?;
+//! db.execute("DELETE FROM t WHERE id = 2").await?;
+//! assert_eq!(db.count("t").await?, 2);
+//! assert_ne!(db.table_hash("t", "id").await?, before);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod chunk;
+pub mod oracle;
+pub mod postgres;
+
+pub use oracle::Db;
+pub use postgres::{Durability, PrivatePostgres, fresh_database, shared};

@@ -1,0 +1,63 @@
+//! The real `dbkeepd` as a child process, for tests that kill it.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use dbkeep_client::Client;
+
+/// A running `dbkeepd`. Dropped, it is killed.
+pub struct Daemon {
+    child: Child,
+    /// Where it listens, `host:port`.
+    pub address: String,
+}
+
+impl Daemon {
+    /// Starts a server on a free port, with `failpoints` armed where any are given, and waits until it serves.
+    pub fn start(data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
+        command
+            .args(["--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(["--target", &format!("app={target}"), "--catalog"])
+            .arg(catalog)
+            .env("DBKEEP_LOG", "warn")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        if !failpoints.is_empty() {
+            command.env("FAILPOINTS", failpoints);
+        }
+        let mut child = command.spawn().expect("dbkeepd starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("unexpected first line {line:?}")).to_owned();
+        Self { child, address }
+    }
+
+    /// A client of this server.
+    pub async fn client(&self) -> Client {
+        Client::builder().address(&self.address).connect().await.expect("a connection")
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("gone")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended before; there is nobody to tell of a failure here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,100 @@
+//! Reads captured rows by the documented chunk format alone (`docs/CHUNK_FORMAT.md`). A second, independent reader: it shows that
+//! a backup can be used without dbkeep, and it judges what dbkeep wrote.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use sha2::{Digest as _, Sha256};
+
+/// One chunk: which table its rows come from, their columns, and the rows as text (SQL NULL as `None`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Name of the table, without its schema.
+    pub table: String,
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// Rows; integers and reals in decimal, blobs in hexadecimal.
+    pub rows: Vec<Vec<Option<String>>>,
+    /// SHA-256 of the file, hex.
+    pub sha256: String,
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
+        ensure!(self.0.len() >= length, "the chunk ends early");
+        let (head, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn eight(&mut self) -> Result<[u8; 8]> {
+        Ok(self.take(8)?.try_into()?)
+    }
+
+    fn framed(&mut self) -> Result<&'a [u8]> {
+        let length = u32::from_le_bytes(self.take(4)?.try_into()?);
+        self.take(usize::try_from(length)?)
+    }
+}
+
+/// Reads one chunk file.
+///
+/// # Errors
+/// Where the file differs from the format in any way.
+pub fn read(path: &Path) -> Result<Chunk> {
+    let file = fs::read(path).with_context(|| path.display().to_string())?;
+    let content = zstd::decode_all(file.as_slice())?;
+    let mut bytes = Bytes(&content);
+    ensure!(bytes.take(8)? == b"DBKEEPCH", "no chunk");
+    let header: serde_json::Value = serde_json::from_slice(bytes.framed()?)?;
+    ensure!(header["version"] == 1, "format version {}", header["version"]);
+    let columns = header["columns"].as_array().context("columns")?;
+    let columns = columns.iter().map(|column| Ok(column[0].as_str().context("column")?.to_owned())).collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    loop {
+        let body = content.len() - bytes.0.len();
+        match bytes.take(1)?[0] {
+            1 => {
+                let mut row = Vec::with_capacity(columns.len());
+                for _ in &columns {
+                    row.push(match bytes.take(1)?[0] {
+                        b'n' => None,
+                        b'i' => Some(i64::from_le_bytes(bytes.eight()?).to_string()),
+                        b'r' => Some(f64::from_bits(u64::from_le_bytes(bytes.eight()?)).to_string()),
+                        b't' => Some(String::from_utf8_lossy(bytes.framed()?).into_owned()),
+                        b'b' => Some(hex::encode(bytes.framed()?)),
+                        other => bail!("value tag {other}"),
+                    });
+                }
+                rows.push(row);
+            }
+            0 => {
+                ensure!(u64::from_le_bytes(bytes.eight()?) == rows.len() as u64, "row count");
+                ensure!(bytes.take(32)? == &Sha256::digest(&content[..body])[..], "content checksum");
+                ensure!(bytes.0.is_empty(), "bytes after the end");
+                break;
+            }
+            other => bail!("record {other}"),
+        }
+    }
+    let table = header["table"]["name"].as_str().context("table")?.to_owned();
+    Ok(Chunk { table, columns, rows, sha256: hex::encode(Sha256::digest(&file)) })
+}
+
+/// Reads every chunk of a run's folder, by file name. A folder that is not there holds none.
+///
+/// # Errors
+/// Where a file cannot be read as a chunk.
+pub fn read_folder(folder: &Path) -> Result<BTreeMap<String, Chunk>> {
+    let mut chunks = BTreeMap::new();
+    if !folder.exists() {
+        return Ok(chunks);
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        chunks.insert(entry.file_name().to_string_lossy().into_owned(), read(&entry.path())?);
+    }
+    Ok(chunks)
+}

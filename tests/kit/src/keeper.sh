@@ -1,0 +1,66 @@
+# The keeper of one private PostgreSQL cluster: makes it, starts and stops it as it is told, and removes it.
+#
+# usage: KEEPER=THIS_TEXT sh -c 'eval "$KEEPER"' NAME BIN CONFIG BASE...
+#   BIN     folder of initdb and pg_ctl
+#   CONFIG  lines for postgresql.conf
+#   BASE    folders in which the cluster's own folder may be made; the first that works is taken
+#
+# Its first line on standard output is the folder. Then it obeys one command a line from standard input and answers each
+# with "ok" or "failed": `start PORT`, `restart` (immediate, as in a crash), `stop` (likewise).
+#
+# Standard input is a pipe that only the test process holds open. The kernel closes it however that process ends (return,
+# panic, exit, kill -9), and that end of file is the signal to stop the cluster and remove the folder. Commands run one after
+# the other here, so that an end that comes in the middle of a start is seen as soon as the start is through.
+set -u
+trap '' HUP INT TERM PIPE # Ctrl-C is meant for the tests; their end is what ends the keeper
+
+unset KEEPER # the variable in which this script came
+bin=$1 config=$2
+shift 2
+
+folder=
+for base in "$@"; do
+  folder=$(mktemp -d "$base/dbkeep-postgres.XXXXXXXX" 2>/dev/null) && break
+done
+[ -n "$folder" ] || {
+  echo "failed"
+  exit 1
+}
+cd "$folder" || exit 1
+export HOME="$folder"
+exec 2>>keeper.log
+
+make() {
+  set -- --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --no-sync
+  "$bin/initdb" "$@" --locale=C.UTF-8 || { rm -rf data && "$bin/initdb" "$@" --locale=C; } || return
+  printf '%s\n' "$config" >>data/postgresql.conf
+}
+
+starts=0
+start() {
+  # Each start has a log of its own, so that its failure can be told from an earlier one.
+  [ ! -e server.log ] || mv server.log "server.log.$starts"
+  starts=$((starts + 1))
+  [ -e data/PG_VERSION ] || make || return
+  "$bin/pg_ctl" start --pgdata=data --wait --timeout=120 --log=server.log --options="-p $1"
+}
+
+restart() {
+  "$bin/pg_ctl" restart --pgdata=data --mode=immediate --wait --timeout=120 --log=server.log
+}
+
+stop() {
+  [ ! -e data/postmaster.pid ] || "$bin/pg_ctl" stop --pgdata=data --mode=immediate --wait --timeout=120
+}
+
+echo "$folder"
+while read -r word port; do
+  case $word in
+  start | restart | stop) if "$word" "$port" </dev/null >>keeper.log 2>&1; then echo ok; else echo failed; fi ;;
+  *) echo failed ;;
+  esac
+done
+
+stop </dev/null >>keeper.log 2>&1
+cd /
+rm -rf "$folder"
