@@ -1,1 +1,77 @@
-fn main() {}
+//! `cargo bench-db`: dbkeep beside what people do without it, side by side in one run. What it prints belongs into
+//! `docs/BENCHMARKS.md`, with the command. It needs PostgreSQL's programs (`./check tools` brings them) and starts a private
+//! cluster; it talks to loopback only and stops by itself.
+
+mod postgres;
+mod report;
+mod server;
+mod sqlite;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of dbkeep.
+#[derive(Debug, Parser)]
+#[command(name = "bench-db", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What is measured, and how often.
+#[derive(Debug, Clone, clap::Args)]
+struct Options {
+    /// Rows of the table; a fifth of them are orphans.
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    /// Rounds; in each every contender runs once.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Rows of a batch where the engine runs at full speed.
+    #[arg(long, default_value_t = 10_000)]
+    batch: u32,
+    /// Seed of the rows.
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Only this database.
+    #[arg(long, value_enum)]
+    only: Option<Database>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Database {
+    Postgres,
+    Sqlite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves a target until standard input closes; started by the benchmarks themselves.
+    #[command(hide = true)]
+    Serve {
+        /// Data folder.
+        data: PathBuf,
+        /// URL of the target.
+        target: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Arguments { command, options } = Arguments::parse();
+    if let Some(Command::Serve { data, target }) = command {
+        return server::serve(&data, &target).await;
+    }
+    println!("bench-db --rows {} --rounds {} --batch {} --seed {}", options.rows, options.rounds, options.batch, options.seed);
+    if options.only != Some(Database::Sqlite) {
+        postgres::run(&options).await?;
+    }
+    if options.only != Some(Database::Postgres) {
+        sqlite::run(&options).await?;
+    }
+    Ok(())
+}

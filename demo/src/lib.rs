@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The learning platform as a database to try dbkeep on.
+//!
+//! This library owns the platform's schema for PostgreSQL and SQLite ([`schema`]), a generator that fills it with a known
+//! number of orphaned and expired rows ([`generate`], [`single_table`]), what the generator knows about them
+//! ([`GroundTruth`]), and fingerprints of whole tables that show whether an undo brought everything back
+//! ([`table_hashes`]). The demonstration, the end-to-end tests and the benchmarks call it.
+//!
+//! It deliberately imports nothing of dbkeep: the truth that dbkeep is measured by must not come out of dbkeep.
+
+mod database;
+mod generate;
+mod hashes;
+pub mod schema;
+mod truth;
+
+pub use generate::{GenerateOptions, drop_tables, generate, single_table};
+pub use hashes::table_hashes;
+pub use truth::{GroundTruth, OperationTruth, RuleTruth, SingleTableTruth};
+
+/// The catalog of the learning platform's operations, as TOML; the rule names in a [`GroundTruth`] are those in it.
+pub const CATALOG: &str = include_str!("../../catalogs/learning-platform.toml");

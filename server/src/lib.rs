@@ -1,1 +1,134 @@
-//! Placeholder.
+//! The dbkeep server: gRPC services over the engine, and the adapters for databases, control stores and backup folders.
+//!
+//! A test starts a server in five lines:
+//!
+//! ```no_run
+//! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let config = dbkeep_server::Config::embedded("data").with_target("app", "sqlite://app.db", "builtin:learning-platform");
+//! let shutdown = tokio_util::sync::CancellationToken::new();
+//! tokio::spawn(dbkeep_server::serve(listener, config, shutdown.clone()));
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod archive;
+mod compose;
+pub mod config;
+pub mod grpc;
+pub mod store;
+pub mod target;
+pub mod telemetry;
+
+use std::{io, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+pub use compose::{ComposeError, TargetCheck, check};
+pub use config::{CatalogSource, Config, ConfigError};
+
+use compose::{Composition, compose};
+use grpc::Stops;
+
+/// Time for connections to notice that they were cut, and for the control store to close.
+const LAST_ACTS: Duration = Duration::from_secs(2);
+
+/// A server ended, or could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// It could not be put together.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    /// The listener is not one to serve on.
+    #[error("listen: {0}")]
+    Listen(String),
+    /// The listener failed.
+    #[error("listen: {0}")]
+    Listener(#[from] io::Error),
+    /// The transport failed.
+    #[error("transport: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// Reflection cannot be offered.
+    #[error(transparent)]
+    Reflection(#[from] grpc::ReflectionError),
+}
+
+/// Serves until `shutdown` is cancelled, and for at most the configured grace after it. Runs are brought to a batch boundary and
+/// handed back; they go on with the next start.
+///
+/// # Errors
+/// Whatever keeps a server from starting; see [`ComposeError`].
+pub async fn serve(listener: TcpListener, config: Config, shutdown: CancellationToken) -> Result<(), ServeError> {
+    Server::start(config, &shutdown).await?.serve(listener, shutdown).await
+}
+
+/// A server that is put together and does nothing yet.
+pub struct Server {
+    composition: Composition,
+    shutdown_grace: Duration,
+    max_streams: usize,
+}
+
+impl Server {
+    /// Opens the control store and the backup folder, and checks the catalogs. `shutdown` ends the wait for a control store that
+    /// does not answer.
+    ///
+    /// # Errors
+    /// See [`ComposeError`].
+    pub async fn start(config: Config, shutdown: &CancellationToken) -> Result<Self, ServeError> {
+        let composition = compose(&config, shutdown).await?;
+        Ok(Self { composition, shutdown_grace: config.shutdown_grace, max_streams: config.max_streams })
+    }
+
+    /// Takes up runs and answers calls until `shutdown` is cancelled:
+    ///
+    /// ```text
+    /// shutdown -> no new connections, runs to a boundary -> watchers told -> connections closed, at the latest after the grace
+    /// ```
+    ///
+    /// # Errors
+    /// Where the listener can be reached from other machines, or fails.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let address = listener.local_addr()?;
+        config::check_listen(address).map_err(ServeError::Listen)?;
+        let Composition { engine, store, lock } = self.composition;
+        let stops = Stops { accepting: shutdown.child_token(), ..Stops::default() };
+        let (health, transport) = grpc::transport(listener, engine.clone(), self.max_streams, stops.clone()).await?;
+        let mut transport = AbortOnDropHandle::new(tokio::spawn(transport));
+        let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(shutdown.child_token())));
+        tracing::info!(%address, targets = engine.targets().len(), "serving");
+
+        shutdown.cancelled().await;
+        tracing::info!("shutting down");
+        let limit = Instant::now() + self.shutdown_grace;
+        // Watchers see their runs interrupted before they are told to come back; they are told in time to leave in order.
+        let handed_back = timeout(self.shutdown_grace / 2, &mut supervisor).await.is_ok();
+        health.end().await;
+        stops.streams.cancel();
+        let mut served = timeout_at(limit, &mut transport).await;
+        if served.is_err() {
+            tracing::warn!("some clients did not leave in time; their connections are cut");
+            stops.connections.cancel();
+            served = timeout(LAST_ACTS, &mut transport).await;
+        }
+        if !handed_back && timeout_at(limit, &mut supervisor).await.is_err() {
+            tracing::warn!("a batch takes longer than the grace; its run goes on from the journal after the restart");
+            supervisor.abort();
+        }
+        if timeout(LAST_ACTS, store.close()).await.is_err() {
+            tracing::warn!("the control store did not close in time");
+        }
+        drop(lock);
+        tracing::info!("stopped");
+        match served {
+            Ok(Ok(result)) => Ok(result?),
+            // A transport that panicked or does not end has nothing more to say: everything that matters is stored.
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+}

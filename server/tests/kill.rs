@@ -7,7 +7,7 @@ mod support;
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use dbkeep_client::{Client, PlanRequest, RunRequest, proto};
+use dbkeep_client::{Client, PlanRequest, RunQuery, RunRequest, UndoRequest, proto};
 use dbkeep_testkit::{Db, chunk, fresh_database};
 use futures::StreamExt as _;
 use support::Daemon;
@@ -122,11 +122,19 @@ async fn ids(db: &Db, sql: &str) -> BTreeSet<String> {
     db.fetch_text(sql).await.expect("rows").into_iter().filter_map(|mut row| row.pop().flatten()).collect()
 }
 
-async fn start_run(client: &Client) -> String {
+/// Starts the cleanup. The server may be killed before it answers, so that the run is looked up afterwards.
+async fn start_run(client: &Client) {
     let plan = client.cleanup().plan(PlanRequest::new(["orphans"])).await.expect("a plan");
-    let mut stream = client.cleanup().run(RunRequest::of_plan(&plan).execute().batch_size(BATCH).full_speed()).await.expect("a run");
-    let first = stream.next().await.expect("an event").expect("an event");
-    first.run_id
+    if let Ok(mut stream) = client.cleanup().run(RunRequest::of_plan(&plan).execute().batch_size(BATCH).full_speed()).await {
+        while let Some(Ok(_)) = stream.next().await {}
+    }
+}
+
+/// The only run of this kind.
+async fn the_run(client: &Client, kind: proto::RunKind) -> String {
+    let mut runs = client.runs().list_all(RunQuery::default().kind(kind)).await.expect("runs");
+    assert_eq!(runs.len(), 1);
+    runs.remove(0).id
 }
 
 async fn finish(client: &Client, run: &str) -> proto::Run {
@@ -139,7 +147,7 @@ async fn killed_at(database: &str, point: &str, hit: u32, kills: u32) {
     let world = World::new(database).await;
     let armed = format!("{point}={}*off->panic", hit - 1);
     let mut daemon = world.start(&armed);
-    let run = start_run(&daemon.client().await).await;
+    start_run(&daemon.client().await).await;
     for _ in 1..kills {
         assert!(!daemon.wait().success(), "the server was killed");
         daemon = world.start(&armed);
@@ -148,6 +156,7 @@ async fn killed_at(database: &str, point: &str, hit: u32, kills: u32) {
 
     let mut daemon = world.start("");
     let client = daemon.client().await;
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
     let ended = finish(&client, &run).await;
     assert_eq!(ended.state(), proto::RunState::Succeeded, "{}", ended.state_reason);
     assert!(ended.attempts > kills, "{} attempts", ended.attempts);
@@ -199,7 +208,8 @@ async fn commit_reply_lost(database: &str) {
     let world = World::new(database).await;
     let daemon = world.start("batch-commit-reply-lost=1*off->1*return->off");
     let client = daemon.client().await;
-    let run = start_run(&client).await;
+    start_run(&client).await;
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
     let ended = finish(&client, &run).await;
     assert_eq!(ended.state(), proto::RunState::Succeeded, "{}", ended.state_reason);
     assert_eq!(ended.attempts, 2, "the attempt that lost the reply ended, the next one went on");
@@ -222,18 +232,21 @@ async fn undo_killed(database: &str, point: &str) {
     let world = World::new(database).await;
     let daemon = world.start("");
     let client = daemon.client().await;
-    let run = start_run(&client).await;
+    start_run(&client).await;
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
     finish(&client, &run).await;
     drop(daemon);
 
     let mut daemon = world.start(&format!("{point}=2*off->panic"));
-    let mut stream = daemon.client().await.runs().undo(run.as_str()).await.expect("an undo");
-    let undo = stream.next().await.expect("an event").expect("an event").run_id;
-    drop(stream);
+    if let Ok(mut stream) = daemon.client().await.runs().undo(UndoRequest::new(run.as_str()).full_speed()).await {
+        while let Some(Ok(_)) = stream.next().await {}
+    }
     assert!(!daemon.wait().success(), "the server was killed");
 
     let daemon = world.start("");
-    let ended = finish(&daemon.client().await, &undo).await;
+    let client = daemon.client().await;
+    let undo = the_run(&client, proto::RunKind::Undo).await;
+    let ended = finish(&client, &undo).await;
     assert_eq!(ended.state(), proto::RunState::Succeeded, "{}", ended.state_reason);
     let report = ended.report.expect("a report");
     assert_eq!((report.rows_affected, report.rows_conflicting), (world.orphans.len() as u64, 0));
@@ -257,7 +270,8 @@ async fn full_backup_disk(database: &str) {
     let world = World::new(database).await;
     let daemon = world.start("batch-seal-fails=return");
     let client = daemon.client().await;
-    let run = start_run(&client).await;
+    start_run(&client).await;
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
     let ended = finish(&client, &run).await;
     assert_eq!(ended.state(), proto::RunState::Failed);
     assert!(ended.state_reason.contains("backup"), "{}", ended.state_reason);

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -527,7 +528,9 @@ impl Engine {
         if after > run.last_sequence {
             return Err(EngineError::SequenceAhead { run: run.id, last: run.last_sequence });
         }
-        Ok(self.context.feeds.watch(run.id, after, shutdown))
+        // A log that is over brings no further event, hence none that would end the stream.
+        let over = run.state.is_final() && after == run.last_sequence;
+        Ok(self.context.feeds.watch(run.id, after, shutdown).take(if over { 0 } else { usize::MAX }))
     }
 
     // Backups.

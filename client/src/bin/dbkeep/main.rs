@@ -1,1 +1,193 @@
-fn main() {}
+//! `dbkeep`, the command line tool.
+//!
+//! Owns the command line: its grammar, the connection that all commands share, and the exit code. What a command does is in
+//! `cmd/`, one file per noun; what its answers look like is in `json/` (`--output json`) and `table.rs` (`--output table`).
+//! Uses only what the library makes public.
+//!
+//! Answers go to stdout; progress, questions and errors go to stderr. With `--output json` every line on stdout is one JSON
+//! object; `json/mod.rs` documents them. `exit.rs` documents the exit codes, and `dbkeep --help` prints them.
+
+mod cmd;
+mod duration;
+mod exit;
+mod failure;
+mod follow;
+mod json;
+mod output;
+mod progress;
+mod prompt;
+mod session;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::{
+    duration::Span,
+    exit::Exit,
+    output::{Format, Output},
+    session::Session,
+};
+
+/// Database maintenance: plan what to delete, delete it in small batches, take it back.
+#[derive(Debug, Parser)]
+#[command(name = "dbkeep", version, after_help = exit::HELP, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Settings of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Where the server listens: host:port or http://host:port.
+    #[arg(long, global = true, env = "DBKEEP_ADDR", value_name = "ADDRESS", default_value = dbkeep_client::DEFAULT_ADDRESS)]
+    addr: String,
+    /// What the answers look like; with json, every line on stdout is one JSON object.
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// No colours, also on a terminal; so does the environment variable NO_COLOR.
+    #[arg(long, global = true)]
+    no_color: bool,
+    /// Longest time for a call that is answered at once; plans and runs take the time they take.
+    #[arg(long, global = true, value_name = "DURATION", default_value = "30s")]
+    timeout: Span,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The databases that the server maintains.
+    #[command(subcommand)]
+    Targets(cmd::targets::Targets),
+    /// What can be cleaned.
+    #[command(subcommand)]
+    Operations(cmd::operations::Operations),
+    /// Count exactly what a run would delete; changes nothing.
+    Plan(cmd::plan::Plan),
+    /// Run operations: a dry run unless --execute.
+    Run(cmd::run::Run),
+    /// Runs: look at them, follow them, stop them, take them back.
+    #[command(subcommand)]
+    Runs(cmd::runs::Runs),
+    /// The rows that runs captured: look at them, prove them.
+    #[command(subcommand)]
+    Backups(cmd::backups::Backups),
+    /// Print a completion script for a shell.
+    Completions(cmd::completions::Completions),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.global.output, cli.global.no_color);
+    let exit = match run(cli, &output).await {
+        Ok(exit) => exit,
+        Err(error) => failure::report(&error, &output),
+    };
+    exit.into()
+}
+
+async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
+    if let Command::Completions(command) = &cli.command {
+        // Works without a server.
+        return command.run(&mut Cli::command());
+    }
+    let session = Session::connect(&cli.global.addr, cli.global.timeout.into(), output).await?;
+    match cli.command {
+        Command::Targets(command) => command.run(&session).await,
+        Command::Operations(command) => command.run(&session).await,
+        Command::Plan(command) => command.run(&session).await,
+        Command::Run(command) => command.run(&session).await,
+        Command::Runs(command) => command.run(&session).await,
+        Command::Backups(command) => command.run(&session).await,
+        Command::Completions(_) => Ok(Exit::Success),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_settings_stand_before_or_after_the_command() {
+        for line in [
+            "dbkeep --addr 10.0.0.1:1 --output json --no-color --timeout 2m targets list",
+            "dbkeep targets list --addr 10.0.0.1:1 -o json --no-color --timeout 2m",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!(cli.global.addr, "10.0.0.1:1");
+            assert_eq!(cli.global.output, Format::Json);
+            assert!(cli.global.no_color);
+            assert_eq!(std::time::Duration::from(cli.global.timeout).as_secs(), 120);
+        }
+    }
+
+    #[test]
+    fn a_run_is_dry_until_execute() {
+        let Command::Run(run) = parse("dbkeep run a b --target main").unwrap().command else {
+            panic!("no run")
+        };
+        assert!(!run.execute);
+        assert_eq!(run.operations, ["a", "b"]);
+        let line = "dbkeep run a --execute --plan TOKEN --batch-size 500 --max-time 30m --full-speed --yes --detach";
+        let Command::Run(run) = parse(line).unwrap().command else {
+            panic!("no run")
+        };
+        assert!(run.execute && run.yes && run.detach);
+        assert_eq!(run.plan.as_deref(), Some("TOKEN"));
+    }
+
+    #[test]
+    fn every_command_of_the_manual_parses() {
+        for line in [
+            "dbkeep targets list",
+            "dbkeep targets show main",
+            "dbkeep operations list --category LOGS --severity medium",
+            "dbkeep operations show old_logs --target main",
+            "dbkeep plan a b --target main --samples 0",
+            "dbkeep run --plan TOKEN --execute",
+            "dbkeep runs list --target main --state failed --state interrupted --kind cleanup --operation a --since 2h --limit 3",
+            "dbkeep runs show ID",
+            "dbkeep runs watch ID --after 7",
+            "dbkeep runs cancel ID --reason because",
+            "dbkeep runs undo ID --yes --batch-size 10 --max-time 2h --full-speed --detach",
+            "dbkeep backups list --target main --limit 1",
+            "dbkeep backups show ID --max-chunks 5",
+            "dbkeep backups verify ID --detach",
+            "dbkeep completions bash",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_exit_code_2() {
+        for line in [
+            "dbkeep",
+            "dbkeep plan",
+            "dbkeep run",
+            "dbkeep run a --batch-size many",
+            "dbkeep run a --max-time 30",
+            "dbkeep run a --yes",
+            "dbkeep runs list --state asleep",
+            "dbkeep operations list --severity none",
+            "dbkeep targets list --output xml",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

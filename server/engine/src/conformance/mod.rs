@@ -1,1 +1,5 @@
 //! One suite per port, run against every adapter and every fake.
+
+pub mod archive;
+pub mod store;
+pub mod target;

@@ -68,11 +68,16 @@ impl PostgresBatch {
     }
 }
 
-/// `unnest($1::text[]::T1[], ..) AS k(k1, ..)` for columns of these types, with the first parameter's number.
-fn unnest(types: &[String], first: usize) -> String {
-    let arrays = types.iter().enumerate().map(|(position, name)| format!("${}::text[]::{name}[]", first + position));
-    let names = (1..=types.len()).map(|position| format!("k{position}"));
-    format!("unnest({}) AS k({})", arrays.collect::<Vec<_>>().join(", "), names.collect::<Vec<_>>().join(", "))
+/// Rows `k(k1, ..)` of these types, bound as one text array for each column. Values are cast one by one: an array's text is
+/// no array of the elements' texts, and unnesting a composite type would spread its fields.
+fn unnest(types: &[String]) -> String {
+    let list = |part: &dyn Fn(usize) -> String| (1..=types.len()).map(part).collect::<Vec<_>>().join(", ");
+    format!(
+        "(SELECT {} FROM unnest({}) AS u({})) AS k",
+        list(&|place| format!("u.k{place}::{} AS k{place}", types[place - 1])),
+        list(&|place| format!("${place}::text[]")),
+        list(&|place| format!("k{place}")),
+    )
 }
 
 fn types(schema: &TableSchema, columns: &[String]) -> Result<Vec<String>, TargetError> {
@@ -104,7 +109,7 @@ impl BatchTransaction for PostgresBatch {
         let sql = format!(
             "DELETE FROM ONLY {} AS t USING {} WHERE t.ctid = k.k1 AND {} AND {} RETURNING {returning}",
             render::table(&schema.name),
-            unnest(&key_types, 1),
+            unnest(&key_types),
             same_key.collect::<Vec<_>>().join(" AND "),
             render::predicate(selection)?,
         );
@@ -132,7 +137,7 @@ impl BatchTransaction for PostgresBatch {
     }
 
     async fn adopted(&mut self, selection: &Selection) -> Result<u64, TargetError> {
-        let Condition::ParentMissing { parent, parent_columns, .. } = &selection.matches else { return Ok(0) };
+        let Condition::ParentMissing { columns, parent, parent_columns } = &selection.matches else { return Ok(0) };
         if self.parents.is_empty() {
             return Ok(0);
         }
@@ -140,7 +145,8 @@ impl BatchTransaction for PostgresBatch {
         let same = parent_columns.iter().enumerate().map(|(position, name)| format!("p.{} = k.k{}", render::identifier(name), position + 1));
         let sql = format!(
             "SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM {} AS p WHERE {})",
-            unnest(&types(parent, parent_columns)?, 1),
+            // As in the predicate, the child's type decides: its values need not fit the parent's.
+            unnest(&types(&selection.table, columns)?),
             render::table(&parent.name),
             same.collect::<Vec<_>>().join(" AND "),
         );

@@ -23,7 +23,8 @@ const TABLE: &str = "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.r
 
 const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), b.typname::text, b.typcategory::text, \
      NOT a.attnotnull, a.attgenerated <> '', \
-     t.oid >= 16384 AND EXISTS (SELECT 1 FROM pg_catalog.pg_cast AS x WHERE x.castsource = t.oid AND x.casttarget = 'text'::regtype AND x.castmethod = 'f') \
+     b.typname = 'bpchar' AND a.atttypmod = -1 AND t.typtypmod = -1 OR EXISTS (SELECT 1 FROM pg_catalog.pg_cast AS x WHERE x.oid >= 16384 AND x.castmethod = 'f' \
+       AND 'text'::regtype IN (x.castsource, x.casttarget) AND b.oid IN (x.castsource, x.casttarget)) \
      FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid \
      JOIN pg_catalog.pg_type AS b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
@@ -39,7 +40,9 @@ const INCOMING: &str = "SELECT f.conname::text, n.nspname::text, c.relname::text
      ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(attnum, place) \
            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.attnum ORDER BY k.place), \
      EXISTS (SELECT 1 FROM pg_catalog.pg_index AS i WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL \
-             AND i.indnkeyatts >= cardinality(f.conkey) AND (i.indkey::int2[])[0:cardinality(f.conkey) - 1] @> f.conkey) \
+             AND i.indnkeyatts >= cardinality(f.conkey) AND (i.indkey::int2[])[0:cardinality(f.conkey) - 1] @> f.conkey \
+             AND EXISTS (SELECT 1 FROM pg_catalog.pg_class AS x JOIN pg_catalog.pg_am AS m ON m.oid = x.relam \
+                         WHERE x.oid = i.indexrelid AND m.amname IN ('btree', 'hash'))) \
      FROM pg_catalog.pg_constraint AS f JOIN pg_catalog.pg_class AS c ON c.oid = f.conrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
      WHERE f.contype = 'f' AND f.confrelid = $1 ORDER BY f.conname, f.oid";
 

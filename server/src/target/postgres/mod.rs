@@ -26,10 +26,12 @@ use self::error::{lost, refused};
 use super::UrlError;
 
 /// What every session begins with. Text forms are those that `pg_dump` relies on, so that captured values read back as they
-/// were; with `row_security = off` a policy that would hide rows becomes an error instead of a wrong answer.
+/// were; with `row_security = off` a policy that would hide rows becomes an error instead of a wrong answer. Whoever waits for
+/// a table that is being altered says so in the end: the altering session may be waiting for a batch of ours.
 const SESSION: &str = "SET row_security = off; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; \
      SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmloption = 'content'; \
-     SET standard_conforming_strings = on; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '10min'";
+     SET standard_conforming_strings = on; SET statement_timeout = 0; SET lock_timeout = '5s'; \
+     SET idle_in_transaction_session_timeout = '10min'";
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -198,7 +200,7 @@ impl Target for PostgresTarget {
         let mut connection = self.connection().await?;
         let name = render::table(&table.name);
         let sql = match limit {
-            Some(limit) => format!("SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {limit}) AS some"),
+            Some(limit) => format!("SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {limit}) AS counted"),
             None => format!("SELECT count(*) FROM {name}"),
         };
         let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.map_err(error::statement)?;

@@ -70,8 +70,10 @@ fn horizon_literal(class: TypeClass, horizon: Timestamp, encoding: Option<TimeEn
             Ok(format!("TIMESTAMP '{}'", horizon.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S%.6f")))
         }
         // Of whole units those before the horizon are exactly those below its value rounded up.
-        (TypeClass::Integer | TypeClass::Real, Some(TimeEncoding::UnixSeconds)) => Ok(ceil_div(horizon.as_microsecond(), 1_000_000).to_string()),
-        (TypeClass::Integer | TypeClass::Real, Some(TimeEncoding::UnixMillis)) => Ok(ceil_div(horizon.as_microsecond(), 1_000).to_string()),
+        (TypeClass::Integer, Some(TimeEncoding::UnixSeconds)) => Ok(ceil_div(horizon.as_microsecond(), 1_000_000).to_string()),
+        (TypeClass::Integer, Some(TimeEncoding::UnixMillis)) => Ok(ceil_div(horizon.as_microsecond(), 1_000).to_string()),
+        (TypeClass::Real, Some(TimeEncoding::UnixSeconds)) => Ok(format!("{}e-6", horizon.as_microsecond())),
+        (TypeClass::Real, Some(TimeEncoding::UnixMillis)) => Ok(format!("{}e-3", horizon.as_microsecond())),
         _ => Err(refused("the column cannot be compared with an instant".to_owned())),
     }
 }
@@ -99,5 +101,6 @@ mod tests {
         assert_eq!(literal(TypeClass::CivilTime, None, Some("Europe/Berlin")), "TIMESTAMP '2024-03-31 03:30:00.500000'");
         assert_eq!(literal(TypeClass::Integer, Some(TimeEncoding::UnixSeconds), None), "1711848601");
         assert_eq!(literal(TypeClass::Integer, Some(TimeEncoding::UnixMillis), None), "1711848600500");
+        assert_eq!(literal(TypeClass::Real, Some(TimeEncoding::UnixSeconds), None), "1711848600500000e-6");
     }
 }

@@ -15,6 +15,7 @@ use super::{
 
 /// Conflicts that are described one by one.
 const NAMED_CONFLICTS: usize = 20;
+const FOREIGN_KEY_VIOLATION: &str = "23503";
 
 /// `INSERT INTO .. SELECT` of rows bound as one text array for each column.
 fn insert(table: &str, layout: &TableLayout) -> String {
@@ -37,11 +38,12 @@ async fn insert_rows(connection: &mut PgConnection, sql: &str, rows: &[Row], wid
 }
 
 /// Puts rows back into their table. Where all go in at once, one statement does it; otherwise each row is tried by itself, so
-/// that those that cannot go are named.
+/// that those that cannot go are named. Deferred constraints are checked at once: at the commit it is too late to name a row.
+/// (`ON CONFLICT` would not work with them at all.)
 pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout, rows: &[Row]) -> Result<Restored, TargetError> {
-    let sql = format!("{} ON CONFLICT DO NOTHING", insert(&render::table(&layout.table), layout));
+    let sql = insert(&render::table(&layout.table), layout);
     let width = layout.columns.len();
-    connection.execute("SAVEPOINT restore").await.map_err(statement)?;
+    connection.execute("SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT restore").await.map_err(statement)?;
     let all = insert_rows(connection, &sql, rows, width).await.map_err(statement);
     match all {
         Ok(inserted) if inserted == rows.len() as u64 => return Ok(Restored { rows: inserted, ..Restored::default() }),
@@ -51,26 +53,49 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
     }
     connection.execute("ROLLBACK TO SAVEPOINT restore").await.map_err(statement)?;
     let mut restored = Restored::default();
-    for row in rows {
-        connection.execute("SAVEPOINT one").await.map_err(statement)?;
-        let reason = match insert_rows(connection, &sql, std::slice::from_ref(row), width).await.map_err(statement) {
-            Ok(1) => {
-                restored.rows += 1;
-                continue;
-            }
-            Ok(_) => "a row with the same key is there".to_owned(),
-            Err(error) if error.class == TargetErrorClass::Constraint => {
-                connection.execute("ROLLBACK TO SAVEPOINT one").await.map_err(statement)?;
-                error.message
-            }
-            Err(error) => return Err(error),
-        };
-        restored.conflicting += 1;
-        if restored.conflicts.len() < NAMED_CONFLICTS {
-            restored.conflicts.push(Conflict { key: key_of(layout, row), reason });
+    let mut pending: Vec<&Row> = rows.iter().collect();
+    loop {
+        let before = restored.rows;
+        // Rows whose parent is missing; it may be a later row of the same table.
+        let mut orphaned = Vec::new();
+        for row in pending {
+            connection.execute("SAVEPOINT one").await.map_err(statement)?;
+            let reason = match insert_rows(connection, &sql, std::slice::from_ref(row), width).await.map_err(statement) {
+                Ok(inserted) => {
+                    connection.execute("RELEASE SAVEPOINT one").await.map_err(statement)?;
+                    restored.rows += inserted;
+                    if inserted == 1 {
+                        continue;
+                    }
+                    "a trigger kept it out".to_owned()
+                }
+                Err(error) if error.class == TargetErrorClass::Constraint => {
+                    connection.execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one").await.map_err(statement)?;
+                    if error.code.as_deref() == Some(FOREIGN_KEY_VIOLATION) {
+                        orphaned.push((row, error.message));
+                        continue;
+                    }
+                    error.message
+                }
+                Err(error) => return Err(error),
+            };
+            leave(&mut restored, layout, row, reason);
         }
+        if orphaned.is_empty() || restored.rows == before {
+            for (row, reason) in orphaned {
+                leave(&mut restored, layout, row, reason);
+            }
+            return Ok(restored);
+        }
+        pending = orphaned.into_iter().map(|(row, _)| row).collect();
     }
-    Ok(restored)
+}
+
+fn leave(restored: &mut Restored, layout: &TableLayout, row: &Row, reason: String) {
+    restored.conflicting += 1;
+    if restored.conflicts.len() < NAMED_CONFLICTS {
+        restored.conflicts.push(Conflict { key: key_of(layout, row), reason });
+    }
 }
 
 fn key_of(layout: &TableLayout, row: &Row) -> String {

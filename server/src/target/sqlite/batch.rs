@@ -40,7 +40,10 @@ impl BatchTransaction for SqliteBatch {
     async fn delete(&mut self, selection: &Selection, keys: &[RowKey], mut capture: Option<&mut dyn RowSink>) -> Result<u64, TargetError> {
         let schema = &selection.table;
         let captured: Vec<&str> = schema.captured_columns().map(|column| column.name.as_str()).collect();
-        let returning = if capture.is_some() { render::columns(captured.iter().copied()) } else { "1".to_owned() };
+        // RETURNING knows the table by its name only, not by its alias.
+        let name = render::identifier(&schema.name.name);
+        let returned = captured.iter().map(|column| format!("{name}.{}", render::identifier(column)));
+        let returning = if capture.is_some() { returned.collect::<Vec<_>>().join(", ") } else { "1".to_owned() };
         let width = if capture.is_some() { captured.len() } else { 0 };
         let names = render::columns(schema.row_key.iter().map(String::as_str));
         let predicate = render::predicate(selection)?;

@@ -133,14 +133,59 @@ async fn triggers(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
     rows.iter()
         .map(|row| {
             let (name, sql) = (text(row, 0)?, text(row, 1)?);
-            // CREATE TRIGGER name [BEFORE | AFTER | INSTEAD OF] DELETE | INSERT | UPDATE [OF ..] ON table ..
-            let head = sql.to_ascii_uppercase();
-            let words: Vec<&str> = head.split(|character: char| !character.is_ascii_alphanumeric() && character != '_').collect();
-            let head = words.iter().position(|word| *word == "ON").map_or(&words[..], |end| &words[..end]);
-            let has = |word| head.contains(&word);
-            Ok(Trigger { name, on_delete: has("DELETE"), on_insert: has("INSERT"), before: !has("AFTER") })
+            // SQLite keeps: CREATE TRIGGER name [BEFORE | AFTER | INSTEAD OF] DELETE | INSERT | UPDATE [OF ..] ON table ..
+            let mut head = words(&sql).skip(3);
+            let time = head.next().unwrap_or_default();
+            let event = match time.as_str() {
+                "BEFORE" | "AFTER" => head.next(),
+                "INSTEAD" => head.nth(1),
+                _ => Some(time.clone()),
+            };
+            let event = event.unwrap_or_default();
+            Ok(Trigger { name, on_delete: event == "DELETE", on_insert: event == "INSERT", before: time != "AFTER" })
         })
         .collect()
+}
+
+/// Words of a statement in capitals; a quoted name counts as one word and shows as its quote. Comments are left out.
+fn words(sql: &str) -> impl Iterator<Item = String> {
+    let mut rest = sql;
+    std::iter::from_fn(move || {
+        loop {
+            rest = rest.trim_start();
+            let first = rest.chars().next()?;
+            let (skip, close) = match first {
+                '"' | '`' | '\'' => (1, first.to_string()),
+                '[' => (1, "]".to_owned()),
+                '-' if rest.starts_with("--") => (2, "\n".to_owned()),
+                '/' if rest.starts_with("/*") => (2, "*/".to_owned()),
+                _ => {
+                    let in_word = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '$') || !character.is_ascii();
+                    let end = rest.find(|character| !in_word(character)).unwrap_or(rest.len()).max(first.len_utf8());
+                    let word = rest[..end].to_ascii_uppercase();
+                    rest = &rest[end..];
+                    return Some(word);
+                }
+            };
+            rest = &rest[skip..];
+            loop {
+                let Some(end) = rest.find(&close) else {
+                    rest = "";
+                    break;
+                };
+                rest = &rest[end + close.len()..];
+                // A quote that is doubled stands for itself.
+                let doubled = skip == 1 && first != '[' && rest.starts_with(first);
+                if !doubled {
+                    break;
+                }
+                rest = &rest[1..];
+            }
+            if skip == 1 {
+                return Some(first.to_string());
+            }
+        }
+    })
 }
 
 /// The rules of SQLite's column affinity, as far as they matter here.
@@ -164,4 +209,18 @@ fn text(row: &SqliteRow, column: usize) -> Result<String, TargetError> {
 
 fn number(row: &SqliteRow, column: usize) -> Result<i64, TargetError> {
     row.try_get_unchecked(column).map_err(statement)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_statement() {
+        let words = |sql| words(sql).collect::<Vec<_>>();
+        assert_eq!(words("CREATE  TRIGGER tr$ä\nbefore/* AFTER */delete -- on\non t"), ["CREATE", "TRIGGER", "TR$ä", "BEFORE", "DELETE", "ON", "T"]);
+        assert_eq!(words("x \"a \"\"on\"\" b\" [c ]`d``e`'f''' y"), ["X", "\"", "[", "`", "'", "Y"]);
+        assert_eq!(words("a.b \"open"), ["A", ".", "B", "\""]);
+        assert_eq!(words("a /* open"), ["A"]);
+    }
 }

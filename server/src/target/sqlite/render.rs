@@ -59,23 +59,25 @@ fn condition(condition: &Condition) -> Result<String, TargetError> {
 /// Columns have no fixed type in SQLite: a value of another storage class than the declared encoding never expires.
 fn older_than(column: &str, horizon: Timestamp, encoding: Option<TimeEncoding>) -> Result<String, TargetError> {
     let unix = |divisor: i64| {
-        // Of whole units those before the horizon are exactly those below its value rounded up.
+        // A value may have a fraction whatever the column's type, so that the horizon keeps its own.
         let micros = horizon.as_microsecond();
-        let limit = micros.div_euclid(divisor) + i64::from(micros.rem_euclid(divisor) != 0);
+        let limit = if micros % divisor == 0 { (micros / divisor).to_string() } else { format!("{micros}e-{}", divisor.ilog10()) };
         format!("(typeof(t.{column}) IN ('integer', 'real') AND t.{column} < {limit})")
     };
     match encoding {
         Some(TimeEncoding::UnixSeconds) => Ok(unix(1_000_000)),
         Some(TimeEncoding::UnixMillis) => Ok(unix(1_000)),
         Some(TimeEncoding::TextUtc) => {
-            // strftime brings every ISO 8601 form, with `T`, `Z` or an offset, to one that compares as text, rounded to a
+            // To strftime a bare number is a Julian day, and `12:00` lies in the year 2000: only what begins as a date counts.
+            // It brings every ISO 8601 form, with `T`, `Z` or an offset, to one that compares as text, rounded to a
             // millisecond; the horizon is rounded down, so that rounding keeps rows rather than takes them. The comparison of the
             // bare text with the day after the next is always true of such rows; it lets an index skip the others.
             let exact = horizon.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string();
             let later = horizon.checked_add(SignedDuration::from_hours(48)).map_err(|error| refused(error.to_string()))?;
             let day = later.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string();
             Ok(format!(
-                "(typeof(t.{column}) = 'text' AND t.{column} < '{day}' AND coalesce(strftime('%Y-%m-%d %H:%M:%f', t.{column}) < '{exact}', 0))"
+                "(typeof(t.{column}) = 'text' AND t.{column} < '{day}' AND t.{column} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' \
+                 AND coalesce(strftime('%Y-%m-%d %H:%M:%f', t.{column}) < '{exact}', 0))"
             ))
         }
         None => Err(refused("the catalog does not say how the column holds an instant".to_owned())),

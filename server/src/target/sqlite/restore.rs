@@ -15,6 +15,8 @@ use super::{
 
 /// Conflicts that are described one by one.
 const NAMED_CONFLICTS: usize = 20;
+/// Extended result code SQLITE_CONSTRAINT_FOREIGNKEY.
+const FOREIGN_KEY_VIOLATION: &str = "787";
 /// Rows of one INSERT, and the most parameters it may have; SQLite's limit is 32,766.
 const INSERT_ROWS: usize = 200;
 const MAX_PARAMETERS: usize = 30_000;
@@ -31,11 +33,12 @@ async fn insert(connection: &mut SqliteConnection, table: &str, layout: &TableLa
     Ok(query.execute(connection).await.map_err(statement)?.rows_affected())
 }
 
-/// Puts rows back into their table, many at a time. Where some cannot go, each row of that part is tried by itself, so that
-/// those are named.
+/// Puts rows back into their table, many at a time. Where some cannot go, each row of that part is tried by itself in the
+/// end, so that those are named.
 pub(super) async fn restore(connection: &mut SqliteConnection, layout: &TableLayout, rows: &[Row]) -> Result<Restored, TargetError> {
     let table = render::table(&layout.table);
     let mut restored = Restored::default();
+    let mut pending = Vec::new();
     for part in rows.chunks(INSERT_ROWS.min(MAX_PARAMETERS / layout.columns.len().max(1)).max(1)) {
         connection.execute("SAVEPOINT part").await.map_err(statement)?;
         match insert(connection, &table, layout, part).await {
@@ -49,25 +52,45 @@ pub(super) async fn restore(connection: &mut SqliteConnection, layout: &TableLay
             Err(error) => return Err(error),
         }
         connection.execute("ROLLBACK TO part").await.map_err(statement)?;
-        for row in part {
+        connection.execute("RELEASE part").await.map_err(statement)?;
+        pending.extend(part);
+    }
+    while !pending.is_empty() {
+        let before = restored.rows;
+        // Rows whose parent is missing; it may be a later row of the same table.
+        let mut orphaned = Vec::new();
+        for row in pending {
             // A single statement that fails takes itself back.
             let reason = match insert(connection, &table, layout, std::slice::from_ref(row)).await {
                 Ok(1) => {
                     restored.rows += 1;
                     continue;
                 }
-                Ok(_) => "a row with the same key is there".to_owned(),
+                Ok(_) => "a row with the same key is there, or a trigger kept it out".to_owned(),
+                Err(error) if error.code.as_deref() == Some(FOREIGN_KEY_VIOLATION) => {
+                    orphaned.push((row, error.message));
+                    continue;
+                }
                 Err(error) if error.class == TargetErrorClass::Constraint => error.message,
                 Err(error) => return Err(error),
             };
-            restored.conflicting += 1;
-            if restored.conflicts.len() < NAMED_CONFLICTS {
-                restored.conflicts.push(Conflict { key: key_of(layout, row), reason });
+            leave(&mut restored, layout, row, reason);
+        }
+        if restored.rows == before {
+            for (row, reason) in orphaned.drain(..) {
+                leave(&mut restored, layout, row, reason);
             }
         }
-        connection.execute("RELEASE part").await.map_err(statement)?;
+        pending = orphaned.into_iter().map(|(row, _)| row).collect();
     }
     Ok(restored)
+}
+
+fn leave(restored: &mut Restored, layout: &TableLayout, row: &Row, reason: String) {
+    restored.conflicting += 1;
+    if restored.conflicts.len() < NAMED_CONFLICTS {
+        restored.conflicts.push(Conflict { key: key_of(layout, row), reason });
+    }
 }
 
 fn key_of(layout: &TableLayout, row: &Row) -> String {
@@ -92,9 +115,11 @@ impl SqliteScratch {
         let known = self.tables.iter().position(|known| known == layout);
         let name = format!("main.scratch_{}", known.unwrap_or(self.tables.len()));
         if known.is_none() {
-            // The declared types decide what an INSERT makes of a value, so that they belong to the proof.
-            let columns = layout.columns.iter().map(|(name, type_name)| format!("{} {type_name}", render::identifier(name)));
-            let create = format!("CREATE TABLE {name} ({})", columns.collect::<Vec<_>>().join(", "));
+            // The declared types decide what an INSERT makes of a value, so that they belong to the proof. ANY keeps every value
+            // as it is, but in a table that is not STRICT the word means NUMERIC.
+            let affinity = |type_name: &str| if type_name.eq_ignore_ascii_case("ANY") { "BLOB" } else { type_name }.to_owned();
+            let columns = layout.columns.iter().map(|(name, type_name)| format!(", {} {}", render::identifier(name), affinity(type_name)));
+            let create = format!("CREATE TABLE {name} (dbkeep_place INTEGER PRIMARY KEY{})", columns.collect::<String>());
             self.connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
             self.tables.push(layout.clone());
         }
@@ -111,7 +136,7 @@ impl Scratch for SqliteScratch {
             insert(&mut self.connection, &table, layout, part).await?;
         }
         let columns = render::columns(layout.columns.iter().map(|(name, _)| name.as_str()));
-        let sql = format!("SELECT {columns} FROM {table} AS t ORDER BY rowid");
+        let sql = format!("SELECT {columns} FROM {table} AS t ORDER BY t.dbkeep_place");
         let back = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await.map_err(statement)?;
         self.connection.execute("COMMIT").await.map_err(statement)?;
         if back.len() != rows.len() {

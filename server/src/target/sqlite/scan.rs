@@ -40,7 +40,7 @@ pub(super) struct WindowScan {
 impl WindowScan {
     pub(super) fn open(connection: SqliteConnection, idle: Arc<Idle>, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Self, TargetError> {
         let schema = &selection.table;
-        let after = cursor.map(decode).transpose()?;
+        let after = cursor.filter(|cursor| !cursor.is_empty()).map(decode).transpose()?;
         if after.as_ref().is_some_and(|key| key.len() != schema.row_key.len()) {
             return Err(refused("the journal's position does not fit the table's key".to_owned()));
         }
@@ -164,7 +164,7 @@ impl Drop for WindowScan {
     }
 }
 
-/// A key as the journal keeps it: JSON, bytes in hexadecimal, so that every value survives.
+/// A key as the journal keeps it: bytes in hexadecimal, so that every value survives. Nothing stands for the table's begin.
 fn encode(key: &RowKey) -> String {
     let parts = key.iter().map(|value| match value {
         Value::Null => "n".to_owned(),

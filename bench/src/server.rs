@@ -1,0 +1,133 @@
+//! The server under test, as a process of its own, so that its memory is its own too.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use dbkeep_client::{Client, PlanRequest, RunRequest, UndoRequest, proto};
+
+/// The catalog of the benchmark: the same orphans with and without capture. Severity LOW and a share of up to all rows, since
+/// what is measured is speed.
+pub(crate) const CATALOG: &str = r#"
+[[operation]]
+name = "delete_only"
+category = "ORPHANED_DATA"
+severity = "LOW"
+backup = false
+
+[[operation.rule]]
+name = "orphans"
+kind = "orphan"
+table = "user_progress"
+columns = ["user_id"]
+parent = "users"
+parent_columns = ["id"]
+max_fraction = 1.0
+
+[[operation]]
+name = "with_capture"
+category = "ORPHANED_DATA"
+severity = "LOW"
+backup = true
+
+[[operation.rule]]
+name = "orphans"
+kind = "orphan"
+table = "user_progress"
+columns = ["user_id"]
+parent = "users"
+parent_columns = ["id"]
+max_fraction = 1.0
+"#;
+
+/// Serves until standard input closes: the other side of [`Server::start`].
+pub(crate) async fn serve(data: &Path, target: &str) -> Result<()> {
+    let catalog = data.join("catalog.toml");
+    let config = dbkeep_server::Config::embedded(data).with_target("bench", target, catalog.display().to_string());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let closed = shutdown.clone();
+    tokio::task::spawn_blocking(move || {
+        // The end of the input, or an error on it, means that the benchmark is gone.
+        let _ = std::io::stdin().read_line(&mut String::new());
+        closed.cancel();
+    });
+    Ok(dbkeep_server::serve(listener, config, shutdown).await?)
+}
+
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) client: Client,
+}
+
+/// What one run took.
+pub(crate) struct Measured {
+    pub(crate) seconds: f64,
+    pub(crate) run: proto::Run,
+}
+
+impl Server {
+    /// Starts this program again as a server on the target.
+    pub(crate) async fn start(data: &Path, target: &str) -> Result<Self> {
+        std::fs::create_dir_all(data)?;
+        std::fs::write(data.join("catalog.toml"), CATALOG)?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("serve")
+            .args([data.as_os_str(), target.as_ref()])
+            .env("DBKEEP_LOG", "warn")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut address = String::new();
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut address)?;
+        let client = Client::builder().address(address.trim()).plan_timeout(Duration::from_secs(600)).connect().await?;
+        Ok(Self { child, client })
+    }
+
+    /// One cleanup from the call to its last event, planning included.
+    pub(crate) async fn cleanup(&self, operation: &str, full_speed: bool, batch: u32) -> Result<Measured> {
+        let mut request = RunRequest::new([operation]).execute().batch_size(batch).max_execution_time(Duration::from_secs(7_200));
+        if full_speed {
+            request = request.full_speed();
+        }
+        let began = Instant::now();
+        let run = self.client.cleanup().run(request).await?.finish().await?;
+        let seconds = began.elapsed().as_secs_f64();
+        ensure!(run.state() == proto::RunState::Succeeded, "the run ended {:?}: {}", run.state(), run.state_reason);
+        Ok(Measured { seconds, run })
+    }
+
+    pub(crate) async fn plan(&self, operation: &str) -> Result<f64> {
+        let began = Instant::now();
+        self.client.cleanup().plan(PlanRequest::new([operation])).await?;
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    pub(crate) async fn undo(&self, run: &str) -> Result<f64> {
+        let began = Instant::now();
+        let undo = self.client.runs().undo(UndoRequest::new(run).full_speed()).await?.finish().await?;
+        ensure!(undo.state() == proto::RunState::Succeeded, "the undo ended {:?}: {}", undo.state(), undo.state_reason);
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    /// Peak resident memory of the server so far, MB (10^6 bytes).
+    pub(crate) fn peak_rss_mb(&self) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib * 1024.0 / 1e6)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // Nobody is left to tell of a failure.
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,11 @@
+//! One file per noun of the command line.
+//!
+//! Each owns its arguments (as clap reads them) and what it does with the client's answer. `main.rs` calls their `run`.
+
+pub(crate) mod backups;
+pub(crate) mod completions;
+pub(crate) mod operations;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod runs;
+pub(crate) mod targets;

@@ -1,0 +1,203 @@
+//! Errors, told so that somebody can act on them.
+//!
+//! Owns the words: message, reason, violations, and a hint on what to do next. Goes by the variants of
+//! [`Error`], never by messages. Called by `main.rs`.
+
+use std::io;
+
+use dbkeep_client::Error;
+use serde::Serialize;
+
+use crate::{
+    exit::Exit,
+    output::{Output, Tone},
+};
+
+/// The JSON line on stderr of a command that failed: `{"error":{...}}`.
+#[derive(Debug, Serialize)]
+struct Failure<'a> {
+    error: FailureDetail<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailureDetail<'a> {
+    message: String,
+    /// Name of an `ErrorReason`; null where no server gave one.
+    reason: Option<&'a str>,
+    violations: Vec<Violation<'a>>,
+    retry_after_seconds: Option<f64>,
+    hint: Option<String>,
+    exit_code: u8,
+}
+
+#[derive(Debug, Serialize)]
+struct Violation<'a> {
+    field: &'a str,
+    expected: &'a str,
+}
+
+/// Prints an error and says how the process ends.
+pub(crate) fn report(error: &anyhow::Error, output: &Output) -> Exit {
+    if is_broken_pipe(error) {
+        // The reader has seen enough.
+        return Exit::Success;
+    }
+    let known = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    let exit = known.map_or(Exit::Failure, Exit::of_error);
+    let message = known.map_or_else(|| format!("{error:#}"), ToString::to_string);
+    let detail = FailureDetail {
+        message,
+        reason: known.and_then(Error::reason_name),
+        violations: known.map(violations).unwrap_or_default(),
+        retry_after_seconds: known.and_then(Error::retry_after).map(|time| time.as_secs_f64()),
+        hint: known.and_then(hint),
+        exit_code: exit.code(),
+    };
+    if output.is_json() {
+        match serde_json::to_string(&Failure { error: detail }) {
+            Ok(text) => output.note(text),
+            Err(problem) => output.note(problem),
+        }
+    } else {
+        for line in lines(&detail, output) {
+            output.note(line);
+        }
+    }
+    exit
+}
+
+fn lines(detail: &FailureDetail<'_>, output: &Output) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{} {}{}",
+        output.paint_note(Tone::Bad, "error:"),
+        output.paint_note(Tone::Strong, &detail.message),
+        detail
+            .reason
+            .map(|reason| output.paint_note(Tone::Dim, &format!(" ({reason})")))
+            .unwrap_or_default(),
+    )];
+    for violation in &detail.violations {
+        lines.push(output.paint_note(Tone::Warn, &format!("  {}: {}", violation.field, violation.expected)));
+    }
+    if let Some(hint) = &detail.hint {
+        lines.push(format!("{} {hint}", output.paint_note(Tone::Good, "hint:")));
+    }
+    lines
+}
+
+fn violations(error: &Error) -> Vec<Violation<'_>> {
+    let Error::InvalidField { violations, .. } = error else {
+        return Vec::new();
+    };
+    violations
+        .iter()
+        .map(|violation| Violation {
+            field: &violation.field,
+            expected: &violation.description,
+        })
+        .collect()
+}
+
+/// What to do next, where there is something to do.
+fn hint(error: &Error) -> Option<String> {
+    let known_names = |noun: &str, known: &[String]| {
+        if known.is_empty() {
+            format!("there are no {noun}")
+        } else {
+            format!("{noun}: {}", known.join(", "))
+        }
+    };
+    Some(match error {
+        Error::InvalidAddress { .. } => "give --addr or DBKEEP_ADDR like 127.0.0.1:50777".to_owned(),
+        Error::Unreachable { .. } => "is dbkeepd running there? The address is --addr or DBKEEP_ADDR".to_owned(),
+        Error::Deadline { run: Some(run), .. } => format!("the run goes on: dbkeep runs watch {run}"),
+        Error::Deadline { run: None, .. } => "give the call more time with --timeout".to_owned(),
+        Error::LostContact { run: Some(run), .. } => format!("the run goes on: dbkeep runs watch {run}"),
+        Error::LostContact { run: None, .. } => "a run may have been started: dbkeep runs list".to_owned(),
+        Error::SequenceGap { run, expected, .. } => {
+            format!(
+                "follow it again from there: dbkeep runs watch {run} --after {}",
+                expected.saturating_sub(1)
+            )
+        }
+        Error::UnknownTarget { known, .. } => known_names("targets", known),
+        Error::UnknownOperation { known, .. } => known_names("operations", known),
+        Error::UnknownRun { .. } => "dbkeep runs list shows the runs".to_owned(),
+        Error::UnknownBackup { .. } => "dbkeep backups list shows the backups".to_owned(),
+        Error::CatalogMismatch { origin, expected, .. } => format!("correct the catalog at {origin}: expected {expected}"),
+        Error::UnknownPlan { .. } | Error::PlanExpired { .. } | Error::SchemaChanged { .. } | Error::CountDrifted { .. } => {
+            "make and review a new plan: dbkeep plan OPERATION..".to_owned()
+        }
+        Error::PlanMismatch { .. } => "run what the plan was made for, or make a new one: dbkeep plan OPERATION..".to_owned(),
+        Error::PlanRequired { .. } => {
+            "leave --plan away to plan, review and run in one go, or give the token of dbkeep plan".to_owned()
+        }
+        Error::PlanBlocked { remediation, .. } if !remediation.is_empty() => remediation.clone(),
+        Error::RunAlreadyActive { run, .. } => format!("follow it: dbkeep runs watch {run}; stop it: dbkeep runs cancel {run}"),
+        Error::RunState { allowed, .. } if !allowed.is_empty() => format!("allowed in: {}", allowed.join(", ")),
+        Error::RequestIdReused { run, .. } => format!("the first call started run {run}"),
+        Error::NothingCaptured { .. } => "its operation declares no backup, or it deleted nothing".to_owned(),
+        Error::TargetPermission { target, .. } => {
+            format!("give dbkeep's database user on {target} the rights that the message names")
+        }
+        Error::BackupDamaged { .. } => "restore the file from a copy of the backup folder, then verify again".to_owned(),
+        Error::BackupStorage { path, .. } => format!("make room in {path}; nothing was deleted without its backup"),
+        Error::Internal { incident, .. } if !incident.is_empty() => format!("the server's log has the cause under {incident}"),
+        away => {
+            let seconds = away.retry_after()?.as_secs_f64();
+            format!("try again in {seconds} s")
+        }
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Format;
+
+    #[test]
+    fn an_error_prints_message_reason_and_hint() {
+        let error = Error::RunAlreadyActive {
+            run: "r1".into(),
+            target: "main".into(),
+            table: "logs".into(),
+            message: "run r1 holds table logs".into(),
+        };
+        let detail = FailureDetail {
+            message: error.to_string(),
+            reason: error.reason_name(),
+            violations: vec![Violation {
+                field: "options.batch_size",
+                expected: "1 to 10000",
+            }],
+            retry_after_seconds: None,
+            hint: hint(&error),
+            exit_code: Exit::of_error(&error).code(),
+        };
+        assert_eq!(
+            lines(&detail, &Output::plain(Format::Table)),
+            [
+                "error: run r1 holds table logs (RUN_ALREADY_ACTIVE)",
+                "  options.batch_size: 1 to 10000",
+                "hint: follow it: dbkeep runs watch r1; stop it: dbkeep runs cancel r1",
+            ]
+        );
+        assert_eq!(
+            serde_json::to_string(&Failure { error: detail }).unwrap(),
+            r#"{"error":{"message":"run r1 holds table logs","reason":"RUN_ALREADY_ACTIVE","violations":[{"field":"options.batch_size","expected":"1 to 10000"}],"retry_after_seconds":null,"hint":"follow it: dbkeep runs watch r1; stop it: dbkeep runs cancel r1","exit_code":4}}"#
+        );
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure() {
+        let gone = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(report(&gone, &Output::plain(Format::Table)), Exit::Success);
+    }
+}

@@ -1,0 +1,126 @@
+//! The JSON of `--output json`: a contract with scripts, apart from the wire types so that it changes only on purpose.
+//!
+//! Owns names, units and shapes. Every answer is one line on stdout, one object per line:
+//!
+//! | command | lines |
+//! |---|---|
+//! | `targets list` | `{"targets": [target..]}` |
+//! | `targets show` | `{"target": target, "status": status}` |
+//! | `operations list` | `{"operations": [operation..]}` |
+//! | `operations show` | `{"operation": operation}` |
+//! | `plan` | `{"plan": plan}` |
+//! | `run`, `runs watch`, `runs undo`, `backups verify` | a stream, see below |
+//! | `runs list` | `{"runs": [run..], "more": bool}`; `more` is true where `--limit` cut the list |
+//! | `runs show`, `runs cancel` | `{"run": run}` |
+//! | `backups list` | `{"backups": [backup..], "more": bool}` |
+//! | `backups show` | `{"backup": backup, "chunks": [chunk..], "truncated": bool}` |
+//!
+//! A stream has one object per line, each with a `type`:
+//! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
+//! - `state_changed`, `plan_ready`, `step_started`, `progress`, `step_finished`, `warning`, `history_lost`: an event, with
+//!   `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
+//! - last, `run`: `{"type": "run", "run": run}` with the report; or `detached`: `{"type": "detached", "run_id": id}`, by
+//!   `--detach` or Ctrl-C (`run_id` is null where no event had told it yet).
+//!
+//! Everywhere: names are snake_case. Times are RFC 3339 in UTC. Durations are numbers of seconds, and sizes numbers of
+//! bytes, with the unit in the name. Enums are lowercase words without prefix (`partially_succeeded`). What is absent is
+//! null. Fields may be added; none changes its meaning. A command that fails prints
+//! `{"error": {"message", "reason", "violations": [{"field", "expected"}], "retry_after_seconds", "hint", "exit_code"}}`
+//! as one line on stderr.
+
+pub(crate) mod backup;
+pub(crate) mod catalog;
+pub(crate) mod event;
+pub(crate) mod plan;
+pub(crate) mod run;
+
+/// The word for an enum value: its name without prefix, lowercase.
+pub(crate) fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+}
+
+/// A word per enum of the protocol, for JSON and for tables.
+macro_rules! words {
+    ($($function:ident: $enum:ident, $prefix:literal;)*) => {
+        $(
+            /// The word for a value of this enum.
+            pub(crate) fn $function(value: dbkeep_client::proto::$enum) -> String {
+                word(value.as_str_name(), $prefix)
+            }
+        )*
+    };
+}
+
+words! {
+    engine: Engine, "ENGINE_";
+    capability: Capability, "CAPABILITY_";
+    severity: Severity, "SEVERITY_";
+    finding_level: FindingLevel, "FINDING_LEVEL_";
+    run_kind: RunKind, "RUN_KIND_";
+    run_state: RunState, "RUN_STATE_";
+    report_status: ReportStatus, "REPORT_STATUS_";
+    step_state: StepState, "STEP_STATE_";
+    verification: VerificationState, "VERIFICATION_STATE_";
+}
+
+/// Seconds; null for a duration that is absent or negative.
+pub(crate) fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
+    span(duration).map(|duration| duration.as_secs_f64())
+}
+
+/// The same as the standard library has it.
+pub(crate) fn span(duration: Option<&prost_types::Duration>) -> Option<std::time::Duration> {
+    duration.and_then(|duration| std::time::Duration::try_from(*duration).ok())
+}
+
+/// RFC 3339 in UTC; null for an instant that is absent or beyond what RFC 3339 can say.
+pub(crate) fn time(timestamp: Option<&prost_types::Timestamp>) -> Option<String> {
+    instant(timestamp).map(|instant| instant.to_string())
+}
+
+/// The same as jiff has it.
+pub(crate) fn instant(timestamp: Option<&prost_types::Timestamp>) -> Option<jiff::Timestamp> {
+    timestamp.and_then(|timestamp| jiff::Timestamp::new(timestamp.seconds, timestamp.nanos).ok())
+}
+
+/// Null for a text that is empty because there is nothing to say.
+fn text(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use dbkeep_client::proto::{RunState, Severity};
+
+    use super::*;
+
+    #[test]
+    fn enums_are_lowercase_words_without_prefix() {
+        assert_eq!(run_state(RunState::PartiallySucceeded), "partially_succeeded");
+        assert_eq!(severity(Severity::High), "high");
+    }
+
+    #[test]
+    fn times_are_rfc_3339_and_durations_seconds() {
+        let stamp = prost_types::Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 250_000_000,
+        };
+        assert_eq!(time(Some(&stamp)).as_deref(), Some("2023-11-14T22:13:20.25Z"));
+        assert_eq!(
+            time(Some(&prost_types::Timestamp {
+                seconds: i64::MAX,
+                nanos: 0
+            })),
+            None
+        );
+        assert_eq!(
+            seconds(Some(&prost_types::Duration {
+                seconds: 1,
+                nanos: 500_000_000
+            })),
+            Some(1.5)
+        );
+        assert_eq!(seconds(Some(&prost_types::Duration { seconds: -1, nanos: 0 })), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! JSON of runs and their reports.
+//!
+//! Owns the shapes `run`, `report` and `step`. Called by `cmd/runs.rs` and `follow.rs`; `event.rs` embeds reports and steps.
+
+use dbkeep_client::proto;
+use serde::Serialize;
+
+/// A run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Run<'a> {
+    id: &'a str,
+    /// "cleanup", "undo" or "verify".
+    kind: String,
+    target: &'a str,
+    /// "queued", "running", "cancelling", "cancelled", "interrupted", "succeeded", "partially_succeeded" or "failed".
+    state: String,
+    state_reason: Option<&'a str>,
+    operations: &'a [String],
+    plan_id: Option<&'a str>,
+    source_run_id: Option<&'a str>,
+    undone_by_run_id: Option<&'a str>,
+    backup_id: Option<&'a str>,
+    options: Option<Options>,
+    attempts: u32,
+    last_sequence: u64,
+    create_time: Option<String>,
+    start_time: Option<String>,
+    end_time: Option<String>,
+    report: Option<Report<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Options {
+    dry_run: Option<bool>,
+    batch_size: Option<u32>,
+    max_execution_time_seconds: Option<f64>,
+    full_speed: bool,
+}
+
+impl<'a> From<&'a proto::Run> for Run<'a> {
+    fn from(run: &'a proto::Run) -> Self {
+        Self {
+            id: &run.id,
+            kind: super::run_kind(run.kind()),
+            target: &run.target,
+            state: super::run_state(run.state()),
+            state_reason: super::text(&run.state_reason),
+            operations: &run.operations,
+            plan_id: super::text(&run.plan_id),
+            source_run_id: super::text(&run.source_run_id),
+            undone_by_run_id: super::text(&run.undone_by_run_id),
+            backup_id: super::text(&run.backup_id),
+            options: run.options.as_ref().map(|options| Options {
+                dry_run: options.dry_run,
+                batch_size: options.batch_size,
+                max_execution_time_seconds: super::seconds(options.max_execution_time.as_ref()),
+                full_speed: options.full_speed,
+            }),
+            attempts: run.attempts,
+            last_sequence: run.last_sequence,
+            create_time: super::time(run.create_time.as_ref()),
+            start_time: super::time(run.start_time.as_ref()),
+            end_time: super::time(run.end_time.as_ref()),
+            report: run.report.as_ref().map(Report::from),
+        }
+    }
+}
+
+/// What a run did: so far, or in the end.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<'a> {
+    /// "success", "partial_success" or "failed"; null until the run has ended.
+    status: Option<String>,
+    rows_planned: u64,
+    rows_examined: u64,
+    rows_affected: u64,
+    rows_captured: u64,
+    captured_bytes: u64,
+    rows_conflicting: u64,
+    duration_seconds: Option<f64>,
+    steps: Vec<Step<'a>>,
+    warnings: Vec<Warning<'a>>,
+}
+
+impl<'a> From<&'a proto::RunReport> for Report<'a> {
+    fn from(report: &'a proto::RunReport) -> Self {
+        let status = report.status();
+        Self {
+            status: (status != proto::ReportStatus::Unspecified).then(|| super::report_status(status)),
+            rows_planned: report.rows_planned,
+            rows_examined: report.rows_examined,
+            rows_affected: report.rows_affected,
+            rows_captured: report.rows_captured,
+            captured_bytes: report.captured_bytes,
+            rows_conflicting: report.rows_conflicting,
+            duration_seconds: super::seconds(report.duration.as_ref()),
+            steps: report.steps.iter().map(Step::from).collect(),
+            warnings: report.warnings.iter().map(Warning::from).collect(),
+        }
+    }
+}
+
+/// What one step did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Step<'a> {
+    index: u32,
+    operation: &'a str,
+    rule: &'a str,
+    table: &'a str,
+    /// "pending", "running", "succeeded", "partial" or "failed".
+    state: String,
+    rows_planned: u64,
+    rows_examined: u64,
+    rows_matched: u64,
+    rows_affected: u64,
+    rows_captured: u64,
+    captured_bytes: u64,
+    rows_conflicting: u64,
+    rows_remaining: u64,
+    batches: u64,
+    passes: u32,
+    duration_seconds: Option<f64>,
+    message: Option<&'a str>,
+}
+
+impl<'a> From<&'a proto::StepReport> for Step<'a> {
+    fn from(step: &'a proto::StepReport) -> Self {
+        Self {
+            index: step.index,
+            operation: &step.operation,
+            rule: &step.rule,
+            table: &step.table,
+            state: super::step_state(step.state()),
+            rows_planned: step.rows_planned,
+            rows_examined: step.rows_examined,
+            rows_matched: step.rows_matched,
+            rows_affected: step.rows_affected,
+            rows_captured: step.rows_captured,
+            captured_bytes: step.captured_bytes,
+            rows_conflicting: step.rows_conflicting,
+            rows_remaining: step.rows_remaining,
+            batches: step.batches,
+            passes: step.passes,
+            duration_seconds: super::seconds(step.duration.as_ref()),
+            message: super::text(&step.message),
+        }
+    }
+}
+
+/// Something to look at.
+#[derive(Debug, Serialize)]
+pub(crate) struct Warning<'a> {
+    code: &'a str,
+    message: &'a str,
+    step_index: Option<u32>,
+}
+
+impl<'a> From<&'a proto::RunWarning> for Warning<'a> {
+    fn from(warning: &'a proto::RunWarning) -> Self {
+        Self {
+            code: &warning.code,
+            message: &warning.message,
+            step_index: warning.step_index,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_with_its_report() {
+        let run = proto::Run {
+            id: "r1".into(),
+            kind: proto::RunKind::Cleanup.into(),
+            target: "main".into(),
+            state: proto::RunState::PartiallySucceeded.into(),
+            operations: vec!["old_logs".into()],
+            options: Some(proto::RunOptions {
+                dry_run: Some(false),
+                batch_size: Some(1000),
+                max_execution_time: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),
+                full_speed: false,
+            }),
+            attempts: 1,
+            last_sequence: 9,
+            report: Some(proto::RunReport {
+                status: proto::ReportStatus::PartialSuccess.into(),
+                rows_planned: 10,
+                rows_affected: 8,
+                steps: vec![proto::StepReport {
+                    table: "logs".into(),
+                    state: proto::StepState::Partial.into(),
+                    rows_remaining: 2,
+                    message: "locked".into(),
+                    ..Default::default()
+                }],
+                warnings: vec![proto::RunWarning {
+                    code: "ROWS_MOVED".into(),
+                    message: "2 rows".into(),
+                    step_index: Some(0),
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_eq!(
+            serde_json::to_string(&Run::from(&run)).unwrap(),
+            concat!(
+                r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
+                r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
+                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false},"#,
+                r#""attempts":1,"last_sequence":9,"create_time":null,"start_time":null,"end_time":null,"#,
+                r#""report":{"status":"partial_success","rows_planned":10,"rows_examined":0,"rows_affected":8,"rows_captured":0,"#,
+                r#""captured_bytes":0,"rows_conflicting":0,"duration_seconds":null,"steps":[{"index":0,"operation":"","rule":"","#,
+                r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
+                r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"batches":0,"passes":0,"#,
+                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]}}"#,
+            )
+        );
+    }
+}

@@ -1,0 +1,343 @@
+//! The connection: its builder, and the handle that every service handle is made from.
+//!
+//! Owns addresses, timeouts, keepalive and the HTTP/2 channel. Does not own what is repeated (`retry.rs`, `watch.rs`) nor
+//! any environment variable: `DBKEEP_ADDR` is the command line tool's. TLS and tokens will be settings of the endpoint and
+//! of [`Client::prepare`]; until then `https` addresses are refused rather than silently sent in the clear.
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use crate::{
+    backups::Backups, cleanup::Cleanup, error::Error, retry::RetryPolicy, runs::Runs, targets::Targets, watch::ReconnectPolicy,
+};
+
+/// Where a server listens unless it was told otherwise.
+pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:50777";
+
+/// Largest answer that is accepted, bytes. A page of 500 runs with full warnings exceeds the 4 MiB that tonic allows.
+pub(crate) const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
+
+/// A connection to a server. Cheap to clone; clones share the connection, which is made anew after it broke.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    call_timeout: Duration,
+    plan_timeout: Duration,
+    retry: RetryPolicy,
+    reconnect: ReconnectPolicy,
+}
+
+impl Client {
+    /// Starts to describe a connection; every setting has a default.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// The databases that the server maintains.
+    #[must_use]
+    pub fn targets(&self) -> Targets {
+        Targets::new(self.clone())
+    }
+
+    /// What can be cleaned, what a cleanup would do, and doing it.
+    #[must_use]
+    pub fn cleanup(&self) -> Cleanup {
+        Cleanup::new(self.clone())
+    }
+
+    /// Runs: looking at them, following them, stopping them, taking them back.
+    #[must_use]
+    pub fn runs(&self) -> Runs {
+        Runs::new(self.clone())
+    }
+
+    /// Backups: looking at them and proving them.
+    #[must_use]
+    pub fn backups(&self) -> Backups {
+        Backups::new(self.clone())
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Time for a whole unary call, repetitions included.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.settings.call_timeout
+    }
+
+    /// The same for PlanCleanup, which counts rows.
+    pub(crate) fn plan_timeout(&self) -> Duration {
+        self.settings.plan_timeout
+    }
+
+    pub(crate) fn retry(&self) -> &RetryPolicy {
+        &self.settings.retry
+    }
+
+    pub(crate) fn reconnect(&self) -> &ReconnectPolicy {
+        &self.settings.reconnect
+    }
+
+    /// Makes the request that carries `message`: the one place that every call passes on its way out.
+    pub(crate) fn prepare<M>(message: M, timeout: Option<Duration>) -> Request<M> {
+        let mut request = Request::new(message);
+        if let Some(timeout) = timeout {
+            // The server gets to know the deadline too, and stops working for a caller that no longer waits.
+            request.set_timeout(timeout);
+        }
+        request
+    }
+}
+
+/// Describes a connection. Made by [`Client::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until connect, connect_lazy or over_channel is called"]
+pub struct ClientBuilder {
+    address: String,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    plan_timeout: Duration,
+    keepalive_interval: Duration,
+    keepalive_timeout: Duration,
+    user_agent: String,
+    retry: RetryPolicy,
+    reconnect: ReconnectPolicy,
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            address: DEFAULT_ADDRESS.to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(30),
+            plan_timeout: Duration::from_secs(600),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            user_agent: concat!("dbkeep-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            retry: RetryPolicy::default(),
+            reconnect: ReconnectPolicy::default(),
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Where the server listens: `host:port` or `http://host:port`. [`DEFAULT_ADDRESS`] where not set.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Longest time to establish a connection; 5 s where not set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Longest time for a whole unary call, repetitions included; 30 s where not set. Streams have no such limit: they end
+    /// with their run.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Longest time for a plan, which counts every row that a run would delete; 10 min where not set.
+    pub fn plan_timeout(mut self, timeout: Duration) -> Self {
+        self.plan_timeout = timeout;
+        self
+    }
+
+    /// How often a busy connection is probed, and how long the answer may take before the connection counts as broken; 20 s
+    /// and 10 s where not set. This is what notices a server whose machine went away without a word.
+    pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.keepalive_interval = interval;
+        self.keepalive_timeout = timeout;
+        self
+    }
+
+    /// What the server's log calls this client, in front of the transport's own name; `dbkeep-client/VERSION` where not set.
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.user_agent = user_agent.into();
+        self
+    }
+
+    /// How unary calls, and the opening of streams, are repeated.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// How streams come back after a broken connection, and when they give up.
+    pub fn reconnect(mut self, policy: ReconnectPolicy) -> Self {
+        self.reconnect = policy;
+        self
+    }
+
+    /// Connects now.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`], [`Error::InvalidUserAgent`], and [`Error::Unreachable`] where nobody answers in time.
+    pub async fn connect(self) -> Result<Client, Error> {
+        let endpoint = self.endpoint()?;
+        let channel = match tokio::time::timeout(self.connect_timeout, endpoint.connect()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
+                return Err(Error::Unreachable {
+                    problem: format!("{}: {}", self.address, chain(&error)),
+                });
+            }
+            Err(_) => {
+                let problem = format!(
+                    "{} did not answer within {} s",
+                    self.address,
+                    self.connect_timeout.as_secs_f64()
+                );
+                return Err(Error::Unreachable { problem });
+            }
+        };
+        Ok(self.over_channel(channel))
+    }
+
+    /// Connects with the first call. Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`] and [`Error::InvalidUserAgent`].
+    pub fn connect_lazy(self) -> Result<Client, Error> {
+        let channel = self.endpoint()?.connect_lazy();
+        Ok(self.over_channel(channel))
+    }
+
+    /// Uses a channel that the caller made: another transport than TCP, or a server in the same process. Address, connect
+    /// timeout, keepalive and user agent are then the channel's own.
+    #[must_use]
+    pub fn over_channel(self, channel: Channel) -> Client {
+        let settings = Settings {
+            call_timeout: self.call_timeout,
+            plan_timeout: self.plan_timeout,
+            retry: self.retry,
+            reconnect: self.reconnect,
+        };
+        Client {
+            channel,
+            settings: Arc::new(settings),
+        }
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Error> {
+        let uri = parse_address(&self.address)?;
+        Endpoint::from(uri)
+            .user_agent(self.user_agent.as_str())
+            .map_err(|_| Error::InvalidUserAgent {
+                user_agent: self.user_agent.clone(),
+            })
+            .map(|endpoint| {
+                endpoint
+                    .connect_timeout(self.connect_timeout)
+                    .http2_keep_alive_interval(self.keepalive_interval)
+                    .keep_alive_timeout(self.keepalive_timeout)
+                    .tcp_nodelay(true)
+            })
+    }
+}
+
+/// Takes `host:port` and `http://host:port`, so that one setting fits what people paste from either.
+fn parse_address(address: &str) -> Result<Uri, Error> {
+    let invalid = |problem: &str| Error::InvalidAddress {
+        address: address.to_owned(),
+        problem: problem.to_owned(),
+    };
+    let full = if address.contains("://") {
+        address.to_owned()
+    } else {
+        format!("http://{address}")
+    };
+    let uri: Uri = full
+        .parse()
+        .map_err(|error: tonic::codegen::http::uri::InvalidUri| invalid(&error.to_string()))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(invalid("TLS is not supported by this version")),
+        _ => return Err(invalid("the scheme is not http")),
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(invalid("the host is missing"));
+    }
+    if uri.port_u16().is_none_or(|port| port == 0) {
+        return Err(invalid("the port is missing"));
+    }
+    if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
+        return Err(invalid("a path does not belong to it"));
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(invalid("user and password do not belong to it"));
+    }
+    Ok(uri)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_and_without_scheme_mean_the_same() {
+        for address in ["127.0.0.1:50777", "http://127.0.0.1:50777", "http://127.0.0.1:50777/"] {
+            assert_eq!(parse_address(address).unwrap().to_string(), "http://127.0.0.1:50777/");
+        }
+        assert!(parse_address("[::1]:50777").is_ok());
+        assert!(parse_address("db.example:443").is_ok());
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_the_problem() {
+        for (address, problem) in [
+            ("https://127.0.0.1:50777", "TLS"),
+            ("ftp://127.0.0.1:50777", "scheme"),
+            ("127.0.0.1", "port"),
+            ("127.0.0.1:0", "port"),
+            ("http://:50777", ""),
+            ("127.0.0.1:50777/v1", "path"),
+            ("me:secret@host:1", "password"),
+            ("", ""),
+        ] {
+            let error = parse_address(address).unwrap_err();
+            assert!(error.to_string().contains(problem), "{address}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_unreachable() {
+        // A port that was free a moment ago.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let error = Client::builder().address(address.clone()).connect().await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Unreachable { problem } if problem.contains(&address)),
+            "{error:?}"
+        );
+    }
+}

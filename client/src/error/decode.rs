@@ -1,0 +1,347 @@
+//! From a gRPC status to [`Error`].
+//!
+//! Owns the reading of `ErrorInfo`, `BadRequest` and `RetryInfo`. The message is carried along and never looked into.
+//! Called by every service file and by `watch.rs`, through `From<tonic::Status>`.
+
+use std::{collections::HashMap, error::Error as StdError};
+
+use dbkeep_proto::v1::ErrorReason;
+use tonic::{Code, Status, TimeoutExpired};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::{Error, FieldViolation};
+
+/// Domain of every `ErrorInfo` that dbkeep sends.
+const DOMAIN: &str = "dbkeep";
+/// What the enum's names carry in the .proto file and not on the wire.
+const PREFIX: &str = "ERROR_REASON_";
+
+/// The reason as `ErrorInfo.reason` carries it.
+pub(super) fn wire_name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        // A status that has a source was made on this side of the wire: by the deadline of the call, or by a connection
+        // that broke. tonic gives broken connections several codes (UNAVAILABLE, UNKNOWN, INTERNAL, CANCELLED), so the
+        // source tells more than the code does.
+        if let Some(source) = StdError::source(&status) {
+            return from_this_side(&status, source);
+        }
+        from_server(&status)
+    }
+}
+
+fn from_this_side(status: &Status, source: &(dyn StdError + 'static)) -> Error {
+    let mut problem = status.message().to_owned();
+    let mut cause = Some(source);
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return Error::Deadline {
+                run: None,
+                message: "the call's time was over before the server answered".to_owned(),
+            };
+        }
+        let text = error.to_string();
+        // Layers repeat each other's words; a sentence needs them once.
+        if !problem.contains(&text) {
+            if !problem.is_empty() {
+                problem.push_str(": ");
+            }
+            problem.push_str(&text);
+        }
+        cause = error.source();
+    }
+    Error::Unreachable { problem }
+}
+
+fn from_server(status: &Status) -> Error {
+    let details = status.get_error_details();
+    let message = status.message().to_owned();
+    let retry_after = details.retry_info().and_then(|info| info.retry_delay);
+    let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) else {
+        // tonic itself, a proxy or a load balancer answered.
+        return match status.code() {
+            Code::DeadlineExceeded => Error::Deadline { run: None, message },
+            code => {
+                let info = details.error_info();
+                Error::Other {
+                    code,
+                    reason: info.map(|info| info.reason.clone()),
+                    metadata: info
+                        .map(|info| info.metadata.clone().into_iter().collect())
+                        .unwrap_or_default(),
+                    retry_after,
+                    message,
+                }
+            }
+        };
+    };
+    let names = Names(&info.metadata);
+    match ErrorReason::from_str_name(&format!("{PREFIX}{}", info.reason)) {
+        None | Some(ErrorReason::Unspecified) => Error::Other {
+            code: status.code(),
+            reason: Some(info.reason.clone()),
+            metadata: info.metadata.clone().into_iter().collect(),
+            retry_after,
+            message,
+        },
+        Some(ErrorReason::InvalidField) => Error::InvalidField {
+            violations: violations(&details),
+            message,
+        },
+        Some(ErrorReason::UnknownTarget) => Error::UnknownTarget {
+            target: names.text("target"),
+            known: names.list("known"),
+            message,
+        },
+        Some(ErrorReason::UnknownOperation) => Error::UnknownOperation {
+            operation: names.text("operation"),
+            target: names.text("target"),
+            known: names.list("known"),
+            message,
+        },
+        Some(ErrorReason::UnknownRun) => Error::UnknownRun {
+            run: names.text("run"),
+            message,
+        },
+        Some(ErrorReason::UnknownBackup) => Error::UnknownBackup {
+            backup: names.text("backup"),
+            message,
+        },
+        Some(ErrorReason::CatalogMismatch) => Error::CatalogMismatch {
+            origin: names.text("origin"),
+            operation: names.text("operation"),
+            rule: names.text("rule"),
+            expected: names.text("expected"),
+            message,
+        },
+        Some(ErrorReason::UnknownPlan) => Error::UnknownPlan { message },
+        Some(ErrorReason::PlanExpired) => Error::PlanExpired {
+            plan: names.text("plan"),
+            expired_at: names.text("expired_at"),
+            message,
+        },
+        Some(ErrorReason::PlanMismatch) => Error::PlanMismatch {
+            plan: names.text("plan"),
+            field: names.text("field"),
+            planned: names.text("planned"),
+            requested: names.text("requested"),
+            message,
+        },
+        Some(ErrorReason::SchemaChanged) => Error::SchemaChanged {
+            plan: names.text("plan"),
+            tables: names.list("tables"),
+            message,
+        },
+        Some(ErrorReason::CountDrifted) => Error::CountDrifted {
+            step: names.text("step"),
+            planned: names.number("planned"),
+            found: names.number("found"),
+            tolerance: names.text("tolerance"),
+            message,
+        },
+        Some(ErrorReason::PlanRequired) => Error::PlanRequired {
+            operation: names.text("operation"),
+            severity: names.text("severity"),
+            message,
+        },
+        Some(ErrorReason::PlanBlocked) => Error::PlanBlocked {
+            finding: names.text("finding"),
+            table: names.text("table"),
+            detail: names.text("detail"),
+            remediation: names.text("remediation"),
+            message,
+        },
+        Some(ErrorReason::ApprovalUnavailable) => Error::ApprovalUnavailable {
+            operation: names.text("operation"),
+            severity: names.text("severity"),
+            message,
+        },
+        Some(ErrorReason::RunAlreadyActive) => Error::RunAlreadyActive {
+            run: names.text("run"),
+            target: names.text("target"),
+            table: names.text("table"),
+            message,
+        },
+        Some(ErrorReason::RequestIdReused) => Error::RequestIdReused {
+            request_id: names.text("request_id"),
+            run: names.text("run"),
+            message,
+        },
+        Some(ErrorReason::RunState) => Error::RunState {
+            run: names.text("run"),
+            state: names.text("state"),
+            allowed: names.list("allowed"),
+            message,
+        },
+        Some(ErrorReason::NothingCaptured) => Error::NothingCaptured {
+            run: names.text("run"),
+            message,
+        },
+        Some(ErrorReason::TargetUnavailable) => Error::TargetUnavailable {
+            target: names.text("target"),
+            retry_after,
+            message,
+        },
+        Some(ErrorReason::StoreUnavailable) => Error::StoreUnavailable { retry_after, message },
+        Some(ErrorReason::TargetPermission) => Error::TargetPermission {
+            target: names.text("target"),
+            sqlstate: names.text("sqlstate"),
+            message,
+        },
+        Some(ErrorReason::TargetRefused) => Error::TargetRefused {
+            target: names.text("target"),
+            sqlstate: names.text("sqlstate"),
+            constraint: names.optional("constraint"),
+            message,
+        },
+        Some(ErrorReason::BackupDamaged) => Error::BackupDamaged {
+            backup: names.text("backup"),
+            chunk: names.text("chunk"),
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::BackupStorage) => Error::BackupStorage {
+            path: names.text("path"),
+            message,
+        },
+        Some(ErrorReason::ShuttingDown) => Error::ShuttingDown { retry_after, message },
+        Some(ErrorReason::Deadline) => Error::Deadline {
+            run: names.optional("run"),
+            message,
+        },
+        Some(ErrorReason::TooManyStreams) => Error::TooManyStreams {
+            limit: names.number("limit"),
+            retry_after,
+            message,
+        },
+        Some(ErrorReason::SequenceAhead) => Error::SequenceAhead {
+            run: names.text("run"),
+            last_sequence: names.number("last_sequence"),
+            message,
+        },
+        Some(ErrorReason::MethodNotAllowed) => Error::MethodNotAllowed { message },
+        Some(ErrorReason::Internal) => Error::Internal {
+            incident: names.text("incident"),
+            message,
+        },
+    }
+}
+
+fn violations(details: &ErrorDetails) -> Vec<FieldViolation> {
+    let fields = details
+        .bad_request()
+        .map(|request| request.field_violations.as_slice())
+        .unwrap_or_default();
+    fields
+        .iter()
+        .map(|violation| FieldViolation {
+            field: violation.field.clone(),
+            description: violation.description.clone(),
+        })
+        .collect()
+}
+
+/// `ErrorInfo.metadata`, read by the types that `errors.proto` documents.
+struct Names<'a>(&'a HashMap<String, String>);
+
+impl Names<'_> {
+    fn optional(&self, name: &str) -> Option<String> {
+        self.0.get(name).filter(|value| !value.is_empty()).cloned()
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.optional(name).unwrap_or_default()
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.0.get(name).and_then(|value| value.parse().ok())
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let text = self.0.get(name).map(String::as_str).unwrap_or_default();
+        text.split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn status(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+        let metadata: HashMap<String, String> = metadata
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+        details.set_retry_info(Some(Duration::from_secs(3)));
+        details.add_bad_request_violation("options.batch_size", "1 to 10000");
+        Status::with_error_details(code, "the sentence", details)
+    }
+
+    #[test]
+    fn every_reason_of_the_protocol_has_a_variant_of_its_own() {
+        for number in 1.. {
+            let Ok(reason) = ErrorReason::try_from(number) else { break };
+            let error = Error::from(status(Code::Unknown, wire_name(reason), &[]));
+            assert_eq!(error.reason(), Some(reason), "{error:?}");
+            assert_eq!(error.reason_name(), Some(wire_name(reason)));
+            assert_eq!(error.to_string(), "the sentence");
+        }
+    }
+
+    #[test]
+    fn names_and_numbers_come_from_the_metadata() {
+        let drifted = status(
+            Code::FailedPrecondition,
+            "COUNT_DRIFTED",
+            &[("step", "0"), ("planned", "12"), ("found", "many")],
+        );
+        assert!(matches!(
+            Error::from(drifted),
+            Error::CountDrifted { step, planned: Some(12), found: None, .. } if step == "0"
+        ));
+        let unknown = status(Code::NotFound, "UNKNOWN_TARGET", &[("target", "x"), ("known", "main, other")]);
+        assert!(matches!(
+            Error::from(unknown),
+            Error::UnknownTarget { target, known, .. } if target == "x" && known == ["main", "other"]
+        ));
+        let invalid = Error::from(status(Code::InvalidArgument, "INVALID_FIELD", &[]));
+        assert!(matches!(
+            invalid,
+            Error::InvalidField { violations, .. }
+                if violations.len() == 1 && violations[0].field == "options.batch_size" && violations[0].description == "1 to 10000"
+        ));
+        let away = Error::from(status(Code::Unavailable, "TARGET_UNAVAILABLE", &[("target", "main")]));
+        assert_eq!(away.retry_after(), Some(Duration::from_secs(3)));
+        assert!(away.is_unavailable());
+    }
+
+    #[test]
+    fn an_unknown_reason_keeps_everything_that_came() {
+        let error = Error::from(status(Code::Aborted, "MOON_PHASE", &[("phase", "full")]));
+        assert_eq!(error.reason(), None);
+        assert_eq!(error.reason_name(), Some("MOON_PHASE"));
+        assert!(matches!(
+            error,
+            Error::Other { code: Code::Aborted, metadata, message, .. } if metadata["phase"] == "full" && message == "the sentence"
+        ));
+    }
+
+    #[test]
+    fn a_reason_of_another_domain_is_not_ours() {
+        let details = ErrorDetails::with_error_info("PLAN_REQUIRED", "proxy.example", HashMap::new());
+        let error = Error::from(Status::with_error_details(Code::Unavailable, "no upstream", details));
+        assert_eq!(error.reason(), None);
+        assert!(error.is_unavailable());
+    }
+}

@@ -1,0 +1,83 @@
+//! `TargetService`: the databases that the server maintains.
+//!
+//! Owns the typed methods over its two RPCs; both only read. Made by [`Client::targets`].
+
+use dbkeep_proto::v1::{
+    GetTargetRequest, GetTargetResponse, ListTargetsRequest, Target, TargetStatus, target_service_client::TargetServiceClient,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    connect::{Client, MAX_RESPONSE_BYTES},
+    error::Error,
+    retry,
+};
+
+/// Looks at targets.
+///
+/// ```no_run
+/// # async fn example(client: dbkeep_client::Client) -> Result<(), dbkeep_client::Error> {
+/// for target in client.targets().list().await? {
+///     let detail = client.targets().get(&target.name).await?;
+///     println!("{}: {} bytes, version {}", target.name, detail.status.size_bytes, detail.status.version);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Targets {
+    client: Client,
+}
+
+/// A target, and what a connection to it found.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct TargetDetail {
+    /// The target as configured.
+    pub target: Target,
+    /// What the connection found.
+    pub status: TargetStatus,
+}
+
+impl Targets {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    fn service(&self) -> TargetServiceClient<Channel> {
+        TargetServiceClient::new(self.client.channel()).max_decoding_message_size(MAX_RESPONSE_BYTES)
+    }
+
+    /// The configured targets, by name. The server does not connect to them.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub async fn list(&self) -> Result<Vec<Target>, Error> {
+        let answer = retry::unary(&self.client, self.client.call_timeout(), ListTargetsRequest {}, |request| {
+            let mut service = self.service();
+            async move { service.list_targets(request).await }
+        });
+        Ok(answer.await?.targets)
+    }
+
+    /// Lets the server connect to one target and tell what it found.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTarget`], [`Error::TargetUnavailable`], [`Error::TargetPermission`].
+    pub async fn get(&self, name: impl Into<String>) -> Result<TargetDetail, Error> {
+        let message = GetTargetRequest { name: name.into() };
+        let answer = retry::unary(&self.client, self.client.call_timeout(), message, |request| {
+            let mut service = self.service();
+            async move { service.get_target(request).await }
+        });
+        let GetTargetResponse { target, status } = answer.await?;
+        Ok(TargetDetail {
+            target: target.ok_or(Error::Incomplete {
+                missing: "GetTargetResponse.target",
+            })?,
+            status: status.ok_or(Error::Incomplete {
+                missing: "GetTargetResponse.status",
+            })?,
+        })
+    }
+}

@@ -1,0 +1,14 @@
+//! The client against a server in the same process that breaks streams on demand.
+//!
+//! Time is paused: pauses between attempts take no time and are measured all the same. `cli.rs` runs the real binary.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic is how a test reports; clippy knows tests, not the functions they share"
+)]
+
+#[cfg(feature = "cli")]
+mod cli;
+mod fake;
+mod retry;
+mod watch;

@@ -1,0 +1,285 @@
+//! What every [`Store`] has to do, whatever keeps its data. Each case starts from an empty store and ends in a panic where the
+//! store is at fault; none of them sleeps for a fixed time.
+
+#![expect(clippy::unwrap_used, reason = "in a suite a panic is the report")]
+
+mod acceptance;
+mod cancelling;
+mod claims;
+mod listing;
+mod logs;
+mod updates;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::{
+    model::{
+        Event, EventBody, Finding, FindingLevel, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions, RunState, SampleRow,
+        StepReport, StepState, TableName, Verification, Warning,
+    },
+    port::{CreateRun, Created, Grant, Store, Update},
+    rule::{
+        Action, Origin, Rule, RuleKind, Severity,
+        expired::{Age, Expired},
+    },
+};
+
+/// Events of a run that the store of most cases keeps.
+const PLENTY: u64 = 20_000;
+/// A lease that does not lapse during a case.
+const LONG: Duration = Duration::from_secs(3600);
+/// A lease that lapses at once.
+const SHORT: Duration = Duration::from_millis(2);
+/// Longest wait for something that has to happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs every case. `make` makes an empty store that keeps at most so many events of a run; several are in use at a time.
+/// Call it on a runtime with several threads, or the concurrent cases prove little.
+///
+/// # Panics
+/// Where the store does not do what [`Store`] says.
+pub async fn store_conformance<F, Fut>(make: F)
+where
+    F: Fn(u64) -> Fut,
+    Fut: Future<Output = Arc<dyn Store>>,
+{
+    macro_rules! cases {
+        ($kept:expr; $($case:path),+ $(,)?) => {
+            $(
+                println!("store conformance: {}", stringify!($case));
+                $case(make($kept).await).await;
+            )+
+        };
+    }
+    cases!(PLENTY;
+        a_plan_comes_back_as_it_was,
+        acceptance::an_accepted_run_comes_back_as_it_was,
+        acceptance::a_request_is_accepted_once,
+        acceptance::a_table_has_one_run,
+        acceptance::a_dry_run_ends_at_once,
+        acceptance::a_run_does_not_begin_in_any_other_state,
+        acceptance::one_of_many_callers_with_one_request_id_is_accepted,
+        acceptance::one_of_many_callers_for_one_table_is_accepted,
+        claims::the_oldest_free_run_is_granted,
+        claims::targets_are_passed_over,
+        claims::an_interrupted_run_goes_on,
+        claims::each_run_has_one_claimer,
+        claims::a_lapsed_lease_is_granted_again,
+        claims::one_claimer_gets_a_lapsed_lease,
+        claims::a_lapsed_lease_that_nobody_claimed_is_prolonged,
+        claims::renewals_need_the_run,
+        claims::all_leases_are_released,
+        claims::a_cancel_request_outlives_the_attempt,
+        claims::a_cancel_request_outlives_an_interruption,
+        updates::events_are_numbered_in_order,
+        updates::a_final_state_ends_everything,
+        updates::an_interruption_gives_the_lease_back,
+        updates::only_the_holder_writes,
+        updates::only_permitted_states_are_entered,
+        updates::sources_are_marked,
+        updates::many_writers_leave_no_gap,
+        updates::a_dropped_call_is_done_or_not_done,
+        cancelling::a_run_that_nobody_works_on_ends_at_once,
+        cancelling::a_running_run_is_asked,
+        cancelling::an_ended_run_stays_as_it_is,
+        cancelling::a_request_races_with_the_end,
+        listing::runs_are_listed_newest_first,
+        listing::filters_are_exact_and_combine,
+        listing::runs_with_captured_rows_are_found,
+        logs::a_log_is_read_in_pages,
+        logs::any_text_comes_back,
+    );
+    cases!(logs::FEW; logs::a_long_log_loses_its_beginning);
+    cases!(1; logs::at_least_the_newest_event_is_kept);
+}
+
+async fn a_plan_comes_back_as_it_was(store: Arc<dyn Store>) {
+    let plan = plan();
+    assert!(store.plan(plan.id).await.unwrap().is_none());
+    store.put_plan(&plan).await.unwrap();
+    store.put_plan(&plan).await.expect("keeping it again changes nothing");
+    let kept = store.plan(plan.id).await.unwrap().expect("the plan is there");
+    assert_eq!(serde_json::to_value(&kept).unwrap(), serde_json::to_value(&plan).unwrap());
+    assert_eq!(kept.compute_digest(), plan.compute_digest());
+    assert_eq!(kept.token(), plan.token());
+}
+
+// What the cases share.
+
+fn now() -> Timestamp {
+    // Stores keep milliseconds.
+    Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap()
+}
+
+fn plan() -> Plan {
+    let rule = Rule {
+        name: "old".to_owned(),
+        table: TableName { schema: Some("public".to_owned()), name: "sessions".to_owned() },
+        action: Action::Delete,
+        max_fraction: 0.25,
+        kind: RuleKind::Expired(Expired {
+            column: "seen_at".to_owned(),
+            age: Age::Retention("P30D".to_owned()),
+            zone: Some("UTC".to_owned()),
+            encoding: None,
+        }),
+        origin: Origin { file: "catalog.toml".to_owned(), line: 12 },
+    };
+    let step = PlanStep {
+        operation: "sessions".to_owned(),
+        rule,
+        table: "public.sessions".to_owned(),
+        description: "rows of public.sessions whose seen_at is more than P30D ago".to_owned(),
+        horizon: Some(Timestamp::now()),
+        row_count: u64::MAX,
+        table_row_count: 4_000_000_000,
+        table_row_count_exact: false,
+        captured: true,
+        capture_bytes: 1,
+        expected_ms: None,
+        samples: vec![SampleRow(vec![("id".to_owned(), Some("7".to_owned())), ("näme 🦀 \"'\\".to_owned(), None)])],
+        findings: vec![Finding {
+            code: "TIME_COLUMN_UNINDEXED".to_owned(),
+            level: FindingLevel::Warn,
+            table: "public.sessions".to_owned(),
+            detail: "no index".to_owned(),
+            remediation: "make one".to_owned(),
+        }],
+        selection_sql: "SELECT 1\nFROM \"t\" WHERE a < '\u{1}'".to_owned(),
+    };
+    let mut plan = Plan {
+        id: PlanId(Uuid::now_v7()),
+        target: "shop".to_owned(),
+        operations: vec!["sessions".to_owned()],
+        severity: Severity::High,
+        steps: vec![step],
+        fingerprint: "f".repeat(64),
+        digest: String::new(),
+        created_at: Timestamp::now(),
+        expires_at: Timestamp::now(),
+    };
+    plan.digest = plan.compute_digest();
+    plan
+}
+
+fn report(captured: u64) -> Report {
+    let step = StepReport {
+        operation: "sessions".to_owned(),
+        rule: "old".to_owned(),
+        table: "public.sessions".to_owned(),
+        state: StepState::Running,
+        rows_planned: 10,
+        rows_captured: captured,
+        ..StepReport::default()
+    };
+    let warning = Warning { code: "SLOW".to_owned(), message: "slower than usual".to_owned(), step: Some(0) };
+    Report { status: None, steps: vec![step], warnings: vec![warning], duration_ms: 5 }
+}
+
+/// A cleanup of the target, to be queued.
+fn run(target: &str) -> Run {
+    Run {
+        id: RunId::new(),
+        kind: RunKind::Cleanup,
+        target: target.to_owned(),
+        state: RunState::Queued,
+        state_reason: String::new(),
+        operations: vec!["sessions".to_owned()],
+        plan: PlanId(Uuid::now_v7()),
+        source: None,
+        undone_by: None,
+        options: RunOptions { dry_run: false, ..RunOptions::default() },
+        attempts: 0,
+        report: report(0),
+        last_sequence: 0,
+        cancel_reason: None,
+        created_at: now(),
+        started_at: None,
+        ended_at: None,
+        verification: Verification::Unverified,
+    }
+}
+
+/// A request of its own for a run.
+fn request(run: Run, tables: &[&str]) -> CreateRun {
+    CreateRun {
+        request_id: Uuid::now_v7().to_string(),
+        request_digest: "digest".to_owned(),
+        tables: tables.iter().map(|table| (*table).to_owned()).collect(),
+        events: vec![EventBody::PlanReady { plan: run.plan, token: None, step_counts: vec![10] }],
+        run,
+    }
+}
+
+async fn accept(store: &dyn Store, request: &CreateRun) -> Run {
+    match store.create_run(request).await.unwrap() {
+        Created::Accepted(run) => run,
+        other => panic!("expected Accepted, got {other:?}"),
+    }
+}
+
+/// A queued run on a table of its own.
+async fn queued(store: &dyn Store) -> Run {
+    let run = run("shop");
+    let table = run.id.to_string();
+    accept(store, &request(run, &[&table])).await
+}
+
+/// A run with a lease that does not lapse.
+async fn running(store: &dyn Store) -> Grant {
+    let run = queued(store).await;
+    let grant = store.claim("holder", LONG, &[]).await.unwrap().expect("the queued run is free");
+    assert_eq!(grant.run.id, run.id, "no other run of this case is free");
+    grant
+}
+
+/// Claims until there is something to claim: leases lapse by the clock of the store, which cannot be moved.
+async fn claim_in_time(store: &dyn Store) -> Grant {
+    let polled = async {
+        loop {
+            if let Some(grant) = store.claim("another", LONG, &[]).await.unwrap() {
+                return grant;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, polled).await.expect("the lease lapses")
+}
+
+fn enter(state: RunState, reason: &str) -> Update {
+    Update { state: Some((state, reason.to_owned())), ..Update::default() }
+}
+
+fn warning(number: u64) -> EventBody {
+    EventBody::Warning(Warning { code: "NUMBER".to_owned(), message: number.to_string(), step: None })
+}
+
+async fn log(store: &dyn Store, run: RunId) -> Vec<Event> {
+    let page = store.events(run, 0, 100_000).await.unwrap();
+    assert_eq!(page.events.last().map_or(0, |event| event.sequence), page.last);
+    for (event, sequence) in page.events.iter().zip(page.first_kept..) {
+        assert_eq!((event.run, event.sequence), (run, sequence), "the log has a gap");
+    }
+    page.events
+}
+
+/// The changes of state in a log: left, entered, reason.
+fn changes(log: &[Event]) -> Vec<(Option<RunState>, RunState, &str)> {
+    let changes = log.iter().filter_map(|event| match &event.body {
+        EventBody::StateChanged { from, to, reason, .. } => Some((*from, *to, reason.as_str())),
+        _ => None,
+    });
+    changes.collect()
+}
+
+/// Whether a run of its own may have the table.
+async fn is_free(store: &dyn Store, table: &str) -> bool {
+    let created = store.create_run(&request(run("shop"), &[table])).await.unwrap();
+    if let Created::Accepted(run) = &created {
+        store.request_cancel(run.id, "only asked").await.unwrap();
+    }
+    matches!(created, Created::Accepted(_))
+}

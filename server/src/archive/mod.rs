@@ -1,0 +1,5 @@
+//! Where captured rows are kept: adapters of the engine's archive port. Object storage will stand beside the folder.
+
+mod folder;
+
+pub use folder::FolderArchive;

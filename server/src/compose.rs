@@ -1,0 +1,287 @@
+//! The composition root: the only place that names adapters. It opens the control store, the backup folder and the targets of a
+//! configuration, reads the catalogs, and puts the engine together. Called by [`crate::Server`] and by `dbkeepd --check`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use dbkeep_engine::{
+    Engine, EngineError,
+    catalog::{Catalog, CatalogError},
+    engine::TargetEntry,
+    planner::{self, PlanError},
+    port::{ArchiveError, Store, StoreError},
+};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    archive::FolderArchive,
+    config::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url},
+    store::ControlStore,
+    target,
+};
+
+/// The learning platform's catalog.
+const BUILTIN_TEXT: &str = include_str!("../../catalogs/learning-platform.toml");
+/// First wait before a control store that does not answer is asked again; doubled up to [`LAST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Longest wait between two tries.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+/// File in the control store's folder that a running server holds.
+const LOCK_FILE: &str = "dbkeepd.lock";
+
+/// A server cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ComposeError {
+    /// The configuration is at fault.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A folder cannot be used.
+    #[error("{path}: {source}")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another server uses the same control store.
+    #[error("the control store in {folder} is in use by another dbkeepd (process {process}); expected another data folder, or that server to be stopped")]
+    InUse {
+        /// Folder of the control store.
+        folder: String,
+        /// The other's process id, as it wrote it down.
+        process: String,
+    },
+    /// The control store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It did not answer within the time that was given.
+    #[error("{source} (tried for {waited_seconds} s)")]
+    StoreAbsent {
+        /// What the last try said.
+        source: StoreError,
+        /// For how long it was tried.
+        waited_seconds: u64,
+    },
+    /// The backup folder cannot be used.
+    #[error("backup folder: {0}")]
+    Archive(#[from] ArchiveError),
+    /// A target's URL cannot be used.
+    #[error("target {name}: {source}")]
+    TargetUrl {
+        /// The target.
+        name: String,
+        /// What is wrong with it.
+        source: target::UrlError,
+    },
+    /// A catalog was refused.
+    #[error("target {name}: {source}")]
+    Catalog {
+        /// The target.
+        name: String,
+        /// Where and why.
+        source: CatalogError,
+    },
+    /// A catalog cannot be read.
+    #[error("target {name}: catalog {path}: {source}")]
+    CatalogFile {
+        /// The target.
+        name: String,
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A catalog does not fit its target.
+    #[error(transparent)]
+    Mismatch(EngineError),
+    /// The server was told to stop before it had started.
+    #[error("stopped before the control store answered")]
+    Stopped,
+}
+
+/// What a server consists of.
+pub(crate) struct Composition {
+    pub(crate) engine: Engine,
+    pub(crate) store: ControlStore,
+    /// Held for as long as the server lives; `None` for a shared store.
+    pub(crate) lock: Option<FolderLock>,
+}
+
+/// Puts a server together. Targets are not needed for that: one that is out of reach only costs a warning.
+pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Result<Composition, ComposeError> {
+    config.check()?;
+    let targets = targets(config)?;
+    let url = config.store_url()?;
+    make_folder(&config.data_folder)?;
+    let lock = match url.sqlite_file() {
+        Some(file) => Some(FolderLock::take(file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?),
+        None => None,
+    };
+    let store = open_store(&url, config.store_wait, shutdown).await?;
+    if lock.is_some() {
+        // Nobody else can hold a lease: runs of the process before this one go on at once.
+        store.release_all().await?;
+    }
+    let archive = FolderArchive::open(config.backup_folder())?;
+    let engine = Engine::new(targets, Arc::new(store.clone()), Arc::new(archive), config.engine.clone());
+    engine.check_catalogs().await.map_err(ComposeError::Mismatch)?;
+    Ok(Composition { engine, store, lock })
+}
+
+/// What `--check` found of one target.
+#[derive(Debug)]
+pub struct TargetCheck {
+    /// The target.
+    pub name: String,
+    /// Number of operations in its catalog.
+    pub operations: usize,
+    /// Why the catalog could not be compared with the target's schema; `None` where it fits.
+    pub unreachable: Option<String>,
+}
+
+/// Checks a configuration and its catalogs; opens neither the control store nor the backup folder.
+///
+/// # Errors
+/// The first thing that would keep a server from starting.
+pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
+    config.check()?;
+    let mut checked = Vec::new();
+    for (name, entry) in targets(config)? {
+        let operations = entry.catalog.operations();
+        let unreachable = match planner::check(entry.target.as_ref(), operations).await {
+            Ok(()) => None,
+            Err(PlanError::Target(error)) => Some(error.to_string()),
+            Err(PlanError::Mismatch { origin, operation, rule, expected }) => {
+                return Err(ComposeError::Mismatch(EngineError::CatalogMismatch { origin, operation, rule, expected }));
+            }
+        };
+        checked.push(TargetCheck { name, operations: operations.len(), unreachable });
+    }
+    Ok(checked)
+}
+
+fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeError> {
+    let mut targets = BTreeMap::new();
+    for declared in &config.targets {
+        let opened = target::open(declared.url.expose());
+        let target = opened.map_err(|source| ComposeError::TargetUrl { name: declared.name.clone(), source })?;
+        targets.insert(declared.name.clone(), TargetEntry { target, catalog: Arc::new(catalog(declared)?) });
+    }
+    Ok(targets)
+}
+
+fn catalog(target: &TargetConfig) -> Result<Catalog, ComposeError> {
+    let refused = |source| ComposeError::Catalog { name: target.name.clone(), source };
+    let mut merged = Catalog::default();
+    for source in &target.catalogs {
+        let catalog = match source {
+            CatalogSource::Builtin => Catalog::parse(BUILTIN_CATALOG, BUILTIN_TEXT),
+            CatalogSource::File(path) => {
+                let shown = path.display().to_string();
+                let text = fs::read_to_string(path)
+                    .map_err(|source| ComposeError::CatalogFile { name: target.name.clone(), path: shown.clone(), source })?;
+                Catalog::parse(&shown, &text)
+            }
+            CatalogSource::Text { name, text } => Catalog::parse(name, text),
+        };
+        merged.merge(catalog.map_err(refused)?).map_err(refused)?;
+    }
+    Ok(merged)
+}
+
+/// Opens the control store. A shared one may be down for a moment, or start at the same time: it is waited for.
+async fn open_store(url: &Url, wait: Duration, shutdown: &CancellationToken) -> Result<ControlStore, ComposeError> {
+    let begun = Instant::now();
+    let mut pause = FIRST_WAIT;
+    loop {
+        let source = match ControlStore::open(url.expose()).await {
+            Ok(store) => return Ok(store),
+            Err(error @ StoreError::Unavailable(_)) if url.sqlite_file().is_none() => error,
+            // A file does not become usable by waiting.
+            Err(error) => return Err(error.into()),
+        };
+        if begun.elapsed() + pause > wait {
+            return Err(ComposeError::StoreAbsent { source, waited_seconds: begun.elapsed().as_secs() });
+        }
+        tracing::warn!(error = %source, "the control store does not answer yet");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return Err(ComposeError::Stopped),
+        }
+        pause = (pause * 2).min(LAST_WAIT);
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), ComposeError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|source| ComposeError::Folder { path: folder.display().to_string(), source })
+}
+
+/// The right to be the only server on an embedded control store. The system takes it back when the process ends, however it ends.
+pub(crate) struct FolderLock {
+    _file: fs::File,
+}
+
+impl FolderLock {
+    fn take(folder: &Path) -> Result<Self, ComposeError> {
+        make_folder(folder)?;
+        let path: PathBuf = folder.join(LOCK_FILE);
+        let failed = |source| ComposeError::Folder { path: path.display().to_string(), source };
+        let options = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = options.map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut process = String::new();
+                file.read_to_string(&mut process).map_err(failed)?;
+                let process = if process.trim().is_empty() { "unknown".to_owned() } else { process.trim().to_owned() };
+                return Err(ComposeError::InUse { folder: folder.display().to_string(), process });
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_server_on_a_folder_is_told_who_the_first_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = FolderLock::take(&folder.path().join("data")).expect("the lock");
+        let Err(error) = FolderLock::take(&folder.path().join("data")) else { panic!("must be refused") };
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        FolderLock::take(&folder.path().join("data")).expect("the lock is free again");
+    }
+
+    #[test]
+    fn the_builtin_catalog_is_valid() {
+        let config = Config::embedded("d").with_target("a", "sqlite://a.db", BUILTIN_CATALOG);
+        assert_eq!(catalog(&config.targets[0]).expect("a catalog").operations().len(), 4);
+    }
+
+    #[test]
+    fn catalogs_of_a_target_may_not_overlap() {
+        let mut config = Config::embedded("d").with_target("a", "sqlite://a.db", BUILTIN_CATALOG);
+        config.targets[0].catalogs.push(CatalogSource::Text { name: "again".into(), text: BUILTIN_TEXT.into() });
+        let error = catalog(&config.targets[0]).expect_err("must be refused").to_string();
+        assert!(error.starts_with("target a: again:") && error.contains("declared twice"), "{error}");
+    }
+}

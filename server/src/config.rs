@@ -1,0 +1,286 @@
+//! The configuration: what an operator sets, read from TOML and checked before anything is opened.
+//!
+//! A refusal names file, line and what was expected. No setting is needed to start: [`Config::embedded`] is a SQLite control store
+//! in a data folder, on loopback. Called by the binary, and by tests that start a server. The settings are shown one by one in
+//! `dbkeep.toml` at the root of the repository.
+
+mod read;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use dbkeep_engine::engine::Settings;
+
+/// Name of the catalog that is built in.
+pub const BUILTIN_CATALOG: &str = "builtin:learning-platform";
+/// Where the server listens if nothing else is said.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50_777);
+
+/// The configuration was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct ConfigError {
+    /// "file:line", or what else the setting came from.
+    pub place: String,
+    /// What is wrong and what was expected.
+    pub problem: String,
+}
+
+/// A connection string. It may hold a password, so that it is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    /// The string itself, for those who connect.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The file of a SQLite URL; `None` for other products.
+    #[must_use]
+    pub fn sqlite_file(&self) -> Option<&Path> {
+        let rest = self.0.strip_prefix("sqlite:")?;
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        Some(Path::new(rest.split_once('?').map_or(rest, |(path, _)| path)))
+    }
+}
+
+impl From<&str> for Url {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<String> for Url {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.0.split_once(':').map_or("", |(scheme, _)| scheme);
+        write!(formatter, "{scheme}:<hidden>")
+    }
+}
+
+/// Where the operations of a target are declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CatalogSource {
+    /// The learning platform's catalog, which is part of the binary.
+    Builtin,
+    /// A file.
+    File(PathBuf),
+    /// A text at hand, under the name by which messages call it.
+    Text {
+        /// That name.
+        name: String,
+        /// The catalog.
+        text: String,
+    },
+}
+
+impl From<&str> for CatalogSource {
+    /// `builtin:learning-platform`, or a path.
+    fn from(text: &str) -> Self {
+        if text == BUILTIN_CATALOG { Self::Builtin } else { Self::File(PathBuf::from(text)) }
+    }
+}
+
+impl From<String> for CatalogSource {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<&Path> for CatalogSource {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+impl From<PathBuf> for CatalogSource {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+/// A database to be maintained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetConfig {
+    /// Its name, unique: 1 to 63 of A-Z a-z 0-9 _ -.
+    pub name: String,
+    /// Where it is.
+    pub url: Url,
+    /// Its catalogs, merged in this order; none means that it has no operations.
+    pub catalogs: Vec<CatalogSource>,
+}
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; used by the binary only, since [`crate::serve`] is given a listener.
+    pub listen: SocketAddr,
+    /// Longest time from the signal to stop until the server is gone.
+    pub shutdown_grace: Duration,
+    /// Most open event streams.
+    pub max_streams: usize,
+    /// Folder of what the server keeps for itself.
+    pub data_folder: PathBuf,
+    /// The control store, where it is not a SQLite file in the data folder.
+    pub store_url: Option<Url>,
+    /// How long to wait at start for a control store that does not answer.
+    pub store_wait: Duration,
+    /// The backup folder, where it is not `backups` in the data folder.
+    pub backup_folder: Option<PathBuf>,
+    /// How runs are worked on.
+    pub engine: Settings,
+    /// The databases.
+    pub targets: Vec<TargetConfig>,
+}
+
+impl Config {
+    /// A server of its own with everything in one folder: a SQLite control store, and the backups.
+    #[must_use]
+    pub fn embedded(data_folder: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: DEFAULT_LISTEN,
+            shutdown_grace: Duration::from_secs(10),
+            max_streams: 10_000,
+            data_folder: data_folder.into(),
+            store_url: None,
+            store_wait: Duration::from_secs(60),
+            backup_folder: None,
+            engine: Settings::default(),
+            targets: Vec::new(),
+        }
+    }
+
+    /// Adds a target with one catalog: `builtin:learning-platform`, a path, or a [`CatalogSource`].
+    #[must_use]
+    pub fn with_target(mut self, name: impl Into<String>, url: impl Into<Url>, catalog: impl Into<CatalogSource>) -> Self {
+        self.targets.push(TargetConfig { name: name.into(), url: url.into(), catalogs: vec![catalog.into()] });
+        self
+    }
+
+    /// Uses another control store than the SQLite file in the data folder.
+    #[must_use]
+    pub fn with_store(mut self, url: impl Into<Url>) -> Self {
+        self.store_url = Some(url.into());
+        self
+    }
+
+    /// The control store's URL.
+    ///
+    /// # Errors
+    /// Where the data folder's path cannot be written in a URL.
+    pub fn store_url(&self) -> Result<Url, ConfigError> {
+        self.store_url.clone().map_or_else(|| sqlite_url(&self.data_folder.join("control.db")), Ok)
+    }
+
+    /// The backup folder.
+    #[must_use]
+    pub fn backup_folder(&self) -> PathBuf {
+        self.backup_folder.clone().unwrap_or_else(|| self.data_folder.join("backups"))
+    }
+
+    /// The data folder where none is named: `$XDG_DATA_HOME/dbkeep`, else `~/.local/share/dbkeep`.
+    ///
+    /// # Errors
+    /// Where the environment names neither.
+    pub fn default_data_folder() -> Result<PathBuf, ConfigError> {
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        absolute("XDG_DATA_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+            .map(|base| base.join("dbkeep"))
+            .ok_or_else(|| refuse("environment", "neither XDG_DATA_HOME nor HOME is an absolute path; expected a data folder ([data] folder, or --data)"))
+    }
+
+    /// Checks what one setting alone cannot show: names of targets, and where the server listens.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_listen(self.listen).map_err(|problem| refuse("listen", problem))?;
+        for (position, target) in self.targets.iter().enumerate() {
+            check_target_name(&target.name).map_err(|problem| refuse("target", problem))?;
+            if self.targets[..position].iter().any(|other| other.name == target.name) {
+                return Err(refuse("target", format!("{} is declared twice; expected unique names", target.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse(place: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError { place: place.into(), problem: problem.into() }
+}
+
+/// An address on which a server without authentication may listen.
+pub(crate) fn check_listen(listen: SocketAddr) -> Result<(), String> {
+    if listen.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(format!("{listen} can be reached from other machines, and this version cannot authenticate callers; expected a loopback address such as 127.0.0.1:50777"))
+}
+
+fn check_target_name(name: &str) -> Result<(), String> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || character == '_' || character == '-';
+    if !name.is_empty() && name.len() <= 63 && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(format!("the name is {name:?}; expected 1 to 63 of A-Z a-z 0-9 _ -"))
+}
+
+/// The URL of a SQLite file.
+fn sqlite_url(path: &Path) -> Result<Url, ConfigError> {
+    let Some(text) = path.to_str() else {
+        return Err(refuse(path.display().to_string(), "is no UTF-8; expected a path that a URL can hold"));
+    };
+    // The driver decodes percent signs and cuts at a question mark.
+    Ok(Url(format!("sqlite://{}", text.replace('%', "%25").replace('?', "%3F").replace('#', "%23"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_taken() {
+        for taken in ["127.0.0.1:0", "127.1.2.3:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(check_listen(taken.parse().expect("an address")), Ok(()), "{taken}");
+        }
+        for refused in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
+            let problem = check_listen(refused.parse().expect("an address")).expect_err("must be refused");
+            assert!(problem.contains("cannot authenticate"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn names_of_targets_are_unique_and_plain() {
+        let config = Config::embedded("d").with_target("a", "sqlite://a", BUILTIN_CATALOG);
+        assert_eq!(config.check(), Ok(()));
+        assert!(config.clone().with_target("a", "sqlite://b", "c.toml").check().is_err());
+        assert!(config.clone().with_target("a b", "sqlite://b", "c.toml").check().is_err());
+        assert!(config.with_target("x".repeat(64), "sqlite://b", "c.toml").check().is_err());
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let config = Config::embedded("d").with_target("a", "postgres://u:s3cret@h/d", BUILTIN_CATALOG).with_store("postgres://u:s3cret@h/d");
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn the_embedded_store_lies_in_the_data_folder() {
+        let config = Config::embedded("/d%/x?");
+        assert_eq!(config.store_url().expect("a URL").expose(), "sqlite:///d%25/x%3F/control.db");
+        assert_eq!(config.backup_folder(), Path::new("/d%/x?/backups"));
+        assert_eq!(Url::from("sqlite://a/b.db?mode=ro").sqlite_file(), Some(Path::new("a/b.db")));
+    }
+}

@@ -1,0 +1,308 @@
+//! Reading a configuration file: unknown keys, malformed values and missing variables are refused at their line.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url, check_listen, check_target_name, refuse};
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    server: ServerSection,
+    store: StoreSection,
+    data: FolderSection,
+    backup: FolderSection,
+    engine: EngineSection,
+    target: Vec<TargetSection>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ServerSection {
+    listen: Option<Spanned<String>>,
+    shutdown_grace: Option<Spanned<String>>,
+    max_streams: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct StoreSection {
+    url: Option<Spanned<String>>,
+    wait: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct FolderSection {
+    folder: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct EngineSection {
+    lease_term: Option<Spanned<String>>,
+    plan_lifetime: Option<Spanned<String>>,
+    drift_fraction: Option<Spanned<f64>>,
+    drift_rows: Option<u64>,
+    concurrent_runs: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TargetSection {
+    name: Spanned<String>,
+    url: Spanned<String>,
+    #[serde(default)]
+    catalog: Vec<Spanned<String>>,
+}
+
+/// Looks an environment variable up.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// One file while it is read.
+struct Source<'a> {
+    name: &'a str,
+    text: &'a str,
+    /// Folder that relative paths start from.
+    base: &'a Path,
+    environment: Environment<'a>,
+}
+
+impl Config {
+    /// Reads a file. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// The first thing in it that is unknown, malformed or out of bounds.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| refuse(&name, format!("cannot be read: {error}")))?;
+        let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::from_text(&name, &text, base, &|variable| std::env::var(variable).ok())
+    }
+
+    fn from_text(name: &str, text: &str, base: &Path, environment: Environment<'_>) -> Result<Self, ConfigError> {
+        let source = Source { name, text, base, environment };
+        let file: File = toml::from_str(text)
+            .map_err(|error| source.refuse(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", ")))?;
+        let data_folder = match file.data.folder {
+            Some(folder) => base.join(folder),
+            None => Self::default_data_folder()?,
+        };
+        let mut config = Self::embedded(data_folder);
+        source.server(file.server, &mut config)?;
+        config.store_url = file.store.url.map(|url| source.url(&url)).transpose()?;
+        source.duration(file.store.wait, &mut config.store_wait, Duration::ZERO, Duration::from_secs(3_600))?;
+        config.backup_folder = file.backup.folder.map(|folder| base.join(folder));
+        source.engine(file.engine, &mut config)?;
+        for target in file.target {
+            let target = source.target(target, &config.targets)?;
+            config.targets.push(target);
+        }
+        Ok(config)
+    }
+}
+
+impl Source<'_> {
+    fn refuse(&self, offset: usize, problem: impl Into<String>) -> ConfigError {
+        let before = self.text.get(..offset.min(self.text.len())).unwrap_or_default();
+        refuse(format!("{}:{}", self.name, before.matches('\n').count() + 1), problem)
+    }
+
+    fn server(&self, section: ServerSection, config: &mut Config) -> Result<(), ConfigError> {
+        if let Some(listen) = section.listen {
+            let refused = |problem: String| self.refuse(listen.span().start, format!("listen: {problem}"));
+            let address = listen.get_ref().parse::<SocketAddr>();
+            config.listen = address.map_err(|_| refused(format!("is {:?}; expected address:port such as 127.0.0.1:50777", listen.get_ref())))?;
+            check_listen(config.listen).map_err(refused)?;
+        }
+        self.duration(section.shutdown_grace, &mut config.shutdown_grace, Duration::ZERO, Duration::from_secs(600))?;
+        self.count(section.max_streams, &mut config.max_streams, 1_000_000)
+    }
+
+    fn engine(&self, section: EngineSection, config: &mut Config) -> Result<(), ConfigError> {
+        let engine = &mut config.engine;
+        self.duration(section.lease_term, &mut engine.lease_term, Duration::from_secs(2), Duration::from_secs(600))?;
+        self.duration(section.plan_lifetime, &mut engine.plan_lifetime, Duration::from_secs(1), Duration::from_secs(30 * 86_400))?;
+        self.count(section.concurrent_runs, &mut engine.concurrent_runs, 64)?;
+        if let Some(fraction) = section.drift_fraction {
+            if !(0.0..=1.0).contains(fraction.get_ref()) {
+                return Err(self.refuse(fraction.span().start, format!("is {}; expected 0.0 to 1.0", fraction.get_ref())));
+            }
+            engine.drift.fraction = fraction.into_inner();
+        }
+        engine.drift.rows = section.drift_rows.unwrap_or(engine.drift.rows);
+        Ok(())
+    }
+
+    fn target(&self, section: TargetSection, before: &[TargetConfig]) -> Result<TargetConfig, ConfigError> {
+        let start = section.name.span().start;
+        let name = section.name.get_ref();
+        check_target_name(name).map_err(|problem| self.refuse(start, problem))?;
+        if before.iter().any(|other| other.name == *name) {
+            return Err(self.refuse(start, format!("target {name} is declared twice; expected unique names")));
+        }
+        let url = self.url(&section.url)?;
+        let catalogs = section.catalog.into_iter().map(|catalog| {
+            let text = catalog.get_ref();
+            if text == BUILTIN_CATALOG {
+                return Ok(CatalogSource::Builtin);
+            }
+            if text.starts_with("builtin:") || text.is_empty() {
+                return Err(self.refuse(catalog.span().start, format!("catalog {text:?} is unknown; expected a path or {BUILTIN_CATALOG}")));
+            }
+            Ok(CatalogSource::File(self.base.join(text)))
+        });
+        Ok(TargetConfig { name: name.clone(), url, catalogs: catalogs.collect::<Result<_, _>>()? })
+    }
+
+    /// A connection string with its variables filled in and the path of a SQLite file resolved.
+    fn url(&self, text: &Spanned<String>) -> Result<Url, ConfigError> {
+        let refused = |problem: String| self.refuse(text.span().start, problem);
+        let url = self.expand(text.get_ref()).map_err(refused)?;
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Url(url));
+        }
+        let Some(rest) = url.strip_prefix("sqlite:") else {
+            return Err(refused("the URL is of no known kind; expected sqlite://path/to/file.db or postgres://user@host/database".to_owned()));
+        };
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (path, options) = rest.split_once('?').map_or((rest, None), |(path, options)| (path, Some(options)));
+        if path.is_empty() || path.contains(":memory:") {
+            return Err(refused("the URL names no file; expected sqlite://path/to/file.db".to_owned()));
+        }
+        let resolved = self.base.join(path);
+        let resolved = resolved.to_str().ok_or_else(|| refused("the file's path is no UTF-8".to_owned()))?;
+        Ok(Url(options.map_or_else(|| format!("sqlite://{resolved}"), |options| format!("sqlite://{resolved}?{options}"))))
+    }
+
+    /// Replaces `${NAME}` by the environment's value.
+    fn expand(&self, text: &str) -> Result<String, String> {
+        let mut expanded = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            let (name, after) = after.split_once('}').ok_or("\"${\" has no end; expected ${NAME}")?;
+            let value = (self.environment)(name).ok_or_else(|| format!("the environment has no variable {name:?}; expected it to be set"))?;
+            expanded.push_str(before);
+            expanded.push_str(&value);
+            rest = after;
+        }
+        expanded.push_str(rest);
+        Ok(expanded)
+    }
+
+    fn duration(&self, text: Option<Spanned<String>>, value: &mut Duration, least: Duration, most: Duration) -> Result<(), ConfigError> {
+        let Some(text) = text else { return Ok(()) };
+        let parsed = text.get_ref().parse::<jiff::SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+        match parsed {
+            Some(duration) if (least..=most).contains(&duration) => *value = duration,
+            _ => {
+                let problem = format!(
+                    "is {:?}; expected a duration such as \"15s\", \"10m\" or \"1h\", from {} s to {} s",
+                    text.get_ref(),
+                    least.as_secs(),
+                    most.as_secs()
+                );
+                return Err(self.refuse(text.span().start, problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, number: Option<Spanned<u64>>, value: &mut usize, most: usize) -> Result<(), ConfigError> {
+        let Some(number) = number else { return Ok(()) };
+        match usize::try_from(*number.get_ref()) {
+            Ok(count) if (1..=most).contains(&count) => *value = count,
+            _ => return Err(self.refuse(number.span().start, format!("is {}; expected 1 to {most}", number.get_ref()))),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let text = if text.contains("[data]") { text.to_owned() } else { format!("{text}\n[data]\nfolder = \"data\"\n") };
+        Config::from_text("c.toml", &text, Path::new("/etc/dbkeep"), &|name| (name == "SECRET").then(|| "s3cret".to_owned()))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_embedded_default() {
+        let config = read("").expect("a configuration");
+        assert_eq!(config.data_folder, Path::new("/etc/dbkeep/data"));
+        assert_eq!((config.listen, config.max_streams, config.targets.len()), (super::super::DEFAULT_LISTEN, 10_000, 0));
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file_and_variables_are_filled_in() {
+        let config = read(
+            "[[target]]\nname = \"a\"\nurl = \"sqlite://app.db?mode=rw\"\ncatalog = [\"a.toml\", \"builtin:learning-platform\"]\n\
+             [[target]]\nname = \"b\"\nurl = \"postgres://u:${SECRET}@h/d\"\n[backup]\nfolder = \"/backups\"\n",
+        )
+        .expect("a configuration");
+        assert_eq!(config.targets[0].url.expose(), "sqlite:///etc/dbkeep/app.db?mode=rw");
+        assert_eq!(config.targets[0].catalogs, [CatalogSource::File("/etc/dbkeep/a.toml".into()), CatalogSource::Builtin]);
+        assert_eq!(config.targets[1].url.expose(), "postgres://u:s3cret@h/d");
+        assert_eq!(config.backup_folder(), Path::new("/backups"));
+    }
+
+    #[test]
+    fn refuses_with_line_and_expectation() {
+        let target = "[[target]]\nname = \"a\"\nurl = \"sqlite://a.db\"\n";
+        let cases = [
+            ("[server]\nlisten = \"0.0.0.0:1\"".to_owned(), "c.toml:2", "cannot authenticate"),
+            ("[server]\nlisten = \"here\"".to_owned(), "c.toml:2", "expected address:port"),
+            ("[server]\nport = 1".to_owned(), "c.toml:2", "unknown field `port`"),
+            ("[sever]\n".to_owned(), "c.toml:1", "unknown field `sever`"),
+            ("[server]\n\nmax_streams = 0".to_owned(), "c.toml:3", "expected 1 to 1000000"),
+            ("[server]\nmax_streams = -1".to_owned(), "c.toml:2", "-1"),
+            ("[engine]\nlease_term = \"1 parsec\"".to_owned(), "c.toml:2", "expected a duration such as \"15s\""),
+            ("[engine]\nlease_term = \"-15s\"".to_owned(), "c.toml:2", "expected a duration"),
+            ("[engine]\nplan_lifetime = 15".to_owned(), "c.toml:2", "expected a string"),
+            ("[engine]\ndrift_fraction = 1.5".to_owned(), "c.toml:2", "expected 0.0 to 1.0"),
+            (format!("{target}{target}"), "c.toml:5", "declared twice"),
+            (target.replace("\"a\"", "\"a b\""), "c.toml:2", "expected 1 to 63"),
+            (target.replace("sqlite", "mysql"), "c.toml:3", "expected sqlite://"),
+            (target.replace("a.db", "${NONE}"), "c.toml:3", "no variable \"NONE\""),
+            (target.replace("a.db", ""), "c.toml:3", "names no file"),
+            (format!("{target}catalog = [\"builtin:other\"]"), "c.toml:4", "expected a path or builtin:learning-platform"),
+            ("[[target]]\nname = \"a\"\n".to_owned(), "c.toml:1", "missing field `url`"),
+            ("x".to_owned(), "c.toml:1", ""),
+        ];
+        for (text, place, problem) in cases {
+            let message = read(&text).map(|_| ()).expect_err("must be refused").to_string();
+            assert!(message.starts_with(&format!("{place}: ")) && message.contains(problem), "{text}\n=> {message}");
+        }
+    }
+
+    /// The example must stay true: every line that is a setting in a comment is uncommented, and the whole is read.
+    #[test]
+    fn the_example_file_is_valid() {
+        let example = include_str!("../../../dbkeep.toml");
+        let setting = |line: &str| {
+            let bare = line.strip_prefix('#')?;
+            let is_setting = bare.starts_with('[') || bare.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+            is_setting.then(|| bare.to_owned())
+        };
+        let lines = example.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned())).collect::<Vec<_>>();
+        let settings = lines.iter().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
+        assert_eq!(settings, 16, "every setting has its line");
+        let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|_| Some("value".to_owned()));
+        let config = read.expect("the example is valid");
+        let defaults = Config::embedded("/base");
+        assert_eq!((config.listen, config.shutdown_grace, config.max_streams), (defaults.listen, defaults.shutdown_grace, defaults.max_streams));
+        assert_eq!((config.store_wait, config.targets.len()), (defaults.store_wait, 2));
+        assert_eq!(config.engine.lease_term, defaults.engine.lease_term);
+        assert_eq!(config.engine.plan_lifetime, defaults.engine.plan_lifetime);
+        assert_eq!((config.engine.drift, config.engine.concurrent_runs), (defaults.engine.drift, defaults.engine.concurrent_runs));
+        Config::from_text("dbkeep.toml", example, Path::new("/base"), &|_| None).expect("as it stands it sets nothing that is missing");
+    }
+}

@@ -1,0 +1,14 @@
+//! The engine's nouns as wire messages and back: one file per noun. No decisions are taken here; every match is exhaustive, so
+//! that a new variant in the engine asks for its name on the wire. Called by the services.
+
+pub(super) mod backup;
+pub(super) mod event;
+pub(super) mod plan;
+pub(super) mod run;
+pub(super) mod target;
+pub(super) mod time;
+
+/// A position or count as the wire carries it. What does not fit saturates; lists of that length do not occur.
+fn index(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}

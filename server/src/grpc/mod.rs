@@ -1,0 +1,138 @@
+//! The gRPC side: services, their statuses, and the transport under them.
+//!
+//! One file per service checks a request, calls the engine, and converts the answer (`convert`). `status` alone builds statuses,
+//! `stream` shows runs, `gate` and `policy` stand before every method, `connection` is the socket. Wire types appear nowhere else
+//! in the server. Called by [`crate::Server`].
+
+mod backups;
+mod cleanup;
+mod connection;
+mod convert;
+mod gate;
+mod page;
+pub mod policy;
+mod runs;
+mod status;
+mod stream;
+mod targets;
+mod validate;
+
+use std::{future::Future, time::Duration};
+
+use dbkeep_engine::{Engine, EngineError};
+use dbkeep_proto::v1::{
+    backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer, run_service_server::RunServiceServer,
+    target_service_server::TargetServiceServer,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use self::{backups::Backups, cleanup::Cleanup, gate::GateLayer, runs::Runs, status::Fault, stream::Streams, targets::Targets};
+
+/// Largest request, bytes.
+const MAX_REQUEST: usize = 1 << 20;
+/// Largest response or stream message, bytes.
+const MAX_RESPONSE: usize = 16 << 20;
+/// Most calls at a time on one connection.
+const STREAMS_PER_CONNECTION: u32 = 1_024;
+/// How often a connection is asked for a sign of life, and how long it may take to give one.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// The tokens that bring a server down, in the order in which they are cancelled.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stops {
+    /// No further connections; open ones end with their last call.
+    pub(crate) accepting: CancellationToken,
+    /// Watchers are told to come back later.
+    pub(crate) streams: CancellationToken,
+    /// Connections are cut.
+    pub(crate) connections: CancellationToken,
+}
+
+/// Says of every service whether it can be used.
+#[derive(Clone)]
+pub(crate) struct Health(HealthReporter);
+
+/// Names under which health is asked for: the server as a whole, and each service.
+const HEALTH_NAMES: [&str; 5] = [
+    "",
+    TargetServiceServer::<Targets>::NAME,
+    CleanupServiceServer::<Cleanup>::NAME,
+    RunServiceServer::<Runs>::NAME,
+    BackupServiceServer::<Backups>::NAME,
+];
+
+impl Health {
+    async fn set(&self, status: ServingStatus) {
+        for name in HEALTH_NAMES {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+
+    /// Tells those who watch that the server goes down, and ends their streams.
+    pub(crate) async fn end(mut self) {
+        self.set(ServingStatus::NotServing).await;
+        for name in HEALTH_NAMES {
+            self.0.clear_service_status(name).await;
+        }
+    }
+}
+
+/// The descriptors that reflection shows cannot be read; a fault of the build.
+#[derive(Debug, thiserror::Error)]
+#[error("the descriptor set is damaged: {0}")]
+pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+
+/// Sets the services up; the returned future serves until `stops.accepting` is cancelled and every connection has ended.
+pub(crate) async fn transport(
+    listener: TcpListener,
+    engine: Engine,
+    max_streams: usize,
+    stops: Stops,
+) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send), ReflectionError> {
+    let streams = Streams::new(max_streams, stops.streams);
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health = Health(reporter);
+    health.set(ServingStatus::Serving).await;
+
+    /// Sets the limits of messages, which every generated server has under the same names.
+    macro_rules! limited {
+        ($server:expr) => {
+            $server.max_decoding_message_size(MAX_REQUEST).max_encoding_message_size(MAX_RESPONSE)
+        };
+    }
+    let router = Server::builder()
+        .layer(GateLayer)
+        // tonic's default lifts hyper's own limit.
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(limited!(TargetServiceServer::new(Targets { engine: engine.clone() })))
+        .add_service(limited!(CleanupServiceServer::new(Cleanup { engine: engine.clone(), streams: streams.clone() })))
+        .add_service(limited!(RunServiceServer::new(Runs { engine: engine.clone(), streams: streams.clone() })))
+        .add_service(limited!(BackupServiceServer::new(Backups { engine, streams })))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let incoming = connection::accept(listener, stops.connections);
+    Ok((health, router.serve_with_incoming_shutdown(incoming, stops.accepting.cancelled_owned())))
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(dbkeep_proto::FILE_DESCRIPTOR_SET)
+        // With the standard details at hand, clients print rich errors decoded.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Lets the engine work in a task that a caller who goes away cannot tear: a query that is dropped half-way goes on in the
+/// database, and can leave a connection in a state that the next user does not expect.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, EngineError>> + Send + 'static) -> Result<T, Fault> {
+    match tokio::spawn(work).await {
+        Ok(result) => result.map_err(Fault::Engine),
+        Err(lost) => Err(Fault::TaskLost(lost)),
+    }
+}

@@ -1,0 +1,93 @@
+//! `RunService`: looking at runs, following them, stopping them, and taking them back. Called by tonic.
+
+use dbkeep_engine::Engine;
+use dbkeep_proto::v1::{self, run_service_server::RunService};
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert, detached,
+    gate::deadline_of,
+    page::Pages,
+    stream::{EventStream, Streams},
+    validate::Check,
+};
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct Runs {
+    pub(super) engine: Engine,
+    pub(super) streams: Streams,
+}
+
+#[tonic::async_trait]
+impl RunService for Runs {
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
+        let id = request.into_inner().id;
+        let mut check = Check::default();
+        check.present("id", &id, "the id of a run");
+        check.finish()?;
+        let engine = self.engine.clone();
+        let run = detached(async move { engine.run(&id).await }).await?;
+        Ok(Response::new(v1::GetRunResponse { run: Some(convert::run::run(run)) }))
+    }
+
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let request = request.into_inner();
+        let wire = request.filter.unwrap_or_default();
+        let pages = Pages::of("runs", &wire);
+        let mut check = Check::default();
+        let size = check.page_size(request.page_size);
+        let before = pages.after(&request.page_token, &mut check);
+        let filter = convert::run::filter(wire, &mut check);
+        check.finish()?;
+        let engine = self.engine.clone();
+        let mut runs = detached(async move { engine.runs(&filter, before, size + 1).await }).await?;
+        let next_page_token = pages.cut(&mut runs, size, |run| run.id);
+        Ok(Response::new(v1::ListRunsResponse { runs: runs.into_iter().map(convert::run::run).collect(), next_page_token }))
+    }
+
+    type WatchRunStream = EventStream<v1::WatchRunResponse>;
+
+    async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Result<Response<Self::WatchRunStream>, Status> {
+        let deadline = deadline_of(&request);
+        let v1::WatchRunRequest { id, after_sequence } = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &id, "the id of a run");
+        check.finish()?;
+        let place = self.streams.place()?;
+        let events = self.streams.follow(&self.engine, id, after_sequence, place, deadline).await?;
+        Ok(Response::new(events.wrap(|event| v1::WatchRunResponse { event: Some(event) })))
+    }
+
+    async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let v1::CancelRunRequest { id, reason, request_id } = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &id, "the id of a run");
+        check.reason(&reason);
+        check.request_id(&request_id);
+        check.finish()?;
+        let engine = self.engine.clone();
+        let run = detached(async move { engine.cancel(&id, &reason).await }).await?;
+        Ok(Response::new(v1::CancelRunResponse { run: Some(convert::run::run(run)) }))
+    }
+
+    type UndoRunStream = EventStream<v1::UndoRunResponse>;
+
+    async fn undo_run(&self, request: Request<v1::UndoRunRequest>) -> Result<Response<Self::UndoRunStream>, Status> {
+        let deadline = deadline_of(&request);
+        let v1::UndoRunRequest { request_id, id, options } = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &id, "the id of the cleanup to take back");
+        check.request_id(&request_id);
+        let options = check.options(options, false);
+        if options.dry_run {
+            check.refuse("options.dry_run", "is true; an undo has no dry run, expected it absent or false");
+        }
+        check.finish()?;
+        let place = self.streams.place()?;
+        let engine = self.engine.clone();
+        let run = detached(async move { engine.undo(&request_id, &id, options).await }).await?;
+        let events = self.streams.follow(&self.engine, run.id.to_string(), 0, place, deadline).await?;
+        Ok(Response::new(events.wrap(|event| v1::UndoRunResponse { event: Some(event) })))
+    }
+}

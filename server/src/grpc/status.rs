@@ -1,0 +1,353 @@
+//! From failures to gRPC statuses: the only place that builds a [`Status`].
+//!
+//! Every status carries an `ErrorInfo` whose reason and metadata are those of `errors.proto`, and the richer details that fit its
+//! code: violated fields, a failed precondition, the missing resource, or when to come back. Faults of dbkeep itself get an
+//! incident id instead of their cause; the cause is logged here, once, under that id. Called by the services and by the gate.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use dbkeep_engine::{
+    EngineError,
+    model::RunId,
+    port::{ArchiveError, StoreError, TargetError, TargetErrorClass},
+};
+use dbkeep_proto::v1::ErrorReason;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Domain of every `ErrorInfo` that this service sends.
+const DOMAIN: &str = "dbkeep";
+/// What the enum's names carry in the .proto file and not on the wire.
+const PREFIX: &str = "ERROR_REASON_";
+/// Longest text in a status, characters. Details travel in one header block, which clients cap at about 16 KiB.
+const TEXT_CHARACTERS: usize = 1_000;
+/// When to try again where a short trouble is likely to be over.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+/// When to try again where a server has to come back.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+/// When to try again where a person has to make room.
+const RETRY_AFTER_A_PERSON: Duration = Duration::from_secs(60);
+
+/// A field of a request that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// Path of the field as the .proto files name it, such as `options.batch_size` or `filter.states[0]`.
+    pub(crate) field: String,
+    /// What is wrong and what was expected.
+    pub(crate) problem: String,
+}
+
+/// Whatever ends a call without success.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The engine refused or failed.
+    Engine(EngineError),
+    /// Fields of the request are malformed or out of bounds; never empty.
+    Fields(Vec<Violation>),
+    /// The caller's deadline has come.
+    Deadline {
+        /// The run that the call had started or followed.
+        run: Option<RunId>,
+    },
+    /// Every place for an open stream is taken.
+    TooManyStreams {
+        /// Number of places.
+        limit: usize,
+    },
+    /// No row of the policy allows the method.
+    MethodNotAllowed {
+        /// Path of the method.
+        method: String,
+    },
+    /// A task of this server ended without an answer.
+    TaskLost(tokio::task::JoinError),
+}
+
+impl From<EngineError> for Fault {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        answer(fault).into_status()
+    }
+}
+
+/// A status under construction.
+struct Answer {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    metadata: HashMap<String, String>,
+    details: ErrorDetails,
+}
+
+impl Answer {
+    fn new(code: Code, reason: ErrorReason, message: impl fmt::Display) -> Self {
+        Self { code, reason, message: capped(&message), metadata: HashMap::new(), details: ErrorDetails::new() }
+    }
+
+    /// `NOT_FOUND` with the resource that is missing.
+    fn missing(reason: ErrorReason, kind: &str, name: &str, message: impl fmt::Display) -> Self {
+        let mut answer = Self::new(Code::NotFound, reason, message);
+        answer.details.set_resource_info(kind, capped(&name), "", answer.message.clone());
+        answer
+    }
+
+    /// `FAILED_PRECONDITION` with what it failed on.
+    fn unmet(reason: ErrorReason, subject: impl fmt::Display, message: impl fmt::Display) -> Self {
+        let mut answer = Self::new(Code::FailedPrecondition, reason, message);
+        answer.details.add_precondition_failure_violation(wire_name(reason), capped(&subject), answer.message.clone());
+        answer
+    }
+
+    fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.metadata.insert(name.to_owned(), capped(&value));
+        self
+    }
+
+    fn field(mut self, field: &str, problem: &str) -> Self {
+        self.details.add_bad_request_violation(field, capped(&problem));
+        self
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.details.set_retry_info(Some(after));
+        self
+    }
+
+    fn into_status(mut self) -> Status {
+        self.details.set_error_info(wire_name(self.reason), DOMAIN, self.metadata);
+        Status::with_error_details(self.code, self.message, self.details)
+    }
+}
+
+/// The reason as `ErrorInfo.reason` carries it.
+fn wire_name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix(PREFIX).unwrap_or(name)
+}
+
+fn capped(text: &dyn fmt::Display) -> String {
+    let text = text.to_string();
+    match text.char_indices().nth(TEXT_CHARACTERS) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
+    }
+}
+
+fn answer(fault: Fault) -> Answer {
+    match fault {
+        Fault::Engine(error) => of_engine(error),
+        Fault::Fields(violations) => {
+            let named = violations.iter().map(|violation| format!("{}: {}", violation.field, violation.problem)).collect::<Vec<_>>();
+            let answer = Answer::new(Code::InvalidArgument, ErrorReason::InvalidField, named.join("; "));
+            violations.iter().fold(answer, |answer, violation| answer.field(&violation.field, &violation.problem))
+        }
+        Fault::Deadline { run: Some(run) } => {
+            Answer::new(Code::DeadlineExceeded, ErrorReason::Deadline, format!("the deadline of the call has come; run {run} goes on")).with("run", run)
+        }
+        Fault::Deadline { run: None } => Answer::new(Code::DeadlineExceeded, ErrorReason::Deadline, "the deadline of the call has come"),
+        Fault::TooManyStreams { limit } => {
+            let message = format!("all {limit} places for open streams are taken; expected fewer streams at a time");
+            Answer::new(Code::ResourceExhausted, ErrorReason::TooManyStreams, message).with("limit", limit).retry(RETRY_LATER)
+        }
+        Fault::MethodNotAllowed { method } => {
+            Answer::new(Code::PermissionDenied, ErrorReason::MethodNotAllowed, format!("no policy allows {method}")).with("method", method)
+        }
+        Fault::TaskLost(error) => internal(&error),
+    }
+}
+
+fn of_engine(error: EngineError) -> Answer {
+    let said = error.to_string();
+    match error {
+        EngineError::InvalidField { field, problem } => {
+            Answer::new(Code::InvalidArgument, ErrorReason::InvalidField, said).field(field, &problem)
+        }
+        EngineError::UnknownTarget { name, known } => {
+            Answer::missing(ErrorReason::UnknownTarget, "target", &name, said).with("target", &name).with("known", known.join(","))
+        }
+        EngineError::UnknownOperation { target, name, known } => Answer::missing(ErrorReason::UnknownOperation, "operation", &name, said)
+            .with("operation", &name)
+            .with("target", target)
+            .with("known", known.join(",")),
+        EngineError::UnknownRun { id } => Answer::missing(ErrorReason::UnknownRun, "run", &id, said).with("run", &id),
+        EngineError::UnknownBackup { id } => Answer::missing(ErrorReason::UnknownBackup, "backup", &id, said).with("backup", &id),
+        EngineError::CatalogMismatch { origin, operation, rule, expected } => Answer::unmet(ErrorReason::CatalogMismatch, &origin, said)
+            .with("origin", &origin)
+            .with("operation", operation)
+            .with("rule", rule)
+            .with("expected", expected),
+        EngineError::Catalog(error) => {
+            Answer::unmet(ErrorReason::CatalogMismatch, &error.origin, said).with("origin", &error.origin).with("expected", &error.problem)
+        }
+        EngineError::UnknownPlan => Answer::missing(ErrorReason::UnknownPlan, "plan", "", said),
+        EngineError::PlanExpired { plan, expired_at } => {
+            Answer::unmet(ErrorReason::PlanExpired, plan, said).with("plan", plan).with("expired_at", expired_at)
+        }
+        EngineError::PlanMismatch { plan, field, planned, requested } => Answer::unmet(ErrorReason::PlanMismatch, plan, said)
+            .with("plan", plan)
+            .with("field", field)
+            .with("planned", planned)
+            .with("requested", requested),
+        EngineError::SchemaChanged { plan, tables } => {
+            Answer::unmet(ErrorReason::SchemaChanged, plan, said).with("plan", plan).with("tables", tables)
+        }
+        EngineError::CountDrifted { step, rule, planned, found, tolerance } => Answer::unmet(ErrorReason::CountDrifted, rule, said)
+            .with("step", step)
+            .with("planned", planned)
+            .with("found", found)
+            .with("tolerance", tolerance),
+        EngineError::PlanRequired { operation, severity } => {
+            Answer::unmet(ErrorReason::PlanRequired, &operation, said).with("operation", &operation).with("severity", severity.name())
+        }
+        EngineError::PlanBlocked { finding } => Answer::unmet(ErrorReason::PlanBlocked, &finding.table, said)
+            .with("finding", &finding.code)
+            .with("table", &finding.table)
+            .with("detail", &finding.detail)
+            .with("remediation", &finding.remediation),
+        EngineError::ApprovalUnavailable { operation } => {
+            Answer::unmet(ErrorReason::ApprovalUnavailable, &operation, said).with("operation", &operation).with("severity", "CRITICAL")
+        }
+        EngineError::RunAlreadyActive { run, target, table } => Answer::new(Code::Aborted, ErrorReason::RunAlreadyActive, said)
+            .with("run", run)
+            .with("target", target)
+            .with("table", table),
+        EngineError::RequestIdReused { request_id, run } => Answer::new(Code::AlreadyExists, ErrorReason::RequestIdReused, said)
+            .with("request_id", request_id)
+            .with("run", run),
+        EngineError::WrongState { run, state, expected } => Answer::unmet(ErrorReason::RunState, run, said)
+            .with("run", run)
+            .with("state", state.name())
+            .with("allowed", expected),
+        EngineError::NothingCaptured { run } => Answer::unmet(ErrorReason::NothingCaptured, run, said).with("run", run),
+        EngineError::SequenceAhead { run, last } => {
+            let problem = format!("lies beyond the newest event; expected at most {last}");
+            Answer::new(Code::InvalidArgument, ErrorReason::SequenceAhead, said)
+                .with("run", run)
+                .with("last_sequence", last)
+                .field("after_sequence", &problem)
+        }
+        EngineError::Target { target, source } => of_target(&target, &source, said),
+        EngineError::Store(StoreError::Unavailable(cause)) => {
+            // Which host does not answer is the operator's business, not the caller's.
+            tracing::warn!(cause, "the control store is unavailable");
+            Answer::new(Code::Unavailable, ErrorReason::StoreUnavailable, "dbkeep's control store is unavailable; nothing was changed")
+                .retry(RETRY_LATER)
+        }
+        EngineError::Store(error @ (StoreError::Fenced | StoreError::Corrupt(_))) => internal(&error),
+        EngineError::Archive(ArchiveError::Missing { file }) => Answer::new(Code::DataLoss, ErrorReason::BackupDamaged, said)
+            .with("backup", file.split_once('/').map_or("", |(run, _)| run))
+            .with("chunk", &file)
+            .with("problem", "is missing"),
+        EngineError::Archive(ArchiveError::Io { path, .. }) => Answer::new(Code::ResourceExhausted, ErrorReason::BackupStorage, said)
+            .with("path", path)
+            .retry(RETRY_AFTER_A_PERSON),
+        EngineError::BackupDamaged { run, chunk, problem } => Answer::new(Code::DataLoss, ErrorReason::BackupDamaged, said)
+            .with("backup", run)
+            .with("chunk", chunk)
+            .with("problem", problem),
+        EngineError::ShuttingDown => {
+            let message = "the server is shutting down; runs go on after its restart or on another server";
+            Answer::new(Code::Unavailable, ErrorReason::ShuttingDown, message).retry(RETRY_LATER)
+        }
+        // `EngineError` is non-exhaustive for other crates, so that the compiler asks for this arm.
+        other => internal(&other),
+    }
+}
+
+fn of_target(target: &str, error: &TargetError, said: String) -> Answer {
+    let answer = match error.class {
+        TargetErrorClass::Lost => Answer::new(Code::Unavailable, ErrorReason::TargetUnavailable, said).retry(RETRY_LATER),
+        TargetErrorClass::LockTimeout | TargetErrorClass::Conflict | TargetErrorClass::Timeout => {
+            Answer::new(Code::Unavailable, ErrorReason::TargetUnavailable, said).retry(RETRY_SOON)
+        }
+        TargetErrorClass::Permission => Answer::new(Code::PermissionDenied, ErrorReason::TargetPermission, said),
+        TargetErrorClass::Constraint
+        | TargetErrorClass::SchemaChanged
+        | TargetErrorClass::Fenced
+        | TargetErrorClass::Unsupported
+        | TargetErrorClass::Sink
+        | TargetErrorClass::Refused => Answer::unmet(ErrorReason::TargetRefused, target, said),
+    };
+    let answer = answer.with("target", target);
+    let answer = error.code.iter().fold(answer, |answer, code| answer.with("sqlstate", code));
+    error.constraint.iter().fold(answer, |answer, constraint| answer.with("constraint", constraint))
+}
+
+/// A fault of dbkeep itself: the caller gets a number to ask about, the log gets the cause.
+fn internal(cause: &dyn std::error::Error) -> Answer {
+    let incident = uuid::Uuid::now_v7();
+    tracing::error!(%incident, cause = %chain(cause), "internal fault");
+    Answer::new(Code::Internal, ErrorReason::Internal, format!("a fault of dbkeep; its log holds the cause under incident {incident}"))
+        .with("incident", incident)
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(error: EngineError) -> Status {
+        Fault::Engine(error).into()
+    }
+
+    #[test]
+    fn an_unknown_target_names_the_known_ones() {
+        let status = status(EngineError::UnknownTarget { name: "x".into(), known: vec!["a".into(), "b".into()] });
+        let details = status.get_error_details();
+        let info = details.error_info().expect("an ErrorInfo");
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("UNKNOWN_TARGET", "dbkeep"));
+        assert_eq!((info.metadata["target"].as_str(), info.metadata["known"].as_str()), ("x", "a,b"));
+        assert_eq!(details.resource_info().map(|info| info.resource_name.as_str()), Some("x"));
+    }
+
+    #[test]
+    fn every_class_of_target_error_has_its_code() {
+        let of = |class| {
+            let source = TargetError { code: Some("55P03".into()), ..TargetError::new(class, "no") };
+            let status = status(EngineError::Target { target: "t".into(), source });
+            let details = status.get_error_details();
+            let info = details.error_info().expect("an ErrorInfo").clone();
+            assert_eq!((info.metadata["target"].as_str(), info.metadata["sqlstate"].as_str()), ("t", "55P03"));
+            assert_eq!(details.retry_info().is_some(), status.code() == Code::Unavailable);
+            assert_eq!(details.precondition_failure().is_some(), status.code() == Code::FailedPrecondition);
+            (status.code(), info.reason)
+        };
+        for class in [TargetErrorClass::Lost, TargetErrorClass::LockTimeout, TargetErrorClass::Conflict, TargetErrorClass::Timeout] {
+            assert_eq!(of(class), (Code::Unavailable, "TARGET_UNAVAILABLE".to_owned()));
+        }
+        assert_eq!(of(TargetErrorClass::Permission), (Code::PermissionDenied, "TARGET_PERMISSION".to_owned()));
+        assert_eq!(of(TargetErrorClass::Refused), (Code::FailedPrecondition, "TARGET_REFUSED".to_owned()));
+    }
+
+    #[test]
+    fn an_internal_fault_hides_its_cause_behind_an_incident() {
+        let status = status(EngineError::Store(StoreError::Corrupt("row 7 of secret_table".into())));
+        let details = status.get_error_details();
+        let incident = &details.error_info().expect("an ErrorInfo").metadata["incident"];
+        assert_eq!(status.code(), Code::Internal);
+        assert!(status.message().contains(incident.as_str()) && !status.message().contains("secret_table"), "{}", status.message());
+    }
+
+    #[test]
+    fn long_texts_are_cut_so_that_headers_stay_small() {
+        let status = status(EngineError::UnknownRun { id: "ü".repeat(100_000) });
+        assert!(status.message().chars().count() <= TEXT_CHARACTERS + 1);
+        assert!(status.details().len() < 10_000, "{} bytes", status.details().len());
+    }
+}

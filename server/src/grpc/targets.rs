@@ -1,0 +1,32 @@
+//! `TargetService`: which databases there are. Called by tonic.
+
+use dbkeep_engine::Engine;
+use dbkeep_proto::v1::{self, target_service_server::TargetService};
+use tonic::{Request, Response, Status};
+
+use super::{convert, detached, status::Fault};
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct Targets {
+    pub(super) engine: Engine,
+}
+
+#[tonic::async_trait]
+impl TargetService for Targets {
+    async fn list_targets(&self, _request: Request<v1::ListTargetsRequest>) -> Result<Response<v1::ListTargetsResponse>, Status> {
+        let targets = self.engine.targets().iter().map(|(name, entry)| convert::target::target(name, entry)).collect();
+        Ok(Response::new(v1::ListTargetsResponse { targets }))
+    }
+
+    async fn get_target(&self, request: Request<v1::GetTargetRequest>) -> Result<Response<v1::GetTargetResponse>, Status> {
+        let asked = request.into_inner().name;
+        let (name, entry) = self.engine.target(&asked).map_err(Fault::from)?;
+        let engine = self.engine.clone();
+        let (status, active) = detached(async move { engine.target_status(&asked).await }).await?;
+        Ok(Response::new(v1::GetTargetResponse {
+            target: Some(convert::target::target(name, entry)),
+            status: Some(convert::target::status(status, entry.target.capabilities(), &active)),
+        }))
+    }
+}

@@ -1,0 +1,149 @@
+//! The acceptance of a run: once for each request, and never beside another run on the same table.
+
+use std::collections::BTreeSet;
+
+use dbkeep_engine::{
+    model::{EventBody, Run, RunId, RunState},
+    port::{CreateRun, Created, StoreError},
+};
+use sqlx::{AssertSqlSafe, Row};
+
+use super::{
+    draft::{Draft, captured_rows},
+    failure::{Failure, store_error},
+    rows,
+    transaction::{Act, Tx},
+};
+
+/// Reason of the first state.
+const ACCEPTED: &str = "accepted";
+
+/// Accepts a run.
+pub(super) struct Create {
+    request: CreateRun,
+    /// In order and each once.
+    tables: BTreeSet<String>,
+}
+
+impl Create {
+    /// Takes a run that is queued, or in a state that a queued run may enter at once.
+    pub(super) fn new(request: &CreateRun) -> Result<Self, StoreError> {
+        let state = request.run.state;
+        if state != RunState::Queued && !(state.is_final() && dbkeep_engine::run::state::permits(RunState::Queued, state)) {
+            return Err(StoreError::Fenced);
+        }
+        Ok(Self { request: request.clone(), tables: request.tables.iter().map(|table| rows::text(table)).collect() })
+    }
+
+    /// The run that the same request made before.
+    async fn seen(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
+        let sql = format!("SELECT {}, request_digest FROM runs WHERE request_id = $1", rows::RUN);
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(rows::text(&self.request.request_id)).fetch_optional(&mut *tx.connection).await?;
+        let Some(row) = row else { return Ok(None) };
+        let run = rows::stored_run(&row)?.run;
+        let digest: String = rows::column_of(&row, "request_digest")?;
+        Ok(Some(if digest == self.request.request_digest { Created::Repeated(run) } else { Created::RequestIdReused(run.id) }))
+    }
+
+    /// The first table that another run holds.
+    async fn held(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
+        for table in &self.tables {
+            let row = sqlx::query("SELECT run_id FROM table_holds WHERE target = $1 AND table_name = $2")
+                .bind(rows::text(&self.request.run.target))
+                .bind(table)
+                .fetch_optional(&mut *tx.connection)
+                .await?;
+            if let Some(row) = row {
+                let holder: String = row.try_get(0).map_err(|error| store_error(&error))?;
+                let run: RunId = holder.parse().map_err(|_| super::failure::corrupt(format!("holder {holder:?} of {table}")))?;
+                return Ok(Some(Created::Held { run, table: table.clone() }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn insert(&self, tx: &mut Tx<'_>, run: &Run) -> Result<(), Failure> {
+        let id = run.id.to_string();
+        let (verification, verified_ms) = rows::verification_columns(run.verification);
+        sqlx::query(
+            "INSERT INTO runs (id, request_id, request_digest, kind, target, state, state_reason, operations, plan_id, source_id, \
+             undone_by, options, attempts, report, captured_rows, first_sequence, last_sequence, cancel_reason, created_ms, \
+             started_ms, ended_ms, verification, verified_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, 0, $16, $17, $18, $19, $20, $21)",
+        )
+        .bind(&id)
+        .bind(rows::text(&self.request.request_id))
+        .bind(&self.request.request_digest)
+        .bind(rows::kind_name(run.kind))
+        .bind(rows::text(&run.target))
+        .bind(run.state.name())
+        .bind(rows::text(&run.state_reason))
+        .bind(rows::to_json(&run.operations)?)
+        .bind(run.plan.to_string())
+        .bind(run.source.map(|source| source.to_string()))
+        .bind(run.undone_by.map(|undo| undo.to_string()))
+        .bind(rows::to_json(&run.options)?)
+        .bind(i64::from(run.attempts))
+        .bind(rows::to_json(&run.report)?)
+        .bind(captured_rows(&run.report))
+        .bind(run.cancel_reason.as_deref().map(rows::text))
+        .bind(run.created_at.as_millisecond())
+        .bind(run.started_at.map(|at| at.as_millisecond()))
+        .bind(run.ended_at.map(|at| at.as_millisecond()))
+        .bind(verification)
+        .bind(verified_ms)
+        .execute(&mut *tx.connection)
+        .await?;
+        for operation in run.operations.iter().map(|operation| rows::text(operation)).collect::<BTreeSet<_>>() {
+            sqlx::query("INSERT INTO run_operations (operation, run_id) VALUES ($1, $2)").bind(operation).bind(&id).execute(&mut *tx.connection).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Act for Create {
+    type Output = Created;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Created, Failure> {
+        // From here to the commit no other run is accepted: what is not found now is not there at the insert either. The unique
+        // rows are the second line of defence.
+        if let Some(lock) = tx.dialect.lock_acceptance() {
+            sqlx::query(lock).execute(&mut *tx.connection).await?;
+        }
+        if let Some(seen) = self.seen(tx).await? {
+            return Ok(seen);
+        }
+        if let Some(held) = self.held(tx).await? {
+            return Ok(held);
+        }
+        let asked = &self.request.run;
+        let queued = Run { state: RunState::Queued, last_sequence: 0, ended_at: None, ..asked.clone() };
+        self.insert(tx, &queued).await?;
+        let mut draft = Draft::of_new(queued);
+        let waits = asked.state == RunState::Queued;
+        let reason = if waits && !asked.state_reason.is_empty() { asked.state_reason.as_str() } else { ACCEPTED };
+        draft.note(tx, EventBody::StateChanged { from: None, to: RunState::Queued, reason: reason.to_owned(), report: None }).await?;
+        for body in &self.request.events {
+            draft.note(tx, body.clone()).await?;
+        }
+        if waits {
+            for table in &self.tables {
+                sqlx::query("INSERT INTO table_holds (target, table_name, run_id) VALUES ($1, $2, $3)")
+                    .bind(rows::text(&asked.target))
+                    .bind(table)
+                    .bind(asked.id.to_string())
+                    .execute(&mut *tx.connection)
+                    .await?;
+            }
+        } else {
+            draft.enter(tx, asked.state, &asked.state_reason).await?;
+            draft.run.ended_at = asked.ended_at.or(draft.run.ended_at);
+        }
+        draft.save(tx).await?;
+        // Read back, so that the answer is what any later reader gets.
+        match self.seen(tx).await? {
+            Some(Created::Repeated(run)) => Ok(Created::Accepted(run)),
+            _ => Err(Failure::Store(super::failure::corrupt(format!("run {} is not there after its insert", asked.id)))),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A run's row while a transaction works on it: locked, changed in memory, written back once. Every change of state passes
+//! through [`Draft::enter`], and with it through the engine's transition table.
+
+use std::time::Duration;
+
+use dbkeep_engine::{
+    model::{Event, EventBody, Report, Run, RunId, RunState},
+    port::StoreError,
+    run::state::permits,
+};
+use sqlx::{AssertSqlSafe, any::AnyRow};
+
+use super::{
+    events,
+    failure::Failure,
+    rows::{self, StoredRun},
+    transaction::Tx,
+};
+
+/// What becomes of the lease.
+enum Lease {
+    Kept,
+    Given { holder: String, term_ms: i64 },
+    Ended,
+}
+
+/// A locked run.
+pub(super) struct Draft {
+    pub(super) run: Run,
+    first_sequence: u64,
+    report_changed: bool,
+    lease: Lease,
+    events: Vec<Event>,
+}
+
+impl Draft {
+    /// Locks a run; `None` where there is none.
+    pub(super) async fn lock(tx: &mut Tx<'_>, id: RunId) -> Result<Option<Self>, Failure> {
+        let sql = format!("SELECT {} FROM runs WHERE id = $1 {}", rows::RUN, tx.dialect.lock_row());
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&mut *tx.connection).await?;
+        Ok(row.as_ref().map(Self::of_row).transpose()?)
+    }
+
+    /// A run whose row this transaction has locked.
+    pub(super) fn of_row(row: &AnyRow) -> Result<Self, StoreError> {
+        let StoredRun { run, first_sequence } = rows::stored_run(row)?;
+        Ok(Self { first_sequence, ..Self::of_new(run) })
+    }
+
+    /// A run that this transaction has inserted.
+    pub(super) fn of_new(run: Run) -> Self {
+        Self { run, first_sequence: 1, report_changed: false, lease: Lease::Kept, events: Vec::new() }
+    }
+
+    /// Adds an entry to the log.
+    pub(super) async fn note(&mut self, tx: &mut Tx<'_>, body: EventBody) -> Result<(), Failure> {
+        let event = Event { run: self.run.id, sequence: self.run.last_sequence + 1, at: rows::now(), body };
+        events::insert(tx, &event).await?;
+        self.run.last_sequence = event.sequence;
+        self.events.push(event);
+        Ok(())
+    }
+
+    pub(super) fn set_report(&mut self, report: Report) {
+        self.run.report = report;
+        self.report_changed = true;
+    }
+
+    /// Gives the run to a server from now on.
+    pub(super) fn give(&mut self, holder: &str, term: Duration) {
+        self.lease = Lease::Given { holder: holder.to_owned(), term_ms: term_ms(term) };
+    }
+
+    /// Enters a state and says so in the log. A final state frees the tables, and it or `Interrupted` ends the lease.
+    ///
+    /// # Errors
+    /// `Fenced` where the transition table has no such edge.
+    pub(super) async fn enter(&mut self, tx: &mut Tx<'_>, to: RunState, reason: &str) -> Result<(), Failure> {
+        let from = self.run.state;
+        if !permits(from, to) {
+            return Err(Failure::Store(StoreError::Fenced));
+        }
+        self.run.state_reason = rows::text(reason);
+        self.run.state = to;
+        let report = to.is_final().then(|| self.run.report.clone());
+        self.note(tx, EventBody::StateChanged { from: Some(from), to, reason: self.run.state_reason.clone(), report }).await?;
+        if to.is_final() || to == RunState::Interrupted {
+            self.lease = Lease::Ended;
+        }
+        if to.is_final() {
+            self.run.ended_at = Some(rows::now());
+            let free = sqlx::query("DELETE FROM table_holds WHERE run_id = $1").bind(self.run.id.to_string());
+            free.execute(&mut *tx.connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the row; returns the run and the entries that were added.
+    pub(super) async fn save(mut self, tx: &mut Tx<'_>) -> Result<(Run, Vec<Event>), Failure> {
+        let run = &self.run;
+        self.first_sequence = events::trim(tx, run.id, self.first_sequence, run.last_sequence).await?;
+        let lease = match &self.lease {
+            Lease::Kept => String::new(),
+            Lease::Given { .. } => format!(", holder = $12, lease_until_ms = {} + $13", tx.dialect.now_ms()),
+            Lease::Ended => ", holder = NULL, lease_until_ms = NULL".to_owned(),
+        };
+        let sql = format!(
+            "UPDATE runs SET state = $2, state_reason = $3, attempts = $4, report = COALESCE($5, report), captured_rows = $6, \
+             first_sequence = $7, last_sequence = $8, cancel_reason = $9, started_ms = $10, ended_ms = $11{lease} WHERE id = $1"
+        );
+        let report = if self.report_changed { Some(rows::to_json(&run.report)?) } else { None };
+        let mut query = sqlx::query(AssertSqlSafe(sql))
+            .bind(run.id.to_string())
+            .bind(run.state.name())
+            .bind(run.state_reason.as_str())
+            .bind(i64::from(run.attempts))
+            .bind(report)
+            .bind(captured_rows(&run.report))
+            .bind(rows::signed(self.first_sequence))
+            .bind(rows::signed(run.last_sequence))
+            .bind(run.cancel_reason.as_deref())
+            .bind(run.started_at.map(|at| at.as_millisecond()))
+            .bind(run.ended_at.map(|at| at.as_millisecond()));
+        if let Lease::Given { holder, term_ms } = &self.lease {
+            query = query.bind(rows::text(holder)).bind(*term_ms);
+        }
+        query.execute(&mut *tx.connection).await?;
+        Ok((self.run, self.events))
+    }
+}
+
+/// What the column `captured_rows` holds of a report.
+pub(super) fn captured_rows(report: &Report) -> i64 {
+    rows::signed(report.total(|step| step.rows_captured))
+}
+
+/// A lease's length as the databases hold it.
+pub(super) fn term_ms(term: Duration) -> i64 {
+    // Added to the clock of the database, so that the very longest must leave room.
+    i64::try_from(term.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
+}

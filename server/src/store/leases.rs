@@ -1,0 +1,117 @@
+//! Leases: who works on a run, until when, and with which fence. The fence of an attempt is its number, so that it grows with
+//! every claim; lapses are decided by the clock of the database alone.
+
+use std::time::Duration;
+
+use dbkeep_engine::{
+    model::{RunId, RunState},
+    port::{Grant, Renewal, StoreError},
+};
+use sqlx::{AssertSqlSafe, Row};
+
+use super::{
+    draft::{Draft, term_ms},
+    failure::{Failure, store_error},
+    rows,
+    transaction::{Act, Tx},
+};
+
+/// Takes up the oldest run that nobody works on.
+pub(super) struct Take {
+    holder: String,
+    term: Duration,
+    skip: Vec<String>,
+}
+
+impl Take {
+    pub(super) fn new(holder: &str, term: Duration, skip: &[String]) -> Self {
+        Self { holder: holder.to_owned(), term, skip: skip.iter().map(|target| rows::text(target)).collect() }
+    }
+
+    /// Locks that run.
+    async fn find(&self, tx: &mut Tx<'_>) -> Result<Option<Draft>, Failure> {
+        let skip = match self.skip.len() {
+            0 => String::new(),
+            count => format!("AND target NOT IN ({})", (1..=count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")),
+        };
+        // The first condition is the one of the index `runs_living`, word for word.
+        let sql = format!(
+            "SELECT {} FROM runs WHERE state IN ('queued', 'running', 'cancelling', 'interrupted') \
+             AND (state IN ('queued', 'interrupted') OR lease_until_ms <= {}) {skip} ORDER BY id LIMIT 1 {}",
+            rows::RUN,
+            tx.dialect.now_ms(),
+            tx.dialect.lock_free_row()
+        );
+        let query = self.skip.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, target| query.bind(target));
+        let row = query.fetch_optional(&mut *tx.connection).await?;
+        Ok(row.as_ref().map(Draft::of_row).transpose()?)
+    }
+}
+
+impl Act for Take {
+    type Output = Option<Grant>;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Option<Grant>, Failure> {
+        let Some(mut draft) = self.find(tx).await? else { return Ok(None) };
+        if matches!(draft.run.state, RunState::Running | RunState::Cancelling) {
+            draft.enter(tx, RunState::Interrupted, "the lease of its server lapsed").await?;
+        }
+        draft.run.attempts += 1;
+        draft.run.started_at.get_or_insert_with(rows::now);
+        let attempt = format!("attempt {}", draft.run.attempts);
+        draft.enter(tx, RunState::Running, &attempt).await?;
+        // Somebody asked before the last attempt came to a boundary. Only a cancelling run may end as cancelled, and this
+        // attempt is here to bring it there: the target has to learn of its fence before anybody may say that nothing runs.
+        if let Some(reason) = draft.run.cancel_reason.clone() {
+            draft.enter(tx, RunState::Cancelling, &reason).await?;
+        }
+        draft.give(&self.holder, self.term);
+        let fence = u64::from(draft.run.attempts);
+        let (run, _) = draft.save(tx).await?;
+        Ok(Some(Grant { run, fence }))
+    }
+}
+
+/// Prolongs a lease.
+pub(super) struct Prolong {
+    run: RunId,
+    fence: i64,
+    term_ms: i64,
+}
+
+impl Prolong {
+    pub(super) fn new(run: RunId, fence: u64, term: Duration) -> Self {
+        Self { run, fence: rows::signed(fence), term_ms: term_ms(term) }
+    }
+}
+
+impl Act for Prolong {
+    type Output = Renewal;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Renewal, Failure> {
+        // A lease that lapsed is still this attempt's while nobody else has claimed the run.
+        let sql = format!(
+            "UPDATE runs SET lease_until_ms = {} + $3 WHERE id = $1 AND attempts = $2 AND state IN ('running', 'cancelling') \
+             RETURNING cancel_reason",
+            tx.dialect.now_ms()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.run.to_string()).bind(self.fence).bind(self.term_ms);
+        // All rows rather than one: SQLite ends a statement when it is stepped to its end.
+        let rows = query.fetch_all(&mut *tx.connection).await?;
+        let row = rows.first().ok_or(StoreError::Fenced)?;
+        Ok(Renewal { cancel_reason: row.try_get(0).map_err(|error| store_error(&error))? })
+    }
+}
+
+/// Lets every lease lapse.
+pub(super) struct ReleaseAll;
+
+impl Act for ReleaseAll {
+    type Output = ();
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
+        // The beginning of time lapses whatever the clock does next.
+        sqlx::query("UPDATE runs SET lease_until_ms = 0 WHERE state IN ('running', 'cancelling')").execute(&mut *tx.connection).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! The control store: plans, runs, leases and event logs of dbkeep itself, in SQLite or PostgreSQL.
+//!
+//! One implementation serves both databases (docs/adr/0001-one-control-store-implementation.md); [`dialect`] has the few
+//! differences. Every act that writes is a value of a type of its own, carried out by [`transaction`] in a task that no caller
+//! can drop half-way:
+//!
+//! ```text
+//! Store method -> Act -> spawned task: BEGIN, perform, COMMIT -> events, run, grant
+//!                               ^ repeated after a deadlock or a busy database
+//! ```
+//!
+//! Files: [`open`] connects and migrates, `plans`, `runs`, `create`, `leases`, `updates` and `events` have the SQL, `rows` turns
+//! rows into the model's nouns, `failure` turns the driver's errors into [`StoreError`]. Nothing here knows gRPC, and nothing
+//! outside speaks SQL to these tables.
+
+mod create;
+mod dialect;
+mod draft;
+mod events;
+mod failure;
+mod leases;
+mod open;
+mod plans;
+mod rows;
+mod runs;
+mod transaction;
+mod updates;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use dbkeep_engine::{
+    model::{Event, Plan, PlanId, Run, RunId},
+    port::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, Store, StoreError, Update},
+};
+use sqlx::AnyPool;
+use tokio::sync::Semaphore;
+
+use dialect::Dialect;
+
+/// Most events that are kept of a run, at a few hundred bytes each.
+pub const KEPT_EVENTS: u64 = 20_000;
+
+/// The control store. Clones share one pool of connections.
+#[derive(Clone)]
+pub struct ControlStore {
+    pool: AnyPool,
+    dialect: Dialect,
+    /// Turns at writing. SQLite has one writer: those who wait in this queue get their turn in order, those who would wait in
+    /// the database poll for it.
+    turns: Arc<Semaphore>,
+    kept_events: u64,
+}
+
+impl ControlStore {
+    /// Whether the store is a file that belongs to one server, rather than a database that several may share.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.dialect == Dialect::Sqlite
+    }
+
+    /// Keeps at most so many events of a run in place of [`KEPT_EVENTS`]; at least one.
+    #[must_use]
+    pub fn keeping_events(self, most: u64) -> Self {
+        Self { kept_events: most.max(1), ..self }
+    }
+
+    /// Closes every connection; later calls answer `Unavailable`.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl fmt::Debug for ControlStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The pool's options hold the connection string with its password.
+        formatter.debug_struct("ControlStore").field("dialect", &self.dialect).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for ControlStore {
+    async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError> {
+        self.write(plans::Put::new(plan)?).await
+    }
+
+    async fn plan(&self, id: PlanId) -> Result<Option<Plan>, StoreError> {
+        self.read_plan(id).await
+    }
+
+    async fn create_run(&self, request: &CreateRun) -> Result<Created, StoreError> {
+        self.write(create::Create::new(request)?).await
+    }
+
+    async fn run_of_request(&self, request_id: &str) -> Result<Option<(RunId, String)>, StoreError> {
+        self.read_run_of_request(request_id).await
+    }
+
+    async fn run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
+        self.read_run(id).await
+    }
+
+    async fn runs(&self, filter: &RunFilter, before: Option<RunId>, limit: u32) -> Result<Vec<Run>, StoreError> {
+        self.read_runs(filter, before, limit).await
+    }
+
+    async fn claim(&self, holder: &str, term: Duration, skip: &[String]) -> Result<Option<Grant>, StoreError> {
+        self.write(leases::Take::new(holder, term, skip)).await
+    }
+
+    async fn renew(&self, run: RunId, fence: u64, term: Duration) -> Result<Renewal, StoreError> {
+        self.write(leases::Prolong::new(run, fence, term)).await
+    }
+
+    async fn release_all(&self) -> Result<(), StoreError> {
+        self.write(leases::ReleaseAll).await
+    }
+
+    async fn update(&self, run: RunId, fence: u64, update: &Update) -> Result<Vec<Event>, StoreError> {
+        self.write(updates::Apply::new(run, fence, update)).await
+    }
+
+    async fn request_cancel(&self, run: RunId, reason: &str) -> Result<Option<Run>, StoreError> {
+        self.write(updates::Cancel::new(run, reason)).await
+    }
+
+    async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError> {
+        self.read_events(run, after, limit).await
+    }
+}

@@ -1,0 +1,103 @@
+//! Reading runs: one, or a page of those that pass a filter.
+
+use dbkeep_engine::{
+    model::{Run, RunId},
+    port::{RunFilter, StoreError},
+};
+use sqlx::{Any, AssertSqlSafe, any::AnyArguments, query::Query};
+
+use super::{
+    ControlStore,
+    failure::corrupt,
+    rows,
+};
+
+/// A value for a placeholder.
+enum Value {
+    Text(String),
+    Number(i64),
+}
+
+/// Conditions that all have to hold, with numbered placeholders.
+#[derive(Default)]
+struct Conditions {
+    sql: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    fn placeholder(&mut self, value: Value) -> String {
+        self.values.push(value);
+        format!("${}", self.values.len())
+    }
+
+    /// The text after `WHERE`.
+    fn text(&self) -> String {
+        if self.sql.is_empty() { String::new() } else { format!("WHERE {}", self.sql.join(" AND ")) }
+    }
+
+    /// A column that has one of these values; none of them does not filter.
+    fn any_of(&mut self, column: &str, values: impl Iterator<Item = &'static str>) {
+        let placeholders = values.map(|value| self.placeholder(Value::Text(value.to_owned()))).collect::<Vec<_>>();
+        if !placeholders.is_empty() {
+            self.sql.push(format!("{column} IN ({})", placeholders.join(", ")));
+        }
+    }
+
+    fn of(filter: &RunFilter, before: Option<RunId>) -> Self {
+        let mut conditions = Self::default();
+        if let Some(target) = &filter.target {
+            let target = conditions.placeholder(Value::Text(rows::text(target)));
+            conditions.sql.push(format!("target = {target}"));
+        }
+        conditions.any_of("state", filter.states.iter().map(|state| state.name()));
+        conditions.any_of("kind", filter.kinds.iter().map(|kind| rows::kind_name(*kind)));
+        if let Some(operation) = &filter.operation {
+            let operation = conditions.placeholder(Value::Text(rows::text(operation)));
+            conditions.sql.push(format!("id IN (SELECT run_id FROM run_operations WHERE operation = {operation})"));
+        }
+        if let Some(after) = filter.created_after {
+            let after = conditions.placeholder(Value::Number(after.as_millisecond()));
+            conditions.sql.push(format!("created_ms >= {after}"));
+        }
+        if filter.captured {
+            conditions.sql.push("captured_rows > 0".to_owned());
+        }
+        if let Some(before) = before {
+            let before = conditions.placeholder(Value::Text(before.to_string()));
+            conditions.sql.push(format!("id < {before}"));
+        }
+        conditions
+    }
+}
+
+fn bind(sql: String, values: Vec<Value>) -> Query<'static, Any, AnyArguments> {
+    values.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, value| match value {
+        Value::Text(text) => query.bind(text),
+        Value::Number(number) => query.bind(number),
+    })
+}
+
+impl ControlStore {
+    pub(super) async fn read_run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
+        let sql = format!("SELECT {} FROM runs WHERE id = $1", rows::RUN);
+        let row = self.read(sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&self.pool)).await?;
+        Ok(row.as_ref().map(rows::stored_run).transpose()?.map(|stored| stored.run))
+    }
+
+    pub(super) async fn read_runs(&self, filter: &RunFilter, before: Option<RunId>, limit: u32) -> Result<Vec<Run>, StoreError> {
+        let mut conditions = Conditions::of(filter, before);
+        let limit = conditions.placeholder(Value::Number(i64::from(limit)));
+        let sql = format!("SELECT {} FROM runs {} ORDER BY id DESC LIMIT {limit}", rows::RUN, conditions.text());
+        let found = self.read(bind(sql, conditions.values).fetch_all(&self.pool)).await?;
+        found.iter().map(|row| rows::stored_run(row).map(|stored| stored.run)).collect()
+    }
+
+    pub(super) async fn read_run_of_request(&self, request_id: &str) -> Result<Option<(RunId, String)>, StoreError> {
+        let query = sqlx::query("SELECT id, request_digest FROM runs WHERE request_id = $1").bind(rows::text(request_id));
+        let Some(row) = self.read(query.fetch_optional(&self.pool)).await? else { return Ok(None) };
+        let id: String = rows::column_of(&row, "id")?;
+        let run = id.parse().map_err(|_| corrupt(format!("id {id:?} of a run")))?;
+        Ok(Some((run, rows::column_of(&row, "request_digest")?)))
+    }
+}
