@@ -9,6 +9,7 @@
     unreachable_pub,
     rustdoc::all,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     reason = "generated code; its documentation is written in the .proto files"
 )]
 pub mod v1 {

@@ -145,7 +145,7 @@ async fn bad_input_is_named_and_changes_nothing(database: Database) {
         (RunRequest::new(["stale"]).execute().max_execution_time(std::time::Duration::from_secs(59)), "options.max_execution_time"),
         (RunRequest::new(["stale"]).execute().max_execution_time(std::time::Duration::from_secs(7_201)), "options.max_execution_time"),
         (RunRequest::new(Vec::<String>::new()).execute(), "operations"),
-        (RunRequest::new(["stale", "stale"]).execute(), "operations"),
+        (RunRequest::new(["stale", "stale"]).execute(), "operations[1]"),
         (RunRequest::new(["stale"]).execute().request_id("x".repeat(65)), "request_id"),
     ] {
         match run(request).await {

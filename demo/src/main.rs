@@ -1,4 +1,7 @@
-//! The command line of the demonstration. It only reads arguments and prints; the work is in the library.
+//! The command line of the demonstration. It only reads arguments and prints; the demonstration itself is in `show.rs`, the data
+//! in the library.
+
+mod show;
 
 use std::process::ExitCode;
 
@@ -7,12 +10,38 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use dbkeep_demo::{GenerateOptions, GroundTruth, generate};
 use jiff::Timestamp;
 
-/// The learning platform as a database to try dbkeep on.
+/// dbkeep on the database of a learning platform: builds it, starts a real server on loopback, and over gRPC plans, runs,
+/// verifies and undoes a cleanup; every number is compared with what the generator put there.
 #[derive(Parser)]
-#[command(name = "dbkeep-demo", version)]
+#[command(name = "dbkeep-demo", version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    show: ShowArguments,
+}
+
+#[derive(Args)]
+struct ShowArguments {
+    /// Do it in this database instead of a SQLite file: postgres://user@host/database. Its tables of the same names are in the way,
+    /// unless --drop is given; what the demonstration made stays there.
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// Rows in all tables together, 1000 or more.
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    /// The same seed brings the same rows.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Drop the platform's tables in the target first where they exist, and nothing else.
+    #[arg(long)]
+    drop: bool,
+    /// End after the report instead of leaving the server running.
+    #[arg(long)]
+    once: bool,
+    /// How to print: for a person, or the counts as one JSON object.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
 }
 
 #[derive(Subcommand)]
@@ -68,7 +97,14 @@ async fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Generate(arguments) => {
+        None => {
+            let ShowArguments { target, rows, seed, drop, once, output } = cli.show;
+            let json = matches!(output, Output::Json);
+            // Only what goes wrong: the demonstration tells the rest itself, and its own long reads are no news.
+            tracing_subscriber::fmt().with_env_filter("warn,sqlx=error").with_writer(std::io::stderr).init();
+            show::show(show::Show { target, rows, seed, drop_existing: drop, once, json }).await?;
+        }
+        Some(Command::Generate(arguments)) => {
             let truth = generate(&GenerateOptions {
                 url: arguments.url,
                 rows: arguments.rows,

@@ -2,6 +2,8 @@
 //!
 //! The queries here are written by hand, one for each rule, and share nothing with the generator or with dbkeep.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a panic with the error is the report")]
+
 use std::collections::BTreeSet;
 
 use anyhow::Result;

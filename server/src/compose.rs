@@ -57,7 +57,9 @@ pub enum ComposeError {
         source: std::io::Error,
     },
     /// Another server uses the same control store.
-    #[error("the control store in {folder} is in use by another dbkeepd (process {process}); expected another data folder, or that server to be stopped")]
+    #[error(
+        "the control store in {folder} is in use by another dbkeepd (process {process}); expected another data folder, or that server to be stopped"
+    )]
     InUse {
         /// Folder of the control store.
         folder: String,
@@ -127,7 +129,11 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
     let url = config.store_url()?;
     make_folder(&config.data_folder)?;
     let lock = match url.sqlite_file() {
-        Some(file) => Some(FolderLock::take(file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?),
+        Some(file) => Some(FolderLock::take(
+            file.parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+        )?),
         None => None,
     };
     let store = open_store(&url, config.store_wait, shutdown).await?;
@@ -164,11 +170,25 @@ pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
         let unreachable = match planner::check(entry.target.as_ref(), operations).await {
             Ok(()) => None,
             Err(PlanError::Target(error)) => Some(error.to_string()),
-            Err(PlanError::Mismatch { origin, operation, rule, expected }) => {
-                return Err(ComposeError::Mismatch(EngineError::CatalogMismatch { origin, operation, rule, expected }));
+            Err(PlanError::Mismatch {
+                origin,
+                operation,
+                rule,
+                expected,
+            }) => {
+                return Err(ComposeError::Mismatch(EngineError::CatalogMismatch {
+                    origin,
+                    operation,
+                    rule,
+                    expected,
+                }));
             }
         };
-        checked.push(TargetCheck { name, operations: operations.len(), unreachable });
+        checked.push(TargetCheck {
+            name,
+            operations: operations.len(),
+            unreachable,
+        });
     }
     Ok(checked)
 }
@@ -177,22 +197,37 @@ fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeErro
     let mut targets = BTreeMap::new();
     for declared in &config.targets {
         let opened = target::open(declared.url.expose());
-        let target = opened.map_err(|source| ComposeError::TargetUrl { name: declared.name.clone(), source })?;
-        targets.insert(declared.name.clone(), TargetEntry { target, catalog: Arc::new(catalog(declared)?) });
+        let target = opened.map_err(|source| ComposeError::TargetUrl {
+            name: declared.name.clone(),
+            source,
+        })?;
+        targets.insert(
+            declared.name.clone(),
+            TargetEntry {
+                target,
+                catalog: Arc::new(catalog(declared)?),
+            },
+        );
     }
     Ok(targets)
 }
 
 fn catalog(target: &TargetConfig) -> Result<Catalog, ComposeError> {
-    let refused = |source| ComposeError::Catalog { name: target.name.clone(), source };
+    let refused = |source| ComposeError::Catalog {
+        name: target.name.clone(),
+        source,
+    };
     let mut merged = Catalog::default();
     for source in &target.catalogs {
         let catalog = match source {
             CatalogSource::Builtin => Catalog::parse(BUILTIN_CATALOG, BUILTIN_TEXT),
             CatalogSource::File(path) => {
                 let shown = path.display().to_string();
-                let text = fs::read_to_string(path)
-                    .map_err(|source| ComposeError::CatalogFile { name: target.name.clone(), path: shown.clone(), source })?;
+                let text = fs::read_to_string(path).map_err(|source| ComposeError::CatalogFile {
+                    name: target.name.clone(),
+                    path: shown.clone(),
+                    source,
+                })?;
                 Catalog::parse(&shown, &text)
             }
             CatalogSource::Text { name, text } => Catalog::parse(name, text),
@@ -214,7 +249,10 @@ async fn open_store(url: &Url, wait: Duration, shutdown: &CancellationToken) -> 
             Err(error) => return Err(error.into()),
         };
         if begun.elapsed() + pause > wait {
-            return Err(ComposeError::StoreAbsent { source, waited_seconds: begun.elapsed().as_secs() });
+            return Err(ComposeError::StoreAbsent {
+                source,
+                waited_seconds: begun.elapsed().as_secs(),
+            });
         }
         tracing::warn!(error = %source, "the control store does not answer yet");
         tokio::select! {
@@ -227,7 +265,10 @@ async fn open_store(url: &Url, wait: Duration, shutdown: &CancellationToken) -> 
 
 fn make_folder(folder: &Path) -> Result<(), ComposeError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|source| ComposeError::Folder { path: folder.display().to_string(), source })
+    made.map_err(|source| ComposeError::Folder {
+        path: folder.display().to_string(),
+        source,
+    })
 }
 
 /// The right to be the only server on an embedded control store. The system takes it back when the process ends, however it ends.
@@ -239,20 +280,38 @@ impl FolderLock {
     fn take(folder: &Path) -> Result<Self, ComposeError> {
         make_folder(folder)?;
         let path: PathBuf = folder.join(LOCK_FILE);
-        let failed = |source| ComposeError::Folder { path: path.display().to_string(), source };
-        let options = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let failed = |source| ComposeError::Folder {
+            path: path.display().to_string(),
+            source,
+        };
+        let options = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
         let mut file = options.map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut process = String::new();
                 file.read_to_string(&mut process).map_err(failed)?;
-                let process = if process.trim().is_empty() { "unknown".to_owned() } else { process.trim().to_owned() };
-                return Err(ComposeError::InUse { folder: folder.display().to_string(), process });
+                let process = if process.trim().is_empty() {
+                    "unknown".to_owned()
+                } else {
+                    process.trim().to_owned()
+                };
+                return Err(ComposeError::InUse {
+                    folder: folder.display().to_string(),
+                    process,
+                });
             }
             Err(errno) => return Err(failed(errno.into())),
         }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed)?;
         Ok(Self { _file: file })
     }
 }
@@ -265,8 +324,13 @@ mod tests {
     fn a_second_server_on_a_folder_is_told_who_the_first_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = FolderLock::take(&folder.path().join("data")).expect("the lock");
-        let Err(error) = FolderLock::take(&folder.path().join("data")) else { panic!("must be refused") };
-        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        let Err(error) = FolderLock::take(&folder.path().join("data")) else {
+            panic!("must be refused")
+        };
+        assert!(
+            error.to_string().contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         FolderLock::take(&folder.path().join("data")).expect("the lock is free again");
     }
@@ -280,8 +344,14 @@ mod tests {
     #[test]
     fn catalogs_of_a_target_may_not_overlap() {
         let mut config = Config::embedded("d").with_target("a", "sqlite://a.db", BUILTIN_CATALOG);
-        config.targets[0].catalogs.push(CatalogSource::Text { name: "again".into(), text: BUILTIN_TEXT.into() });
+        config.targets[0].catalogs.push(CatalogSource::Text {
+            name: "again".into(),
+            text: BUILTIN_TEXT.into(),
+        });
         let error = catalog(&config.targets[0]).expect_err("must be refused").to_string();
-        assert!(error.starts_with("target a: again:") && error.contains("declared twice"), "{error}");
+        assert!(
+            error.starts_with("target a: again:") && error.contains("declared twice"),
+            "{error}"
+        );
     }
 }

@@ -88,7 +88,11 @@ pub enum CatalogSource {
 impl From<&str> for CatalogSource {
     /// `builtin:learning-platform`, or a path.
     fn from(text: &str) -> Self {
-        if text == BUILTIN_CATALOG { Self::Builtin } else { Self::File(PathBuf::from(text)) }
+        if text == BUILTIN_CATALOG {
+            Self::Builtin
+        } else {
+            Self::File(PathBuf::from(text))
+        }
     }
 }
 
@@ -164,7 +168,11 @@ impl Config {
     /// Adds a target with one catalog: `builtin:learning-platform`, a path, or a [`CatalogSource`].
     #[must_use]
     pub fn with_target(mut self, name: impl Into<String>, url: impl Into<Url>, catalog: impl Into<CatalogSource>) -> Self {
-        self.targets.push(TargetConfig { name: name.into(), url: url.into(), catalogs: vec![catalog.into()] });
+        self.targets.push(TargetConfig {
+            name: name.into(),
+            url: url.into(),
+            catalogs: vec![catalog.into()],
+        });
         self
     }
 
@@ -180,7 +188,9 @@ impl Config {
     /// # Errors
     /// Where the data folder's path cannot be written in a URL.
     pub fn store_url(&self) -> Result<Url, ConfigError> {
-        self.store_url.clone().map_or_else(|| sqlite_url(&self.data_folder.join("control.db")), Ok)
+        self.store_url
+            .clone()
+            .map_or_else(|| sqlite_url(&self.data_folder.join("control.db")), Ok)
     }
 
     /// The backup folder.
@@ -198,7 +208,12 @@ impl Config {
         absolute("XDG_DATA_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
             .map(|base| base.join("dbkeep"))
-            .ok_or_else(|| refuse("environment", "neither XDG_DATA_HOME nor HOME is an absolute path; expected a data folder ([data] folder, or --data)"))
+            .ok_or_else(|| {
+                refuse(
+                    "environment",
+                    "neither XDG_DATA_HOME nor HOME is an absolute path; expected a data folder ([data] folder, or --data)",
+                )
+            })
     }
 
     /// Checks what one setting alone cannot show: names of targets, and where the server listens.
@@ -210,7 +225,10 @@ impl Config {
         for (position, target) in self.targets.iter().enumerate() {
             check_target_name(&target.name).map_err(|problem| refuse("target", problem))?;
             if self.targets[..position].iter().any(|other| other.name == target.name) {
-                return Err(refuse("target", format!("{} is declared twice; expected unique names", target.name)));
+                return Err(refuse(
+                    "target",
+                    format!("{} is declared twice; expected unique names", target.name),
+                ));
             }
         }
         Ok(())
@@ -218,7 +236,10 @@ impl Config {
 }
 
 fn refuse(place: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError { place: place.into(), problem: problem.into() }
+    ConfigError {
+        place: place.into(),
+        problem: problem.into(),
+    }
 }
 
 /// An address on which a server without authentication may listen.
@@ -226,7 +247,9 @@ pub(crate) fn check_listen(listen: SocketAddr) -> Result<(), String> {
     if listen.ip().to_canonical().is_loopback() {
         return Ok(());
     }
-    Err(format!("{listen} can be reached from other machines, and this version cannot authenticate callers; expected a loopback address such as 127.0.0.1:50777"))
+    Err(format!(
+        "{listen} can be reached from other machines, and this version cannot authenticate callers; expected a loopback address such as 127.0.0.1:50777"
+    ))
 }
 
 fn check_target_name(name: &str) -> Result<(), String> {
@@ -240,10 +263,16 @@ fn check_target_name(name: &str) -> Result<(), String> {
 /// The URL of a SQLite file.
 fn sqlite_url(path: &Path) -> Result<Url, ConfigError> {
     let Some(text) = path.to_str() else {
-        return Err(refuse(path.display().to_string(), "is no UTF-8; expected a path that a URL can hold"));
+        return Err(refuse(
+            path.display().to_string(),
+            "is no UTF-8; expected a path that a URL can hold",
+        ));
     };
     // The driver decodes percent signs and cuts at a question mark.
-    Ok(Url(format!("sqlite://{}", text.replace('%', "%25").replace('?', "%3F").replace('#', "%23"))))
+    Ok(Url(format!(
+        "sqlite://{}",
+        text.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
+    )))
 }
 
 #[cfg(test)]
@@ -272,7 +301,9 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        let config = Config::embedded("d").with_target("a", "postgres://u:s3cret@h/d", BUILTIN_CATALOG).with_store("postgres://u:s3cret@h/d");
+        let config = Config::embedded("d")
+            .with_target("a", "postgres://u:s3cret@h/d", BUILTIN_CATALOG)
+            .with_store("postgres://u:s3cret@h/d");
         assert!(!format!("{config:?}").contains("s3cret"));
     }
 

@@ -53,6 +53,9 @@ pub enum ServeError {
     /// The transport failed.
     #[error("transport: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The transport's task ended without a word.
+    #[error("transport: {0}")]
+    TransportLost(tokio::task::JoinError),
     /// Reflection cannot be offered.
     #[error(transparent)]
     Reflection(#[from] grpc::ReflectionError),
@@ -82,7 +85,11 @@ impl Server {
     /// See [`ComposeError`].
     pub async fn start(config: Config, shutdown: &CancellationToken) -> Result<Self, ServeError> {
         let composition = compose(&config, shutdown).await?;
-        Ok(Self { composition, shutdown_grace: config.shutdown_grace, max_streams: config.max_streams })
+        Ok(Self {
+            composition,
+            shutdown_grace: config.shutdown_grace,
+            max_streams: config.max_streams,
+        })
     }
 
     /// Takes up runs and answers calls until `shutdown` is cancelled:
@@ -97,20 +104,32 @@ impl Server {
         let address = listener.local_addr()?;
         config::check_listen(address).map_err(ServeError::Listen)?;
         let Composition { engine, store, lock } = self.composition;
-        let stops = Stops { accepting: shutdown.child_token(), ..Stops::default() };
+        // Cancelled by the caller, or here where the transport ends by itself.
+        let stop = shutdown.child_token();
+        let stops = Stops {
+            accepting: stop.clone(),
+            ..Stops::default()
+        };
         let (health, transport) = grpc::transport(listener, engine.clone(), self.max_streams, stops.clone()).await?;
         let mut transport = AbortOnDropHandle::new(tokio::spawn(transport));
-        let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(shutdown.child_token())));
+        let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
-        shutdown.cancelled().await;
+        let early = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = &mut transport => Some(ended),
+        };
+        stop.cancel();
         tracing::info!("shutting down");
         let limit = Instant::now() + self.shutdown_grace;
         // Watchers see their runs interrupted before they are told to come back; they are told in time to leave in order.
         let handed_back = timeout(self.shutdown_grace / 2, &mut supervisor).await.is_ok();
         health.end().await;
         stops.streams.cancel();
-        let mut served = timeout_at(limit, &mut transport).await;
+        let mut served = match early {
+            Some(ended) => Ok(ended),
+            None => timeout_at(limit, &mut transport).await,
+        };
         if served.is_err() {
             tracing::warn!("some clients did not leave in time; their connections are cut");
             stops.connections.cancel();
@@ -127,8 +146,9 @@ impl Server {
         tracing::info!("stopped");
         match served {
             Ok(Ok(result)) => Ok(result?),
-            // A transport that panicked or does not end has nothing more to say: everything that matters is stored.
-            Ok(Err(_)) | Err(_) => Ok(()),
+            Ok(Err(lost)) => Err(ServeError::TransportLost(lost)),
+            // What is still open has nothing more to say: everything that matters is stored.
+            Err(_) => Ok(()),
         }
     }
 }

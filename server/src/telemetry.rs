@@ -1,5 +1,7 @@
 //! The log: where it goes and how it looks. Nothing else in the server knows about subscribers. Called by the binary.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, util::SubscriberInitExt as _};
 
 /// Environment variable that says what is logged, in the syntax of tracing's filters.
@@ -34,7 +36,8 @@ pub enum TelemetryError {
 /// Where the filter is malformed or a log is there already.
 pub fn init(format: Format) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(std::env::var(FILTER_VARIABLE).unwrap_or_else(|_| DEFAULT_FILTER.to_owned()))?;
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let lines = fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     let result = match format {
         Format::Text => lines.finish().try_init(),
         Format::Json => lines.json().flatten_event(true).finish().try_init(),

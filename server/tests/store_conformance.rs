@@ -36,7 +36,9 @@ async fn sqlite_conforms() {
     let number = std::sync::atomic::AtomicU32::new(0);
     store_conformance(async |kept| {
         let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let store = ControlStore::open(&sqlite_url(&folder.path().join(format!("{number}.db")))).await.unwrap();
+        let store = ControlStore::open(&sqlite_url(&folder.path().join(format!("{number}.db"))))
+            .await
+            .unwrap();
         Arc::new(store.keeping_events(kept)) as Arc<dyn Store>
     })
     .await;
@@ -79,7 +81,9 @@ async fn postgres_is_shared_with_others() {
     )
     .await
     .unwrap();
-    let store = ControlStore::open(&url.replace("postgres@", "control_store_user@")).await.unwrap();
+    let store = ControlStore::open(&url.replace("postgres@", "control_store_user@"))
+        .await
+        .unwrap();
     assert!(!store.is_embedded());
     works(&store).await.unwrap();
     assert_eq!(db.count("public.runs").await.unwrap(), 1);
@@ -110,10 +114,16 @@ async fn sqlite_is_a_private_durable_file() {
 async fn what_is_no_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("letter.txt");
-    std::fs::write(&path, "Dear reader, this is a letter and no database, however long it may be.".repeat(100)).unwrap();
+    std::fs::write(
+        &path,
+        "Dear reader, this is a letter and no database, however long it may be.".repeat(100),
+    )
+    .unwrap();
     let error = ControlStore::open(&sqlite_url(&path)).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
-    let error = ControlStore::open(&sqlite_url(&folder.path().join("missing/control.db"))).await.unwrap_err();
+    let error = ControlStore::open(&sqlite_url(&folder.path().join("missing/control.db")))
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     // A control store that a newer version has migrated.
     let path = folder.path().join("newer.db");
@@ -122,7 +132,10 @@ async fn what_is_no_store_is_refused() {
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'newer', 1, x'00', 1)";
     db.execute(newer).await.unwrap();
     let error = ControlStore::open(&sqlite_url(&path)).await.unwrap_err();
-    assert!(matches!(&error, StoreError::Corrupt(message) if message.contains("newer")), "{error}");
+    assert!(
+        matches!(&error, StoreError::Corrupt(message) if message.contains("newer")),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -163,7 +176,10 @@ async fn the_store_survives_its_database() {
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
         assert!(!error.to_string().contains("hunter2"));
     }
-    assert!(started.elapsed() < Duration::from_secs(16), "a call that waits is a call that blocks an attempt");
+    assert!(
+        started.elapsed() < Duration::from_secs(16),
+        "a call that waits is a call that blocks an attempt"
+    );
     cluster.start_again().await.unwrap();
     works(&store).await.expect("connections are made again");
     cluster.restart_immediate().await.unwrap();
@@ -177,7 +193,10 @@ async fn a_locked_row_is_waited_for_but_not_for_ever() {
     let store = ControlStore::open(&url).await.unwrap();
     let mut other = PgConnection::connect(&url).await.unwrap();
     let mut lock = other.begin().await.unwrap();
-    sqlx::query("LOCK TABLE dbkeep_control.runs IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    sqlx::query("LOCK TABLE dbkeep_control.runs IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
     let started = Instant::now();
     let error = store.release_all().await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");

@@ -23,11 +23,17 @@ impl Fixture for Postgres {
     }
 
     async fn execute(&self, sql: &str) {
-        self.db.execute(sql).await.unwrap_or_else(|error| panic!("{error:#}: {}", &sql[..sql.len().min(2_000)]));
+        self.db
+            .execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}: {}", &sql[..sql.len().min(2_000)]));
     }
 
     async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
-        self.db.fetch_text(sql).await.unwrap_or_else(|error| panic!("{error:#}: {sql}"))
+        self.db
+            .fetch_text(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}: {sql}"))
     }
 
     fn exact(&self, column: &str) -> String {
@@ -102,9 +108,16 @@ impl Sqlite {
         let folder = tempfile::tempdir().expect("a folder");
         let url = format!("sqlite://{}/target.db", folder.path().display());
         let db = Db::open(&format!("{url}?mode=rwc")).await.expect("a database");
-        let mode = db.fetch_text(&format!("PRAGMA journal_mode = {journal_mode}")).await.expect("a journal mode");
+        let mode = db
+            .fetch_text(&format!("PRAGMA journal_mode = {journal_mode}"))
+            .await
+            .expect("a journal mode");
         assert_eq!(mode[0][0].as_deref(), Some(journal_mode));
-        Self { target: target::open(&url).expect("a target"), db, _folder: folder }
+        Self {
+            target: target::open(&url).expect("a target"),
+            db,
+            _folder: folder,
+        }
     }
 }
 
@@ -116,15 +129,23 @@ impl Fixture for Sqlite {
 
     async fn execute(&self, sql: &str) {
         // ALTER TABLE trusts what a pooled connection knows of the schema; a look at the schema makes it read what others changed.
-        self.db.execute(&format!("SELECT count(*) FROM sqlite_schema; {sql}")).await.unwrap_or_else(|error| panic!("{error:#}: {}", &sql[..sql.len().min(2_000)]));
+        self.db
+            .execute(&format!("SELECT count(*) FROM sqlite_schema; {sql}"))
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}: {}", &sql[..sql.len().min(2_000)]));
     }
 
     async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
-        self.db.fetch_text(sql).await.unwrap_or_else(|error| panic!("{error:#}: {sql}"))
+        self.db
+            .fetch_text(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}: {sql}"))
     }
 
     fn exact(&self, column: &str) -> String {
-        format!("typeof({column}) || ' ' || CASE WHEN typeof({column}) IN ('text', 'blob') THEN hex({column}) ELSE quote({column}) END")
+        format!(
+            "typeof({column}) || ' ' || CASE WHEN typeof({column}) IN ('text', 'blob') THEN hex({column}) ELSE quote({column}) END"
+        )
     }
 
     fn instant(&self) -> &'static str {
@@ -152,7 +173,10 @@ impl Fixture for Sqlite {
     }
 
     fn trigger(&self, name: &str, event: &str, table: &str) -> String {
-        format!("CREATE TRIGGER \"{}\" {event} ON {table} BEGIN SELECT 1; END", name.replace('"', "\"\""))
+        format!(
+            "CREATE TRIGGER \"{}\" {event} ON {table} BEGIN SELECT 1; END",
+            name.replace('"', "\"\"")
+        )
     }
 
     fn integer(&self, number: i64) -> Value {
@@ -183,7 +207,10 @@ impl Fixture for Sqlite {
 #[tokio::test]
 async fn postgres_conforms() {
     let url = fresh_database("conformance").await.expect("a database");
-    let fixture = Postgres { target: target::open(&url).expect("a target"), db: Db::open(&url).await.expect("a database") };
+    let fixture = Postgres {
+        target: target::open(&url).expect("a target"),
+        db: Db::open(&url).await.expect("a database"),
+    };
     target_conformance(&fixture).await;
 }
 

@@ -214,6 +214,17 @@ async fn watching_an_ended_run_after_its_last_event_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_was_closed_before_its_last_event_is_resumed_though_the_run_has_ended() {
+    let fake = Fake::new([
+        Stream(vec![progress(1)]),
+        Stream(vec![progress(2), state(3, RunState::Succeeded)]),
+    ]);
+    fake.set_run(|run| run.last_sequence = 3);
+    assert_eq!(read(&mut run(&fake).await).await.0, [1, 2, 3]);
+    assert_eq!(fake.calls(), [run_call(), Call::GetRun, Call::Watch { after: 1 }]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_contact_the_stream_gives_up_after_five_minutes() {
     let fake = Fake::new([Stream(vec![progress(1), Cut])]);
     let mut stream = run(&fake).await;

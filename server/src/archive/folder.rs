@@ -40,14 +40,24 @@ impl FolderArchive {
     /// Where it cannot be made, or is no folder.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, ArchiveError> {
         let folder = folder.into();
-        let failed = |source| ArchiveError::Io { path: folder.display().to_string(), source };
+        let failed = |source| ArchiveError::Io {
+            path: folder.display().to_string(),
+            source,
+        };
         if !folder.is_dir() {
-            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder).map_err(failed)?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(FOLDER_MODE)
+                .create(&folder)
+                .map_err(failed)?;
             if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 sync_folder(parent).map_err(failed)?;
             }
         }
-        Ok(Self { folder, durable: Arc::default() })
+        Ok(Self {
+            folder,
+            durable: Arc::default(),
+        })
     }
 
     fn run_folder(&self, run: RunId) -> PathBuf {
@@ -68,7 +78,10 @@ impl FolderArchive {
 impl Archive for FolderArchive {
     fn create(&self, run: RunId, file: &str) -> Result<Box<dyn ChunkFile>, ArchiveError> {
         let (path, shown) = self.locate(run, file)?;
-        let failed = |source| ArchiveError::Io { path: shown.clone(), source };
+        let failed = |source| ArchiveError::Io {
+            path: shown.clone(),
+            source,
+        };
         let folder = self.run_folder(run);
         match DirBuilder::new().mode(FOLDER_MODE).create(&folder) {
             Ok(()) => {}
@@ -77,7 +90,12 @@ impl Archive for FolderArchive {
         }
         // A leftover is unlinked rather than truncated: whatever it is, a link included, nothing is written through it.
         remove_if_there(&path).map_err(failed)?;
-        let opened = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path).map_err(failed)?;
+        let opened = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&path)
+            .map_err(failed)?;
         Ok(Box::new(FolderFile {
             writer: Some(BufWriter::with_capacity(BUFFER, opened)),
             path,
@@ -99,7 +117,10 @@ impl Archive for FolderArchive {
     }
 
     fn list(&self, run: RunId) -> Result<Vec<String>, ArchiveError> {
-        let failed = |source| ArchiveError::Io { path: run.to_string(), source };
+        let failed = |source| ArchiveError::Io {
+            path: run.to_string(),
+            source,
+        };
         let entries = match fs::read_dir(self.run_folder(run)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -151,12 +172,23 @@ struct FolderFile {
 impl FolderFile {
     fn sync(&self, writer: &mut BufWriter<File>) -> io::Result<()> {
         writer.flush()?;
-        failpoint!("archive-file-fsync-fails", Err(io::Error::other("injected: fsync of the file")));
+        failpoint!(
+            "archive-file-fsync-fails",
+            Err(io::Error::other("injected: fsync of the file"))
+        );
         writer.get_ref().sync_all()?;
         failpoint!("archive-file-synced");
-        failpoint!("archive-folder-fsync-fails", Err(io::Error::other("injected: fsync of the folder")));
+        failpoint!(
+            "archive-folder-fsync-fails",
+            Err(io::Error::other("injected: fsync of the folder"))
+        );
         sync_folder(&self.run_folder)?;
-        if !self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.run) {
+        if !self
+            .durable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&self.run)
+        {
             sync_folder(&self.backup_folder)?;
             let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
             if durable.len() >= REMEMBERED_RUNS {
@@ -170,7 +202,9 @@ impl FolderFile {
 
 impl Write for FolderFile {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.writer.as_mut().map_or_else(|| Err(io::ErrorKind::BrokenPipe.into()), |writer| writer.write(buffer))
+        self.writer
+            .as_mut()
+            .map_or_else(|| Err(io::ErrorKind::BrokenPipe.into()), |writer| writer.write(buffer))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -185,7 +219,10 @@ impl ChunkFile for FolderFile {
         if let Err(source) = sealed {
             // Not sealed: dropping removes it.
             self.writer = Some(writer);
-            return Err(ArchiveError::Io { path: self.shown.clone(), source });
+            return Err(ArchiveError::Io {
+                path: self.shown.clone(),
+                source,
+            });
         }
         Ok(())
     }
@@ -257,7 +294,9 @@ mod tests {
         let run = RunId::new();
         seal(&archive, run, "a", b"x");
         fs::create_dir(archive.run_folder(run).join("b")).expect("a folder");
-        let Err(error) = archive.create(run, "b") else { panic!("a folder is no leftover file") };
+        let Err(error) = archive.create(run, "b") else {
+            panic!("a folder is no leftover file")
+        };
         let message = error.to_string();
         assert!(message.starts_with(&format!("{run}/b: ")), "{message}");
         assert!(!message.contains(&*folder.path().to_string_lossy()), "{message}");

@@ -87,7 +87,9 @@ async fn start(options: Options) -> anyhow::Result<()> {
     }
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("listen on {}", config.listen))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     let server = Server::start(config, &shutdown).await?;
     println!("listening on {address}");
@@ -105,7 +107,11 @@ fn configure(options: Options) -> anyhow::Result<Config> {
     config.data_folder = options.data.unwrap_or(config.data_folder);
     config.listen = options.listen.unwrap_or(config.listen);
     let catalogs = options.catalogs.into_iter().map(CatalogSource::from).collect::<Vec<_>>();
-    let added = options.targets.into_iter().map(|(name, url)| TargetConfig { name, url: url.into(), catalogs: catalogs.clone() });
+    let added = options.targets.into_iter().map(|(name, url)| TargetConfig {
+        name,
+        url: url.into(),
+        catalogs: catalogs.clone(),
+    });
     config.targets.extend(added);
     config.check()?;
     Ok(config)

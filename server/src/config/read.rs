@@ -83,12 +83,20 @@ impl Config {
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| refuse(&name, format!("cannot be read: {error}")))?;
-        let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let base = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         Self::from_text(&name, &text, base, &|variable| std::env::var(variable).ok())
     }
 
     fn from_text(name: &str, text: &str, base: &Path, environment: Environment<'_>) -> Result<Self, ConfigError> {
-        let source = Source { name, text, base, environment };
+        let source = Source {
+            name,
+            text,
+            base,
+            environment,
+        };
         let file: File = toml::from_str(text)
             .map_err(|error| source.refuse(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", ")))?;
         let data_folder = match file.data.folder {
@@ -98,7 +106,12 @@ impl Config {
         let mut config = Self::embedded(data_folder);
         source.server(file.server, &mut config)?;
         config.store_url = file.store.url.map(|url| source.url(&url)).transpose()?;
-        source.duration(file.store.wait, &mut config.store_wait, Duration::ZERO, Duration::from_secs(3_600))?;
+        source.duration(
+            file.store.wait,
+            &mut config.store_wait,
+            Duration::ZERO,
+            Duration::from_secs(3_600),
+        )?;
         config.backup_folder = file.backup.folder.map(|folder| base.join(folder));
         source.engine(file.engine, &mut config)?;
         for target in file.target {
@@ -119,21 +132,44 @@ impl Source<'_> {
         if let Some(listen) = section.listen {
             let refused = |problem: String| self.refuse(listen.span().start, format!("listen: {problem}"));
             let address = listen.get_ref().parse::<SocketAddr>();
-            config.listen = address.map_err(|_| refused(format!("is {:?}; expected address:port such as 127.0.0.1:50777", listen.get_ref())))?;
+            config.listen = address.map_err(|_| {
+                refused(format!(
+                    "is {:?}; expected address:port such as 127.0.0.1:50777",
+                    listen.get_ref()
+                ))
+            })?;
             check_listen(config.listen).map_err(refused)?;
         }
-        self.duration(section.shutdown_grace, &mut config.shutdown_grace, Duration::ZERO, Duration::from_secs(600))?;
+        self.duration(
+            section.shutdown_grace,
+            &mut config.shutdown_grace,
+            Duration::ZERO,
+            Duration::from_secs(600),
+        )?;
         self.count(section.max_streams, &mut config.max_streams, 1_000_000)
     }
 
     fn engine(&self, section: EngineSection, config: &mut Config) -> Result<(), ConfigError> {
         let engine = &mut config.engine;
-        self.duration(section.lease_term, &mut engine.lease_term, Duration::from_secs(2), Duration::from_secs(600))?;
-        self.duration(section.plan_lifetime, &mut engine.plan_lifetime, Duration::from_secs(1), Duration::from_secs(30 * 86_400))?;
+        self.duration(
+            section.lease_term,
+            &mut engine.lease_term,
+            Duration::from_secs(2),
+            Duration::from_secs(600),
+        )?;
+        self.duration(
+            section.plan_lifetime,
+            &mut engine.plan_lifetime,
+            Duration::from_secs(1),
+            Duration::from_secs(30 * 86_400),
+        )?;
         self.count(section.concurrent_runs, &mut engine.concurrent_runs, 64)?;
         if let Some(fraction) = section.drift_fraction {
             if !(0.0..=1.0).contains(fraction.get_ref()) {
-                return Err(self.refuse(fraction.span().start, format!("is {}; expected 0.0 to 1.0", fraction.get_ref())));
+                return Err(self.refuse(
+                    fraction.span().start,
+                    format!("is {}; expected 0.0 to 1.0", fraction.get_ref()),
+                ));
             }
             engine.drift.fraction = fraction.into_inner();
         }
@@ -155,11 +191,18 @@ impl Source<'_> {
                 return Ok(CatalogSource::Builtin);
             }
             if text.starts_with("builtin:") || text.is_empty() {
-                return Err(self.refuse(catalog.span().start, format!("catalog {text:?} is unknown; expected a path or {BUILTIN_CATALOG}")));
+                return Err(self.refuse(
+                    catalog.span().start,
+                    format!("catalog {text:?} is unknown; expected a path or {BUILTIN_CATALOG}"),
+                ));
             }
             Ok(CatalogSource::File(self.base.join(text)))
         });
-        Ok(TargetConfig { name: name.clone(), url, catalogs: catalogs.collect::<Result<_, _>>()? })
+        Ok(TargetConfig {
+            name: name.clone(),
+            url,
+            catalogs: catalogs.collect::<Result<_, _>>()?,
+        })
     }
 
     /// A connection string with its variables filled in and the path of a SQLite file resolved.
@@ -170,16 +213,25 @@ impl Source<'_> {
             return Ok(Url(url));
         }
         let Some(rest) = url.strip_prefix("sqlite:") else {
-            return Err(refused("the URL is of no known kind; expected sqlite://path/to/file.db or postgres://user@host/database".to_owned()));
+            return Err(refused(
+                "the URL is of no known kind; expected sqlite://path/to/file.db or postgres://user@host/database".to_owned(),
+            ));
         };
         let rest = rest.strip_prefix("//").unwrap_or(rest);
-        let (path, options) = rest.split_once('?').map_or((rest, None), |(path, options)| (path, Some(options)));
+        let (path, options) = rest
+            .split_once('?')
+            .map_or((rest, None), |(path, options)| (path, Some(options)));
         if path.is_empty() || path.contains(":memory:") {
             return Err(refused("the URL names no file; expected sqlite://path/to/file.db".to_owned()));
         }
         let resolved = self.base.join(path);
-        let resolved = resolved.to_str().ok_or_else(|| refused("the file's path is no UTF-8".to_owned()))?;
-        Ok(Url(options.map_or_else(|| format!("sqlite://{resolved}"), |options| format!("sqlite://{resolved}?{options}"))))
+        let resolved = resolved
+            .to_str()
+            .ok_or_else(|| refused("the file's path is no UTF-8".to_owned()))?;
+        Ok(Url(options.map_or_else(
+            || format!("sqlite://{resolved}"),
+            |options| format!("sqlite://{resolved}?{options}"),
+        )))
     }
 
     /// Replaces `${NAME}` by the environment's value.
@@ -188,7 +240,8 @@ impl Source<'_> {
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
             let (name, after) = after.split_once('}').ok_or("\"${\" has no end; expected ${NAME}")?;
-            let value = (self.environment)(name).ok_or_else(|| format!("the environment has no variable {name:?}; expected it to be set"))?;
+            let value = (self.environment)(name)
+                .ok_or_else(|| format!("the environment has no variable {name:?}; expected it to be set"))?;
             expanded.push_str(before);
             expanded.push_str(&value);
             rest = after;
@@ -197,9 +250,19 @@ impl Source<'_> {
         Ok(expanded)
     }
 
-    fn duration(&self, text: Option<Spanned<String>>, value: &mut Duration, least: Duration, most: Duration) -> Result<(), ConfigError> {
+    fn duration(
+        &self,
+        text: Option<Spanned<String>>,
+        value: &mut Duration,
+        least: Duration,
+        most: Duration,
+    ) -> Result<(), ConfigError> {
         let Some(text) = text else { return Ok(()) };
-        let parsed = text.get_ref().parse::<jiff::SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+        let parsed = text
+            .get_ref()
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|duration| Duration::try_from(duration).ok());
         match parsed {
             Some(duration) if (least..=most).contains(&duration) => *value = duration,
             _ => {
@@ -230,15 +293,24 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Config, ConfigError> {
-        let text = if text.contains("[data]") { text.to_owned() } else { format!("{text}\n[data]\nfolder = \"data\"\n") };
-        Config::from_text("c.toml", &text, Path::new("/etc/dbkeep"), &|name| (name == "SECRET").then(|| "s3cret".to_owned()))
+        let text = if text.contains("[data]") {
+            text.to_owned()
+        } else {
+            format!("{text}\n[data]\nfolder = \"data\"\n")
+        };
+        Config::from_text("c.toml", &text, Path::new("/etc/dbkeep"), &|name| {
+            (name == "SECRET").then(|| "s3cret".to_owned())
+        })
     }
 
     #[test]
     fn an_empty_file_is_the_embedded_default() {
         let config = read("").expect("a configuration");
         assert_eq!(config.data_folder, Path::new("/etc/dbkeep/data"));
-        assert_eq!((config.listen, config.max_streams, config.targets.len()), (super::super::DEFAULT_LISTEN, 10_000, 0));
+        assert_eq!(
+            (config.listen, config.max_streams, config.targets.len()),
+            (super::super::DEFAULT_LISTEN, 10_000, 0)
+        );
     }
 
     #[test]
@@ -249,7 +321,10 @@ mod tests {
         )
         .expect("a configuration");
         assert_eq!(config.targets[0].url.expose(), "sqlite:///etc/dbkeep/app.db?mode=rw");
-        assert_eq!(config.targets[0].catalogs, [CatalogSource::File("/etc/dbkeep/a.toml".into()), CatalogSource::Builtin]);
+        assert_eq!(
+            config.targets[0].catalogs,
+            [CatalogSource::File("/etc/dbkeep/a.toml".into()), CatalogSource::Builtin]
+        );
         assert_eq!(config.targets[1].url.expose(), "postgres://u:s3cret@h/d");
         assert_eq!(config.backup_folder(), Path::new("/backups"));
     }
@@ -258,14 +333,26 @@ mod tests {
     fn refuses_with_line_and_expectation() {
         let target = "[[target]]\nname = \"a\"\nurl = \"sqlite://a.db\"\n";
         let cases = [
-            ("[server]\nlisten = \"0.0.0.0:1\"".to_owned(), "c.toml:2", "cannot authenticate"),
+            (
+                "[server]\nlisten = \"0.0.0.0:1\"".to_owned(),
+                "c.toml:2",
+                "cannot authenticate",
+            ),
             ("[server]\nlisten = \"here\"".to_owned(), "c.toml:2", "expected address:port"),
             ("[server]\nport = 1".to_owned(), "c.toml:2", "unknown field `port`"),
             ("[sever]\n".to_owned(), "c.toml:1", "unknown field `sever`"),
             ("[server]\n\nmax_streams = 0".to_owned(), "c.toml:3", "expected 1 to 1000000"),
             ("[server]\nmax_streams = -1".to_owned(), "c.toml:2", "-1"),
-            ("[engine]\nlease_term = \"1 parsec\"".to_owned(), "c.toml:2", "expected a duration such as \"15s\""),
-            ("[engine]\nlease_term = \"-15s\"".to_owned(), "c.toml:2", "expected a duration"),
+            (
+                "[engine]\nlease_term = \"1 parsec\"".to_owned(),
+                "c.toml:2",
+                "expected a duration such as \"15s\"",
+            ),
+            (
+                "[engine]\nlease_term = \"-15s\"".to_owned(),
+                "c.toml:2",
+                "expected a duration",
+            ),
             ("[engine]\nplan_lifetime = 15".to_owned(), "c.toml:2", "expected a string"),
             ("[engine]\ndrift_fraction = 1.5".to_owned(), "c.toml:2", "expected 0.0 to 1.0"),
             (format!("{target}{target}"), "c.toml:5", "declared twice"),
@@ -273,13 +360,20 @@ mod tests {
             (target.replace("sqlite", "mysql"), "c.toml:3", "expected sqlite://"),
             (target.replace("a.db", "${NONE}"), "c.toml:3", "no variable \"NONE\""),
             (target.replace("a.db", ""), "c.toml:3", "names no file"),
-            (format!("{target}catalog = [\"builtin:other\"]"), "c.toml:4", "expected a path or builtin:learning-platform"),
+            (
+                format!("{target}catalog = [\"builtin:other\"]"),
+                "c.toml:4",
+                "expected a path or builtin:learning-platform",
+            ),
             ("[[target]]\nname = \"a\"\n".to_owned(), "c.toml:1", "missing field `url`"),
             ("x".to_owned(), "c.toml:1", ""),
         ];
         for (text, place, problem) in cases {
             let message = read(&text).map(|_| ()).expect_err("must be refused").to_string();
-            assert!(message.starts_with(&format!("{place}: ")) && message.contains(problem), "{text}\n=> {message}");
+            assert!(
+                message.starts_with(&format!("{place}: ")) && message.contains(problem),
+                "{text}\n=> {message}"
+            );
         }
     }
 
@@ -289,20 +383,38 @@ mod tests {
         let example = include_str!("../../../dbkeep.toml");
         let setting = |line: &str| {
             let bare = line.strip_prefix('#')?;
-            let is_setting = bare.starts_with('[') || bare.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+            let is_setting = bare.starts_with('[')
+                || bare
+                    .split_once(" = ")
+                    .is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
             is_setting.then(|| bare.to_owned())
         };
-        let lines = example.lines().map(|line| setting(line).unwrap_or_else(|| line.to_owned())).collect::<Vec<_>>();
-        let settings = lines.iter().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
-        assert_eq!(settings, 16, "every setting has its line");
-        let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|_| Some("value".to_owned()));
+        let lines = example
+            .lines()
+            .map(|line| setting(line).unwrap_or_else(|| line.to_owned()))
+            .collect::<Vec<_>>();
+        let settings = lines
+            .iter()
+            .filter(|line| line.contains(" = ") && !line.starts_with('#'))
+            .count();
+        assert_eq!(settings, 17, "every setting has its line");
+        let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|_| {
+            Some("value".to_owned())
+        });
         let config = read.expect("the example is valid");
         let defaults = Config::embedded("/base");
-        assert_eq!((config.listen, config.shutdown_grace, config.max_streams), (defaults.listen, defaults.shutdown_grace, defaults.max_streams));
+        assert_eq!(
+            (config.listen, config.shutdown_grace, config.max_streams),
+            (defaults.listen, defaults.shutdown_grace, defaults.max_streams)
+        );
         assert_eq!((config.store_wait, config.targets.len()), (defaults.store_wait, 2));
         assert_eq!(config.engine.lease_term, defaults.engine.lease_term);
         assert_eq!(config.engine.plan_lifetime, defaults.engine.plan_lifetime);
-        assert_eq!((config.engine.drift, config.engine.concurrent_runs), (defaults.engine.drift, defaults.engine.concurrent_runs));
-        Config::from_text("dbkeep.toml", example, Path::new("/base"), &|_| None).expect("as it stands it sets nothing that is missing");
+        assert_eq!(
+            (config.engine.drift, config.engine.concurrent_runs),
+            (defaults.engine.drift, defaults.engine.concurrent_runs)
+        );
+        Config::from_text("dbkeep.toml", example, Path::new("/base"), &|_| None)
+            .expect("as it stands it sets nothing that is missing");
     }
 }

@@ -22,7 +22,11 @@ pub(super) struct Backups {
 #[tonic::async_trait]
 impl BackupService for Backups {
     async fn list_backups(&self, request: Request<v1::ListBackupsRequest>) -> Result<Response<v1::ListBackupsResponse>, Status> {
-        let v1::ListBackupsRequest { target, page_size, page_token } = request.into_inner();
+        let v1::ListBackupsRequest {
+            target,
+            page_size,
+            page_token,
+        } = request.into_inner();
         let pages = Pages::of("backups", &target);
         let mut check = Check::default();
         let size = check.page_size(page_size);
@@ -32,7 +36,10 @@ impl BackupService for Backups {
         let target = (!target.is_empty()).then_some(target);
         let mut backups = detached(async move { engine.backups(target.as_deref(), before, size + 1).await }).await?;
         let next_page_token = pages.cut(&mut backups, size, |backup| backup.run);
-        Ok(Response::new(v1::ListBackupsResponse { backups: backups.into_iter().map(convert::backup::backup).collect(), next_page_token }))
+        Ok(Response::new(v1::ListBackupsResponse {
+            backups: backups.into_iter().map(convert::backup::backup).collect(),
+            next_page_token,
+        }))
     }
 
     async fn get_backup(&self, request: Request<v1::GetBackupRequest>) -> Result<Response<v1::GetBackupResponse>, Status> {
@@ -48,12 +55,19 @@ impl BackupService for Backups {
         let truncated = entries.len() > limit;
         entries.truncate(limit);
         let chunks = entries.into_iter().filter_map(convert::backup::chunk).collect();
-        Ok(Response::new(v1::GetBackupResponse { backup: Some(convert::backup::backup(backup)), chunks, truncated }))
+        Ok(Response::new(v1::GetBackupResponse {
+            backup: Some(convert::backup::backup(backup)),
+            chunks,
+            truncated,
+        }))
     }
 
     type VerifyBackupStream = EventStream<v1::VerifyBackupResponse>;
 
-    async fn verify_backup(&self, request: Request<v1::VerifyBackupRequest>) -> Result<Response<Self::VerifyBackupStream>, Status> {
+    async fn verify_backup(
+        &self,
+        request: Request<v1::VerifyBackupRequest>,
+    ) -> Result<Response<Self::VerifyBackupStream>, Status> {
         let deadline = deadline_of(&request);
         let v1::VerifyBackupRequest { request_id, id } = request.into_inner();
         let mut check = Check::default();
@@ -63,7 +77,12 @@ impl BackupService for Backups {
         let place = self.streams.place()?;
         let engine = self.engine.clone();
         let run = detached(async move { engine.verify(&request_id, &id).await }).await?;
-        let events = self.streams.follow(&self.engine, run.id.to_string(), 0, place, deadline).await?;
-        Ok(Response::new(events.wrap(|event| v1::VerifyBackupResponse { event: Some(event) })))
+        let events = self
+            .streams
+            .follow(&self.engine, run.id.to_string(), 0, place, deadline)
+            .await?;
+        Ok(Response::new(
+            events.wrap(|event| v1::VerifyBackupResponse { event: Some(event) }),
+        ))
     }
 }

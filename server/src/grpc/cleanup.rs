@@ -21,11 +21,20 @@ pub(super) struct Cleanup {
 
 #[tonic::async_trait]
 impl CleanupService for Cleanup {
-    async fn list_operations(&self, request: Request<v1::ListOperationsRequest>) -> Result<Response<v1::ListOperationsResponse>, Status> {
+    async fn list_operations(
+        &self,
+        request: Request<v1::ListOperationsRequest>,
+    ) -> Result<Response<v1::ListOperationsResponse>, Status> {
         let request = request.into_inner();
         let mut check = Check::default();
         let severity = convert::target::severity_filter(request.severity).unwrap_or_else(|_| {
-            check.refuse("severity", format!("is {}; expected a severity, or SEVERITY_UNSPECIFIED for all", request.severity));
+            check.refuse(
+                "severity",
+                format!(
+                    "is {}; expected a severity, or SEVERITY_UNSPECIFIED for all",
+                    request.severity
+                ),
+            );
             None
         });
         check.finish()?;
@@ -34,13 +43,20 @@ impl CleanupService for Cleanup {
             (request.category.is_empty() || operation.category == request.category)
                 && severity.is_none_or(|severity| operation.severity == severity)
         });
-        Ok(Response::new(v1::ListOperationsResponse { operations: operations.map(convert::target::operation).collect() }))
+        Ok(Response::new(v1::ListOperationsResponse {
+            operations: operations.map(convert::target::operation).collect(),
+        }))
     }
 
-    async fn get_operation(&self, request: Request<v1::GetOperationRequest>) -> Result<Response<v1::GetOperationResponse>, Status> {
+    async fn get_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Result<Response<v1::GetOperationResponse>, Status> {
         let request = request.into_inner();
         let operation = self.engine.operation(&request.target, &request.name).map_err(Fault::from)?;
-        Ok(Response::new(v1::GetOperationResponse { operation: Some(convert::target::operation(operation)) }))
+        Ok(Response::new(v1::GetOperationResponse {
+            operation: Some(convert::target::operation(operation)),
+        }))
     }
 
     async fn plan_cleanup(&self, request: Request<v1::PlanCleanupRequest>) -> Result<Response<v1::PlanCleanupResponse>, Status> {
@@ -50,7 +66,9 @@ impl CleanupService for Cleanup {
         check.finish()?;
         let engine = self.engine.clone();
         let plan = detached(async move { engine.plan(&target, &operations).await }).await?;
-        Ok(Response::new(v1::PlanCleanupResponse { plan: Some(convert::plan::plan(plan)) }))
+        Ok(Response::new(v1::PlanCleanupResponse {
+            plan: Some(convert::plan::plan(plan)),
+        }))
     }
 
     type RunCleanupStream = EventStream<v1::RunCleanupResponse>;
@@ -74,7 +92,12 @@ impl CleanupService for Cleanup {
         };
         let engine = self.engine.clone();
         let run = detached(async move { engine.run_cleanup(asked).await }).await?;
-        let events = self.streams.follow(&self.engine, run.id.to_string(), 0, place, deadline).await?;
-        Ok(Response::new(events.wrap(|event| v1::RunCleanupResponse { event: Some(event) })))
+        let events = self
+            .streams
+            .follow(&self.engine, run.id.to_string(), 0, place, deadline)
+            .await?;
+        Ok(Response::new(
+            events.wrap(|event| v1::RunCleanupResponse { event: Some(event) }),
+        ))
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn accept(listener: TcpListener, cut: CancellationToken) -> impl Stre
                         tracing::debug!(%error, "a connection was gone before it was served");
                         continue;
                     }
-                    return Some((Ok(Connection::new(stream, &cut)), (listener, cut)));
+                    return Some((Ok(Connection::new(stream, &cut, HANDSHAKE_TIME)), (listener, cut)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -56,9 +56,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, cut: &CancellationToken) -> Self {
-        let handshake = Some((HANDSHAKE_BYTES, Box::pin(sleep(HANDSHAKE_TIME))));
-        Self { stream, cut: Box::pin(cut.clone().cancelled_owned()), handshake }
+    fn new(stream: TcpStream, cut: &CancellationToken, handshake_time: Duration) -> Self {
+        let handshake = Some((HANDSHAKE_BYTES, Box::pin(sleep(handshake_time))));
+        Self {
+            stream,
+            cut: Box::pin(cut.clone().cancelled_owned()),
+            handshake,
+        }
     }
 
     /// Whether the connection may go on; wakes the task when that changes.
@@ -123,5 +127,42 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> TcpConnectInfo {
         self.stream.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn pair(cut: &CancellationToken, handshake_time: Duration) -> (TcpStream, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address"))
+            .await
+            .expect("a connection");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        (client, Connection::new(stream, cut, handshake_time))
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_begin_in_time_is_let_go() {
+        let (mut client, mut connection) = pair(&CancellationToken::new(), Duration::from_millis(20)).await;
+        client.write_all(&[0; HANDSHAKE_BYTES - 1]).await.expect("written");
+        let error = connection.read_to_end(&mut Vec::new()).await.expect_err("must be let go");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_begun_may_be_silent_until_the_server_cuts() {
+        let cut = CancellationToken::new();
+        let (mut client, mut connection) = pair(&cut, Duration::from_millis(20)).await;
+        client.write_all(&[0; HANDSHAKE_BYTES]).await.expect("written");
+        connection.read_exact(&mut [0; HANDSHAKE_BYTES]).await.expect("read");
+        let silent = tokio::time::timeout(Duration::from_millis(60), connection.read_u8()).await;
+        assert!(silent.is_err(), "the handshake's limit is over: {silent:?}");
+        cut.cancel();
+        let error = connection.read_u8().await.expect_err("must be cut");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     }
 }

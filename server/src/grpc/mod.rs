@@ -21,8 +21,8 @@ use std::{future::Future, time::Duration};
 
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
-    backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer, run_service_server::RunServiceServer,
-    target_service_server::TargetServiceServer,
+    backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
+    run_service_server::RunServiceServer, target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -100,7 +100,9 @@ pub(crate) async fn transport(
     /// Sets the limits of messages, which every generated server has under the same names.
     macro_rules! limited {
         ($server:expr) => {
-            $server.max_decoding_message_size(MAX_REQUEST).max_encoding_message_size(MAX_RESPONSE)
+            $server
+                .max_decoding_message_size(MAX_REQUEST)
+                .max_encoding_message_size(MAX_RESPONSE)
         };
     }
     let router = Server::builder()
@@ -110,14 +112,23 @@ pub(crate) async fn transport(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(limited!(TargetServiceServer::new(Targets { engine: engine.clone() })))
-        .add_service(limited!(CleanupServiceServer::new(Cleanup { engine: engine.clone(), streams: streams.clone() })))
-        .add_service(limited!(RunServiceServer::new(Runs { engine: engine.clone(), streams: streams.clone() })))
+        .add_service(limited!(CleanupServiceServer::new(Cleanup {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
+        .add_service(limited!(RunServiceServer::new(Runs {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
         .add_service(limited!(BackupServiceServer::new(Backups { engine, streams })))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let incoming = connection::accept(listener, stops.connections);
-    Ok((health, router.serve_with_incoming_shutdown(incoming, stops.accepting.cancelled_owned())))
+    Ok((
+        health,
+        router.serve_with_incoming_shutdown(incoming, stops.accepting.cancelled_owned()),
+    ))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

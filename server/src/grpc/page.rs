@@ -39,7 +39,10 @@ impl Pages {
         }
         let id = self.read(token);
         if id.is_none() {
-            check.refuse("page_token", "is no token of this list; expected next_page_token of the page before, under the same filter");
+            check.refuse(
+                "page_token",
+                "is no token of this list; expected next_page_token of the page before, under the same filter",
+            );
         }
         id
     }
@@ -77,7 +80,10 @@ mod tests {
 
     #[test]
     fn a_token_is_taken_only_by_its_own_list() {
-        let filter = RunFilter { target: "a".into(), ..RunFilter::default() };
+        let filter = RunFilter {
+            target: "a".into(),
+            ..RunFilter::default()
+        };
         let pages = Pages::of("runs", &filter);
         let ids = [RunId::new(), RunId::new(), RunId::new()];
         let mut entries = ids.to_vec();

@@ -27,15 +27,30 @@ pub struct Row {
 }
 
 const fn looks(method: &'static str) -> Row {
-    Row { method, mutates: false, role: Role::Viewer, audited: false }
+    Row {
+        method,
+        mutates: false,
+        role: Role::Viewer,
+        audited: false,
+    }
 }
 
 const fn acts(method: &'static str) -> Row {
-    Row { method, mutates: true, role: Role::Operator, audited: true }
+    Row {
+        method,
+        mutates: true,
+        role: Role::Operator,
+        audited: true,
+    }
 }
 
 const fn open(method: &'static str) -> Row {
-    Row { method, mutates: false, role: Role::Anyone, audited: false }
+    Row {
+        method,
+        mutates: false,
+        role: Role::Anyone,
+        audited: false,
+    }
 }
 
 /// Every method.
@@ -45,7 +60,12 @@ pub const ROWS: &[Row] = &[
     looks("/dbkeep.v1.CleanupService/ListOperations"),
     looks("/dbkeep.v1.CleanupService/GetOperation"),
     // Changes nothing, but reads whole tables, shows sample rows, and hands out a token.
-    Row { method: "/dbkeep.v1.CleanupService/PlanCleanup", mutates: false, role: Role::Operator, audited: true },
+    Row {
+        method: "/dbkeep.v1.CleanupService/PlanCleanup",
+        mutates: false,
+        role: Role::Operator,
+        audited: true,
+    },
     acts("/dbkeep.v1.CleanupService/RunCleanup"),
     looks("/dbkeep.v1.RunService/GetRun"),
     looks("/dbkeep.v1.RunService/ListRuns"),
@@ -62,7 +82,12 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// Packages that this server answers for; calls to others are `UNIMPLEMENTED` by the router, as the protocol wants it.
-const SERVED: &[&str] = &["/dbkeep.v1.", "/grpc.reflection.v1.", "/grpc.reflection.v1alpha.", "/grpc.health.v1."];
+const SERVED: &[&str] = &[
+    "/dbkeep.v1.",
+    "/grpc.reflection.v1.",
+    "/grpc.reflection.v1alpha.",
+    "/grpc.health.v1.",
+];
 
 /// The row of a method.
 #[must_use]
@@ -90,7 +115,12 @@ mod tests {
         let mut methods = BTreeSet::new();
         for file in set.file.iter().filter(|file| file.package().starts_with(package)) {
             for service in &file.service {
-                methods.extend(service.method.iter().map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())));
+                methods.extend(
+                    service
+                        .method
+                        .iter()
+                        .map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())),
+                );
             }
         }
         methods
@@ -100,11 +130,23 @@ mod tests {
     fn every_method_has_exactly_one_row() {
         let rows = ROWS.iter().map(|row| row.method.to_owned()).collect::<BTreeSet<_>>();
         assert_eq!(rows.len(), ROWS.len(), "a method has two rows");
-        let ours = rows.iter().filter(|method| method.starts_with("/dbkeep.v1.")).cloned().collect::<BTreeSet<_>>();
+        let ours = rows
+            .iter()
+            .filter(|method| method.starts_with("/dbkeep.v1."))
+            .cloned()
+            .collect::<BTreeSet<_>>();
         assert_eq!(ours, methods(dbkeep_proto::FILE_DESCRIPTOR_SET, "dbkeep.v1"));
-        let health = rows.iter().filter(|method| method.starts_with("/grpc.health.")).cloned().collect::<BTreeSet<_>>();
+        let health = rows
+            .iter()
+            .filter(|method| method.starts_with("/grpc.health."))
+            .cloned()
+            .collect::<BTreeSet<_>>();
         assert_eq!(health, methods(tonic_health::pb::FILE_DESCRIPTOR_SET, "grpc.health"));
-        let reflection = rows.iter().filter(|method| method.starts_with("/grpc.reflection.")).cloned().collect::<BTreeSet<_>>();
+        let reflection = rows
+            .iter()
+            .filter(|method| method.starts_with("/grpc.reflection."))
+            .cloned()
+            .collect::<BTreeSet<_>>();
         let mut known = methods(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, "grpc.reflection");
         known.extend(methods(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET, "grpc.reflection"));
         assert_eq!(reflection, known);

@@ -28,7 +28,9 @@ impl RunService for Runs {
         check.finish()?;
         let engine = self.engine.clone();
         let run = detached(async move { engine.run(&id).await }).await?;
-        Ok(Response::new(v1::GetRunResponse { run: Some(convert::run::run(run)) }))
+        Ok(Response::new(v1::GetRunResponse {
+            run: Some(convert::run::run(run)),
+        }))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
@@ -43,7 +45,10 @@ impl RunService for Runs {
         let engine = self.engine.clone();
         let mut runs = detached(async move { engine.runs(&filter, before, size + 1).await }).await?;
         let next_page_token = pages.cut(&mut runs, size, |run| run.id);
-        Ok(Response::new(v1::ListRunsResponse { runs: runs.into_iter().map(convert::run::run).collect(), next_page_token }))
+        Ok(Response::new(v1::ListRunsResponse {
+            runs: runs.into_iter().map(convert::run::run).collect(),
+            next_page_token,
+        }))
     }
 
     type WatchRunStream = EventStream<v1::WatchRunResponse>;
@@ -56,7 +61,9 @@ impl RunService for Runs {
         check.finish()?;
         let place = self.streams.place()?;
         let events = self.streams.follow(&self.engine, id, after_sequence, place, deadline).await?;
-        Ok(Response::new(events.wrap(|event| v1::WatchRunResponse { event: Some(event) })))
+        Ok(Response::new(
+            events.wrap(|event| v1::WatchRunResponse { event: Some(event) }),
+        ))
     }
 
     async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::CancelRunResponse>, Status> {
@@ -68,7 +75,9 @@ impl RunService for Runs {
         check.finish()?;
         let engine = self.engine.clone();
         let run = detached(async move { engine.cancel(&id, &reason).await }).await?;
-        Ok(Response::new(v1::CancelRunResponse { run: Some(convert::run::run(run)) }))
+        Ok(Response::new(v1::CancelRunResponse {
+            run: Some(convert::run::run(run)),
+        }))
     }
 
     type UndoRunStream = EventStream<v1::UndoRunResponse>;
@@ -81,13 +90,19 @@ impl RunService for Runs {
         check.request_id(&request_id);
         let options = check.options(options, false);
         if options.dry_run {
-            check.refuse("options.dry_run", "is true; an undo has no dry run, expected it absent or false");
+            check.refuse(
+                "options.dry_run",
+                "is true; an undo has no dry run, expected it absent or false",
+            );
         }
         check.finish()?;
         let place = self.streams.place()?;
         let engine = self.engine.clone();
         let run = detached(async move { engine.undo(&request_id, &id, options).await }).await?;
-        let events = self.streams.follow(&self.engine, run.id.to_string(), 0, place, deadline).await?;
+        let events = self
+            .streams
+            .follow(&self.engine, run.id.to_string(), 0, place, deadline)
+            .await?;
         Ok(Response::new(events.wrap(|event| v1::UndoRunResponse { event: Some(event) })))
     }
 }

@@ -86,20 +86,30 @@ struct Answer {
 
 impl Answer {
     fn new(code: Code, reason: ErrorReason, message: impl fmt::Display) -> Self {
-        Self { code, reason, message: capped(&message), metadata: HashMap::new(), details: ErrorDetails::new() }
+        Self {
+            code,
+            reason,
+            message: capped(&message),
+            metadata: HashMap::new(),
+            details: ErrorDetails::new(),
+        }
     }
 
     /// `NOT_FOUND` with the resource that is missing.
     fn missing(reason: ErrorReason, kind: &str, name: &str, message: impl fmt::Display) -> Self {
         let mut answer = Self::new(Code::NotFound, reason, message);
-        answer.details.set_resource_info(kind, capped(&name), "", answer.message.clone());
+        answer
+            .details
+            .set_resource_info(kind, capped(&name), "", answer.message.clone());
         answer
     }
 
     /// `FAILED_PRECONDITION` with what it failed on.
     fn unmet(reason: ErrorReason, subject: impl fmt::Display, message: impl fmt::Display) -> Self {
         let mut answer = Self::new(Code::FailedPrecondition, reason, message);
-        answer.details.add_precondition_failure_violation(wire_name(reason), capped(&subject), answer.message.clone());
+        answer
+            .details
+            .add_precondition_failure_violation(wire_name(reason), capped(&subject), answer.message.clone());
         answer
     }
 
@@ -142,21 +152,38 @@ fn answer(fault: Fault) -> Answer {
     match fault {
         Fault::Engine(error) => of_engine(error),
         Fault::Fields(violations) => {
-            let named = violations.iter().map(|violation| format!("{}: {}", violation.field, violation.problem)).collect::<Vec<_>>();
+            let named = violations
+                .iter()
+                .map(|violation| format!("{}: {}", violation.field, violation.problem))
+                .collect::<Vec<_>>();
             let answer = Answer::new(Code::InvalidArgument, ErrorReason::InvalidField, named.join("; "));
-            violations.iter().fold(answer, |answer, violation| answer.field(&violation.field, &violation.problem))
+            violations
+                .iter()
+                .fold(answer, |answer, violation| answer.field(&violation.field, &violation.problem))
         }
-        Fault::Deadline { run: Some(run) } => {
-            Answer::new(Code::DeadlineExceeded, ErrorReason::Deadline, format!("the deadline of the call has come; run {run} goes on")).with("run", run)
-        }
-        Fault::Deadline { run: None } => Answer::new(Code::DeadlineExceeded, ErrorReason::Deadline, "the deadline of the call has come"),
+        Fault::Deadline { run: Some(run) } => Answer::new(
+            Code::DeadlineExceeded,
+            ErrorReason::Deadline,
+            format!("the deadline of the call has come; run {run} goes on"),
+        )
+        .with("run", run),
+        Fault::Deadline { run: None } => Answer::new(
+            Code::DeadlineExceeded,
+            ErrorReason::Deadline,
+            "the deadline of the call has come",
+        ),
         Fault::TooManyStreams { limit } => {
             let message = format!("all {limit} places for open streams are taken; expected fewer streams at a time");
-            Answer::new(Code::ResourceExhausted, ErrorReason::TooManyStreams, message).with("limit", limit).retry(RETRY_LATER)
+            Answer::new(Code::ResourceExhausted, ErrorReason::TooManyStreams, message)
+                .with("limit", limit)
+                .retry(RETRY_LATER)
         }
-        Fault::MethodNotAllowed { method } => {
-            Answer::new(Code::PermissionDenied, ErrorReason::MethodNotAllowed, format!("no policy allows {method}")).with("method", method)
-        }
+        Fault::MethodNotAllowed { method } => Answer::new(
+            Code::PermissionDenied,
+            ErrorReason::MethodNotAllowed,
+            format!("no policy allows {method}"),
+        )
+        .with("method", method),
         Fault::TaskLost(error) => internal(&error),
     }
 }
@@ -167,51 +194,69 @@ fn of_engine(error: EngineError) -> Answer {
         EngineError::InvalidField { field, problem } => {
             Answer::new(Code::InvalidArgument, ErrorReason::InvalidField, said).field(field, &problem)
         }
-        EngineError::UnknownTarget { name, known } => {
-            Answer::missing(ErrorReason::UnknownTarget, "target", &name, said).with("target", &name).with("known", known.join(","))
-        }
-        EngineError::UnknownOperation { target, name, known } => Answer::missing(ErrorReason::UnknownOperation, "operation", &name, said)
-            .with("operation", &name)
-            .with("target", target)
+        EngineError::UnknownTarget { name, known } => Answer::missing(ErrorReason::UnknownTarget, "target", &name, said)
+            .with("target", &name)
             .with("known", known.join(",")),
+        EngineError::UnknownOperation { target, name, known } => {
+            Answer::missing(ErrorReason::UnknownOperation, "operation", &name, said)
+                .with("operation", &name)
+                .with("target", target)
+                .with("known", known.join(","))
+        }
         EngineError::UnknownRun { id } => Answer::missing(ErrorReason::UnknownRun, "run", &id, said).with("run", &id),
         EngineError::UnknownBackup { id } => Answer::missing(ErrorReason::UnknownBackup, "backup", &id, said).with("backup", &id),
-        EngineError::CatalogMismatch { origin, operation, rule, expected } => Answer::unmet(ErrorReason::CatalogMismatch, &origin, said)
+        EngineError::CatalogMismatch {
+            origin,
+            operation,
+            rule,
+            expected,
+        } => Answer::unmet(ErrorReason::CatalogMismatch, &origin, said)
             .with("origin", &origin)
             .with("operation", operation)
             .with("rule", rule)
             .with("expected", expected),
-        EngineError::Catalog(error) => {
-            Answer::unmet(ErrorReason::CatalogMismatch, &error.origin, said).with("origin", &error.origin).with("expected", &error.problem)
-        }
+        EngineError::Catalog(error) => Answer::unmet(ErrorReason::CatalogMismatch, &error.origin, said)
+            .with("origin", &error.origin)
+            .with("expected", &error.problem),
         EngineError::UnknownPlan => Answer::missing(ErrorReason::UnknownPlan, "plan", "", said),
-        EngineError::PlanExpired { plan, expired_at } => {
-            Answer::unmet(ErrorReason::PlanExpired, plan, said).with("plan", plan).with("expired_at", expired_at)
-        }
-        EngineError::PlanMismatch { plan, field, planned, requested } => Answer::unmet(ErrorReason::PlanMismatch, plan, said)
+        EngineError::PlanExpired { plan, expired_at } => Answer::unmet(ErrorReason::PlanExpired, plan, said)
+            .with("plan", plan)
+            .with("expired_at", expired_at),
+        EngineError::PlanMismatch {
+            plan,
+            field,
+            planned,
+            requested,
+        } => Answer::unmet(ErrorReason::PlanMismatch, plan, said)
             .with("plan", plan)
             .with("field", field)
             .with("planned", planned)
             .with("requested", requested),
-        EngineError::SchemaChanged { plan, tables } => {
-            Answer::unmet(ErrorReason::SchemaChanged, plan, said).with("plan", plan).with("tables", tables)
-        }
-        EngineError::CountDrifted { step, rule, planned, found, tolerance } => Answer::unmet(ErrorReason::CountDrifted, rule, said)
+        EngineError::SchemaChanged { plan, tables } => Answer::unmet(ErrorReason::SchemaChanged, plan, said)
+            .with("plan", plan)
+            .with("tables", tables),
+        EngineError::CountDrifted {
+            step,
+            rule,
+            planned,
+            found,
+            tolerance,
+        } => Answer::unmet(ErrorReason::CountDrifted, rule, said)
             .with("step", step)
             .with("planned", planned)
             .with("found", found)
             .with("tolerance", tolerance),
-        EngineError::PlanRequired { operation, severity } => {
-            Answer::unmet(ErrorReason::PlanRequired, &operation, said).with("operation", &operation).with("severity", severity.name())
-        }
+        EngineError::PlanRequired { operation, severity } => Answer::unmet(ErrorReason::PlanRequired, &operation, said)
+            .with("operation", &operation)
+            .with("severity", severity.name()),
         EngineError::PlanBlocked { finding } => Answer::unmet(ErrorReason::PlanBlocked, &finding.table, said)
             .with("finding", &finding.code)
             .with("table", &finding.table)
             .with("detail", &finding.detail)
             .with("remediation", &finding.remediation),
-        EngineError::ApprovalUnavailable { operation } => {
-            Answer::unmet(ErrorReason::ApprovalUnavailable, &operation, said).with("operation", &operation).with("severity", "CRITICAL")
-        }
+        EngineError::ApprovalUnavailable { operation } => Answer::unmet(ErrorReason::ApprovalUnavailable, &operation, said)
+            .with("operation", &operation)
+            .with("severity", "CRITICAL"),
         EngineError::RunAlreadyActive { run, target, table } => Answer::new(Code::Aborted, ErrorReason::RunAlreadyActive, said)
             .with("run", run)
             .with("target", target)
@@ -235,17 +280,23 @@ fn of_engine(error: EngineError) -> Answer {
         EngineError::Store(StoreError::Unavailable(cause)) => {
             // Which host does not answer is the operator's business, not the caller's.
             tracing::warn!(cause, "the control store is unavailable");
-            Answer::new(Code::Unavailable, ErrorReason::StoreUnavailable, "dbkeep's control store is unavailable; nothing was changed")
-                .retry(RETRY_LATER)
+            Answer::new(
+                Code::Unavailable,
+                ErrorReason::StoreUnavailable,
+                "dbkeep's control store is unavailable; nothing was changed",
+            )
+            .retry(RETRY_LATER)
         }
         EngineError::Store(error @ (StoreError::Fenced | StoreError::Corrupt(_))) => internal(&error),
         EngineError::Archive(ArchiveError::Missing { file }) => Answer::new(Code::DataLoss, ErrorReason::BackupDamaged, said)
             .with("backup", file.split_once('/').map_or("", |(run, _)| run))
             .with("chunk", &file)
             .with("problem", "is missing"),
-        EngineError::Archive(ArchiveError::Io { path, .. }) => Answer::new(Code::ResourceExhausted, ErrorReason::BackupStorage, said)
-            .with("path", path)
-            .retry(RETRY_AFTER_A_PERSON),
+        EngineError::Archive(ArchiveError::Io { path, .. }) => {
+            Answer::new(Code::ResourceExhausted, ErrorReason::BackupStorage, said)
+                .with("path", path)
+                .retry(RETRY_AFTER_A_PERSON)
+        }
         EngineError::BackupDamaged { run, chunk, problem } => Answer::new(Code::DataLoss, ErrorReason::BackupDamaged, said)
             .with("backup", run)
             .with("chunk", chunk)
@@ -275,15 +326,22 @@ fn of_target(target: &str, error: &TargetError, said: String) -> Answer {
     };
     let answer = answer.with("target", target);
     let answer = error.code.iter().fold(answer, |answer, code| answer.with("sqlstate", code));
-    error.constraint.iter().fold(answer, |answer, constraint| answer.with("constraint", constraint))
+    error
+        .constraint
+        .iter()
+        .fold(answer, |answer, constraint| answer.with("constraint", constraint))
 }
 
 /// A fault of dbkeep itself: the caller gets a number to ask about, the log gets the cause.
 fn internal(cause: &dyn std::error::Error) -> Answer {
     let incident = uuid::Uuid::now_v7();
     tracing::error!(%incident, cause = %chain(cause), "internal fault");
-    Answer::new(Code::Internal, ErrorReason::Internal, format!("a fault of dbkeep; its log holds the cause under incident {incident}"))
-        .with("incident", incident)
+    Answer::new(
+        Code::Internal,
+        ErrorReason::Internal,
+        format!("a fault of dbkeep; its log holds the cause under incident {incident}"),
+    )
+    .with("incident", incident)
 }
 
 /// An error with its causes on one line.
@@ -307,32 +365,61 @@ mod tests {
 
     #[test]
     fn an_unknown_target_names_the_known_ones() {
-        let status = status(EngineError::UnknownTarget { name: "x".into(), known: vec!["a".into(), "b".into()] });
+        let status = status(EngineError::UnknownTarget {
+            name: "x".into(),
+            known: vec!["a".into(), "b".into()],
+        });
         let details = status.get_error_details();
         let info = details.error_info().expect("an ErrorInfo");
         assert_eq!(status.code(), Code::NotFound);
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("UNKNOWN_TARGET", "dbkeep"));
-        assert_eq!((info.metadata["target"].as_str(), info.metadata["known"].as_str()), ("x", "a,b"));
+        assert_eq!(
+            (info.metadata["target"].as_str(), info.metadata["known"].as_str()),
+            ("x", "a,b")
+        );
         assert_eq!(details.resource_info().map(|info| info.resource_name.as_str()), Some("x"));
     }
 
     #[test]
     fn every_class_of_target_error_has_its_code() {
         let of = |class| {
-            let source = TargetError { code: Some("55P03".into()), ..TargetError::new(class, "no") };
-            let status = status(EngineError::Target { target: "t".into(), source });
+            let source = TargetError {
+                code: Some("55P03".into()),
+                ..TargetError::new(class, "no")
+            };
+            let status = status(EngineError::Target {
+                target: "t".into(),
+                source,
+            });
             let details = status.get_error_details();
             let info = details.error_info().expect("an ErrorInfo").clone();
-            assert_eq!((info.metadata["target"].as_str(), info.metadata["sqlstate"].as_str()), ("t", "55P03"));
+            assert_eq!(
+                (info.metadata["target"].as_str(), info.metadata["sqlstate"].as_str()),
+                ("t", "55P03")
+            );
             assert_eq!(details.retry_info().is_some(), status.code() == Code::Unavailable);
-            assert_eq!(details.precondition_failure().is_some(), status.code() == Code::FailedPrecondition);
+            assert_eq!(
+                details.precondition_failure().is_some(),
+                status.code() == Code::FailedPrecondition
+            );
             (status.code(), info.reason)
         };
-        for class in [TargetErrorClass::Lost, TargetErrorClass::LockTimeout, TargetErrorClass::Conflict, TargetErrorClass::Timeout] {
+        for class in [
+            TargetErrorClass::Lost,
+            TargetErrorClass::LockTimeout,
+            TargetErrorClass::Conflict,
+            TargetErrorClass::Timeout,
+        ] {
             assert_eq!(of(class), (Code::Unavailable, "TARGET_UNAVAILABLE".to_owned()));
         }
-        assert_eq!(of(TargetErrorClass::Permission), (Code::PermissionDenied, "TARGET_PERMISSION".to_owned()));
-        assert_eq!(of(TargetErrorClass::Refused), (Code::FailedPrecondition, "TARGET_REFUSED".to_owned()));
+        assert_eq!(
+            of(TargetErrorClass::Permission),
+            (Code::PermissionDenied, "TARGET_PERMISSION".to_owned())
+        );
+        assert_eq!(
+            of(TargetErrorClass::Refused),
+            (Code::FailedPrecondition, "TARGET_REFUSED".to_owned())
+        );
     }
 
     #[test]
@@ -341,12 +428,18 @@ mod tests {
         let details = status.get_error_details();
         let incident = &details.error_info().expect("an ErrorInfo").metadata["incident"];
         assert_eq!(status.code(), Code::Internal);
-        assert!(status.message().contains(incident.as_str()) && !status.message().contains("secret_table"), "{}", status.message());
+        assert!(
+            status.message().contains(incident.as_str()) && !status.message().contains("secret_table"),
+            "{}",
+            status.message()
+        );
     }
 
     #[test]
     fn long_texts_are_cut_so_that_headers_stay_small() {
-        let status = status(EngineError::UnknownRun { id: "ü".repeat(100_000) });
+        let status = status(EngineError::UnknownRun {
+            id: "ü".repeat(100_000)
+        });
         assert!(status.message().chars().count() <= TEXT_CHARACTERS + 1);
         assert!(status.details().len() < 10_000, "{} bytes", status.details().len());
     }

@@ -32,7 +32,11 @@ impl Streams {
     /// At most `limit` streams at a time, until `shutdown`.
     pub(super) fn new(limit: usize, shutdown: CancellationToken) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
-        Self { places: Arc::new(Semaphore::new(limit)), limit, shutdown }
+        Self {
+            places: Arc::new(Semaphore::new(limit)),
+            limit,
+            shutdown,
+        }
     }
 
     /// Takes a place.
@@ -40,7 +44,9 @@ impl Streams {
     /// # Errors
     /// [`Fault::TooManyStreams`].
     pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| Fault::TooManyStreams { limit: self.limit })
+        Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| Fault::TooManyStreams { limit: self.limit })
     }
 
     /// Follows a run's log after a sequence.
@@ -61,7 +67,12 @@ impl Streams {
             Ok((run, engine.watch(&id, after, shutdown).await?))
         })
         .await?;
-        Ok(Events { run, items: Box::pin(items), place, deadline })
+        Ok(Events {
+            run,
+            items: Box::pin(items),
+            place,
+            deadline,
+        })
     }
 }
 
@@ -76,7 +87,12 @@ pub(super) struct Events {
 impl Events {
     /// The stream of a method whose response is made by `wrap`.
     pub(super) fn wrap<T: Send + 'static>(self, wrap: fn(RunEvent) -> T) -> EventStream<T> {
-        let Self { run, mut items, place, deadline } = self;
+        let Self {
+            run,
+            mut items,
+            place,
+            deadline,
+        } = self;
         Box::pin(async_stream::stream! {
             // Given back when the stream is dropped, however it ends.
             let _place = place;

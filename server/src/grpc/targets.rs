@@ -15,7 +15,12 @@ pub(super) struct Targets {
 #[tonic::async_trait]
 impl TargetService for Targets {
     async fn list_targets(&self, _request: Request<v1::ListTargetsRequest>) -> Result<Response<v1::ListTargetsResponse>, Status> {
-        let targets = self.engine.targets().iter().map(|(name, entry)| convert::target::target(name, entry)).collect();
+        let targets = self
+            .engine
+            .targets()
+            .iter()
+            .map(|(name, entry)| convert::target::target(name, entry))
+            .collect();
         Ok(Response::new(v1::ListTargetsResponse { targets }))
     }
 

@@ -32,7 +32,10 @@ pub(super) struct Check {
 impl Check {
     /// Notes a mistake.
     pub(super) fn refuse(&mut self, field: impl Into<String>, problem: impl Into<String>) {
-        self.violations.push(Violation { field: field.into(), problem: problem.into() });
+        self.violations.push(Violation {
+            field: field.into(),
+            problem: problem.into(),
+        });
     }
 
     /// Ends the check.
@@ -40,7 +43,11 @@ impl Check {
     /// # Errors
     /// [`Fault::Fields`] where a mistake was noted.
     pub(super) fn finish(self) -> Result<(), Fault> {
-        if self.violations.is_empty() { Ok(()) } else { Err(Fault::Fields(self.violations)) }
+        if self.violations.is_empty() {
+            Ok(())
+        } else {
+            Err(Fault::Fields(self.violations))
+        }
     }
 
     /// A name or id that must be there.
@@ -54,7 +61,10 @@ impl Check {
     pub(super) fn request_id(&mut self, value: &str) {
         let length = value.chars().count();
         if length > MAX_REQUEST_ID || value.chars().any(char::is_control) {
-            self.refuse("request_id", format!("has {length} characters; expected at most {MAX_REQUEST_ID} printable ones"));
+            self.refuse(
+                "request_id",
+                format!("has {length} characters; expected at most {MAX_REQUEST_ID} printable ones"),
+            );
         }
     }
 
@@ -70,20 +80,32 @@ impl Check {
     pub(super) fn operations(&mut self, names: &[String], planned: bool) {
         if names.len() > MAX_OPERATIONS || (names.is_empty() && !planned) {
             let count = names.len();
-            return self.refuse("operations", format!("names {count} operations; expected 1 to {MAX_OPERATIONS}"));
+            return self.refuse(
+                "operations",
+                format!("names {count} operations; expected 1 to {MAX_OPERATIONS}"),
+            );
         }
         for (position, name) in names.iter().enumerate() {
             if name.is_empty() {
-                self.refuse(format!("operations[{position}]"), "is empty; expected the name of an operation");
+                self.refuse(
+                    format!("operations[{position}]"),
+                    "is empty; expected the name of an operation",
+                );
             } else if names[..position].contains(name) {
-                self.refuse(format!("operations[{position}]"), format!("names {name} again; expected each operation once"));
+                self.refuse(
+                    format!("operations[{position}]"),
+                    format!("names {name} again; expected each operation once"),
+                );
             }
         }
     }
 
     /// Options of a run, with every default filled in; `dry_run` is what an absent one means.
     pub(super) fn options(&mut self, options: Option<v1::RunOptions>, dry_run: bool) -> RunOptions {
-        let defaults = RunOptions { dry_run, ..RunOptions::default() };
+        let defaults = RunOptions {
+            dry_run,
+            ..RunOptions::default()
+        };
         let Some(options) = options else { return defaults };
         let batch_rows = options.batch_size.unwrap_or(defaults.batch_rows);
         let (least, most) = (RunOptions::BATCH_ROWS.start(), RunOptions::BATCH_ROWS.end());
@@ -93,7 +115,9 @@ impl Check {
         RunOptions {
             dry_run: options.dry_run.unwrap_or(defaults.dry_run),
             batch_rows,
-            max_execution_seconds: options.max_execution_time.map_or(defaults.max_execution_seconds, |time| self.max_execution_time(&time)),
+            max_execution_seconds: options
+                .max_execution_time
+                .map_or(defaults.max_execution_seconds, |time| self.max_execution_time(&time)),
             full_speed: options.full_speed,
         }
     }
@@ -103,9 +127,16 @@ impl Check {
         match u32::try_from(time.seconds) {
             Ok(seconds) if time.nanos == 0 && bounds.contains(&seconds) => seconds,
             _ => {
-                let given = if time.nanos == 0 { format!("{} s", time.seconds) } else { format!("{} s and {} ns", time.seconds, time.nanos) };
+                let given = if time.nanos == 0 {
+                    format!("{} s", time.seconds)
+                } else {
+                    format!("{} s and {} ns", time.seconds, time.nanos)
+                };
                 let (least, most) = (bounds.start(), bounds.end());
-                self.refuse("options.max_execution_time", format!("is {given}; expected {least} s to {most} s in whole seconds"));
+                self.refuse(
+                    "options.max_execution_time",
+                    format!("is {given}; expected {least} s to {most} s in whole seconds"),
+                );
                 *bounds.start()
             }
         }
@@ -114,7 +145,10 @@ impl Check {
     /// Number of entries on a page.
     pub(super) fn page_size(&mut self, value: u32) -> u32 {
         if value > MAX_PAGE {
-            self.refuse("page_size", format!("is {value}; expected 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"));
+            self.refuse(
+                "page_size",
+                format!("is {value}; expected 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}"),
+            );
         }
         if value == 0 { DEFAULT_PAGE } else { value.min(MAX_PAGE) }
     }
@@ -122,7 +156,10 @@ impl Check {
     /// Number of chunks in an answer.
     pub(super) fn max_chunks(&mut self, value: u32) -> u32 {
         if value > MAX_CHUNKS {
-            self.refuse("max_chunks", format!("is {value}; expected 1 to {MAX_CHUNKS}, or 0 for {DEFAULT_CHUNKS}"));
+            self.refuse(
+                "max_chunks",
+                format!("is {value}; expected 1 to {MAX_CHUNKS}, or 0 for {DEFAULT_CHUNKS}"),
+            );
         }
         if value == 0 { DEFAULT_CHUNKS } else { value.min(MAX_CHUNKS) }
     }
@@ -141,7 +178,11 @@ mod tests {
 
     fn options(batch_size: u32, seconds: i64, nanos: i32) -> v1::RunOptions {
         let time = prost_types::Duration { seconds, nanos };
-        v1::RunOptions { batch_size: Some(batch_size), max_execution_time: Some(time), ..v1::RunOptions::default() }
+        v1::RunOptions {
+            batch_size: Some(batch_size),
+            max_execution_time: Some(time),
+            ..v1::RunOptions::default()
+        }
     }
 
     #[test]
@@ -150,7 +191,10 @@ mod tests {
             (options(1, 60, 0), vec![]),
             (options(10_000, 7_200, 0), vec![]),
             (options(0, 60, 0), vec!["options.batch_size"]),
-            (options(10_001, 59, 0), vec!["options.batch_size", "options.max_execution_time"]),
+            (
+                options(10_001, 59, 0),
+                vec!["options.batch_size", "options.max_execution_time"],
+            ),
             (options(1, 7_201, 0), vec!["options.max_execution_time"]),
             (options(1, -60, 0), vec!["options.max_execution_time"]),
             (options(1, 60, 1), vec!["options.max_execution_time"]),
@@ -167,7 +211,17 @@ mod tests {
         let mut check = Check::default();
         assert_eq!(check.options(None, true), RunOptions::default());
         assert!(check.options(Some(v1::RunOptions::default()), true).dry_run);
-        assert!(!check.options(Some(v1::RunOptions { dry_run: Some(false), ..v1::RunOptions::default() }), true).dry_run);
+        assert!(
+            !check
+                .options(
+                    Some(v1::RunOptions {
+                        dry_run: Some(false),
+                        ..v1::RunOptions::default()
+                    }),
+                    true
+                )
+                .dry_run
+        );
     }
 
     #[test]

@@ -32,17 +32,27 @@ impl Create {
         if state != RunState::Queued && !(state.is_final() && dbkeep_engine::run::state::permits(RunState::Queued, state)) {
             return Err(StoreError::Fenced);
         }
-        Ok(Self { request: request.clone(), tables: request.tables.iter().map(|table| rows::text(table)).collect() })
+        Ok(Self {
+            request: request.clone(),
+            tables: request.tables.iter().map(|table| rows::text(table)).collect(),
+        })
     }
 
     /// The run that the same request made before.
     async fn seen(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
         let sql = format!("SELECT {}, request_digest FROM runs WHERE request_id = $1", rows::RUN);
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(rows::text(&self.request.request_id)).fetch_optional(&mut *tx.connection).await?;
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(rows::text(&self.request.request_id))
+            .fetch_optional(&mut *tx.connection)
+            .await?;
         let Some(row) = row else { return Ok(None) };
         let run = rows::stored_run(&row)?.run;
         let digest: String = rows::column_of(&row, "request_digest")?;
-        Ok(Some(if digest == self.request.request_digest { Created::Repeated(run) } else { Created::RequestIdReused(run.id) }))
+        Ok(Some(if digest == self.request.request_digest {
+            Created::Repeated(run)
+        } else {
+            Created::RequestIdReused(run.id)
+        }))
     }
 
     /// The first table that another run holds.
@@ -55,8 +65,13 @@ impl Create {
                 .await?;
             if let Some(row) = row {
                 let holder: String = row.try_get(0).map_err(|error| store_error(&error))?;
-                let run: RunId = holder.parse().map_err(|_| super::failure::corrupt(format!("holder {holder:?} of {table}")))?;
-                return Ok(Some(Created::Held { run, table: table.clone() }));
+                let run: RunId = holder
+                    .parse()
+                    .map_err(|_| super::failure::corrupt(format!("holder {holder:?} of {table}")))?;
+                return Ok(Some(Created::Held {
+                    run,
+                    table: table.clone(),
+                }));
             }
         }
         Ok(None)
@@ -94,8 +109,17 @@ impl Create {
         .bind(verified_ms)
         .execute(&mut *tx.connection)
         .await?;
-        for operation in run.operations.iter().map(|operation| rows::text(operation)).collect::<BTreeSet<_>>() {
-            sqlx::query("INSERT INTO run_operations (operation, run_id) VALUES ($1, $2)").bind(operation).bind(&id).execute(&mut *tx.connection).await?;
+        for operation in run
+            .operations
+            .iter()
+            .map(|operation| rows::text(operation))
+            .collect::<BTreeSet<_>>()
+        {
+            sqlx::query("INSERT INTO run_operations (operation, run_id) VALUES ($1, $2)")
+                .bind(operation)
+                .bind(&id)
+                .execute(&mut *tx.connection)
+                .await?;
         }
         Ok(())
     }
@@ -117,12 +141,31 @@ impl Act for Create {
             return Ok(held);
         }
         let asked = &self.request.run;
-        let queued = Run { state: RunState::Queued, last_sequence: 0, ended_at: None, ..asked.clone() };
+        let queued = Run {
+            state: RunState::Queued,
+            last_sequence: 0,
+            ended_at: None,
+            ..asked.clone()
+        };
         self.insert(tx, &queued).await?;
         let mut draft = Draft::of_new(queued);
         let waits = asked.state == RunState::Queued;
-        let reason = if waits && !asked.state_reason.is_empty() { asked.state_reason.as_str() } else { ACCEPTED };
-        draft.note(tx, EventBody::StateChanged { from: None, to: RunState::Queued, reason: reason.to_owned(), report: None }).await?;
+        let reason = if waits && !asked.state_reason.is_empty() {
+            asked.state_reason.as_str()
+        } else {
+            ACCEPTED
+        };
+        draft
+            .note(
+                tx,
+                EventBody::StateChanged {
+                    from: None,
+                    to: RunState::Queued,
+                    reason: reason.to_owned(),
+                    report: None,
+                },
+            )
+            .await?;
         for body in &self.request.events {
             draft.note(tx, body.clone()).await?;
         }
@@ -143,7 +186,10 @@ impl Act for Create {
         // Read back, so that the answer is what any later reader gets.
         match self.seen(tx).await? {
             Some(Created::Repeated(run)) => Ok(Created::Accepted(run)),
-            _ => Err(Failure::Store(super::failure::corrupt(format!("run {} is not there after its insert", asked.id)))),
+            _ => Err(Failure::Store(super::failure::corrupt(format!(
+                "run {} is not there after its insert",
+                asked.id
+            )))),
         }
     }
 }

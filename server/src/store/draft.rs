@@ -37,24 +37,41 @@ impl Draft {
     /// Locks a run; `None` where there is none.
     pub(super) async fn lock(tx: &mut Tx<'_>, id: RunId) -> Result<Option<Self>, Failure> {
         let sql = format!("SELECT {} FROM runs WHERE id = $1 {}", rows::RUN, tx.dialect.lock_row());
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&mut *tx.connection).await?;
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(id.to_string())
+            .fetch_optional(&mut *tx.connection)
+            .await?;
         Ok(row.as_ref().map(Self::of_row).transpose()?)
     }
 
     /// A run whose row this transaction has locked.
     pub(super) fn of_row(row: &AnyRow) -> Result<Self, StoreError> {
         let StoredRun { run, first_sequence } = rows::stored_run(row)?;
-        Ok(Self { first_sequence, ..Self::of_new(run) })
+        Ok(Self {
+            first_sequence,
+            ..Self::of_new(run)
+        })
     }
 
     /// A run that this transaction has inserted.
     pub(super) fn of_new(run: Run) -> Self {
-        Self { run, first_sequence: 1, report_changed: false, lease: Lease::Kept, events: Vec::new() }
+        Self {
+            run,
+            first_sequence: 1,
+            report_changed: false,
+            lease: Lease::Kept,
+            events: Vec::new(),
+        }
     }
 
     /// Adds an entry to the log.
     pub(super) async fn note(&mut self, tx: &mut Tx<'_>, body: EventBody) -> Result<(), Failure> {
-        let event = Event { run: self.run.id, sequence: self.run.last_sequence + 1, at: rows::now(), body };
+        let event = Event {
+            run: self.run.id,
+            sequence: self.run.last_sequence + 1,
+            at: rows::now(),
+            body,
+        };
         events::insert(tx, &event).await?;
         self.run.last_sequence = event.sequence;
         self.events.push(event);
@@ -68,7 +85,10 @@ impl Draft {
 
     /// Gives the run to a server from now on.
     pub(super) fn give(&mut self, holder: &str, term: Duration) {
-        self.lease = Lease::Given { holder: holder.to_owned(), term_ms: term_ms(term) };
+        self.lease = Lease::Given {
+            holder: holder.to_owned(),
+            term_ms: term_ms(term),
+        };
     }
 
     /// Enters a state and says so in the log. A final state frees the tables, and it or `Interrupted` ends the lease.
@@ -83,7 +103,16 @@ impl Draft {
         self.run.state_reason = rows::text(reason);
         self.run.state = to;
         let report = to.is_final().then(|| self.run.report.clone());
-        self.note(tx, EventBody::StateChanged { from: Some(from), to, reason: self.run.state_reason.clone(), report }).await?;
+        self.note(
+            tx,
+            EventBody::StateChanged {
+                from: Some(from),
+                to,
+                reason: self.run.state_reason.clone(),
+                report,
+            },
+        )
+        .await?;
         if to.is_final() || to == RunState::Interrupted {
             self.lease = Lease::Ended;
         }
@@ -108,7 +137,11 @@ impl Draft {
             "UPDATE runs SET state = $2, state_reason = $3, attempts = $4, report = COALESCE($5, report), captured_rows = $6, \
              first_sequence = $7, last_sequence = $8, cancel_reason = $9, started_ms = $10, ended_ms = $11{lease} WHERE id = $1"
         );
-        let report = if self.report_changed { Some(rows::to_json(&run.report)?) } else { None };
+        let report = if self.report_changed {
+            Some(rows::to_json(&run.report)?)
+        } else {
+            None
+        };
         let mut query = sqlx::query(AssertSqlSafe(sql))
             .bind(run.id.to_string())
             .bind(run.state.name())

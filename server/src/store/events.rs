@@ -5,12 +5,7 @@ use dbkeep_engine::{
     port::{EventPage, StoreError},
 };
 
-use super::{
-    ControlStore,
-    failure::Failure,
-    rows,
-    transaction::Tx,
-};
+use super::{ControlStore, failure::Failure, rows, transaction::Tx};
 
 /// Adds an entry.
 pub(super) async fn insert(tx: &mut Tx<'_>, event: &Event) -> Result<(), Failure> {
@@ -44,12 +39,29 @@ impl ControlStore {
         // One statement sees one state of the database: a trim in between would look like a gap, or like lost history.
         let sql = "SELECT r.first_sequence, r.last_sequence, e.sequence, e.at_ms, e.body FROM runs r \
              LEFT JOIN run_events e ON e.run_id = r.id AND e.sequence > $2 AND $3 > 0 WHERE r.id = $1 ORDER BY e.sequence LIMIT $4";
-        let query = sqlx::query(sql).bind(run.to_string()).bind(rows::signed(after)).bind(i64::from(limit)).bind(i64::from(limit.max(1)));
+        let query = sqlx::query(sql)
+            .bind(run.to_string())
+            .bind(rows::signed(after))
+            .bind(i64::from(limit))
+            .bind(i64::from(limit.max(1)));
         let found = self.read(query.fetch_all(&self.pool)).await?;
-        let Some(row) = found.first() else { return Ok(EventPage { events: Vec::new(), first_kept: 1, last: 0 }) };
+        let Some(row) = found.first() else {
+            return Ok(EventPage {
+                events: Vec::new(),
+                first_kept: 1,
+                last: 0,
+            });
+        };
         let first_kept = rows::unsigned(rows::column_of(row, "first_sequence")?, run)?;
         let last = rows::unsigned(rows::column_of(row, "last_sequence")?, run)?;
-        let events = found.iter().filter_map(|row| rows::event(row, run).transpose()).collect::<Result<_, _>>()?;
-        Ok(EventPage { events, first_kept, last })
+        let events = found
+            .iter()
+            .filter_map(|row| rows::event(row, run).transpose())
+            .collect::<Result<_, _>>()?;
+        Ok(EventPage {
+            events,
+            first_kept,
+            last,
+        })
     }
 }

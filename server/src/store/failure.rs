@@ -26,7 +26,9 @@ impl From<StoreError> for Failure {
 impl Failure {
     /// Whether the database took nothing of the transaction, and may well take it the next time.
     pub(super) fn is_passing(&self) -> bool {
-        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        let Self::Database(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
         match error.code().as_deref() {
             // Serialization failure, deadlock, and a unique row that another transaction wrote between our look and our write:
             // the next look finds it.
@@ -48,7 +50,11 @@ impl Failure {
 
 /// SQLite's primary result code inside an extended one; `None` for SQLSTATEs, which have five characters.
 fn sqlite_primary(code: &str) -> Option<u32> {
-    if code.len() == 5 { None } else { code.parse::<u32>().ok().map(|code| code & 0xff) }
+    if code.len() == 5 {
+        None
+    } else {
+        code.parse::<u32>().ok().map(|code| code & 0xff)
+    }
 }
 
 /// An error of the driver as one of the store.
@@ -59,8 +65,15 @@ pub(super) fn store_error(error: &sqlx::Error) -> StoreError {
             // The message without the driver's decoration; PostgreSQL puts values of rows into the detail, not here.
             let message = format!("{} ({code})", database.message());
             // SQLite: corrupt, not a database. PostgreSQL: data or index corrupted; a table or column that is not as expected.
-            let unreadable = matches!(sqlite_primary(&code), Some(11 | 26)) || code.starts_with("XX") || code.starts_with("42P01") || code.starts_with("42703");
-            if unreadable { StoreError::Corrupt(message) } else { StoreError::Unavailable(message) }
+            let unreadable = matches!(sqlite_primary(&code), Some(11 | 26))
+                || code.starts_with("XX")
+                || code.starts_with("42P01")
+                || code.starts_with("42703");
+            if unreadable {
+                StoreError::Corrupt(message)
+            } else {
+                StoreError::Unavailable(message)
+            }
         }
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::Decode(_)

@@ -25,14 +25,21 @@ pub(super) struct Take {
 
 impl Take {
     pub(super) fn new(holder: &str, term: Duration, skip: &[String]) -> Self {
-        Self { holder: holder.to_owned(), term, skip: skip.iter().map(|target| rows::text(target)).collect() }
+        Self {
+            holder: holder.to_owned(),
+            term,
+            skip: skip.iter().map(|target| rows::text(target)).collect(),
+        }
     }
 
     /// Locks that run.
     async fn find(&self, tx: &mut Tx<'_>) -> Result<Option<Draft>, Failure> {
         let skip = match self.skip.len() {
             0 => String::new(),
-            count => format!("AND target NOT IN ({})", (1..=count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")),
+            count => format!(
+                "AND target NOT IN ({})",
+                (1..=count).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
+            ),
         };
         // The first condition is the one of the index `runs_living`, word for word.
         let sql = format!(
@@ -42,7 +49,10 @@ impl Take {
             tx.dialect.now_ms(),
             tx.dialect.lock_free_row()
         );
-        let query = self.skip.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, target| query.bind(target));
+        let query = self
+            .skip
+            .iter()
+            .fold(sqlx::query(AssertSqlSafe(sql)), |query, target| query.bind(target));
         let row = query.fetch_optional(&mut *tx.connection).await?;
         Ok(row.as_ref().map(Draft::of_row).transpose()?)
     }
@@ -52,9 +62,13 @@ impl Act for Take {
     type Output = Option<Grant>;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Option<Grant>, Failure> {
-        let Some(mut draft) = self.find(tx).await? else { return Ok(None) };
+        let Some(mut draft) = self.find(tx).await? else {
+            return Ok(None);
+        };
         if matches!(draft.run.state, RunState::Running | RunState::Cancelling) {
-            draft.enter(tx, RunState::Interrupted, "the lease of its server lapsed").await?;
+            draft
+                .enter(tx, RunState::Interrupted, "the lease of its server lapsed")
+                .await?;
         }
         draft.run.attempts += 1;
         draft.run.started_at.get_or_insert_with(rows::now);
@@ -81,7 +95,11 @@ pub(super) struct Prolong {
 
 impl Prolong {
     pub(super) fn new(run: RunId, fence: u64, term: Duration) -> Self {
-        Self { run, fence: rows::signed(fence), term_ms: term_ms(term) }
+        Self {
+            run,
+            fence: rows::signed(fence),
+            term_ms: term_ms(term),
+        }
     }
 }
 
@@ -95,11 +113,16 @@ impl Act for Prolong {
              RETURNING cancel_reason",
             tx.dialect.now_ms()
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.run.to_string()).bind(self.fence).bind(self.term_ms);
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.run.to_string())
+            .bind(self.fence)
+            .bind(self.term_ms);
         // All rows rather than one: SQLite ends a statement when it is stepped to its end.
         let rows = query.fetch_all(&mut *tx.connection).await?;
         let row = rows.first().ok_or(StoreError::Fenced)?;
-        Ok(Renewal { cancel_reason: row.try_get(0).map_err(|error| store_error(&error))? })
+        Ok(Renewal {
+            cancel_reason: row.try_get(0).map_err(|error| store_error(&error))?,
+        })
     }
 }
 
@@ -111,7 +134,9 @@ impl Act for ReleaseAll {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
         // The beginning of time lapses whatever the clock does next.
-        sqlx::query("UPDATE runs SET lease_until_ms = 0 WHERE state IN ('running', 'cancelling')").execute(&mut *tx.connection).await?;
+        sqlx::query("UPDATE runs SET lease_until_ms = 0 WHERE state IN ('running', 'cancelling')")
+            .execute(&mut *tx.connection)
+            .await?;
         Ok(())
     }
 }

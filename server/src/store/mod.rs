@@ -62,7 +62,10 @@ impl ControlStore {
     /// Keeps at most so many events of a run in place of [`KEPT_EVENTS`]; at least one.
     #[must_use]
     pub fn keeping_events(self, most: u64) -> Self {
-        Self { kept_events: most.max(1), ..self }
+        Self {
+            kept_events: most.max(1),
+            ..self
+        }
     }
 
     /// Closes every connection; later calls answer `Unavailable`.
@@ -74,7 +77,10 @@ impl ControlStore {
 impl fmt::Debug for ControlStore {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The pool's options hold the connection string with its password.
-        formatter.debug_struct("ControlStore").field("dialect", &self.dialect).finish_non_exhaustive()
+        formatter
+            .debug_struct("ControlStore")
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
     }
 }
 

@@ -59,27 +59,48 @@ impl ControlStore {
         let pool: AnyPool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE)
-            .after_connect(move |connection, _| Box::pin(async move { sqlx::raw_sql(session).execute(connection).await.map(drop) }))
+            .after_connect(move |connection, _| {
+                Box::pin(async move { sqlx::raw_sql(session).execute(connection).await.map(drop) })
+            })
             .connect_lazy_with(options);
-        Ok(Self { pool, dialect, turns: Arc::new(Semaphore::new(writers)), kept_events: KEPT_EVENTS })
+        Ok(Self {
+            pool,
+            dialect,
+            turns: Arc::new(Semaphore::new(writers)),
+            kept_events: KEPT_EVENTS,
+        })
     }
 }
 
 /// Reads a connection string.
 fn understand(url: &str) -> Result<(Dialect, AnyConnectOptions), StoreError> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok((Dialect::Postgres, AnyConnectOptions::from_str(url).map_err(|error| store_error(&error))?));
+        return Ok((
+            Dialect::Postgres,
+            AnyConnectOptions::from_str(url).map_err(|error| store_error(&error))?,
+        ));
     }
     if !url.starts_with("sqlite:") {
-        return Err(StoreError::Unavailable("expected sqlite:///path/to/file or postgres://host/database".to_owned()));
+        return Err(StoreError::Unavailable(
+            "expected sqlite:///path/to/file or postgres://host/database".to_owned(),
+        ));
     }
-    let file = SqliteConnectOptions::from_str(url).map_err(|error| store_error(&error))?.create_if_missing(true);
+    let file = SqliteConnectOptions::from_str(url)
+        .map_err(|error| store_error(&error))?
+        .create_if_missing(true);
     let path = file.get_filename();
     if path.as_os_str().is_empty() || url.contains(":memory:") || url.contains("mode=memory") {
-        return Err(StoreError::Unavailable("expected a file; runs in memory would be lost with the process".to_owned()));
+        return Err(StoreError::Unavailable(
+            "expected a file; runs in memory would be lost with the process".to_owned(),
+        ));
     }
     // Plans hold samples of rows: nobody but the server's user reads them. The files beside it get the same mode from SQLite.
-    let made = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
     made.map_err(|error| StoreError::Unavailable(format!("its file: {error}")))?;
     let options = AnyConnectOptions::from_url(&file.to_url_lossy()).map_err(|error| store_error(&error))?;
     Ok((Dialect::Sqlite, options))
@@ -104,7 +125,12 @@ async fn migrate(dialect: Dialect, options: &AnyConnectOptions) -> Result<(), St
                 tries += 1;
             }
             Ok(Err(error)) => return Err(migration_error(error)),
-            Err(_) => return Err(StoreError::Unavailable(format!("its migrations took more than {} s", MIGRATE.as_secs()))),
+            Err(_) => {
+                return Err(StoreError::Unavailable(format!(
+                    "its migrations took more than {} s",
+                    MIGRATE.as_secs()
+                )));
+            }
         }
     }
 }
@@ -114,11 +140,17 @@ async fn migrate_on(dialect: Dialect, connection: &mut AnyConnection) -> Result<
         Dialect::Postgres => {
             sqlx::raw_sql(POSTGRES_MIGRATION_SESSION).execute(&mut *connection).await?;
             // IF NOT EXISTS asks for the right to make schemas even where there is nothing to make.
-            let schema = sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = 'dbkeep_control'").fetch_optional(&mut *connection).await?;
+            let schema = sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = 'dbkeep_control'")
+                .fetch_optional(&mut *connection)
+                .await?;
             if schema.is_none() {
-                sqlx::raw_sql("CREATE SCHEMA dbkeep_control").execute(&mut *connection).await?;
+                sqlx::raw_sql("CREATE SCHEMA dbkeep_control")
+                    .execute(&mut *connection)
+                    .await?;
             }
-            sqlx::raw_sql("SET search_path = dbkeep_control").execute(&mut *connection).await?;
+            sqlx::raw_sql("SET search_path = dbkeep_control")
+                .execute(&mut *connection)
+                .await?;
             up(&POSTGRES, connection).await
         }
         Dialect::Sqlite => {
@@ -136,10 +168,12 @@ fn up<'c>(migrator: &'static Migrator, connection: &'c mut AnyConnection) -> Box
 fn migration_error(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => store_error(&error),
-        MigrateError::VersionMissing(version) => {
-            StoreError::Corrupt(format!("migration {version} is unknown here; a newer dbkeep has written to it"))
+        MigrateError::VersionMissing(version) => StoreError::Corrupt(format!(
+            "migration {version} is unknown here; a newer dbkeep has written to it"
+        )),
+        MigrateError::VersionMismatch(version) => {
+            StoreError::Corrupt(format!("migration {version} was another one when it was applied"))
         }
-        MigrateError::VersionMismatch(version) => StoreError::Corrupt(format!("migration {version} was another one when it was applied")),
         MigrateError::Dirty(version) => StoreError::Corrupt(format!("migration {version} was applied in part")),
         _ => StoreError::Corrupt("its migrations cannot be applied".to_owned()),
     }
@@ -151,7 +185,14 @@ mod tests {
 
     #[test]
     fn strings_that_are_no_store_are_refused_without_being_repeated() {
-        for url in ["mysql://dbkeep:hunter2@host/db", "sqlite::memory:", "sqlite:", "sqlite://?mode=memory", "hunter2", "postgres://dbkeep:hunter2@[::1/db"] {
+        for url in [
+            "mysql://dbkeep:hunter2@host/db",
+            "sqlite::memory:",
+            "sqlite:",
+            "sqlite://?mode=memory",
+            "hunter2",
+            "postgres://dbkeep:hunter2@[::1/db",
+        ] {
             let error = understand(url).expect_err(url).to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }

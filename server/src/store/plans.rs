@@ -52,7 +52,13 @@ impl Act for Put {
 
 impl ControlStore {
     pub(super) async fn read_plan(&self, id: PlanId) -> Result<Option<Plan>, StoreError> {
-        let row = self.read(sqlx::query("SELECT body FROM plans WHERE id = $1").bind(id.to_string()).fetch_optional(&self.pool)).await?;
+        let row = self
+            .read(
+                sqlx::query("SELECT body FROM plans WHERE id = $1")
+                    .bind(id.to_string())
+                    .fetch_optional(&self.pool),
+            )
+            .await?;
         let Some(row) = row else { return Ok(None) };
         let body: String = row.try_get(0).map_err(|error| super::failure::store_error(&error))?;
         rows::from_json(&body, || format!("plan {id}")).map(Some)

@@ -57,16 +57,26 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
         verification: verification_of(&verification, verified_at)
             .ok_or_else(|| corrupt(format!("verification {verification:?} of run {id}")))?,
     };
-    Ok(StoredRun { run, first_sequence: unsigned(column_of(row, "first_sequence")?, id)? })
+    Ok(StoredRun {
+        run,
+        first_sequence: unsigned(column_of(row, "first_sequence")?, id)?,
+    })
 }
 
 /// Reads an event from the columns `sequence`, `at_ms` and `body`; `None` where they are NULL.
 pub(super) fn event(row: &AnyRow, run: RunId) -> Result<Option<Event>, StoreError> {
-    let Some(sequence) = column_of::<Option<i64>>(row, "sequence")? else { return Ok(None) };
+    let Some(sequence) = column_of::<Option<i64>>(row, "sequence")? else {
+        return Ok(None);
+    };
     let at = timestamp(column_of(row, "at_ms")?, run)?;
     let body: String = column_of(row, "body")?;
     let body = from_json(&body, || format!("event {sequence} of run {run}"))?;
-    Ok(Some(Event { run, sequence: unsigned(sequence, run)?, at, body }))
+    Ok(Some(Event {
+        run,
+        sequence: unsigned(sequence, run)?,
+        at,
+        body,
+    }))
 }
 
 /// A column of a row.
@@ -76,13 +86,18 @@ pub(super) fn column_of<'r, T: Decode<'r, Any> + Type<Any>>(row: &'r AnyRow, col
 
 fn parsed<T: FromStr<Err: Display>>(row: &AnyRow, column: &str) -> Result<T, StoreError> {
     let text: String = column_of(row, column)?;
-    text.parse().map_err(|error| corrupt(format!("{column} is {text:?}: {error}")))
+    text.parse()
+        .map_err(|error| corrupt(format!("{column} is {text:?}: {error}")))
 }
 
 /// A run's id that may be absent.
 fn optional_id(row: &AnyRow, column: &str) -> Result<Option<RunId>, StoreError> {
     let text: Option<String> = column_of(row, column)?;
-    text.map(|text| text.parse().map_err(|error| corrupt(format!("{column} is {text:?}: {error}")))).transpose()
+    text.map(|text| {
+        text.parse()
+            .map_err(|error| corrupt(format!("{column} is {text:?}: {error}")))
+    })
+    .transpose()
 }
 
 /// A number that the model holds unsigned.
@@ -127,7 +142,9 @@ pub(super) fn kind_name(kind: RunKind) -> &'static str {
 }
 
 fn kind_of(name: &str) -> Option<RunKind> {
-    [RunKind::Cleanup, RunKind::Undo, RunKind::Verify].into_iter().find(|kind| kind_name(*kind) == name)
+    [RunKind::Cleanup, RunKind::Undo, RunKind::Verify]
+        .into_iter()
+        .find(|kind| kind_name(*kind) == name)
 }
 
 fn state_of(name: &str) -> Option<RunState> {

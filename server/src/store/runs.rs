@@ -6,11 +6,7 @@ use dbkeep_engine::{
 };
 use sqlx::{Any, AssertSqlSafe, any::AnyArguments, query::Query};
 
-use super::{
-    ControlStore,
-    failure::corrupt,
-    rows,
-};
+use super::{ControlStore, failure::corrupt, rows};
 
 /// A value for a placeholder.
 enum Value {
@@ -33,12 +29,18 @@ impl Conditions {
 
     /// The text after `WHERE`.
     fn text(&self) -> String {
-        if self.sql.is_empty() { String::new() } else { format!("WHERE {}", self.sql.join(" AND ")) }
+        if self.sql.is_empty() {
+            String::new()
+        } else {
+            format!("WHERE {}", self.sql.join(" AND "))
+        }
     }
 
     /// A column that has one of these values; none of them does not filter.
     fn any_of(&mut self, column: &str, values: impl Iterator<Item = &'static str>) {
-        let placeholders = values.map(|value| self.placeholder(Value::Text(value.to_owned()))).collect::<Vec<_>>();
+        let placeholders = values
+            .map(|value| self.placeholder(Value::Text(value.to_owned())))
+            .collect::<Vec<_>>();
         if !placeholders.is_empty() {
             self.sql.push(format!("{column} IN ({})", placeholders.join(", ")));
         }
@@ -54,7 +56,9 @@ impl Conditions {
         conditions.any_of("kind", filter.kinds.iter().map(|kind| rows::kind_name(*kind)));
         if let Some(operation) = &filter.operation {
             let operation = conditions.placeholder(Value::Text(rows::text(operation)));
-            conditions.sql.push(format!("id IN (SELECT run_id FROM run_operations WHERE operation = {operation})"));
+            conditions.sql.push(format!(
+                "id IN (SELECT run_id FROM run_operations WHERE operation = {operation})"
+            ));
         }
         if let Some(after) = filter.created_after {
             let after = conditions.placeholder(Value::Number(after.as_millisecond()));
@@ -72,30 +76,47 @@ impl Conditions {
 }
 
 fn bind(sql: String, values: Vec<Value>) -> Query<'static, Any, AnyArguments> {
-    values.into_iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, value| match value {
-        Value::Text(text) => query.bind(text),
-        Value::Number(number) => query.bind(number),
-    })
+    values
+        .into_iter()
+        .fold(sqlx::query(AssertSqlSafe(sql)), |query, value| match value {
+            Value::Text(text) => query.bind(text),
+            Value::Number(number) => query.bind(number),
+        })
 }
 
 impl ControlStore {
     pub(super) async fn read_run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
         let sql = format!("SELECT {} FROM runs WHERE id = $1", rows::RUN);
-        let row = self.read(sqlx::query(AssertSqlSafe(sql)).bind(id.to_string()).fetch_optional(&self.pool)).await?;
+        let row = self
+            .read(
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(id.to_string())
+                    .fetch_optional(&self.pool),
+            )
+            .await?;
         Ok(row.as_ref().map(rows::stored_run).transpose()?.map(|stored| stored.run))
     }
 
     pub(super) async fn read_runs(&self, filter: &RunFilter, before: Option<RunId>, limit: u32) -> Result<Vec<Run>, StoreError> {
         let mut conditions = Conditions::of(filter, before);
         let limit = conditions.placeholder(Value::Number(i64::from(limit)));
-        let sql = format!("SELECT {} FROM runs {} ORDER BY id DESC LIMIT {limit}", rows::RUN, conditions.text());
+        let sql = format!(
+            "SELECT {} FROM runs {} ORDER BY id DESC LIMIT {limit}",
+            rows::RUN,
+            conditions.text()
+        );
         let found = self.read(bind(sql, conditions.values).fetch_all(&self.pool)).await?;
-        found.iter().map(|row| rows::stored_run(row).map(|stored| stored.run)).collect()
+        found
+            .iter()
+            .map(|row| rows::stored_run(row).map(|stored| stored.run))
+            .collect()
     }
 
     pub(super) async fn read_run_of_request(&self, request_id: &str) -> Result<Option<(RunId, String)>, StoreError> {
         let query = sqlx::query("SELECT id, request_digest FROM runs WHERE request_id = $1").bind(rows::text(request_id));
-        let Some(row) = self.read(query.fetch_optional(&self.pool)).await? else { return Ok(None) };
+        let Some(row) = self.read(query.fetch_optional(&self.pool)).await? else {
+            return Ok(None);
+        };
         let id: String = rows::column_of(&row, "id")?;
         let run = id.parse().map_err(|_| corrupt(format!("id {id:?} of a run")))?;
         Ok(Some((run, rows::column_of(&row, "request_digest")?)))

@@ -52,7 +52,9 @@ impl ControlStore {
     async fn write_here<A: Act>(&self, act: A) -> Result<A::Output, StoreError> {
         let started = Instant::now();
         let turn = timeout(PATIENCE, self.turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else { return Err(StoreError::Unavailable("too many writers wait".to_owned())) };
+        let Ok(Ok(_turn)) = turn else {
+            return Err(StoreError::Unavailable("too many writers wait".to_owned()));
+        };
         let mut tries = 1;
         loop {
             match self.attempt(&act).await {
@@ -81,7 +83,11 @@ impl ControlStore {
 
     async fn once<A: Act>(&self, act: &A, connection: &mut AnyConnection) -> Result<A::Output, Failure> {
         let mut transaction = connection.begin_with(self.dialect.begin()).await?;
-        let mut tx = Tx { connection: &mut transaction, dialect: self.dialect, kept_events: self.kept_events };
+        let mut tx = Tx {
+            connection: &mut transaction,
+            dialect: self.dialect,
+            kept_events: self.kept_events,
+        };
         match act.perform(&mut tx).await {
             Ok(output) => {
                 // Where the reply to a COMMIT is lost, it may have happened: that is not repeated here. Every act can be

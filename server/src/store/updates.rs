@@ -21,15 +21,23 @@ pub(super) struct Apply {
 
 impl Apply {
     pub(super) fn new(run: RunId, fence: u64, update: &Update) -> Self {
-        Self { run, fence, update: update.clone() }
+        Self {
+            run,
+            fence,
+            update: update.clone(),
+        }
     }
 
     /// Says in the source's row what this run means for it.
     async fn mark(&self, tx: &mut Tx<'_>, run: &Run, mark: SourceMark) -> Result<(), Failure> {
-        let source = run.source.ok_or_else(|| corrupt(format!("run {} has no source that it could mark", run.id)))?;
+        let source = run
+            .source
+            .ok_or_else(|| corrupt(format!("run {} has no source that it could mark", run.id)))?;
         let verification = match mark {
             SourceMark::Undone => {
-                let query = sqlx::query("UPDATE runs SET undone_by = $2 WHERE id = $1").bind(source.to_string()).bind(run.id.to_string());
+                let query = sqlx::query("UPDATE runs SET undone_by = $2 WHERE id = $1")
+                    .bind(source.to_string())
+                    .bind(run.id.to_string());
                 query.execute(&mut *tx.connection).await?;
                 return Ok(());
             }
@@ -52,7 +60,8 @@ impl Act for Apply {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Vec<Event>, Failure> {
         let mut draft = Draft::lock(tx, self.run).await?.ok_or(StoreError::Fenced)?;
-        let holds = u64::from(draft.run.attempts) == self.fence && matches!(draft.run.state, RunState::Running | RunState::Cancelling);
+        let holds =
+            u64::from(draft.run.attempts) == self.fence && matches!(draft.run.state, RunState::Running | RunState::Cancelling);
         if !holds {
             return Err(Failure::Store(StoreError::Fenced));
         }
@@ -80,7 +89,10 @@ pub(super) struct Cancel {
 
 impl Cancel {
     pub(super) fn new(run: RunId, reason: &str) -> Self {
-        Self { run, reason: rows::text(reason) }
+        Self {
+            run,
+            reason: rows::text(reason),
+        }
     }
 }
 
@@ -88,7 +100,9 @@ impl Act for Cancel {
     type Output = Option<Run>;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Option<Run>, Failure> {
-        let Some(mut draft) = Draft::lock(tx, self.run).await? else { return Ok(None) };
+        let Some(mut draft) = Draft::lock(tx, self.run).await? else {
+            return Ok(None);
+        };
         let to = match draft.run.state {
             // Nobody works on it, so that there is no boundary to wait for.
             RunState::Queued | RunState::Interrupted => RunState::Cancelled,
@@ -98,7 +112,10 @@ impl Act for Cancel {
         };
         draft.run.cancel_reason = Some(self.reason.clone());
         if to.is_final() {
-            let report = dbkeep_engine::model::Report { status: Some(ReportStatus::PartialSuccess), ..draft.run.report.clone() };
+            let report = dbkeep_engine::model::Report {
+                status: Some(ReportStatus::PartialSuccess),
+                ..draft.run.report.clone()
+            };
             draft.set_report(report);
         }
         draft.enter(tx, to, &self.reason).await?;

@@ -18,7 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Expired rows in the target's table.
 pub(crate) const EXPIRED: u64 = 40;
 
-const CATALOG: &str = r#"
+pub(crate) const CATALOG: &str = r#"
 [[operation]]
 name = "expired_tokens"
 category = "EXPIRED_DATA"
@@ -29,7 +29,7 @@ name = "tokens"
 kind = "expired"
 table = "tokens"
 column = "expires_at"
-retention = "PT0S"
+expiry = true
 encoding = "unix_seconds"
 
 [[operation]]
@@ -83,14 +83,30 @@ impl TestServer {
             db.execute(&sql).await.expect("sql");
         }
         db.close().await;
-        let catalog = CatalogSource::Text { name: "catalog.toml".into(), text: CATALOG.into() };
+        let catalog = CatalogSource::Text {
+            name: "catalog.toml".into(),
+            text: CATALOG.into(),
+        };
         let config = change(Config::embedded(folder.path().join("data")).with_target("app", database.as_str(), catalog));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let channel = Channel::from_shared(format!("http://{address}")).expect("a URI").connect().await.expect("a connection");
-        Self { channel, shutdown, database, serving, _folder: folder }
+        let mut serving = tokio::spawn(serve(listener, config, shutdown.clone()));
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
+        let channel = tokio::select! {
+            channel = endpoint.connect() => channel.expect("a connection"),
+            ended = &mut serving => panic!("the server did not start: {ended:?}"),
+        };
+        // A connection may be waiting in the listener's queue; an answer means that the server serves.
+        let mut targets = TargetServiceClient::new(channel.clone());
+        targets.list_targets(v1::ListTargetsRequest {}).await.expect("an answer");
+        Self {
+            channel,
+            shutdown,
+            database,
+            serving,
+            _folder: folder,
+        }
     }
 
     pub(crate) fn targets(&self) -> TargetServiceClient<Channel> {
@@ -111,15 +127,30 @@ impl TestServer {
 
     /// Starts a run that deletes; its id, and its stream after the first event.
     pub(crate) async fn run(&self, request_id: &str) -> (String, tonic::Streaming<v1::RunCleanupResponse>) {
-        let mut events = self.cleanup().run_cleanup(executing(request_id)).await.expect("a run").into_inner();
-        let first = events.message().await.expect("a message").expect("an event").event.expect("an event");
+        let mut events = self
+            .cleanup()
+            .run_cleanup(executing(request_id))
+            .await
+            .expect("a run")
+            .into_inner();
+        let first = events
+            .message()
+            .await
+            .expect("a message")
+            .expect("an event")
+            .event
+            .expect("an event");
         (first.run_id, events)
     }
 
     /// Stops the server and waits for it.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        timeout(PATIENCE, self.serving).await.expect("the server ends").expect("no panic").expect("no error");
+        timeout(PATIENCE, self.serving)
+            .await
+            .expect("the server ends")
+            .expect("no panic")
+            .expect("no error");
     }
 }
 
@@ -128,7 +159,11 @@ pub(crate) fn executing(request_id: &str) -> v1::RunCleanupRequest {
     v1::RunCleanupRequest {
         request_id: request_id.into(),
         operations: vec!["expired_tokens".into()],
-        options: Some(v1::RunOptions { dry_run: Some(false), batch_size: Some(10), ..v1::RunOptions::default() }),
+        options: Some(v1::RunOptions {
+            dry_run: Some(false),
+            batch_size: Some(10),
+            ..v1::RunOptions::default()
+        }),
         ..v1::RunCleanupRequest::default()
     }
 }
@@ -147,12 +182,21 @@ impl Refusal {
         let details = status.get_error_details();
         let info = details.error_info().unwrap_or_else(|| panic!("an ErrorInfo in {status:?}"));
         assert_eq!(info.domain, "dbkeep");
-        Self { code: status.code(), reason: info.reason.clone(), metadata: info.metadata.clone(), details: details.clone() }
+        Self {
+            code: status.code(),
+            reason: info.reason.clone(),
+            metadata: info.metadata.clone(),
+            details: details.clone(),
+        }
     }
 
     /// Paths of the violated fields.
     pub(crate) fn fields(&self) -> Vec<&str> {
-        let violations = self.details.bad_request().map(|request| request.field_violations.as_slice()).unwrap_or_default();
+        let violations = self
+            .details
+            .bad_request()
+            .map(|request| request.field_violations.as_slice())
+            .unwrap_or_default();
         violations.iter().map(|violation| violation.field.as_str()).collect()
     }
 }

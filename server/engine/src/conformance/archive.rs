@@ -29,17 +29,29 @@ fn write(archive: &dyn Archive, run: RunId, file: &str, bytes: &[u8]) {
 
 fn read(archive: &dyn Archive, run: RunId, file: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    archive.open(run, file).expect("the file can be opened").read_to_end(&mut bytes).expect("it can be read");
+    archive
+        .open(run, file)
+        .expect("the file can be opened")
+        .read_to_end(&mut bytes)
+        .expect("it can be read");
     bytes
 }
 
 fn what_was_sealed_is_read_back(archive: &dyn Archive) {
     let run = RunId::new();
-    assert_eq!(archive.list(run).expect("a list"), Vec::<String>::new(), "a new run has no files");
+    assert_eq!(
+        archive.list(run).expect("a list"),
+        Vec::<String>::new(),
+        "a new run has no files"
+    );
     write(archive, run, "0001", b"one");
     write(archive, run, "0003", b"");
     write(archive, run, "0002", b"two");
-    assert_eq!(archive.list(run).expect("a list"), ["0001", "0002", "0003"], "names come in order");
+    assert_eq!(
+        archive.list(run).expect("a list"),
+        ["0001", "0002", "0003"],
+        "names come in order"
+    );
     assert_eq!(read(archive, run, "0001"), b"one");
     assert_eq!(read(archive, run, "0002"), b"two");
     assert_eq!(read(archive, run, "0003"), b"");
@@ -63,7 +75,10 @@ fn unsealed_files_vanish(archive: &dyn Archive) {
     let mut chunk = archive.create(run, "dropped").expect("a file can be begun");
     chunk.write_all(b"half").expect("it takes bytes");
     drop(chunk);
-    assert!(matches!(archive.open(run, "dropped"), Err(ArchiveError::Missing { .. })), "what was not sealed cannot be read");
+    assert!(
+        matches!(archive.open(run, "dropped"), Err(ArchiveError::Missing { .. })),
+        "what was not sealed cannot be read"
+    );
     assert_eq!(archive.list(run).expect("a list"), ["kept"]);
 }
 
@@ -85,7 +100,9 @@ fn runs_are_kept_apart(archive: &dyn Archive) {
 }
 
 fn missing_files_are_told_apart(archive: &dyn Archive) {
-    let Err(ArchiveError::Missing { file }) = archive.open(RunId::new(), "absent") else { panic!("a missing file must be told apart") };
+    let Err(ArchiveError::Missing { file }) = archive.open(RunId::new(), "absent") else {
+        panic!("a missing file must be told apart")
+    };
     assert!(file.contains("absent"), "the error names the file: {file}");
 }
 

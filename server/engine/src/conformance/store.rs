@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        Event, EventBody, Finding, FindingLevel, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions, RunState, SampleRow,
-        StepReport, StepState, TableName, Verification, Warning,
+        Event, EventBody, Finding, FindingLevel, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions, RunState,
+        SampleRow, StepReport, StepState, TableName, Verification, Warning,
     },
     port::{CreateRun, Created, Grant, Store, Update},
     rule::{
@@ -86,6 +86,7 @@ where
         cancelling::a_running_run_is_asked,
         cancelling::an_ended_run_stays_as_it_is,
         cancelling::a_request_races_with_the_end,
+        cancelling::a_request_is_not_overwritten,
         listing::runs_are_listed_newest_first,
         listing::filters_are_exact_and_combine,
         listing::runs_with_captured_rows_are_found,
@@ -117,7 +118,10 @@ fn now() -> Timestamp {
 fn plan() -> Plan {
     let rule = Rule {
         name: "old".to_owned(),
-        table: TableName { schema: Some("public".to_owned()), name: "sessions".to_owned() },
+        table: TableName {
+            schema: Some("public".to_owned()),
+            name: "sessions".to_owned(),
+        },
         action: Action::Delete,
         max_fraction: 0.25,
         kind: RuleKind::Expired(Expired {
@@ -126,7 +130,10 @@ fn plan() -> Plan {
             zone: Some("UTC".to_owned()),
             encoding: None,
         }),
-        origin: Origin { file: "catalog.toml".to_owned(), line: 12 },
+        origin: Origin {
+            file: "catalog.toml".to_owned(),
+            line: 12,
+        },
     };
     let step = PlanStep {
         operation: "sessions".to_owned(),
@@ -140,7 +147,10 @@ fn plan() -> Plan {
         captured: true,
         capture_bytes: 1,
         expected_ms: None,
-        samples: vec![SampleRow(vec![("id".to_owned(), Some("7".to_owned())), ("näme 🦀 \"'\\".to_owned(), None)])],
+        samples: vec![SampleRow(vec![
+            ("id".to_owned(), Some("7".to_owned())),
+            ("näme 🦀 \"'\\".to_owned(), None),
+        ])],
         findings: vec![Finding {
             code: "TIME_COLUMN_UNINDEXED".to_owned(),
             level: FindingLevel::Warn,
@@ -175,8 +185,17 @@ fn report(captured: u64) -> Report {
         rows_captured: captured,
         ..StepReport::default()
     };
-    let warning = Warning { code: "SLOW".to_owned(), message: "slower than usual".to_owned(), step: Some(0) };
-    Report { status: None, steps: vec![step], warnings: vec![warning], duration_ms: 5 }
+    let warning = Warning {
+        code: "SLOW".to_owned(),
+        message: "slower than usual".to_owned(),
+        step: Some(0),
+    };
+    Report {
+        status: None,
+        steps: vec![step],
+        warnings: vec![warning],
+        duration_ms: 5,
+    }
 }
 
 /// A cleanup of the target, to be queued.
@@ -191,7 +210,10 @@ fn run(target: &str) -> Run {
         plan: PlanId(Uuid::now_v7()),
         source: None,
         undone_by: None,
-        options: RunOptions { dry_run: false, ..RunOptions::default() },
+        options: RunOptions {
+            dry_run: false,
+            ..RunOptions::default()
+        },
         attempts: 0,
         report: report(0),
         last_sequence: 0,
@@ -209,7 +231,11 @@ fn request(run: Run, tables: &[&str]) -> CreateRun {
         request_id: Uuid::now_v7().to_string(),
         request_digest: "digest".to_owned(),
         tables: tables.iter().map(|table| (*table).to_owned()).collect(),
-        events: vec![EventBody::PlanReady { plan: run.plan, token: None, step_counts: vec![10] }],
+        events: vec![EventBody::PlanReady {
+            plan: run.plan,
+            token: None,
+            step_counts: vec![10],
+        }],
         run,
     }
 }
@@ -231,7 +257,11 @@ async fn queued(store: &dyn Store) -> Run {
 /// A run with a lease that does not lapse.
 async fn running(store: &dyn Store) -> Grant {
     let run = queued(store).await;
-    let grant = store.claim("holder", LONG, &[]).await.unwrap().expect("the queued run is free");
+    let grant = store
+        .claim("holder", LONG, &[])
+        .await
+        .unwrap()
+        .expect("the queued run is free");
     assert_eq!(grant.run.id, run.id, "no other run of this case is free");
     grant
 }
@@ -250,11 +280,18 @@ async fn claim_in_time(store: &dyn Store) -> Grant {
 }
 
 fn enter(state: RunState, reason: &str) -> Update {
-    Update { state: Some((state, reason.to_owned())), ..Update::default() }
+    Update {
+        state: Some((state, reason.to_owned())),
+        ..Update::default()
+    }
 }
 
 fn warning(number: u64) -> EventBody {
-    EventBody::Warning(Warning { code: "NUMBER".to_owned(), message: number.to_string(), step: None })
+    EventBody::Warning(Warning {
+        code: "NUMBER".to_owned(),
+        message: number.to_string(),
+        step: None,
+    })
 }
 
 async fn log(store: &dyn Store, run: RunId) -> Vec<Event> {

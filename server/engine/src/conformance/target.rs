@@ -165,7 +165,10 @@ fn at(text: &str) -> Timestamp {
 }
 
 async fn find(fixture: &dyn Fixture, table: &str) -> Option<TableSchema> {
-    let name = TableName { schema: None, name: table.to_owned() };
+    let name = TableName {
+        schema: None,
+        name: table.to_owned(),
+    };
     fixture.target().introspect(&name).await.expect("introspection works")
 }
 
@@ -174,16 +177,29 @@ async fn schema(fixture: &dyn Fixture, table: &str) -> Arc<TableSchema> {
 }
 
 fn parent_missing(columns: &[&str], parent: &Arc<TableSchema>, parent_columns: &[&str]) -> Condition {
-    Condition::ParentMissing { columns: strings(columns), parent: Arc::clone(parent), parent_columns: strings(parent_columns) }
+    Condition::ParentMissing {
+        columns: strings(columns),
+        parent: Arc::clone(parent),
+        parent_columns: strings(parent_columns),
+    }
 }
 
 fn older_than(fixture: &dyn Fixture, column: &str, horizon: &str) -> Condition {
     let encoding = fixture.instant_encoding();
-    Condition::OlderThan { column: column.to_owned(), horizon: at(horizon), encoding, zone: Some("UTC".to_owned()) }
+    Condition::OlderThan {
+        column: column.to_owned(),
+        horizon: at(horizon),
+        encoding,
+        zone: Some("UTC".to_owned()),
+    }
 }
 
 fn select(table: &Arc<TableSchema>, matches: Condition) -> Selection {
-    Selection { table: Arc::clone(table), matches, except: Vec::new() }
+    Selection {
+        table: Arc::clone(table),
+        matches,
+        except: Vec::new(),
+    }
 }
 
 async fn survey_count(fixture: &dyn Fixture, selection: &Selection) -> u64 {
@@ -197,20 +213,29 @@ async fn count(fixture: &dyn Fixture, from: &str) -> u64 {
 
 /// Every value of these columns in lossless form.
 async fn dump(fixture: &dyn Fixture, table: &str, columns: &[&str], order: &str) -> Vec<Vec<Option<String>>> {
-    let exact = columns.iter().map(|column| fixture.exact(column)).collect::<Vec<_>>().join(", ");
+    let exact = columns
+        .iter()
+        .map(|column| fixture.exact(column))
+        .collect::<Vec<_>>()
+        .join(", ");
     fixture.rows(&format!("SELECT {exact} FROM {table} ORDER BY {order}")).await
 }
 
 /// Values of the column `id`, in order.
 async fn remaining(fixture: &dyn Fixture, table: &str) -> Vec<i64> {
     let rows = fixture.rows(&format!("SELECT id FROM {table} ORDER BY id")).await;
-    rows.iter().map(|row| row[0].as_deref().and_then(|id| id.parse().ok()).expect("an id")).collect()
+    rows.iter()
+        .map(|row| row[0].as_deref().and_then(|id| id.parse().ok()).expect("an id"))
+        .collect()
 }
 
 fn number(value: &Value) -> i64 {
     match value {
         Value::Integer(number) => *number,
-        Value::Text(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).expect("a number"),
+        Value::Text(text) => std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .expect("a number"),
         other => panic!("expected a number, got {other:?}"),
     }
 }
@@ -227,21 +252,39 @@ async fn windows(fixture: &dyn Fixture, selection: &Selection, cursor: Option<&s
     let mut scan = fixture.target().scan(selection, cursor, limit).await.expect("a scan");
     let mut windows = Vec::new();
     while let Some(window) = scan.next().await.expect("a window") {
-        assert!(window.keys.len() <= limit as usize, "at most {limit} keys, got {}", window.keys.len());
-        assert!((0.0..=1.0).contains(&window.fraction), "a share of the table, got {}", window.fraction);
+        assert!(
+            window.keys.len() <= limit as usize,
+            "at most {limit} keys, got {}",
+            window.keys.len()
+        );
+        assert!(
+            (0.0..=1.0).contains(&window.fraction),
+            "a share of the table, got {}",
+            window.fraction
+        );
         windows.push(window);
         assert!(windows.len() < 100_000, "a pass ends");
     }
-    assert!(scan.next().await.expect("still at the end").is_none(), "a pass that has ended stays so");
+    assert!(
+        scan.next().await.expect("still at the end").is_none(),
+        "a pass that has ended stays so"
+    );
     windows
 }
 
 async fn listed(fixture: &dyn Fixture, selection: &Selection, limit: u32) -> Vec<RowKey> {
-    windows(fixture, selection, None, limit).await.into_iter().flat_map(|window| window.keys).collect()
+    windows(fixture, selection, None, limit)
+        .await
+        .into_iter()
+        .flat_map(|window| window.keys)
+        .collect()
 }
 
 async fn claim(fixture: &dyn Fixture) -> Claim {
-    let claim = Claim { run: RunId::new(), fence: 1 };
+    let claim = Claim {
+        run: RunId::new(),
+        fence: 1,
+    };
     fixture.target().claim(claim).await.expect("a claim");
     claim
 }
@@ -287,7 +330,11 @@ async fn delete_all(fixture: &dyn Fixture, selection: &Selection) -> Vec<Row> {
     let deleted = batch.delete(selection, &keys, Some(&mut sink)).await.expect("a deletion");
     assert_eq!(deleted, keys.len() as u64, "every listed row is deleted");
     assert_eq!(deleted, sink.rows.len() as u64, "as many rows captured as deleted");
-    assert_eq!(batch.adopted(selection).await.expect("a look at the parents"), 0, "no parent has appeared");
+    assert_eq!(
+        batch.adopted(selection).await.expect("a look at the parents"),
+        0,
+        "no parent has appeared"
+    );
     batch.record(&entry(claim, 0, 1)).await.expect("a journal row");
     batch.commit().await.expect("a commit");
     sink.rows
@@ -340,7 +387,10 @@ async fn family(fixture: &dyn Fixture) -> (String, String, Selection) {
              INSERT INTO {child} VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 3, 'c'), (4, NULL, 'd'), (5, 4, 'e'), (6, 5, 'f')"
         ))
         .await;
-    let selection = select(&schema(fixture, &child).await, parent_missing(&["parent_id"], &schema(fixture, &parent).await, &["id"]));
+    let selection = select(
+        &schema(fixture, &child).await,
+        parent_missing(&["parent_id"], &schema(fixture, &parent).await, &["id"]),
+    );
     (parent, child, selection)
 }
 
@@ -353,10 +403,17 @@ async fn aging(fixture: &dyn Fixture, rows: u32, step: u32) -> (String, Selectio
              INSERT INTO {table} WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
              SELECT i, CASE WHEN i % {step} = 0 THEN '2001-01-01T00:00:00Z' ELSE '2031-01-01T00:00:00Z' END{} FROM n",
             fixture.instant(),
-            if fixture.instant_encoding().is_none() { format!("::{}", fixture.instant()) } else { String::new() },
+            if fixture.instant_encoding().is_none() {
+                format!("::{}", fixture.instant())
+            } else {
+                String::new()
+            },
         ))
         .await;
-    let selection = select(&schema(fixture, &table).await, older_than(fixture, "at", "2020-01-01T00:00:00Z"));
+    let selection = select(
+        &schema(fixture, &table).await,
+        older_than(fixture, "at", "2020-01-01T00:00:00Z"),
+    );
     (table, selection)
 }
 
@@ -365,20 +422,40 @@ async fn aging(fixture: &dyn Fixture, rows: u32, step: u32) -> (String, Selectio
 async fn a_database_without_a_journal_has_no_totals(fixture: &dyn Fixture) {
     let run = RunId::new();
     assert_eq!(fixture.target().totals(run).await.expect("totals"), Vec::new());
-    assert_eq!(fixture.target().journal(run, (0, 0), 10).await.expect("a journal"), Vec::new());
+    assert_eq!(
+        fixture.target().journal(run, (0, 0), 10).await.expect("a journal"),
+        Vec::new()
+    );
     let table = fresh("unclaimed");
-    fixture.execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY)")).await;
+    fixture
+        .execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY)"))
+        .await;
     let schema = schema(fixture, &table).await;
-    assert!(fixture.target().begin(Claim { run, fence: 1 }, &[&schema]).await.is_err(), "no batch without a claim");
+    assert!(
+        fixture.target().begin(Claim { run, fence: 1 }, &[&schema]).await.is_err(),
+        "no batch without a claim"
+    );
 }
 
 async fn the_status_names_version_size_and_clock(fixture: &dyn Fixture) {
     let target = fixture.target();
     let status = target.status().await.expect("a status");
-    assert!(status.version.starts_with(|first: char| first.is_ascii_digit()), "a version, got {:?}", status.version);
+    assert!(
+        status.version.starts_with(|first: char| first.is_ascii_digit()),
+        "a version, got {:?}",
+        status.version
+    );
     assert!(status.size_bytes > 0, "a size");
-    assert!(status.clock.duration_since(Timestamp::now()).abs().as_secs() < 60, "the clock of this machine, got {}", status.clock);
-    assert!(!target.address().is_empty() && !target.address().contains('@'), "an address without a user: {}", target.address());
+    assert!(
+        status.clock.duration_since(Timestamp::now()).abs().as_secs() < 60,
+        "the clock of this machine, got {}",
+        status.clock
+    );
+    assert!(
+        !target.address().is_empty() && !target.address().contains('@'),
+        "an address without a user: {}",
+        target.address()
+    );
 }
 
 async fn introspection_reads_columns(fixture: &dyn Fixture) {
@@ -395,22 +472,52 @@ async fn introspection_reads_columns(fixture: &dyn Fixture) {
     let schema = schema(fixture, &table).await;
     assert_eq!(schema.name.name, table);
     assert_eq!(schema.kind, TableKind::Table);
-    let found: Vec<_> = schema.columns.iter().map(|column| (column.name.as_str(), column.nullable)).collect();
-    let expected =
-        [("id", false), ("group", true), ("we\"ird", false), ("MixedCase", true), ("made", true), ("data", true)].to_vec();
+    let found: Vec<_> = schema
+        .columns
+        .iter()
+        .map(|column| (column.name.as_str(), column.nullable))
+        .collect();
+    let expected = [
+        ("id", false),
+        ("group", true),
+        ("we\"ird", false),
+        ("MixedCase", true),
+        ("made", true),
+        ("data", true),
+    ]
+    .to_vec();
     assert_eq!(found, expected);
     let classes: Vec<_> = schema.columns[..4].iter().map(|column| column.class).collect();
-    assert_eq!(classes, [TypeClass::Integer, TypeClass::Text, TypeClass::Text, TypeClass::Real]);
-    assert!(schema.columns[2].type_name.contains("(40)"), "a type with its length, got {}", schema.columns[2].type_name);
+    assert_eq!(
+        classes,
+        [TypeClass::Integer, TypeClass::Text, TypeClass::Text, TypeClass::Real]
+    );
+    assert!(
+        schema.columns[2].type_name.contains("(40)"),
+        "a type with its length, got {}",
+        schema.columns[2].type_name
+    );
     assert!(schema.columns.iter().all(|column| column.generated == Generated::No));
     assert_eq!(schema.primary_key, ["id"]);
     assert!(!schema.row_key.is_empty(), "rows can be addressed");
-    assert_eq!((schema.incoming.len(), schema.triggers.len(), schema.rewrite_rules.len()), (0, 0, 0));
+    assert_eq!(
+        (schema.incoming.len(), schema.triggers.len(), schema.rewrite_rules.len()),
+        (0, 0, 0)
+    );
     assert!(!schema.row_security && schema.lossy_columns.is_empty());
     let again = self::schema(fixture, &table).await;
-    assert_eq!(TableSchema::fingerprint([schema.as_ref()]), TableSchema::fingerprint([again.as_ref()]), "the same shape twice");
+    assert_eq!(
+        TableSchema::fingerprint([schema.as_ref()]),
+        TableSchema::fingerprint([again.as_ref()]),
+        "the same shape twice"
+    );
     // The name that the database resolved must itself be a name.
-    let resolved = fixture.target().introspect(&schema.name).await.expect("introspection").expect("the same table");
+    let resolved = fixture
+        .target()
+        .introspect(&schema.name)
+        .await
+        .expect("introspection")
+        .expect("the same table");
     assert_eq!(resolved.name, schema.name);
 }
 
@@ -437,7 +544,11 @@ async fn introspection_tells_generated_columns(fixture: &dyn Fixture) {
         .await;
     let schema = schema(fixture, &table).await;
     let captured: Vec<_> = schema.captured_columns().map(|column| column.name.as_str()).collect();
-    assert_eq!(captured, ["id", "size", "note"], "an identity column is captured, a generated one is not");
+    assert_eq!(
+        captured,
+        ["id", "size", "note"],
+        "an identity column is captured, a generated one is not"
+    );
     assert_eq!(schema.column("twice").map(|column| column.generated), Some(Generated::Yes));
 }
 
@@ -452,11 +563,23 @@ async fn introspection_lists_indexes_that_can_serve(fixture: &dyn Fixture) {
         ))
         .await;
     let schema = schema(fixture, &table).await;
-    let has = |columns: &[&str], unique| schema.indexes.iter().any(|index| index.columns == columns && index.unique == unique);
-    assert!(has(&["b", "a"], false) && has(&["c"], true) && has(&["e\"f"], false), "{:?}", schema.indexes);
+    let has = |columns: &[&str], unique| {
+        schema
+            .indexes
+            .iter()
+            .any(|index| index.columns == columns && index.unique == unique)
+    };
+    assert!(
+        has(&["b", "a"], false) && has(&["c"], true) && has(&["e\"f"], false),
+        "{:?}",
+        schema.indexes
+    );
     assert!(has(&["", "d"], false), "an expression is an empty name: {:?}", schema.indexes);
     assert!(schema.indexed(&strings(&["a", "b"])) && schema.indexed(&strings(&["id"])) && schema.indexed(&strings(&["b"])));
-    assert!(!schema.indexed(&strings(&["a"])), "an index that begins with another column does not serve");
+    assert!(
+        !schema.indexed(&strings(&["a"])),
+        "an index that begins with another column does not serve"
+    );
     assert!(!schema.indexed(&strings(&["d"])), "a partial index does not serve");
 }
 
@@ -480,14 +603,25 @@ async fn introspection_lists_incoming_keys(fixture: &dyn Fixture) {
     for (position, (clause, action)) in actions.into_iter().enumerate() {
         let (child, indexed) = (fresh("Ref"), position % 2 == 0);
         let name = quote(&child);
-        fixture.execute(&format!("CREATE TABLE {name} (id bigint PRIMARY KEY, \"my key\" bigint REFERENCES {parent} (id) {clause})")).await;
+        fixture
+            .execute(&format!(
+                "CREATE TABLE {name} (id bigint PRIMARY KEY, \"my key\" bigint REFERENCES {parent} (id) {clause})"
+            ))
+            .await;
         if indexed {
-            fixture.execute(&format!("CREATE INDEX {} ON {name} (\"my key\", id)", fresh("idx"))).await;
+            fixture
+                .execute(&format!("CREATE INDEX {} ON {name} (\"my key\", id)", fresh("idx")))
+                .await;
         }
         expected.insert((child, "my key".to_owned(), format!("{action:?}"), indexed));
     }
     // Composite keys: an index that begins with them in any order serves; one that is partial or begins elsewhere does not.
-    for (index, serves) in [("(y, x)", true), ("(x, z, y)", false), ("(x, y) WHERE z > 1", false), ("(x, y, z)", true)] {
+    for (index, serves) in [
+        ("(y, x)", true),
+        ("(x, z, y)", false),
+        ("(x, y) WHERE z > 1", false),
+        ("(x, y, z)", true),
+    ] {
         let child = fresh("pair");
         fixture
             .execute(&format!(
@@ -501,7 +635,14 @@ async fn introspection_lists_incoming_keys(fixture: &dyn Fixture) {
     let found: BTreeSet<_> = schema
         .incoming
         .iter()
-        .map(|key| (key.child.name.clone(), key.child_columns.join(","), format!("{:?}", key.on_delete), key.indexed))
+        .map(|key| {
+            (
+                key.child.name.clone(),
+                key.child_columns.join(","),
+                format!("{:?}", key.on_delete),
+                key.indexed,
+            )
+        })
         .collect();
     assert_eq!(found, expected);
     assert_eq!(schema.incoming.len(), expected.len(), "each key once");
@@ -510,7 +651,9 @@ async fn introspection_lists_incoming_keys(fixture: &dyn Fixture) {
 
 async fn introspection_lists_triggers_whatever_their_names(fixture: &dyn Fixture) {
     let table = fresh("triggered");
-    fixture.execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY)")).await;
+    fixture
+        .execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY)"))
+        .await;
     // Names that hold every word of the statement's head: only the head itself may decide.
     let triggers = [
         ("plain before", "BEFORE DELETE", true, false, true),
@@ -528,7 +671,15 @@ async fn introspection_lists_triggers_whatever_their_names(fixture: &dyn Fixture
     let mut expected = BTreeSet::new();
     for (name, event, on_delete, on_insert, before) in triggers {
         fixture.execute(&fixture.trigger(name, event, &table)).await;
-        expected.insert(format!("{:?}", Trigger { name: name.to_owned(), on_delete, on_insert, before }));
+        expected.insert(format!(
+            "{:?}",
+            Trigger {
+                name: name.to_owned(),
+                on_delete,
+                on_insert,
+                before
+            }
+        ));
     }
     let schema = schema(fixture, &table).await;
     let found: BTreeSet<_> = schema.triggers.iter().map(|trigger| format!("{trigger:?}")).collect();
@@ -537,9 +688,16 @@ async fn introspection_lists_triggers_whatever_their_names(fixture: &dyn Fixture
 
 async fn introspection_tells_views_and_missing_tables(fixture: &dyn Fixture) {
     let (table, view) = (fresh("base"), fresh("view"));
-    fixture.execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY); CREATE VIEW {view} AS SELECT id FROM {table}")).await;
+    fixture
+        .execute(&format!(
+            "CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY); CREATE VIEW {view} AS SELECT id FROM {table}"
+        ))
+        .await;
     assert_eq!(schema(fixture, &view).await.kind, TableKind::View);
-    assert!(schema(fixture, &view).await.row_key.is_empty(), "nothing addresses a row of a view");
+    assert!(
+        schema(fixture, &view).await.row_key.is_empty(),
+        "nothing addresses a row of a view"
+    );
     assert_eq!(find(fixture, &fresh("missing")).await, None);
     assert_eq!(find(fixture, &format!("{table}\"; DROP TABLE {table}; --")).await, None);
     assert_eq!(count(fixture, &table).await, 0, "the table is still there");
@@ -547,12 +705,21 @@ async fn introspection_tells_views_and_missing_tables(fixture: &dyn Fixture) {
 
 async fn the_shape_guard_follows_ddl_and_not_rows(fixture: &dyn Fixture) {
     let table = fresh("guarded");
-    fixture.execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY, a text)")).await;
+    fixture
+        .execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY, a text)"))
+        .await;
     let mut last = schema(fixture, &table).await;
-    fixture.execute(&format!("INSERT INTO {table} VALUES (1, 'x'), (2, 'y'); DELETE FROM {table} WHERE id = 2")).await;
+    fixture
+        .execute(&format!(
+            "INSERT INTO {table} VALUES (1, 'x'), (2, 'y'); DELETE FROM {table} WHERE id = 2"
+        ))
+        .await;
     claim(fixture).await;
     let after_rows = schema(fixture, &table).await;
-    assert_eq!(last.shape_guard, after_rows.shape_guard, "rows and the journal do not change a shape");
+    assert_eq!(
+        last.shape_guard, after_rows.shape_guard,
+        "rows and the journal do not change a shape"
+    );
     let child = fresh("guard_child");
     let changes = [
         format!("ALTER TABLE {table} ADD COLUMN b bigint"),
@@ -566,7 +733,11 @@ async fn the_shape_guard_follows_ddl_and_not_rows(fixture: &dyn Fixture) {
         fixture.execute(&change).await;
         let now = schema(fixture, &table).await;
         assert_ne!(last.shape_guard, now.shape_guard, "{change}");
-        assert_ne!(TableSchema::fingerprint([last.as_ref()]), TableSchema::fingerprint([now.as_ref()]), "{change}");
+        assert_ne!(
+            TableSchema::fingerprint([last.as_ref()]),
+            TableSchema::fingerprint([now.as_ref()]),
+            "{change}"
+        );
         last = now;
     }
 }
@@ -576,7 +747,15 @@ async fn the_shape_guard_follows_ddl_and_not_rows(fixture: &dyn Fixture) {
 async fn tables_are_counted(fixture: &dyn Fixture) {
     let (_, selection) = aging(fixture, 1_234, 2).await;
     let count = async |limit| fixture.target().count_rows(&selection.table, limit).await.expect("a count");
-    assert_eq!((count(None).await, count(Some(1)).await, count(Some(5_000)).await, count(Some(0)).await), (1_234, 1, 1_234, 0));
+    assert_eq!(
+        (
+            count(None).await,
+            count(Some(1)).await,
+            count(Some(5_000)).await,
+            count(Some(0)).await
+        ),
+        (1_234, 1, 1_234, 0)
+    );
 }
 
 async fn orphans_are_counted_without_null_keys(fixture: &dyn Fixture) {
@@ -638,7 +817,10 @@ async fn orphans_whose_key_does_not_fit_the_parent_s_type(fixture: &dyn Fixture)
              INSERT INTO {child} VALUES (1, 1), (2, 9223372036854775807), (3, -5000000000), (4, 3)"
         ))
         .await;
-    let selection = select(&schema(fixture, &child).await, parent_missing(&["up"], &schema(fixture, &parent).await, &["id"]));
+    let selection = select(
+        &schema(fixture, &child).await,
+        parent_missing(&["up"], &schema(fixture, &parent).await, &["id"]),
+    );
     assert_eq!(survey_count(fixture, &selection).await, 3);
     assert_eq!(ids(&delete_all(fixture, &selection).await), [2, 3, 4]);
     assert_eq!(remaining(fixture, &child).await, [1]);
@@ -690,7 +872,10 @@ async fn expired_is_strictly_before_the_horizon(fixture: &dyn Fixture) {
             fixture.instant()
         ))
         .await;
-    let selection = select(&schema(fixture, &table).await, older_than(fixture, "at", "2024-03-31T01:00:00Z"));
+    let selection = select(
+        &schema(fixture, &table).await,
+        older_than(fixture, "at", "2024-03-31T01:00:00Z"),
+    );
     assert_eq!(survey_count(fixture, &selection).await, 3);
     assert_eq!(ids(&delete_all(fixture, &selection).await), [1, 5, 7]);
     assert_eq!(remaining(fixture, &table).await, [2, 3, 4, 6, 8, 9]);
@@ -710,23 +895,44 @@ async fn expired_epochs_are_compared_exactly(fixture: &dyn Fixture) {
     let schema = schema(fixture, &table).await;
     let selection = |column: &str, encoding, horizon: &str| {
         let column = column.to_owned();
-        select(&schema, Condition::OlderThan { column, horizon: at(horizon), encoding: Some(encoding), zone: None })
+        select(
+            &schema,
+            Condition::OlderThan {
+                column,
+                horizon: at(horizon),
+                encoding: Some(encoding),
+                zone: None,
+            },
+        )
     };
     let half = "2024-01-01T00:00:00.5Z";
     let expected = [
         (selection("s", TimeEncoding::UnixSeconds, half), vec![1, 2, 5, 6, 8]),
-        (selection("s", TimeEncoding::UnixSeconds, "2024-01-01T00:00:00Z"), vec![1, 5, 6, 8]),
+        (
+            selection("s", TimeEncoding::UnixSeconds, "2024-01-01T00:00:00Z"),
+            vec![1, 5, 6, 8],
+        ),
         (selection("ms", TimeEncoding::UnixMillis, half), vec![1, 5, 6, 8]),
-        (selection("ms", TimeEncoding::UnixMillis, "2024-01-01T00:00:00.5001Z"), vec![1, 2, 5, 6, 8]),
+        (
+            selection("ms", TimeEncoding::UnixMillis, "2024-01-01T00:00:00.5001Z"),
+            vec![1, 2, 5, 6, 8],
+        ),
         (selection("f", TimeEncoding::UnixSeconds, half), vec![1, 5, 6, 8]),
         (selection("f", TimeEncoding::UnixMillis, "1970-01-01T00:00:00Z"), vec![6, 8]),
         (selection("s", TimeEncoding::UnixSeconds, "1969-12-31T23:59:55Z"), vec![8]),
-        (selection("s", TimeEncoding::UnixSeconds, "1969-12-31T23:59:55.5Z"), vec![6, 8]),
+        (
+            selection("s", TimeEncoding::UnixSeconds, "1969-12-31T23:59:55.5Z"),
+            vec![6, 8],
+        ),
     ];
     for (position, (selection, expected)) in expected.into_iter().enumerate() {
         let keys = listed(fixture, &selection, 10).await;
         assert_eq!(ids(&resolve(fixture, &selection, &keys).await), expected, "case {position}");
-        assert_eq!(survey_count(fixture, &selection).await, expected.len() as u64, "case {position}");
+        assert_eq!(
+            survey_count(fixture, &selection).await,
+            expected.len() as u64,
+            "case {position}"
+        );
     }
 }
 
@@ -734,8 +940,16 @@ async fn survey_samples_are_rows_of_the_selection(fixture: &dyn Fixture) {
     let (_, selection) = aging(fixture, 100, 4).await;
     let survey = fixture.target().survey(&selection, 7).await.expect("a survey");
     assert_eq!((survey.row_count, survey.samples.len()), (25, 7));
-    assert!(survey.samples.iter().all(|row| row.len() == 2 && number(&row[0]) % 4 == 0), "{:?}", survey.samples);
-    assert!(survey.row_bytes > 5 && survey.row_bytes < 200, "an average size, got {}", survey.row_bytes);
+    assert!(
+        survey.samples.iter().all(|row| row.len() == 2 && number(&row[0]) % 4 == 0),
+        "{:?}",
+        survey.samples
+    );
+    assert!(
+        survey.row_bytes > 5 && survey.row_bytes < 200,
+        "an average size, got {}",
+        survey.row_bytes
+    );
     assert!(survey.sql.contains(&selection.table.name.name), "the SQL, got {}", survey.sql);
     let none = fixture.target().survey(&selection, 0).await.expect("a survey");
     assert_eq!((none.row_count, none.samples.len()), (25, 0));
@@ -751,7 +965,11 @@ async fn a_scan_lists_exactly_the_selection_in_windows(fixture: &dyn Fixture) {
         assert!(windows.len() as u64 >= 333_u64.div_ceil(u64::from(limit)));
         let keys: Vec<RowKey> = windows.into_iter().flat_map(|window| window.keys).collect();
         assert_eq!(keys.len(), expected.len(), "in windows of {limit}");
-        assert_eq!(ids(&resolve(fixture, &selection, &keys).await), expected, "in windows of {limit}");
+        assert_eq!(
+            ids(&resolve(fixture, &selection, &keys).await),
+            expected,
+            "in windows of {limit}"
+        );
     }
 }
 
@@ -770,14 +988,24 @@ async fn a_scan_resumes_after_each_window(fixture: &dyn Fixture) {
     let nothing = select(&selection.table, older_than(fixture, "at", "1990-01-01T00:00:00Z"));
     for window in windows(fixture, &nothing, None, 7).await {
         assert!(window.keys.is_empty());
-        assert!(windows(fixture, &nothing, Some(&window.cursor), 7).await.iter().all(|window| window.keys.is_empty()));
+        assert!(
+            windows(fixture, &nothing, Some(&window.cursor), 7)
+                .await
+                .iter()
+                .all(|window| window.keys.is_empty())
+        );
     }
 }
 
 async fn a_scan_of_an_empty_table_ends(fixture: &dyn Fixture) {
     let (table, selection) = aging(fixture, 1, 1).await;
     fixture.execute(&format!("DELETE FROM {table}")).await;
-    assert!(windows(fixture, &selection, None, 10).await.iter().all(|window| window.keys.is_empty()));
+    assert!(
+        windows(fixture, &selection, None, 10)
+            .await
+            .iter()
+            .all(|window| window.keys.is_empty())
+    );
     assert_eq!(survey_count(fixture, &selection).await, 0);
 }
 
@@ -785,7 +1013,10 @@ async fn a_scan_of_a_sparse_table_lists_all(fixture: &dyn Fixture) {
     let (_, selection) = aging(fixture, 50_000, 9_999).await;
     let windows = windows(fixture, &selection, None, 2).await;
     let keys: Vec<RowKey> = windows.into_iter().flat_map(|window| window.keys).collect();
-    assert_eq!(ids(&resolve(fixture, &selection, &keys).await), [9_999, 19_998, 29_997, 39_996, 49_995]);
+    assert_eq!(
+        ids(&resolve(fixture, &selection, &keys).await),
+        [9_999, 19_998, 29_997, 39_996, 49_995]
+    );
 }
 
 async fn a_scan_goes_on_while_rows_vanish(fixture: &dyn Fixture) {
@@ -798,8 +1029,16 @@ async fn a_scan_goes_on_while_rows_vanish(fixture: &dyn Fixture) {
         number += 1;
         // Others take rows that are still to come, and change some that were listed.
         let ahead = 20 * number + 30;
-        lost += count(fixture, &format!("{table} WHERE id IN ({ahead}, {ahead} + 2, {ahead} + 3) AND id % 2 = 0")).await;
-        fixture.execute(&format!("DELETE FROM {table} WHERE id IN ({ahead}, {ahead} + 2, {ahead} + 3)")).await;
+        lost += count(
+            fixture,
+            &format!("{table} WHERE id IN ({ahead}, {ahead} + 2, {ahead} + 3) AND id % 2 = 0"),
+        )
+        .await;
+        fixture
+            .execute(&format!(
+                "DELETE FROM {table} WHERE id IN ({ahead}, {ahead} + 2, {ahead} + 3)"
+            ))
+            .await;
         if window.keys.is_empty() {
             continue;
         }
@@ -810,14 +1049,23 @@ async fn a_scan_goes_on_while_rows_vanish(fixture: &dyn Fixture) {
     }
     assert_eq!(taken + lost, 200);
     assert!(lost > 0);
-    assert_eq!(count(fixture, &format!("{table} WHERE id % 2 = 0")).await, 0, "nothing that matches is left");
+    assert_eq!(
+        count(fixture, &format!("{table} WHERE id % 2 = 0")).await,
+        0,
+        "nothing that matches is left"
+    );
 }
 
 async fn a_scan_of_text_and_composite_keys(fixture: &dyn Fixture) {
     let instant = fixture.instant();
     let old = "'2001-01-01T00:00:00Z'";
     for (name, columns, key, rows) in [
-        ("text_key", "code text NOT NULL", "code", "('', 1), ('a', 2), ('A', 3), ('a b', 4), ('ä', 5), ('''', 6), ('a''b', 7), ('\\', 8)"),
+        (
+            "text_key",
+            "code text NOT NULL",
+            "code",
+            "('', 1), ('a', 2), ('A', 3), ('a b', 4), ('ä', 5), ('''', 6), ('a''b', 7), ('\\', 8)",
+        ),
         (
             "composite_key",
             "code text NOT NULL, place bigint NOT NULL",
@@ -827,21 +1075,38 @@ async fn a_scan_of_text_and_composite_keys(fixture: &dyn Fixture) {
     ] {
         let table = fresh(name);
         fixture
-            .execute(&format!("CREATE TABLE {table} (id bigint NOT NULL, {columns}, at {instant}, PRIMARY KEY ({key})){}", fixture.keyed()))
+            .execute(&format!(
+                "CREATE TABLE {table} (id bigint NOT NULL, {columns}, at {instant}, PRIMARY KEY ({key})){}",
+                fixture.keyed()
+            ))
             .await;
         let width = columns.split(',').count();
         let names = ["code", "place"][..width].join(", ");
-        fixture.execute(&format!("INSERT INTO {table} ({names}, id) VALUES {rows}; UPDATE {table} SET at = {old}")).await;
-        let selection = select(&schema(fixture, &table).await, older_than(fixture, "at", "2020-01-01T00:00:00Z"));
+        fixture
+            .execute(&format!(
+                "INSERT INTO {table} ({names}, id) VALUES {rows}; UPDATE {table} SET at = {old}"
+            ))
+            .await;
+        let selection = select(
+            &schema(fixture, &table).await,
+            older_than(fixture, "at", "2020-01-01T00:00:00Z"),
+        );
         let total = count(fixture, &table).await;
         for limit in [1, 2, 3, 100] {
             let all = windows(fixture, &selection, None, limit).await;
             let keys: Vec<RowKey> = all.iter().flat_map(|window| window.keys.clone()).collect();
             let rows = resolve(fixture, &selection, &keys).await;
-            assert_eq!(ids(&rows), (1..=i64::try_from(total).expect("few")).collect::<Vec<_>>(), "{table} in windows of {limit}");
+            assert_eq!(
+                ids(&rows),
+                (1..=i64::try_from(total).expect("few")).collect::<Vec<_>>(),
+                "{table} in windows of {limit}"
+            );
             let first = all.first().expect("a window");
             let rest = windows(fixture, &selection, Some(&first.cursor), limit).await;
-            assert_eq!(rest.iter().map(|window| window.keys.len()).sum::<usize>(), keys.len() - first.keys.len());
+            assert_eq!(
+                rest.iter().map(|window| window.keys.len()).sum::<usize>(),
+                keys.len() - first.keys.len()
+            );
         }
         delete_all(fixture, &selection).await;
         assert_eq!(count(fixture, &table).await, 0);
@@ -859,7 +1124,10 @@ async fn quoted_names_work_from_end_to_end(fixture: &dyn Fixture) {
         ))
         .await;
     let child = schema(fixture, &child).await;
-    let selection = select(&child, parent_missing(&["group"], &schema(fixture, &parent).await, &["order"]));
+    let selection = select(
+        &child,
+        parent_missing(&["group"], &schema(fixture, &parent).await, &["order"]),
+    );
     let columns = ["\"a\"\"b\"", "\"group\"", "\"T\"", "k1", "p"];
     let before = dump(fixture, &c, &columns, "1").await;
     let survey = fixture.target().survey(&selection, 5).await.expect("a survey");
@@ -867,7 +1135,17 @@ async fn quoted_names_work_from_end_to_end(fixture: &dyn Fixture) {
     let rows = delete_all(fixture, &selection).await;
     assert_eq!(ids(&rows), [2]);
     let layout = layout(&child);
-    assert_eq!(fixture.target().scratch().await.expect("a scratch").prove(&layout, rows.clone()).await.expect("a proof"), 1);
+    assert_eq!(
+        fixture
+            .target()
+            .scratch()
+            .await
+            .expect("a scratch")
+            .prove(&layout, rows.clone())
+            .await
+            .expect("a proof"),
+        1
+    );
     assert_eq!(restore(fixture, &layout, rows).await.rows, 1);
     assert_eq!(dump(fixture, &c, &columns, "1").await, before);
 }
@@ -879,11 +1157,29 @@ async fn a_batch_rechecks_parents(fixture: &dyn Fixture) {
     let keys = listed(fixture, &selection, 10).await;
     assert_eq!(keys.len(), 2);
     fixture.execute(&format!("INSERT INTO {parent} VALUES (4)")).await;
-    assert_eq!(ids(&resolve(fixture, &selection, &keys).await), [6], "the parent of 5 has come back");
-    fixture.execute(&format!("UPDATE {child} SET parent_id = 1 WHERE id = 6")).await;
-    assert_eq!(ids(&resolve(fixture, &selection, &keys).await), [0_i64; 0], "6 was given another parent");
-    fixture.execute(&format!("DELETE FROM {parent} WHERE id = 4; UPDATE {child} SET parent_id = NULL WHERE id = 6")).await;
-    assert_eq!(ids(&resolve(fixture, &selection, &keys).await), [5], "6 means no parent any more");
+    assert_eq!(
+        ids(&resolve(fixture, &selection, &keys).await),
+        [6],
+        "the parent of 5 has come back"
+    );
+    fixture
+        .execute(&format!("UPDATE {child} SET parent_id = 1 WHERE id = 6"))
+        .await;
+    assert_eq!(
+        ids(&resolve(fixture, &selection, &keys).await),
+        [0_i64; 0],
+        "6 was given another parent"
+    );
+    fixture
+        .execute(&format!(
+            "DELETE FROM {parent} WHERE id = 4; UPDATE {child} SET parent_id = NULL WHERE id = 6"
+        ))
+        .await;
+    assert_eq!(
+        ids(&resolve(fixture, &selection, &keys).await),
+        [5],
+        "6 means no parent any more"
+    );
     fixture.execute(&format!("DELETE FROM {child} WHERE id = 5")).await;
     assert_eq!(resolve(fixture, &selection, &keys).await, Vec::<Row>::new());
     assert_eq!(remaining(fixture, &child).await, [1, 2, 3, 4, 6]);
@@ -892,7 +1188,9 @@ async fn a_batch_rechecks_parents(fixture: &dyn Fixture) {
 async fn a_batch_rechecks_times(fixture: &dyn Fixture) {
     let (table, selection) = aging(fixture, 10, 2).await;
     let keys = listed(fixture, &selection, 10).await;
-    fixture.execute(&format!("UPDATE {table} SET at = '2030-01-01T00:00:00Z' WHERE id IN (2, 4)")).await;
+    fixture
+        .execute(&format!("UPDATE {table} SET at = '2030-01-01T00:00:00Z' WHERE id IN (2, 4)"))
+        .await;
     let claim = claim(fixture).await;
     let mut batch = begin(fixture, claim, &selection.table).await;
     assert_eq!(batch.delete(&selection, &keys, None).await.expect("a deletion"), 3);
@@ -907,7 +1205,8 @@ async fn a_batch_captures_exactly_what_it_deletes(fixture: &dyn Fixture) {
     let mut rows = resolve(fixture, &selection, &keys).await;
     rows.sort_by_key(|row| number(&row[0]));
     let expected = [(5, 4, "e"), (6, 5, "f")];
-    let expected = expected.map(|(id, parent, note)| vec![fixture.integer(id), fixture.integer(parent), Value::Text(note.into())]);
+    let expected =
+        expected.map(|(id, parent, note)| vec![fixture.integer(id), fixture.integer(parent), Value::Text(note.into())]);
     assert_eq!(rows, expected);
     assert_eq!(count(fixture, &child).await, 6);
 }
@@ -932,7 +1231,11 @@ async fn a_batch_that_is_taken_back_leaves_everything(fixture: &dyn Fixture) {
         let mut batch = begin(fixture, claim, &selection.table).await;
         assert_eq!(batch.delete(&selection, &keys, None).await.expect("a deletion"), 50);
         batch.record(&entry(claim, 0, 1)).await.expect("a journal row");
-        if dropped { drop(batch) } else { batch.rollback().await }
+        if dropped {
+            drop(batch)
+        } else {
+            batch.rollback().await
+        }
         assert_eq!(dump(fixture, &table, &["id", "at"], "id").await, before, "dropped: {dropped}");
         assert_eq!(fixture.target().totals(claim.run).await.expect("totals"), Vec::new());
     }
@@ -950,9 +1253,17 @@ async fn a_journal_row_comes_with_the_commit(fixture: &dyn Fixture) {
     let (target, claim) = (fixture.target(), claim(fixture).await);
     let mut batch = begin(fixture, claim, &selection.table).await;
     assert_eq!(batch.delete(&selection, &keys, None).await.expect("a deletion"), 5);
-    let recorded = JournalEntry { affected: 5, chunk: Some(chunk(1)), ..entry(claim, 0, 1) };
+    let recorded = JournalEntry {
+        affected: 5,
+        chunk: Some(chunk(1)),
+        ..entry(claim, 0, 1)
+    };
     batch.record(&recorded).await.expect("a journal row");
-    assert_eq!(target.totals(claim.run).await.expect("totals"), Vec::new(), "not before the commit");
+    assert_eq!(
+        target.totals(claim.run).await.expect("totals"),
+        Vec::new(),
+        "not before the commit"
+    );
     assert_eq!(count(fixture, &table).await, 10, "not before the commit");
     batch.commit().await.expect("a commit");
     assert_eq!(target.journal(claim.run, (0, 0), 10).await.expect("a journal"), [recorded]);
@@ -979,10 +1290,17 @@ async fn a_sink_that_refuses_keeps_every_row(fixture: &dyn Fixture) {
     let claim = claim(fixture).await;
     for (limit, dropped) in [(0, false), (100, false), (249, true)] {
         let mut batch = begin(fixture, claim, &selection.table).await;
-        let mut sink = Collector { limit: Some(limit), ..Collector::default() };
+        let mut sink = Collector {
+            limit: Some(limit),
+            ..Collector::default()
+        };
         let error = refused(batch.delete(&selection, &keys, Some(&mut sink)).await, TargetErrorClass::Sink);
         assert!(error.sink.is_some() && !error.is_retryable(), "what the sink said is kept");
-        if dropped { drop(batch) } else { batch.rollback().await }
+        if dropped {
+            drop(batch)
+        } else {
+            batch.rollback().await
+        }
         assert_eq!(count(fixture, &table).await, 500);
     }
     // The adapter is as good as new afterwards.
@@ -993,7 +1311,9 @@ async fn a_row_that_a_child_names_is_refused(fixture: &dyn Fixture) {
     let (table, selection) = aging(fixture, 6, 2).await;
     let child = fresh("guardian");
     fixture
-        .execute(&format!("CREATE TABLE {child} (id bigint PRIMARY KEY, up bigint REFERENCES {table} (id)); INSERT INTO {child} VALUES (1, 4)"))
+        .execute(&format!(
+            "CREATE TABLE {child} (id bigint PRIMARY KEY, up bigint REFERENCES {table} (id)); INSERT INTO {child} VALUES (1, 4)"
+        ))
         .await;
     let selection = select(&schema(fixture, &table).await, selection.matches);
     let keys = listed(fixture, &selection, 1_000).await;
@@ -1022,11 +1342,28 @@ async fn an_older_attempt_is_shut_out(fixture: &dyn Fixture) {
     refused(target.begin(claim(1), &[&schema]).await, TargetErrorClass::Fenced);
     // A number that nobody has claimed is as wrong as an old one.
     refused(target.begin(claim(6), &[&schema]).await, TargetErrorClass::Fenced);
-    refused(target.begin(Claim { run: RunId::new(), fence: 5 }, &[&schema]).await, TargetErrorClass::Fenced);
+    refused(
+        target
+            .begin(
+                Claim {
+                    run: RunId::new(),
+                    fence: 5,
+                },
+                &[&schema],
+            )
+            .await,
+        TargetErrorClass::Fenced,
+    );
     refused(target.begin(claim(1), &[]).await, TargetErrorClass::Fenced);
     // Other runs are not touched, and the holder goes on.
     self::claim(fixture).await;
-    target.begin(claim(5), &[&schema]).await.expect("the holder's batch").commit().await.expect("a commit");
+    target
+        .begin(claim(5), &[&schema])
+        .await
+        .expect("the holder's batch")
+        .commit()
+        .await
+        .expect("a commit");
     assert_eq!(count(fixture, &table).await, 4);
 }
 
@@ -1048,7 +1385,11 @@ async fn a_claim_waits_for_the_older_batch(fixture: &dyn Fixture) {
             }
         });
         tokio::task::yield_now().await;
-        if commits { batch.commit().await.expect("a commit") } else { drop(batch) }
+        if commits {
+            batch.commit().await.expect("a commit")
+        } else {
+            drop(batch)
+        }
         let totals = claiming.await.expect("no panic").expect("the claim");
         assert_eq!(totals.len(), usize::from(commits));
         assert_eq!(count(fixture, &table).await, if commits { 2 } else { 4 });
@@ -1063,34 +1404,60 @@ async fn a_changed_shape_stops_the_batch(fixture: &dyn Fixture) {
     let changes = [
         format!("ALTER TABLE {table} ADD COLUMN extra text"),
         fixture.trigger(&fresh("late"), "AFTER DELETE", &table),
-        format!("CREATE TABLE {} (id bigint PRIMARY KEY, up bigint REFERENCES {table} (id) ON DELETE CASCADE)", fresh("late_child")),
+        format!(
+            "CREATE TABLE {} (id bigint PRIMARY KEY, up bigint REFERENCES {table} (id) ON DELETE CASCADE)",
+            fresh("late_child")
+        ),
         format!("ALTER TABLE {table} RENAME COLUMN extra TO other"),
     ];
     for change in changes {
         let planned = select(&schema(fixture, &table).await, matches.clone());
-        target.begin(claim, &[&planned.table]).await.expect("still the planned shape").rollback().await;
+        target
+            .begin(claim, &[&planned.table])
+            .await
+            .expect("still the planned shape")
+            .rollback()
+            .await;
         fixture.execute(&change).await;
         let error = refused(target.begin(claim, &[&planned.table]).await, TargetErrorClass::SchemaChanged);
         assert!(!error.is_retryable(), "{change}");
         assert_eq!(count(fixture, &table).await, 4, "{change}");
     }
     let table = fresh_table(fixture).await;
-    let (planned, others) = (schema(fixture, &table).await, schema(fixture, &fresh_table(fixture).await).await);
+    let (planned, others) = (
+        schema(fixture, &table).await,
+        schema(fixture, &fresh_table(fixture).await).await,
+    );
     fixture.execute(&format!("ALTER TABLE {table} RENAME TO {table}_gone")).await;
-    refused(target.begin(claim, &[&others, &planned]).await, TargetErrorClass::SchemaChanged);
-    target.begin(claim, &[&others]).await.expect("the other table is as it was").rollback().await;
+    refused(
+        target.begin(claim, &[&others, &planned]).await,
+        TargetErrorClass::SchemaChanged,
+    );
+    target
+        .begin(claim, &[&others])
+        .await
+        .expect("the other table is as it was")
+        .rollback()
+        .await;
 }
 
 async fn fresh_table(fixture: &dyn Fixture) -> String {
     let table = fresh("other");
-    fixture.execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY)")).await;
+    fixture
+        .execute(&format!("CREATE TABLE {table} (id bigint NOT NULL PRIMARY KEY)"))
+        .await;
     table
 }
 
 // --- journal
 
 fn chunk(number: u64) -> ChunkRef {
-    ChunkRef { file: format!("chunk-{number}.chunk"), rows: number, bytes: number + 5_000_000_000, sha256: format!("{number:064x}") }
+    ChunkRef {
+        file: format!("chunk-{number}.chunk"),
+        rows: number,
+        bytes: number + 5_000_000_000,
+        sha256: format!("{number:064x}"),
+    }
 }
 
 async fn totals_and_journal_tell_what_was_recorded(fixture: &dyn Fixture) {
@@ -1117,7 +1484,13 @@ async fn totals_and_journal_tell_what_was_recorded(fixture: &dyn Fixture) {
         }
     }
     let mut batch = begin(fixture, stranger, &schema).await;
-    batch.record(&JournalEntry { chunk: Some(chunk(77)), ..entry(stranger, 0, 1) }).await.expect("a journal row");
+    batch
+        .record(&JournalEntry {
+            chunk: Some(chunk(77)),
+            ..entry(stranger, 0, 1)
+        })
+        .await
+        .expect("a journal row");
     batch.commit().await.expect("a commit");
 
     let chunks: u64 = (1..=11).filter(|number| number % 3 != 0).sum();
@@ -1133,7 +1506,10 @@ async fn totals_and_journal_tell_what_was_recorded(fixture: &dyn Fixture) {
         pass: 2,
         cursor: format!("'({step},11)' \u{2603}"),
     };
-    assert_eq!(target.totals(claim.run).await.expect("totals"), [expected(0), expected(2), expected(10)]);
+    assert_eq!(
+        target.totals(claim.run).await.expect("totals"),
+        [expected(0), expected(2), expected(10)]
+    );
     assert_eq!(target.totals(RunId::new()).await.expect("totals"), Vec::new());
 
     recorded.retain(|entry| entry.chunk.is_some());
@@ -1163,17 +1539,33 @@ async fn restored_rows_are_identical(fixture: &dyn Fixture) {
     // Taken back it changes nothing.
     let claim = claim(fixture).await;
     let mut batch = fixture.target().begin(claim, &[]).await.expect("a batch");
-    assert_eq!(batch.restore(&layout(&selection.table), rows.clone()).await.expect("a restore").rows, 250);
+    assert_eq!(
+        batch
+            .restore(&layout(&selection.table), rows.clone())
+            .await
+            .expect("a restore")
+            .rows,
+        250
+    );
     drop(batch);
     assert_eq!(count(fixture, &table).await, 250);
     let restored = restore(fixture, &layout(&selection.table), rows).await;
-    assert_eq!(restored, Restored { rows: 250, ..Restored::default() });
+    assert_eq!(
+        restored,
+        Restored {
+            rows: 250,
+            ..Restored::default()
+        }
+    );
     assert_eq!(dump(fixture, &table, &["id", "at"], "id").await, before);
 }
 
 async fn restore_of_nothing(fixture: &dyn Fixture) {
     let (table, selection) = aging(fixture, 2, 2).await;
-    assert_eq!(restore(fixture, &layout(&selection.table), Vec::new()).await, Restored::default());
+    assert_eq!(
+        restore(fixture, &layout(&selection.table), Vec::new()).await,
+        Restored::default()
+    );
     assert_eq!(count(fixture, &table).await, 2);
 }
 
@@ -1187,10 +1579,15 @@ async fn restore_leaves_rows_in_the_way(fixture: &dyn Fixture) {
             fixture.instant()
         ))
         .await;
-    let selection = select(&schema(fixture, &table).await, older_than(fixture, "at", "2020-01-01T00:00:00Z"));
+    let selection = select(
+        &schema(fixture, &table).await,
+        older_than(fixture, "at", "2020-01-01T00:00:00Z"),
+    );
     let rows = delete_all(fixture, &selection).await;
     assert_eq!(ids(&rows), [1, 2, 3, 4, 5]);
-    fixture.execute(&format!("INSERT INTO {table} VALUES (2, 'new', NULL), (99, 'd', NULL)")).await;
+    fixture
+        .execute(&format!("INSERT INTO {table} VALUES (2, 'new', NULL), (99, 'd', NULL)"))
+        .await;
     let restored = restore(fixture, &layout(&selection.table), rows).await;
     assert_eq!((restored.rows, restored.conflicting), (3, 2));
     let mut keys: Vec<_> = restored.conflicts.iter().map(|conflict| conflict.key.as_str()).collect();
@@ -1198,16 +1595,26 @@ async fn restore_leaves_rows_in_the_way(fixture: &dyn Fixture) {
     assert_eq!(keys, ["id=2", "id=4"]);
     assert!(restored.conflicts.iter().all(|conflict| !conflict.reason.is_empty()));
     assert_eq!(remaining(fixture, &table).await, [1, 2, 3, 5, 99]);
-    assert_eq!(count(fixture, &format!("{table} WHERE id IN (2, 99) AND at IS NULL")).await, 2, "what stood there is as it was");
+    assert_eq!(
+        count(fixture, &format!("{table} WHERE id IN (2, 99) AND at IS NULL")).await,
+        2,
+        "what stood there is as it was"
+    );
 
     // Many conflicts are all counted and some are named.
     let (many, selection) = aging(fixture, 300, 1).await;
     let rows = delete_all(fixture, &selection).await;
-    fixture.execute(&format!("INSERT INTO {many} VALUES (100, '2031-01-01T00:00:00Z')")).await;
+    fixture
+        .execute(&format!("INSERT INTO {many} VALUES (100, '2031-01-01T00:00:00Z')"))
+        .await;
     let restored = restore(fixture, &layout(&selection.table), rows.clone()).await;
     assert_eq!((restored.rows, restored.conflicting, restored.conflicts.len()), (299, 1, 1));
     let again = restore(fixture, &layout(&selection.table), rows).await;
-    assert_eq!((again.rows, again.conflicting), (0, 300), "a second restore finds every row in its place");
+    assert_eq!(
+        (again.rows, again.conflicting),
+        (0, 300),
+        "a second restore finds every row in its place"
+    );
     assert!(!again.conflicts.is_empty() && again.conflicts.len() <= 300);
 }
 
@@ -1221,7 +1628,10 @@ async fn restore_leaves_rows_whose_parent_is_gone(fixture: &dyn Fixture) {
             fixture.instant()
         ))
         .await;
-    let selection = select(&schema(fixture, &child).await, older_than(fixture, "at", "2020-01-01T00:00:00Z"));
+    let selection = select(
+        &schema(fixture, &child).await,
+        older_than(fixture, "at", "2020-01-01T00:00:00Z"),
+    );
     let rows = delete_all(fixture, &selection).await;
     fixture.execute(&format!("DELETE FROM {parent} WHERE id = 2")).await;
     let restored = restore(fixture, &layout(&selection.table), rows).await;
@@ -1240,7 +1650,10 @@ async fn restore_does_not_depend_on_the_order_of_rows(fixture: &dyn Fixture) {
             fixture.instant()
         ))
         .await;
-    let selection = select(&schema(fixture, &table).await, older_than(fixture, "at", "2020-01-01T00:00:00Z"));
+    let selection = select(
+        &schema(fixture, &table).await,
+        older_than(fixture, "at", "2020-01-01T00:00:00Z"),
+    );
     let mut rows = delete_all(fixture, &selection).await;
     rows.sort_by_key(|row| -number(&row[0]));
     // One row is in the way of another, and children come before their parents.
@@ -1262,13 +1675,20 @@ async fn restore_fills_identity_and_generated_columns(fixture: &dyn Fixture) {
         .await;
     let columns = ["id", "size", "twice", "at"];
     let before = dump(fixture, &table, &columns, "id").await;
-    let selection = select(&schema(fixture, &table).await, older_than(fixture, "at", "2020-01-01T00:00:00Z"));
+    let selection = select(
+        &schema(fixture, &table).await,
+        older_than(fixture, "at", "2020-01-01T00:00:00Z"),
+    );
     let rows = delete_all(fixture, &selection).await;
     assert_eq!(ids(&rows), [1, 3]);
     assert_eq!(restore(fixture, &layout(&selection.table), rows).await.rows, 2);
     assert_eq!(dump(fixture, &table, &columns, "id").await, before);
     fixture.execute(&format!("INSERT INTO {table} (size) VALUES (8)")).await;
-    assert_eq!(remaining(fixture, &table).await, [1, 2, 3, 4], "the numbering goes on where it was");
+    assert_eq!(
+        remaining(fixture, &table).await,
+        [1, 2, 3, 4],
+        "the numbering goes on where it was"
+    );
 }
 
 async fn the_scratch_proves_rows(fixture: &dyn Fixture) {
@@ -1278,11 +1698,21 @@ async fn the_scratch_proves_rows(fixture: &dyn Fixture) {
     let others = resolve(fixture, &orphans, &listed(fixture, &orphans, 1_000).await).await;
     let mut scratch = fixture.target().scratch().await.expect("a scratch");
     for _ in 0..2 {
-        assert_eq!(scratch.prove(&layout(&selection.table), rows.clone()).await.expect("a proof"), 500);
-        assert_eq!(scratch.prove(&layout(&orphans.table), others.clone()).await.expect("a proof"), 2);
+        assert_eq!(
+            scratch.prove(&layout(&selection.table), rows.clone()).await.expect("a proof"),
+            500
+        );
+        assert_eq!(
+            scratch.prove(&layout(&orphans.table), others.clone()).await.expect("a proof"),
+            2
+        );
         assert_eq!(scratch.prove(&layout(&orphans.table), Vec::new()).await.expect("a proof"), 0);
     }
-    assert_eq!((count(fixture, &table).await, count(fixture, &child).await), (1_000, 6), "no table of anybody is touched");
+    assert_eq!(
+        (count(fixture, &table).await, count(fixture, &child).await),
+        (1_000, 6),
+        "no table of anybody is touched"
+    );
 }
 
 async fn the_scratch_finds_what_cannot_come_back(fixture: &dyn Fixture) {
@@ -1295,20 +1725,65 @@ async fn the_scratch_finds_what_cannot_come_back(fixture: &dyn Fixture) {
     let good = || vec![fixture.integer(1), Value::Null];
     let mut scratch = fixture.target().scratch().await.expect("a scratch");
     // 007 is a number, but not the text of one that the database would write.
-    assert_eq!(scratch.prove(&layout, vec![good(), row("007"), good()]).await.expect("a proof"), 2);
-    assert_eq!(scratch.prove(&layout, vec![good(), good()]).await.expect("a proof"), 2, "keys are not part of the proof");
+    assert_eq!(
+        scratch
+            .prove(&layout, vec![good(), row("007"), good()])
+            .await
+            .expect("a proof"),
+        2
+    );
+    assert_eq!(
+        scratch.prove(&layout, vec![good(), good()]).await.expect("a proof"),
+        2,
+        "keys are not part of the proof"
+    );
 }
 
 async fn nasty_values_survive(fixture: &dyn Fixture) {
     let long = "long \u{2603} ".repeat(250_000);
     let texts = [
-        "", " ", "  both  ", "a\nb\r\n\tc\u{8}\u{b}\u{c}", "\\", "\\N", "\\.", "\\x41", "a\\'b", "'", "''", "\"", "$$", "{}", "{NULL}",
-        "NULL", "null", "%s %n", "$1 ? :a @b", "--", "/*", "; DROP TABLE x", "0", "007", "1e5", "0x10", "true", "2024-01-01",
-        "\u{fc}\u{6f22}\u{1d11e}\u{202e}\u{200b}", "e\u{301}", "\u{feff}bom", "\u{1}\u{7f}\u{80}", "\u{fffd}\u{ffff}\u{10ffff}", &long,
+        "",
+        " ",
+        "  both  ",
+        "a\nb\r\n\tc\u{8}\u{b}\u{c}",
+        "\\",
+        "\\N",
+        "\\.",
+        "\\x41",
+        "a\\'b",
+        "'",
+        "''",
+        "\"",
+        "$$",
+        "{}",
+        "{NULL}",
+        "NULL",
+        "null",
+        "%s %n",
+        "$1 ? :a @b",
+        "--",
+        "/*",
+        "; DROP TABLE x",
+        "0",
+        "007",
+        "1e5",
+        "0x10",
+        "true",
+        "2024-01-01",
+        "\u{fc}\u{6f22}\u{1d11e}\u{202e}\u{200b}",
+        "e\u{301}",
+        "\u{feff}bom",
+        "\u{1}\u{7f}\u{80}",
+        "\u{fffd}\u{ffff}\u{10ffff}",
+        &long,
     ];
     let extras = fixture.extra_values();
     let columns: Vec<String> = (0..extras.len()).map(|position| format!("x{position}")).collect();
-    let declared: String = columns.iter().zip(&extras).map(|(name, (kind, _))| format!(", {name} {kind}")).collect();
+    let declared: String = columns
+        .iter()
+        .zip(&extras)
+        .map(|(name, (kind, _))| format!(", {name} {kind}"))
+        .collect();
     let table = fresh("nasty");
     let (bytes, instant) = (fixture.bytes(), fixture.instant());
     fixture
@@ -1335,25 +1810,48 @@ async fn nasty_values_survive(fixture: &dyn Fixture) {
     if !extras.is_empty() {
         let values = extras.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>().join(", ");
         fixture
-            .execute(&format!("INSERT INTO {table} (id, at, {}) VALUES (2000, '2001-01-01T00:00:00Z', {values})", columns.join(", ")))
+            .execute(&format!(
+                "INSERT INTO {table} (id, at, {}) VALUES (2000, '2001-01-01T00:00:00Z', {values})",
+                columns.join(", ")
+            ))
             .await;
     }
     let mut names = vec!["id", "t", "v", "n", "f", "d", "at"];
     names.extend(columns.iter().map(String::as_str));
     let before = dump(fixture, &table, &names, "id").await;
-    let selection = select(&schema(fixture, &table).await, older_than(fixture, "at", "2020-01-01T00:00:00Z"));
+    let selection = select(
+        &schema(fixture, &table).await,
+        older_than(fixture, "at", "2020-01-01T00:00:00Z"),
+    );
     let rows = delete_all(fixture, &selection).await;
     assert_eq!(rows.len(), before.len());
     let layout = layout(&selection.table);
-    let proven = fixture.target().scratch().await.expect("a scratch").prove(&layout, rows.clone()).await.expect("a proof");
+    let proven = fixture
+        .target()
+        .scratch()
+        .await
+        .expect("a scratch")
+        .prove(&layout, rows.clone())
+        .await
+        .expect("a proof");
     assert_eq!(proven, rows.len() as u64, "every row is proven");
     let restored = restore(fixture, &layout, rows).await;
-    assert_eq!((restored.rows, restored.conflicting), (before.len() as u64, 0), "{:?}", restored.conflicts);
+    assert_eq!(
+        (restored.rows, restored.conflicting),
+        (before.len() as u64, 0),
+        "{:?}",
+        restored.conflicts
+    );
     let after = dump(fixture, &table, &names, "id").await;
     for (before, after) in before.iter().zip(&after) {
         for ((name, before), after) in names.iter().zip(before).zip(after) {
             let shown = |value: &Option<String>| value.as_ref().map(|value| value.chars().take(200).collect::<String>());
-            assert!(before == after, "column {name}: {:?} came back as {:?}", shown(before), shown(after));
+            assert!(
+                before == after,
+                "column {name}: {:?} came back as {:?}",
+                shown(before),
+                shown(after)
+            );
         }
     }
     assert_eq!(before.len(), after.len());

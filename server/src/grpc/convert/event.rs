@@ -18,7 +18,9 @@ pub(in crate::grpc) fn item(watched: RunId, item: WatchItem) -> v1::RunEvent {
             sequence: first.saturating_sub(1),
             time: Some(time::timestamp(jiff::Timestamp::now())),
             coalesced: 0,
-            event: Some(run_event::Event::HistoryLost(v1::HistoryLost { first_available_sequence: first })),
+            event: Some(run_event::Event::HistoryLost(v1::HistoryLost {
+                first_available_sequence: first,
+            })),
         },
     }
 }
@@ -35,19 +37,36 @@ fn entry(event: &Event, coalesced: u64) -> v1::RunEvent {
 
 fn body(body: EventBody) -> run_event::Event {
     match body {
-        EventBody::StateChanged { from, to, reason, report } => run_event::Event::StateChanged(v1::StateChanged {
+        EventBody::StateChanged {
+            from,
+            to,
+            reason,
+            report,
+        } => run_event::Event::StateChanged(v1::StateChanged {
             from: from.map_or(v1::RunState::Unspecified, run::state).into(),
             to: run::state(to).into(),
             reason,
             report: report.map(run::report),
         }),
-        EventBody::PlanReady { plan, token, step_counts } => run_event::Event::PlanReady(v1::PlanReady {
+        EventBody::PlanReady {
+            plan,
+            token,
+            step_counts,
+        } => run_event::Event::PlanReady(v1::PlanReady {
             plan_id: plan.to_string(),
             plan_token: token.unwrap_or_default(),
             row_count: step_counts.iter().sum(),
             step_row_counts: step_counts,
         }),
-        EventBody::StepStarted { step, of, operation, rule, table, planned, done } => run_event::Event::StepStarted(v1::StepStarted {
+        EventBody::StepStarted {
+            step,
+            of,
+            operation,
+            rule,
+            table,
+            planned,
+            done,
+        } => run_event::Event::StepStarted(v1::StepStarted {
             index: step,
             step_count: of,
             operation,
@@ -57,7 +76,9 @@ fn body(body: EventBody) -> run_event::Event {
             rows_done: done,
         }),
         EventBody::Progress(progress) => run_event::Event::Progress(self::progress(progress)),
-        EventBody::StepFinished { step, report } => run_event::Event::StepFinished(v1::StepFinished { step: Some(run::step(step, report)) }),
+        EventBody::StepFinished { step, report } => run_event::Event::StepFinished(v1::StepFinished {
+            step: Some(run::step(step, report)),
+        }),
         EventBody::Warning(warning) => run_event::Event::Warning(run::warning(warning)),
     }
 }
@@ -83,7 +104,10 @@ fn progress(progress: Progress) -> v1::Progress {
 }
 
 fn throttle(throttle: Throttle) -> v1::Throttle {
-    v1::Throttle { reason: throttle.reason, value: throttle.value }
+    v1::Throttle {
+        reason: throttle.reason,
+        value: throttle.value,
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +119,11 @@ mod tests {
         let run = RunId::new();
         let event = item(run, WatchItem::HistoryLost { first: 41 });
         assert_eq!((event.run_id, event.sequence), (run.to_string(), 40));
-        assert_eq!(event.event, Some(run_event::Event::HistoryLost(v1::HistoryLost { first_available_sequence: 41 })));
+        assert_eq!(
+            event.event,
+            Some(run_event::Event::HistoryLost(v1::HistoryLost {
+                first_available_sequence: 41
+            }))
+        );
     }
 }

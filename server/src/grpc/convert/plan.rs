@@ -20,7 +20,12 @@ pub(in crate::grpc) fn plan(plan: Plan) -> v1::Plan {
         operations: plan.operations,
         schema_fingerprint: plan.fingerprint,
         digest: plan.digest,
-        steps: plan.steps.into_iter().enumerate().map(|(position, planned)| step(index(position), planned)).collect(),
+        steps: plan
+            .steps
+            .into_iter()
+            .enumerate()
+            .map(|(position, planned)| step(index(position), planned))
+            .collect(),
     }
 }
 
@@ -46,7 +51,13 @@ fn step(index: u32, step: PlanStep) -> v1::PlanStep {
 }
 
 fn sample(row: SampleRow) -> v1::SampleRow {
-    v1::SampleRow { values: row.0.into_iter().map(|(column, value)| v1::SampleValue { column, value }).collect() }
+    v1::SampleRow {
+        values: row
+            .0
+            .into_iter()
+            .map(|(column, value)| v1::SampleValue { column, value })
+            .collect(),
+    }
 }
 
 fn finding(finding: Finding) -> v1::Finding {

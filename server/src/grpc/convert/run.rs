@@ -57,7 +57,12 @@ pub(super) fn report(report: Report) -> v1::RunReport {
         captured_bytes: report.total(|step| step.captured_bytes),
         rows_conflicting: report.total(|step| step.rows_conflicting),
         duration: Some(time::milliseconds(report.duration_ms)),
-        steps: report.steps.into_iter().enumerate().map(|(position, done)| step(index(position), done)).collect(),
+        steps: report
+            .steps
+            .into_iter()
+            .enumerate()
+            .map(|(position, done)| step(index(position), done))
+            .collect(),
         warnings: report.warnings.into_iter().map(warning).collect(),
     }
 }
@@ -87,7 +92,11 @@ pub(super) fn step(index: u32, step: StepReport) -> v1::StepReport {
 
 /// Something to look at.
 pub(super) fn warning(warning: Warning) -> v1::RunWarning {
-    v1::RunWarning { code: warning.code, message: warning.message, step_index: warning.step }
+    v1::RunWarning {
+        code: warning.code,
+        message: warning.message,
+        step_index: warning.step,
+    }
 }
 
 fn kind(kind: RunKind) -> v1::RunKind {
@@ -135,7 +144,10 @@ pub(in crate::grpc) fn filter(filter: v1::RunFilter, check: &mut Check) -> RunFi
     let states = filter.states.iter().enumerate().filter_map(|(position, number)| {
         let state = v1::RunState::try_from(*number).ok().and_then(state_of);
         if state.is_none() {
-            check.refuse(format!("filter.states[{position}]"), format!("is {number}; expected a state other than RUN_STATE_UNSPECIFIED"));
+            check.refuse(
+                format!("filter.states[{position}]"),
+                format!("is {number}; expected a state other than RUN_STATE_UNSPECIFIED"),
+            );
         }
         state
     });
@@ -143,7 +155,10 @@ pub(in crate::grpc) fn filter(filter: v1::RunFilter, check: &mut Check) -> RunFi
     let kinds = filter.kinds.iter().enumerate().filter_map(|(position, number)| {
         let kind = v1::RunKind::try_from(*number).ok().and_then(kind_of);
         if kind.is_none() {
-            check.refuse(format!("filter.kinds[{position}]"), format!("is {number}; expected a kind other than RUN_KIND_UNSPECIFIED"));
+            check.refuse(
+                format!("filter.kinds[{position}]"),
+                format!("is {number}; expected a kind other than RUN_KIND_UNSPECIFIED"),
+            );
         }
         kind
     });
@@ -151,12 +166,25 @@ pub(in crate::grpc) fn filter(filter: v1::RunFilter, check: &mut Check) -> RunFi
     let created_after = filter.created_after.as_ref().and_then(|wire| {
         let instant = time::instant(wire);
         if instant.is_none() {
-            check.refuse("filter.created_after", format!("is {} s {} ns; expected an instant in the years 1 to 9999", wire.seconds, wire.nanos));
+            check.refuse(
+                "filter.created_after",
+                format!(
+                    "is {} s {} ns; expected an instant in the years 1 to 9999",
+                    wire.seconds, wire.nanos
+                ),
+            );
         }
         instant
     });
     let named = |name: String| (!name.is_empty()).then_some(name);
-    RunFilter { target: named(filter.target), states, kinds, operation: named(filter.operation), created_after, captured: false }
+    RunFilter {
+        target: named(filter.target),
+        states,
+        kinds,
+        operation: named(filter.operation),
+        created_after,
+        captured: false,
+    }
 }
 
 fn state_of(state: v1::RunState) -> Option<RunState> {
@@ -198,11 +226,20 @@ mod tests {
 
     #[test]
     fn a_meaningless_filter_is_refused_by_position() {
-        let given = v1::RunFilter { states: vec![2, 0, 99], kinds: vec![-1], ..v1::RunFilter::default() };
+        let given = v1::RunFilter {
+            states: vec![2, 0, 99],
+            kinds: vec![-1],
+            ..v1::RunFilter::default()
+        };
         let mut check = Check::default();
         filter(given, &mut check);
-        let Err(crate::grpc::status::Fault::Fields(violations)) = check.finish() else { panic!("must be refused") };
-        let fields = violations.iter().map(|violation| violation.field.as_str()).collect::<Vec<_>>();
+        let Err(crate::grpc::status::Fault::Fields(violations)) = check.finish() else {
+            panic!("must be refused")
+        };
+        let fields = violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect::<Vec<_>>();
         assert_eq!(fields, ["filter.states[1]", "filter.states[2]", "filter.kinds[0]"]);
     }
 }

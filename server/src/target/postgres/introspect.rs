@@ -26,7 +26,9 @@ const COLUMNS: &str = "SELECT a.attname::text, format_type(a.atttypid, a.atttypm
      b.typname = 'bpchar' AND a.atttypmod = -1 AND t.typtypmod = -1 OR EXISTS (SELECT 1 FROM pg_catalog.pg_cast AS x WHERE x.oid >= 16384 AND x.castmethod = 'f' \
        AND 'text'::regtype IN (x.castsource, x.casttarget) AND b.oid IN (x.castsource, x.casttarget)) \
      FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid \
-     JOIN pg_catalog.pg_type AS b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
+     JOIN pg_catalog.pg_type AS b ON b.oid = (WITH RECURSIVE d (oid, typtype, typbasetype) AS (SELECT t.oid, t.typtype, t.typbasetype \
+       UNION ALL SELECT n.oid, n.typtype, n.typbasetype FROM d JOIN pg_catalog.pg_type AS n ON n.oid = d.typbasetype WHERE d.typtype = 'd') \
+       SELECT d.oid FROM d WHERE d.typtype <> 'd') \
      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
 const INDEXES: &str = "SELECT i.indisprimary, i.indisunique, \

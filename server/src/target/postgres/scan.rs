@@ -21,8 +21,11 @@ pub(super) struct CursorScan {
 impl CursorScan {
     pub(super) async fn open(mut connection: PgConnection, selection: &Selection, after: Option<&str>, limit: u32) -> Result<Self, TargetError> {
         begin_reading(&mut connection).await?;
-        // Merge joins would sort the table, and a plan for the first rows would look parents up one by one.
-        connection.execute("SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_mergejoin = off").await.map_err(statement)?;
+        // Merge joins would sort the table, and a plan for the first rows would look parents up one by one. An index may be used
+        // as a bitmap only: rows have to come in the table's order, or a pass that resumes after one of them skips others.
+        let order = "SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_mergejoin = off; SET LOCAL enable_indexscan = off; \
+                     SET LOCAL enable_indexonlyscan = off";
+        connection.execute(order).await.map_err(statement)?;
         let pages = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
         let pages: i64 =
             sqlx::query_scalar(pages).bind(render::table(&selection.table.name)).fetch_one(&mut connection).await.map_err(statement)?;

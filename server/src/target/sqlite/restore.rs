@@ -115,15 +115,23 @@ impl SqliteScratch {
         let known = self.tables.iter().position(|known| known == layout);
         let name = format!("main.scratch_{}", known.unwrap_or(self.tables.len()));
         if known.is_none() {
-            // The declared types decide what an INSERT makes of a value, so that they belong to the proof. ANY keeps every value
-            // as it is, but in a table that is not STRICT the word means NUMERIC.
-            let affinity = |type_name: &str| if type_name.eq_ignore_ascii_case("ANY") { "BLOB" } else { type_name }.to_owned();
-            let columns = layout.columns.iter().map(|(name, type_name)| format!(", {} {}", render::identifier(name), affinity(type_name)));
+            // The declared types decide what an INSERT makes of a value, so that they belong to the proof.
+            let columns = layout.columns.iter().map(|(name, type_name)| format!(", {}{}", render::identifier(name), declared(type_name)));
             let create = format!("CREATE TABLE {name} (dbkeep_place INTEGER PRIMARY KEY{})", columns.collect::<String>());
             self.connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
             self.tables.push(layout.clone());
         }
         Ok(name)
+    }
+}
+
+/// A column's type in `CREATE TABLE`: quoted, since SQLite takes any text for one. ANY keeps every value as it is, but in a
+/// table that is not STRICT the word would mean NUMERIC.
+fn declared(type_name: &str) -> String {
+    match type_name {
+        "" => String::new(),
+        any if any.eq_ignore_ascii_case("ANY") => String::new(),
+        other => format!(" {}", render::identifier(other)),
     }
 }
 

@@ -1,7 +1,10 @@
 //! The pass over a table: stretches of it in the table's own order, each listed by a short read. No snapshot stays open
 //! between two windows, so that the write-ahead log can be checkpointed while a run goes on.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
@@ -18,6 +21,9 @@ use super::{
 
 /// Rows that one read looks at, so that it ends in milliseconds however rare the matches are.
 const STRETCH_ROWS: u64 = 20_000;
+/// A window is filled from as many stretches as fit into this time: rare matches would make tiny batches otherwise, and a
+/// window that took longer would delay a request to stop.
+const WINDOW_TIME: Duration = Duration::from_millis(200);
 
 pub(super) struct WindowScan {
     /// Taken out while a statement runs: a future that is dropped midway must not give it back.
@@ -93,10 +99,8 @@ impl WindowScan {
         Ok(u64::try_from(row.try_get::<i64, _>(0).map_err(statement)?).unwrap_or(0))
     }
 
-    async fn window(&mut self, connection: &mut SqliteConnection) -> Result<Option<Window>, TargetError> {
-        if self.total == 0 {
-            self.total = self.count(connection, self.after.as_ref()).await?.max(1);
-        }
+    /// Lists up to `limit` keys of the stretch in work, or of the next one. Returns the keys and the rows looked at.
+    async fn part(&mut self, connection: &mut SqliteConnection, limit: u64) -> Result<(Vec<RowKey>, u64), TargetError> {
         let mut examined = 0;
         let until = match &self.stretch {
             Some(until) => until.clone(),
@@ -115,15 +119,13 @@ impl WindowScan {
         };
         let (bounds, binds) = self.bounds(self.after.as_ref(), until.as_ref());
         let sql = format!(
-            "SELECT {keys} FROM {} AS t WHERE {bounds} AND {} ORDER BY {keys} LIMIT {}",
+            "SELECT {keys} FROM {} AS t WHERE {bounds} AND {} ORDER BY {keys} LIMIT {limit}",
             self.table,
             self.predicate,
-            self.limit,
             keys = self.keys
         );
         let listed = self.fetch(connection, sql, &binds).await?;
-        self.examined += examined;
-        let full = listed.len() as u64 == self.limit;
+        let full = listed.len() as u64 == limit;
         let (after, stretch) = match (full, listed.last(), until) {
             // There may be more in this stretch.
             (true, Some(last), until) => (Some(last.clone()), Some(until)),
@@ -134,12 +136,31 @@ impl WindowScan {
             }
         };
         (self.after, self.stretch) = (after, stretch);
-        if self.ended && listed.is_empty() && examined == 0 {
+        Ok((listed, examined))
+    }
+
+    async fn window(&mut self, connection: &mut SqliteConnection) -> Result<Option<Window>, TargetError> {
+        if self.total == 0 {
+            self.total = self.count(connection, self.after.as_ref()).await?.max(1);
+        }
+        let began = Instant::now();
+        let mut keys = Vec::new();
+        let mut examined = 0;
+        while !self.ended && (keys.len() as u64) < self.limit {
+            let (listed, looked_at) = self.part(connection, self.limit - keys.len() as u64).await?;
+            keys.extend(listed);
+            examined += looked_at;
+            if began.elapsed() >= WINDOW_TIME {
+                break;
+            }
+        }
+        self.examined += examined;
+        if self.ended && keys.is_empty() && examined == 0 {
             return Ok(None);
         }
         let cursor = self.after.as_ref().map(encode).unwrap_or_default();
         let fraction = dbkeep_engine::share(self.examined, self.total);
-        Ok(Some(Window { keys: listed, cursor, examined, fraction }))
+        Ok(Some(Window { keys, cursor, examined, fraction }))
     }
 }
 

@@ -11,16 +11,48 @@ use crate::{
 };
 
 pub(super) async fn an_accepted_run_comes_back_as_it_was(store: Arc<dyn Store>) {
-    let options = RunOptions { dry_run: false, batch_rows: 17, max_execution_seconds: 61, full_speed: true };
+    let options = RunOptions {
+        dry_run: false,
+        batch_rows: 17,
+        max_execution_seconds: 61,
+        full_speed: true,
+    };
     let operations = vec!["b".to_owned(), "a".to_owned()];
-    let asked = Run { kind: RunKind::Undo, source: Some(RunId::new()), options, operations, report: report(3), ..run("shop") };
+    let asked = Run {
+        kind: RunKind::Undo,
+        source: Some(RunId::new()),
+        options,
+        operations,
+        report: report(3),
+        ..run("shop")
+    };
     let request = request(asked.clone(), &["public.a", "public.b", "public.a"]);
     let run = accept(store.as_ref(), &request).await;
-    assert_eq!(run, Run { last_sequence: 2, ..asked });
+    assert_eq!(
+        run,
+        Run {
+            last_sequence: 2,
+            ..asked
+        }
+    );
     assert_eq!(store.run(run.id).await.unwrap(), Some(run.clone()));
-    assert_eq!(store.run_of_request(&request.request_id).await.unwrap(), Some((run.id, "digest".to_owned())));
+    assert_eq!(
+        store.run_of_request(&request.request_id).await.unwrap(),
+        Some((run.id, "digest".to_owned()))
+    );
     let log = log(store.as_ref(), run.id).await;
-    assert!(matches!(&log[0].body, EventBody::StateChanged { from: None, to: RunState::Queued, report: None, .. }), "{log:?}");
+    assert!(
+        matches!(
+            &log[0].body,
+            EventBody::StateChanged {
+                from: None,
+                to: RunState::Queued,
+                report: None,
+                ..
+            }
+        ),
+        "{log:?}"
+    );
     assert_eq!(log[1].body, request.events[0]);
     assert_eq!(log.len(), 2);
     assert!(log[0].at >= run.created_at);
@@ -66,7 +98,10 @@ pub(super) async fn a_table_has_one_run(store: Arc<dyn Store>) {
     // Interrupted runs keep their tables.
     let grant = store.claim("holder", super::LONG, &[]).await.unwrap().unwrap();
     assert_eq!(grant.run.id, holder.id);
-    store.update(holder.id, grant.fence, &enter(RunState::Interrupted, "later")).await.unwrap();
+    store
+        .update(holder.id, grant.fence, &enter(RunState::Interrupted, "later"))
+        .await
+        .unwrap();
     assert!(!is_free(store.as_ref(), "a").await);
     store.request_cancel(holder.id, "enough").await.unwrap();
     // The same request may be made again after a refusal.
@@ -82,10 +117,26 @@ pub(super) async fn a_dry_run_ends_at_once(store: Arc<dyn Store>) {
     dry.ended_at = Some(dry.created_at);
     dry.report.status = Some(ReportStatus::Success);
     let accepted = accept(store.as_ref(), &request(dry.clone(), &["t"])).await;
-    assert_eq!(accepted, Run { last_sequence: 3, ..dry.clone() });
+    assert_eq!(
+        accepted,
+        Run {
+            last_sequence: 3,
+            ..dry.clone()
+        }
+    );
     assert_eq!(store.run(dry.id).await.unwrap(), Some(accepted));
     let log = log(store.as_ref(), dry.id).await;
-    assert!(matches!(&log[0].body, EventBody::StateChanged { from: None, to: RunState::Queued, .. }), "{log:?}");
+    assert!(
+        matches!(
+            &log[0].body,
+            EventBody::StateChanged {
+                from: None,
+                to: RunState::Queued,
+                ..
+            }
+        ),
+        "{log:?}"
+    );
     assert!(matches!(&log[1].body, EventBody::PlanReady { .. }), "{log:?}");
     assert_eq!(
         log[2].body,
@@ -102,7 +153,13 @@ pub(super) async fn a_dry_run_ends_at_once(store: Arc<dyn Store>) {
 }
 
 pub(super) async fn a_run_does_not_begin_in_any_other_state(store: Arc<dyn Store>) {
-    for state in [RunState::Running, RunState::Cancelling, RunState::Interrupted, RunState::Failed, RunState::PartiallySucceeded] {
+    for state in [
+        RunState::Running,
+        RunState::Cancelling,
+        RunState::Interrupted,
+        RunState::Failed,
+        RunState::PartiallySucceeded,
+    ] {
         let mut run = run("shop");
         run.state = state;
         let refused = store.create_run(&request(run.clone(), &["t"])).await;
@@ -133,7 +190,10 @@ pub(super) async fn one_of_many_callers_with_one_request_id_is_accepted(store: A
         assert_eq!(named.len(), 1, "everybody is told the same run");
         store.request_cancel(accepted[0], "next round").await.unwrap();
     }
-    assert_eq!(store.runs(&crate::port::RunFilter::default(), None, 100).await.unwrap().len(), 5);
+    assert_eq!(
+        store.runs(&crate::port::RunFilter::default(), None, 100).await.unwrap().len(),
+        5
+    );
 }
 
 pub(super) async fn one_of_many_callers_for_one_table_is_accepted(store: Arc<dyn Store>) {
@@ -146,9 +206,21 @@ pub(super) async fn one_of_many_callers_for_one_table_is_accepted(store: Arc<dyn
             tokio::spawn(async move { store.create_run(&request).await.unwrap() })
         });
         let created: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
-        let accepted: Vec<_> = created.iter().filter_map(|created| if let Created::Accepted(run) = created { Some(run.id) } else { None }).collect();
+        let accepted: Vec<_> = created
+            .iter()
+            .filter_map(|created| {
+                if let Created::Accepted(run) = created {
+                    Some(run.id)
+                } else {
+                    None
+                }
+            })
+            .collect();
         assert_eq!(accepted.len(), 1, "{created:?}");
-        let told = created.iter().filter(|created| matches!(created, Created::Held { run, .. } if *run == accepted[0])).count();
+        let told = created
+            .iter()
+            .filter(|created| matches!(created, Created::Held { run, .. } if *run == accepted[0]))
+            .count();
         assert_eq!(told, 11, "{created:?}");
         store.request_cancel(accepted[0], "next round").await.unwrap();
     }

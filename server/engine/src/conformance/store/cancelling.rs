@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{LONG, changes, enter, is_free, log, queued, running};
+use futures::future::join_all;
+
+use super::{LONG, changes, enter, is_free, log, queued, report, running};
 use crate::{
     model::{EventBody, ReportStatus, Run, RunId, RunState},
-    port::Store,
+    port::{Store, Update},
 };
 
 pub(super) async fn a_run_that_nobody_works_on_ends_at_once(store: Arc<dyn Store>) {
@@ -13,7 +15,10 @@ pub(super) async fn a_run_that_nobody_works_on_ends_at_once(store: Arc<dyn Store
     let waiting = queued(store.as_ref()).await;
     let interrupted = {
         let other = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
-        store.update(other.run.id, 1, &enter(RunState::Interrupted, "later")).await.unwrap();
+        store
+            .update(other.run.id, 1, &enter(RunState::Interrupted, "later"))
+            .await
+            .unwrap();
         store.run(other.run.id).await.unwrap().unwrap()
     };
     assert_eq!(interrupted.id, waiting.id);
@@ -47,13 +52,22 @@ pub(super) async fn a_running_run_is_asked(store: Arc<dyn Store>) {
     let id = grant.run.id;
     assert_eq!(store.renew(id, 1, LONG).await.unwrap().cancel_reason, None);
     let run = store.request_cancel(id, "enough").await.unwrap().unwrap();
-    assert_eq!((run.state, run.cancel_reason.as_deref(), run.ended_at), (RunState::Cancelling, Some("enough"), None));
+    assert_eq!(
+        (run.state, run.cancel_reason.as_deref(), run.ended_at),
+        (RunState::Cancelling, Some("enough"), None)
+    );
     assert_eq!(run.report, grant.run.report);
-    assert_eq!(store.renew(id, 1, LONG).await.unwrap().cancel_reason.as_deref(), Some("enough"));
+    assert_eq!(
+        store.renew(id, 1, LONG).await.unwrap().cancel_reason.as_deref(),
+        Some("enough")
+    );
     let again = store.request_cancel(id, "for another reason").await.unwrap().unwrap();
     assert_eq!(again, run, "asking twice is asking once");
     assert!(!is_free(store.as_ref(), &id.to_string()).await, "a batch may be open");
-    assert!(store.claim("another", LONG, &[]).await.unwrap().is_none(), "its lease is still good");
+    assert!(
+        store.claim("another", LONG, &[]).await.unwrap().is_none(),
+        "its lease is still good"
+    );
     store.update(id, 1, &enter(RunState::Cancelled, "enough")).await.unwrap();
     let expected = [
         (Some(RunState::Running), RunState::Cancelling, "enough"),
@@ -82,11 +96,43 @@ pub(super) async fn a_request_races_with_the_end(store: Arc<dyn Store>) {
         let asked = asked.unwrap().unwrap();
         ended.expect("a cancelling run may still succeed");
         assert!(matches!(asked.state, RunState::Cancelling | RunState::Succeeded));
-        let Run { state, last_sequence, .. } = store.run(id).await.unwrap().unwrap();
+        let Run {
+            state, last_sequence, ..
+        } = store.run(id).await.unwrap().unwrap();
         assert_eq!(state, RunState::Succeeded);
         let log = log(store.as_ref(), id).await;
         assert_eq!(log.len(), usize::try_from(last_sequence).unwrap());
         assert_eq!(log.iter().filter(|event| event.is_last()).count(), 1);
         assert!(log.last().unwrap().is_last());
+    }
+}
+
+/// Reports that are written meanwhile, with no event of their own, do not take the request back.
+pub(super) async fn a_request_is_not_overwritten(store: Arc<dyn Store>) {
+    for round in 0..10 {
+        let id = running(store.as_ref()).await.run.id;
+        let writers = (0..8).map(|number| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                if number == round % 8 {
+                    return drop(store.request_cancel(id, "enough").await.unwrap());
+                }
+                let update = Update {
+                    report: Some(report(number)),
+                    ..Update::default()
+                };
+                drop(store.update(id, 1, &update).await.unwrap());
+            })
+        });
+        join_all(writers).await.into_iter().for_each(|ended| ended.unwrap());
+        let run = store.run(id).await.unwrap().unwrap();
+        assert_eq!(
+            (run.state, run.cancel_reason.as_deref(), run.last_sequence),
+            (RunState::Cancelling, Some("enough"), 4)
+        );
+        assert_eq!(
+            changes(&log(store.as_ref(), id).await).last().unwrap().1,
+            RunState::Cancelling
+        );
     }
 }

@@ -40,17 +40,32 @@ pub(super) async fn targets_are_passed_over(store: Arc<dyn Store>) {
     let skip = ["a".to_owned(), "b".to_owned(), "never' OR 1=1 --".to_owned()];
     assert_eq!(store.claim("holder", LONG, &skip).await.unwrap().unwrap().run.target, "c");
     assert!(store.claim("holder", LONG, &skip).await.unwrap().is_none());
-    assert_eq!(store.claim("holder", LONG, &["a".to_owned()]).await.unwrap().unwrap().run.target, "b");
+    assert_eq!(
+        store
+            .claim("holder", LONG, &["a".to_owned()])
+            .await
+            .unwrap()
+            .unwrap()
+            .run
+            .target,
+        "b"
+    );
     assert_eq!(store.claim("holder", LONG, &[]).await.unwrap().unwrap().run.target, "a");
 }
 
 pub(super) async fn an_interrupted_run_goes_on(store: Arc<dyn Store>) {
     let first = running(store.as_ref()).await;
-    let done = Update { report: Some(report(4)), ..enter(RunState::Interrupted, "the server is shutting down") };
+    let done = Update {
+        report: Some(report(4)),
+        ..enter(RunState::Interrupted, "the server is shutting down")
+    };
     store.update(first.run.id, first.fence, &done).await.unwrap();
     let second = store.claim("another", LONG, &[]).await.unwrap().unwrap();
     assert_eq!((second.run.id, second.fence, second.run.attempts), (first.run.id, 2, 2));
-    assert_eq!(second.run.started_at, first.run.started_at, "work began with the first attempt");
+    assert_eq!(
+        second.run.started_at, first.run.started_at,
+        "work began with the first attempt"
+    );
     assert_eq!(second.run.report, report(4));
     let log = log(store.as_ref(), first.run.id).await;
     let expected = [
@@ -92,14 +107,21 @@ pub(super) async fn a_lapsed_lease_is_granted_again(store: Arc<dyn Store>) {
     let written = log(store.as_ref(), id).await;
     let expected = [
         (Some(RunState::Queued), RunState::Running, "attempt 1"),
-        (Some(RunState::Running), RunState::Interrupted, "the lease of its server lapsed"),
+        (
+            Some(RunState::Running),
+            RunState::Interrupted,
+            "the lease of its server lapsed",
+        ),
         (Some(RunState::Interrupted), RunState::Running, "attempt 2"),
     ];
     assert_eq!(changes(&written)[1..], expected);
     assert_eq!(second.run.last_sequence, 5);
     // The first attempt wakes up and finds itself shut out.
     assert!(matches!(store.renew(id, first.fence, LONG).await, Err(StoreError::Fenced)));
-    let late = Update { events: vec![super::warning(1)], ..Update::default() };
+    let late = Update {
+        events: vec![super::warning(1)],
+        ..Update::default()
+    };
     assert!(matches!(store.update(id, first.fence, &late).await, Err(StoreError::Fenced)));
     assert_eq!(log(store.as_ref(), id).await.len(), written.len());
     store.renew(id, second.fence, LONG).await.unwrap();
@@ -130,25 +152,65 @@ pub(super) async fn a_lapsed_lease_that_nobody_claimed_is_prolonged(store: Arc<d
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
     store.release_all().await.unwrap();
     let id = grant.run.id;
-    store.update(id, grant.fence, &Update { events: vec![super::warning(1)], ..Update::default() }).await.expect("it is still its run");
-    assert_eq!(store.renew(id, grant.fence, LONG).await.unwrap(), Renewal { cancel_reason: None });
-    assert!(store.claim("another", LONG, &[]).await.unwrap().is_none(), "it has a lease again");
+    store
+        .update(
+            id,
+            grant.fence,
+            &Update {
+                events: vec![super::warning(1)],
+                ..Update::default()
+            },
+        )
+        .await
+        .expect("it is still its run");
+    assert_eq!(
+        store.renew(id, grant.fence, LONG).await.unwrap(),
+        Renewal { cancel_reason: None }
+    );
+    assert!(
+        store.claim("another", LONG, &[]).await.unwrap().is_none(),
+        "it has a lease again"
+    );
 }
 
 pub(super) async fn renewals_need_the_run(store: Arc<dyn Store>) {
     let waiting = queued(store.as_ref()).await;
-    assert!(matches!(store.renew(waiting.id, 0, LONG).await, Err(StoreError::Fenced)), "queued");
-    assert!(matches!(store.renew(RunId::new(), 1, LONG).await, Err(StoreError::Fenced)), "unknown");
+    assert!(
+        matches!(store.renew(waiting.id, 0, LONG).await, Err(StoreError::Fenced)),
+        "queued"
+    );
+    assert!(
+        matches!(store.renew(RunId::new(), 1, LONG).await, Err(StoreError::Fenced)),
+        "unknown"
+    );
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
     for fence in [0, 2, u64::MAX] {
-        assert!(matches!(store.renew(grant.run.id, fence, LONG).await, Err(StoreError::Fenced)), "fence {fence}");
+        assert!(
+            matches!(store.renew(grant.run.id, fence, LONG).await, Err(StoreError::Fenced)),
+            "fence {fence}"
+        );
     }
-    store.renew(grant.run.id, 1, std::time::Duration::MAX).await.expect("any term will do");
-    store.update(grant.run.id, 1, &enter(RunState::Interrupted, "later")).await.unwrap();
-    assert!(matches!(store.renew(grant.run.id, 1, LONG).await, Err(StoreError::Fenced)), "interrupted");
+    store
+        .renew(grant.run.id, 1, std::time::Duration::MAX)
+        .await
+        .expect("any term will do");
+    store
+        .update(grant.run.id, 1, &enter(RunState::Interrupted, "later"))
+        .await
+        .unwrap();
+    assert!(
+        matches!(store.renew(grant.run.id, 1, LONG).await, Err(StoreError::Fenced)),
+        "interrupted"
+    );
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
-    store.update(grant.run.id, 2, &enter(RunState::Succeeded, "done")).await.unwrap();
-    assert!(matches!(store.renew(grant.run.id, 2, LONG).await, Err(StoreError::Fenced)), "ended");
+    store
+        .update(grant.run.id, 2, &enter(RunState::Succeeded, "done"))
+        .await
+        .unwrap();
+    assert!(
+        matches!(store.renew(grant.run.id, 2, LONG).await, Err(StoreError::Fenced)),
+        "ended"
+    );
 }
 
 pub(super) async fn all_leases_are_released(store: Arc<dyn Store>) {
@@ -172,7 +234,11 @@ pub(super) async fn a_cancel_request_outlives_the_attempt(store: Arc<dyn Store>)
     let log = log(store.as_ref(), id).await;
     let expected = [
         (Some(RunState::Running), RunState::Cancelling, "wrong table"),
-        (Some(RunState::Cancelling), RunState::Interrupted, "the lease of its server lapsed"),
+        (
+            Some(RunState::Cancelling),
+            RunState::Interrupted,
+            "the lease of its server lapsed",
+        ),
         (Some(RunState::Interrupted), RunState::Running, "attempt 2"),
         (Some(RunState::Running), RunState::Cancelling, "wrong table"),
         (Some(RunState::Cancelling), RunState::Cancelled, "wrong table"),
@@ -183,16 +249,29 @@ pub(super) async fn a_cancel_request_outlives_the_attempt(store: Arc<dyn Store>)
 pub(super) async fn a_cancel_request_outlives_an_interruption(store: Arc<dyn Store>) {
     let first = running(store.as_ref()).await;
     store.request_cancel(first.run.id, "wrong table").await.unwrap();
-    store.update(first.run.id, first.fence, &enter(RunState::Interrupted, "the target is out of reach")).await.unwrap();
+    store
+        .update(
+            first.run.id,
+            first.fence,
+            &enter(RunState::Interrupted, "the target is out of reach"),
+        )
+        .await
+        .unwrap();
     let second = store.claim("another", LONG, &[]).await.unwrap().unwrap();
     ends_cancelled(store.as_ref(), second.run, second.fence).await;
 }
 
 /// An attempt that finds a cancel request can read it and end the run by it.
 async fn ends_cancelled(store: &dyn Store, run: Run, fence: u64) {
-    assert_eq!((run.state, run.cancel_reason.as_deref()), (RunState::Cancelling, Some("wrong table")));
+    assert_eq!(
+        (run.state, run.cancel_reason.as_deref()),
+        (RunState::Cancelling, Some("wrong table"))
+    );
     let renewal = store.renew(run.id, fence, LONG).await.unwrap();
     assert_eq!(renewal.cancel_reason.as_deref(), Some("wrong table"));
-    store.update(run.id, fence, &enter(RunState::Cancelled, "wrong table")).await.unwrap();
+    store
+        .update(run.id, fence, &enter(RunState::Cancelled, "wrong table"))
+        .await
+        .unwrap();
     assert_eq!(store.run(run.id).await.unwrap().unwrap().state, RunState::Cancelled);
 }

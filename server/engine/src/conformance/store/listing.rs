@@ -11,7 +11,13 @@ use crate::{
 };
 
 async fn ids(store: &dyn Store, filter: &RunFilter) -> Vec<RunId> {
-    store.runs(filter, None, 1000).await.unwrap().into_iter().map(|run| run.id).collect()
+    store
+        .runs(filter, None, 1000)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|run| run.id)
+        .collect()
 }
 
 pub(super) async fn runs_are_listed_newest_first(store: Arc<dyn Store>) {
@@ -37,7 +43,12 @@ pub(super) async fn filters_are_exact_and_combine(store: Arc<dyn Store>) {
     let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
     let make = async |target: &str, kind, operations: &[&str], second| {
         let operations = operations.iter().map(|operation| (*operation).to_owned()).collect();
-        let run = Run { kind, operations, created_at: at(second), ..run(target) };
+        let run = Run {
+            kind,
+            operations,
+            created_at: at(second),
+            ..run(target)
+        };
         accept(store.as_ref(), &request(run, &[])).await.id
     };
     let one = make("shop", RunKind::Cleanup, &["sessions"], 1).await;
@@ -45,9 +56,16 @@ pub(super) async fn filters_are_exact_and_combine(store: Arc<dyn Store>) {
     let three = make("Shop", RunKind::Cleanup, &["old-carts", "sessions", "sessions"], 3).await;
     let four = make("shop", RunKind::Verify, &["Sessions"], 4).await;
     store.request_cancel(one, "enough").await.unwrap();
-    let check = async |filter: RunFilter, expected: &[RunId]| assert_eq!(ids(store.as_ref(), &filter).await, expected, "{filter:?}");
-    let target = |target: &str| RunFilter { target: Some(target.to_owned()), ..RunFilter::default() };
-    let operation = |operation: &str| RunFilter { operation: Some(operation.to_owned()), ..RunFilter::default() };
+    let check =
+        async |filter: RunFilter, expected: &[RunId]| assert_eq!(ids(store.as_ref(), &filter).await, expected, "{filter:?}");
+    let target = |target: &str| RunFilter {
+        target: Some(target.to_owned()),
+        ..RunFilter::default()
+    };
+    let operation = |operation: &str| RunFilter {
+        operation: Some(operation.to_owned()),
+        ..RunFilter::default()
+    };
 
     check(target("shop"), &[four, two, one]).await;
     check(target("Shop"), &[three]).await;
@@ -58,18 +76,92 @@ pub(super) async fn filters_are_exact_and_combine(store: Arc<dyn Store>) {
     check(operation("Sessions"), &[four]).await;
     check(operation("old_carts"), &[two]).await;
     check(operation("old-carts"), &[three]).await;
-    for nobody in ["", "%", "session", "sessions%", "_essions", "sessions\",\"old_carts", "\"sessions\"", "old?carts", "*", "sessions\\"] {
+    for nobody in [
+        "",
+        "%",
+        "session",
+        "sessions%",
+        "_essions",
+        "sessions\",\"old_carts",
+        "\"sessions\"",
+        "old?carts",
+        "*",
+        "sessions\\",
+    ] {
         check(operation(nobody), &[]).await;
     }
-    check(RunFilter { kinds: vec![RunKind::Undo], ..RunFilter::default() }, &[two]).await;
-    check(RunFilter { kinds: vec![RunKind::Undo, RunKind::Verify, RunKind::Undo], ..RunFilter::default() }, &[four, two]).await;
-    check(RunFilter { states: vec![RunState::Cancelled], ..RunFilter::default() }, &[one]).await;
-    check(RunFilter { states: vec![RunState::Cancelled, RunState::Queued], ..RunFilter::default() }, &[four, three, two, one]).await;
-    check(RunFilter { states: vec![RunState::Failed], ..RunFilter::default() }, &[]).await;
-    check(RunFilter { created_after: Some(at(3)), ..RunFilter::default() }, &[four, three]).await;
-    check(RunFilter { created_after: Some(at(5)), ..RunFilter::default() }, &[]).await;
-    check(RunFilter { created_after: Some(Timestamp::MIN), ..RunFilter::default() }, &[four, three, two, one]).await;
-    check(RunFilter { captured: true, ..RunFilter::default() }, &[]).await;
+    check(
+        RunFilter {
+            kinds: vec![RunKind::Undo],
+            ..RunFilter::default()
+        },
+        &[two],
+    )
+    .await;
+    check(
+        RunFilter {
+            kinds: vec![RunKind::Undo, RunKind::Verify, RunKind::Undo],
+            ..RunFilter::default()
+        },
+        &[four, two],
+    )
+    .await;
+    check(
+        RunFilter {
+            states: vec![RunState::Cancelled],
+            ..RunFilter::default()
+        },
+        &[one],
+    )
+    .await;
+    check(
+        RunFilter {
+            states: vec![RunState::Cancelled, RunState::Queued],
+            ..RunFilter::default()
+        },
+        &[four, three, two, one],
+    )
+    .await;
+    check(
+        RunFilter {
+            states: vec![RunState::Failed],
+            ..RunFilter::default()
+        },
+        &[],
+    )
+    .await;
+    check(
+        RunFilter {
+            created_after: Some(at(3)),
+            ..RunFilter::default()
+        },
+        &[four, three],
+    )
+    .await;
+    check(
+        RunFilter {
+            created_after: Some(at(5)),
+            ..RunFilter::default()
+        },
+        &[],
+    )
+    .await;
+    check(
+        RunFilter {
+            created_after: Some(Timestamp::MIN),
+            ..RunFilter::default()
+        },
+        &[four, three, two, one],
+    )
+    .await;
+    check(
+        RunFilter {
+            captured: true,
+            ..RunFilter::default()
+        },
+        &[],
+    )
+    .await;
 
     let everything = RunFilter {
         target: Some("shop".to_owned()),
@@ -82,29 +174,64 @@ pub(super) async fn filters_are_exact_and_combine(store: Arc<dyn Store>) {
     check(everything.clone(), &[two]).await;
     assert!(store.runs(&everything, Some(two), 10).await.unwrap().is_empty());
     assert_eq!(store.runs(&everything, Some(three), 10).await.unwrap().len(), 1);
-    check(RunFilter { captured: true, ..everything }, &[]).await;
+    check(
+        RunFilter {
+            captured: true,
+            ..everything
+        },
+        &[],
+    )
+    .await;
 }
 
 pub(super) async fn runs_with_captured_rows_are_found(store: Arc<dyn Store>) {
-    let captured = RunFilter { captured: true, ..RunFilter::default() };
+    let captured = RunFilter {
+        captured: true,
+        ..RunFilter::default()
+    };
     queued(store.as_ref()).await;
-    let early = accept(store.as_ref(), &request(Run { report: report(5), ..run("shop") }, &[])).await;
+    let early = accept(
+        store.as_ref(),
+        &request(
+            Run {
+                report: report(5),
+                ..run("shop")
+            },
+            &[],
+        ),
+    )
+    .await;
     assert_eq!(ids(store.as_ref(), &captured).await, [early.id]);
     for run in [store.claim("holder", LONG, &[]).await.unwrap().unwrap().run, early] {
         store.request_cancel(run.id, "out of the way").await.unwrap();
         if run.state == RunState::Running {
-            store.update(run.id, 1, &enter(RunState::Cancelled, "out of the way")).await.unwrap();
+            store
+                .update(run.id, 1, &enter(RunState::Cancelled, "out of the way"))
+                .await
+                .unwrap();
         }
     }
     let grant = running(store.as_ref()).await;
     let write = async |update: Update| drop(store.update(grant.run.id, 1, &update).await.unwrap());
     assert_eq!(ids(store.as_ref(), &captured).await.len(), 1);
-    write(Update { report: Some(report(0)), ..Update::default() }).await;
+    write(Update {
+        report: Some(report(0)),
+        ..Update::default()
+    })
+    .await;
     assert_eq!(ids(store.as_ref(), &captured).await.len(), 1);
-    write(Update { report: Some(report(1)), ..Update::default() }).await;
+    write(Update {
+        report: Some(report(1)),
+        ..Update::default()
+    })
+    .await;
     assert_eq!(ids(store.as_ref(), &captured).await[0], grant.run.id);
     // An update without a report leaves it as it was.
     write(enter(RunState::Succeeded, "done")).await;
-    let filter = RunFilter { states: vec![RunState::Succeeded], kinds: vec![RunKind::Cleanup], ..captured };
+    let filter = RunFilter {
+        states: vec![RunState::Succeeded],
+        kinds: vec![RunKind::Cleanup],
+        ..captured
+    };
     assert_eq!(ids(store.as_ref(), &filter).await, [grant.run.id]);
 }
