@@ -66,13 +66,14 @@ async fn naive(db: &Db) -> Result<(f64, u64)> {
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
     println!("\nPostgreSQL, {} rows, 20 % orphans, fsync on, median of {} rounds", options.rows, options.rounds);
-    let settings = [("shared_buffers", "'1GB'"), ("max_wal_size", "'16GB'"), ("checkpoint_timeout", "'1h'"), ("autovacuum", "off")];
+    let settings = [("shared_buffers", "1GB"), ("max_wal_size", "16GB"), ("checkpoint_timeout", "1h"), ("autovacuum", "off")];
     let cluster = PrivatePostgres::start_with(Durability::Durable, &settings).await?;
     cluster.create_database("prepared").await?;
     let truth = dbkeep_demo::single_table(&cluster.url("prepared"), options.rows, 0.2, options.seed).await?;
     println!("seed {}, {} orphans of {} rows", truth.seed, truth.orphans, truth.user_progress);
     let db = Db::open(&cluster.url("prepared")).await?;
-    db.execute("DROP TABLE api_logs; VACUUM ANALYZE").await?;
+    db.execute("DROP TABLE api_logs").await?;
+    db.execute("VACUUM ANALYZE").await?;
     db.close().await;
 
     let [mut raw, mut plain, mut captured, mut dump, mut copy_table, mut count, mut plan, mut undo, mut copy_back] = std::array::from_fn(|_| Series::default());
@@ -148,7 +149,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 async fn raw_copy(bench: &mut Bench) -> Result<f64> {
     let (_, db) = bench.copy().await?;
     let file = bench.cluster.folder().join("removed.copy").display().to_string();
-    db.execute(&format!("COPY (SELECT * FROM user_progress c WHERE {ORPHAN}) TO '{file}'; DELETE FROM user_progress c WHERE {ORPHAN}; CHECKPOINT")).await?;
+    db.execute(&format!("COPY (SELECT * FROM user_progress c WHERE {ORPHAN}) TO '{file}'; DELETE FROM user_progress c WHERE {ORPHAN}")).await?;
+    db.execute("CHECKPOINT").await?;
     let seconds = timed(db.execute(&format!("COPY user_progress FROM '{file}'"))).await?;
     db.close().await;
     std::fs::remove_file(&file)?;

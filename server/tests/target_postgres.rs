@@ -577,8 +577,17 @@ async fn the_shape_is_held_until_the_batch_ends() {
     let keys = lab.keys(&selection).await;
     let mut batch = lab.begin(&selection).await;
     let mut other = lab.session().await;
-    run(&mut other, "SET application_name = 'altering'").await;
-    let altering = tokio::spawn(async move { other.execute("ALTER TABLE child ADD COLUMN extra int").await.map(|_| ()) });
+    run(
+        &mut other,
+        "SET application_name = 'altering'; CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$",
+    )
+    .await;
+    let altering = tokio::spawn(async move {
+        other
+            .execute("CREATE TRIGGER late BEFORE DELETE ON child FOR EACH ROW EXECUTE FUNCTION nothing()")
+            .await
+            .map(|_| ())
+    });
     lab.waiter("altering").await;
     assert_eq!(batch.delete(&selection, &keys, None).await.unwrap(), 2);
     batch.commit().await.unwrap();

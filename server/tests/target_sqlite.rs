@@ -258,7 +258,7 @@ async fn every_class_in_every_affinity_survives() {
     )
     .await;
     for value in VALUES {
-        let values = vec![*value; 12].join(", ");
+        let values = [*value; 12].join(", ");
         lab.execute(&format!("INSERT INTO v SELECT NULL, '2001-01-01', {values}"))
             .await;
     }

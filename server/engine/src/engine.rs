@@ -511,6 +511,7 @@ impl Engine {
             return Err(EngineError::WrongState { run: run.id, state: run.state, expected: "a run that has not ended" });
         }
         self.context.renew.notify_waiters();
+        self.context.feeds.announce(run.id, run.last_sequence);
         Ok(run)
     }
 

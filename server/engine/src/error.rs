@@ -11,7 +11,6 @@ use crate::{
 
 /// A failure of the engine.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum EngineError {
     /// A field of a request is malformed or out of bounds.
     #[error("{field}: {problem}")]

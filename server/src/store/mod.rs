@@ -1,7 +1,7 @@
 //! The control store: plans, runs, leases and event logs of dbkeep itself, in SQLite or PostgreSQL.
 //!
-//! One implementation serves both databases (docs/adr/0001-one-control-store-implementation.md); [`dialect`] has the few
-//! differences. Every act that writes is a value of a type of its own, carried out by [`transaction`] in a task that no caller
+//! One implementation serves both databases (docs/adr/0001-one-control-store-implementation.md); `dialect` has the few
+//! differences. Every act that writes is a value of a type of its own, carried out by `transaction` in a task that no caller
 //! can drop half-way:
 //!
 //! ```text
@@ -9,9 +9,9 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: [`open`] connects and migrates, `plans`, `runs`, `create`, `leases`, `updates` and `events` have the SQL, `rows` turns
-//! rows into the model's nouns, `failure` turns the driver's errors into [`StoreError`]. Nothing here knows gRPC, and nothing
-//! outside speaks SQL to these tables.
+//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `leases`, `updates` and `events` have the SQL; `draft` is a
+//! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
+//! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
 mod create;
 mod dialect;

@@ -74,7 +74,7 @@ pub struct RunFilter {
 /// A run taken up by a server.
 #[derive(Debug, Clone)]
 pub struct Grant {
-    /// The run, in state running.
+    /// The run, in state running; or cancelling, where somebody asked while nobody worked on it.
     pub run: Run,
     /// Fence of this attempt, larger than that of every attempt before.
     pub fence: u64,
@@ -154,7 +154,7 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Fenced`] where another attempt holds the run.
     async fn renew(&self, run: RunId, fence: u64, term: Duration) -> Result<Renewal, StoreError>;
 
-    /// Lets every lease of this holder lapse now. Called at start by a server that knows that it is the only one.
+    /// Lets every lease lapse now. Called at start by a server that knows that it is the only one.
     async fn release_all(&self) -> Result<(), StoreError>;
 
     /// Writes what an attempt did; returns the events with their sequences.

@@ -1,4 +1,4 @@
-//! The work of a cleanup: step by step, each in passes over its table until a pass finds nothing, batch by batch.
+//! The work of a cleanup: step by step, each in passes over its table until nothing is left behind, batch by batch.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -58,7 +58,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
         let done = totals.iter().find(|totals| usize::try_from(totals.step) == Ok(index)).cloned().unwrap_or_default();
-        let result = StepWork { attempt, index, selection, totals: done }.run().await;
+        let result = StepWork { attempt, index, selection, totals: done, reopened: false }.run().await;
         let (state, message) = match result {
             Ok(StepEnd::Done) => (StepState::Succeeded, String::new()),
             Ok(StepEnd::Partial(message)) => (StepState::Partial, message),
@@ -169,6 +169,8 @@ struct StepWork<'a> {
     selection: &'a Selection,
     /// What earlier attempts and the batches so far have done.
     totals: StepTotals,
+    /// Whether the scan of this pass was opened again on the way, which may pass over rows.
+    reopened: bool,
 }
 
 impl StepWork<'_> {
@@ -178,14 +180,18 @@ impl StepWork<'_> {
         loop {
             let from_start = cursor.is_none();
             let (matched, affected) = (self.totals.matched, self.totals.affected);
+            self.reopened = false;
             if let Some(end) = self.pass(cursor.take()).await? {
                 return Ok(end);
             }
             let listed = self.totals.matched - matched;
-            if listed == 0 && from_start {
+            let taken = self.totals.affected - affected;
+            // Every row that matched when this pass began has been listed, and every listed row is gone: another pass could
+            // only find rows that began to match later, which nobody has planned. See docs/adr/0006-when-a-step-is-done.md.
+            if from_start && listed == taken && !self.reopened {
                 return Ok(StepEnd::Done);
             }
-            if listed > 0 && self.totals.affected == affected {
+            if listed > 0 && taken == 0 {
                 return self.leave(listed, "a whole pass could not take a single one of them").await;
             }
             if self.totals.pass >= MAX_PASSES {
@@ -244,6 +250,7 @@ impl StepWork<'_> {
             }
             if ahead.opened.elapsed() > SCAN_LIFETIME {
                 ahead = Ahead::open(target.as_ref(), self.selection, cursor.as_deref(), limit).await?;
+                self.reopened = true;
             }
         }
     }

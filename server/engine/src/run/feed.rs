@@ -102,6 +102,20 @@ impl Feeds {
         }
     }
 
+    /// Tells the run's watchers that the store has events up to this one, written by an act that hands none out.
+    pub fn announce(&self, run: RunId, sequence: u64) {
+        let feed = self.feeds.lock().unwrap_or_else(PoisonError::into_inner).get(&run).and_then(Weak::upgrade);
+        if let Some(feed) = feed {
+            let mut ring = feed.ring.lock().unwrap_or_else(PoisonError::into_inner);
+            if ring.back().is_some_and(|last| last.sequence < sequence) {
+                // Memory no longer holds the newest events, so that watchers must go to the store.
+                ring.clear();
+            }
+            drop(ring);
+            feed.latest.send_if_modified(|latest| std::mem::replace(latest, sequence.max(*latest)) < sequence);
+        }
+    }
+
     /// The feed of a run; the first watcher makes it, and with the last one it goes.
     fn feed(self: &Arc<Self>, run: RunId) -> Arc<Feed> {
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);

@@ -80,6 +80,7 @@ impl Supervisor {
                 return false;
             }
         };
+        self.context.feeds.announce(grant.run.id, grant.run.last_sequence);
         let (context, backoffs, shutdown) = (Arc::clone(&self.context), Arc::clone(&self.backoffs), shutdown.clone());
         attempts.spawn(async move {
             let target = grant.run.target.clone();
