@@ -42,10 +42,22 @@ async fn a_plan_counts_exactly_and_changes_nothing(database: Database) {
     let before = world.hash("child").await;
     let plan = world.plan("orphans").await;
     let step = &plan.steps[0];
-    assert_eq!((plan.row_count, step.row_count, step.table_row_count), (ORPHANS, ORPHANS, CHILDREN));
-    assert!(step.captured && step.capture_bytes > ORPHANS * 10, "{} bytes", step.capture_bytes);
+    assert_eq!(
+        (plan.row_count, step.row_count, step.table_row_count),
+        (ORPHANS, ORPHANS, CHILDREN)
+    );
+    assert!(
+        step.captured && step.capture_bytes > ORPHANS * 10,
+        "{} bytes",
+        step.capture_bytes
+    );
     assert_eq!(step.samples.len(), 10);
-    assert!(step.samples[0].values.iter().any(|value| value.column == "note" && value.value.as_deref().is_some_and(|note| note.starts_with("note "))));
+    assert!(
+        step.samples[0]
+            .values
+            .iter()
+            .any(|value| value.column == "note" && value.value.as_deref().is_some_and(|note| note.starts_with("note ")))
+    );
     assert!(!plan.blocked && !plan.token.is_empty() && plan.schema_fingerprint.len() == 64 && plan.digest.len() == 64);
     assert_eq!(world.hash("child").await, before);
 
@@ -60,51 +72,116 @@ async fn a_run_deletes_what_was_planned_and_undo_restores_it(database: Database)
     let run = world.clean("orphans").await;
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     let report = run.report.expect("a report");
-    assert_eq!((report.rows_planned, report.rows_affected, report.rows_captured), (ORPHANS, ORPHANS, ORPHANS));
+    assert_eq!(
+        (report.rows_planned, report.rows_affected, report.rows_captured),
+        (ORPHANS, ORPHANS, ORPHANS)
+    );
     assert_eq!(report.steps[0].batches, ORPHANS.div_ceil(100));
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN - ORPHANS);
-    assert_eq!(world.db.count_where("child", "parent_id >= 1000000").await.expect("a count"), 0);
+    assert_eq!(
+        world.db.count_where("child", "parent_id >= 1000000").await.expect("a count"),
+        0
+    );
 
     let backups = world.client.backups().list_all(Default::default()).await.expect("backups");
-    assert_eq!((backups.len(), backups[0].row_count, backups[0].id.as_str()), (1, ORPHANS, run.id.as_str()));
+    assert_eq!(
+        (backups.len(), backups[0].row_count, backups[0].id.as_str()),
+        (1, ORPHANS, run.id.as_str())
+    );
     assert_eq!(backups[0].verification(), proto::VerificationState::Unverified);
-    let verified = world.client.backups().verify(run.id.as_str()).await.expect("a stream").finish().await.expect("an end");
+    let verified = world
+        .client
+        .backups()
+        .verify(run.id.as_str())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
     assert_eq!(verified.report.expect("a report").rows_affected, ORPHANS);
     let backup = world.client.backups().get(run.id.as_str(), 0).await.expect("a backup");
     assert_eq!(backup.backup.verification(), proto::VerificationState::Verified);
     assert_eq!(backup.chunks.iter().map(|chunk| chunk.row_count).sum::<u64>(), ORPHANS);
 
-    let undo = world.client.runs().undo(UndoRequest::new(run.id.as_str()).full_speed()).await.expect("a stream").finish().await.expect("an end");
+    let undo = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.id.as_str()).full_speed())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
     assert_eq!(world.hash("child").await, before, "as before, bit by bit");
-    assert_eq!(world.client.runs().get(run.id.as_str()).await.expect("the run").undone_by_run_id, undo.id);
-    let again = world.client.runs().undo(UndoRequest::new(run.id.as_str())).await.expect_err("a second undo is refused");
+    assert_eq!(
+        world
+            .client
+            .runs()
+            .get(run.id.as_str())
+            .await
+            .expect("the run")
+            .undone_by_run_id,
+        undo.id
+    );
+    let again = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.id.as_str()))
+        .await
+        .expect_err("a second undo is refused");
     assert!(matches!(again, Error::RunState { .. }), "{again:?}");
 
     // Without a backup there is nothing to undo.
     let run = world.clean("stale").await;
-    assert_eq!(run.report.as_ref().map(|report| (report.rows_affected, report.rows_captured)), Some((200, 0)));
-    let refused = world.client.runs().undo(UndoRequest::new(run.id.as_str())).await.expect_err("nothing to undo");
+    assert_eq!(
+        run.report.as_ref().map(|report| (report.rows_affected, report.rows_captured)),
+        Some((200, 0))
+    );
+    let refused = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.id.as_str()))
+        .await
+        .expect_err("nothing to undo");
     assert!(matches!(refused, Error::NothingCaptured { .. }), "{refused:?}");
 }
 
 async fn overlapping_rules_count_each_row_once(database: Database) {
     let world = World::new(database).await;
-    let both = world.db.count_where("child", "other_id IS NOT NULL AND NOT (parent_id IS NOT NULL AND parent_id >= 1000000)").await.expect("a count");
+    let both = world
+        .db
+        .count_where(
+            "child",
+            "other_id IS NOT NULL AND NOT (parent_id IS NOT NULL AND parent_id >= 1000000)",
+        )
+        .await
+        .expect("a count");
     let plan = world.plan("both").await;
-    assert_eq!(plan.steps.iter().map(|step| step.row_count).collect::<Vec<_>>(), [ORPHANS, both]);
+    assert_eq!(
+        plan.steps.iter().map(|step| step.row_count).collect::<Vec<_>>(),
+        [ORPHANS, both]
+    );
     let run = world.clean("both").await;
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     let steps = run.report.expect("a report").steps;
-    assert_eq!(steps.iter().map(|step| step.rows_affected).collect::<Vec<_>>(), [ORPHANS, both]);
+    assert_eq!(
+        steps.iter().map(|step| step.rows_affected).collect::<Vec<_>>(),
+        [ORPHANS, both]
+    );
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN - ORPHANS - both);
 }
 
 async fn a_dry_run_is_the_default(database: Database) {
     let world = World::new(database).await;
     let before = world.hash("child").await;
-    let mut events = world.client.cleanup().run(RunRequest::new(["orphans"])).await.expect("a stream");
+    let mut events = world
+        .client
+        .cleanup()
+        .run(RunRequest::new(["orphans"]))
+        .await
+        .expect("a stream");
     let mut token = None;
     while let Some(event) = events.next().await {
         if let Some(proto::run_event::Event::PlanReady(ready)) = event.expect("an event").event {
@@ -113,24 +190,56 @@ async fn a_dry_run_is_the_default(database: Database) {
         }
     }
     let run = events.finish().await.expect("the run");
-    assert_eq!((run.state(), run.options.and_then(|options| options.dry_run)), (proto::RunState::Succeeded, Some(true)));
+    assert_eq!(
+        (run.state(), run.options.and_then(|options| options.dry_run)),
+        (proto::RunState::Succeeded, Some(true))
+    );
     assert_eq!(world.hash("child").await, before, "nothing was deleted");
     // What was reviewed can be run.
-    let request = RunRequest::new(Vec::<String>::new()).plan_token(token.expect("a token")).execute().full_speed();
-    let run = world.client.cleanup().run(request).await.expect("a run").finish().await.expect("an end");
+    let request = RunRequest::new(Vec::<String>::new())
+        .plan_token(token.expect("a token"))
+        .execute()
+        .full_speed();
+    let run = world
+        .client
+        .cleanup()
+        .run(request)
+        .await
+        .expect("a run")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.report.expect("a report").rows_affected, ORPHANS);
 }
 
 async fn severities_ask_for_what_they_need(database: Database) {
     let world = World::new(database).await;
     for operation in ["orphans", "both"] {
-        let error = world.client.cleanup().run(RunRequest::new([operation]).execute()).await.expect_err("a token is needed");
+        let error = world
+            .client
+            .cleanup()
+            .run(RunRequest::new([operation]).execute())
+            .await
+            .expect_err("a token is needed");
         assert!(matches!(error, Error::PlanRequired { .. }), "{error:?}");
     }
     let plan = world.plan("dangerous").await;
-    let error = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await.expect_err("an approval is needed");
+    let error = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute())
+        .await
+        .expect_err("an approval is needed");
     assert!(matches!(error, Error::ApprovalUnavailable { .. }), "{error:?}");
-    let run = world.client.cleanup().run(RunRequest::new(["stale"]).execute()).await.expect("LOW runs at once").finish().await.expect("an end");
+    let run = world
+        .client
+        .cleanup()
+        .run(RunRequest::new(["stale"]).execute())
+        .await
+        .expect("LOW runs at once")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.state(), proto::RunState::Succeeded);
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN);
 }
@@ -142,8 +251,18 @@ async fn bad_input_is_named_and_changes_nothing(database: Database) {
     for (request, field) in [
         (RunRequest::new(["stale"]).execute().batch_size(0), "options.batch_size"),
         (RunRequest::new(["stale"]).execute().batch_size(10_001), "options.batch_size"),
-        (RunRequest::new(["stale"]).execute().max_execution_time(std::time::Duration::from_secs(59)), "options.max_execution_time"),
-        (RunRequest::new(["stale"]).execute().max_execution_time(std::time::Duration::from_secs(7_201)), "options.max_execution_time"),
+        (
+            RunRequest::new(["stale"])
+                .execute()
+                .max_execution_time(std::time::Duration::from_secs(59)),
+            "options.max_execution_time",
+        ),
+        (
+            RunRequest::new(["stale"])
+                .execute()
+                .max_execution_time(std::time::Duration::from_secs(7_201)),
+            "options.max_execution_time",
+        ),
         (RunRequest::new(Vec::<String>::new()).execute(), "operations"),
         (RunRequest::new(["stale", "stale"]).execute(), "operations[1]"),
         (RunRequest::new(["stale"]).execute().request_id("x".repeat(65)), "request_id"),
@@ -151,25 +270,48 @@ async fn bad_input_is_named_and_changes_nothing(database: Database) {
         match run(request).await {
             Error::InvalidField { violations, .. } => {
                 assert_eq!(violations[0].field, field);
-                assert!(violations[0].description.contains("expected"), "{}", violations[0].description);
+                assert!(
+                    violations[0].description.contains("expected"),
+                    "{}",
+                    violations[0].description
+                );
             }
             other => panic!("{field}: {other:?}"),
         }
     }
     let unknown = run(RunRequest::new(["nonsense"]).execute()).await;
-    assert!(matches!(&unknown, Error::UnknownOperation { known, .. } if known.iter().any(|name| name == "orphans")), "{unknown:?}");
+    assert!(
+        matches!(&unknown, Error::UnknownOperation { known, .. } if known.iter().any(|name| name == "orphans")),
+        "{unknown:?}"
+    );
     let unknown = run(RunRequest::new(["stale"]).target("elsewhere").execute()).await;
     assert!(matches!(unknown, Error::UnknownTarget { .. }), "{unknown:?}");
     for id in ["", "no-uuid", "0190a000-0000-7000-8000-000000000000"] {
         let error = world.client.runs().get(id).await.expect_err("no such run");
-        assert!(matches!(error, Error::UnknownRun { .. } | Error::InvalidField { .. }), "{error:?}");
+        assert!(
+            matches!(error, Error::UnknownRun { .. } | Error::InvalidField { .. }),
+            "{error:?}"
+        );
         let error = world.client.backups().get(id, 0).await.expect_err("no such backup");
-        assert!(matches!(error, Error::UnknownBackup { .. } | Error::InvalidField { .. }), "{error:?}");
+        assert!(
+            matches!(error, Error::UnknownBackup { .. } | Error::InvalidField { .. }),
+            "{error:?}"
+        );
     }
     let run = world.clean("stale").await;
-    let ahead = world.client.runs().watch_after(run.id.as_str(), 10_000).await.expect_err("no such event");
+    let ahead = world
+        .client
+        .runs()
+        .watch_after(run.id.as_str(), 10_000)
+        .await
+        .expect_err("no such event");
     assert!(matches!(ahead, Error::SequenceAhead { .. }), "{ahead:?}");
-    let ended = world.client.runs().cancel(run.id.as_str(), "too late").await.expect_err("it has ended");
+    let ended = world
+        .client
+        .runs()
+        .cancel(run.id.as_str(), "too late")
+        .await
+        .expect_err("it has ended");
     assert!(matches!(ended, Error::RunState { .. }), "{ended:?}");
     assert_eq!(world.hash("child").await, before.0);
 }
@@ -199,7 +341,12 @@ async fn a_drifted_count_is_refused(database: Database) {
     // Ten times what was reviewed: somebody broke the parents.
     world.db.execute("DELETE FROM parent WHERE id > 100").await.expect("deleted");
     let before = world.hash("child").await;
-    let error = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await.expect_err("refused");
+    let error = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute())
+        .await
+        .expect_err("refused");
     assert!(matches!(error, Error::CountDrifted { .. }), "{error:?}");
     assert_eq!(world.hash("child").await, before);
 }
@@ -207,21 +354,51 @@ async fn a_drifted_count_is_refused(database: Database) {
 async fn a_changed_schema_is_refused(database: Database) {
     let world = World::new(database).await;
     let plan = world.plan("orphans").await;
-    world.db.execute("ALTER TABLE child ADD COLUMN extra text").await.expect("altered");
-    let error = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await.expect_err("refused");
+    world
+        .db
+        .execute("ALTER TABLE child ADD COLUMN extra text")
+        .await
+        .expect("altered");
+    let error = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute())
+        .await
+        .expect_err("refused");
     assert!(matches!(error, Error::SchemaChanged { .. }), "{error:?}");
     // A column that the rule names vanished: file and line of the rule.
-    world.db.execute("ALTER TABLE child RENAME COLUMN parent_id TO father_id").await.expect("altered");
-    let error = world.client.cleanup().plan(PlanRequest::new(["orphans"])).await.expect_err("refused");
-    assert!(matches!(&error, Error::CatalogMismatch { origin, .. } if origin.contains("catalog.toml:9")), "{error:?}");
-    assert!(error.to_string().contains("father_id"), "the message names the columns there are: {error}");
+    world
+        .db
+        .execute("ALTER TABLE child RENAME COLUMN parent_id TO father_id")
+        .await
+        .expect("altered");
+    let error = world
+        .client
+        .cleanup()
+        .plan(PlanRequest::new(["orphans"]))
+        .await
+        .expect_err("refused");
+    assert!(
+        matches!(&error, Error::CatalogMismatch { origin, .. } if origin.contains("catalog.toml:9")),
+        "{error:?}"
+    );
+    assert!(
+        error.to_string().contains("father_id"),
+        "the message names the columns there are: {error}"
+    );
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN);
 }
 
 async fn blocked_by(world: &World, operation: &str) -> String {
     let plan = world.plan(operation).await;
     assert!(plan.blocked);
-    match world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await.expect_err("refused") {
+    match world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute())
+        .await
+        .expect_err("refused")
+    {
         Error::PlanBlocked { finding, .. } => finding,
         other => panic!("{other:?}"),
     }
@@ -236,15 +413,31 @@ async fn an_empty_parent_is_refused(database: Database) {
 
 async fn a_cascade_is_refused_by_name(database: Database) {
     let world = World::new(database).await;
-    world.db.execute("CREATE TABLE grandchild (id integer PRIMARY KEY, child_id integer REFERENCES child (id) ON DELETE CASCADE)").await.expect("a table");
-    world.db.execute("CREATE INDEX ON grandchild (child_id)".replace("INDEX ON", "INDEX grandchild_child ON").as_str()).await.expect("an index");
+    world
+        .db
+        .execute("CREATE TABLE grandchild (id integer PRIMARY KEY, child_id integer REFERENCES child (id) ON DELETE CASCADE)")
+        .await
+        .expect("a table");
+    world
+        .db
+        .execute(
+            "CREATE INDEX ON grandchild (child_id)"
+                .replace("INDEX ON", "INDEX grandchild_child ON")
+                .as_str(),
+        )
+        .await
+        .expect("an index");
     assert_eq!(blocked_by(&world, "orphans").await, "CASCADE_UNCAPTURED");
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN);
 }
 
 async fn too_large_a_share_is_refused(database: Database) {
     let world = World::new(database).await;
-    world.db.execute("UPDATE child SET parent_id = 5000000 + id WHERE id > 1000").await.expect("updated");
+    world
+        .db
+        .execute("UPDATE child SET parent_id = 5000000 + id WHERE id > 1000")
+        .await
+        .expect("updated");
     assert_eq!(blocked_by(&world, "orphans").await, "OVER_MAX_FRACTION");
 }
 
@@ -252,18 +445,52 @@ async fn a_request_id_makes_calls_idempotent(database: Database) {
     let world = World::new(database).await;
     let plan = world.plan("orphans").await;
     let request = || RunRequest::of_plan(&plan).execute().full_speed().request_id("nightly-42");
-    let first = world.client.cleanup().run(request()).await.expect("a run").finish().await.expect("an end");
-    let second = world.client.cleanup().run(request()).await.expect("the same run").finish().await.expect("an end");
+    let first = world
+        .client
+        .cleanup()
+        .run(request())
+        .await
+        .expect("a run")
+        .finish()
+        .await
+        .expect("an end");
+    let second = world
+        .client
+        .cleanup()
+        .run(request())
+        .await
+        .expect("the same run")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(first.id, second.id);
-    assert_eq!(world.client.runs().list_all(RunQuery::default()).await.expect("runs").len(), 1);
-    let other = world.client.cleanup().run(RunRequest::new(["stale"]).execute().request_id("nightly-42")).await.expect_err("reused");
-    assert!(matches!(&other, Error::RequestIdReused { run, .. } if *run == first.id), "{other:?}");
-    assert_eq!(world.db.count_where("session", "expires_at <= 200").await.expect("a count"), 200);
+    assert_eq!(
+        world.client.runs().list_all(RunQuery::default()).await.expect("runs").len(),
+        1
+    );
+    let other = world
+        .client
+        .cleanup()
+        .run(RunRequest::new(["stale"]).execute().request_id("nightly-42"))
+        .await
+        .expect_err("reused");
+    assert!(
+        matches!(&other, Error::RequestIdReused { run, .. } if *run == first.id),
+        "{other:?}"
+    );
+    assert_eq!(
+        world.db.count_where("session", "expires_at <= 200").await.expect("a count"),
+        200
+    );
 }
 
 /// Starts a run that cannot end by itself for a while: one row a batch, with rests.
 async fn slow_run(client: &Client, plan: &proto::Plan) -> (String, dbkeep_client::RunStream) {
-    let mut stream = client.cleanup().run(RunRequest::of_plan(plan).execute().batch_size(1)).await.expect("a run");
+    let mut stream = client
+        .cleanup()
+        .run(RunRequest::of_plan(plan).execute().batch_size(1))
+        .await
+        .expect("a run");
     loop {
         let event = stream.next().await.expect("an event").expect("an event");
         if matches!(event.event, Some(proto::run_event::Event::Progress(_))) {
@@ -276,10 +503,26 @@ async fn one_run_at_a_time_holds_a_table(database: Database) {
     let world = World::new(database).await;
     let plan = world.plan("orphans").await;
     let (run, stream) = slow_run(&world.client, &plan).await;
-    let error = world.client.cleanup().run(RunRequest::of_plan(&world.plan("both").await).execute()).await.expect_err("the table is held");
-    assert!(matches!(&error, Error::RunAlreadyActive { run: holder, .. } if *holder == run), "{error:?}");
+    let error = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&world.plan("both").await).execute())
+        .await
+        .expect_err("the table is held");
+    assert!(
+        matches!(&error, Error::RunAlreadyActive { run: holder, .. } if *holder == run),
+        "{error:?}"
+    );
     // Another table is free.
-    let other = world.client.cleanup().run(RunRequest::new(["stale"]).execute().full_speed()).await.expect("a run").finish().await.expect("an end");
+    let other = world
+        .client
+        .cleanup()
+        .run(RunRequest::new(["stale"]).execute().full_speed())
+        .await
+        .expect("a run")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(other.state(), proto::RunState::Succeeded);
     world.client.runs().cancel(run.as_str(), "enough").await.expect("cancelled");
     assert_eq!(stream.finish().await.expect("an end").state(), proto::RunState::Cancelled);
@@ -292,14 +535,35 @@ async fn a_cancelled_run_keeps_what_it_committed(database: Database) {
     let before = world.hash("child").await;
     let plan = world.plan("orphans").await;
     let (run, stream) = slow_run(&world.client, &plan).await;
-    world.client.runs().cancel(run.as_str(), "changed my mind").await.expect("cancelled");
+    world
+        .client
+        .runs()
+        .cancel(run.as_str(), "changed my mind")
+        .await
+        .expect("cancelled");
     let ended = stream.finish().await.expect("an end");
-    assert_eq!((ended.state(), ended.state_reason.as_str()), (proto::RunState::Cancelled, "changed my mind"));
+    assert_eq!(
+        (ended.state(), ended.state_reason.as_str()),
+        (proto::RunState::Cancelled, "changed my mind")
+    );
     let deleted = ended.report.expect("a report").rows_affected;
     assert!(deleted > 0 && deleted < ORPHANS, "{deleted} rows");
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN - deleted);
-    world.client.runs().cancel(run.as_str(), "again").await.expect("cancelling twice is no error");
-    let undo = world.client.runs().undo(UndoRequest::new(run.as_str()).full_speed()).await.expect("a stream").finish().await.expect("an end");
+    world
+        .client
+        .runs()
+        .cancel(run.as_str(), "again")
+        .await
+        .expect("cancelling twice is no error");
+    let undo = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.as_str()).full_speed())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(undo.report.expect("a report").rows_affected, deleted);
     assert_eq!(world.hash("child").await, before);
 }
@@ -307,8 +571,19 @@ async fn a_cancelled_run_keeps_what_it_committed(database: Database) {
 async fn a_stream_resumes_without_gap_or_repeat(database: Database) {
     let world = World::new(database).await;
     let run = world.clean("orphans").await;
-    let all: Vec<_> = world.client.runs().watch(run.id.as_str()).await.expect("a stream").map(|event| event.expect("an event")).collect().await;
-    assert!(all.iter().all(|event| event.coalesced == 0 || matches!(event.event, Some(proto::run_event::Event::Progress(_)))));
+    let all: Vec<_> = world
+        .client
+        .runs()
+        .watch(run.id.as_str())
+        .await
+        .expect("a stream")
+        .map(|event| event.expect("an event"))
+        .collect()
+        .await;
+    assert!(
+        all.iter()
+            .all(|event| event.coalesced == 0 || matches!(event.event, Some(proto::run_event::Event::Progress(_))))
+    );
     let mut expected = 1;
     for event in &all {
         assert_eq!(event.sequence, expected + event.coalesced);
@@ -316,8 +591,19 @@ async fn a_stream_resumes_without_gap_or_repeat(database: Database) {
     }
     assert_eq!(all.last().map(|event| event.sequence), Some(run.last_sequence));
     for event in &all {
-        let rest: Vec<_> = world.client.runs().watch_after(run.id.as_str(), event.sequence).await.expect("a stream").map(|event| event.expect("an event")).collect().await;
-        assert_eq!(rest.first().map(|next| next.sequence - next.coalesced), (event.sequence < run.last_sequence).then_some(event.sequence + 1));
+        let rest: Vec<_> = world
+            .client
+            .runs()
+            .watch_after(run.id.as_str(), event.sequence)
+            .await
+            .expect("a stream")
+            .map(|event| event.expect("an event"))
+            .collect()
+            .await;
+        assert_eq!(
+            rest.first().map(|next| next.sequence - next.coalesced),
+            (event.sequence < run.last_sequence).then_some(event.sequence + 1)
+        );
     }
 }
 
@@ -355,13 +641,40 @@ async fn a_shutdown_hands_the_run_back_and_a_restart_goes_on(database: Database)
 async fn conflicts_are_reported_and_left(database: Database) {
     let world = World::new(database).await;
     let run = world.clean("orphans").await;
-    world.db.execute("INSERT INTO child (id, parent_id, note) VALUES (5, 1, 'somebody else'), (10, 1, 'somebody else')").await.expect("inserted");
-    let undo = world.client.runs().undo(UndoRequest::new(run.id.as_str()).full_speed()).await.expect("a stream").finish().await.expect("an end");
+    world
+        .db
+        .execute("INSERT INTO child (id, parent_id, note) VALUES (5, 1, 'somebody else'), (10, 1, 'somebody else')")
+        .await
+        .expect("inserted");
+    let undo = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.id.as_str()).full_speed())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(undo.state(), proto::RunState::PartiallySucceeded, "{}", undo.state_reason);
     let report = undo.report.expect("a report");
     assert_eq!((report.rows_affected, report.rows_conflicting), (ORPHANS - 2, 2));
-    assert!(report.warnings.iter().any(|warning| warning.code == "UNDO_CONFLICT" && warning.message.contains("id=5")), "{:?}", report.warnings);
-    assert_eq!(world.db.count_where("child", "note = 'somebody else'").await.expect("a count"), 2, "never overwritten");
+    assert!(
+        report
+            .warnings
+            .iter()
+            .any(|warning| warning.code == "UNDO_CONFLICT" && warning.message.contains("id=5")),
+        "{:?}",
+        report.warnings
+    );
+    assert_eq!(
+        world
+            .db
+            .count_where("child", "note = 'somebody else'")
+            .await
+            .expect("a count"),
+        2,
+        "never overwritten"
+    );
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN);
 }
 
@@ -369,21 +682,44 @@ async fn a_damaged_backup_is_found(database: Database) {
     let world = World::new(database).await;
     let run = world.clean("orphans").await;
     let folder = world.folder.path().join("data/backups").join(&run.id);
-    let mut files: Vec<_> = std::fs::read_dir(&folder).expect("the folder").map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     files.sort();
     let mut bytes = std::fs::read(&files[1]).expect("a chunk");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&files[1], bytes).expect("written");
     std::fs::remove_file(&files[2]).expect("removed");
-    let verified = world.client.backups().verify(run.id.as_str()).await.expect("a stream").finish().await.expect("an end");
+    let verified = world
+        .client
+        .backups()
+        .verify(run.id.as_str())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(verified.state(), proto::RunState::Failed, "{}", verified.state_reason);
     let warnings = verified.report.expect("a report").warnings;
-    assert_eq!(warnings.iter().filter(|warning| warning.code == "BACKUP_DAMAGED").count(), 2, "{warnings:?}");
+    assert_eq!(
+        warnings.iter().filter(|warning| warning.code == "BACKUP_DAMAGED").count(),
+        2,
+        "{warnings:?}"
+    );
     let backup = world.client.backups().get(run.id.as_str(), 0).await.expect("a backup");
     assert_eq!(backup.backup.verification(), proto::VerificationState::Damaged);
     // What is whole still comes back; what is not is named.
-    let undo = world.client.runs().undo(UndoRequest::new(run.id.as_str()).full_speed()).await.expect("a stream").finish().await.expect("an end");
+    let undo = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.id.as_str()).full_speed())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(undo.state(), proto::RunState::PartiallySucceeded);
     assert_eq!(undo.report.expect("a report").rows_affected, ORPHANS - 200);
 }
@@ -392,21 +728,52 @@ async fn runs_are_listed_page_by_page(database: Database) {
     let world = World::new(database).await;
     let mut made = Vec::new();
     for _ in 0..5 {
-        made.push(world.client.cleanup().run(RunRequest::new(["stale"])).await.expect("a dry run").finish().await.expect("an end").id);
+        made.push(
+            world
+                .client
+                .cleanup()
+                .run(RunRequest::new(["stale"]))
+                .await
+                .expect("a dry run")
+                .finish()
+                .await
+                .expect("an end")
+                .id,
+        );
     }
     made.reverse();
-    let listed = world.client.runs().list_all(RunQuery::default().page_size(2)).await.expect("runs");
-    assert_eq!(listed.iter().map(|run| run.id.clone()).collect::<Vec<_>>(), made, "newest first, each once");
-    let none = world.client.runs().list_all(RunQuery::default().operation("orphans")).await.expect("runs");
+    let listed = world
+        .client
+        .runs()
+        .list_all(RunQuery::default().page_size(2))
+        .await
+        .expect("runs");
+    assert_eq!(
+        listed.iter().map(|run| run.id.clone()).collect::<Vec<_>>(),
+        made,
+        "newest first, each once"
+    );
+    let none = world
+        .client
+        .runs()
+        .list_all(RunQuery::default().operation("orphans"))
+        .await
+        .expect("runs");
     assert!(none.is_empty());
     let page = |token: &str, target: &str| proto::ListRunsRequest {
-        filter: Some(proto::RunFilter { target: target.to_owned(), ..Default::default() }),
+        filter: Some(proto::RunFilter {
+            target: target.to_owned(),
+            ..Default::default()
+        }),
         page_size: 2,
         page_token: token.to_owned(),
     };
     let first = world.client.runs().list_page(page("", "")).await.expect("a page");
     for (token, target) in [("nonsense", ""), (first.next_page_token.as_str(), "app")] {
         let error = world.client.runs().list_page(page(token, target)).await.expect_err("refused");
-        assert!(matches!(&error, Error::InvalidField { violations, .. } if violations[0].field == "page_token"), "{error:?}");
+        assert!(
+            matches!(&error, Error::InvalidField { violations, .. } if violations[0].field == "page_token"),
+            "{error:?}"
+        );
     }
 }

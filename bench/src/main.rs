@@ -66,7 +66,10 @@ async fn main() -> Result<()> {
     if let Some(Command::Serve { data, target }) = command {
         return server::serve(&data, &target).await;
     }
-    println!("bench-db --rows {} --rounds {} --batch {} --seed {}", options.rows, options.rounds, options.batch, options.seed);
+    println!(
+        "bench-db --rows {} --rounds {} --batch {} --seed {}",
+        options.rows, options.rounds, options.batch, options.seed
+    );
     if options.only != Some(Database::Sqlite) {
         postgres::run(&options).await?;
     }

@@ -31,7 +31,8 @@ impl Bench {
         let name = format!("copy_{}", self.copies);
         if self.copies > 1 {
             let old = Db::open(&self.cluster.url("postgres")).await?;
-            old.execute(&format!("DROP DATABASE copy_{} WITH (FORCE)", self.copies - 1)).await?;
+            old.execute(&format!("DROP DATABASE copy_{} WITH (FORCE)", self.copies - 1))
+                .await?;
             old.close().await;
         }
         self.cluster.create_database_from_template(&name, "prepared").await?;
@@ -56,7 +57,11 @@ async fn naive(db: &Db) -> Result<(f64, u64)> {
     let began = Instant::now();
     let mut deleted = 0;
     loop {
-        let rows = db.execute(&format!("DELETE FROM user_progress WHERE id IN (SELECT c.id FROM user_progress c WHERE {ORPHAN} LIMIT 1000)")).await?;
+        let rows = db
+            .execute(&format!(
+                "DELETE FROM user_progress WHERE id IN (SELECT c.id FROM user_progress c WHERE {ORPHAN} LIMIT 1000)"
+            ))
+            .await?;
         deleted += rows;
         if rows == 0 || began.elapsed() > NAIVE_LIMIT {
             return Ok((began.elapsed().as_secs_f64(), deleted));
@@ -65,18 +70,39 @@ async fn naive(db: &Db) -> Result<(f64, u64)> {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    println!("\nPostgreSQL, {} rows, 20 % orphans, fsync on, median of {} rounds", options.rows, options.rounds);
-    let settings = [("shared_buffers", "1GB"), ("max_wal_size", "16GB"), ("checkpoint_timeout", "1h"), ("autovacuum", "off")];
+    println!(
+        "\nPostgreSQL, {} rows, 20 % orphans, fsync on, median of {} rounds",
+        options.rows, options.rounds
+    );
+    let settings = [
+        ("shared_buffers", "1GB"),
+        ("max_wal_size", "16GB"),
+        ("checkpoint_timeout", "1h"),
+        ("autovacuum", "off"),
+    ];
     let cluster = PrivatePostgres::start_with(Durability::Durable, &settings).await?;
     cluster.create_database("prepared").await?;
     let truth = dbkeep_demo::single_table(&cluster.url("prepared"), options.rows, 0.2, options.seed).await?;
-    println!("seed {}, {} orphans of {} rows", truth.seed, truth.orphans, truth.user_progress);
+    println!(
+        "seed {}, {} orphans of {} rows",
+        truth.seed, truth.orphans, truth.user_progress
+    );
     let db = Db::open(&cluster.url("prepared")).await?;
     db.execute("DROP TABLE api_logs").await?;
     db.execute("VACUUM ANALYZE").await?;
     db.close().await;
 
-    let [mut raw, mut plain, mut captured, mut dump, mut copy_table, mut count, mut plan, mut undo, mut copy_back] = std::array::from_fn(|_| Series::default());
+    let [
+        mut raw,
+        mut plain,
+        mut captured,
+        mut dump,
+        mut copy_table,
+        mut count,
+        mut plan,
+        mut undo,
+        mut copy_back,
+    ] = std::array::from_fn(|_| Series::default());
     let [mut rss, mut throttled] = std::array::from_fn(|_| Series::default());
     let mut bench = Bench { cluster, copies: 0 };
     let folder = tempfile::tempdir()?;
@@ -91,7 +117,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         let server = Server::start(&folder.path().join(format!("plain{round}")), &url).await?;
         plan.push(server.plan("delete_only").await?);
         let measured = server.cleanup("delete_only", true, options.batch).await?;
-        ensure!(measured.run.report.unwrap_or_default().rows_affected == truth.orphans, "the engine deleted other rows than the orphans");
+        ensure!(
+            measured.run.report.unwrap_or_default().rows_affected == truth.orphans,
+            "the engine deleted other rows than the orphans"
+        );
         plain.push(measured.seconds);
         drop(server);
 
@@ -99,7 +128,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         db.close().await;
         let server = Server::start(&folder.path().join(format!("captured{round}")), &url).await?;
         let measured = server.cleanup("with_capture", true, options.batch).await?;
-        ensure!(measured.run.report.unwrap_or_default().rows_captured == truth.orphans, "the engine captured other rows than the orphans");
+        ensure!(
+            measured.run.report.unwrap_or_default().rows_captured == truth.orphans,
+            "the engine captured other rows than the orphans"
+        );
         captured.push(measured.seconds);
         rss.push(server.peak_rss_mb()?);
         undo.push(server.undo(&measured.run.id).await?);
@@ -109,7 +141,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         dump.push(dump_and_delete(&mut bench, folder.path()).await?);
 
         let (_, db) = bench.copy().await?;
-        let sql = format!("BEGIN; CREATE TABLE removed AS SELECT * FROM user_progress c WHERE {ORPHAN}; DELETE FROM user_progress c WHERE {ORPHAN}; COMMIT");
+        let sql = format!(
+            "BEGIN; CREATE TABLE removed AS SELECT * FROM user_progress c WHERE {ORPHAN}; DELETE FROM user_progress c WHERE {ORPHAN}; COMMIT"
+        );
         copy_table.push(timed(db.execute(&sql)).await?);
         db.close().await;
 
@@ -134,11 +168,18 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     line("plan", &plan, "s");
     line("undo, full speed", &undo, "s");
     line("COPY of the same rows into the same table", &copy_back, "s");
-    println!("{:<58} {naive_seconds:>9.2} s   for {naive_rows} of {} rows", "naive batches (find 1000, delete them, again)", truth.orphans);
+    println!(
+        "{:<58} {naive_seconds:>9.2} s   for {naive_rows} of {} rows",
+        "naive batches (find 1000, delete them, again)", truth.orphans
+    );
     line("server, peak resident memory", &rss, "MB");
     ratio("engine without capture / raw DELETE", &plain.ratios(&raw), 1.3);
     ratio("engine with capture / (pg_dump -Fc + raw)", &captured.ratios(&dump), 0.20);
-    ratio("engine with capture / (CREATE TABLE AS + DELETE)", &captured.ratios(&copy_table), 1.0);
+    ratio(
+        "engine with capture / (CREATE TABLE AS + DELETE)",
+        &captured.ratios(&copy_table),
+        1.0,
+    );
     ratio("plan / SELECT count(*)", &plan.ratios(&count), 1.2);
     ratio("undo / COPY", &undo.ratios(&copy_back), 2.0);
     ratio("server, peak resident memory, MB", &rss, 64.0);
@@ -149,7 +190,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 async fn raw_copy(bench: &mut Bench) -> Result<f64> {
     let (_, db) = bench.copy().await?;
     let file = bench.cluster.folder().join("removed.copy").display().to_string();
-    db.execute(&format!("COPY (SELECT * FROM user_progress c WHERE {ORPHAN}) TO '{file}'; DELETE FROM user_progress c WHERE {ORPHAN}")).await?;
+    db.execute(&format!(
+        "COPY (SELECT * FROM user_progress c WHERE {ORPHAN}) TO '{file}'; DELETE FROM user_progress c WHERE {ORPHAN}"
+    ))
+    .await?;
     db.execute("CHECKPOINT").await?;
     let seconds = timed(db.execute(&format!("COPY user_progress FROM '{file}'"))).await?;
     db.close().await;
@@ -162,7 +206,8 @@ async fn dump_and_delete(bench: &mut Bench, folder: &Path) -> Result<f64> {
     let began = Instant::now();
     let out = std::fs::File::create(folder.join("table.dump"))?;
     let mut dump = bench.cluster.command("pg_dump");
-    dump.args(["-Fc", "-t", "user_progress", &format!("copy_{}", bench.copies)]).stdout(Stdio::from(out));
+    dump.args(["-Fc", "-t", "user_progress", &format!("copy_{}", bench.copies)])
+        .stdout(Stdio::from(out));
     let status = tokio::task::spawn_blocking(move || dump.status()).await??;
     ensure!(status.success(), "pg_dump failed");
     db.execute(&format!("DELETE FROM user_progress c WHERE {ORPHAN}")).await?;

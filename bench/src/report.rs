@@ -20,7 +20,9 @@ impl Series {
     }
 
     fn range(&self) -> (f64, f64) {
-        self.0.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(*value), high.max(*value)))
+        self.0.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(*value), high.max(*value))
+        })
     }
 
     /// Round by round, so that a machine whose speed drifts spoils no ratio.
@@ -32,20 +34,32 @@ impl Series {
 /// Prints one contender's times.
 pub(crate) fn line(name: &str, series: &Series, unit: &str) {
     let (low, high) = series.range();
-    println!("{name:<58} {:>9.2} {unit:<3} ({low:.2} to {high:.2}, {} runs)", series.median(), series.0.len());
+    println!(
+        "{name:<58} {:>9.2} {unit:<3} ({low:.2} to {high:.2}, {} runs)",
+        series.median(),
+        series.0.len()
+    );
 }
 
 /// Prints a ratio beside its target.
 pub(crate) fn ratio(name: &str, series: &Series, target: f64) {
     let (low, high) = series.range();
     let verdict = if series.median() <= target { "met" } else { "MISSED" };
-    println!("{name:<58} {:>9.2}     ({low:.2} to {high:.2}), target <= {target}: {verdict}", series.median());
+    println!(
+        "{name:<58} {:>9.2}     ({low:.2} to {high:.2}), target <= {target}: {verdict}",
+        series.median()
+    );
 }
 
 /// The value below which this share of the samples lies.
 pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index into the samples")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index into the samples"
+    )]
     let index = ((samples.len() as f64 * share) as usize).min(samples.len().saturating_sub(1));
     samples.get(index).copied().unwrap_or(f64::NAN)
 }

@@ -85,20 +85,32 @@ impl Server {
             .spawn()?;
         let mut address = String::new();
         BufReader::new(child.stdout.take().context("no output")?).read_line(&mut address)?;
-        let client = Client::builder().address(address.trim()).plan_timeout(Duration::from_secs(600)).connect().await?;
+        let client = Client::builder()
+            .address(address.trim())
+            .plan_timeout(Duration::from_secs(600))
+            .connect()
+            .await?;
         Ok(Self { child, client })
     }
 
     /// One cleanup from the call to its last event, planning included.
     pub(crate) async fn cleanup(&self, operation: &str, full_speed: bool, batch: u32) -> Result<Measured> {
-        let mut request = RunRequest::new([operation]).execute().batch_size(batch).max_execution_time(Duration::from_secs(7_200));
+        let mut request = RunRequest::new([operation])
+            .execute()
+            .batch_size(batch)
+            .max_execution_time(Duration::from_secs(7_200));
         if full_speed {
             request = request.full_speed();
         }
         let began = Instant::now();
         let run = self.client.cleanup().run(request).await?.finish().await?;
         let seconds = began.elapsed().as_secs_f64();
-        ensure!(run.state() == proto::RunState::Succeeded, "the run ended {:?}: {}", run.state(), run.state_reason);
+        ensure!(
+            run.state() == proto::RunState::Succeeded,
+            "the run ended {:?}: {}",
+            run.state(),
+            run.state_reason
+        );
         Ok(Measured { seconds, run })
     }
 
@@ -110,8 +122,19 @@ impl Server {
 
     pub(crate) async fn undo(&self, run: &str) -> Result<f64> {
         let began = Instant::now();
-        let undo = self.client.runs().undo(UndoRequest::new(run).full_speed()).await?.finish().await?;
-        ensure!(undo.state() == proto::RunState::Succeeded, "the undo ended {:?}: {}", undo.state(), undo.state_reason);
+        let undo = self
+            .client
+            .runs()
+            .undo(UndoRequest::new(run).full_speed())
+            .await?
+            .finish()
+            .await?;
+        ensure!(
+            undo.state() == proto::RunState::Succeeded,
+            "the undo ended {:?}: {}",
+            undo.state(),
+            undo.state_reason
+        );
         Ok(began.elapsed().as_secs_f64())
     }
 

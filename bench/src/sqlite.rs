@@ -60,14 +60,18 @@ async fn raw(file: &Path, capture: bool) -> Result<f64> {
 /// A writer that commits one row at a time until told to stop; returns its latencies in milliseconds.
 async fn writer(file: PathBuf, stop: Arc<AtomicBool>) -> Result<Vec<f64>> {
     let mut connection = open(&file).await?;
-    sqlx::raw_sql("PRAGMA busy_timeout = 60000; CREATE TABLE IF NOT EXISTS foreground (id INTEGER PRIMARY KEY, at REAL)").execute(&mut connection).await?;
+    sqlx::raw_sql("PRAGMA busy_timeout = 60000; CREATE TABLE IF NOT EXISTS foreground (id INTEGER PRIMARY KEY, at REAL)")
+        .execute(&mut connection)
+        .await?;
     let mut latencies = Vec::new();
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
         let began = Instant::now();
-        sqlx::raw_sql("BEGIN IMMEDIATE; INSERT INTO foreground (at) VALUES (julianday()); COMMIT").execute(&mut connection).await?;
+        sqlx::raw_sql("BEGIN IMMEDIATE; INSERT INTO foreground (at) VALUES (julianday()); COMMIT")
+            .execute(&mut connection)
+            .await?;
         latencies.push(began.elapsed().as_secs_f64() * 1e3);
     }
     Ok(latencies)
@@ -84,16 +88,34 @@ async fn beside_writer(file: &Path, work: impl Future<Output = Result<()>>) -> R
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
-    println!("\nSQLite, {} rows, 20 % orphans, WAL, synchronous FULL, median of {} rounds", options.rows, options.rounds);
+    println!(
+        "\nSQLite, {} rows, 20 % orphans, WAL, synchronous FULL, median of {} rounds",
+        options.rows, options.rounds
+    );
     let folder = tempfile::tempdir()?;
     let prepared = folder.path().join("prepared.db");
     let truth = dbkeep_demo::single_table(&url(&prepared), options.rows, 0.2, options.seed).await?;
-    println!("seed {}, {} orphans of {} rows", truth.seed, truth.orphans, truth.user_progress);
+    println!(
+        "seed {}, {} orphans of {} rows",
+        truth.seed, truth.orphans, truth.user_progress
+    );
     let mut connection = open(&prepared).await?;
-    sqlx::raw_sql("DROP TABLE api_logs; VACUUM; PRAGMA journal_mode = WAL; PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await?;
+    sqlx::raw_sql("DROP TABLE api_logs; VACUUM; PRAGMA journal_mode = WAL; PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute(&mut connection)
+        .await?;
     connection.close().await?;
 
-    let [mut raw_delete, mut raw_capture, mut plain, mut captured, mut undo, mut rss, mut idle, mut felt, mut raw_felt] = std::array::from_fn(|_| Series::default());
+    let [
+        mut raw_delete,
+        mut raw_capture,
+        mut plain,
+        mut captured,
+        mut undo,
+        mut rss,
+        mut idle,
+        mut felt,
+        mut raw_felt,
+    ] = std::array::from_fn(|_| Series::default());
     for round in 0..options.rounds {
         raw_delete.push(raw(&copy(&prepared, folder.path()).await?, false).await?);
         raw_capture.push(raw(&copy(&prepared, folder.path()).await?, true).await?);
@@ -106,7 +128,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         let file = copy(&prepared, folder.path()).await?;
         let server = Server::start(&folder.path().join(format!("captured{round}")), &url(&file)).await?;
         let measured = server.cleanup("with_capture", true, options.batch).await?;
-        ensure!(measured.run.report.unwrap_or_default().rows_captured == truth.orphans, "the engine captured other rows than the orphans");
+        ensure!(
+            measured.run.report.unwrap_or_default().rows_captured == truth.orphans,
+            "the engine captured other rows than the orphans"
+        );
         captured.push(measured.seconds);
         rss.push(server.peak_rss_mb()?);
         undo.push(server.undo(&measured.run.id).await?);

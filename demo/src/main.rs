@@ -98,11 +98,29 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         None => {
-            let ShowArguments { target, rows, seed, drop, once, output } = cli.show;
+            let ShowArguments {
+                target,
+                rows,
+                seed,
+                drop,
+                once,
+                output,
+            } = cli.show;
             let json = matches!(output, Output::Json);
             // Only what goes wrong: the demonstration tells the rest itself, and its own long reads are no news.
-            tracing_subscriber::fmt().with_env_filter("warn,sqlx=error").with_writer(std::io::stderr).init();
-            show::show(show::Show { target, rows, seed, drop_existing: drop, once, json }).await?;
+            tracing_subscriber::fmt()
+                .with_env_filter("warn,sqlx=error")
+                .with_writer(std::io::stderr)
+                .init();
+            show::show(show::Show {
+                target,
+                rows,
+                seed,
+                drop_existing: drop,
+                once,
+                json,
+            })
+            .await?;
         }
         Some(Command::Generate(arguments)) => {
             let truth = generate(&GenerateOptions {

@@ -74,42 +74,70 @@ impl Voice {
 
     /// Follows a run with a live bar on a terminal, and a line for each step otherwise.
     async fn follow(&self, what: &str, mut events: RunStream) -> Result<proto::Run> {
-        let bar = if self.quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let bar = if self.quiet || !std::io::stderr().is_terminal() {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new(0)
+        };
         let style = "  {prefix} [{bar:32}] {human_pos}/{human_len} rows  {msg}";
         bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
         bar.set_prefix(what.to_owned());
         while let Some(event) = events.next().await {
             match event?.event {
                 Some(proto::run_event::Event::StepFinished(proto::StepFinished { step: Some(step) })) => bar.suspend(|| {
-                    self.say(format_args!("  {what}: {} {} rows of {} in {:.1} s, {} batches", step.rule, step.rows_affected, step.table, seconds(step.duration), step.batches));
+                    self.say(format_args!(
+                        "  {what}: {} {} rows of {} in {:.1} s, {} batches",
+                        step.rule,
+                        step.rows_affected,
+                        step.table,
+                        seconds(step.duration),
+                        step.batches
+                    ));
                 }),
                 Some(proto::run_event::Event::Progress(progress)) => {
                     bar.set_length(progress.rows_planned);
                     bar.set_position(progress.rows_affected);
-                    let eta = progress.eta.map_or(String::new(), |eta| format!(", {:.0} s left", seconds(Some(eta))));
+                    let eta = progress
+                        .eta
+                        .map_or(String::new(), |eta| format!(", {:.0} s left", seconds(Some(eta))));
                     bar.set_message(format!("{:.0}/s{eta}", progress.rows_per_second));
                 }
-                Some(proto::run_event::Event::Warning(warning)) => bar.suspend(|| self.say(format_args!("  {what}: {}: {}", warning.code, warning.message))),
+                Some(proto::run_event::Event::Warning(warning)) => {
+                    bar.suspend(|| self.say(format_args!("  {what}: {}: {}", warning.code, warning.message)))
+                }
                 _ => {}
             }
         }
         bar.finish_and_clear();
         let run = events.finish().await?;
-        ensure!(run.state() == proto::RunState::Succeeded, "{what} ended {:?}: {}", run.state(), run.state_reason);
+        ensure!(
+            run.state() == proto::RunState::Succeeded,
+            "{what} ended {:?}: {}",
+            run.state(),
+            run.state_reason
+        );
         Ok(run)
     }
 }
 
 fn seconds(duration: Option<prost_types::Duration>) -> f64 {
-    duration.and_then(|duration| Duration::try_from(duration).ok()).map_or(0.0, |duration| duration.as_secs_f64())
+    duration
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .map_or(0.0, |duration| duration.as_secs_f64())
 }
 
 pub(crate) async fn show(show: Show) -> Result<()> {
     let voice = Voice { quiet: show.json };
     let folder = tempfile::Builder::new().prefix("dbkeep-demo-").tempdir()?;
-    let url = show.target.clone().unwrap_or_else(|| format!("sqlite://{}", folder.path().join("platform.db").display()));
+    let url = show
+        .target
+        .clone()
+        .unwrap_or_else(|| format!("sqlite://{}", folder.path().join("platform.db").display()));
 
-    voice.say(format_args!("1. Building the learning platform's database: about {} rows, seed {} ...", show.rows, show.seed));
+    voice.say(format_args!(
+        "1. Building the learning platform's database: about {} rows, seed {} ...",
+        show.rows, show.seed
+    ));
     let truth = generate(&GenerateOptions {
         url: url.clone(),
         rows: show.rows,
@@ -128,12 +156,22 @@ pub(crate) async fn show(show: Show) -> Result<()> {
         _ => TcpListener::bind("127.0.0.1:0").await?,
     };
     let address = listener.local_addr()?.to_string();
-    let config = dbkeep_server::Config::embedded(folder.path().join("data")).with_target("platform", url.as_str(), catalog.display().to_string());
+    let config = dbkeep_server::Config::embedded(folder.path().join("data")).with_target(
+        "platform",
+        url.as_str(),
+        catalog.display().to_string(),
+    );
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(dbkeep_server::serve(listener, config, shutdown.clone()));
     let result = async {
-        let client = Client::builder().address(&address).plan_timeout(Duration::from_secs(600)).connect().await?;
-        voice.say(format_args!("2. A server listens on {address}; from here on everything goes over gRPC."));
+        let client = Client::builder()
+            .address(&address)
+            .plan_timeout(Duration::from_secs(600))
+            .connect()
+            .await?;
+        voice.say(format_args!(
+            "2. A server listens on {address}; from here on everything goes over gRPC."
+        ));
         let outcome = operate(&voice, &client, &url, &truth).await?;
         if show.json {
             println!("{}", serde_json::to_string_pretty(&outcome)?);
@@ -159,24 +197,41 @@ async fn operate(voice: &Voice, client: &Client, url: &str, truth: &GroundTruth)
     let mut runs = BTreeMap::new();
 
     voice.say(format_args!("3. {UNCAPTURED}: severity LOW, no backup: it runs at once."));
-    let uncaptured = client.cleanup().run(RunRequest::new([UNCAPTURED]).execute().batch_size(5_000)).await?;
+    let uncaptured = client
+        .cleanup()
+        .run(RunRequest::new([UNCAPTURED]).execute().batch_size(5_000))
+        .await?;
     let uncaptured = voice.follow(UNCAPTURED, uncaptured).await?;
     add_counts(&mut rules, truth, &uncaptured)?;
     runs.insert("uncaptured", uncaptured.id);
 
     let before = table_hashes(url).await?;
-    voice.say(format_args!("4. {}: a plan first, with exact counts; nothing is changed.", CAPTURED.join(", ")));
+    voice.say(format_args!(
+        "4. {}: a plan first, with exact counts; nothing is changed.",
+        CAPTURED.join(", ")
+    ));
     let plan = client.cleanup().plan(PlanRequest::new(CAPTURED)).await?;
     for step in &plan.steps {
-        voice.say(format_args!("  {:<28} {:>9} of {:>9} rows of {}", step.rule, step.row_count, step.table_row_count, step.table));
+        voice.say(format_args!(
+            "  {:<28} {:>9} of {:>9} rows of {}",
+            step.rule, step.row_count, step.table_row_count, step.table
+        ));
         for finding in &step.findings {
             voice.say(format_args!("    {:?} {}: {}", finding.level(), finding.code, finding.detail));
         }
     }
-    voice.say(format_args!("  {} rows in all, about {:.1} MB to capture. The plan's token: {}", plan.row_count, megabytes(plan.capture_bytes), plan.token));
+    voice.say(format_args!(
+        "  {} rows in all, about {:.1} MB to capture. The plan's token: {}",
+        plan.row_count,
+        megabytes(plan.capture_bytes),
+        plan.token
+    ));
 
     voice.say("5. The run: exactly this plan, batch by batch, each row in a backup before it goes.");
-    let run = client.cleanup().run(RunRequest::of_plan(&plan).execute().batch_size(5_000)).await?;
+    let run = client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute().batch_size(5_000))
+        .await?;
     let run = voice.follow("cleanup", run).await?;
     add_counts(&mut rules, truth, &run)?;
     let report = run.report.clone().unwrap_or_default();
@@ -207,9 +262,16 @@ async fn operate(voice: &Voice, client: &Client, url: &str, truth: &GroundTruth)
     let undo = client.runs().undo(UndoRequest::new(run.id.as_str())).await?;
     let undo = voice.follow("undo", undo).await?;
     let after = table_hashes(url).await?;
-    let changed: Vec<&String> = before.iter().filter(|(table, hash)| after.get(*table) != Some(*hash)).map(|(table, _)| table).collect();
+    let changed: Vec<&String> = before
+        .iter()
+        .filter(|(table, hash)| after.get(*table) != Some(*hash))
+        .map(|(table, _)| table)
+        .collect();
     if changed.is_empty() {
-        voice.say(format_args!("  SHA-256 over each of {} tables: the same as before the run", before.len()));
+        voice.say(format_args!(
+            "  SHA-256 over each of {} tables: the same as before the run",
+            before.len()
+        ));
     } else {
         bail!("after the undo these tables differ from before: {changed:?}");
     }
@@ -230,7 +292,9 @@ async fn operate(voice: &Voice, client: &Client, url: &str, truth: &GroundTruth)
 
 fn add_counts(rules: &mut Vec<RuleCounts>, truth: &GroundTruth, run: &proto::Run) -> Result<()> {
     for step in &run.report.as_ref().context("a run without a report")?.steps {
-        let known = truth.rule(&step.operation, &step.rule).with_context(|| format!("the generator knows no rule {}", step.rule))?;
+        let known = truth
+            .rule(&step.operation, &step.rule)
+            .with_context(|| format!("the generator knows no rule {}", step.rule))?;
         rules.push(RuleCounts {
             operation: step.operation.clone(),
             rule: step.rule.clone(),

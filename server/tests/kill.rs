@@ -65,19 +65,32 @@ impl World {
         .expect("tables");
         // Every fifth child is an orphan, every seventh names nobody.
         let series = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {CHILDREN})");
-        db.execute(&format!("INSERT INTO parent {series} SELECT i FROM n WHERE i <= {PARENTS}")).await.expect("parents");
+        db.execute(&format!("INSERT INTO parent {series} SELECT i FROM n WHERE i <= {PARENTS}"))
+            .await
+            .expect("parents");
         db.execute(&format!(
             "INSERT INTO child {series} SELECT i, CASE WHEN i % 7 = 0 THEN NULL WHEN i % 5 = 0 THEN 1000000 + i ELSE 1 + i % {PARENTS} END, 'note ' || i FROM n"
         ))
         .await
         .expect("children");
-        db.execute("INSERT INTO canary SELECT id, 999999 FROM parent").await.expect("canaries");
+        db.execute("INSERT INTO canary SELECT id, 999999 FROM parent")
+            .await
+            .expect("canaries");
         let before = db.table_hash("child", "id").await.expect("a hash");
         let canary = db.table_hash("canary", "id").await.expect("a hash");
         let orphans = "SELECT id FROM child WHERE parent_id IS NOT NULL AND parent_id NOT IN (SELECT id FROM parent)";
         let (keys, orphans) = (ids(&db, "SELECT id FROM child").await, ids(&db, orphans).await);
         assert!(orphans.len() > 800, "enough batches to be killed in");
-        Self { url, db, folder, catalog, before, canary, keys, orphans }
+        Self {
+            url,
+            db,
+            folder,
+            catalog,
+            before,
+            canary,
+            keys,
+            orphans,
+        }
     }
 
     fn start(&self, failpoints: &str) -> Daemon {
@@ -89,8 +102,14 @@ impl World {
     }
 
     async fn journaled(&self, run: &str) -> BTreeSet<String> {
-        let journal = if self.url.starts_with("sqlite") { "_dbkeep_journal" } else { "dbkeep.journal" };
-        let sql = format!("SELECT chunk_file || ' ' || chunk_rows || ' ' || chunk_sha256 FROM {journal} WHERE run_id = '{run}' AND chunk_file IS NOT NULL");
+        let journal = if self.url.starts_with("sqlite") {
+            "_dbkeep_journal"
+        } else {
+            "dbkeep.journal"
+        };
+        let sql = format!(
+            "SELECT chunk_file || ' ' || chunk_rows || ' ' || chunk_sha256 FROM {journal} WHERE run_id = '{run}' AND chunk_file IS NOT NULL"
+        );
         ids(&self.db, &sql).await
     }
 
@@ -103,29 +122,56 @@ impl World {
             assert_eq!(chunk.columns, ["id", "parent_id", "note"]);
             for row in &chunk.rows {
                 let id = row[0].clone().expect("a key");
-                assert_eq!(row[2].as_deref(), Some(format!("note {id}").as_str()), "the capture is the row");
+                assert_eq!(
+                    row[2].as_deref(),
+                    Some(format!("note {id}").as_str()),
+                    "the capture is the row"
+                );
                 captured.push(id);
             }
         }
         let unique: BTreeSet<String> = captured.iter().cloned().collect();
         assert_eq!(unique.len(), captured.len(), "a row is captured once");
-        assert!(unique.is_disjoint(&after), "a row is in the table or in the backup, not in both");
-        assert_eq!(after.union(&unique).cloned().collect::<BTreeSet<_>>(), self.keys, "no row is lost");
+        assert!(
+            unique.is_disjoint(&after),
+            "a row is in the table or in the backup, not in both"
+        );
+        assert_eq!(
+            after.union(&unique).cloned().collect::<BTreeSet<_>>(),
+            self.keys,
+            "no row is lost"
+        );
         assert!(unique.is_subset(&self.orphans), "nothing outside the plan is touched");
-        let files: BTreeSet<String> = chunks.iter().map(|(file, chunk)| format!("{file} {} {}", chunk.rows.len(), chunk.sha256)).collect();
+        let files: BTreeSet<String> = chunks
+            .iter()
+            .map(|(file, chunk)| format!("{file} {} {}", chunk.rows.len(), chunk.sha256))
+            .collect();
         assert_eq!(files, self.journaled(run).await, "the chunks are those of the journal");
-        assert_eq!(self.db.table_hash("canary", "id").await.expect("a hash"), self.canary, "the canaries live");
+        assert_eq!(
+            self.db.table_hash("canary", "id").await.expect("a hash"),
+            self.canary,
+            "the canaries live"
+        );
     }
 }
 
 async fn ids(db: &Db, sql: &str) -> BTreeSet<String> {
-    db.fetch_text(sql).await.expect("rows").into_iter().filter_map(|mut row| row.pop().flatten()).collect()
+    db.fetch_text(sql)
+        .await
+        .expect("rows")
+        .into_iter()
+        .filter_map(|mut row| row.pop().flatten())
+        .collect()
 }
 
 /// Starts the cleanup. The server may be killed before it answers, so that the run is looked up afterwards.
 async fn start_run(client: &Client) {
     let plan = client.cleanup().plan(PlanRequest::new(["orphans"])).await.expect("a plan");
-    if let Ok(mut stream) = client.cleanup().run(RunRequest::of_plan(&plan).execute().batch_size(BATCH).full_speed()).await {
+    if let Ok(mut stream) = client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute().batch_size(BATCH).full_speed())
+        .await
+    {
         while let Some(Ok(_)) = stream.next().await {}
     }
 }
@@ -138,7 +184,14 @@ async fn the_run(client: &Client, kind: proto::RunKind) -> String {
 }
 
 async fn finish(client: &Client, run: &str) -> proto::Run {
-    client.runs().watch(run).await.expect("a stream").finish().await.expect("an end")
+    client
+        .runs()
+        .watch(run)
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end")
 }
 
 /// Kills the server at the `hit`-th time that it passes `point`, `kills` times in a row; then lets it end and judges.
@@ -164,7 +217,10 @@ async fn killed_at(database: &str, point: &str, hit: u32, kills: u32) {
     let left = ids(&world.db, "SELECT id FROM child").await;
     assert!(left.is_disjoint(&world.orphans), "every orphan is gone");
     let report = ended.report.expect("a report");
-    assert_eq!((report.rows_affected, report.rows_captured), (world.orphans.len() as u64, world.orphans.len() as u64));
+    assert_eq!(
+        (report.rows_affected, report.rows_captured),
+        (world.orphans.len() as u64, world.orphans.len() as u64)
+    );
 
     // The event log has no hole, although three processes wrote it.
     let mut events = client.runs().watch(&run).await.expect("a stream");
@@ -182,9 +238,20 @@ async fn killed_at(database: &str, point: &str, hit: u32, kills: u32) {
     assert_eq!(client.runs().get(&run).await.expect("the run").attempts, ended.attempts);
     world.judge(&run).await;
 
-    let undo = client.runs().undo(run.as_str()).await.expect("an undo").finish().await.expect("an end");
+    let undo = client
+        .runs()
+        .undo(run.as_str())
+        .await
+        .expect("an undo")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
-    assert_eq!(world.db.table_hash("child", "id").await.expect("a hash"), world.before, "undo is bit-identical");
+    assert_eq!(
+        world.db.table_hash("child", "id").await.expect("a hash"),
+        world.before,
+        "undo is bit-identical"
+    );
 }
 
 macro_rules! killed {
@@ -212,9 +279,16 @@ async fn commit_reply_lost(database: &str) {
     let run = the_run(&client, proto::RunKind::Cleanup).await;
     let ended = finish(&client, &run).await;
     assert_eq!(ended.state(), proto::RunState::Succeeded, "{}", ended.state_reason);
-    assert_eq!(ended.attempts, 2, "the attempt that lost the reply ended, the next one went on");
+    assert_eq!(
+        ended.attempts, 2,
+        "the attempt that lost the reply ended, the next one went on"
+    );
     world.judge(&run).await;
-    assert_eq!(ended.report.expect("a report").rows_affected, world.orphans.len() as u64, "no batch is counted twice");
+    assert_eq!(
+        ended.report.expect("a report").rows_affected,
+        world.orphans.len() as u64,
+        "no batch is counted twice"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +312,13 @@ async fn undo_killed(database: &str, point: &str) {
     drop(daemon);
 
     let mut daemon = world.start(&format!("{point}=2*off->panic"));
-    if let Ok(mut stream) = daemon.client().await.runs().undo(UndoRequest::new(run.as_str()).full_speed()).await {
+    if let Ok(mut stream) = daemon
+        .client()
+        .await
+        .runs()
+        .undo(UndoRequest::new(run.as_str()).full_speed())
+        .await
+    {
         while let Some(Ok(_)) = stream.next().await {}
     }
     assert!(!daemon.wait().success(), "the server was killed");
@@ -249,8 +329,15 @@ async fn undo_killed(database: &str, point: &str) {
     let ended = finish(&client, &undo).await;
     assert_eq!(ended.state(), proto::RunState::Succeeded, "{}", ended.state_reason);
     let report = ended.report.expect("a report");
-    assert_eq!((report.rows_affected, report.rows_conflicting), (world.orphans.len() as u64, 0));
-    assert_eq!(world.db.table_hash("child", "id").await.expect("a hash"), world.before, "undo is bit-identical");
+    assert_eq!(
+        (report.rows_affected, report.rows_conflicting),
+        (world.orphans.len() as u64, 0)
+    );
+    assert_eq!(
+        world.db.table_hash("child", "id").await.expect("a hash"),
+        world.before,
+        "undo is bit-identical"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,7 +362,11 @@ async fn full_backup_disk(database: &str) {
     let ended = finish(&client, &run).await;
     assert_eq!(ended.state(), proto::RunState::Failed);
     assert!(ended.state_reason.contains("backup"), "{}", ended.state_reason);
-    assert_eq!(world.db.table_hash("child", "id").await.expect("a hash"), world.before, "nothing was deleted");
+    assert_eq!(
+        world.db.table_hash("child", "id").await.expect("a hash"),
+        world.before,
+        "nothing was deleted"
+    );
     world.judge(&run).await;
 }
 

@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 /// Which database the target is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Database {
+pub(crate) enum Database {
     Postgres,
     Sqlite,
 }
 
 /// Operations on the tables of [`World::new`]: `orphans` (HIGH), `stale` (LOW), `both` (MEDIUM, two overlapping rules).
-pub const CATALOG: &str = r#"
+pub(crate) const CATALOG: &str = r#"
 [[operation]]
 name = "orphans"
 description = "Children without a parent."
@@ -84,29 +84,29 @@ parent_columns = ["id"]
 "#;
 
 /// Children, of which every fifth that is not a seventh is an orphan.
-pub const CHILDREN: u64 = 3_000;
+pub(crate) const CHILDREN: u64 = 3_000;
 /// Orphans among them.
-pub const ORPHANS: u64 = 515;
+pub(crate) const ORPHANS: u64 = 515;
 
 /// A database and a server.
-pub struct World {
-    pub url: String,
-    pub db: Db,
-    pub folder: tempfile::TempDir,
-    pub catalog: PathBuf,
-    pub address: String,
-    pub client: Client,
+pub(crate) struct World {
+    pub(crate) url: String,
+    pub(crate) db: Db,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) catalog: PathBuf,
+    pub(crate) address: String,
+    pub(crate) client: Client,
     shutdown: CancellationToken,
     server: Option<JoinHandle<()>>,
 }
 
 impl World {
     /// Tables parent (200 rows), child (3,000; 515 orphans; `other_id` missing for every eleventh), session (500; 200 expired).
-    pub async fn new(database: Database) -> Self {
+    pub(crate) async fn new(database: Database) -> Self {
         Self::with_catalog(database, CATALOG).await
     }
 
-    pub async fn with_catalog(database: Database, catalog_text: &str) -> Self {
+    pub(crate) async fn with_catalog(database: Database, catalog_text: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let url = match database {
             Database::Postgres => fresh_database("e2e").await.expect("a database"),
@@ -127,7 +127,9 @@ impl World {
         .await
         .expect("tables");
         let series = |rows: u64| format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
-        db.execute(&format!("INSERT INTO parent {} SELECT i FROM n", series(200))).await.expect("parents");
+        db.execute(&format!("INSERT INTO parent {} SELECT i FROM n", series(200)))
+            .await
+            .expect("parents");
         db.execute(&format!(
             "INSERT INTO child {} SELECT i, CASE WHEN i % 7 = 0 THEN NULL WHEN i % 5 = 0 THEN 1000000 + i ELSE 1 + i % 200 END, \
              CASE WHEN i % 11 = 0 THEN 2000000 END, 'note ' || i FROM n",
@@ -135,15 +137,32 @@ impl World {
         ))
         .await
         .expect("children");
-        db.execute(&format!("INSERT INTO session {} SELECT i, CASE WHEN i <= 200 THEN i WHEN i % 2 = 0 THEN NULL ELSE 99999999999 END FROM n", series(500)))
-            .await
-            .expect("sessions");
+        db.execute(&format!(
+            "INSERT INTO session {} SELECT i, CASE WHEN i <= 200 THEN i WHEN i % 2 = 0 THEN NULL ELSE 99999999999 END FROM n",
+            series(500)
+        ))
+        .await
+        .expect("sessions");
         let (shutdown, address, server) = Self::serve(&folder, &url, &catalog, "127.0.0.1:0").await;
         let client = connect(&address).await;
-        Self { url, db, folder, catalog, address, client, shutdown, server: Some(server) }
+        Self {
+            url,
+            db,
+            folder,
+            catalog,
+            address,
+            client,
+            shutdown,
+            server: Some(server),
+        }
     }
 
-    async fn serve(folder: &tempfile::TempDir, url: &str, catalog: &PathBuf, listen: &str) -> (CancellationToken, String, JoinHandle<()>) {
+    async fn serve(
+        folder: &tempfile::TempDir,
+        url: &str,
+        catalog: &PathBuf,
+        listen: &str,
+    ) -> (CancellationToken, String, JoinHandle<()>) {
         let listener = TcpListener::bind(listen).await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let config = Config::embedded(folder.path().join("data")).with_target("app", url, catalog.display().to_string());
@@ -154,7 +173,7 @@ impl World {
     }
 
     /// Shuts the server down in order and waits for its end.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.shutdown.cancel();
         if let Some(server) = self.server.take() {
             server.await.expect("the server ends");
@@ -162,24 +181,33 @@ impl World {
     }
 
     /// Starts it again where it was.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         let (shutdown, address, server) = Self::serve(&self.folder, &self.url, &self.catalog, &self.address.clone()).await;
         (self.shutdown, self.address, self.server) = (shutdown, address, Some(server));
     }
 
-    pub async fn plan(&self, operation: &str) -> proto::Plan {
-        self.client.cleanup().plan(PlanRequest::new([operation])).await.expect("a plan")
+    pub(crate) async fn plan(&self, operation: &str) -> proto::Plan {
+        self.client
+            .cleanup()
+            .plan(PlanRequest::new([operation]))
+            .await
+            .expect("a plan")
     }
 
     /// Plans, executes at full speed, and waits for the end.
-    pub async fn clean(&self, operation: &str) -> proto::Run {
+    pub(crate) async fn clean(&self, operation: &str) -> proto::Run {
         let plan = self.plan(operation).await;
-        let run = self.client.cleanup().run(RunRequest::of_plan(&plan).execute().batch_size(100).full_speed()).await.expect("a run");
+        let run = self
+            .client
+            .cleanup()
+            .run(RunRequest::of_plan(&plan).execute().batch_size(100).full_speed())
+            .await
+            .expect("a run");
         run.finish().await.expect("an end")
     }
 
-    pub async fn hash(&self, table: &str) -> String {
+    pub(crate) async fn hash(&self, table: &str) -> String {
         self.db.table_hash(table, "id").await.expect("a hash")
     }
 }
@@ -191,6 +219,11 @@ impl Drop for World {
 }
 
 /// A client that keeps its streams over a restart of the server.
-pub async fn connect(address: &str) -> Client {
-    Client::builder().address(address).reconnect(ReconnectPolicy::default()).connect().await.expect("a connection")
+pub(crate) async fn connect(address: &str) -> Client {
+    Client::builder()
+        .address(address)
+        .reconnect(ReconnectPolicy::default())
+        .connect()
+        .await
+        .expect("a connection")
 }

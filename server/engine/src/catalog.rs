@@ -63,11 +63,17 @@ type Table<'i> = Spanned<DeTable<'i>>;
 impl Source<'_> {
     fn origin(&self, offset: usize) -> Origin {
         let before = self.text.get(..offset.min(self.text.len())).unwrap_or_default();
-        Origin { file: self.file.to_owned(), line: before.matches('\n').count() + 1 }
+        Origin {
+            file: self.file.to_owned(),
+            line: before.matches('\n').count() + 1,
+        }
     }
 
     fn refuse(&self, offset: usize, problem: impl Into<String>) -> CatalogError {
-        CatalogError { origin: self.origin(offset), problem: problem.into() }
+        CatalogError {
+            origin: self.origin(offset),
+            problem: problem.into(),
+        }
     }
 
     /// Reads `T` from a table; an unknown or missing key is refused at its line.
@@ -81,7 +87,9 @@ impl Source<'_> {
     /// Takes the array of tables under `key` out of `table`.
     fn take_tables<'i>(&self, table: &mut Table<'i>, key: &str) -> Result<Vec<Table<'i>>, CatalogError> {
         let start = table.span().start;
-        let Some(value) = table.get_mut().remove(key) else { return Ok(Vec::new()) };
+        let Some(value) = table.get_mut().remove(key) else {
+            return Ok(Vec::new());
+        };
         let offset = value.span().start;
         let DeValue::Array(entries) = value.into_inner() else {
             return Err(self.refuse(offset.max(start), format!("`{key}` is no list of tables; expected [[{key}]]")));
@@ -103,7 +111,11 @@ impl Source<'_> {
         let span = table.span();
         let (mut common, mut own) = (DeTable::new(), DeTable::new());
         for (key, value) in table.into_inner() {
-            let half = if COMMON_KEYS.contains(&key.get_ref().as_ref()) { &mut common } else { &mut own };
+            let half = if COMMON_KEYS.contains(&key.get_ref().as_ref()) {
+                &mut common
+            } else {
+                &mut own
+            };
             half.insert(key, value);
         }
         (Spanned::new(span.clone(), common), Spanned::new(span, own))
@@ -118,17 +130,29 @@ impl Source<'_> {
             "expired" => self.read::<expired::Settings>(own)?.try_into().map(RuleKind::Expired),
             other => {
                 let known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
-                return Err(self.refuse(start, format!("rule {}: unknown kind {other:?}; expected one of {known}", settings.name)));
+                return Err(self.refuse(
+                    start,
+                    format!("rule {}: unknown kind {other:?}; expected one of {known}", settings.name),
+                ));
             }
         };
         let kind = kind.map_err(|problem| self.refuse(start, format!("rule {}: {problem}", settings.name)))?;
         let max_fraction = settings.max_fraction.unwrap_or(Rule::DEFAULT_MAX_FRACTION);
         if !(max_fraction > 0.0 && max_fraction <= 1.0) {
-            return Err(self.refuse(start, format!("rule {}: max_fraction is {max_fraction}; expected more than 0, at most 1", settings.name)));
+            return Err(self.refuse(
+                start,
+                format!(
+                    "rule {}: max_fraction is {max_fraction}; expected more than 0, at most 1",
+                    settings.name
+                ),
+            ));
         }
         self.check_name("rule", &settings.name, start)?;
         if settings.table.is_empty() {
-            return Err(self.refuse(start, format!("rule {}: table is empty; expected the name of a table", settings.name)));
+            return Err(self.refuse(
+                start,
+                format!("rule {}: table is empty; expected the name of a table", settings.name),
+            ));
         }
         Ok(Rule {
             name: settings.name,
@@ -150,7 +174,10 @@ impl Source<'_> {
             return Err(named("it has no rule; expected at least one [[operation.rule]]".to_owned()));
         }
         if settings.severity >= Severity::High && !settings.backup {
-            return Err(named(format!("severity {} with backup = false; expected backup = true", settings.severity.name())));
+            return Err(named(format!(
+                "severity {} with backup = false; expected backup = true",
+                settings.severity.name()
+            )));
         }
         let expected_seconds = settings.expected_time.as_deref().map(seconds).transpose().map_err(named)?;
         let mut seen = BTreeMap::new();
@@ -159,7 +186,10 @@ impl Source<'_> {
             let rule = self.rule(rule)?;
             if let Some(first) = seen.insert(rule.name.clone(), rule.origin.line) {
                 return Err(CatalogError {
-                    problem: format!("rule {} is declared twice in operation {}, first in line {first}; expected unique names", rule.name, settings.name),
+                    problem: format!(
+                        "rule {} is declared twice in operation {}, first in line {first}; expected unique names",
+                        rule.name, settings.name
+                    ),
                     origin: rule.origin,
                 });
             }
@@ -182,19 +212,26 @@ impl Source<'_> {
         if !name.is_empty() && name.len() <= 63 && name.chars().all(allowed) {
             return Ok(());
         }
-        Err(self.refuse(offset, format!("{what} name is {name:?}; expected 1 to 63 of A-Z a-z 0-9 _ -")))
+        Err(self.refuse(
+            offset,
+            format!("{what} name is {name:?}; expected 1 to 63 of A-Z a-z 0-9 _ -"),
+        ))
     }
 }
 
 /// Whole seconds of an ISO 8601 duration without calendar units.
 fn seconds(text: &str) -> Result<u64, String> {
-    let expectation = || format!("expected_time is {text:?}; expected a positive ISO 8601 duration in hours, minutes or seconds such as PT10M");
+    let expectation =
+        || format!("expected_time is {text:?}; expected a positive ISO 8601 duration in hours, minutes or seconds such as PT10M");
     let span: Span = text.parse().map_err(|_| expectation())?;
     let duration = span.total(jiff::Unit::Second).map_err(|_| expectation())?;
     if duration < 1.0 {
         return Err(expectation());
     }
-    jiff::SignedDuration::try_from(span).ok().and_then(|duration| u64::try_from(duration.as_secs()).ok()).ok_or_else(expectation)
+    jiff::SignedDuration::try_from(span)
+        .ok()
+        .and_then(|duration| u64::try_from(duration.as_secs()).ok())
+        .ok_or_else(expectation)
 }
 
 impl Catalog {
@@ -204,14 +241,17 @@ impl Catalog {
     /// The first thing in the file that is unknown, malformed or ambiguous.
     pub fn parse(file: &str, text: &str) -> Result<Self, CatalogError> {
         let source = Source { file, text };
-        let mut root = DeTable::parse(text)
-            .map_err(|error| source.refuse(error.span().map_or(0, |span| span.start), error.message()))?;
+        let mut root =
+            DeTable::parse(text).map_err(|error| source.refuse(error.span().map_or(0, |span| span.start), error.message()))?;
         let mut catalog = Self::default();
         for table in source.take_tables(&mut root, "operation")? {
             catalog.add(source.operation(table)?)?;
         }
         if let Some((key, _)) = root.get_ref().iter().next() {
-            return Err(source.refuse(key.span().start, format!("unknown key `{}`; expected [[operation]]", key.get_ref())));
+            return Err(source.refuse(
+                key.span().start,
+                format!("unknown key `{}`; expected [[operation]]", key.get_ref()),
+            ));
         }
         Ok(catalog)
     }
@@ -227,7 +267,10 @@ impl Catalog {
     fn add(&mut self, operation: Operation) -> Result<(), CatalogError> {
         if let Some(first) = self.get(&operation.name) {
             return Err(CatalogError {
-                problem: format!("operation {} is declared twice, first at {}; expected unique names", operation.name, first.origin),
+                problem: format!(
+                    "operation {} is declared twice, first at {}; expected unique names",
+                    operation.name, first.origin
+                ),
                 origin: operation.origin,
             });
         }
@@ -255,7 +298,10 @@ mod tests {
     const HEAD: &str = "[[operation]]\nname = \"o\"\ncategory = \"LOGS\"\nseverity = \"LOW\"\nbackup = false\n";
 
     fn refusal(rest: &str) -> String {
-        Catalog::parse("c.toml", &format!("{HEAD}{rest}")).map(|_| ()).expect_err("must be refused").to_string()
+        Catalog::parse("c.toml", &format!("{HEAD}{rest}"))
+            .map(|_| ())
+            .expect_err("must be refused")
+            .to_string()
     }
 
     #[test]
@@ -267,7 +313,13 @@ mod tests {
         let catalog = Catalog::parse("c.toml", &text).expect("a catalog");
         let rules = &catalog.operations()[0].rules;
         assert_eq!(rules[0].table.schema.as_deref(), Some("app"));
-        assert_eq!(rules[1].origin, Origin { file: "c.toml".into(), line: 13 });
+        assert_eq!(
+            rules[1].origin,
+            Origin {
+                file: "c.toml".into(),
+                line: 13
+            }
+        );
         assert_eq!(rules[1].describe(), "rows of t whose at is more than P1Y ago");
     }
 
@@ -277,28 +329,68 @@ mod tests {
         let cases = [
             ("sevrity = 1\n".to_owned(), "c.toml:6", "unknown field `sevrity`"),
             (String::new(), "c.toml:1", "has no rule"),
-            (format!("{rule}retention = \"1 yeer\"\n"), "c.toml:6", "retention is \"1 yeer\"; expected a positive ISO 8601 duration"),
-            (format!("{rule}retention = \"PT0S\"\n"), "c.toml:6", "expected a positive ISO 8601 duration"),
-            (format!("{rule}retention = \"-P1Y\"\n"), "c.toml:6", "expected a positive ISO 8601 duration"),
+            (
+                format!("{rule}retention = \"1 yeer\"\n"),
+                "c.toml:6",
+                "retention is \"1 yeer\"; expected a positive ISO 8601 duration",
+            ),
+            (
+                format!("{rule}retention = \"PT0S\"\n"),
+                "c.toml:6",
+                "expected a positive ISO 8601 duration",
+            ),
+            (
+                format!("{rule}retention = \"-P1Y\"\n"),
+                "c.toml:6",
+                "expected a positive ISO 8601 duration",
+            ),
             (rule.to_owned(), "c.toml:6", "retention is missing"),
-            (format!("{rule}retension = \"P1Y\"\n"), "c.toml:11", "unknown field `retension`, expected one of"),
+            (
+                format!("{rule}retension = \"P1Y\"\n"),
+                "c.toml:11",
+                "unknown field `retension`, expected one of",
+            ),
             (format!("{rule}expiry = true\nretention = \"P1Y\"\n"), "c.toml:6", "both set"),
-            (format!("{rule}expiry = true\nzone = \"Mars\"\n"), "c.toml:6", "expected an IANA name"),
-            (format!("{rule}expiry = true\nmax_fraction = 0.0\n"), "c.toml:6", "expected more than 0, at most 1"),
-            (format!("{rule}expiry = true\n{rule}expiry = true\n"), "c.toml:12", "declared twice"),
-            (rule.replace("expired", "expierd"), "c.toml:6", "expected one of orphan, expired"),
+            (
+                format!("{rule}expiry = true\nzone = \"Mars\"\n"),
+                "c.toml:6",
+                "expected an IANA name",
+            ),
+            (
+                format!("{rule}expiry = true\nmax_fraction = 0.0\n"),
+                "c.toml:6",
+                "expected more than 0, at most 1",
+            ),
+            (
+                format!("{rule}expiry = true\n{rule}expiry = true\n"),
+                "c.toml:12",
+                "declared twice",
+            ),
+            (
+                rule.replace("expired", "expierd"),
+                "c.toml:6",
+                "expected one of orphan, expired",
+            ),
             (format!("{rule}expiry = true\n[wrong]\n"), "c.toml:12", "unknown key `wrong`"),
-            ("expected_time = \"soon\"\n".to_owned() + rule + "expiry = true\n", "c.toml:1", "expected_time is \"soon\""),
+            (
+                "expected_time = \"soon\"\n".to_owned() + rule + "expiry = true\n",
+                "c.toml:1",
+                "expected_time is \"soon\"",
+            ),
         ];
         for (rest, place, problem) in cases {
             let message = refusal(&rest);
-            assert!(message.starts_with(place) && message.contains(problem), "{rest}\n=> {message}");
+            assert!(
+                message.starts_with(place) && message.contains(problem),
+                "{rest}\n=> {message}"
+            );
         }
     }
 
     #[test]
     fn high_severity_needs_a_backup() {
-        let text = HEAD.replace("LOW", "HIGH") + "[[operation.rule]]\nname = \"b\"\nkind = \"expired\"\ntable = \"t\"\ncolumn = \"at\"\nexpiry = true\n";
+        let text = HEAD.replace("LOW", "HIGH")
+            + "[[operation.rule]]\nname = \"b\"\nkind = \"expired\"\ntable = \"t\"\ncolumn = \"at\"\nexpiry = true\n";
         let error = Catalog::parse("c.toml", &text).expect_err("must be refused").to_string();
         assert!(error.contains("expected backup = true"), "{error}");
     }

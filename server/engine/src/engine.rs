@@ -13,7 +13,8 @@ use crate::{
     EngineError,
     catalog::Catalog,
     model::{
-        Backup, EventBody, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, TargetStatus, Verification,
+        Backup, EventBody, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
+        TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
     port::{Archive, CreateRun, Created, RunFilter, Store, Target},
@@ -33,7 +34,11 @@ pub struct Drift {
 impl Drift {
     /// Largest difference from a planned count that is taken.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count is a count")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count is a count"
+    )]
     pub fn tolerance(&self, planned: u64) -> u64 {
         self.rows + (crate::run::as_f64(planned) * self.fraction) as u64
     }
@@ -64,7 +69,10 @@ impl Default for Settings {
             claim_interval: Duration::from_secs(2),
             concurrent_runs: 4,
             plan_lifetime: Duration::from_secs(3600),
-            drift: Drift { fraction: 0.1, rows: 100 },
+            drift: Drift {
+                fraction: 0.1,
+                rows: 100,
+            },
         }
     }
 }
@@ -120,9 +128,24 @@ const MAX_REQUEST_ID: usize = 64;
 impl Engine {
     /// Puts an engine together.
     #[must_use]
-    pub fn new(targets: BTreeMap<String, TargetEntry>, store: Arc<dyn Store>, archive: Arc<dyn Archive>, settings: Settings) -> Self {
+    pub fn new(
+        targets: BTreeMap<String, TargetEntry>,
+        store: Arc<dyn Store>,
+        archive: Arc<dyn Archive>,
+        settings: Settings,
+    ) -> Self {
         let feeds = Feeds::new(Arc::clone(&store));
-        Self { context: Arc::new(Context { targets, store, archive, feeds, settings, wake: Notify::new(), renew: Arc::new(Notify::new()) }) }
+        Self {
+            context: Arc::new(Context {
+                targets,
+                store,
+                archive,
+                feeds,
+                settings,
+                wake: Notify::new(),
+                renew: Arc::new(Notify::new()),
+            }),
+        }
     }
 
     /// The task that works on runs.
@@ -145,14 +168,24 @@ impl Engine {
     /// `UnknownTarget`, `InvalidField`.
     pub fn target(&self, name: &str) -> Result<(&str, &TargetEntry), EngineError> {
         let targets = &self.context.targets;
-        let found = if name.is_empty() && targets.len() == 1 { targets.iter().next() } else { targets.get_key_value(name) };
+        let found = if name.is_empty() && targets.len() == 1 {
+            targets.iter().next()
+        } else {
+            targets.get_key_value(name)
+        };
         match found {
             Some((name, entry)) => Ok((name, entry)),
             None if name.is_empty() && !targets.is_empty() => {
                 let known = targets.keys().cloned().collect::<Vec<_>>().join(", ");
-                Err(EngineError::InvalidField { field: "target", problem: format!("is empty; expected one of {known}") })
+                Err(EngineError::InvalidField {
+                    field: "target",
+                    problem: format!("is empty; expected one of {known}"),
+                })
             }
-            None => Err(EngineError::UnknownTarget { name: name.to_owned(), known: targets.keys().cloned().collect() }),
+            None => Err(EngineError::UnknownTarget {
+                name: name.to_owned(),
+                known: targets.keys().cloned().collect(),
+            }),
         }
     }
 
@@ -164,7 +197,11 @@ impl Engine {
         let (name, entry) = self.target(name)?;
         let status = entry.target.status().await.map_err(EngineError::target(name))?;
         let living = RunState::ALL.into_iter().filter(|state| !state.is_final()).collect();
-        let filter = RunFilter { target: Some(name.to_owned()), states: living, ..RunFilter::default() };
+        let filter = RunFilter {
+            target: Some(name.to_owned()),
+            states: living,
+            ..RunFilter::default()
+        };
         let active = self.context.store.runs(&filter, None, 100).await?;
         Ok((status, active.into_iter().map(|run| run.id).collect()))
     }
@@ -178,7 +215,12 @@ impl Engine {
         entry.catalog.get(name).ok_or_else(|| EngineError::UnknownOperation {
             target: target.to_owned(),
             name: name.to_owned(),
-            known: entry.catalog.operations().iter().map(|operation| operation.name.clone()).collect(),
+            known: entry
+                .catalog
+                .operations()
+                .iter()
+                .map(|operation| operation.name.clone())
+                .collect(),
         })
     }
 
@@ -190,7 +232,9 @@ impl Engine {
         for (name, entry) in &self.context.targets {
             match planner::check(entry.target.as_ref(), entry.catalog.operations()).await {
                 Ok(()) => {}
-                Err(PlanError::Target(error)) => tracing::warn!(target = name, %error, "catalog not checked against the target's schema"),
+                Err(PlanError::Target(error)) => {
+                    tracing::warn!(target = name, %error, "catalog not checked against the target's schema")
+                }
                 Err(mismatch) => return Err(plan_error(name)(mismatch)),
             }
         }
@@ -200,9 +244,15 @@ impl Engine {
     // Plans.
 
     fn operations<'a>(&'a self, target: &str, names: &[String]) -> Result<Vec<&'a Operation>, EngineError> {
-        let invalid = |problem: String| EngineError::InvalidField { field: "operations", problem };
+        let invalid = |problem: String| EngineError::InvalidField {
+            field: "operations",
+            problem,
+        };
         if names.is_empty() || names.len() > MAX_OPERATIONS {
-            return Err(invalid(format!("names {} operations; expected 1 to {MAX_OPERATIONS}", names.len())));
+            return Err(invalid(format!(
+                "names {} operations; expected 1 to {MAX_OPERATIONS}",
+                names.len()
+            )));
         }
         for (position, name) in names.iter().enumerate() {
             if names[..position].contains(name) {
@@ -221,7 +271,16 @@ impl Engine {
         let operations = self.operations(name, operations)?;
         let speeds = self.speeds(name).await?;
         let expected = |operation: &str, rule: &str, rows: u64| speeds.expected_ms(operation, rule, rows);
-        let (plan, _) = planner::plan(name, entry.target.as_ref(), &operations, &self.context.settings, expected, None).await.map_err(plan_error(name))?;
+        let (plan, _) = planner::plan(
+            name,
+            entry.target.as_ref(),
+            &operations,
+            &self.context.settings,
+            expected,
+            None,
+        )
+        .await
+        .map_err(plan_error(name))?;
         self.context.store.put_plan(&plan).await?;
         tracing::info!(plan = %plan.id, target = name, rows = plan.row_count(), "plan made");
         Ok(plan)
@@ -235,7 +294,9 @@ impl Engine {
             kinds: vec![RunKind::Cleanup],
             ..RunFilter::default()
         };
-        Ok(Speeds { runs: self.context.store.runs(&filter, None, 50).await? })
+        Ok(Speeds {
+            runs: self.context.store.runs(&filter, None, 50).await?,
+        })
     }
 
     // Runs.
@@ -265,8 +326,16 @@ impl Engine {
             }
             let speeds = self.speeds(name).await?;
             let expected = |operation: &str, rule: &str, rows: u64| speeds.expected_ms(operation, rule, rows);
-            let (plan, selections) =
-                planner::plan(name, entry.target.as_ref(), &operations, &self.context.settings, expected, None).await.map_err(plan_error(name))?;
+            let (plan, selections) = planner::plan(
+                name,
+                entry.target.as_ref(),
+                &operations,
+                &self.context.settings,
+                expected,
+                None,
+            )
+            .await
+            .map_err(plan_error(name))?;
             self.context.store.put_plan(&plan).await?;
             (plan, selections.steps)
         } else {
@@ -275,7 +344,9 @@ impl Engine {
         if !request.options.dry_run
             && let Some(finding) = plan.blocking()
         {
-            return Err(EngineError::PlanBlocked { finding: Box::new(finding.clone()) });
+            return Err(EngineError::PlanBlocked {
+                finding: Box::new(finding.clone()),
+            });
         }
         let steps = plan.steps.iter().map(|step| StepReport {
             operation: step.operation.clone(),
@@ -284,8 +355,19 @@ impl Engine {
             rows_planned: step.row_count,
             ..StepReport::default()
         });
-        let report = Report { steps: steps.collect(), ..Report::default() };
-        let mut run = self.new_run(RunKind::Cleanup, name, plan.operations.clone(), &plan, None, request.options, report);
+        let report = Report {
+            steps: steps.collect(),
+            ..Report::default()
+        };
+        let mut run = self.new_run(
+            RunKind::Cleanup,
+            name,
+            plan.operations.clone(),
+            &plan,
+            None,
+            request.options,
+            report,
+        );
         let mut tables = tables_of(schemas.iter().map(|selection| selection.table.as_ref()));
         if request.options.dry_run {
             tables.clear();
@@ -300,7 +382,14 @@ impl Engine {
             token: request.options.dry_run.then(|| plan.token()),
             step_counts: plan.steps.iter().map(|step| step.row_count).collect(),
         };
-        self.accept(CreateRun { run, tables, request_id, request_digest: digest, events: vec![ready] }).await
+        self.accept(CreateRun {
+            run,
+            tables,
+            request_id,
+            request_digest: digest,
+            events: vec![ready],
+        })
+        .await
     }
 
     /// The target of a request: named, the only one, or the plan's.
@@ -315,11 +404,20 @@ impl Engine {
     async fn plan_of_token(&self, token: &str) -> Result<Plan, EngineError> {
         let id = Plan::id_of_token(token).ok_or(EngineError::UnknownPlan)?;
         let plan = self.context.store.plan(id).await?.ok_or(EngineError::UnknownPlan)?;
-        if plan.token() == token { Ok(plan) } else { Err(EngineError::UnknownPlan) }
+        if plan.token() == token {
+            Ok(plan)
+        } else {
+            Err(EngineError::UnknownPlan)
+        }
     }
 
     /// Takes a plan's token: the plan must be young, for this, on the same schema, and count about the same.
-    async fn recheck(&self, name: &str, entry: &TargetEntry, request: &CleanupRequest) -> Result<(Plan, Vec<crate::model::Selection>), EngineError> {
+    async fn recheck(
+        &self,
+        name: &str,
+        entry: &TargetEntry,
+        request: &CleanupRequest,
+    ) -> Result<(Plan, Vec<crate::model::Selection>), EngineError> {
         let plan = self.plan_of_token(&request.plan_token).await?;
         let mismatch = |field, planned: &str, requested: &str| EngineError::PlanMismatch {
             plan: plan.id,
@@ -331,23 +429,38 @@ impl Engine {
             return Err(mismatch("target", &plan.target, name));
         }
         if !request.operations.is_empty() && request.operations != plan.operations {
-            return Err(mismatch("operations", &plan.operations.join(", "), &request.operations.join(", ")));
+            return Err(mismatch(
+                "operations",
+                &plan.operations.join(", "),
+                &request.operations.join(", "),
+            ));
         }
         if Timestamp::now() >= plan.expires_at {
-            return Err(EngineError::PlanExpired { plan: plan.id, expired_at: plan.expires_at });
+            return Err(EngineError::PlanExpired {
+                plan: plan.id,
+                expired_at: plan.expires_at,
+            });
         }
         let operations = self.operations(name, &plan.operations)?;
-        let declared = operations.iter().flat_map(|operation| operation.rules.iter().map(|rule| (operation.backup, rule)));
+        let declared = operations
+            .iter()
+            .flat_map(|operation| operation.rules.iter().map(|rule| (operation.backup, rule)));
         if !declared.eq(plan.steps.iter().map(|step| (step.captured, &step.rule))) {
             return Err(mismatch("catalog", "the rules of then", "the rules of now"));
         }
         if !request.options.dry_run {
             permit(&operations, true)?;
         }
-        let (recount, selections) =
-            planner::plan(name, entry.target.as_ref(), &operations, &self.context.settings, |_, _, _| None, Some(Recount { plan: &plan }))
-                .await
-                .map_err(plan_error(name))?;
+        let (recount, selections) = planner::plan(
+            name,
+            entry.target.as_ref(),
+            &operations,
+            &self.context.settings,
+            |_, _, _| None,
+            Some(Recount { plan: &plan }),
+        )
+        .await
+        .map_err(plan_error(name))?;
         if recount.fingerprint != plan.fingerprint {
             let tables = tables_of(selections.schemas.values().map(Arc::as_ref)).join(", ");
             return Err(EngineError::SchemaChanged { plan: plan.id, tables });
@@ -367,7 +480,9 @@ impl Engine {
         if !request.options.dry_run
             && let Some(finding) = recount.blocking()
         {
-            return Err(EngineError::PlanBlocked { finding: Box::new(finding.clone()) });
+            return Err(EngineError::PlanBlocked {
+                finding: Box::new(finding.clone()),
+            });
         }
         Ok((plan, selections.steps))
     }
@@ -378,12 +493,20 @@ impl Engine {
     /// `UnknownRun`, `WrongState`, `NothingCaptured`, `RunAlreadyActive`, `RequestIdReused`, `InvalidField`, `Store`.
     pub async fn undo(&self, request_id_text: &str, source: &str, options: RunOptions) -> Result<Run, EngineError> {
         let source = self.run(source).await?;
-        let digest = digest_of(&["undo", &source.id.to_string(), &serde_json::to_string(&options).unwrap_or_default()]);
+        let digest = digest_of(&[
+            "undo",
+            &source.id.to_string(),
+            &serde_json::to_string(&options).unwrap_or_default(),
+        ]);
         let request_id = request_id(request_id_text)?;
         if let Some(run) = self.repeated(&request_id, &digest).await? {
             return Ok(run);
         }
-        let wrong = |expected| EngineError::WrongState { run: source.id, state: source.state, expected };
+        let wrong = |expected| EngineError::WrongState {
+            run: source.id,
+            state: source.state,
+            expected,
+        };
         if source.kind != RunKind::Cleanup {
             return Err(wrong("a cleanup; only those can be undone"));
         }
@@ -394,8 +517,20 @@ impl Engine {
             return Err(wrong("a run that was not undone before"));
         }
         let run = self.about(RunKind::Undo, &source, options).await?;
-        let tables = source.report.steps.iter().map(|step| step.table.clone()).collect::<std::collections::BTreeSet<_>>();
-        self.accept(CreateRun { run, tables: tables.into_iter().collect(), request_id, request_digest: digest, events: Vec::new() }).await
+        let tables = source
+            .report
+            .steps
+            .iter()
+            .map(|step| step.table.clone())
+            .collect::<std::collections::BTreeSet<_>>();
+        self.accept(CreateRun {
+            run,
+            tables: tables.into_iter().collect(),
+            request_id,
+            request_digest: digest,
+            events: Vec::new(),
+        })
+        .await
     }
 
     /// Accepts a verification of a backup.
@@ -410,11 +545,27 @@ impl Engine {
             return Ok(run);
         }
         if !source.state.is_final() {
-            return Err(EngineError::WrongState { run: source.id, state: source.state, expected: "a run that has ended" });
+            return Err(EngineError::WrongState {
+                run: source.id,
+                state: source.state,
+                expected: "a run that has ended",
+            });
         }
-        let options = RunOptions { dry_run: false, full_speed: true, max_execution_seconds: *RunOptions::MAX_EXECUTION_SECONDS.end(), ..RunOptions::default() };
+        let options = RunOptions {
+            dry_run: false,
+            full_speed: true,
+            max_execution_seconds: *RunOptions::MAX_EXECUTION_SECONDS.end(),
+            ..RunOptions::default()
+        };
         let run = self.about(RunKind::Verify, &source, options).await?;
-        self.accept(CreateRun { run, tables: Vec::new(), request_id, request_digest: digest, events: Vec::new() }).await
+        self.accept(CreateRun {
+            run,
+            tables: Vec::new(),
+            request_id,
+            request_digest: digest,
+            events: Vec::new(),
+        })
+        .await
     }
 
     /// A new run about the captured rows of another.
@@ -430,12 +581,32 @@ impl Engine {
             rows_planned: step.rows_captured,
             ..StepReport::default()
         });
-        let report = Report { steps: steps.collect(), ..Report::default() };
-        Ok(self.new_run(kind, &source.target, source.operations.clone(), &plan, Some(source.id), options, report))
+        let report = Report {
+            steps: steps.collect(),
+            ..Report::default()
+        };
+        Ok(self.new_run(
+            kind,
+            &source.target,
+            source.operations.clone(),
+            &plan,
+            Some(source.id),
+            options,
+            report,
+        ))
     }
 
     #[expect(clippy::too_many_arguments, reason = "each of them differs between the three kinds of run")]
-    fn new_run(&self, kind: RunKind, target: &str, operations: Vec<String>, plan: &Plan, source: Option<RunId>, options: RunOptions, report: Report) -> Run {
+    fn new_run(
+        &self,
+        kind: RunKind,
+        target: &str,
+        operations: Vec<String>,
+        plan: &Plan,
+        source: Option<RunId>,
+        options: RunOptions,
+        report: Report,
+    ) -> Run {
         Run {
             id: RunId::new(),
             kind,
@@ -462,7 +633,10 @@ impl Engine {
     async fn repeated(&self, request_id: &str, digest: &str) -> Result<Option<Run>, EngineError> {
         match self.context.store.run_of_request(request_id).await? {
             Some((run, stored)) if stored == digest => self.context.store.run(run).await.map_err(EngineError::from),
-            Some((run, _)) => Err(EngineError::RequestIdReused { request_id: request_id.to_owned(), run }),
+            Some((run, _)) => Err(EngineError::RequestIdReused {
+                request_id: request_id.to_owned(),
+                run,
+            }),
             None => Ok(None),
         }
     }
@@ -476,7 +650,10 @@ impl Engine {
                 Ok(run)
             }
             Created::Repeated(run) => Ok(run),
-            Created::RequestIdReused(run) => Err(EngineError::RequestIdReused { request_id: request.request_id, run }),
+            Created::RequestIdReused(run) => Err(EngineError::RequestIdReused {
+                request_id: request.request_id,
+                run,
+            }),
             Created::Held { run, table } => Err(EngineError::RunAlreadyActive { run, target, table }),
         }
     }
@@ -506,9 +683,18 @@ impl Engine {
     pub async fn cancel(&self, id: &str, reason: &str) -> Result<Run, EngineError> {
         let known = self.run(id).await?;
         let reason = if reason.is_empty() { "cancelled on request" } else { reason };
-        let run = self.context.store.request_cancel(known.id, reason).await?.ok_or_else(|| EngineError::UnknownRun { id: id.to_owned() })?;
+        let run = self
+            .context
+            .store
+            .request_cancel(known.id, reason)
+            .await?
+            .ok_or_else(|| EngineError::UnknownRun { id: id.to_owned() })?;
         if run.state.is_final() && run.state != RunState::Cancelled {
-            return Err(EngineError::WrongState { run: run.id, state: run.state, expected: "a run that has not ended" });
+            return Err(EngineError::WrongState {
+                run: run.id,
+                state: run.state,
+                expected: "a run that has not ended",
+            });
         }
         self.context.renew.notify_waiters();
         self.context.feeds.announce(run.id, run.last_sequence);
@@ -527,11 +713,18 @@ impl Engine {
     ) -> Result<impl futures::Stream<Item = Result<WatchItem, EngineError>> + Send + use<>, EngineError> {
         let run = self.run(id).await?;
         if after > run.last_sequence {
-            return Err(EngineError::SequenceAhead { run: run.id, last: run.last_sequence });
+            return Err(EngineError::SequenceAhead {
+                run: run.id,
+                last: run.last_sequence,
+            });
         }
         // A log that is over brings no further event, hence none that would end the stream.
         let over = run.state.is_final() && after == run.last_sequence;
-        Ok(self.context.feeds.watch(run.id, after, shutdown).take(if over { 0 } else { usize::MAX }))
+        Ok(self
+            .context
+            .feeds
+            .watch(run.id, after, shutdown)
+            .take(if over { 0 } else { usize::MAX }))
     }
 
     // Backups.
@@ -541,15 +734,37 @@ impl Engine {
     /// # Errors
     /// `Store`.
     pub async fn backups(&self, target: Option<&str>, before: Option<RunId>, limit: u32) -> Result<Vec<Backup>, EngineError> {
-        let filter = RunFilter { target: target.map(str::to_owned), kinds: vec![RunKind::Cleanup], captured: true, ..RunFilter::default() };
-        Ok(self.context.store.runs(&filter, before, limit).await?.iter().map(backup_of).collect())
+        let filter = RunFilter {
+            target: target.map(str::to_owned),
+            kinds: vec![RunKind::Cleanup],
+            captured: true,
+            ..RunFilter::default()
+        };
+        Ok(self
+            .context
+            .store
+            .runs(&filter, before, limit)
+            .await?
+            .iter()
+            .map(backup_of)
+            .collect())
     }
 
     async fn backup_run(&self, id: &str) -> Result<Run, EngineError> {
         let unknown = || EngineError::UnknownBackup { id: id.to_owned() };
-        let run = self.run(id).await.map_err(|error| if matches!(error, EngineError::UnknownRun { .. }) { unknown() } else { error })?;
+        let run = self.run(id).await.map_err(|error| {
+            if matches!(error, EngineError::UnknownRun { .. }) {
+                unknown()
+            } else {
+                error
+            }
+        })?;
         let captured = run.report.total(|step| step.rows_captured) > 0;
-        if run.kind == RunKind::Cleanup && captured { Ok(run) } else { Err(unknown()) }
+        if run.kind == RunKind::Cleanup && captured {
+            Ok(run)
+        } else {
+            Err(unknown())
+        }
     }
 
     /// A backup with at most `limit` of its chunks, from the target's journal.
@@ -559,14 +774,24 @@ impl Engine {
     pub async fn backup(&self, id: &str, limit: u32) -> Result<(Backup, Vec<JournalEntry>), EngineError> {
         let run = self.backup_run(id).await?;
         let (name, entry) = self.target(&run.target)?;
-        let chunks = entry.target.journal(run.id, (0, 0), limit).await.map_err(EngineError::target(name))?;
+        let chunks = entry
+            .target
+            .journal(run.id, (0, 0), limit)
+            .await
+            .map_err(EngineError::target(name))?;
         Ok((backup_of(&run), chunks))
     }
 }
 
 /// The backup that a run made.
 fn backup_of(run: &Run) -> Backup {
-    let chunks = run.report.steps.iter().filter(|step| step.rows_captured > 0).map(|step| step.batches).sum();
+    let chunks = run
+        .report
+        .steps
+        .iter()
+        .filter(|step| step.rows_captured > 0)
+        .map(|step| step.batches)
+        .sum();
     Backup {
         run: run.id,
         target: run.target.clone(),
@@ -586,10 +811,15 @@ struct Speeds {
 
 impl Speeds {
     /// Milliseconds that a rule is expected to take, from the newest run that deleted a row by it.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive estimate in milliseconds")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive estimate in milliseconds"
+    )]
     fn expected_ms(&self, operation: &str, rule: &str, rows: u64) -> Option<u64> {
         let mut steps = self.runs.iter().flat_map(|run| &run.report.steps);
-        let step = steps.find(|step| step.operation == operation && step.rule == rule && step.rows_affected > 0 && step.duration_ms > 0)?;
+        let step = steps
+            .find(|step| step.operation == operation && step.rule == rule && step.rows_affected > 0 && step.duration_ms > 0)?;
         let per_row = crate::run::as_f64(step.duration_ms) / crate::run::as_f64(step.rows_affected);
         Some((per_row * crate::run::as_f64(rows)).round() as u64)
     }
@@ -600,9 +830,16 @@ impl Speeds {
 fn permit(operations: &[&Operation], has_token: bool) -> Result<(), EngineError> {
     for operation in operations {
         match operation.severity {
-            Severity::Critical => return Err(EngineError::ApprovalUnavailable { operation: operation.name.clone() }),
+            Severity::Critical => {
+                return Err(EngineError::ApprovalUnavailable {
+                    operation: operation.name.clone(),
+                });
+            }
             Severity::Medium | Severity::High if !has_token => {
-                return Err(EngineError::PlanRequired { operation: operation.name.clone(), severity: operation.severity });
+                return Err(EngineError::PlanRequired {
+                    operation: operation.name.clone(),
+                    severity: operation.severity,
+                });
             }
             Severity::Low | Severity::Medium | Severity::High => {}
         }
@@ -613,9 +850,16 @@ fn permit(operations: &[&Operation], has_token: bool) -> Result<(), EngineError>
 fn request_id(text: &str) -> Result<String, EngineError> {
     let length = text.chars().count();
     if length > MAX_REQUEST_ID || text.chars().any(char::is_control) {
-        return Err(EngineError::InvalidField { field: "request_id", problem: format!("has {length} characters; expected 1 to {MAX_REQUEST_ID} printable ones") });
+        return Err(EngineError::InvalidField {
+            field: "request_id",
+            problem: format!("has {length} characters; expected 1 to {MAX_REQUEST_ID} printable ones"),
+        });
     }
-    Ok(if text.is_empty() { uuid::Uuid::now_v7().to_string() } else { text.to_owned() })
+    Ok(if text.is_empty() {
+        uuid::Uuid::now_v7().to_string()
+    } else {
+        text.to_owned()
+    })
 }
 
 /// Tells requests apart; parts are framed by their lengths.
@@ -630,7 +874,20 @@ fn digest_of(parts: &[&str]) -> String {
 
 fn plan_error(target: &str) -> impl Fn(PlanError) -> EngineError + '_ {
     move |error| match error {
-        PlanError::Target(source) => EngineError::Target { target: target.to_owned(), source },
-        PlanError::Mismatch { origin, operation, rule, expected } => EngineError::CatalogMismatch { origin, operation, rule, expected },
+        PlanError::Target(source) => EngineError::Target {
+            target: target.to_owned(),
+            source,
+        },
+        PlanError::Mismatch {
+            origin,
+            operation,
+            rule,
+            expected,
+        } => EngineError::CatalogMismatch {
+            origin,
+            operation,
+            rule,
+            expected,
+        },
     }
 }

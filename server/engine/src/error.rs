@@ -125,7 +125,9 @@ pub enum EngineError {
         finding: Box<Finding>,
     },
     /// The severity asks for an approval, which this version cannot take.
-    #[error("operation {operation} has severity CRITICAL, which needs the approval of a second person; this version cannot take one")]
+    #[error(
+        "operation {operation} has severity CRITICAL, which needs the approval of a second person; this version cannot take one"
+    )]
     ApprovalUnavailable {
         /// The operation.
         operation: String,
@@ -204,6 +206,9 @@ pub enum EngineError {
 impl EngineError {
     /// Wraps what a target said.
     pub fn target(target: &str) -> impl Fn(TargetError) -> Self + '_ {
-        move |source| Self::Target { target: target.to_owned(), source }
+        move |source| Self::Target {
+            target: target.to_owned(),
+            source,
+        }
     }
 }

@@ -8,7 +8,10 @@ use jiff::Timestamp;
 use crate::{
     engine::Settings,
     failpoint,
-    model::{Condition, Finding, FindingLevel, OnDelete, Plan, PlanId, PlanStep, SampleRow, Selection, TableKind, TableName, TableSchema},
+    model::{
+        Condition, Finding, FindingLevel, OnDelete, Plan, PlanId, PlanStep, SampleRow, Selection, TableKind, TableName,
+        TableSchema,
+    },
     port::{Target, TargetError, TargetErrorClass},
     rule::{Operation, Origin, Rule, Schemas, Severity},
 };
@@ -72,27 +75,47 @@ async fn select(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Selection
     let mut earlier: BTreeMap<TableName, Vec<Condition>> = BTreeMap::new();
     let mut steps = Vec::with_capacity(rules.len());
     for step in rules {
-        let condition = step.rule.condition(target.engine(), &schemas, step.horizon).map_err(|mismatch| PlanError::Mismatch {
-            origin: step.rule.origin.clone(),
-            operation: step.operation.to_owned(),
-            rule: step.rule.name.clone(),
-            expected: mismatch.expected,
-        })?;
+        let condition = step
+            .rule
+            .condition(target.engine(), &schemas, step.horizon)
+            .map_err(|mismatch| PlanError::Mismatch {
+                origin: step.rule.origin.clone(),
+                operation: step.operation.to_owned(),
+                rule: step.rule.name.clone(),
+                expected: mismatch.expected,
+            })?;
         let Some(table) = schemas.get(&step.rule.table) else {
             return Err(TargetError::new(TargetErrorClass::SchemaChanged, format!("table {} vanished", step.rule.table)).into());
         };
         // By the resolved name: `t` and `public.t` may be one table.
         let conditions = earlier.entry(table.name.clone()).or_default();
-        steps.push(Selection { table: Arc::clone(table), matches: condition.clone(), except: conditions.clone() });
+        steps.push(Selection {
+            table: Arc::clone(table),
+            matches: condition.clone(),
+            except: conditions.clone(),
+        });
         conditions.push(condition);
     }
-    let by_resolved_name: BTreeMap<&TableName, &TableSchema> = schemas.values().map(|schema| (&schema.name, schema.as_ref())).collect();
-    Ok(Selections { fingerprint: TableSchema::fingerprint(by_resolved_name.into_values()), steps, schemas })
+    let by_resolved_name: BTreeMap<&TableName, &TableSchema> =
+        schemas.values().map(|schema| (&schema.name, schema.as_ref())).collect();
+    Ok(Selections {
+        fingerprint: TableSchema::fingerprint(by_resolved_name.into_values()),
+        steps,
+        schemas,
+    })
 }
 
 /// The selections of a stored plan on the target's schema of now.
 pub(crate) async fn selections(target: &dyn Target, plan: &Plan) -> Result<Selections, PlanError> {
-    let rules: Vec<_> = plan.steps.iter().map(|step| StepRule { operation: &step.operation, rule: &step.rule, horizon: step.horizon }).collect();
+    let rules: Vec<_> = plan
+        .steps
+        .iter()
+        .map(|step| StepRule {
+            operation: &step.operation,
+            rule: &step.rule,
+            horizon: step.horizon,
+        })
+        .collect();
     select(target, &rules).await
 }
 
@@ -103,7 +126,13 @@ pub(crate) async fn selections(target: &dyn Target, plan: &Plan) -> Result<Selec
 pub async fn check(target: &dyn Target, operations: &[Operation]) -> Result<(), PlanError> {
     let rules: Vec<_> = operations
         .iter()
-        .flat_map(|operation| operation.rules.iter().map(move |rule| StepRule { operation: &operation.name, rule, horizon: Some(Timestamp::UNIX_EPOCH) }))
+        .flat_map(|operation| {
+            operation.rules.iter().map(move |rule| StepRule {
+                operation: &operation.name,
+                rule,
+                horizon: Some(Timestamp::UNIX_EPOCH),
+            })
+        })
         .collect();
     select(target, &rules).await.map(|_| ())
 }
@@ -138,7 +167,11 @@ pub(crate) async fn plan(
                     expected: mismatch.expected,
                 })?,
             };
-            rules.push(StepRule { operation: &operation.name, rule, horizon });
+            rules.push(StepRule {
+                operation: &operation.name,
+                rule,
+                horizon,
+            });
             captured.push(operation.backup);
         }
     }
@@ -169,7 +202,11 @@ pub(crate) async fn plan(
             table_row_count: table_rows,
             table_row_count_exact: exact,
             captured,
-            capture_bytes: if captured { row_count * survey.as_ref().map_or(0, |survey| survey.row_bytes) } else { 0 },
+            capture_bytes: if captured {
+                row_count * survey.as_ref().map_or(0, |survey| survey.row_bytes)
+            } else {
+                0
+            },
             expected_ms: expected_ms(step.operation, &step.rule.name, row_count),
             samples: samples.map(|row| SampleRow::new(columns(), row)).collect(),
             findings,
@@ -180,7 +217,11 @@ pub(crate) async fn plan(
         id: PlanId(uuid::Uuid::now_v7()),
         target: name.to_owned(),
         operations: operations.iter().map(|operation| operation.name.clone()).collect(),
-        severity: operations.iter().map(|operation| operation.severity).max().unwrap_or(Severity::Low),
+        severity: operations
+            .iter()
+            .map(|operation| operation.severity)
+            .max()
+            .unwrap_or(Severity::Low),
         steps,
         fingerprint: selections.fingerprint.clone(),
         digest: String::new(),
@@ -216,7 +257,13 @@ async fn table_size(
 }
 
 fn block(code: &str, table: &TableSchema, detail: String, remediation: impl Into<String>) -> Finding {
-    Finding { code: code.to_owned(), level: FindingLevel::Block, table: table.name.to_string(), detail, remediation: remediation.into() }
+    Finding {
+        code: code.to_owned(),
+        level: FindingLevel::Block,
+        table: table.name.to_string(),
+        detail,
+        remediation: remediation.into(),
+    }
 }
 
 /// What the shape of a table means for deleting from it and putting rows back.
@@ -232,48 +279,138 @@ fn structural_findings(table: &TableSchema, captured: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     match table.kind {
         TableKind::Table => {}
-        TableKind::Partitioned => findings.push(block("PARTITIONED_TABLE", table, format!("{name} is partitioned"), "name a partition in the catalog; partitioned tables are not supported yet")),
-        TableKind::Inherited => findings.push(block("INHERITED_TABLE", table, format!("other tables inherit from {name}"), "inheritance is not supported")),
-        TableKind::View => findings.push(block("NOT_A_TABLE", table, format!("{name} is a view"), "name the table behind it")),
-        TableKind::Foreign => findings.push(block("NOT_A_TABLE", table, format!("{name} is a foreign or virtual table"), "run dbkeep on the database that holds it")),
+        TableKind::Partitioned => findings.push(block(
+            "PARTITIONED_TABLE",
+            table,
+            format!("{name} is partitioned"),
+            "name a partition in the catalog; partitioned tables are not supported yet",
+        )),
+        TableKind::Inherited => findings.push(block(
+            "INHERITED_TABLE",
+            table,
+            format!("other tables inherit from {name}"),
+            "inheritance is not supported",
+        )),
+        TableKind::View => findings.push(block(
+            "NOT_A_TABLE",
+            table,
+            format!("{name} is a view"),
+            "name the table behind it",
+        )),
+        TableKind::Foreign => findings.push(block(
+            "NOT_A_TABLE",
+            table,
+            format!("{name} is a foreign or virtual table"),
+            "run dbkeep on the database that holds it",
+        )),
     }
     if table.row_key.is_empty() && table.kind == TableKind::Table {
-        findings.push(block("NO_PRIMARY_KEY", table, format!("{name} has no primary key, so that a listed row cannot be found again with certainty"), "add a primary key"));
+        findings.push(block(
+            "NO_PRIMARY_KEY",
+            table,
+            format!("{name} has no primary key, so that a listed row cannot be found again with certainty"),
+            "add a primary key",
+        ));
     }
     for rule in &table.rewrite_rules {
-        findings.push(block("REWRITE_RULE", table, format!("rule {rule} rewrites statements on {name}"), "drop the rule or exclude the table"));
+        findings.push(block(
+            "REWRITE_RULE",
+            table,
+            format!("rule {rule} rewrites statements on {name}"),
+            "drop the rule or exclude the table",
+        ));
     }
     for trigger in &table.triggers {
         if trigger.on_delete && trigger.before {
-            findings.push(block("DELETE_TRIGGER", table, format!("trigger {} fires before a deletion and can cancel or change it", trigger.name), "disable the trigger for dbkeep's user or exclude the table"));
+            findings.push(block(
+                "DELETE_TRIGGER",
+                table,
+                format!("trigger {} fires before a deletion and can cancel or change it", trigger.name),
+                "disable the trigger for dbkeep's user or exclude the table",
+            ));
         } else if trigger.on_delete {
-            findings.push(warn("DELETE_TRIGGER", format!("trigger {} fires after each deletion; what it changes is not captured", trigger.name), "make sure that its effects are wanted"));
+            findings.push(warn(
+                "DELETE_TRIGGER",
+                format!(
+                    "trigger {} fires after each deletion; what it changes is not captured",
+                    trigger.name
+                ),
+                "make sure that its effects are wanted",
+            ));
         }
         if trigger.on_insert && captured {
-            findings.push(warn("INSERT_TRIGGER", format!("trigger {} fires when rows are put back", trigger.name), "make sure that it leaves restored rows as they are"));
+            findings.push(warn(
+                "INSERT_TRIGGER",
+                format!("trigger {} fires when rows are put back", trigger.name),
+                "make sure that it leaves restored rows as they are",
+            ));
         }
     }
     for key in &table.incoming {
         let place = format!("{} ({})", key.child, key.child_columns.join(", "));
         match key.on_delete {
-            OnDelete::Cascade => findings.push(block("CASCADE_UNCAPTURED", table, format!("constraint {} deletes rows of {place} along with rows of {name}; they would be neither counted nor captured", key.name), "exclude the table, or clean the children up first and change the constraint")),
-            OnDelete::SetNull | OnDelete::SetDefault => findings.push(block("CHILD_REWRITTEN", table, format!("constraint {} changes rows of {place} when rows of {name} go; the old values would not be captured", key.name), "exclude the table, or change the constraint")),
-            OnDelete::NoAction | OnDelete::Restrict => findings.push(warn("RESTRICTED_BY_CHILD", format!("constraint {} refuses to delete rows of {name} that {place} names; a batch with such a row fails", key.name), "clean the children up first")),
+            OnDelete::Cascade => findings.push(block(
+                "CASCADE_UNCAPTURED",
+                table,
+                format!(
+                    "constraint {} deletes rows of {place} along with rows of {name}; they would be neither counted nor captured",
+                    key.name
+                ),
+                "exclude the table, or clean the children up first and change the constraint",
+            )),
+            OnDelete::SetNull | OnDelete::SetDefault => findings.push(block(
+                "CHILD_REWRITTEN",
+                table,
+                format!(
+                    "constraint {} changes rows of {place} when rows of {name} go; the old values would not be captured",
+                    key.name
+                ),
+                "exclude the table, or change the constraint",
+            )),
+            OnDelete::NoAction | OnDelete::Restrict => findings.push(warn(
+                "RESTRICTED_BY_CHILD",
+                format!(
+                    "constraint {} refuses to delete rows of {name} that {place} names; a batch with such a row fails",
+                    key.name
+                ),
+                "clean the children up first",
+            )),
         }
         if !key.indexed {
-            findings.push(block("CHILD_KEY_UNINDEXED", table, format!("no index of {place} serves constraint {}: each deleted row would read the whole table", key.name), format!("create an index on {place}")));
+            findings.push(block(
+                "CHILD_KEY_UNINDEXED",
+                table,
+                format!(
+                    "no index of {place} serves constraint {}: each deleted row would read the whole table",
+                    key.name
+                ),
+                format!("create an index on {place}"),
+            ));
         }
     }
     for column in &table.lossy_columns {
         if captured {
-            findings.push(block("LOSSY_TYPE", table, format!("column {column} has a type whose cast to text runs a function of its own; a capture might lose something"), "exclude the table"));
+            findings.push(block(
+                "LOSSY_TYPE",
+                table,
+                format!(
+                    "column {column} has a type whose cast to text runs a function of its own; a capture might lose something"
+                ),
+                "exclude the table",
+            ));
         }
     }
     findings
 }
 
 /// What the counts mean.
-async fn count_findings(target: &dyn Target, selection: &Selection, rule: &Rule, row_count: u64, table_rows: u64) -> Result<Vec<Finding>, TargetError> {
+async fn count_findings(
+    target: &dyn Target,
+    selection: &Selection,
+    rule: &Rule,
+    row_count: u64,
+    table_rows: u64,
+) -> Result<Vec<Finding>, TargetError> {
     let mut findings = Vec::new();
     let table = &selection.table;
     if let Condition::ParentMissing { parent, .. } = &selection.matches
@@ -283,7 +420,10 @@ async fn count_findings(target: &dyn Target, selection: &Selection, rule: &Rule,
         findings.push(block(
             "EMPTY_PARENT",
             table,
-            format!("parent {} is empty, so that every row of {} looks orphaned", parent.name, table.name),
+            format!(
+                "parent {} is empty, so that every row of {} looks orphaned",
+                parent.name, table.name
+            ),
             "make sure that the parent is the right table and was not emptied by mistake",
         ));
     }
@@ -292,7 +432,11 @@ async fn count_findings(target: &dyn Target, selection: &Selection, rule: &Rule,
         findings.push(block(
             "OVER_MAX_FRACTION",
             table,
-            format!("{row_count} of {table_rows} rows would go, {:.1} %; the rule allows {:.1} %", share * 100.0, rule.max_fraction * 100.0),
+            format!(
+                "{row_count} of {table_rows} rows would go, {:.1} %; the rule allows {:.1} %",
+                share * 100.0,
+                rule.max_fraction * 100.0
+            ),
             "check the rule; raise its max_fraction where this is meant",
         ));
     }
@@ -308,7 +452,13 @@ mod tests {
         TableSchema {
             name: TableName::parse("app.t"),
             kind: TableKind::Table,
-            columns: vec![Column { name: "id".into(), type_name: "text".into(), class: TypeClass::Text, nullable: false, generated: Generated::No }],
+            columns: vec![Column {
+                name: "id".into(),
+                type_name: "text".into(),
+                class: TypeClass::Text,
+                nullable: false,
+                generated: Generated::No,
+            }],
             primary_key: vec!["id".into()],
             row_key: vec!["id".into()],
             indexes: Vec::new(),
@@ -323,7 +473,10 @@ mod tests {
     }
 
     fn codes(table: &TableSchema) -> Vec<(String, FindingLevel)> {
-        structural_findings(table, true).into_iter().map(|finding| (finding.code, finding.level)).collect()
+        structural_findings(table, true)
+            .into_iter()
+            .map(|finding| (finding.code, finding.level))
+            .collect()
     }
 
     #[test]
@@ -333,31 +486,126 @@ mod tests {
 
     #[test]
     fn whatever_would_vanish_uncaptured_is_blocked_by_name() {
-        let key = |on_delete, indexed| ForeignKey { name: "fk".into(), child: TableName::parse("c"), child_columns: vec!["p".into()], on_delete, indexed };
-        let trigger = |before| Trigger { name: "tr".into(), on_delete: true, on_insert: false, before };
+        let key = |on_delete, indexed| ForeignKey {
+            name: "fk".into(),
+            child: TableName::parse("c"),
+            child_columns: vec!["p".into()],
+            on_delete,
+            indexed,
+        };
+        let trigger = |before| Trigger {
+            name: "tr".into(),
+            on_delete: true,
+            on_insert: false,
+            before,
+        };
         let cases = [
-            (TableSchema { incoming: vec![key(OnDelete::Cascade, true)], ..table() }, "CASCADE_UNCAPTURED", FindingLevel::Block),
-            (TableSchema { incoming: vec![key(OnDelete::SetNull, true)], ..table() }, "CHILD_REWRITTEN", FindingLevel::Block),
-            (TableSchema { incoming: vec![key(OnDelete::SetDefault, true)], ..table() }, "CHILD_REWRITTEN", FindingLevel::Block),
-            (TableSchema { incoming: vec![key(OnDelete::Restrict, true)], ..table() }, "RESTRICTED_BY_CHILD", FindingLevel::Warn),
-            (TableSchema { triggers: vec![trigger(true)], ..table() }, "DELETE_TRIGGER", FindingLevel::Block),
-            (TableSchema { triggers: vec![trigger(false)], ..table() }, "DELETE_TRIGGER", FindingLevel::Warn),
-            (TableSchema { rewrite_rules: vec!["r".into()], ..table() }, "REWRITE_RULE", FindingLevel::Block),
-            (TableSchema { row_key: Vec::new(), ..table() }, "NO_PRIMARY_KEY", FindingLevel::Block),
-            (TableSchema { kind: TableKind::View, ..table() }, "NOT_A_TABLE", FindingLevel::Block),
-            (TableSchema { kind: TableKind::Partitioned, ..table() }, "PARTITIONED_TABLE", FindingLevel::Block),
+            (
+                TableSchema {
+                    incoming: vec![key(OnDelete::Cascade, true)],
+                    ..table()
+                },
+                "CASCADE_UNCAPTURED",
+                FindingLevel::Block,
+            ),
+            (
+                TableSchema {
+                    incoming: vec![key(OnDelete::SetNull, true)],
+                    ..table()
+                },
+                "CHILD_REWRITTEN",
+                FindingLevel::Block,
+            ),
+            (
+                TableSchema {
+                    incoming: vec![key(OnDelete::SetDefault, true)],
+                    ..table()
+                },
+                "CHILD_REWRITTEN",
+                FindingLevel::Block,
+            ),
+            (
+                TableSchema {
+                    incoming: vec![key(OnDelete::Restrict, true)],
+                    ..table()
+                },
+                "RESTRICTED_BY_CHILD",
+                FindingLevel::Warn,
+            ),
+            (
+                TableSchema {
+                    triggers: vec![trigger(true)],
+                    ..table()
+                },
+                "DELETE_TRIGGER",
+                FindingLevel::Block,
+            ),
+            (
+                TableSchema {
+                    triggers: vec![trigger(false)],
+                    ..table()
+                },
+                "DELETE_TRIGGER",
+                FindingLevel::Warn,
+            ),
+            (
+                TableSchema {
+                    rewrite_rules: vec!["r".into()],
+                    ..table()
+                },
+                "REWRITE_RULE",
+                FindingLevel::Block,
+            ),
+            (
+                TableSchema {
+                    row_key: Vec::new(),
+                    ..table()
+                },
+                "NO_PRIMARY_KEY",
+                FindingLevel::Block,
+            ),
+            (
+                TableSchema {
+                    kind: TableKind::View,
+                    ..table()
+                },
+                "NOT_A_TABLE",
+                FindingLevel::Block,
+            ),
+            (
+                TableSchema {
+                    kind: TableKind::Partitioned,
+                    ..table()
+                },
+                "PARTITIONED_TABLE",
+                FindingLevel::Block,
+            ),
         ];
         for (table, code, level) in cases {
             assert_eq!(codes(&table), vec![(code.to_owned(), level)]);
         }
-        let unindexed = TableSchema { incoming: vec![key(OnDelete::NoAction, false)], ..table() };
+        let unindexed = TableSchema {
+            incoming: vec![key(OnDelete::NoAction, false)],
+            ..table()
+        };
         assert!(codes(&unindexed).contains(&("CHILD_KEY_UNINDEXED".to_owned(), FindingLevel::Block)));
     }
 
     #[test]
     fn the_fingerprint_changes_with_ddl_and_not_with_rows() {
-        let grown = TableSchema { row_estimate: Some(99), ..table() };
-        let keyed = TableSchema { triggers: vec![Trigger { name: "x".into(), on_delete: false, on_insert: true, before: false }], ..table() };
+        let grown = TableSchema {
+            row_estimate: Some(99),
+            ..table()
+        };
+        let keyed = TableSchema {
+            triggers: vec![Trigger {
+                name: "x".into(),
+                on_delete: false,
+                on_insert: true,
+                before: false,
+            }],
+            ..table()
+        };
         let fingerprint = |table: &TableSchema| TableSchema::fingerprint([table]);
         assert_eq!(fingerprint(&table()), fingerprint(&grown));
         assert_ne!(fingerprint(&table()), fingerprint(&keyed));

@@ -304,8 +304,7 @@ fn of_engine(error: EngineError) -> Answer {
         EngineError::ShuttingDown => {
             let message = "the server is shutting down; runs go on after its restart or on another server";
             Answer::new(Code::Unavailable, ErrorReason::ShuttingDown, message).retry(RETRY_LATER)
-        }
-        // `EngineError` is non-exhaustive for other crates, so that the compiler asks for this arm.
+        } // `EngineError` is non-exhaustive for other crates, so that the compiler asks for this arm.
     }
 }
 

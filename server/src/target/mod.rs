@@ -23,8 +23,14 @@ struct Product {
 }
 
 const PRODUCTS: &[Product] = &[
-    Product { schemes: &["postgres:", "postgresql:"], open: |url| Ok(Arc::new(PostgresTarget::open(url)?)) },
-    Product { schemes: &["sqlite:"], open: |url| Ok(Arc::new(SqliteTarget::open(url)?)) },
+    Product {
+        schemes: &["postgres:", "postgresql:"],
+        open: |url| Ok(Arc::new(PostgresTarget::open(url)?)),
+    },
+    Product {
+        schemes: &["sqlite:"],
+        open: |url| Ok(Arc::new(SqliteTarget::open(url)?)),
+    },
 ];
 
 /// Prepares a target; nothing is connected yet.
@@ -32,7 +38,9 @@ const PRODUCTS: &[Product] = &[
 /// # Errors
 /// Where the URL names no known product or is malformed.
 pub fn open(url: &str) -> Result<Arc<dyn Target>, UrlError> {
-    let product = PRODUCTS.iter().find(|product| product.schemes.iter().any(|scheme| url.starts_with(scheme)));
+    let product = PRODUCTS
+        .iter()
+        .find(|product| product.schemes.iter().any(|scheme| url.starts_with(scheme)));
     let product = product.ok_or_else(|| UrlError("expected a URL that begins with postgres:// or sqlite://".to_owned()))?;
     (product.open)(url)
 }

@@ -9,15 +9,15 @@ use std::{
 use dbkeep_client::{Client, ReconnectPolicy};
 
 /// A running `dbkeepd`. Dropped, it is killed.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     /// Where it listens, `host:port`; empty where it ended before it told.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 impl Daemon {
     /// Starts a server on a free port, with `failpoints` armed where any are given, and waits until it serves.
-    pub fn start(data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
+    pub(crate) fn start(data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
         command
             .args(["--listen", "127.0.0.1:0", "--data"])
@@ -32,27 +32,37 @@ impl Daemon {
         }
         let mut child = command.spawn().expect("dbkeepd starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("a line");
+        BufReader::new(child.stdout.take().expect("stdout"))
+            .read_line(&mut line)
+            .expect("a line");
         // A server with armed failpoints may take up an interrupted run, and end, before it says a word.
         let address = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
-        assert!(!address.is_empty() || !failpoints.is_empty(), "unexpected first line {line:?}");
+        assert!(
+            !address.is_empty() || !failpoints.is_empty(),
+            "unexpected first line {line:?}"
+        );
         Self { child, address }
     }
 
     /// A client of this server.
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         // No stream may outlive the server that it came from: these tests look at the run again after the restart.
-        Client::builder().address(&self.address).reconnect(ReconnectPolicy::never()).connect().await.expect("a connection")
+        Client::builder()
+            .address(&self.address)
+            .reconnect(ReconnectPolicy::never())
+            .connect()
+            .await
+            .expect("a connection")
     }
 
     /// Kills it with SIGKILL and waits for its end.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
     }
 
     /// Waits until it has ended by itself.
-    pub fn wait(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().expect("gone")
     }
 }

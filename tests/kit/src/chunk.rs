@@ -51,7 +51,10 @@ pub fn read(path: &Path) -> Result<Chunk> {
     let header: serde_json::Value = serde_json::from_slice(bytes.framed()?)?;
     ensure!(header["version"] == 1, "format version {}", header["version"]);
     let columns = header["columns"].as_array().context("columns")?;
-    let columns = columns.iter().map(|column| Ok(column[0].as_str().context("column")?.to_owned())).collect::<Result<Vec<_>>>()?;
+    let columns = columns
+        .iter()
+        .map(|column| Ok(column[0].as_str().context("column")?.to_owned()))
+        .collect::<Result<Vec<_>>>()?;
     let mut rows = Vec::new();
     loop {
         let body = content.len() - bytes.0.len();
@@ -80,7 +83,12 @@ pub fn read(path: &Path) -> Result<Chunk> {
         }
     }
     let table = header["table"]["name"].as_str().context("table")?.to_owned();
-    Ok(Chunk { table, columns, rows, sha256: hex::encode(Sha256::digest(&file)) })
+    Ok(Chunk {
+        table,
+        columns,
+        rows,
+        sha256: hex::encode(Sha256::digest(&file)),
+    })
 }
 
 /// Reads every chunk of a run's folder, by file name. A folder that is not there holds none.

@@ -60,7 +60,11 @@ impl ChunkHeader {
     /// Where the rows go back to.
     #[must_use]
     pub fn layout(&self) -> TableLayout {
-        TableLayout { table: self.table.clone(), columns: self.columns.clone(), row_key: self.row_key.clone() }
+        TableLayout {
+            table: self.table.clone(),
+            columns: self.columns.clone(),
+            row_key: self.row_key.clone(),
+        }
     }
 }
 
@@ -116,11 +120,31 @@ impl ChunkWriter {
     ///
     /// # Errors
     /// Where the archive cannot take it.
-    pub fn create(archive: &dyn Archive, run: RunId, fence: u64, step: u32, batch: u64, layout: &TableLayout) -> Result<Self, SinkError> {
+    pub fn create(
+        archive: &dyn Archive,
+        run: RunId,
+        fence: u64,
+        step: u32,
+        batch: u64,
+        layout: &TableLayout,
+    ) -> Result<Self, SinkError> {
         let name = format!("step{step:03}-batch{batch:08}-attempt{fence:04}.chunk");
         let file = archive.create(run, &name).map_err(io::Error::other)?;
-        let encoder = zstd::Encoder::new(Counted { file, sha256: Sha256::new(), bytes: 0 }, COMPRESSION_LEVEL)?;
-        let mut writer = Self { encoder, content: Sha256::new(), scratch: Vec::new(), rows: 0, name };
+        let encoder = zstd::Encoder::new(
+            Counted {
+                file,
+                sha256: Sha256::new(),
+                bytes: 0,
+            },
+            COMPRESSION_LEVEL,
+        )?;
+        let mut writer = Self {
+            encoder,
+            content: Sha256::new(),
+            scratch: Vec::new(),
+            rows: 0,
+            name,
+        };
         let header = ChunkHeader {
             format: "dbkeep-chunk".to_owned(),
             version: VERSION,
@@ -171,7 +195,12 @@ impl ChunkWriter {
             ArchiveError::Io { source, .. } => SinkError(source),
             missing @ ArchiveError::Missing { .. } => SinkError(io::Error::other(missing)),
         })?;
-        Ok(ChunkRef { file: self.name, rows: self.rows, bytes: counted.bytes, sha256: hex::encode(counted.sha256.finalize()) })
+        Ok(ChunkRef {
+            file: self.name,
+            rows: self.rows,
+            bytes: counted.bytes,
+            sha256: hex::encode(counted.sha256.finalize()),
+        })
     }
 }
 
@@ -241,12 +270,22 @@ fn unreadable(error: &io::Error) -> ChunkError {
 ///
 /// # Errors
 /// [`ChunkError::Damaged`] with what is wrong, before any row is handed out.
-pub fn read_chunk(archive: &dyn Archive, run: RunId, step: u32, batch: u64, chunk: &ChunkRef) -> Result<(ChunkHeader, Vec<Row>), ChunkError> {
+pub fn read_chunk(
+    archive: &dyn Archive,
+    run: RunId,
+    step: u32,
+    batch: u64,
+    chunk: &ChunkRef,
+) -> Result<(ChunkHeader, Vec<Row>), ChunkError> {
     let file = archive.open(run, &chunk.file).map_err(|error| match error {
         ArchiveError::Missing { .. } => damaged("the file is missing"),
         other @ ArchiveError::Io { .. } => ChunkError::Archive(other),
     })?;
-    let mut file = Hashed { inner: file, sha256: Sha256::new(), bytes: 0 };
+    let mut file = Hashed {
+        inner: file,
+        sha256: Sha256::new(),
+        bytes: 0,
+    };
     let decoded = decode(&mut file);
     // What follows the frame belongs to the file too, and must be nothing.
     let mut rest = [0_u8; 8192];
@@ -254,7 +293,12 @@ pub fn read_chunk(archive: &dyn Archive, run: RunId, step: u32, batch: u64, chun
         match file.read(&mut rest) {
             Ok(0) => break,
             Ok(_) => {}
-            Err(source) => return Err(ChunkError::Archive(ArchiveError::Io { path: chunk.file.clone(), source })),
+            Err(source) => {
+                return Err(ChunkError::Archive(ArchiveError::Io {
+                    path: chunk.file.clone(),
+                    source,
+                }));
+            }
         }
     }
     if file.bytes != chunk.bytes {
@@ -275,16 +319,24 @@ pub fn read_chunk(archive: &dyn Archive, run: RunId, step: u32, batch: u64, chun
 
 fn decode(file: impl Read) -> Result<(ChunkHeader, Vec<Row>), ChunkError> {
     let decoder = zstd::Decoder::new(file).map_err(|error| unreadable(&error))?;
-    let mut content = Hashed { inner: BufReader::with_capacity(64 * 1024, decoder), sha256: Sha256::new(), bytes: 0 };
+    let mut content = Hashed {
+        inner: BufReader::with_capacity(64 * 1024, decoder),
+        sha256: Sha256::new(),
+        bytes: 0,
+    };
     let mut magic = [0_u8; 8];
     content.read_exact(&mut magic).map_err(|error| unreadable(&error))?;
     if &magic != MAGIC {
         return Err(damaged("it does not begin as a chunk does"));
     }
     let json = get_bytes(&mut content).map_err(|error| unreadable(&error))?;
-    let header: ChunkHeader = serde_json::from_slice(&json).map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
+    let header: ChunkHeader =
+        serde_json::from_slice(&json).map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
     if header.version != VERSION {
-        return Err(damaged(format!("has format version {}, this version reads {VERSION}", header.version)));
+        return Err(damaged(format!(
+            "has format version {}, this version reads {VERSION}",
+            header.version
+        )));
     }
     let mut rows = Vec::new();
     loop {
@@ -293,12 +345,19 @@ fn decode(file: impl Read) -> Result<(ChunkHeader, Vec<Row>), ChunkError> {
         content.read_exact(&mut tag).map_err(|error| unreadable(&error))?;
         match tag[0] {
             ROW => {
-                let row = header.columns.iter().map(|_| get_value(&mut content)).collect::<io::Result<Row>>();
+                let row = header
+                    .columns
+                    .iter()
+                    .map(|_| get_value(&mut content))
+                    .collect::<io::Result<Row>>();
                 rows.push(row.map_err(|error| unreadable(&error))?);
             }
             END => {
                 let (mut count, mut sha256) = ([0_u8; 8], [0_u8; 32]);
-                content.read_exact(&mut count).and_then(|()| content.read_exact(&mut sha256)).map_err(|error| unreadable(&error))?;
+                content
+                    .read_exact(&mut count)
+                    .and_then(|()| content.read_exact(&mut sha256))
+                    .map_err(|error| unreadable(&error))?;
                 if u64::from_le_bytes(count) != rows.len() as u64 || sha256[..] != expected.finalize()[..] {
                     return Err(damaged("its content differs from its own checksum"));
                 }
@@ -325,7 +384,12 @@ fn get_value(content: &mut impl Read) -> io::Result<Value> {
         }
         b't' => Value::Text(get_bytes(content)?),
         b'b' => Value::Blob(get_bytes(content)?),
-        other => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("unknown value tag {other}"))),
+        other => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("unknown value tag {other}"),
+            ));
+        }
     })
 }
 
@@ -354,7 +418,9 @@ mod tests {
     fn layout(columns: usize) -> TableLayout {
         TableLayout {
             table: TableName::parse("app.t"),
-            columns: (0..columns).map(|position| (format!("c{position}"), "text".to_owned())).collect(),
+            columns: (0..columns)
+                .map(|position| (format!("c{position}"), "text".to_owned()))
+                .collect(),
             row_key: vec!["c0".to_owned()],
         }
     }
@@ -411,8 +477,12 @@ mod tests {
         let archive = MemoryArchive::default();
         let run = RunId::new();
         let chunk = write(&archive, run, 1, &[vec![Value::Integer(1)]]);
-        assert!(matches!(read_chunk(&archive, run, 0, 2, &chunk), Err(ChunkError::Damaged { problem }) if problem.contains("another batch")));
+        assert!(
+            matches!(read_chunk(&archive, run, 0, 2, &chunk), Err(ChunkError::Damaged { problem }) if problem.contains("another batch"))
+        );
         archive.remove(run, &chunk.file).expect("removed");
-        assert!(matches!(read_chunk(&archive, run, 0, 1, &chunk), Err(ChunkError::Damaged { problem }) if problem.contains("missing")));
+        assert!(
+            matches!(read_chunk(&archive, run, 0, 1, &chunk), Err(ChunkError::Damaged { problem }) if problem.contains("missing"))
+        );
     }
 }

@@ -58,7 +58,11 @@ impl SampleRow {
     /// Pairs columns with readable values.
     pub fn new<'a>(columns: impl IntoIterator<Item = &'a str>, values: &[Value]) -> Self {
         let named = columns.into_iter().zip(values);
-        Self(named.map(|(name, value)| (name.to_owned(), value.preview(Self::VALUE_CHARACTERS))).collect())
+        Self(
+            named
+                .map(|(name, value)| (name.to_owned(), value.preview(Self::VALUE_CHARACTERS)))
+                .collect(),
+        )
     }
 }
 
@@ -128,13 +132,19 @@ impl Plan {
     /// The first finding that forbids a run, with its step's table.
     #[must_use]
     pub fn blocking(&self) -> Option<&Finding> {
-        self.steps.iter().flat_map(|step| &step.findings).find(|finding| finding.level == FindingLevel::Block)
+        self.steps
+            .iter()
+            .flat_map(|step| &step.findings)
+            .find(|finding| finding.level == FindingLevel::Block)
     }
 
     /// SHA-256 over everything that a reviewer approves, hex.
     #[must_use]
     pub fn compute_digest(&self) -> String {
-        let approved = Self { digest: String::new(), ..self.clone() };
+        let approved = Self {
+            digest: String::new(),
+            ..self.clone()
+        };
         hex::encode(Sha256::digest(serde_json::to_vec(&approved).unwrap_or_default()))
     }
 

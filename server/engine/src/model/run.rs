@@ -90,7 +90,10 @@ impl RunState {
     /// Whether the run has ended.
     #[must_use]
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Cancelled | Self::Succeeded | Self::PartiallySucceeded | Self::Failed)
+        matches!(
+            self,
+            Self::Cancelled | Self::Succeeded | Self::PartiallySucceeded | Self::Failed
+        )
     }
 
     /// Name in stores and messages.
@@ -131,7 +134,12 @@ impl RunOptions {
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { dry_run: true, batch_rows: 1_000, max_execution_seconds: 1_800, full_speed: false }
+        Self {
+            dry_run: true,
+            batch_rows: 1_000,
+            max_execution_seconds: 1_800,
+            full_speed: false,
+        }
     }
 }
 

@@ -19,8 +19,14 @@ impl TableName {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text.split_once('.') {
-            Some((schema, name)) => Self { schema: Some(schema.to_owned()), name: name.to_owned() },
-            None => Self { schema: None, name: text.to_owned() },
+            Some((schema, name)) => Self {
+                schema: Some(schema.to_owned()),
+                name: name.to_owned(),
+            },
+            None => Self {
+                schema: None,
+                name: text.to_owned(),
+            },
         }
     }
 }
@@ -191,7 +197,8 @@ impl TableSchema {
     /// Whether some index begins with exactly these columns, in any order.
     #[must_use]
     pub fn indexed(&self, columns: &[String]) -> bool {
-        let leads = |index: &[String]| index.len() >= columns.len() && columns.iter().all(|name| index[..columns.len()].contains(name));
+        let leads =
+            |index: &[String]| index.len() >= columns.len() && columns.iter().all(|name| index[..columns.len()].contains(name));
         leads(&self.primary_key) && !columns.is_empty() || self.indexes.iter().any(|index| leads(&index.columns))
     }
 
@@ -200,7 +207,10 @@ impl TableSchema {
     pub fn fingerprint<'a>(tables: impl IntoIterator<Item = &'a Self>) -> String {
         let mut hasher = Sha256::new();
         for table in tables {
-            let shape = Self { row_estimate: None, ..table.clone() };
+            let shape = Self {
+                row_estimate: None,
+                ..table.clone()
+            };
             hasher.update(serde_json::to_vec(&shape).unwrap_or_default());
             hasher.update(b"\n");
         }

@@ -4,7 +4,9 @@
 
 use async_trait::async_trait;
 
-use crate::model::{Capability, EngineKind, JournalEntry, Row, RowKey, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value};
+use crate::model::{
+    Capability, EngineKind, JournalEntry, Row, RowKey, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value,
+};
 
 /// What kind of failure a database reported; decides whether a batch, an attempt or the run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,19 +55,34 @@ pub struct TargetError {
 impl TargetError {
     /// A failure without a code.
     pub fn new(class: TargetErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), code: None, constraint: None, sink: None }
+        Self {
+            class,
+            message: message.into(),
+            code: None,
+            constraint: None,
+            sink: None,
+        }
     }
 
     /// Whether the same batch may succeed when it is tried again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self.class, TargetErrorClass::LockTimeout | TargetErrorClass::Conflict | TargetErrorClass::Timeout)
+        matches!(
+            self.class,
+            TargetErrorClass::LockTimeout | TargetErrorClass::Conflict | TargetErrorClass::Timeout
+        )
     }
 }
 
 impl From<SinkError> for TargetError {
     fn from(error: SinkError) -> Self {
-        Self { class: TargetErrorClass::Sink, message: error.to_string(), code: None, constraint: None, sink: Some(error) }
+        Self {
+            class: TargetErrorClass::Sink,
+            message: error.to_string(),
+            code: None,
+            constraint: None,
+            sink: Some(error),
+        }
     }
 }
 
@@ -163,7 +180,12 @@ pub struct Restored {
 pub trait BatchTransaction: Send {
     /// Deletes those of the listed rows that still match the whole selection, and hands each deleted row to `capture`.
     /// Returns the number of deleted rows.
-    async fn delete(&mut self, selection: &Selection, keys: &[RowKey], capture: Option<&mut dyn RowSink>) -> Result<u64, TargetError>;
+    async fn delete(
+        &mut self,
+        selection: &Selection,
+        keys: &[RowKey],
+        capture: Option<&mut dyn RowSink>,
+    ) -> Result<u64, TargetError>;
 
     /// Looks again, with eyes newer than the deletion, whether deleted rows have been adopted: the number of rows whose
     /// parent is there now. More than zero means that the batch must be rolled back and tried again.

@@ -8,7 +8,10 @@ use super::{KindInfo, Mismatch, Schemas, column_of, schema_of};
 use crate::model::{Condition, EngineKind, Finding, FindingLevel, TableName, TimeEncoding, TypeClass};
 
 /// The kind's entry in [`super::KINDS`].
-pub const INFO: KindInfo = KindInfo { name: "expired", summary: "rows older than a retention, or past their own expiry" };
+pub const INFO: KindInfo = KindInfo {
+    name: "expired",
+    summary: "rows older than a retention, or past their own expiry",
+};
 
 /// Settings of the kind, as the catalog writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +51,11 @@ pub struct Expired {
 fn parse_retention(text: &str) -> Result<Span, String> {
     let expectation = "expected a positive ISO 8601 duration such as P1Y, P30D or PT12H";
     let span: Span = text.parse().map_err(|_| format!("retention is {text:?}; {expectation}"))?;
-    if span.is_positive() { Ok(span) } else { Err(format!("retention is {text:?}; {expectation}")) }
+    if span.is_positive() {
+        Ok(span)
+    } else {
+        Err(format!("retention is {text:?}; {expectation}"))
+    }
 }
 
 impl TryFrom<Settings> for Expired {
@@ -62,20 +69,29 @@ impl TryFrom<Settings> for Expired {
             }
             (None, Some(true)) => Age::Expiry,
             (Some(_), Some(true)) => {
-                return Err("retention and expiry are both set; expected retention where the column says how old the row is, \
+                return Err(
+                    "retention and expiry are both set; expected retention where the column says how old the row is, \
                             or expiry = true where it says when the row expires"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             (None, None | Some(false)) => {
-                return Err("retention is missing; there is no default: expected retention = \"P1Y\" or the like, \
+                return Err(
+                    "retention is missing; there is no default: expected retention = \"P1Y\" or the like, \
                             or expiry = true where the column says when the row expires"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         };
         if let Some(zone) = &settings.zone {
             TimeZone::get(zone).map_err(|_| format!("zone is {zone:?}; expected an IANA name such as UTC or Europe/Berlin"))?;
         }
-        Ok(Self { column: settings.column, age, zone: settings.zone, encoding: settings.encoding })
+        Ok(Self {
+            column: settings.column,
+            age,
+            zone: settings.zone,
+            encoding: settings.encoding,
+        })
     }
 }
 
@@ -88,10 +104,14 @@ impl Expired {
     }
 
     pub(super) fn horizon(&self, clock: Timestamp) -> Result<Timestamp, Mismatch> {
-        let Age::Retention(retention) = &self.age else { return Ok(clock) };
+        let Age::Retention(retention) = &self.age else {
+            return Ok(clock);
+        };
         let span = parse_retention(retention).map_err(Mismatch::new)?;
         let horizon = clock.to_zoned(TimeZone::UTC).checked_sub(span);
-        Ok(horizon.map_err(|_| Mismatch::new(format!("retention {retention} reaches before the first date; expected less")))?.timestamp())
+        Ok(horizon
+            .map_err(|_| Mismatch::new(format!("retention {retention} reaches before the first date; expected less")))?
+            .timestamp())
     }
 
     pub(super) fn condition(
@@ -104,31 +124,53 @@ impl Expired {
         let schema = schema_of(schemas, table)?;
         let column = column_of(schema, &self.column)?;
         let place = format!("{}.{} is {}", schema.name, column.name, column.type_name);
-        let utc = self.zone.as_deref().is_some_and(|zone| TimeZone::get(zone).is_ok_and(|zone| zone == TimeZone::UTC));
-        let unix = self.encoding.filter(|encoding| matches!(encoding, TimeEncoding::UnixSeconds | TimeEncoding::UnixMillis));
+        let utc = self
+            .zone
+            .as_deref()
+            .is_some_and(|zone| TimeZone::get(zone).is_ok_and(|zone| zone == TimeZone::UTC));
+        let unix = self
+            .encoding
+            .filter(|encoding| matches!(encoding, TimeEncoding::UnixSeconds | TimeEncoding::UnixMillis));
         let encoding = match (engine, column.class) {
             (EngineKind::Postgres, TypeClass::Instant) => None,
             (EngineKind::Postgres, TypeClass::CivilTime | TypeClass::Date) if self.zone.is_none() => {
-                return Err(Mismatch::new(format!("{place}, which carries no zone; expected zone = \"UTC\" or the zone it is written in")));
+                return Err(Mismatch::new(format!(
+                    "{place}, which carries no zone; expected zone = \"UTC\" or the zone it is written in"
+                )));
             }
             (EngineKind::Postgres, TypeClass::CivilTime | TypeClass::Date) => None,
-            (EngineKind::Postgres, TypeClass::Integer | TypeClass::Real) | (EngineKind::Sqlite, _) if unix.is_some() && column.class != TypeClass::Text => unix,
+            (EngineKind::Postgres, TypeClass::Integer | TypeClass::Real) | (EngineKind::Sqlite, _)
+                if unix.is_some() && column.class != TypeClass::Text =>
+            {
+                unix
+            }
             (_, TypeClass::Integer | TypeClass::Real) => {
-                return Err(Mismatch::new(format!("{place}; expected encoding = \"unix_seconds\" or \"unix_millis\"")));
+                return Err(Mismatch::new(format!(
+                    "{place}; expected encoding = \"unix_seconds\" or \"unix_millis\""
+                )));
             }
             // SQLite has no time type: a column that is no number holds text, whatever its declaration says.
             (EngineKind::Sqlite, _) if utc => Some(TimeEncoding::TextUtc),
             (EngineKind::Sqlite, _) => {
-                return Err(Mismatch::new(format!("{place}, text without a zone; expected zone = \"UTC\" (no other zone can be compared as text)")));
+                return Err(Mismatch::new(format!(
+                    "{place}, text without a zone; expected zone = \"UTC\" (no other zone can be compared as text)"
+                )));
             }
             (EngineKind::Postgres, _) => return Err(Mismatch::new(format!("{place}; expected a timestamp, a date or a number"))),
         };
         let horizon = horizon.ok_or_else(|| Mismatch::new("the plan has no horizon for this rule; expected a new plan"))?;
-        Ok(Condition::OlderThan { column: self.column.clone(), horizon, encoding, zone: self.zone.clone() })
+        Ok(Condition::OlderThan {
+            column: self.column.clone(),
+            horizon,
+            encoding,
+            zone: self.zone.clone(),
+        })
     }
 
     pub(super) fn findings(&self, table: &TableName, schemas: &Schemas) -> Vec<Finding> {
-        let Ok(schema) = schema_of(schemas, table) else { return Vec::new() };
+        let Ok(schema) = schema_of(schemas, table) else {
+            return Vec::new();
+        };
         if schema.indexed(std::slice::from_ref(&self.column)) {
             return Vec::new();
         }
@@ -136,8 +178,14 @@ impl Expired {
             code: "TIME_COLUMN_UNINDEXED".to_owned(),
             level: FindingLevel::Info,
             table: schema.name.to_string(),
-            detail: format!("no index of {} begins with {}, so that each pass reads the whole table", schema.name, self.column),
-            remediation: format!("create an index on {} ({}) where this rule runs often", schema.name, self.column),
+            detail: format!(
+                "no index of {} begins with {}, so that each pass reads the whole table",
+                schema.name, self.column
+            ),
+            remediation: format!(
+                "create an index on {} ({}) where this rule runs often",
+                schema.name, self.column
+            ),
         }]
     }
 }

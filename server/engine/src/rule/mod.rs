@@ -134,7 +134,9 @@ pub struct Mismatch {
 
 impl Mismatch {
     fn new(expected: impl Into<String>) -> Self {
-        Self { expected: expected.into() }
+        Self {
+            expected: expected.into(),
+        }
     }
 }
 
@@ -206,13 +208,20 @@ impl Rule {
 
 /// The schema of a table, or the sentence that says it is missing.
 fn schema_of<'a>(schemas: &'a Schemas, table: &TableName) -> Result<&'a Arc<TableSchema>, Mismatch> {
-    schemas.get(table).ok_or_else(|| Mismatch::new(format!("table {table} does not exist; expected a table of the target")))
+    schemas
+        .get(table)
+        .ok_or_else(|| Mismatch::new(format!("table {table} does not exist; expected a table of the target")))
 }
 
 /// A column of a table, or the sentence that says it is missing and which there are.
 fn column_of<'a>(schema: &'a TableSchema, name: &str) -> Result<&'a Column, Mismatch> {
     schema.column(name).ok_or_else(|| {
-        let known = schema.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
+        let known = schema
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         Mismatch::new(format!("table {} has no column {name}; expected one of {known}", schema.name))
     })
 }

@@ -9,7 +9,10 @@ use super::{KindInfo, Mismatch, Schemas, column_of, schema_of};
 use crate::model::{Condition, Finding, FindingLevel, TableName, TypeClass};
 
 /// The kind's entry in [`super::KINDS`].
-pub const INFO: KindInfo = KindInfo { name: "orphan", summary: "child rows whose parent is missing" };
+pub const INFO: KindInfo = KindInfo {
+    name: "orphan",
+    summary: "child rows whose parent is missing",
+};
 
 /// Settings of the kind, as the catalog writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +38,11 @@ impl TryFrom<Settings> for Orphan {
     type Error = String;
 
     fn try_from(settings: Settings) -> Result<Self, String> {
-        let Settings { columns, parent, parent_columns } = settings;
+        let Settings {
+            columns,
+            parent,
+            parent_columns,
+        } = settings;
         if columns.is_empty() {
             return Err("columns is empty; expected the columns that name the parent".to_owned());
         }
@@ -51,7 +58,11 @@ impl TryFrom<Settings> for Orphan {
                 return Err(format!("columns names {column} twice; expected each column once"));
             }
         }
-        Ok(Self { columns, parent: TableName::parse(&parent), parent_columns })
+        Ok(Self {
+            columns,
+            parent: TableName::parse(&parent),
+            parent_columns,
+        })
     }
 }
 
@@ -74,7 +85,10 @@ impl Orphan {
             // A comparison across classes either fails in the database or, worse, is false for every row, which would make
             // every child an orphan.
             let comparable = column.class == parent_column.class
-                || matches!((column.class, parent_column.class), (TypeClass::Integer, TypeClass::Real) | (TypeClass::Real, TypeClass::Integer));
+                || matches!(
+                    (column.class, parent_column.class),
+                    (TypeClass::Integer, TypeClass::Real) | (TypeClass::Real, TypeClass::Integer)
+                );
             if !comparable || (column.class == TypeClass::Other && column.type_name != parent_column.type_name) {
                 return Err(Mismatch::new(format!(
                     "{}.{name} is {} and {}.{parent_name} is {}; expected types that can be equal",
@@ -90,14 +104,20 @@ impl Orphan {
     }
 
     pub(super) fn findings(&self, schemas: &Schemas) -> Vec<Finding> {
-        let Ok(parent) = schema_of(schemas, &self.parent) else { return Vec::new() };
+        let Ok(parent) = schema_of(schemas, &self.parent) else {
+            return Vec::new();
+        };
         let mut findings = Vec::new();
         if !parent.indexed(&self.parent_columns) {
             findings.push(Finding {
                 code: "PARENT_KEY_UNINDEXED".to_owned(),
                 level: FindingLevel::Warn,
                 table: parent.name.to_string(),
-                detail: format!("no index of {} begins with {}, so that every batch reads the whole table", parent.name, self.parent_columns.join(", ")),
+                detail: format!(
+                    "no index of {} begins with {}, so that every batch reads the whole table",
+                    parent.name,
+                    self.parent_columns.join(", ")
+                ),
                 remediation: format!("create an index on {} ({})", parent.name, self.parent_columns.join(", ")),
             });
         }
@@ -106,7 +126,10 @@ impl Orphan {
                 code: "PARENT_ROW_SECURITY".to_owned(),
                 level: FindingLevel::Info,
                 table: parent.name.to_string(),
-                detail: format!("{} has row-level security; dbkeep reads with row_security = off and fails rather than miss parents", parent.name),
+                detail: format!(
+                    "{} has row-level security; dbkeep reads with row_security = off and fails rather than miss parents",
+                    parent.name
+                ),
                 remediation: "let dbkeep's user own the table or bypass row-level security".to_owned(),
             });
         }

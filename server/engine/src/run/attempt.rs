@@ -107,34 +107,70 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
     let id = run.id;
     let settings = &context.settings;
     let store = Arc::clone(&context.store);
-    let lease = Lease::keep(Arc::clone(&store), id, fence, settings.lease_term, granted, shutdown, Arc::clone(&context.renew));
+    let lease = Lease::keep(
+        Arc::clone(&store),
+        id,
+        fence,
+        settings.lease_term,
+        granted,
+        shutdown,
+        Arc::clone(&context.renew),
+    );
     let mut ledger = Ledger::open(Arc::clone(&store), Arc::clone(&context.feeds), id, fence, run.report.clone());
     let Some(entry) = context.targets.get(&run.target) else {
         // Another server may know the target; this one never took the run if it could know that.
         let reason = format!("this server has no target {}", run.target);
-        return settle(ledger.enter(RunState::Interrupted, reason, None).await, &run, Aftermath::TargetLost);
+        return settle(
+            ledger.enter(RunState::Interrupted, reason, None).await,
+            &run,
+            Aftermath::TargetLost,
+        );
     };
     let target = Arc::clone(&entry.target);
     let plan = match store.plan(run.plan).await {
         Ok(Some(plan)) => plan,
-        Ok(None) => return settle(ledger.enter(RunState::Failed, format!("plan {} is gone", run.plan), None).await, &run, Aftermath::Settled),
+        Ok(None) => {
+            return settle(
+                ledger
+                    .enter(RunState::Failed, format!("plan {} is gone", run.plan), None)
+                    .await,
+                &run,
+                Aftermath::Settled,
+            );
+        }
         Err(error) => return settle(Err(error), &run, Aftermath::Settled),
     };
     tracing::info!(run = %id, attempt = fence, kind = ?run.kind, target = run.target, "attempt begins");
-    let mut attempt = Attempt { claim: Claim { run: id, fence }, context: Arc::clone(&context), run, plan, target, lease, ledger };
+    let mut attempt = Attempt {
+        claim: Claim { run: id, fence },
+        context: Arc::clone(&context),
+        run,
+        plan,
+        target,
+        lease,
+        ledger,
+    };
     let result = attempt.work().await;
     let Attempt { run, mut ledger, .. } = attempt;
     let (state, reason, mark, aftermath) = match result {
         Ok(Ending { state, reason, mark }) => (state, reason, mark, Aftermath::Settled),
         Err(Halt::Stop(Stop::Cancelled(reason))) => (RunState::Cancelled, reason, None, Aftermath::Settled),
-        Err(Halt::Stop(Stop::Shutdown)) => (RunState::Interrupted, "the server is shutting down".to_owned(), None, Aftermath::Settled),
+        Err(Halt::Stop(Stop::Shutdown)) => (
+            RunState::Interrupted,
+            "the server is shutting down".to_owned(),
+            None,
+            Aftermath::Settled,
+        ),
         Err(Halt::Stop(Stop::LeaseLost)) => {
             tracing::warn!(run = %id, attempt = fence, "lease lost; the attempt ends without a word in the store");
             return Aftermath::Settled;
         }
-        Err(Halt::Target(error)) if error.class == TargetErrorClass::Lost => {
-            (RunState::Interrupted, format!("the target is out of reach: {error}"), None, Aftermath::TargetLost)
-        }
+        Err(Halt::Target(error)) if error.class == TargetErrorClass::Lost => (
+            RunState::Interrupted,
+            format!("the target is out of reach: {error}"),
+            None,
+            Aftermath::TargetLost,
+        ),
         // A newer attempt is at work on the target, so that this one has nothing to say any more.
         Err(Halt::Target(error)) if error.class == TargetErrorClass::Fenced => {
             tracing::warn!(run = %id, attempt = fence, %error, "shut out by a newer attempt");

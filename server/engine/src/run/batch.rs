@@ -47,8 +47,15 @@ pub struct BatchOrder<'a> {
 pub fn layout(table: &TableSchema) -> TableLayout {
     TableLayout {
         table: table.name.clone(),
-        columns: table.captured_columns().map(|column| (column.name.clone(), column.type_name.clone())).collect(),
-        row_key: if table.primary_key.is_empty() { table.row_key.clone() } else { table.primary_key.clone() },
+        columns: table
+            .captured_columns()
+            .map(|column| (column.name.clone(), column.type_name.clone()))
+            .collect(),
+        row_key: if table.primary_key.is_empty() {
+            table.row_key.clone()
+        } else {
+            table.primary_key.clone()
+        },
     }
 }
 
@@ -57,11 +64,22 @@ pub fn layout(table: &TableSchema) -> TableLayout {
 /// # Errors
 /// [`TargetError::is_retryable`] tells whether the same batch may be tried again; otherwise nothing of it took effect, but
 /// for class `Lost` from the commit, where the journal tells.
-pub async fn run_batch(target: &dyn Target, archive: &Arc<dyn Archive>, order: &BatchOrder<'_>) -> Result<JournalEntry, TargetError> {
+pub async fn run_batch(
+    target: &dyn Target,
+    archive: &Arc<dyn Archive>,
+    order: &BatchOrder<'_>,
+) -> Result<JournalEntry, TargetError> {
     let mut writer = None;
     if order.capture {
         let table = layout(&order.selection.table);
-        writer = Some(ChunkWriter::create(archive.as_ref(), order.claim.run, order.claim.fence, order.step, order.batch, &table)?);
+        writer = Some(ChunkWriter::create(
+            archive.as_ref(),
+            order.claim.run,
+            order.claim.fence,
+            order.step,
+            order.batch,
+            &table,
+        )?);
     }
     let name = writer.as_ref().map(|writer| writer.name().to_owned());
     let result = delete_in_transaction(target, order, writer).await;
@@ -77,7 +95,11 @@ pub async fn run_batch(target: &dyn Target, archive: &Arc<dyn Archive>, order: &
     result
 }
 
-async fn delete_in_transaction(target: &dyn Target, order: &BatchOrder<'_>, mut writer: Option<ChunkWriter>) -> Result<JournalEntry, TargetError> {
+async fn delete_in_transaction(
+    target: &dyn Target,
+    order: &BatchOrder<'_>,
+    mut writer: Option<ChunkWriter>,
+) -> Result<JournalEntry, TargetError> {
     let mut transaction = target.begin(order.claim, &[&order.selection.table]).await?;
     failpoint!("batch-begun");
     let sink = writer.as_mut().map(|writer| writer as &mut dyn RowSink);
@@ -115,7 +137,10 @@ async fn delete_in_transaction(target: &dyn Target, order: &BatchOrder<'_>, mut 
     transaction.commit().await?;
     failpoint!("batch-committed");
     // A reply that is lost after the server committed looks exactly like this.
-    failpoint!("batch-commit-reply-lost", Err(TargetError::new(TargetErrorClass::Lost, "the reply to COMMIT was lost")));
+    failpoint!(
+        "batch-commit-reply-lost",
+        Err(TargetError::new(TargetErrorClass::Lost, "the reply to COMMIT was lost"))
+    );
     Ok(entry)
 }
 
@@ -124,10 +149,16 @@ async fn seal(writer: ChunkWriter, deleted: u64) -> Result<ChunkRef, TargetError
     if writer.rows() != deleted {
         return Err(TargetError::new(
             TargetErrorClass::Refused,
-            format!("{} rows were captured and {deleted} deleted; the batch was taken back", writer.rows()),
+            format!(
+                "{} rows were captured and {deleted} deleted; the batch was taken back",
+                writer.rows()
+            ),
         ));
     }
-    failpoint!("batch-seal-fails", Err(crate::port::SinkError(std::io::Error::from(std::io::ErrorKind::StorageFull)).into()));
+    failpoint!(
+        "batch-seal-fails",
+        Err(crate::port::SinkError(std::io::Error::from(std::io::ErrorKind::StorageFull)).into())
+    );
     tokio::task::spawn_blocking(move || writer.seal())
         .await
         .map_err(|error| TargetError::new(TargetErrorClass::Refused, format!("sealing the chunk was cut short: {error}")))?

@@ -41,10 +41,14 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         attempt.ledger.take_totals(step);
     }
     remove_unjournaled_chunks(attempt).await?;
-    let selections = planner::selections(attempt.target.as_ref(), &attempt.plan).await.map_err(|error| match error {
-        planner::PlanError::Target(error) => Halt::Target(error),
-        planner::PlanError::Mismatch { expected, .. } => Halt::Fail(format!("the schema changed since the plan was made: {expected}")),
-    })?;
+    let selections = planner::selections(attempt.target.as_ref(), &attempt.plan)
+        .await
+        .map_err(|error| match error {
+            planner::PlanError::Target(error) => Halt::Target(error),
+            planner::PlanError::Mismatch { expected, .. } => {
+                Halt::Fail(format!("the schema changed since the plan was made: {expected}"))
+            }
+        })?;
     if selections.fingerprint != attempt.plan.fingerprint {
         return Err(Halt::Fail("the schema changed since the plan was made".to_owned()));
     }
@@ -52,22 +56,48 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
 
     let mut out_of_time = false;
     for (index, selection) in selections.steps.iter().enumerate() {
-        if matches!(attempt.ledger.report.steps[index].state, StepState::Succeeded | StepState::Partial | StepState::Failed) {
+        if matches!(
+            attempt.ledger.report.steps[index].state,
+            StepState::Succeeded | StepState::Partial | StepState::Failed
+        ) {
             continue;
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
-        let done = totals.iter().find(|totals| usize::try_from(totals.step) == Ok(index)).cloned().unwrap_or_default();
-        let result = StepWork { attempt, index, selection, totals: done, reopened: false }.run().await;
+        let done = totals
+            .iter()
+            .find(|totals| usize::try_from(totals.step) == Ok(index))
+            .cloned()
+            .unwrap_or_default();
+        let result = StepWork {
+            attempt,
+            index,
+            selection,
+            totals: done,
+            reopened: false,
+        }
+        .run()
+        .await;
         let (state, message) = match result {
             Ok(StepEnd::Done) => (StepState::Succeeded, String::new()),
             Ok(StepEnd::Partial(message)) => (StepState::Partial, message),
             Ok(StepEnd::OutOfTime) => {
                 out_of_time = true;
-                (StepState::Partial, format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds))
+                (
+                    StepState::Partial,
+                    format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds),
+                )
             }
             // These concern the step alone: the tables of others may be fine.
-            Err(Halt::Target(error)) if matches!(error.class, TargetErrorClass::Constraint | TargetErrorClass::Refused | TargetErrorClass::Permission | TargetErrorClass::Unsupported) || error.is_retryable() => {
+            Err(Halt::Target(error))
+                if matches!(
+                    error.class,
+                    TargetErrorClass::Constraint
+                        | TargetErrorClass::Refused
+                        | TargetErrorClass::Permission
+                        | TargetErrorClass::Unsupported
+                ) || error.is_retryable() =>
+            {
                 (StepState::Failed, error.to_string())
             }
             Err(halt) => {
@@ -90,15 +120,31 @@ fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
     let (state, reason) = if steps.iter().all(|step| step.state == StepState::Succeeded) {
         (RunState::Succeeded, format!("{affected} rows deleted"))
     } else if failed == steps.len() {
-        (RunState::Failed, format!("every step failed; the first: {}", steps.first().map_or("", |step| step.message.as_str())))
+        (
+            RunState::Failed,
+            format!(
+                "every step failed; the first: {}",
+                steps.first().map_or("", |step| step.message.as_str())
+            ),
+        )
     } else if out_of_time {
-        (RunState::PartiallySucceeded, format!("stopped at the time limit of {} s; {affected} rows deleted", attempt.run.options.max_execution_seconds))
+        (
+            RunState::PartiallySucceeded,
+            format!(
+                "stopped at the time limit of {} s; {affected} rows deleted",
+                attempt.run.options.max_execution_seconds
+            ),
+        )
     } else {
         let first = steps.iter().find(|step| step.state != StepState::Succeeded);
         let why = first.map_or(String::new(), |step| format!("{}: {}", step.rule, step.message));
         (RunState::PartiallySucceeded, format!("{affected} rows deleted; {why}"))
     };
-    Ending { state, reason, mark: None }
+    Ending {
+        state,
+        reason,
+        mark: None,
+    }
 }
 
 /// Removes chunks of batches that never committed. Called after the claim, so that no older attempt can commit any more.
@@ -107,7 +153,11 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
     let archive = Arc::clone(&attempt.context.archive);
     let mut leftover: BTreeSet<String> = {
         let archive = Arc::clone(&archive);
-        tokio::task::spawn_blocking(move || archive.list(run)).await.map_err(|error| Halt::Fail(error.to_string()))??.into_iter().collect()
+        tokio::task::spawn_blocking(move || archive.list(run))
+            .await
+            .map_err(|error| Halt::Fail(error.to_string()))??
+            .into_iter()
+            .collect()
     };
     if leftover.is_empty() {
         return Ok(());
@@ -158,7 +208,11 @@ impl Ahead {
                 }
             }
         });
-        Ok(Self { windows, opened: Instant::now(), _task: AbortOnDropHandle::new(task) })
+        Ok(Self {
+            windows,
+            opened: Instant::now(),
+            _task: AbortOnDropHandle::new(task),
+        })
     }
 }
 
@@ -195,7 +249,9 @@ impl StepWork<'_> {
                 return self.leave(listed, "a whole pass could not take a single one of them").await;
             }
             if self.totals.pass >= MAX_PASSES {
-                return self.leave(listed, &format!("they kept moving over {MAX_PASSES} passes")).await;
+                return self
+                    .leave(listed, &format!("they kept moving over {MAX_PASSES} passes"))
+                    .await;
             }
             self.totals.pass += 1;
         }
@@ -204,7 +260,10 @@ impl StepWork<'_> {
     async fn leave(&mut self, rows: u64, why: &str) -> Result<StepEnd, Halt> {
         let message = format!("about {rows} rows still match: {why}");
         self.attempt.ledger.report.steps[self.index].rows_remaining = rows;
-        self.attempt.ledger.warn(Some(self.index), "ROWS_REMAIN", message.clone()).await?;
+        self.attempt
+            .ledger
+            .warn(Some(self.index), "ROWS_REMAIN", message.clone())
+            .await?;
         Ok(StepEnd::Partial(message))
     }
 
@@ -228,7 +287,10 @@ impl StepWork<'_> {
             }
             if window.keys.is_empty() {
                 self.attempt.ledger.report.steps[self.index].rows_examined = self.totals.examined + examined;
-                self.attempt.ledger.progress(self.index, window.fraction, Duration::ZERO, None).await?;
+                self.attempt
+                    .ledger
+                    .progress(self.index, window.fraction, Duration::ZERO, None)
+                    .await?;
                 continue;
             }
             let listed = window.keys.len() as u64;
@@ -237,7 +299,10 @@ impl StepWork<'_> {
                     "stopped before the plan was exceeded: {} rows deleted, {listed} more listed, at most {allowance} allowed; make a new plan",
                     self.totals.affected
                 );
-                self.attempt.ledger.warn(Some(self.index), "COUNT_DRIFTED", message.clone()).await?;
+                self.attempt
+                    .ledger
+                    .warn(Some(self.index), "COUNT_DRIFTED", message.clone())
+                    .await?;
                 return Ok(Some(StepEnd::Partial(message)));
             }
             let began = Instant::now();
@@ -267,9 +332,15 @@ impl StepWork<'_> {
         }
         totals.step = entry.step;
         self.attempt.ledger.take_totals(totals);
-        let throttle = (!self.attempt.run.options.full_speed)
-            .then(|| Throttle { reason: "DUTY_CYCLE".to_owned(), value: format!("{} ms", took.as_millis()) });
-        Ok(self.attempt.ledger.progress(self.index, window.fraction, took, throttle).await?)
+        let throttle = (!self.attempt.run.options.full_speed).then(|| Throttle {
+            reason: "DUTY_CYCLE".to_owned(),
+            value: format!("{} ms", took.as_millis()),
+        });
+        Ok(self
+            .attempt
+            .ledger
+            .progress(self.index, window.fraction, took, throttle)
+            .await?)
     }
 
     /// One batch, tried again while that can help.
@@ -306,5 +377,10 @@ impl StepWork<'_> {
 
 /// Tables that a cleanup or its undo needs for itself.
 pub(crate) fn tables_of<'a>(schemas: impl IntoIterator<Item = &'a TableSchema>) -> Vec<String> {
-    schemas.into_iter().map(|schema| schema.name.to_string()).collect::<BTreeSet<_>>().into_iter().collect()
+    schemas
+        .into_iter()
+        .map(|schema| schema.name.to_string())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }

@@ -65,7 +65,8 @@ impl Feed {
         }
         if let Some(last) = ring.back() {
             let sequence = last.sequence;
-            self.latest.send_if_modified(|latest| std::mem::replace(latest, sequence.max(*latest)) < sequence);
+            self.latest
+                .send_if_modified(|latest| std::mem::replace(latest, sequence.max(*latest)) < sequence);
         }
     }
 
@@ -91,12 +92,20 @@ impl Feeds {
     /// Feeds over this store.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { store, feeds: Mutex::new(HashMap::new()) })
+        Arc::new(Self {
+            store,
+            feeds: Mutex::new(HashMap::new()),
+        })
     }
 
     /// Hands events that the store has written to the run's watchers, if there are any.
     pub fn publish(&self, run: RunId, events: Vec<Event>) {
-        let feed = self.feeds.lock().unwrap_or_else(PoisonError::into_inner).get(&run).and_then(Weak::upgrade);
+        let feed = self
+            .feeds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&run)
+            .and_then(Weak::upgrade);
         if let Some(feed) = feed {
             feed.publish(events);
         }
@@ -104,7 +113,12 @@ impl Feeds {
 
     /// Tells the run's watchers that the store has events up to this one, written by an act that hands none out.
     pub fn announce(&self, run: RunId, sequence: u64) {
-        let feed = self.feeds.lock().unwrap_or_else(PoisonError::into_inner).get(&run).and_then(Weak::upgrade);
+        let feed = self
+            .feeds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&run)
+            .and_then(Weak::upgrade);
         if let Some(feed) = feed {
             let mut ring = feed.ring.lock().unwrap_or_else(PoisonError::into_inner);
             if ring.back().is_some_and(|last| last.sequence < sequence) {
@@ -112,7 +126,8 @@ impl Feeds {
                 ring.clear();
             }
             drop(ring);
-            feed.latest.send_if_modified(|latest| std::mem::replace(latest, sequence.max(*latest)) < sequence);
+            feed.latest
+                .send_if_modified(|latest| std::mem::replace(latest, sequence.max(*latest)) < sequence);
         }
     }
 
@@ -123,7 +138,10 @@ impl Feeds {
             return feed;
         }
         feeds.retain(|_, feed| feed.strong_count() > 0);
-        let feed = Arc::new(Feed { ring: Mutex::default(), latest: watch::Sender::new(0) });
+        let feed = Arc::new(Feed {
+            ring: Mutex::default(),
+            latest: watch::Sender::new(0),
+        });
         feeds.insert(run, Arc::downgrade(&feed));
         tokio::spawn(poll(Arc::clone(&self.store), run, Arc::downgrade(&feed)));
         feed
@@ -131,10 +149,24 @@ impl Feeds {
 
     /// Follows a run's log after a sequence until the run's last event. Items come without gap or repeat, and a watcher that
     /// does not read never holds the run up.
-    pub fn watch(self: &Arc<Self>, run: RunId, after: u64, shutdown: CancellationToken) -> impl futures::Stream<Item = Result<WatchItem, EngineError>> + Send + use<> {
+    pub fn watch(
+        self: &Arc<Self>,
+        run: RunId,
+        after: u64,
+        shutdown: CancellationToken,
+    ) -> impl futures::Stream<Item = Result<WatchItem, EngineError>> + Send + use<> {
         let feeds = Arc::clone(self);
         let feed = self.feed(run);
-        let watcher = Watcher { latest: feed.latest.subscribe(), feeds, feed, run, sequence: after, queue: VecDeque::new(), ended: false, shutdown };
+        let watcher = Watcher {
+            latest: feed.latest.subscribe(),
+            feeds,
+            feed,
+            run,
+            sequence: after,
+            queue: VecDeque::new(),
+            ended: false,
+            shutdown,
+        };
         futures::stream::unfold(watcher, |mut watcher| async move {
             let item = watcher.next().await.transpose()?;
             watcher.ended |= item.is_err();
@@ -155,7 +187,8 @@ async fn poll(store: Arc<dyn Store>, run: RunId, feed: Weak<Feed>) {
                 Ok(page) => latest = page.last,
                 Err(_) => continue,
             }
-            feed.latest.send_if_modified(|current| std::mem::replace(current, latest.max(*current)) < latest);
+            feed.latest
+                .send_if_modified(|current| std::mem::replace(current, latest.max(*current)) < latest);
             continue;
         }
         if let Ok(page) = store.events(run, latest, PAGE_EVENTS).await {

@@ -43,7 +43,15 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Begins to renew. `granted` is the moment before the claim was sent.
-    pub(super) fn keep(store: Arc<dyn Store>, run: RunId, fence: u64, term: Duration, granted: Instant, shutdown: CancellationToken, wake: Arc<tokio::sync::Notify>) -> Self {
+    pub(super) fn keep(
+        store: Arc<dyn Store>,
+        run: RunId,
+        fence: u64,
+        term: Duration,
+        granted: Instant,
+        shutdown: CancellationToken,
+        wake: Arc<tokio::sync::Notify>,
+    ) -> Self {
         let trust = term * 2 / 3;
         let (trusted_sender, trusted_until) = watch::channel(granted + trust);
         let (cancel_sender, cancel) = watch::channel(None);
@@ -70,7 +78,13 @@ impl Lease {
                 }
             }
         });
-        Self { trusted_until, cancel, fenced, shutdown, _keeper: tokio_util::task::AbortOnDropHandle::new(keeper) }
+        Self {
+            trusted_until,
+            cancel,
+            fenced,
+            shutdown,
+            _keeper: tokio_util::task::AbortOnDropHandle::new(keeper),
+        }
     }
 
     /// Called at every batch boundary.

@@ -33,7 +33,18 @@ impl Ledger {
         let affected = report.total(|step| step.rows_affected);
         let now = Instant::now();
         let before_ms = report.duration_ms;
-        Self { store, feeds, run, fence, report, meter: Meter::start(affected), before_ms, step_began: now, step_before_ms: 0, report_written: now }
+        Self {
+            store,
+            feeds,
+            run,
+            fence,
+            report,
+            meter: Meter::start(affected),
+            before_ms,
+            step_began: now,
+            step_before_ms: 0,
+            report_written: now,
+        }
     }
 
     /// Time at work over all attempts.
@@ -47,7 +58,18 @@ impl Ledger {
         if with_report {
             self.report_written = Instant::now();
         }
-        let events = self.store.update(self.run, self.fence, &Update { report, events, ..Update::default() }).await?;
+        let events = self
+            .store
+            .update(
+                self.run,
+                self.fence,
+                &Update {
+                    report,
+                    events,
+                    ..Update::default()
+                },
+            )
+            .await?;
         self.feeds.publish(self.run, events);
         Ok(())
     }
@@ -61,7 +83,12 @@ impl Ledger {
             RunState::Failed => Some(ReportStatus::Failed),
             _ => None,
         };
-        let update = Update { report: Some(self.report.clone()), events: Vec::new(), state: Some((to, reason)), source_mark: mark };
+        let update = Update {
+            report: Some(self.report.clone()),
+            events: Vec::new(),
+            state: Some((to, reason)),
+            source_mark: mark,
+        };
         let events = self.store.update(self.run, self.fence, &update).await?;
         self.feeds.publish(self.run, events);
         Ok(())
@@ -69,7 +96,12 @@ impl Ledger {
 
     /// Takes over what the journal says of a step.
     pub(super) fn take_totals(&mut self, totals: &StepTotals) {
-        let Some(step) = usize::try_from(totals.step).ok().and_then(|step| self.report.steps.get_mut(step)) else { return };
+        let Some(step) = usize::try_from(totals.step)
+            .ok()
+            .and_then(|step| self.report.steps.get_mut(step))
+        else {
+            return;
+        };
         step.rows_examined = totals.examined;
         step.rows_matched = totals.matched;
         step.rows_affected = totals.affected;
@@ -113,13 +145,20 @@ impl Ledger {
         let report = &mut self.report.steps[step];
         report.state = state;
         report.message = message;
-        let event = EventBody::StepFinished { step: index(step), report: report.clone() };
+        let event = EventBody::StepFinished {
+            step: index(step),
+            report: report.clone(),
+        };
         self.write(vec![event], true).await
     }
 
     pub(super) async fn warn(&mut self, step: Option<usize>, code: &str, message: String) -> Result<(), StoreError> {
         tracing::warn!(run = %self.run, code, message, "run warning");
-        let warning = Warning { code: code.to_owned(), message, step: step.map(index) };
+        let warning = Warning {
+            code: code.to_owned(),
+            message,
+            step: step.map(index),
+        };
         if self.report.warnings.len() < Report::MAX_WARNINGS {
             self.report.warnings.push(warning.clone());
         }
@@ -127,7 +166,13 @@ impl Ledger {
     }
 
     /// Notes a boundary; writes a progress event where one is due.
-    pub(super) async fn progress(&mut self, step: usize, scan_fraction: f64, batch: Duration, throttle: Option<Throttle>) -> Result<(), StoreError> {
+    pub(super) async fn progress(
+        &mut self,
+        step: usize,
+        scan_fraction: f64,
+        batch: Duration,
+        throttle: Option<Throttle>,
+    ) -> Result<(), StoreError> {
         let affected = self.report.total(|step| step.rows_affected);
         self.meter.note(affected);
         if !self.meter.due() {
@@ -153,7 +198,8 @@ impl Ledger {
             batch_ms: millis(batch),
             throttle,
         });
-        self.write(vec![event], self.report_written.elapsed() >= REPORT_INTERVAL).await
+        self.write(vec![event], self.report_written.elapsed() >= REPORT_INTERVAL)
+            .await
     }
 }
 

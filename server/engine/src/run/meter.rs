@@ -19,7 +19,11 @@ pub(super) struct Meter {
 impl Meter {
     pub(super) fn start(affected: u64) -> Self {
         let now = Instant::now();
-        Self { started: now, last_emitted: None, samples: VecDeque::from([(now, affected)]) }
+        Self {
+            started: now,
+            last_emitted: None,
+            samples: VecDeque::from([(now, affected)]),
+        }
     }
 
     /// Time since this attempt began.
@@ -38,9 +42,15 @@ impl Meter {
 
     /// Rows a second over the span.
     pub(super) fn rate(&self) -> f64 {
-        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else { return 0.0 };
+        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else {
+            return 0.0;
+        };
         let seconds = (last.0 - first.0).as_secs_f64();
-        if seconds > 0.0 { as_f64(last.1.saturating_sub(first.1)) / seconds } else { 0.0 }
+        if seconds > 0.0 {
+            as_f64(last.1.saturating_sub(first.1)) / seconds
+        } else {
+            0.0
+        }
     }
 
     /// Milliseconds to the end at this rate.

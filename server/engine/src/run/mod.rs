@@ -10,15 +10,15 @@ mod attempt;
 pub mod batch;
 mod cleanup;
 mod feed;
-mod ledger;
 mod lease;
+mod ledger;
 pub(crate) mod meter;
 pub mod state;
 pub(crate) mod supervisor;
 mod undo;
 mod verify;
 
-pub use feed::{Feeds, WatchItem};
 pub(crate) use cleanup::tables_of;
+pub use feed::{Feeds, WatchItem};
 pub(crate) use meter::as_f64;
 pub use supervisor::Supervisor;

@@ -24,7 +24,15 @@ pub enum Trigger {
 
 impl Trigger {
     /// Every trigger.
-    pub const ALL: [Self; 7] = [Self::Claim, Self::Cancel, Self::Stop, Self::Interrupt, Self::Succeed, Self::FinishPartly, Self::Fail];
+    pub const ALL: [Self; 7] = [
+        Self::Claim,
+        Self::Cancel,
+        Self::Stop,
+        Self::Interrupt,
+        Self::Succeed,
+        Self::FinishPartly,
+        Self::Fail,
+    ];
 }
 
 /// Every allowed edge; what is not here is refused.
@@ -60,7 +68,10 @@ pub const TRANSITIONS: &[(RunState, Trigger, RunState)] = &[
 /// The state that a trigger leads to; `None` where the edge does not exist.
 #[must_use]
 pub fn next(from: RunState, trigger: Trigger) -> Option<RunState> {
-    TRANSITIONS.iter().find(|edge| edge.0 == from && edge.1 == trigger).map(|edge| edge.2)
+    TRANSITIONS
+        .iter()
+        .find(|edge| edge.0 == from && edge.1 == trigger)
+        .map(|edge| edge.2)
 }
 
 /// Whether some trigger leads from one state to the other.
@@ -89,9 +100,15 @@ mod tests {
     #[test]
     fn every_state_is_reached_and_every_living_state_can_end() {
         for state in RunState::ALL {
-            assert!(state == Queued || TRANSITIONS.iter().any(|edge| edge.2 == state), "{state:?} is never entered");
+            assert!(
+                state == Queued || TRANSITIONS.iter().any(|edge| edge.2 == state),
+                "{state:?} is never entered"
+            );
             let mut reached = vec![state];
-            while let Some(edge) = TRANSITIONS.iter().find(|edge| reached.contains(&edge.0) && !reached.contains(&edge.2)) {
+            while let Some(edge) = TRANSITIONS
+                .iter()
+                .find(|edge| reached.contains(&edge.0) && !reached.contains(&edge.2))
+            {
                 reached.push(edge.2);
             }
             assert!(reached.iter().any(|state| state.is_final()), "{state:?} can never end");

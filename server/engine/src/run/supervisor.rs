@@ -25,7 +25,11 @@ impl Backoffs {
     fn waiting(&self) -> Vec<String> {
         let now = Instant::now();
         let backoffs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        backoffs.iter().filter(|(_, (until, _))| *until > now).map(|(target, _)| target.clone()).collect()
+        backoffs
+            .iter()
+            .filter(|(_, (until, _))| *until > now)
+            .map(|(target, _)| target.clone())
+            .collect()
     }
 
     fn note(&self, target: &str, aftermath: Aftermath) {
@@ -33,7 +37,9 @@ impl Backoffs {
         match aftermath {
             Aftermath::Settled => drop(backoffs.remove(target)),
             Aftermath::TargetLost => {
-                let wait = backoffs.get(target).map_or(FIRST_BACKOFF, |(_, wait)| (*wait * 2).min(LAST_BACKOFF));
+                let wait = backoffs
+                    .get(target)
+                    .map_or(FIRST_BACKOFF, |(_, wait)| (*wait * 2).min(LAST_BACKOFF));
                 backoffs.insert(target.to_owned(), (Instant::now() + wait, wait));
             }
         }
@@ -48,7 +54,10 @@ pub struct Supervisor {
 
 impl Supervisor {
     pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context, backoffs: Arc::default() }
+        Self {
+            context,
+            backoffs: Arc::default(),
+        }
     }
 
     /// Takes up runs until `shutdown`; returns when all of them are handed back.
@@ -72,7 +81,12 @@ impl Supervisor {
     async fn take_up(&self, attempts: &mut JoinSet<()>, shutdown: &CancellationToken) -> bool {
         let granted = Instant::now();
         let settings = &self.context.settings;
-        let grant = match self.context.store.claim(&settings.holder, settings.lease_term, &self.backoffs.waiting()).await {
+        let grant = match self
+            .context
+            .store
+            .claim(&settings.holder, settings.lease_term, &self.backoffs.waiting())
+            .await
+        {
             Ok(Some(grant)) => grant,
             Ok(None) => return false,
             Err(error) => {

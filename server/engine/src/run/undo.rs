@@ -22,7 +22,9 @@ const NAMED_CONFLICTS: usize = 20;
 const PAGE_ENTRIES: u32 = 256;
 
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
-    let Some(source) = attempt.run.source else { return Err(Halt::Fail("the undo names no run".to_owned())) };
+    let Some(source) = attempt.run.source else {
+        return Err(Halt::Fail("the undo names no run".to_owned()));
+    };
     attempt.target.claim(attempt.claim).await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     for step in &totals {
@@ -33,12 +35,21 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     // Later steps deleted last, so that their rows are the first to come back.
     for index in (0..attempt.ledger.report.steps.len()).rev() {
         let step = u32::try_from(index).unwrap_or(u32::MAX);
-        if matches!(attempt.ledger.report.steps[index].state, StepState::Succeeded | StepState::Partial) {
+        if matches!(
+            attempt.ledger.report.steps[index].state,
+            StepState::Succeeded | StepState::Partial
+        ) {
             continue;
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
-        let mut after = (step, totals.iter().find(|totals| totals.step == step).map_or(0, |totals| totals.batches));
+        let mut after = (
+            step,
+            totals
+                .iter()
+                .find(|totals| totals.step == step)
+                .map_or(0, |totals| totals.batches),
+        );
         let mut damaged_here = 0_u64;
         loop {
             let page = attempt.target.journal(source, after, PAGE_ENTRIES).await?;
@@ -50,14 +61,19 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                 if attempt.out_of_time() {
                     let message = format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds);
                     attempt.ledger.end_step(index, StepState::Partial, message.clone()).await?;
-                    return Ok(Ending { state: RunState::PartiallySucceeded, reason: message, mark: None });
+                    return Ok(Ending {
+                        state: RunState::PartiallySucceeded,
+                        reason: message,
+                        mark: None,
+                    });
                 }
                 let began = Instant::now();
                 if !put_back(attempt, index, entry).await? {
                     damaged_here += 1;
                 }
                 let took = began.elapsed();
-                let affected = attempt.ledger.report.steps[index].rows_affected + attempt.ledger.report.steps[index].rows_conflicting;
+                let affected =
+                    attempt.ledger.report.steps[index].rows_affected + attempt.ledger.report.steps[index].rows_conflicting;
                 let planned = attempt.ledger.report.steps[index].rows_planned.max(1);
                 let fraction = super::meter::as_f64(affected) / super::meter::as_f64(planned);
                 attempt.ledger.progress(index, fraction.min(1.0), took, None).await?;
@@ -70,7 +86,10 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         let conflicting = attempt.ledger.report.steps[index].rows_conflicting;
         let (state, message) = match (damaged_here, conflicting) {
             (0, 0) => (StepState::Succeeded, String::new()),
-            (0, rows) => (StepState::Partial, format!("{rows} rows were left because the table now holds something in their place")),
+            (0, rows) => (
+                StepState::Partial,
+                format!("{rows} rows were left because the table now holds something in their place"),
+            ),
             (chunks, _) => (StepState::Partial, format!("{chunks} chunks are damaged and were left out")),
         };
         attempt.ledger.end_step(index, state, message).await?;
@@ -78,12 +97,24 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let restored = attempt.ledger.report.total(|step| step.rows_affected);
     let conflicting = attempt.ledger.report.total(|step| step.rows_conflicting);
     Ok(if damaged > 0 {
-        Ending { state: RunState::PartiallySucceeded, reason: format!("{restored} rows put back; {damaged} chunks are damaged"), mark: Some(SourceMark::Damaged) }
+        Ending {
+            state: RunState::PartiallySucceeded,
+            reason: format!("{restored} rows put back; {damaged} chunks are damaged"),
+            mark: Some(SourceMark::Damaged),
+        }
     } else if conflicting > 0 {
         let reason = format!("{restored} rows put back; {conflicting} left because the table now holds something in their place");
-        Ending { state: RunState::PartiallySucceeded, reason, mark: Some(SourceMark::Undone) }
+        Ending {
+            state: RunState::PartiallySucceeded,
+            reason,
+            mark: Some(SourceMark::Undone),
+        }
     } else {
-        Ending { state: RunState::Succeeded, reason: format!("{restored} rows put back"), mark: Some(SourceMark::Undone) }
+        Ending {
+            state: RunState::Succeeded,
+            reason: format!("{restored} rows put back"),
+            mark: Some(SourceMark::Undone),
+        }
     })
 }
 
@@ -98,7 +129,14 @@ async fn put_back(attempt: &mut Attempt, index: usize, entry: &JournalEntry) -> 
         let (header, rows) = match read.map_err(|error| Halt::Fail(error.to_string()))? {
             Ok(read) => read,
             Err(ChunkError::Damaged { problem }) => {
-                attempt.ledger.warn(Some(index), "BACKUP_DAMAGED", format!("chunk {}: {problem}; its {} rows were left out", chunk.file, chunk.rows)).await?;
+                attempt
+                    .ledger
+                    .warn(
+                        Some(index),
+                        "BACKUP_DAMAGED",
+                        format!("chunk {}: {problem}; its {} rows were left out", chunk.file, chunk.rows),
+                    )
+                    .await?;
                 return Ok(false);
             }
             Err(ChunkError::Archive(error)) => return Err(error.into()),
@@ -108,7 +146,14 @@ async fn put_back(attempt: &mut Attempt, index: usize, entry: &JournalEntry) -> 
             Err(Halt::Target(error)) if error.is_retryable() && attempt_number < MAX_TRIES => error,
             Err(halt) => return Err(halt),
         };
-        attempt.ledger.warn(Some(index), "BATCH_RETRIED", format!("chunk {} is tried again in {} ms: {error}", chunk.file, wait.as_millis())).await?;
+        attempt
+            .ledger
+            .warn(
+                Some(index),
+                "BATCH_RETRIED",
+                format!("chunk {} is tried again in {} ms: {error}", chunk.file, wait.as_millis()),
+            )
+            .await?;
         attempt.lease.rest(wait).await?;
         wait *= 2;
     }
@@ -127,7 +172,10 @@ async fn restore_in_transaction(
     let restored = transaction.restore(&layout, rows).await?;
     if restored.rows + restored.conflicting != expected {
         transaction.rollback().await;
-        let message = format!("{expected} rows were captured, {} put back and {} left; the chunk was taken back", restored.rows, restored.conflicting);
+        let message = format!(
+            "{expected} rows were captured, {} put back and {} left; the chunk was taken back",
+            restored.rows, restored.conflicting
+        );
         return Err(TargetError::new(TargetErrorClass::Refused, message).into());
     }
     failpoint!("undo-restored");
@@ -152,7 +200,13 @@ async fn restore_in_transaction(
     report.rows_conflicting += entry.conflicting;
     report.batches = entry.batch;
     report.passes = 1;
-    let named = attempt.ledger.report.warnings.iter().filter(|warning| warning.code == "UNDO_CONFLICT").count();
+    let named = attempt
+        .ledger
+        .report
+        .warnings
+        .iter()
+        .filter(|warning| warning.code == "UNDO_CONFLICT")
+        .count();
     for conflict in restored.conflicts.iter().take(NAMED_CONFLICTS.saturating_sub(named)) {
         let message = format!("{} {}: {}", layout.table, conflict.key, conflict.reason);
         attempt.ledger.warn(Some(index), "UNDO_CONFLICT", message).await?;

@@ -14,11 +14,17 @@ use crate::{
 const PAGE_ENTRIES: u32 = 256;
 
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
-    let Some(source) = attempt.run.source else { return Err(Halt::Fail("the verification names no run".to_owned())) };
+    let Some(source) = attempt.run.source else {
+        return Err(Halt::Fail("the verification names no run".to_owned()));
+    };
     let archive = Arc::clone(&attempt.context.archive);
     let mut unnamed: BTreeSet<String> = {
         let archive = Arc::clone(&archive);
-        tokio::task::spawn_blocking(move || archive.list(source)).await.map_err(|error| Halt::Fail(error.to_string()))??.into_iter().collect()
+        tokio::task::spawn_blocking(move || archive.list(source))
+            .await
+            .map_err(|error| Halt::Fail(error.to_string()))??
+            .into_iter()
+            .collect()
     };
     let mut scratch = attempt.target.scratch().await?;
     let mut damaged = 0_u64;
@@ -27,7 +33,12 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         // An attempt that was interrupted begins anew: a proof is only worth something when it is whole.
         {
             let report = &mut attempt.ledger.report.steps[index];
-            (report.rows_affected, report.rows_matched, report.batches, report.captured_bytes) = (0, 0, 0, 0);
+            (
+                report.rows_affected,
+                report.rows_matched,
+                report.batches,
+                report.captured_bytes,
+            ) = (0, 0, 0, 0);
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
@@ -43,12 +54,19 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                 if attempt.out_of_time() {
                     let reason = format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds);
                     attempt.ledger.end_step(index, StepState::Partial, reason.clone()).await?;
-                    return Ok(Ending { state: RunState::PartiallySucceeded, reason, mark: None });
+                    return Ok(Ending {
+                        state: RunState::PartiallySucceeded,
+                        reason,
+                        mark: None,
+                    });
                 }
                 let Some(chunk) = entry.chunk else { continue };
                 unnamed.remove(&chunk.file);
                 let (archive, reference) = (Arc::clone(&archive), chunk.clone());
-                let read = tokio::task::spawn_blocking(move || read_chunk(archive.as_ref(), source, entry.step, entry.batch, &reference)).await;
+                let read = tokio::task::spawn_blocking(move || {
+                    read_chunk(archive.as_ref(), source, entry.step, entry.batch, &reference)
+                })
+                .await;
                 let problem = match read.map_err(|error| Halt::Fail(error.to_string()))? {
                     Ok((header, rows)) => {
                         let proven = scratch.prove(&header.layout(), rows).await?;
@@ -64,11 +82,18 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                 };
                 if let Some(problem) = problem {
                     damaged_here += 1;
-                    attempt.ledger.warn(Some(index), "BACKUP_DAMAGED", format!("chunk {}: {problem}", chunk.file)).await?;
+                    attempt
+                        .ledger
+                        .warn(Some(index), "BACKUP_DAMAGED", format!("chunk {}: {problem}", chunk.file))
+                        .await?;
                 }
                 let planned = attempt.ledger.report.steps[index].rows_planned.max(1);
-                let fraction = super::meter::as_f64(attempt.ledger.report.steps[index].rows_affected) / super::meter::as_f64(planned);
-                attempt.ledger.progress(index, fraction.min(1.0), Duration::ZERO, None).await?;
+                let fraction =
+                    super::meter::as_f64(attempt.ledger.report.steps[index].rows_affected) / super::meter::as_f64(planned);
+                attempt
+                    .ledger
+                    .progress(index, fraction.min(1.0), Duration::ZERO, None)
+                    .await?;
             }
         }
         damaged += damaged_here;
@@ -78,19 +103,37 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
             (StepState::Failed, format!("{damaged_here} chunks are damaged"))
         } else if proven != planned {
             damaged += 1;
-            (StepState::Failed, format!("the run captured {planned} rows, the journal names {proven}"))
+            (
+                StepState::Failed,
+                format!("the run captured {planned} rows, the journal names {proven}"),
+            )
         } else {
             (StepState::Succeeded, String::new())
         };
         attempt.ledger.end_step(index, state, message).await?;
     }
     if !unnamed.is_empty() {
-        attempt.ledger.warn(None, "UNNAMED_FILES", format!("{} files of the folder belong to no committed batch", unnamed.len())).await?;
+        attempt
+            .ledger
+            .warn(
+                None,
+                "UNNAMED_FILES",
+                format!("{} files of the folder belong to no committed batch", unnamed.len()),
+            )
+            .await?;
     }
     let proven = attempt.ledger.report.total(|step| step.rows_affected);
     Ok(if damaged > 0 {
-        Ending { state: RunState::Failed, reason: format!("the backup is damaged; {proven} rows are proven"), mark: Some(SourceMark::Damaged) }
+        Ending {
+            state: RunState::Failed,
+            reason: format!("the backup is damaged; {proven} rows are proven"),
+            mark: Some(SourceMark::Damaged),
+        }
     } else {
-        Ending { state: RunState::Succeeded, reason: format!("{proven} rows proven"), mark: Some(SourceMark::Verified) }
+        Ending {
+            state: RunState::Succeeded,
+            reason: format!("{proven} rows proven"),
+            mark: Some(SourceMark::Verified),
+        }
     })
 }

@@ -23,12 +23,19 @@ impl MemoryArchive {
     /// The bytes of a file.
     #[must_use]
     pub fn contents(&self, run: RunId, file: &str) -> Option<Vec<u8>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&(run, file.to_owned())).cloned()
+        self.files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(run, file.to_owned()))
+            .cloned()
     }
 
     /// Puts other bytes into a file.
     pub fn replace(&self, run: RunId, file: &str, bytes: Vec<u8>) {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert((run, file.to_owned()), bytes);
+        self.files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((run, file.to_owned()), bytes);
     }
 }
 
@@ -50,18 +57,27 @@ impl Write for MemoryFile {
 
 impl ChunkFile for MemoryFile {
     fn seal(self: Box<Self>) -> Result<(), ArchiveError> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(self.key, self.bytes);
+        self.files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.key, self.bytes);
         Ok(())
     }
 }
 
 impl Archive for MemoryArchive {
     fn create(&self, run: RunId, file: &str) -> Result<Box<dyn ChunkFile>, ArchiveError> {
-        Ok(Box::new(MemoryFile { files: Arc::clone(&self.files), key: (run, file.to_owned()), bytes: Vec::new() }))
+        Ok(Box::new(MemoryFile {
+            files: Arc::clone(&self.files),
+            key: (run, file.to_owned()),
+            bytes: Vec::new(),
+        }))
     }
 
     fn open(&self, run: RunId, file: &str) -> Result<Box<dyn Read + Send>, ArchiveError> {
-        let contents = self.contents(run, file).ok_or_else(|| ArchiveError::Missing { file: file.to_owned() })?;
+        let contents = self
+            .contents(run, file)
+            .ok_or_else(|| ArchiveError::Missing { file: file.to_owned() })?;
         Ok(Box::new(Cursor::new(contents)))
     }
 
@@ -71,7 +87,10 @@ impl Archive for MemoryArchive {
     }
 
     fn remove(&self, run: RunId, file: &str) -> Result<(), ArchiveError> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&(run, file.to_owned()));
+        self.files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(run, file.to_owned()));
         Ok(())
     }
 }

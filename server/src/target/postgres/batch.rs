@@ -44,7 +44,10 @@ impl PostgresBatch {
         let mut begin = BEGIN.to_owned();
         for table in tables {
             // Taken before the snapshot, so that no change of the table's shape can lie between the two.
-            begin.push_str(&format!("; LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE", render::table(&table.name)));
+            begin.push_str(&format!(
+                "; LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE",
+                render::table(&table.name)
+            ));
         }
         connection.execute(AssertSqlSafe(begin)).await.map_err(statement)?;
         // The row lock makes a newer attempt's claim wait for this transaction; see journal::claim.
@@ -58,13 +61,24 @@ impl PostgresBatch {
         }
         for table in tables {
             let guard = format!("SELECT {}", SHAPE_GUARD.replace("$1", "to_regclass($1)"));
-            let now: String =
-                sqlx::query_scalar(AssertSqlSafe(guard)).bind(render::table(&table.name)).fetch_one(&mut connection).await.map_err(statement)?;
+            let now: String = sqlx::query_scalar(AssertSqlSafe(guard))
+                .bind(render::table(&table.name))
+                .fetch_one(&mut connection)
+                .await
+                .map_err(statement)?;
             if now != table.shape_guard {
-                return Err(TargetError::new(TargetErrorClass::SchemaChanged, format!("table {} changed its shape during the run", table.name)));
+                return Err(TargetError::new(
+                    TargetErrorClass::SchemaChanged,
+                    format!("table {} changed its shape during the run", table.name),
+                ));
             }
         }
-        Ok(Self { connection, validator, idle, parents: Vec::new() })
+        Ok(Self {
+            connection,
+            validator,
+            idle,
+            parents: Vec::new(),
+        })
     }
 }
 
@@ -82,18 +96,34 @@ fn unnest(types: &[String]) -> String {
 
 fn types(schema: &TableSchema, columns: &[String]) -> Result<Vec<String>, TargetError> {
     let type_of = |name: &String| schema.column(name).map(|column| column.type_name.clone());
-    columns.iter().map(|name| type_of(name).ok_or_else(|| refused(format!("column {name} is gone")))).collect()
+    columns
+        .iter()
+        .map(|name| type_of(name).ok_or_else(|| refused(format!("column {name} is gone"))))
+        .collect()
 }
 
 #[async_trait]
 impl BatchTransaction for PostgresBatch {
-    async fn delete(&mut self, selection: &Selection, keys: &[RowKey], mut capture: Option<&mut dyn RowSink>) -> Result<u64, TargetError> {
+    async fn delete(
+        &mut self,
+        selection: &Selection,
+        keys: &[RowKey],
+        mut capture: Option<&mut dyn RowSink>,
+    ) -> Result<u64, TargetError> {
         let schema = &selection.table;
         let mut key_types = vec!["tid".to_owned()];
         key_types.extend(types(schema, &schema.row_key)?);
-        let same_key = schema.row_key.iter().enumerate().map(|(position, name)| format!("t.{} = k.k{}", render::identifier(name), position + 2));
+        let same_key = schema
+            .row_key
+            .iter()
+            .enumerate()
+            .map(|(position, name)| format!("t.{} = k.k{}", render::identifier(name), position + 2));
         let child_columns = match &selection.matches {
-            Condition::ParentMissing { columns, parent, parent_columns } => {
+            Condition::ParentMissing {
+                columns,
+                parent,
+                parent_columns,
+            } => {
                 if !parent.indexed(parent_columns) {
                     // Looking each parent up would read the whole table for every row; hashing it reads it once.
                     let unindexed = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on";
@@ -103,9 +133,17 @@ impl BatchTransaction for PostgresBatch {
             }
             Condition::OlderThan { .. } => Vec::new(),
         };
-        let captured: Vec<&str> = if capture.is_some() { schema.captured_columns().map(|column| column.name.as_str()).collect() } else { Vec::new() };
+        let captured: Vec<&str> = if capture.is_some() {
+            schema.captured_columns().map(|column| column.name.as_str()).collect()
+        } else {
+            Vec::new()
+        };
         let returned = captured.iter().copied().chain(child_columns.iter().map(String::as_str));
-        let returning = if captured.is_empty() && child_columns.is_empty() { "1".to_owned() } else { render::text_columns(returned) };
+        let returning = if captured.is_empty() && child_columns.is_empty() {
+            "1".to_owned()
+        } else {
+            render::text_columns(returned)
+        };
         let sql = format!(
             "DELETE FROM ONLY {} AS t USING {} WHERE t.ctid = k.k1 AND {} AND {} RETURNING {returning}",
             render::table(&schema.name),
@@ -137,12 +175,22 @@ impl BatchTransaction for PostgresBatch {
     }
 
     async fn adopted(&mut self, selection: &Selection) -> Result<u64, TargetError> {
-        let Condition::ParentMissing { columns, parent, parent_columns } = &selection.matches else { return Ok(0) };
+        let Condition::ParentMissing {
+            columns,
+            parent,
+            parent_columns,
+        } = &selection.matches
+        else {
+            return Ok(0);
+        };
         if self.parents.is_empty() {
             return Ok(0);
         }
         let width = parent_columns.len();
-        let same = parent_columns.iter().enumerate().map(|(position, name)| format!("p.{} = k.k{}", render::identifier(name), position + 1));
+        let same = parent_columns
+            .iter()
+            .enumerate()
+            .map(|(position, name)| format!("p.{} = k.k{}", render::identifier(name), position + 1));
         let sql = format!(
             "SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM {} AS p WHERE {})",
             // As in the predicate, the child's type decides: its values need not fit the parent's.

@@ -34,13 +34,21 @@ pub(super) fn statement(error: sqlx::Error) -> TargetError {
             other => refused(other.to_string()),
         };
     };
-    let Some(postgres) = database.try_downcast_ref::<PgDatabaseError>() else { return refused(database.message().to_owned()) };
+    let Some(postgres) = database.try_downcast_ref::<PgDatabaseError>() else {
+        return refused(database.message().to_owned());
+    };
     let code = postgres.code();
     let mut message = postgres.message().to_owned();
     if let Some(detail) = postgres.detail() {
         message = format!("{message} ({detail})");
     }
-    TargetError { class: class(code), message, code: Some(code.to_owned()), constraint: postgres.constraint().map(str::to_owned), sink: None }
+    TargetError {
+        class: class(code),
+        message,
+        code: Some(code.to_owned()),
+        constraint: postgres.constraint().map(str::to_owned),
+        sink: None,
+    }
 }
 
 fn class(code: &str) -> TargetErrorClass {

@@ -52,14 +52,24 @@ const TRIGGERS: &str = "SELECT tgname::text, tgtype & 8 <> 0, tgtype & 4 <> 0, t
      WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY tgname";
 
 pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
-    let found = sqlx::query(TABLE).bind(render::table(name)).fetch_optional(&mut *connection).await.map_err(statement)?;
+    let found = sqlx::query(TABLE)
+        .bind(render::table(name))
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(statement)?;
     let Some(found) = found else { return Ok(None) };
     let oid: i64 = get(&found, 0)?;
     let guard = format!("SELECT {}", SHAPE_GUARD.replace("$1", "$1::bigint::oid"));
-    let shape_guard: String =
-        sqlx::query_scalar(sqlx::AssertSqlSafe(guard)).bind(oid).fetch_one(&mut *connection).await.map_err(statement)?;
+    let shape_guard: String = sqlx::query_scalar(sqlx::AssertSqlSafe(guard))
+        .bind(oid)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
     let mut schema = TableSchema {
-        name: TableName { schema: Some(get(&found, 1)?), name: get(&found, 2)? },
+        name: TableName {
+            schema: Some(get(&found, 1)?),
+            name: get(&found, 2)?,
+        },
         kind: kind(&get::<String>(&found, 3)?, get(&found, 6)?),
         columns: Vec::new(),
         primary_key: Vec::new(),
@@ -91,20 +101,31 @@ pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Re
         if get(&row, 0)? {
             schema.primary_key.clone_from(&columns);
         }
-        schema.indexes.push(Index { columns, unique: get(&row, 1)? });
+        schema.indexes.push(Index {
+            columns,
+            unique: get(&row, 1)?,
+        });
     }
     schema.row_key.clone_from(&schema.primary_key);
     for row in rows(connection, INCOMING, oid).await? {
         schema.incoming.push(ForeignKey {
             name: get(&row, 0)?,
-            child: TableName { schema: Some(get(&row, 1)?), name: get(&row, 2)? },
+            child: TableName {
+                schema: Some(get(&row, 1)?),
+                name: get(&row, 2)?,
+            },
             child_columns: get(&row, 5)?,
             on_delete: on_delete(&get::<String>(&row, 3)?),
             indexed: get(&row, 6)?,
         });
     }
     for row in rows(connection, TRIGGERS, oid).await? {
-        schema.triggers.push(Trigger { name: get(&row, 0)?, on_delete: get(&row, 1)?, on_insert: get(&row, 2)?, before: get(&row, 3)? });
+        schema.triggers.push(Trigger {
+            name: get(&row, 0)?,
+            on_delete: get(&row, 1)?,
+            on_insert: get(&row, 2)?,
+            before: get(&row, 3)?,
+        });
     }
     Ok(Some(schema))
 }
@@ -112,10 +133,17 @@ pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Re
 async fn rows(connection: &mut PgConnection, sql: &'static str, oid: i64) -> Result<Vec<PgRow>, TargetError> {
     // The oid travels as bigint, since the driver has no wider unsigned type than PostgreSQL's own.
     let sql = sql.replace("$1", "$1::bigint::oid");
-    sqlx::query(sqlx::AssertSqlSafe(sql)).bind(oid).fetch_all(connection).await.map_err(statement)
+    sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(oid)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)
 }
 
-fn get<'r, T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(row: &'r PgRow, column: usize) -> Result<T, TargetError> {
+fn get<'r, T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>>(
+    row: &'r PgRow,
+    column: usize,
+) -> Result<T, TargetError> {
     row.try_get(column).map_err(statement)
 }
 

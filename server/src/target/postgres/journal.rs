@@ -22,8 +22,14 @@ const CREATE: &str = "SELECT pg_advisory_xact_lock(7236832781); \
 /// Takes the run for this fence. The UPDATE waits for the row lock that every batch of an older attempt holds, so that
 /// none of them is open any more when it returns. Its patience exceeds the time after which an idle batch is ended.
 pub(super) async fn claim(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
-    connection.execute("BEGIN; SET LOCAL lock_timeout = '45s'; SET LOCAL client_min_messages = warning").await.map_err(statement)?;
-    let exists: bool = sqlx::query_scalar("SELECT to_regclass('dbkeep.journal') IS NOT NULL").fetch_one(&mut *connection).await.map_err(statement)?;
+    connection
+        .execute("BEGIN; SET LOCAL lock_timeout = '45s'; SET LOCAL client_min_messages = warning")
+        .await
+        .map_err(statement)?;
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('dbkeep.journal') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
     if !exists {
         connection.execute(CREATE).await.map_err(statement)?;
     }
@@ -49,7 +55,10 @@ pub(super) fn fenced() -> TargetError {
 }
 
 async fn exists(connection: &mut PgConnection) -> Result<bool, TargetError> {
-    sqlx::query_scalar("SELECT to_regclass('dbkeep.journal') IS NOT NULL").fetch_one(connection).await.map_err(statement)
+    sqlx::query_scalar("SELECT to_regclass('dbkeep.journal') IS NOT NULL")
+        .fetch_one(connection)
+        .await
+        .map_err(statement)
 }
 
 pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<Vec<StepTotals>, TargetError> {
@@ -60,7 +69,11 @@ pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<
                coalesce(sum(j.chunk_rows), 0)::bigint, coalesce(sum(j.chunk_bytes), 0)::bigint, \
                (array_agg(j.pass ORDER BY j.batch DESC))[1], (array_agg(j.position ORDER BY j.batch DESC))[1] \
                FROM dbkeep.journal AS j WHERE j.run_id = $1 GROUP BY j.step ORDER BY j.step";
-    let rows = sqlx::query(sql).bind(run.to_string()).fetch_all(connection).await.map_err(statement)?;
+    let rows = sqlx::query(sql)
+        .bind(run.to_string())
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
     rows.iter()
         .map(|row| {
             Ok(StepTotals {
@@ -79,7 +92,12 @@ pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<
         .collect()
 }
 
-pub(super) async fn entries(connection: &mut PgConnection, run: RunId, after: (u32, u64), limit: u32) -> Result<Vec<JournalEntry>, TargetError> {
+pub(super) async fn entries(
+    connection: &mut PgConnection,
+    run: RunId,
+    after: (u32, u64),
+    limit: u32,
+) -> Result<Vec<JournalEntry>, TargetError> {
     if !exists(&mut *connection).await? {
         return Ok(Vec::new());
     }

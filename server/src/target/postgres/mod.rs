@@ -71,8 +71,12 @@ impl PostgresTarget {
     /// # Errors
     /// Where the URL is malformed.
     pub fn open(url: &str) -> Result<Self, UrlError> {
-        let options = PgConnectOptions::from_str(url).map_err(|_| UrlError("expected postgres://user@host:port/database".to_owned()))?;
-        Ok(Self { options: options.application_name("dbkeep"), idle: Arc::default() })
+        let options =
+            PgConnectOptions::from_str(url).map_err(|_| UrlError("expected postgres://user@host:port/database".to_owned()))?;
+        Ok(Self {
+            options: options.application_name("dbkeep"),
+            idle: Arc::default(),
+        })
     }
 
     async fn connect(&self) -> Result<PgConnection, TargetError> {
@@ -81,7 +85,9 @@ impl PostgresTarget {
             connection.execute(SESSION).await.map_err(error::statement)?;
             Ok(connection)
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| lost(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| lost(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
     }
 
     /// A connection for one use; give it back with [`Idle::put`] when its transaction has ended in order.
@@ -109,7 +115,9 @@ fn text_row(row: &sqlx::postgres::PgRow) -> Result<Vec<Value>, TargetError> {
             if sqlx::ValueRef::is_null(&value) {
                 return Ok(Value::Null);
             }
-            Ok(Value::Text(value.as_bytes().map_err(|error| refused(error.to_string()))?.to_vec()))
+            Ok(Value::Text(
+                value.as_bytes().map_err(|error| refused(error.to_string()))?.to_vec(),
+            ))
         })
         .collect()
 }
@@ -118,15 +126,21 @@ fn text_row(row: &sqlx::postgres::PgRow) -> Result<Vec<Value>, TargetError> {
 fn text(value: &Value) -> Result<Option<&str>, TargetError> {
     match value {
         Value::Null => Ok(None),
-        Value::Text(bytes) => std::str::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| TargetError::new(TargetErrorClass::Unsupported, "a value is not in UTF-8; databases in other encodings are not supported")),
+        Value::Text(bytes) => std::str::from_utf8(bytes).map(Some).map_err(|_| {
+            TargetError::new(
+                TargetErrorClass::Unsupported,
+                "a value is not in UTF-8; databases in other encodings are not supported",
+            )
+        }),
         _ => Err(refused("a value of another database cannot be used here".to_owned())),
     }
 }
 
 /// The columns of rows, each as an array to bind.
-fn columns_of<'a>(rows: impl IntoIterator<Item = &'a Vec<Value>>, width: usize) -> Result<Vec<Vec<Option<&'a str>>>, TargetError> {
+fn columns_of<'a>(
+    rows: impl IntoIterator<Item = &'a Vec<Value>>,
+    width: usize,
+) -> Result<Vec<Vec<Option<&'a str>>>, TargetError> {
     let mut columns = vec![Vec::new(); width];
     for row in rows {
         for (column, value) in columns.iter_mut().zip(row) {
@@ -143,12 +157,24 @@ impl Target for PostgresTarget {
     }
 
     fn address(&self) -> String {
-        let place = self.options.get_socket().map_or_else(|| self.options.get_host().to_owned(), |socket| socket.display().to_string());
-        format!("{place}:{}/{}", self.options.get_port(), self.options.get_database().unwrap_or(self.options.get_username()))
+        let place = self
+            .options
+            .get_socket()
+            .map_or_else(|| self.options.get_host().to_owned(), |socket| socket.display().to_string());
+        format!(
+            "{place}:{}/{}",
+            self.options.get_port(),
+            self.options.get_database().unwrap_or(self.options.get_username())
+        )
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Capture, Capability::Undo, Capability::ConcurrentWriters, Capability::CancelStatement]
+        &[
+            Capability::Capture,
+            Capability::Undo,
+            Capability::ConcurrentWriters,
+            Capability::CancelStatement,
+        ]
     }
 
     async fn status(&self) -> Result<TargetStatus, TargetError> {
@@ -180,20 +206,43 @@ impl Target for PostgresTarget {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
         let from = render::from_where(selection)?;
-        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}"))).fetch_one(&mut connection).await.map_err(error::statement)?;
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(error::statement)?;
         let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
         let sql = format!("SELECT {columns} {from}");
         let mut rows = Vec::new();
         if samples > 0 && count > 0 {
             let sampling = format!("{sql} LIMIT {samples}");
-            for row in sqlx::query(AssertSqlSafe(sampling)).persistent(false).fetch_all(&mut connection).await.map_err(error::statement)? {
+            for row in sqlx::query(AssertSqlSafe(sampling))
+                .persistent(false)
+                .fetch_all(&mut connection)
+                .await
+                .map_err(error::statement)?
+            {
                 rows.push(text_row(&row)?);
             }
         }
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
-        let bytes = rows.iter().flatten().map(|value| if let Value::Text(text) = value { text.len() as u64 + 5 } else { 1 }).sum::<u64>();
-        Ok(Survey { row_count: u64::try_from(count).unwrap_or(0), row_bytes: bytes / (rows.len() as u64).max(1), samples: rows, sql })
+        let bytes = rows
+            .iter()
+            .flatten()
+            .map(|value| {
+                if let Value::Text(text) = value {
+                    text.len() as u64 + 5
+                } else {
+                    1
+                }
+            })
+            .sum::<u64>();
+        Ok(Survey {
+            row_count: u64::try_from(count).unwrap_or(0),
+            row_bytes: bytes / (rows.len() as u64).max(1),
+            samples: rows,
+            sql,
+        })
     }
 
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
@@ -203,13 +252,18 @@ impl Target for PostgresTarget {
             Some(limit) => format!("SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {limit}) AS counted"),
             None => format!("SELECT count(*) FROM {name}"),
         };
-        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.map_err(error::statement)?;
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(error::statement)?;
         self.idle.put(connection);
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
-        Ok(Box::new(scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?))
+        Ok(Box::new(
+            scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
+        ))
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {
@@ -236,7 +290,9 @@ impl Target for PostgresTarget {
     async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
         let connection = self.connection().await?;
         let validator = self.connection().await?;
-        Ok(Box::new(batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables).await?))
+        Ok(Box::new(
+            batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables).await?,
+        ))
     }
 
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {

@@ -19,10 +19,25 @@ const FOREIGN_KEY_VIOLATION: &str = "23503";
 
 /// `INSERT INTO .. SELECT` of rows bound as one text array for each column.
 fn insert(table: &str, layout: &TableLayout) -> String {
-    let names = layout.columns.iter().map(|(name, _)| render::identifier(name)).collect::<Vec<_>>().join(", ");
-    let values = layout.columns.iter().enumerate().map(|(position, (_, type_name))| format!("k.k{}::{type_name}", position + 1));
-    let arrays = (1..=layout.columns.len()).map(|position| format!("${position}::text[]")).collect::<Vec<_>>().join(", ");
-    let columns = (1..=layout.columns.len()).map(|position| format!("k{position}")).collect::<Vec<_>>().join(", ");
+    let names = layout
+        .columns
+        .iter()
+        .map(|(name, _)| render::identifier(name))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let values = layout
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(position, (_, type_name))| format!("k.k{}::{type_name}", position + 1));
+    let arrays = (1..=layout.columns.len())
+        .map(|position| format!("${position}::text[]"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let columns = (1..=layout.columns.len())
+        .map(|position| format!("k{position}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     format!(
         "INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM unnest({arrays}) WITH ORDINALITY AS k({columns}, place) ORDER BY k.place",
         values.collect::<Vec<_>>().join(", ")
@@ -43,10 +58,18 @@ async fn insert_rows(connection: &mut PgConnection, sql: &str, rows: &[Row], wid
 pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout, rows: &[Row]) -> Result<Restored, TargetError> {
     let sql = insert(&render::table(&layout.table), layout);
     let width = layout.columns.len();
-    connection.execute("SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT restore").await.map_err(statement)?;
+    connection
+        .execute("SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT restore")
+        .await
+        .map_err(statement)?;
     let all = insert_rows(connection, &sql, rows, width).await.map_err(statement);
     match all {
-        Ok(inserted) if inserted == rows.len() as u64 => return Ok(Restored { rows: inserted, ..Restored::default() }),
+        Ok(inserted) if inserted == rows.len() as u64 => {
+            return Ok(Restored {
+                rows: inserted,
+                ..Restored::default()
+            });
+        }
         Ok(_) => {}
         Err(error) if error.class == TargetErrorClass::Constraint => {}
         Err(error) => return Err(error),
@@ -60,7 +83,10 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
         let mut orphaned = Vec::new();
         for row in pending {
             connection.execute("SAVEPOINT one").await.map_err(statement)?;
-            let reason = match insert_rows(connection, &sql, std::slice::from_ref(row), width).await.map_err(statement) {
+            let reason = match insert_rows(connection, &sql, std::slice::from_ref(row), width)
+                .await
+                .map_err(statement)
+            {
                 Ok(inserted) => {
                     connection.execute("RELEASE SAVEPOINT one").await.map_err(statement)?;
                     restored.rows += inserted;
@@ -70,7 +96,10 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
                     "a trigger kept it out".to_owned()
                 }
                 Err(error) if error.class == TargetErrorClass::Constraint => {
-                    connection.execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one").await.map_err(statement)?;
+                    connection
+                        .execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one")
+                        .await
+                        .map_err(statement)?;
                     if error.code.as_deref() == Some(FOREIGN_KEY_VIOLATION) {
                         orphaned.push((row, error.message));
                         continue;
@@ -94,14 +123,32 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
 fn leave(restored: &mut Restored, layout: &TableLayout, row: &Row, reason: String) {
     restored.conflicting += 1;
     if restored.conflicts.len() < NAMED_CONFLICTS {
-        restored.conflicts.push(Conflict { key: key_of(layout, row), reason });
+        restored.conflicts.push(Conflict {
+            key: key_of(layout, row),
+            reason,
+        });
     }
 }
 
 fn key_of(layout: &TableLayout, row: &Row) -> String {
-    let value = |name: &String| layout.columns.iter().position(|(column, _)| column == name).and_then(|position| row.get(position));
-    let shown = |name| value(name).and_then(|value| Value::preview(value, 80)).unwrap_or_else(|| "NULL".to_owned());
-    layout.row_key.iter().map(|name| format!("{name}={}", shown(name))).collect::<Vec<_>>().join(" ")
+    let value = |name: &String| {
+        layout
+            .columns
+            .iter()
+            .position(|(column, _)| column == name)
+            .and_then(|position| row.get(position))
+    };
+    let shown = |name| {
+        value(name)
+            .and_then(|value| Value::preview(value, 80))
+            .unwrap_or_else(|| "NULL".to_owned())
+    };
+    layout
+        .row_key
+        .iter()
+        .map(|name| format!("{name}={}", shown(name)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A transaction that is never committed, with one scratch table for each layout.
@@ -112,20 +159,32 @@ pub(super) struct PostgresScratch {
 
 impl PostgresScratch {
     pub(super) fn new(connection: PgConnection) -> Self {
-        Self { connection, tables: Vec::new() }
+        Self {
+            connection,
+            tables: Vec::new(),
+        }
     }
 
     /// Name of the scratch table for a layout; made where it is not there yet.
     async fn table(&mut self, layout: &TableLayout) -> Result<String, TargetError> {
         let known = self.tables.iter().position(|known| known == layout);
         let position = known.unwrap_or(self.tables.len());
-        let name = render::table(&TableName { schema: Some("pg_temp".to_owned()), name: format!("dbkeep_scratch_{position}") });
+        let name = render::table(&TableName {
+            schema: Some("pg_temp".to_owned()),
+            name: format!("dbkeep_scratch_{position}"),
+        });
         if known.is_none() {
             if position == 0 {
                 self.connection.execute("BEGIN").await.map_err(statement)?;
             }
-            let columns = layout.columns.iter().map(|(name, type_name)| format!("{} {type_name}", render::identifier(name)));
-            let create = format!("CREATE TABLE {name} (dbkeep_place bigserial, {})", columns.collect::<Vec<_>>().join(", "));
+            let columns = layout
+                .columns
+                .iter()
+                .map(|(name, type_name)| format!("{} {type_name}", render::identifier(name)));
+            let create = format!(
+                "CREATE TABLE {name} (dbkeep_place bigserial, {})",
+                columns.collect::<Vec<_>>().join(", ")
+            );
             self.connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
             self.tables.push(layout.clone());
         }
@@ -137,13 +196,25 @@ impl PostgresScratch {
 impl Scratch for PostgresScratch {
     async fn prove(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<u64, TargetError> {
         let table = self.table(layout).await?;
-        self.connection.execute(AssertSqlSafe(format!("TRUNCATE {table}"))).await.map_err(statement)?;
-        insert_rows(&mut self.connection, &insert(&table, layout), &rows, layout.columns.len()).await.map_err(statement)?;
+        self.connection
+            .execute(AssertSqlSafe(format!("TRUNCATE {table}")))
+            .await
+            .map_err(statement)?;
+        insert_rows(&mut self.connection, &insert(&table, layout), &rows, layout.columns.len())
+            .await
+            .map_err(statement)?;
         let columns = render::text_columns(layout.columns.iter().map(|(name, _)| name.as_str()));
         let sql = format!("SELECT {columns} FROM {table} AS t ORDER BY t.dbkeep_place");
-        let back = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await.map_err(statement)?;
+        let back = sqlx::query(AssertSqlSafe(sql))
+            .fetch_all(&mut self.connection)
+            .await
+            .map_err(statement)?;
         if back.len() != rows.len() {
-            return Err(refused(format!("{} rows went into the scratch table and {} came back", rows.len(), back.len())));
+            return Err(refused(format!(
+                "{} rows went into the scratch table and {} came back",
+                rows.len(),
+                back.len()
+            )));
         }
         let mut proven = 0;
         for (row, back) in rows.iter().zip(&back) {

@@ -19,7 +19,12 @@ pub(super) struct CursorScan {
 }
 
 impl CursorScan {
-    pub(super) async fn open(mut connection: PgConnection, selection: &Selection, after: Option<&str>, limit: u32) -> Result<Self, TargetError> {
+    pub(super) async fn open(
+        mut connection: PgConnection,
+        selection: &Selection,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Self, TargetError> {
         begin_reading(&mut connection).await?;
         // Merge joins would sort the table, and a plan for the first rows would look parents up one by one. An index may be used
         // as a bitmap only: rows have to come in the table's order, or a pass that resumes after one of them skips others.
@@ -27,10 +32,16 @@ impl CursorScan {
                      SET LOCAL enable_indexonlyscan = off";
         connection.execute(order).await.map_err(statement)?;
         let pages = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
-        let pages: i64 =
-            sqlx::query_scalar(pages).bind(render::table(&selection.table.name)).fetch_one(&mut connection).await.map_err(statement)?;
+        let pages: i64 = sqlx::query_scalar(pages)
+            .bind(render::table(&selection.table.name))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(statement)?;
         let keys = render::text_columns(selection.table.row_key.iter().map(String::as_str));
-        let mut declare = format!("DECLARE dbkeep_scan NO SCROLL CURSOR FOR SELECT t.ctid::text, {keys} {}", render::from_where(selection)?);
+        let mut declare = format!(
+            "DECLARE dbkeep_scan NO SCROLL CURSOR FOR SELECT t.ctid::text, {keys} {}",
+            render::from_where(selection)?
+        );
         // Only this adapter writes cursors; still nothing but a ctid may enter the statement.
         if let Some((block, line)) = after.and_then(|after| after.trim_matches(['(', ')']).split_once(','))
             && let (Ok(block), Ok(line)) = (block.parse::<u32>(), line.parse::<u16>())
@@ -38,7 +49,12 @@ impl CursorScan {
             declare.push_str(&format!(" AND t.ctid > '({block},{line})'::tid"));
         }
         connection.execute(AssertSqlSafe(declare)).await.map_err(statement)?;
-        Ok(Self { connection, fetch: format!("FETCH FORWARD {limit} FROM dbkeep_scan"), pages, ended: false })
+        Ok(Self {
+            connection,
+            fetch: format!("FETCH FORWARD {limit} FROM dbkeep_scan"),
+            pages,
+            ended: false,
+        })
     }
 }
 
@@ -48,16 +64,29 @@ impl Scan for CursorScan {
         if self.ended {
             return Ok(None);
         }
-        let rows = sqlx::query(AssertSqlSafe(self.fetch.clone())).fetch_all(&mut self.connection).await.map_err(statement)?;
+        let rows = sqlx::query(AssertSqlSafe(self.fetch.clone()))
+            .fetch_all(&mut self.connection)
+            .await
+            .map_err(statement)?;
         let Some(last) = rows.last() else {
             self.ended = true;
             return Ok(None);
         };
         let cursor: String = last.try_get(0).map_err(statement)?;
-        let block = cursor.trim_start_matches('(').split(',').next().and_then(|block| block.parse::<u32>().ok()).unwrap_or(0);
+        let block = cursor
+            .trim_start_matches('(')
+            .split(',')
+            .next()
+            .and_then(|block| block.parse::<u32>().ok())
+            .unwrap_or(0);
         let pages = u32::try_from(self.pages.max(1)).unwrap_or(u32::MAX);
         let fraction = (f64::from(block) / f64::from(pages)).min(1.0);
         let keys = rows.iter().map(text_row).collect::<Result<_, _>>()?;
-        Ok(Some(Window { keys, cursor, examined: 0, fraction }))
+        Ok(Some(Window {
+            keys,
+            cursor,
+            examined: 0,
+            fraction,
+        }))
     }
 }

@@ -22,13 +22,21 @@ pub(super) struct SqliteBatch {
 }
 
 impl SqliteBatch {
-    pub(super) async fn begin(mut connection: SqliteConnection, idle: Arc<Idle>, claim: Claim, tables: &[&TableSchema]) -> Result<Self, TargetError> {
+    pub(super) async fn begin(
+        mut connection: SqliteConnection,
+        idle: Arc<Idle>,
+        claim: Claim,
+        tables: &[&TableSchema],
+    ) -> Result<Self, TargetError> {
         // A transaction that begins as a reader and then writes fails at once when somebody wrote in between.
         connection.execute("BEGIN IMMEDIATE").await.map_err(statement)?;
         journal::check_fence(&mut connection, claim).await?;
         for table in tables {
             if introspect::shape_guard(&mut connection, &table.name.name).await? != table.shape_guard {
-                return Err(TargetError::new(TargetErrorClass::SchemaChanged, format!("table {} changed its shape during the run", table.name)));
+                return Err(TargetError::new(
+                    TargetErrorClass::SchemaChanged,
+                    format!("table {} changed its shape during the run", table.name),
+                ));
             }
         }
         Ok(Self { connection, idle })
@@ -37,13 +45,22 @@ impl SqliteBatch {
 
 #[async_trait]
 impl BatchTransaction for SqliteBatch {
-    async fn delete(&mut self, selection: &Selection, keys: &[RowKey], mut capture: Option<&mut dyn RowSink>) -> Result<u64, TargetError> {
+    async fn delete(
+        &mut self,
+        selection: &Selection,
+        keys: &[RowKey],
+        mut capture: Option<&mut dyn RowSink>,
+    ) -> Result<u64, TargetError> {
         let schema = &selection.table;
         let captured: Vec<&str> = schema.captured_columns().map(|column| column.name.as_str()).collect();
         // RETURNING knows the table by its name only, not by its alias.
         let name = render::identifier(&schema.name.name);
         let returned = captured.iter().map(|column| format!("{name}.{}", render::identifier(column)));
-        let returning = if capture.is_some() { returned.collect::<Vec<_>>().join(", ") } else { "1".to_owned() };
+        let returning = if capture.is_some() {
+            returned.collect::<Vec<_>>().join(", ")
+        } else {
+            "1".to_owned()
+        };
         let width = if capture.is_some() { captured.len() } else { 0 };
         let names = render::columns(schema.row_key.iter().map(String::as_str));
         let predicate = render::predicate(selection)?;

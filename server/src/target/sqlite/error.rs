@@ -27,7 +27,10 @@ pub(super) fn statement(error: sqlx::Error) -> TargetError {
     let message = database.message().to_owned();
     let code = database.code().map(std::borrow::Cow::into_owned);
     // The low byte is the primary code, the rest says more.
-    let primary = code.as_deref().and_then(|code| code.parse::<u32>().ok()).map_or(1, |code| code & 0xff);
+    let primary = code
+        .as_deref()
+        .and_then(|code| code.parse::<u32>().ok())
+        .map_or(1, |code| code & 0xff);
     let class = match primary {
         5 | 6 => TargetErrorClass::LockTimeout,
         9 => TargetErrorClass::Timeout,
@@ -38,6 +41,14 @@ pub(super) fn statement(error: sqlx::Error) -> TargetError {
         1 if message.starts_with("no such table") || message.starts_with("no such column") => TargetErrorClass::SchemaChanged,
         _ => TargetErrorClass::Refused,
     };
-    let constraint = (primary == 19).then(|| message.split_once(": ").map(|(_, name)| name.to_owned())).flatten();
-    TargetError { class, message, code, constraint, sink: None }
+    let constraint = (primary == 19)
+        .then(|| message.split_once(": ").map(|(_, name)| name.to_owned()))
+        .flatten();
+    TargetError {
+        class,
+        message,
+        code,
+        constraint,
+        sink: None,
+    }
 }

@@ -15,7 +15,14 @@ const ROWID_NAMES: [&str; 3] = ["rowid", "_rowid_", "oid"];
 pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
     is_main(name)?;
     let sql = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE";
-    let Some(found) = sqlx::query(sql).bind(&name.name).fetch_optional(&mut *connection).await.map_err(statement)? else { return Ok(None) };
+    let Some(found) = sqlx::query(sql)
+        .bind(&name.name)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(statement)?
+    else {
+        return Ok(None);
+    };
     let table: String = text(&found, 0)?;
     let kind = match text(&found, 1)?.as_str() {
         "table" => TableKind::Table,
@@ -24,7 +31,10 @@ pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -
     };
     let without_rowid = number(&found, 2)? != 0;
     let mut schema = TableSchema {
-        name: TableName { schema: None, name: table.clone() },
+        name: TableName {
+            schema: None,
+            name: table.clone(),
+        },
         kind,
         columns: Vec::new(),
         primary_key: Vec::new(),
@@ -40,7 +50,12 @@ pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -
     };
     let mut key = Vec::new();
     let sql = "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid";
-    for row in sqlx::query(sql).bind(&table).fetch_all(&mut *connection).await.map_err(statement)? {
+    for row in sqlx::query(sql)
+        .bind(&table)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(statement)?
+    {
         let (column, type_name) = (text(&row, 0)?, text(&row, 1)?);
         let position = number(&row, 3)?;
         if position > 0 {
@@ -51,7 +66,11 @@ pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -
             class: class(&type_name),
             type_name,
             nullable: number(&row, 2)? == 0,
-            generated: if number(&row, 4)? == 0 { Generated::No } else { Generated::Yes },
+            generated: if number(&row, 4)? == 0 {
+                Generated::No
+            } else {
+                Generated::Yes
+            },
         });
     }
     key.sort();
@@ -59,7 +78,13 @@ pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -
     let hidden = |name: &&str| !schema.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
     schema.row_key = match (kind, without_rowid) {
         (TableKind::Table, true) => schema.primary_key.clone(),
-        (TableKind::Table, false) => ROWID_NAMES.iter().copied().find(hidden).map(str::to_owned).into_iter().collect(),
+        (TableKind::Table, false) => ROWID_NAMES
+            .iter()
+            .copied()
+            .find(hidden)
+            .map(str::to_owned)
+            .into_iter()
+            .collect(),
         _ => Vec::new(),
     };
     schema.indexes = indexes(connection, &table).await?;
@@ -87,7 +112,13 @@ async fn indexes(connection: &mut SqliteConnection, table: &str) -> Result<Vec<I
         let (name, column) = (text(&row, 0)?, text(&row, 2)?);
         match indexes.last_mut() {
             Some((last, index)) if *last == name => index.columns.push(column),
-            _ => indexes.push((name, Index { columns: vec![column], unique: number(&row, 1)? != 0 })),
+            _ => indexes.push((
+                name,
+                Index {
+                    columns: vec![column],
+                    unique: number(&row, 1)? != 0,
+                },
+            )),
         }
     }
     Ok(indexes.into_iter().map(|(_, index)| index).collect())
@@ -97,7 +128,12 @@ async fn incoming(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
     let sql = "SELECT m.name, f.id, f.\"from\", f.on_delete FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
                WHERE m.type = 'table' AND f.\"table\" = ? COLLATE NOCASE ORDER BY m.name, f.id, f.seq";
     let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
-    for row in sqlx::query(sql).bind(table).fetch_all(&mut *connection).await.map_err(statement)? {
+    for row in sqlx::query(sql)
+        .bind(table)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(statement)?
+    {
         let (child, id, column) = (text(&row, 0)?, number(&row, 1)?, text(&row, 2)?);
         match keys.last_mut() {
             Some((last, key)) if *last == id && key.child.name == child => key.child_columns.push(column),
@@ -109,18 +145,44 @@ async fn incoming(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
                     "RESTRICT" => OnDelete::Restrict,
                     _ => OnDelete::NoAction,
                 };
-                let child = TableName { schema: None, name: child };
-                keys.push((id, ForeignKey { name: String::new(), child, child_columns: vec![column], on_delete, indexed: false }));
+                let child = TableName {
+                    schema: None,
+                    name: child,
+                };
+                keys.push((
+                    id,
+                    ForeignKey {
+                        name: String::new(),
+                        child,
+                        child_columns: vec![column],
+                        on_delete,
+                        indexed: false,
+                    },
+                ));
             }
         }
     }
     let mut incoming = Vec::with_capacity(keys.len());
     for (_, mut key) in keys {
         let sql = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
-        let primary = sqlx::query(sql).bind(&key.child.name).fetch_all(&mut *connection).await.map_err(statement)?;
+        let primary = sqlx::query(sql)
+            .bind(&key.child.name)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(statement)?;
         let primary = primary.iter().map(|row| text(row, 0)).collect::<Result<Vec<_>, _>>()?;
-        let leads = |columns: &[String]| columns.len() >= key.child_columns.len() && key.child_columns.iter().all(|name| columns[..key.child_columns.len()].contains(name));
-        key.indexed = leads(&primary) || indexes(connection, &key.child.name).await?.iter().any(|index| leads(&index.columns));
+        let leads = |columns: &[String]| {
+            columns.len() >= key.child_columns.len()
+                && key
+                    .child_columns
+                    .iter()
+                    .all(|name| columns[..key.child_columns.len()].contains(name))
+        };
+        key.indexed = leads(&primary)
+            || indexes(connection, &key.child.name)
+                .await?
+                .iter()
+                .any(|index| leads(&index.columns));
         key.name = format!("{}({})", key.child.name, key.child_columns.join(", "));
         incoming.push(key);
     }
@@ -142,7 +204,12 @@ async fn triggers(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
                 _ => Some(time.clone()),
             };
             let event = event.unwrap_or_default();
-            Ok(Trigger { name, on_delete: event == "DELETE", on_insert: event == "INSERT", before: time != "AFTER" })
+            Ok(Trigger {
+                name,
+                on_delete: event == "DELETE",
+                on_insert: event == "INSERT",
+                before: time != "AFTER",
+            })
         })
         .collect()
 }
@@ -160,8 +227,13 @@ fn words(sql: &str) -> impl Iterator<Item = String> {
                 '-' if rest.starts_with("--") => (2, "\n".to_owned()),
                 '/' if rest.starts_with("/*") => (2, "*/".to_owned()),
                 _ => {
-                    let in_word = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '$') || !character.is_ascii();
-                    let end = rest.find(|character| !in_word(character)).unwrap_or(rest.len()).max(first.len_utf8());
+                    let in_word = |character: char| {
+                        character.is_ascii_alphanumeric() || matches!(character, '_' | '$') || !character.is_ascii()
+                    };
+                    let end = rest
+                        .find(|character| !in_word(character))
+                        .unwrap_or(rest.len())
+                        .max(first.len_utf8());
                     let word = rest[..end].to_ascii_uppercase();
                     rest = &rest[end..];
                     return Some(word);
@@ -218,8 +290,14 @@ mod tests {
     #[test]
     fn words_of_a_statement() {
         let words = |sql| words(sql).collect::<Vec<_>>();
-        assert_eq!(words("CREATE  TRIGGER tr$ä\nbefore/* AFTER */delete -- on\non t"), ["CREATE", "TRIGGER", "TR$ä", "BEFORE", "DELETE", "ON", "T"]);
-        assert_eq!(words("x \"a \"\"on\"\" b\" [c ]`d``e`'f''' y"), ["X", "\"", "[", "`", "'", "Y"]);
+        assert_eq!(
+            words("CREATE  TRIGGER tr$ä\nbefore/* AFTER */delete -- on\non t"),
+            ["CREATE", "TRIGGER", "TR$ä", "BEFORE", "DELETE", "ON", "T"]
+        );
+        assert_eq!(
+            words("x \"a \"\"on\"\" b\" [c ]`d``e`'f''' y"),
+            ["X", "\"", "[", "`", "'", "Y"]
+        );
         assert_eq!(words("a.b \"open"), ["A", ".", "B", "\""]);
         assert_eq!(words("a /* open"), ["A"]);
     }

@@ -44,7 +44,11 @@ pub(super) fn fenced() -> TargetError {
 
 async fn exists(connection: &mut SqliteConnection) -> Result<bool, TargetError> {
     let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = '_dbkeep_journal'";
-    Ok(sqlx::query(sql).fetch_optional(connection).await.map_err(statement)?.is_some())
+    Ok(sqlx::query(sql)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?
+        .is_some())
 }
 
 /// Checks that the run is still this attempt's. Called under the write lock.
@@ -54,7 +58,11 @@ pub(super) async fn check_fence(connection: &mut SqliteConnection, claim: Claim)
         .fetch_optional(connection)
         .await
         .map_err(statement)?;
-    if fence == Some(signed(claim.fence)) { Ok(()) } else { Err(fenced()) }
+    if fence == Some(signed(claim.fence)) {
+        Ok(())
+    } else {
+        Err(fenced())
+    }
 }
 
 pub(super) async fn totals(connection: &mut SqliteConnection, run: RunId) -> Result<Vec<StepTotals>, TargetError> {
@@ -64,7 +72,11 @@ pub(super) async fn totals(connection: &mut SqliteConnection, run: RunId) -> Res
     // Of the bare columns beside a single max() SQLite takes the row that holds the maximum.
     let sql = "SELECT step, max(batch), sum(examined), sum(matched), sum(affected), sum(conflicting), coalesce(sum(chunk_rows), 0), \
                coalesce(sum(chunk_bytes), 0), pass, position FROM main._dbkeep_journal WHERE run_id = ? GROUP BY step ORDER BY step";
-    let rows = sqlx::query(sql).bind(run.to_string()).fetch_all(connection).await.map_err(statement)?;
+    let rows = sqlx::query(sql)
+        .bind(run.to_string())
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
     rows.iter()
         .map(|row| {
             Ok(StepTotals {
@@ -83,7 +95,12 @@ pub(super) async fn totals(connection: &mut SqliteConnection, run: RunId) -> Res
         .collect()
 }
 
-pub(super) async fn entries(connection: &mut SqliteConnection, run: RunId, after: (u32, u64), limit: u32) -> Result<Vec<JournalEntry>, TargetError> {
+pub(super) async fn entries(
+    connection: &mut SqliteConnection,
+    run: RunId,
+    after: (u32, u64),
+    limit: u32,
+) -> Result<Vec<JournalEntry>, TargetError> {
     if !exists(connection).await? {
         return Ok(Vec::new());
     }

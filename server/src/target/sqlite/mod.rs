@@ -21,7 +21,9 @@ use dbkeep_engine::{
     model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
     port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
 };
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions,
+};
 
 use self::error::{refused, statement};
 use super::UrlError;
@@ -60,13 +62,17 @@ impl SqliteTarget {
     /// # Errors
     /// Where the URL is malformed, or names a database in memory, which nobody else could see.
     pub fn open(url: &str) -> Result<Self, UrlError> {
-        let options = SqliteConnectOptions::from_str(url).map_err(|_| UrlError("expected sqlite:///path/to/file.db".to_owned()))?;
+        let options =
+            SqliteConnectOptions::from_str(url).map_err(|_| UrlError("expected sqlite:///path/to/file.db".to_owned()))?;
         if options.get_filename().as_os_str().is_empty() || url.contains(":memory:") || url.contains("mode=memory") {
             return Err(UrlError("expected a file: sqlite:///path/to/file.db".to_owned()));
         }
         // The journal mode belongs to the application: it is neither asked for nor changed.
         let options = options.create_if_missing(false).busy_timeout(BUSY_TIMEOUT).foreign_keys(true);
-        Ok(Self { options: options.disable_statement_logging(), idle: Arc::default() })
+        Ok(Self {
+            options: options.disable_statement_logging(),
+            idle: Arc::default(),
+        })
     }
 
     async fn connection(&self) -> Result<SqliteConnection, TargetError> {
@@ -152,14 +158,30 @@ impl Target for SqliteTarget {
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
         let mut connection = self.connection().await?;
-        let from = format!("FROM {} AS t WHERE {}", render::table(&selection.table.name), render::predicate(selection)?);
-        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}"))).fetch_one(&mut connection).await.map_err(statement)?;
-        let columns: Vec<&str> = selection.table.captured_columns().map(|column| column.name.as_str()).collect();
+        let from = format!(
+            "FROM {} AS t WHERE {}",
+            render::table(&selection.table.name),
+            render::predicate(selection)?
+        );
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(statement)?;
+        let columns: Vec<&str> = selection
+            .table
+            .captured_columns()
+            .map(|column| column.name.as_str())
+            .collect();
         let sql = format!("SELECT {} {from}", render::columns(columns.iter().copied()));
         let mut rows = Vec::new();
         if samples > 0 && count > 0 {
             let sampling = format!("{sql} LIMIT {samples}");
-            for row in sqlx::query(AssertSqlSafe(sampling)).persistent(false).fetch_all(&mut connection).await.map_err(statement)? {
+            for row in sqlx::query(AssertSqlSafe(sampling))
+                .persistent(false)
+                .fetch_all(&mut connection)
+                .await
+                .map_err(statement)?
+            {
                 rows.push(values(&row, 0..columns.len())?);
             }
         }
@@ -170,7 +192,12 @@ impl Target for SqliteTarget {
             Value::Text(bytes) | Value::Blob(bytes) => bytes.len() as u64 + 5,
         };
         let bytes = rows.iter().flatten().map(size).sum::<u64>();
-        Ok(Survey { row_count: u64::try_from(count).unwrap_or(0), row_bytes: bytes / (rows.len() as u64).max(1), samples: rows, sql })
+        Ok(Survey {
+            row_count: u64::try_from(count).unwrap_or(0),
+            row_bytes: bytes / (rows.len() as u64).max(1),
+            samples: rows,
+            sql,
+        })
     }
 
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
@@ -180,14 +207,23 @@ impl Target for SqliteTarget {
             Some(limit) => format!("SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {limit})"),
             None => format!("SELECT count(*) FROM {name}"),
         };
-        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut connection).await.map_err(statement)?;
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(statement)?;
         self.idle.put(connection);
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
         let connection = self.connection().await?;
-        Ok(Box::new(scan::WindowScan::open(connection, Arc::clone(&self.idle), selection, cursor, limit)?))
+        Ok(Box::new(scan::WindowScan::open(
+            connection,
+            Arc::clone(&self.idle),
+            selection,
+            cursor,
+            limit,
+        )?))
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {
@@ -213,11 +249,17 @@ impl Target for SqliteTarget {
 
     async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
         let connection = self.connection().await?;
-        Ok(Box::new(batch::SqliteBatch::begin(connection, Arc::clone(&self.idle), claim, tables).await?))
+        Ok(Box::new(
+            batch::SqliteBatch::begin(connection, Arc::clone(&self.idle), claim, tables).await?,
+        ))
     }
 
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {
-        let memory = SqliteConnectOptions::new().in_memory(true).disable_statement_logging().connect().await;
+        let memory = SqliteConnectOptions::new()
+            .in_memory(true)
+            .disable_statement_logging()
+            .connect()
+            .await;
         Ok(Box::new(restore::SqliteScratch::new(memory.map_err(error::opening)?)))
     }
 }
@@ -226,6 +268,9 @@ impl Target for SqliteTarget {
 fn is_main(table: &TableName) -> Result<(), TargetError> {
     match table.schema.as_deref() {
         None | Some("main") => Ok(()),
-        Some(other) => Err(TargetError::new(TargetErrorClass::Unsupported, format!("schema {other} cannot be reached; SQLite targets have only main"))),
+        Some(other) => Err(TargetError::new(
+            TargetErrorClass::Unsupported,
+            format!("schema {other} cannot be reached; SQLite targets have only main"),
+        )),
     }
 }

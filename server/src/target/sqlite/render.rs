@@ -20,7 +20,11 @@ pub(super) fn table(name: &TableName) -> String {
 
 /// Columns of `t`.
 pub(super) fn columns<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names.into_iter().map(|name| format!("t.{}", identifier(name))).collect::<Vec<_>>().join(", ")
+    names
+        .into_iter()
+        .map(|name| format!("t.{}", identifier(name)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// A parameter for this value: bytes that are no UTF-8 travel as a blob and become text again.
@@ -42,9 +46,16 @@ pub(super) fn predicate(selection: &Selection) -> Result<String, TargetError> {
 
 fn condition(condition: &Condition) -> Result<String, TargetError> {
     match condition {
-        Condition::ParentMissing { columns, parent, parent_columns } => {
+        Condition::ParentMissing {
+            columns,
+            parent,
+            parent_columns,
+        } => {
             let present = columns.iter().map(|column| format!("t.{} IS NOT NULL", identifier(column)));
-            let same = columns.iter().zip(parent_columns).map(|(column, key)| format!("p.{} = t.{}", identifier(key), identifier(column)));
+            let same = columns
+                .iter()
+                .zip(parent_columns)
+                .map(|(column, key)| format!("p.{} = t.{}", identifier(key), identifier(column)));
             Ok(format!(
                 "({} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {}))",
                 present.collect::<Vec<_>>().join(" AND "),
@@ -52,7 +63,12 @@ fn condition(condition: &Condition) -> Result<String, TargetError> {
                 same.collect::<Vec<_>>().join(" AND ")
             ))
         }
-        Condition::OlderThan { column, horizon, encoding, .. } => older_than(&identifier(column), *horizon, *encoding),
+        Condition::OlderThan {
+            column,
+            horizon,
+            encoding,
+            ..
+        } => older_than(&identifier(column), *horizon, *encoding),
     }
 }
 
@@ -61,7 +77,11 @@ fn older_than(column: &str, horizon: Timestamp, encoding: Option<TimeEncoding>) 
     let unix = |divisor: i64| {
         // A value may have a fraction whatever the column's type, so that the horizon keeps its own.
         let micros = horizon.as_microsecond();
-        let limit = if micros % divisor == 0 { (micros / divisor).to_string() } else { format!("{micros}e-{}", divisor.ilog10()) };
+        let limit = if micros % divisor == 0 {
+            (micros / divisor).to_string()
+        } else {
+            format!("{micros}e-{}", divisor.ilog10())
+        };
         format!("(typeof(t.{column}) IN ('integer', 'real') AND t.{column} < {limit})")
     };
     match encoding {
@@ -73,7 +93,9 @@ fn older_than(column: &str, horizon: Timestamp, encoding: Option<TimeEncoding>) 
             // millisecond; the horizon is rounded down, so that rounding keeps rows rather than takes them. The comparison of the
             // bare text with the day after the next is always true of such rows; it lets an index skip the others.
             let exact = horizon.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string();
-            let later = horizon.checked_add(SignedDuration::from_hours(48)).map_err(|error| refused(error.to_string()))?;
+            let later = horizon
+                .checked_add(SignedDuration::from_hours(48))
+                .map_err(|error| refused(error.to_string()))?;
             let day = later.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string();
             Ok(format!(
                 "(typeof(t.{column}) = 'text' AND t.{column} < '{day}' AND t.{column} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' \

@@ -22,7 +22,12 @@ const INSERT_ROWS: usize = 200;
 const MAX_PARAMETERS: usize = 30_000;
 
 async fn insert(connection: &mut SqliteConnection, table: &str, layout: &TableLayout, rows: &[Row]) -> Result<u64, TargetError> {
-    let names = layout.columns.iter().map(|(name, _)| render::identifier(name)).collect::<Vec<_>>().join(", ");
+    let names = layout
+        .columns
+        .iter()
+        .map(|(name, _)| render::identifier(name))
+        .collect::<Vec<_>>()
+        .join(", ");
     let tuple = |row: &Row| format!("({})", row.iter().map(render::placeholder).collect::<Vec<_>>().join(", "));
     let tuples = rows.iter().map(tuple).collect::<Vec<_>>().join(", ");
     let sql = format!("INSERT INTO {table} ({names}) VALUES {tuples} ON CONFLICT DO NOTHING");
@@ -35,7 +40,11 @@ async fn insert(connection: &mut SqliteConnection, table: &str, layout: &TableLa
 
 /// Puts rows back into their table, many at a time. Where some cannot go, each row of that part is tried by itself in the
 /// end, so that those are named.
-pub(super) async fn restore(connection: &mut SqliteConnection, layout: &TableLayout, rows: &[Row]) -> Result<Restored, TargetError> {
+pub(super) async fn restore(
+    connection: &mut SqliteConnection,
+    layout: &TableLayout,
+    rows: &[Row],
+) -> Result<Restored, TargetError> {
     let table = render::table(&layout.table);
     let mut restored = Restored::default();
     let mut pending = Vec::new();
@@ -89,14 +98,32 @@ pub(super) async fn restore(connection: &mut SqliteConnection, layout: &TableLay
 fn leave(restored: &mut Restored, layout: &TableLayout, row: &Row, reason: String) {
     restored.conflicting += 1;
     if restored.conflicts.len() < NAMED_CONFLICTS {
-        restored.conflicts.push(Conflict { key: key_of(layout, row), reason });
+        restored.conflicts.push(Conflict {
+            key: key_of(layout, row),
+            reason,
+        });
     }
 }
 
 fn key_of(layout: &TableLayout, row: &Row) -> String {
-    let value = |name: &String| layout.columns.iter().position(|(column, _)| column == name).and_then(|position| row.get(position));
-    let shown = |name| value(name).and_then(|value| Value::preview(value, 80)).unwrap_or_else(|| "NULL".to_owned());
-    layout.row_key.iter().map(|name| format!("{name}={}", shown(name))).collect::<Vec<_>>().join(" ")
+    let value = |name: &String| {
+        layout
+            .columns
+            .iter()
+            .position(|(column, _)| column == name)
+            .and_then(|position| row.get(position))
+    };
+    let shown = |name| {
+        value(name)
+            .and_then(|value| Value::preview(value, 80))
+            .unwrap_or_else(|| "NULL".to_owned())
+    };
+    layout
+        .row_key
+        .iter()
+        .map(|name| format!("{name}={}", shown(name)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A database in memory, with one scratch table for each layout.
@@ -107,7 +134,10 @@ pub(super) struct SqliteScratch {
 
 impl SqliteScratch {
     pub(super) fn new(connection: SqliteConnection) -> Self {
-        Self { connection, tables: Vec::new() }
+        Self {
+            connection,
+            tables: Vec::new(),
+        }
     }
 
     /// Name of the scratch table for a layout; made where it is not there yet.
@@ -116,8 +146,14 @@ impl SqliteScratch {
         let name = format!("main.scratch_{}", known.unwrap_or(self.tables.len()));
         if known.is_none() {
             // The declared types decide what an INSERT makes of a value, so that they belong to the proof.
-            let columns = layout.columns.iter().map(|(name, type_name)| format!(", {}{}", render::identifier(name), declared(type_name)));
-            let create = format!("CREATE TABLE {name} (dbkeep_place INTEGER PRIMARY KEY{})", columns.collect::<String>());
+            let columns = layout
+                .columns
+                .iter()
+                .map(|(name, type_name)| format!(", {}{}", render::identifier(name), declared(type_name)));
+            let create = format!(
+                "CREATE TABLE {name} (dbkeep_place INTEGER PRIMARY KEY{})",
+                columns.collect::<String>()
+            );
             self.connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
             self.tables.push(layout.clone());
         }
@@ -139,16 +175,26 @@ fn declared(type_name: &str) -> String {
 impl Scratch for SqliteScratch {
     async fn prove(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<u64, TargetError> {
         let table = self.table(layout).await?;
-        self.connection.execute(AssertSqlSafe(format!("BEGIN; DELETE FROM {table}"))).await.map_err(statement)?;
+        self.connection
+            .execute(AssertSqlSafe(format!("BEGIN; DELETE FROM {table}")))
+            .await
+            .map_err(statement)?;
         for part in rows.chunks(INSERT_ROWS.min(MAX_PARAMETERS / layout.columns.len().max(1)).max(1)) {
             insert(&mut self.connection, &table, layout, part).await?;
         }
         let columns = render::columns(layout.columns.iter().map(|(name, _)| name.as_str()));
         let sql = format!("SELECT {columns} FROM {table} AS t ORDER BY t.dbkeep_place");
-        let back = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await.map_err(statement)?;
+        let back = sqlx::query(AssertSqlSafe(sql))
+            .fetch_all(&mut self.connection)
+            .await
+            .map_err(statement)?;
         self.connection.execute("COMMIT").await.map_err(statement)?;
         if back.len() != rows.len() {
-            return Err(refused(format!("{} rows went into the scratch table and {} came back", rows.len(), back.len())));
+            return Err(refused(format!(
+                "{} rows went into the scratch table and {} came back",
+                rows.len(),
+                back.len()
+            )));
         }
         let mut proven = 0;
         for (row, back) in rows.iter().zip(&back) {

@@ -44,7 +44,13 @@ pub(super) struct WindowScan {
 }
 
 impl WindowScan {
-    pub(super) fn open(connection: SqliteConnection, idle: Arc<Idle>, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Self, TargetError> {
+    pub(super) fn open(
+        connection: SqliteConnection,
+        idle: Arc<Idle>,
+        selection: &Selection,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<Self, TargetError> {
         let schema = &selection.table;
         let after = cursor.filter(|cursor| !cursor.is_empty()).map(decode).transpose()?;
         if after.as_ref().is_some_and(|key| key.len() != schema.row_key.len()) {
@@ -76,7 +82,14 @@ impl WindowScan {
             parts.push(format!("({}) {operator} ({marks})", self.keys));
             values.extend(key);
         }
-        (if parts.is_empty() { "1".to_owned() } else { parts.join(" AND ") }, values)
+        (
+            if parts.is_empty() {
+                "1".to_owned()
+            } else {
+                parts.join(" AND ")
+            },
+            values,
+        )
     }
 
     async fn fetch(&self, connection: &mut SqliteConnection, sql: String, binds: &[&Value]) -> Result<Vec<RowKey>, TargetError> {
@@ -113,7 +126,11 @@ impl WindowScan {
                     keys = self.keys
                 );
                 let until = self.fetch(connection, sql, &binds).await?.pop();
-                examined = if until.is_some() { STRETCH_ROWS } else { self.count(connection, self.after.as_ref()).await? };
+                examined = if until.is_some() {
+                    STRETCH_ROWS
+                } else {
+                    self.count(connection, self.after.as_ref()).await?
+                };
                 until
             }
         };
@@ -160,7 +177,12 @@ impl WindowScan {
         }
         let cursor = self.after.as_ref().map(encode).unwrap_or_default();
         let fraction = dbkeep_engine::share(self.examined, self.total);
-        Ok(Some(Window { keys, cursor, examined, fraction }))
+        Ok(Some(Window {
+            keys,
+            cursor,
+            examined,
+            fraction,
+        }))
     }
 }
 
@@ -170,7 +192,9 @@ impl Scan for WindowScan {
         if self.ended {
             return Ok(None);
         }
-        let Some(mut connection) = self.connection.take() else { return Err(refused("the scan failed before".to_owned())) };
+        let Some(mut connection) = self.connection.take() else {
+            return Err(refused("the scan failed before".to_owned()));
+        };
         let window = self.window(&mut connection).await?;
         self.connection = Some(connection);
         Ok(window)
@@ -220,7 +244,13 @@ mod tests {
 
     #[test]
     fn positions_survive_the_journal() {
-        let key = vec![Value::Integer(-7), Value::Text(b"a b\xff".to_vec()), Value::Real(0.1), Value::Blob(Vec::new()), Value::Null];
+        let key = vec![
+            Value::Integer(-7),
+            Value::Text(b"a b\xff".to_vec()),
+            Value::Real(0.1),
+            Value::Blob(Vec::new()),
+            Value::Null,
+        ];
         assert_eq!(decode(&encode(&key)).expect("readable"), key);
         assert!(decode("x1").is_err());
     }
