@@ -139,7 +139,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     for round in 0..options.rounds.min(3) {
         let file = copy(&prepared, folder.path()).await?;
-        let pause = async { Ok(tokio::time::sleep(Duration::from_secs(5)).await) };
+        let pause = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(())
+        };
         idle.push(percentile(&mut beside_writer(&file, pause).await?, 0.99));
 
         let file = copy(&prepared, folder.path()).await?;

@@ -1,6 +1,9 @@
 //! A real server in this process and a database of its own, for tests that go over gRPC.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use dbkeep_client::{Client, PlanRequest, ReconnectPolicy, RunRequest, proto};
 use dbkeep_server::Config;
@@ -160,7 +163,7 @@ impl World {
     async fn serve(
         folder: &tempfile::TempDir,
         url: &str,
-        catalog: &PathBuf,
+        catalog: &Path,
         listen: &str,
     ) -> (CancellationToken, String, JoinHandle<()>) {
         let listener = TcpListener::bind(listen).await.expect("a port");

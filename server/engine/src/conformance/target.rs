@@ -1495,6 +1495,7 @@ async fn totals_and_journal_tell_what_was_recorded(fixture: &dyn Fixture) {
     let expected = |step| StepTotals {
         step,
         batches: 11,
+        first_batch: 1,
         examined: 6_600,
         matched: 660,
         affected: 594,
@@ -1525,6 +1526,19 @@ async fn totals_and_journal_tell_what_was_recorded(fixture: &dyn Fixture) {
     }
     let rest = target.journal(claim.run, (2, 11), 100).await.expect("a page");
     assert!(rest.iter().all(|entry| entry.step == 10) && rest.len() == 8);
+
+    recorded.retain(|entry| entry.step == 2);
+    recorded.reverse();
+    for limit in [1, 5, 100] {
+        let (mut pages, mut below) = (Vec::new(), u64::MAX);
+        loop {
+            let page = target.journal_back(claim.run, 2, below, limit).await.expect("a page");
+            let Some(last) = page.last() else { break };
+            below = last.batch;
+            pages.extend(page);
+        }
+        assert_eq!(pages, recorded, "newest first, in pages of {limit}");
+    }
 }
 
 // --- restore

@@ -51,8 +51,10 @@ pub struct JournalEntry {
 pub struct StepTotals {
     /// Step of the plan, from 0.
     pub step: u32,
-    /// Number of the newest batch.
+    /// Number of batches; those of a cleanup are numbered from 1 without gaps.
     pub batches: u64,
+    /// Smallest number of a batch; an undo goes from the largest to the smallest.
+    pub first_batch: u64,
     /// Sum.
     pub examined: u64,
     /// Sum.

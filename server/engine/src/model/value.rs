@@ -4,7 +4,7 @@
 ///
 /// PostgreSQL hands every value over as the text of its type's output function under pinned settings (the form that
 /// `pg_dump` relies on), hence `Text` or `Null`; SQLite hands over its five storage classes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Value {
     /// SQL NULL.
     Null,
@@ -16,6 +16,19 @@ pub enum Value {
     Text(Vec<u8>),
     /// SQLite BLOB.
     Blob(Vec<u8>),
+}
+
+/// Equal is what would be stored as the same bytes: `0.0` and `-0.0` differ.
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Null, Self::Null) => true,
+            (Self::Integer(mine), Self::Integer(theirs)) => mine == theirs,
+            (Self::Real(mine), Self::Real(theirs)) => mine.to_bits() == theirs.to_bits(),
+            (Self::Text(mine), Self::Text(theirs)) | (Self::Blob(mine), Self::Blob(theirs)) => mine == theirs,
+            _ => false,
+        }
+    }
 }
 
 impl Value {

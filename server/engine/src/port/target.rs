@@ -253,6 +253,9 @@ pub trait Target: Send + Sync {
     /// Journal entries of a run that have a chunk, in order of (step, batch), after that position.
     async fn journal(&self, run: RunId, after: (u32, u64), limit: u32) -> Result<Vec<JournalEntry>, TargetError>;
 
+    /// Journal entries of one step that have a chunk, newest first, with batch numbers below `below`.
+    async fn journal_back(&self, run: RunId, step: u32, below: u64, limit: u32) -> Result<Vec<JournalEntry>, TargetError>;
+
     /// Begins a transaction, checks the fence, and makes sure that the shape of `tables` is still the given one and stays so.
     ///
     /// # Errors

@@ -43,19 +43,14 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
-        let mut after = (
-            step,
-            totals
-                .iter()
-                .find(|totals| totals.step == step)
-                .map_or(0, |totals| totals.batches),
-        );
+        // What went last comes back first, batches as well as steps: a row's parent in the same table was deleted after it.
+        let done = totals.iter().find(|totals| totals.step == step);
+        let mut below = done.map_or(u64::MAX, |totals| totals.first_batch);
         let mut damaged_here = 0_u64;
         loop {
-            let page = attempt.target.journal(source, after, PAGE_ENTRIES).await?;
-            let entries: Vec<_> = page.into_iter().filter(|entry| entry.step == step).collect();
+            let entries = attempt.target.journal_back(source, step, below, PAGE_ENTRIES).await?;
             let Some(last) = entries.last() else { break };
-            after = (step, last.batch);
+            below = last.batch;
             for entry in &entries {
                 attempt.boundary()?;
                 if attempt.out_of_time() {
@@ -198,7 +193,7 @@ async fn restore_in_transaction(
     report.rows_matched += entry.matched;
     report.rows_affected += entry.affected;
     report.rows_conflicting += entry.conflicting;
-    report.batches = entry.batch;
+    report.batches += 1;
     report.passes = 1;
     let named = attempt
         .ledger

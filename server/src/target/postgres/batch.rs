@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Condition, JournalEntry, Row, RowKey, Selection, TableSchema},
+    model::{Condition, JournalEntry, Row, RowKey, Selection, TableSchema, Value},
     port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
@@ -167,10 +167,21 @@ impl BatchTransaction for PostgresBatch {
             if let Some(sink) = capture.as_mut() {
                 sink.row(&values)?;
             }
-            if !parent.is_empty() && self.parents.last() != Some(&parent) {
+            if !parent.is_empty() {
                 self.parents.push(parent);
             }
         }
+        // Each parent once, and in the order of the index that will be asked for them.
+        let bytes = |value: &Value| {
+            if let Value::Text(text) = value {
+                text.clone()
+            } else {
+                Vec::new()
+            }
+        };
+        self.parents
+            .sort_by_cached_key(|parent| parent.iter().map(bytes).collect::<Vec<_>>());
+        self.parents.dedup();
         Ok(deleted)
     }
 

@@ -65,9 +65,9 @@ pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<
     if !exists(&mut *connection).await? {
         return Ok(Vec::new());
     }
-    let sql = "SELECT j.step, max(j.batch), sum(j.examined)::bigint, sum(j.matched)::bigint, sum(j.affected)::bigint, sum(j.conflicting)::bigint, \
+    let sql = "SELECT j.step, count(*), sum(j.examined)::bigint, sum(j.matched)::bigint, sum(j.affected)::bigint, sum(j.conflicting)::bigint, \
                coalesce(sum(j.chunk_rows), 0)::bigint, coalesce(sum(j.chunk_bytes), 0)::bigint, \
-               (array_agg(j.pass ORDER BY j.batch DESC))[1], (array_agg(j.position ORDER BY j.batch DESC))[1] \
+               (array_agg(j.pass ORDER BY j.batch DESC))[1], (array_agg(j.position ORDER BY j.batch DESC))[1], min(j.batch) \
                FROM dbkeep.journal AS j WHERE j.run_id = $1 GROUP BY j.step ORDER BY j.step";
     let rows = sqlx::query(sql)
         .bind(run.to_string())
@@ -79,6 +79,7 @@ pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<
             Ok(StepTotals {
                 step: unsigned32(row, 0)?,
                 batches: unsigned(row, 1)?,
+                first_batch: unsigned(row, 10)?,
                 examined: unsigned(row, 2)?,
                 matched: unsigned(row, 3)?,
                 affected: unsigned(row, 4)?,
@@ -111,28 +112,51 @@ pub(super) async fn entries(
         .fetch_all(connection)
         .await
         .map_err(statement)?;
-    rows.iter()
-        .map(|row| {
-            Ok(JournalEntry {
-                run,
-                step: unsigned32(row, 0)?,
-                batch: unsigned(row, 1)?,
-                pass: unsigned32(row, 2)?,
-                fence: unsigned(row, 3)?,
-                cursor: row.try_get(4).map_err(statement)?,
-                examined: unsigned(row, 5)?,
-                matched: unsigned(row, 6)?,
-                affected: unsigned(row, 7)?,
-                conflicting: unsigned(row, 8)?,
-                chunk: Some(ChunkRef {
-                    file: row.try_get(9).map_err(statement)?,
-                    rows: unsigned(row, 10)?,
-                    bytes: unsigned(row, 11)?,
-                    sha256: row.try_get(12).map_err(statement)?,
-                }),
-            })
-        })
-        .collect()
+    rows.iter().map(|row| entry(run, row)).collect()
+}
+
+pub(super) async fn entries_back(
+    connection: &mut PgConnection,
+    run: RunId,
+    step: u32,
+    below: u64,
+    limit: u32,
+) -> Result<Vec<JournalEntry>, TargetError> {
+    if !exists(&mut *connection).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT step, batch, pass, fence, position, examined, matched, affected, conflicting, chunk_file, chunk_rows, chunk_bytes, chunk_sha256 \
+               FROM dbkeep.journal WHERE run_id = $1 AND chunk_file IS NOT NULL AND step = $2 AND batch < $3 ORDER BY batch DESC LIMIT $4";
+    let rows = sqlx::query(sql)
+        .bind(run.to_string())
+        .bind(i32::try_from(step).unwrap_or(i32::MAX))
+        .bind(i64::try_from(below).unwrap_or(i64::MAX))
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    rows.iter().map(|row| entry(run, row)).collect()
+}
+
+fn entry(run: RunId, row: &PgRow) -> Result<JournalEntry, TargetError> {
+    Ok(JournalEntry {
+        run,
+        step: unsigned32(row, 0)?,
+        batch: unsigned(row, 1)?,
+        pass: unsigned32(row, 2)?,
+        fence: unsigned(row, 3)?,
+        cursor: row.try_get(4).map_err(statement)?,
+        examined: unsigned(row, 5)?,
+        matched: unsigned(row, 6)?,
+        affected: unsigned(row, 7)?,
+        conflicting: unsigned(row, 8)?,
+        chunk: Some(ChunkRef {
+            file: row.try_get(9).map_err(statement)?,
+            rows: unsigned(row, 10)?,
+            bytes: unsigned(row, 11)?,
+            sha256: row.try_get(12).map_err(statement)?,
+        }),
+    })
 }
 
 pub(super) async fn record(connection: &mut PgConnection, entry: &JournalEntry) -> Result<(), TargetError> {

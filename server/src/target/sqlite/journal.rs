@@ -69,9 +69,12 @@ pub(super) async fn totals(connection: &mut SqliteConnection, run: RunId) -> Res
     if !exists(connection).await? {
         return Ok(Vec::new());
     }
-    // Of the bare columns beside a single max() SQLite takes the row that holds the maximum.
-    let sql = "SELECT step, max(batch), sum(examined), sum(matched), sum(affected), sum(conflicting), coalesce(sum(chunk_rows), 0), \
-               coalesce(sum(chunk_bytes), 0), pass, position FROM main._dbkeep_journal WHERE run_id = ? GROUP BY step ORDER BY step";
+    // Of the bare columns (pass, position) beside a single max() SQLite takes the row that holds the maximum, hence the
+    // smallest batch by a query of its own.
+    let sql = "SELECT step, count(*), sum(examined), sum(matched), sum(affected), sum(conflicting), coalesce(sum(chunk_rows), 0), \
+               coalesce(sum(chunk_bytes), 0), pass, position, \
+               (SELECT min(f.batch) FROM main._dbkeep_journal AS f WHERE f.run_id = j.run_id AND f.step = j.step), max(batch) \
+               FROM main._dbkeep_journal AS j WHERE run_id = ? GROUP BY step ORDER BY step";
     let rows = sqlx::query(sql)
         .bind(run.to_string())
         .fetch_all(connection)
@@ -82,6 +85,7 @@ pub(super) async fn totals(connection: &mut SqliteConnection, run: RunId) -> Res
             Ok(StepTotals {
                 step: unsigned32(row, 0)?,
                 batches: unsigned(row, 1)?,
+                first_batch: unsigned(row, 10)?,
                 examined: unsigned(row, 2)?,
                 matched: unsigned(row, 3)?,
                 affected: unsigned(row, 4)?,
@@ -114,28 +118,51 @@ pub(super) async fn entries(
         .fetch_all(connection)
         .await
         .map_err(statement)?;
-    rows.iter()
-        .map(|row| {
-            Ok(JournalEntry {
-                run,
-                step: unsigned32(row, 0)?,
-                batch: unsigned(row, 1)?,
-                pass: unsigned32(row, 2)?,
-                fence: unsigned(row, 3)?,
-                cursor: row.try_get_unchecked(4).map_err(statement)?,
-                examined: unsigned(row, 5)?,
-                matched: unsigned(row, 6)?,
-                affected: unsigned(row, 7)?,
-                conflicting: unsigned(row, 8)?,
-                chunk: Some(ChunkRef {
-                    file: row.try_get_unchecked(9).map_err(statement)?,
-                    rows: unsigned(row, 10)?,
-                    bytes: unsigned(row, 11)?,
-                    sha256: row.try_get_unchecked(12).map_err(statement)?,
-                }),
-            })
-        })
-        .collect()
+    rows.iter().map(|row| entry(run, row)).collect()
+}
+
+pub(super) async fn entries_back(
+    connection: &mut SqliteConnection,
+    run: RunId,
+    step: u32,
+    below: u64,
+    limit: u32,
+) -> Result<Vec<JournalEntry>, TargetError> {
+    if !exists(connection).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT step, batch, pass, fence, position, examined, matched, affected, conflicting, chunk_file, chunk_rows, chunk_bytes, chunk_sha256 \
+               FROM main._dbkeep_journal WHERE run_id = ? AND chunk_file IS NOT NULL AND step = ? AND batch < ? ORDER BY batch DESC LIMIT ?";
+    let rows = sqlx::query(sql)
+        .bind(run.to_string())
+        .bind(i64::from(step))
+        .bind(signed(below))
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    rows.iter().map(|row| entry(run, row)).collect()
+}
+
+fn entry(run: RunId, row: &SqliteRow) -> Result<JournalEntry, TargetError> {
+    Ok(JournalEntry {
+        run,
+        step: unsigned32(row, 0)?,
+        batch: unsigned(row, 1)?,
+        pass: unsigned32(row, 2)?,
+        fence: unsigned(row, 3)?,
+        cursor: row.try_get_unchecked(4).map_err(statement)?,
+        examined: unsigned(row, 5)?,
+        matched: unsigned(row, 6)?,
+        affected: unsigned(row, 7)?,
+        conflicting: unsigned(row, 8)?,
+        chunk: Some(ChunkRef {
+            file: row.try_get_unchecked(9).map_err(statement)?,
+            rows: unsigned(row, 10)?,
+            bytes: unsigned(row, 11)?,
+            sha256: row.try_get_unchecked(12).map_err(statement)?,
+        }),
+    })
 }
 
 pub(super) async fn record(connection: &mut SqliteConnection, entry: &JournalEntry) -> Result<(), TargetError> {

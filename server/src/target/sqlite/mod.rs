@@ -247,6 +247,13 @@ impl Target for SqliteTarget {
         Ok(entries)
     }
 
+    async fn journal_back(&self, run: RunId, step: u32, below: u64, limit: u32) -> Result<Vec<JournalEntry>, TargetError> {
+        let mut connection = self.connection().await?;
+        let entries = journal::entries_back(&mut connection, run, step, below, limit).await?;
+        self.idle.put(connection);
+        Ok(entries)
+    }
+
     async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
         let connection = self.connection().await?;
         Ok(Box::new(
