@@ -1,4 +1,4 @@
-//! The only ways out of the engine. Each trait has adapters in the server crate, an in-memory one in [`crate::testing`]
+//! The only ways out of the engine. Each trait has adapters in the server crate, an in-memory one in `testing`
 //! where tests need it, and one conformance suite that all of them pass.
 
 pub mod archive;
