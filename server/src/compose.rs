@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -264,8 +264,7 @@ async fn open_store(url: &Url, wait: Duration, shutdown: &CancellationToken) -> 
 }
 
 fn make_folder(folder: &Path) -> Result<(), ComposeError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|source| ComposeError::Folder {
+    crate::archive::make_folder(folder).map_err(|source| ComposeError::Folder {
         path: folder.display().to_string(),
         source,
     })

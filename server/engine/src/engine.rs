@@ -697,6 +697,8 @@ impl Engine {
             });
         }
         self.context.renew.notify_waiters();
+        // An interrupted run ends in its next attempt: the sooner that begins the better.
+        self.context.wake.notify_one();
         self.context.feeds.announce(run.id, run.last_sequence);
         Ok(run)
     }

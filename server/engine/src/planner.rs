@@ -18,6 +18,8 @@ use crate::{
 
 /// Sample rows of a step.
 const SAMPLES: u32 = 10;
+/// Largest difference between the target's clock and the server's at which a horizon is still trusted.
+const CLOCK_TOLERANCE: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 /// Margin within which an estimated table size is not trusted to decide over the largest share that may go.
 const ESTIMATE_MARGIN: f64 = 1.5;
 
@@ -190,6 +192,9 @@ pub(crate) async fn plan(
         let (table_rows, exact) = table_size(target, selection, row_count, step.rule.max_fraction, &mut whole_tables).await?;
         findings.extend(step.rule.findings(&selections.schemas));
         findings.extend(count_findings(target, selection, step.rule, row_count, table_rows).await?);
+        if step.horizon.is_some() {
+            findings.extend(clock_finding(&selection.table, clock, Timestamp::now()));
+        }
         let samples = survey.iter().flat_map(|survey| &survey.samples);
         let columns = || selection.table.captured_columns().map(|column| column.name.as_str());
         steps.push(PlanStep {
@@ -304,11 +309,11 @@ fn structural_findings(table: &TableSchema, captured: bool) -> Vec<Finding> {
             "run dbkeep on the database that holds it",
         )),
     }
-    if table.row_key.is_empty() && table.kind == TableKind::Table {
+    if table.kind == TableKind::Table && (table.row_key.is_empty() || captured && table.primary_key.is_empty()) {
         findings.push(block(
             "NO_PRIMARY_KEY",
             table,
-            format!("{name} has no primary key, so that a listed row cannot be found again with certainty"),
+            format!("{name} has no primary key, so that a row cannot be told from another like it"),
             "add a primary key",
         ));
     }
@@ -401,6 +406,19 @@ fn structural_findings(table: &TableSchema, captured: bool) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// A target whose clock jumped would make everything look old.
+fn clock_finding(table: &TableSchema, target: Timestamp, server: Timestamp) -> Option<Finding> {
+    let skew = target.duration_since(server).abs();
+    (skew > CLOCK_TOLERANCE).then(|| {
+        block(
+            "CLOCK_SKEW",
+            table,
+            format!("the target's clock says {target}, the server's {server}; a horizon from it cannot be trusted"),
+            "set the clocks right and plan again",
+        )
+    })
 }
 
 /// What the counts mean.
@@ -589,6 +607,17 @@ mod tests {
             ..table()
         };
         assert!(codes(&unindexed).contains(&("CHILD_KEY_UNINDEXED".to_owned(), FindingLevel::Block)));
+    }
+
+    #[test]
+    fn a_clock_that_jumped_blocks() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("an instant");
+        let later = |minutes| now + jiff::SignedDuration::from_mins(minutes);
+        assert_eq!(clock_finding(&table(), later(4), now), None);
+        for minutes in [6, -6, 365 * 24 * 60] {
+            let finding = clock_finding(&table(), later(minutes), now).expect("a finding");
+            assert_eq!((finding.code.as_str(), finding.level), ("CLOCK_SKEW", FindingLevel::Block));
+        }
     }
 
     #[test]

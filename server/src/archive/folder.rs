@@ -44,16 +44,7 @@ impl FolderArchive {
             path: folder.display().to_string(),
             source,
         };
-        if !folder.is_dir() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(FOLDER_MODE)
-                .create(&folder)
-                .map_err(failed)?;
-            if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_folder(parent).map_err(failed)?;
-            }
-        }
+        make_folder(&folder).map_err(failed)?;
         Ok(Self {
             folder,
             durable: Arc::default(),
@@ -151,6 +142,23 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Makes a folder and those above it that are missing, and makes each of them durable: the entry of a chunk is worth nothing
+/// when the folder that it stands in is gone after a power failure.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder
+        .ancestors()
+        .take_while(|part| !part.as_os_str().is_empty() && !part.is_dir())
+        .collect();
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    for made in missing {
+        match made.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => sync_folder(parent)?,
+            None => sync_folder(Path::new("."))?,
+        }
+    }
+    Ok(())
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

@@ -3,3 +3,4 @@
 mod folder;
 
 pub use folder::FolderArchive;
+pub(crate) use folder::make_folder;

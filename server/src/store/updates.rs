@@ -104,8 +104,13 @@ impl Act for Cancel {
             return Ok(None);
         };
         let to = match draft.run.state {
-            // Nobody works on it, so that there is no boundary to wait for.
-            RunState::Queued | RunState::Interrupted => RunState::Cancelled,
+            // Nothing was done, so that there is no boundary to wait for.
+            RunState::Queued => RunState::Cancelled,
+            RunState::Interrupted => {
+                // Its last COMMIT may have taken effect unheard: the next attempt reads what it did, then ends it.
+                draft.run.cancel_reason = Some(self.reason.clone());
+                return Ok(Some(draft.save(tx).await?.0));
+            }
             RunState::Running => RunState::Cancelling,
             // Asked already, or too late.
             _ => return Ok(Some(draft.run)),

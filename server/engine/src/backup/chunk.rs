@@ -111,9 +111,6 @@ pub struct ChunkWriter {
     name: String,
 }
 
-/// A chunk that is durable, and how long that took.
-pub type SealedChunk = ChunkRef;
-
 impl ChunkWriter {
     /// Begins the chunk of a batch. The name carries the fence, so that an attempt that lost its lease can never write
     /// over a file of its successor.
@@ -185,7 +182,7 @@ impl ChunkWriter {
     ///
     /// # Errors
     /// Where the disk refuses; the chunk must then be given up, not sealed again.
-    pub fn seal(mut self) -> Result<SealedChunk, SinkError> {
+    pub fn seal(mut self) -> Result<ChunkRef, SinkError> {
         let mut end = vec![END];
         end.extend_from_slice(&self.rows.to_le_bytes());
         end.extend_from_slice(&self.content.finalize());

@@ -83,6 +83,7 @@ where
         updates::many_writers_leave_no_gap,
         updates::a_dropped_call_is_done_or_not_done,
         cancelling::a_run_that_nobody_works_on_ends_at_once,
+        cancelling::an_interrupted_run_ends_in_its_next_attempt,
         cancelling::a_running_run_is_asked,
         cancelling::an_ended_run_stays_as_it_is,
         cancelling::a_request_races_with_the_end,

@@ -163,7 +163,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Fenced`] where another attempt holds the run, or the run's state does not allow the new one.
     async fn update(&self, run: RunId, fence: u64, update: &Update) -> Result<Vec<Event>, StoreError>;
 
-    /// Records that somebody asked to cancel; a run that nobody works on ends at once. Returns the run as it is then;
+    /// Records that somebody asked to cancel. A queued run ends at once; an interrupted one when the next attempt has read what
+    /// it did. Returns the run as it is then;
     /// one that has ended is returned unchanged.
     async fn request_cancel(&self, run: RunId, reason: &str) -> Result<Option<Run>, StoreError>;
 

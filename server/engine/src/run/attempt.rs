@@ -1,6 +1,6 @@
 //! One process's hold on a run, from the claim to the state it leaves the run in.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,11 @@ impl Attempt {
         self.ledger.worked().as_secs() >= u64::from(self.run.options.max_execution_seconds)
     }
 
+    /// Time until the limit.
+    pub(super) fn time_left(&self) -> Duration {
+        Duration::from_secs(u64::from(self.run.options.max_execution_seconds)).saturating_sub(self.ledger.worked())
+    }
+
     /// What `check` says at a boundary, as a reason to halt.
     pub(super) fn boundary(&self) -> Result<(), Halt> {
         Ok(self.lease.check()?)
@@ -165,7 +170,8 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
             tracing::warn!(run = %id, attempt = fence, "lease lost; the attempt ends without a word in the store");
             return Aftermath::Settled;
         }
-        Err(Halt::Target(error)) if error.class == TargetErrorClass::Lost => (
+        // Outside a batch nothing was half done: a lock or a timeout passes like an outage.
+        Err(Halt::Target(error)) if error.class == TargetErrorClass::Lost || error.is_retryable() => (
             RunState::Interrupted,
             format!("the target is out of reach: {error}"),
             None,

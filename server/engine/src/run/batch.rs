@@ -105,17 +105,14 @@ async fn delete_in_transaction(
     let sink = writer.as_mut().map(|writer| writer as &mut dyn RowSink);
     let deleted = transaction.delete(order.selection, &order.window.keys, sink).await?;
     failpoint!("batch-deleted");
-    // The disk and the other connection work at the same time; the commit waits for both.
-    let sealing = async {
-        match writer {
-            Some(writer) if deleted > 0 => seal(writer, deleted).await.map(Some),
-            // Nothing to keep: dropping the writer removes its file.
-            _ => Ok(None),
-        }
+    let chunk = match writer {
+        Some(writer) if deleted > 0 => Some(seal(writer, deleted).await?),
+        // Nothing to keep: dropping the writer removes its file.
+        _ => None,
     };
-    let (chunk, adopted) = tokio::join!(sealing, transaction.adopted(order.selection));
-    let (chunk, adopted) = (chunk?, adopted?);
     failpoint!("batch-sealed");
+    // After the seal and not beside it: whoever adopts a row while the disk works must be seen.
+    let adopted = transaction.adopted(order.selection).await?;
     if adopted > 0 {
         transaction.rollback().await;
         return Err(TargetError::new(

@@ -16,8 +16,8 @@ use crate::{
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
 };
 
-/// Passes after which a step gives up on rows that keep slipping away.
-const MAX_PASSES: u32 = 8;
+/// Passes in which listed rows slipped away after which a step gives up.
+const MAX_SLIPPING_PASSES: u32 = 8;
 /// Tries of one batch before its step fails.
 const MAX_TRIES: u32 = 8;
 /// First wait before a batch is tried again; doubled each time.
@@ -37,10 +37,10 @@ enum StepEnd {
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     attempt.target.claim(attempt.claim).await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
+    check_journal(attempt, &totals)?;
     for step in &totals {
         attempt.ledger.take_totals(step);
     }
-    remove_unjournaled_chunks(attempt).await?;
     let selections = planner::selections(attempt.target.as_ref(), &attempt.plan)
         .await
         .map_err(|error| match error {
@@ -52,6 +52,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     if selections.fingerprint != attempt.plan.fingerprint {
         return Err(Halt::Fail("the schema changed since the plan was made".to_owned()));
     }
+    remove_unjournaled_chunks(attempt).await?;
     failpoint!("run-claimed");
 
     let mut out_of_time = false;
@@ -96,7 +97,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                         | TargetErrorClass::Refused
                         | TargetErrorClass::Permission
                         | TargetErrorClass::Unsupported
-                ) || error.is_retryable() =>
+                ) =>
             {
                 (StepState::Failed, error.to_string())
             }
@@ -147,6 +148,23 @@ fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
     }
 }
 
+/// The stored report never runs ahead of the journal. Where it does, the journal is not the one that this run wrote: the
+/// target was restored, or is another database. Going on would take the chunks of committed batches for leftovers.
+fn check_journal(attempt: &Attempt, totals: &[StepTotals]) -> Result<(), Halt> {
+    for (index, report) in attempt.ledger.report.steps.iter().enumerate() {
+        let journaled = totals.iter().find(|totals| usize::try_from(totals.step) == Ok(index));
+        let (batches, captured) = journaled.map_or((0, 0), |totals| (totals.batches, totals.captured));
+        if batches < report.batches || captured < report.rows_captured {
+            return Err(Halt::Fail(format!(
+                "the target's journal has {batches} batches of step {index}, the run had committed {}: \
+                 this is another database, or an older state of it; its backup is kept",
+                report.batches
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Removes chunks of batches that never committed. Called after the claim, so that no older attempt can commit any more.
 async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
     let run = attempt.run.id;
@@ -171,6 +189,8 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
             leftover.remove(&chunk.file);
         }
     }
+    // Whatever else somebody put into the folder is not ours.
+    leftover.retain(|file| file.ends_with(".chunk"));
     for file in leftover {
         tracing::info!(run = %run, chunk = file, "removing the chunk of a batch that never committed");
         archive.remove(run, &file)?;
@@ -187,7 +207,8 @@ fn allowance(attempt: &Attempt, index: usize) -> u64 {
 /// A scan that runs ahead of the batches by one window, on its own task and connection.
 struct Ahead {
     windows: mpsc::Receiver<Result<Window, TargetError>>,
-    opened: Instant,
+    /// When the first window came: what went before is the price of the scan, not its age.
+    first_window: Option<Instant>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -210,7 +231,7 @@ impl Ahead {
         });
         Ok(Self {
             windows,
-            opened: Instant::now(),
+            first_window: None,
             _task: AbortOnDropHandle::new(task),
         })
     }
@@ -231,6 +252,7 @@ impl StepWork<'_> {
     async fn run(mut self) -> Result<StepEnd, Halt> {
         let mut cursor = (!self.totals.cursor.is_empty()).then(|| self.totals.cursor.clone());
         self.totals.pass = self.totals.pass.max(1);
+        let mut slipping = 0;
         loop {
             let from_start = cursor.is_none();
             let (matched, affected) = (self.totals.matched, self.totals.affected);
@@ -245,13 +267,14 @@ impl StepWork<'_> {
             if from_start && listed == taken && !self.reopened {
                 return Ok(StepEnd::Done);
             }
-            if listed > 0 && taken == 0 {
+            let whole = from_start && !self.reopened;
+            if whole && taken == 0 {
                 return self.leave(listed, "a whole pass could not take a single one of them").await;
             }
-            if self.totals.pass >= MAX_PASSES {
-                return self
-                    .leave(listed, &format!("they kept moving over {MAX_PASSES} passes"))
-                    .await;
+            slipping += u32::from(taken < listed);
+            if slipping == MAX_SLIPPING_PASSES {
+                let why = format!("rows slipped away in each of {MAX_SLIPPING_PASSES} passes");
+                return self.leave(listed - taken, &why).await;
             }
             self.totals.pass += 1;
         }
@@ -277,9 +300,11 @@ impl StepWork<'_> {
         loop {
             let window = tokio::select! {
                 stop = self.attempt.lease.stopped() => return Err(stop.into()),
+                () = tokio::time::sleep(self.attempt.time_left()) => return Ok(Some(StepEnd::OutOfTime)),
                 window = ahead.windows.recv() => window,
             };
             let Some(window) = window.transpose()? else { return Ok(None) };
+            let scanning_since = *ahead.first_window.get_or_insert_with(Instant::now);
             examined += window.examined;
             cursor = Some(window.cursor.clone());
             if self.attempt.out_of_time() {
@@ -313,7 +338,7 @@ impl StepWork<'_> {
             if !self.attempt.run.options.full_speed {
                 self.attempt.lease.rest(took).await?;
             }
-            if ahead.opened.elapsed() > SCAN_LIFETIME {
+            if scanning_since.elapsed() > SCAN_LIFETIME {
                 ahead = Ahead::open(target.as_ref(), self.selection, cursor.as_deref(), limit).await?;
                 self.reopened = true;
             }
@@ -363,8 +388,17 @@ impl StepWork<'_> {
                 Ok(entry) => return Ok(entry),
                 Err(error) => error,
             };
-            if !error.is_retryable() || tries == MAX_TRIES {
+            if !error.is_retryable() {
                 return Err(error.into());
+            }
+            if tries == MAX_TRIES {
+                let message = format!("batch {} was tried {MAX_TRIES} times; the last time: {error}", order.batch);
+                return Err(TargetError {
+                    class: TargetErrorClass::Refused,
+                    message,
+                    ..error
+                }
+                .into());
             }
             let message = format!("batch {} is tried again in {} ms: {error}", order.batch, wait.as_millis());
             self.attempt.ledger.warn(Some(self.index), "BATCH_RETRIED", message).await?;

@@ -77,6 +77,16 @@ impl Ledger {
     /// Enters a state. A final one ends the run; `mark` says what that means for its source.
     pub(super) async fn enter(&mut self, to: RunState, reason: String, mark: Option<SourceMark>) -> Result<(), StoreError> {
         self.report.duration_ms = millis(self.worked());
+        if to.is_final() {
+            for step in self.report.steps.iter_mut().filter(|step| step.state == StepState::Running) {
+                step.state = if to == RunState::Failed {
+                    StepState::Failed
+                } else {
+                    StepState::Partial
+                };
+                step.message.clone_from(&reason);
+            }
+        }
         self.report.status = match to {
             RunState::Succeeded => Some(ReportStatus::Success),
             RunState::PartiallySucceeded | RunState::Cancelled => Some(ReportStatus::PartialSuccess),

@@ -61,8 +61,8 @@ pub const TRANSITIONS: &[(RunState, Trigger, RunState)] = &[
     (Cancelling, Trigger::Fail, Failed),
     // Another server, or the same one after its restart.
     (Interrupted, Trigger::Claim, Running),
-    // Nobody works on it: no transaction is open.
-    (Interrupted, Trigger::Cancel, Cancelled),
+    // Its last COMMIT may have taken effect without a reply: the next attempt reads the journal, then ends the run.
+    (Interrupted, Trigger::Cancel, Interrupted),
 ];
 
 /// The state that a trigger leads to; `None` where the edge does not exist.

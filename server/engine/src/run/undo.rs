@@ -31,7 +31,6 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         attempt.ledger.take_totals(step);
     }
     failpoint!("undo-claimed");
-    let mut damaged = 0_u64;
     // Later steps deleted last, so that their rows are the first to come back.
     for index in (0..attempt.ledger.report.steps.len()).rev() {
         let step = u32::try_from(index).unwrap_or(u32::MAX);
@@ -77,7 +76,6 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                 }
             }
         }
-        damaged += damaged_here;
         let conflicting = attempt.ledger.report.steps[index].rows_conflicting;
         let (state, message) = match (damaged_here, conflicting) {
             (0, 0) => (StepState::Succeeded, String::new()),
@@ -91,10 +89,13 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     }
     let restored = attempt.ledger.report.total(|step| step.rows_affected);
     let conflicting = attempt.ledger.report.total(|step| step.rows_conflicting);
-    Ok(if damaged > 0 {
+    let planned = attempt.ledger.report.total(|step| step.rows_planned);
+    // By the counts, not by what this attempt saw: an earlier one may have met the damage.
+    let missing = planned.saturating_sub(restored + conflicting);
+    Ok(if missing > 0 {
         Ending {
             state: RunState::PartiallySucceeded,
-            reason: format!("{restored} rows put back; {damaged} chunks are damaged"),
+            reason: format!("{restored} rows put back; {missing} are in damaged chunks"),
             mark: Some(SourceMark::Damaged),
         }
     } else if conflicting > 0 {
@@ -102,7 +103,8 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         Ending {
             state: RunState::PartiallySucceeded,
             reason,
-            mark: Some(SourceMark::Undone),
+            // Whoever makes room for those rows may undo again.
+            mark: None,
         }
     } else {
         Ending {

@@ -10,11 +10,11 @@ use dbkeep_engine::{
     port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 
 use super::{
-    Idle, columns_of,
-    error::{refused, statement},
+    Idle, begin_reading, columns_of,
+    error::{self, refused, statement},
     introspect::SHAPE_GUARD,
     journal, render, restore, text_row,
 };
@@ -23,7 +23,7 @@ use super::{
 /// merge and sequential plans are off so that the listed ctids are fetched one by one and parents looked up by index.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '60s'; \
      SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; SET LOCAL synchronous_commit = on; \
-     SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
+     SET LOCAL row_security = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
 
 pub(super) struct PostgresBatch {
     connection: PgConnection,
@@ -82,6 +82,37 @@ impl PostgresBatch {
     }
 }
 
+impl PostgresBatch {
+    /// Orphans are judged by their parents: a parent that was swapped, or emptied, would make every child look orphaned.
+    async fn check_parent(&mut self, selection: &Selection) -> Result<(), TargetError> {
+        let Condition::ParentMissing { parent, .. } = &selection.matches else {
+            return Ok(());
+        };
+        let name = render::table(&parent.name);
+        // TRUNCATE does not respect snapshots; with the lock it cannot come between this look and the commit.
+        let lock = format!("LOCK TABLE {name} IN ACCESS SHARE MODE");
+        self.connection.execute(AssertSqlSafe(lock)).await.map_err(statement)?;
+        let sql = format!(
+            "SELECT {}, EXISTS (SELECT 1 FROM {name})",
+            SHAPE_GUARD.replace("$1", "to_regclass($1)")
+        );
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(&name)
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(statement)?;
+        let (guard, filled): (Option<String>, bool) = (row.try_get(0).map_err(statement)?, row.try_get(1).map_err(statement)?);
+        if filled && guard.as_deref() == Some(parent.shape_guard.as_str()) {
+            return Ok(());
+        }
+        let what = if filled { "changed its shape" } else { "was emptied" };
+        Err(TargetError::new(
+            TargetErrorClass::SchemaChanged,
+            format!("parent {} {what} during the run", parent.name),
+        ))
+    }
+}
+
 /// Rows `k(k1, ..)` of these types, bound as one text array for each column. Values are cast one by one: an array's text is
 /// no array of the elements' texts, and unnesting a composite type would spread its fields.
 fn unnest(types: &[String]) -> String {
@@ -111,6 +142,7 @@ impl BatchTransaction for PostgresBatch {
         mut capture: Option<&mut dyn RowSink>,
     ) -> Result<u64, TargetError> {
         let schema = &selection.table;
+        self.check_parent(selection).await?;
         let mut key_types = vec!["tid".to_owned()];
         key_types.extend(types(schema, &schema.row_key)?);
         let same_key = schema
@@ -213,7 +245,9 @@ impl BatchTransaction for PostgresBatch {
         for column in columns_of(&self.parents, width)? {
             query = query.bind(column);
         }
+        begin_reading(&mut self.validator).await?;
         let adopted = query.fetch_one(&mut self.validator).await.map_err(statement)?;
+        self.validator.execute("COMMIT").await.map_err(statement)?;
         Ok(u64::try_from(adopted).unwrap_or(0))
     }
 
@@ -226,7 +260,7 @@ impl BatchTransaction for PostgresBatch {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), TargetError> {
-        self.connection.execute("COMMIT").await.map_err(statement)?;
+        self.connection.execute("COMMIT").await.map_err(error::commit)?;
         self.idle.put(self.connection);
         self.idle.put(self.validator);
         Ok(())

@@ -51,6 +51,23 @@ pub(super) fn statement(error: sqlx::Error) -> TargetError {
     }
 }
 
+/// An error of COMMIT. Only what surely took the transaction back is told apart; of anything else the journal knows.
+pub(super) fn commit(error: sqlx::Error) -> TargetError {
+    let mut error = statement(error);
+    if !matches!(error.class, TargetErrorClass::Conflict | TargetErrorClass::Constraint) {
+        error.class = TargetErrorClass::Lost;
+    }
+    error
+}
+
+/// Whether an error of an INSERT is about the row, so that other rows may still go in.
+pub(super) fn about_the_row(error: &TargetError) -> bool {
+    matches!(
+        error.class,
+        TargetErrorClass::Constraint | TargetErrorClass::Refused | TargetErrorClass::Unsupported
+    )
+}
+
 fn class(code: &str) -> TargetErrorClass {
     match code {
         "40001" | "40P01" => TargetErrorClass::Conflict,
@@ -58,7 +75,7 @@ fn class(code: &str) -> TargetErrorClass {
         "57014" => TargetErrorClass::Timeout,
         // Admin shutdown, crash shutdown, cannot connect now, database dropped, idle-in-transaction and idle-session timeouts.
         "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => TargetErrorClass::Lost,
-        // Undefined table, column, schema; the cached plan's shape.
+        // Undefined table, column, schema.
         "42P01" | "42703" | "3F000" => TargetErrorClass::SchemaChanged,
         "42501" | "28000" | "28P01" => TargetErrorClass::Permission,
         // Too many connections and the like pass.

@@ -10,7 +10,7 @@ use super::{error::statement, render};
 
 /// A digest of everything about the table of oid `$1` that decides what a deletion does. Cheap enough for every batch: three
 /// index look-ups. A key of another table that points here shows as one of its internal triggers.
-pub(super) const SHAPE_GUARD: &str = "md5(concat( \
+pub(super) const SHAPE_GUARD: &str = "md5(concat(($1)::oid, '|', \
      (SELECT string_agg(concat_ws(',', a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attnotnull), ';' ORDER BY a.attnum) \
         FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped), '|', \
      (SELECT string_agg(concat_ws(',', g.tgname, g.tgenabled, g.tgtype), ';' ORDER BY g.tgname) FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = $1), '|', \

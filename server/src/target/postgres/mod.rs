@@ -20,7 +20,9 @@ use dbkeep_engine::{
     model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
     port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
 };
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
+};
 
 use self::error::{lost, refused};
 use super::UrlError;
@@ -73,6 +75,8 @@ impl PostgresTarget {
     pub fn open(url: &str) -> Result<Self, UrlError> {
         let options =
             PgConnectOptions::from_str(url).map_err(|_| UrlError("expected postgres://user@host:port/database".to_owned()))?;
+        // Statements over large tables are slow by nature, and their text is long.
+        let options = options.disable_statement_logging();
         Ok(Self {
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
@@ -101,7 +105,7 @@ impl PostgresTarget {
 
 /// Begins a transaction that only reads, with settings for one large join.
 async fn begin_reading(connection: &mut PgConnection) -> Result<(), TargetError> {
-    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'; \
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'; \
                  SET LOCAL synchronize_seqscans = off";
     connection.execute(begin).await.map_err(error::statement)?;
     Ok(())
@@ -169,12 +173,7 @@ impl Target for PostgresTarget {
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        &[
-            Capability::Capture,
-            Capability::Undo,
-            Capability::ConcurrentWriters,
-            Capability::CancelStatement,
-        ]
+        &[Capability::Capture, Capability::Undo, Capability::ConcurrentWriters]
     }
 
     async fn status(&self) -> Result<TargetStatus, TargetError> {
@@ -247,6 +246,7 @@ impl Target for PostgresTarget {
 
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
         let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
         let name = render::table(&table.name);
         let sql = match limit {
             Some(limit) => format!("SELECT count(*) FROM (SELECT 1 FROM {name} LIMIT {limit}) AS counted"),
@@ -256,6 +256,7 @@ impl Target for PostgresTarget {
             .fetch_one(&mut connection)
             .await
             .map_err(error::statement)?;
+        connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
         Ok(u64::try_from(count).unwrap_or(0))
     }

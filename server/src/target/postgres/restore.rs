@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Row, TableName, Value},
-    port::{Conflict, Restored, Scratch, TableLayout, TargetError, TargetErrorClass},
+    port::{Conflict, Restored, Scratch, TableLayout, TargetError},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::{
     columns_of,
-    error::{refused, statement},
+    error::{about_the_row, refused, statement},
     render, text_row,
 };
 
@@ -71,7 +71,7 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
             });
         }
         Ok(_) => {}
-        Err(error) if error.class == TargetErrorClass::Constraint => {}
+        Err(error) if about_the_row(&error) => {}
         Err(error) => return Err(error),
     }
     connection.execute("ROLLBACK TO SAVEPOINT restore").await.map_err(statement)?;
@@ -95,7 +95,7 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
                     }
                     "a trigger kept it out".to_owned()
                 }
-                Err(error) if error.class == TargetErrorClass::Constraint => {
+                Err(error) if about_the_row(&error) => {
                     connection
                         .execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one")
                         .await

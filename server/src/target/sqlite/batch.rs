@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{JournalEntry, Row, RowKey, Selection, TableSchema},
+    model::{Condition, JournalEntry, Row, RowKey, Selection, TableSchema},
     port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
 
-use super::{Idle, bind, error::statement, introspect, journal, render, restore, values};
+use super::{
+    Idle, bind,
+    error::{self, statement},
+    introspect, journal, render, restore, values,
+};
 
 /// Most parameters of one statement; SQLite's limit is 32,766.
 const MAX_PARAMETERS: usize = 30_000;
@@ -51,6 +55,20 @@ impl BatchTransaction for SqliteBatch {
         keys: &[RowKey],
         mut capture: Option<&mut dyn RowSink>,
     ) -> Result<u64, TargetError> {
+        if let Condition::ParentMissing { parent, .. } = &selection.matches {
+            // A parent that was swapped, or emptied, would make every child look orphaned.
+            let same = introspect::shape_guard(&mut self.connection, &parent.name.name).await? == parent.shape_guard;
+            let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", render::table(&parent.name));
+            let filled: bool = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut self.connection)
+                .await
+                .map_err(statement)?;
+            if !same || !filled {
+                let what = if filled { "changed its shape" } else { "was emptied" };
+                let message = format!("parent {} {what} during the run", parent.name);
+                return Err(TargetError::new(TargetErrorClass::SchemaChanged, message));
+            }
+        }
         let schema = &selection.table;
         let captured: Vec<&str> = schema.captured_columns().map(|column| column.name.as_str()).collect();
         // RETURNING knows the table by its name only, not by its alias.
@@ -101,7 +119,7 @@ impl BatchTransaction for SqliteBatch {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), TargetError> {
-        self.connection.execute("COMMIT").await.map_err(statement)?;
+        self.connection.execute("COMMIT").await.map_err(error::commit)?;
         self.idle.put(self.connection);
         Ok(())
     }

@@ -16,6 +16,15 @@ pub(super) fn opening(error: sqlx::Error) -> TargetError {
     error
 }
 
+/// An error of COMMIT. Only what surely took the transaction back is told apart; of anything else the journal knows.
+pub(super) fn commit(error: sqlx::Error) -> TargetError {
+    let mut error = statement(error);
+    if !matches!(error.class, TargetErrorClass::Constraint | TargetErrorClass::LockTimeout) {
+        error.class = TargetErrorClass::Lost;
+    }
+    error
+}
+
 /// An error of a statement.
 pub(super) fn statement(error: sqlx::Error) -> TargetError {
     let sqlx::Error::Database(database) = &error else {

@@ -13,7 +13,7 @@ mod scan;
 use std::{
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -30,6 +30,8 @@ use super::UrlError;
 
 /// How long a statement waits for another writer before it says so.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was idle for longer is closed: the file may have been replaced meanwhile.
+const IDLE_LIFETIME: Duration = Duration::from_secs(2);
 /// Connections kept between uses.
 const IDLE_CONNECTIONS: usize = 4;
 
@@ -41,17 +43,19 @@ pub struct SqliteTarget {
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
 #[derive(Default)]
-struct Idle(Mutex<Vec<SqliteConnection>>);
+struct Idle(Mutex<Vec<(SqliteConnection, Instant)>>);
 
 impl Idle {
     fn take(&self) -> Option<SqliteConnection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since)| since.elapsed() < IDLE_LIFETIME);
+        idle.pop().map(|(connection, _)| connection)
     }
 
     fn put(&self, connection: SqliteConnection) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_CONNECTIONS {
-            idle.push(connection);
+            idle.push((connection, Instant::now()));
         }
     }
 }
