@@ -352,7 +352,7 @@ async fn parents_are_looked_up_in_whatever_types_their_keys_have() {
     ];
     for (place, (parent_type, child_type, value)) in keys.into_iter().enumerate() {
         lab.execute(&format!(
-            "CREATE TABLE p{place} (id {parent_type} PRIMARY KEY, b text); CREATE TABLE c{place} (id {child_type} PRIMARY KEY, up {child_type}, b text); \
+            "CREATE TABLE p{place} (id {parent_type} UNIQUE, b text); INSERT INTO p{place} (b) VALUES ('keyless'); CREATE TABLE c{place} (id {child_type} PRIMARY KEY, up {child_type}, b text); \
              INSERT INTO c{place} VALUES ({value}, {value}, 'x')"
         ))
         .await;
@@ -388,7 +388,7 @@ async fn parents_are_looked_up_in_whatever_types_their_keys_have() {
     // Two columns, of which one is equal.
     lab.execute(
         "CREATE TABLE pp (a int, b text, PRIMARY KEY (a, b)); CREATE TABLE cc (id int PRIMARY KEY, a int, b text); \
-         INSERT INTO cc VALUES (1, 1, 'x'), (2, 1, 'y')",
+         INSERT INTO cc VALUES (1, 1, 'x'), (2, 1, 'y'); INSERT INTO pp VALUES (0, 'nobody')",
     )
     .await;
     let selection = lab.orphans("cc", &["b", "a"], "pp", &["b", "a"]).await;
@@ -1032,10 +1032,10 @@ async fn identity_and_generated_columns_of_every_kind() {
 async fn tables_of_other_schemas_with_odd_names() {
     let lab = Lab::open(
         "odd",
-        "CREATE SCHEMA \"Odd \"\"schema\"; CREATE TYPE \"Odd \"\"schema\".\"Mood; \" AS ENUM ('a', 'b'); \
+        "CREATE SCHEMA \"Odd \"\"schema\"; CREATE TYPE \"Odd \"\"schema\".\"Mood; \" AS ENUM ('a', 'b', 'c'); \
          CREATE TABLE \"Odd \"\"schema\".\"Pa.rent\" (\"the key\" \"Odd \"\"schema\".\"Mood; \" PRIMARY KEY); \
          CREATE TABLE \"Odd \"\"schema\".\"ta.ble\" (\"the key\" \"Odd \"\"schema\".\"Mood; \" PRIMARY KEY, \"select\" \"Odd \"\"schema\".\"Mood; \"); \
-         INSERT INTO \"Odd \"\"schema\".\"ta.ble\" VALUES ('a', 'b'), ('b', 'a'); CREATE TABLE \"ta.ble\" (wrong int)",
+         INSERT INTO \"Odd \"\"schema\".\"Pa.rent\" VALUES ('c'); INSERT INTO \"Odd \"\"schema\".\"ta.ble\" VALUES ('a', 'b'), ('b', 'a'); CREATE TABLE \"ta.ble\" (wrong int)",
     )
     .await;
     let name = |table: &str| TableName {

@@ -104,6 +104,13 @@ pub(super) async fn a_table_has_one_run(store: Arc<dyn Store>) {
         .unwrap();
     assert!(!is_free(store.as_ref(), "a").await);
     store.request_cancel(holder.id, "enough").await.unwrap();
+    assert!(
+        !is_free(store.as_ref(), "a").await,
+        "not before an attempt has read what it did"
+    );
+    let grant = store.claim("holder", super::LONG, &[]).await.unwrap().unwrap();
+    let ended = enter(RunState::Cancelled, "enough");
+    store.update(holder.id, grant.fence, &ended).await.unwrap();
     // The same request may be made again after a refusal.
     accept(store.as_ref(), &refused).await;
     assert!(!is_free(store.as_ref(), "b").await);

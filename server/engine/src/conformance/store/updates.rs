@@ -189,7 +189,12 @@ pub(super) async fn only_permitted_states_are_entered(store: Arc<dyn Store>) {
             }
             // Out of the way of the next one.
             store.request_cancel(id, "next").await.unwrap();
-            if !store.run(id).await.unwrap().unwrap().state.is_final() {
+            let state = store.run(id).await.unwrap().unwrap().state;
+            let fence = match state {
+                RunState::Interrupted => store.claim("holder", LONG, &[]).await.unwrap().unwrap().fence,
+                _ => fence,
+            };
+            if !state.is_final() {
                 store.update(id, fence, &enter(RunState::Cancelled, "next")).await.unwrap();
             }
         }
