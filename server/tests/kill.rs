@@ -1,5 +1,8 @@
 //! kill -9 of the real server at every point of the batch protocol, on both databases; then a restart, and an oracle in raw SQL
 //! that imports nothing of dbkeep: no row is lost, none is doubled, none outside the plan is touched, and undo restores all.
+//!
+//! `DBKEEP_KILL_SCALE=167 cargo test -p dbkeep-server --features failpoints --test kill postgres::after_the` does the same on a
+//! million rows, in larger batches, killed later in the run; only the tests named `after_the_...` and `before_the_commit` can be scaled.
 
 #![cfg(feature = "failpoints")]
 
@@ -13,8 +16,15 @@ use futures::StreamExt as _;
 use support::Daemon;
 
 const PARENTS: u32 = 400;
+/// Children at scale 1.
 const CHILDREN: u32 = 6_000;
+/// Rows of a batch at scale 1.
 const BATCH: u32 = 100;
+
+/// How many times larger than usual the table is.
+fn scale() -> u32 {
+    std::env::var("DBKEEP_KILL_SCALE").map_or(1, |scale| scale.parse().expect("DBKEEP_KILL_SCALE is a number"))
+}
 
 const CATALOG: &str = r#"
 [[operation]]
@@ -64,7 +74,10 @@ impl World {
         .await
         .expect("tables");
         // Every fifth child is an orphan, every seventh names nobody.
-        let series = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {CHILDREN})");
+        let series = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})",
+            CHILDREN * scale()
+        );
         db.execute(&format!("INSERT INTO parent {series} SELECT i FROM n WHERE i <= {PARENTS}"))
             .await
             .expect("parents");
@@ -169,7 +182,12 @@ async fn start_run(client: &Client) {
     let plan = client.cleanup().plan(PlanRequest::new(["orphans"])).await.expect("a plan");
     if let Ok(mut stream) = client
         .cleanup()
-        .run(RunRequest::of_plan(&plan).execute().batch_size(BATCH).full_speed())
+        .run(
+            RunRequest::of_plan(&plan)
+                .execute()
+                .batch_size(BATCH * scale().min(10))
+                .full_speed(),
+        )
         .await
     {
         while let Some(Ok(_)) = stream.next().await {}
@@ -198,7 +216,7 @@ async fn finish(client: &Client, run: &str) -> proto::Run {
 async fn killed_at(database: &str, point: &str, hit: u32, kills: u32) {
     println!("{database}: kill -9 at {point}, hit {hit}, {kills} times");
     let world = World::new(database).await;
-    let armed = format!("{point}={}*off->panic", hit - 1);
+    let armed = format!("{point}={}*off->panic", hit * (1 + scale() / 10) - 1);
     let mut daemon = world.start(&armed);
     start_run(&daemon.client().await).await;
     for _ in 1..kills {
@@ -350,6 +368,46 @@ async fn undo_killed_on_postgres() {
 async fn undo_killed_on_sqlite() {
     undo_killed("sqlite", "undo-restored").await;
     undo_killed("sqlite", "undo-committed").await;
+}
+
+/// A journal that is not there any more: the run ends, and the only copy of the deleted rows stays.
+async fn journal_lost(database: &str) {
+    let world = World::new(database).await;
+    let mut daemon = world.start("batch-committed=2*off->panic");
+    start_run(&daemon.client().await).await;
+    assert!(!daemon.wait().success(), "the server was killed");
+    // Once more, so that the report in the control store knows of committed batches.
+    let mut daemon = world.start("batch-committed=1*off->panic");
+    assert!(!daemon.wait().success(), "the server was killed");
+    let journal = if database == "postgres" {
+        "DROP SCHEMA dbkeep CASCADE"
+    } else {
+        "DROP TABLE _dbkeep_journal; DROP TABLE _dbkeep_run"
+    };
+    world.db.execute(journal).await.expect("dropped");
+
+    let daemon = world.start("");
+    let client = daemon.client().await;
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
+    let ended = finish(&client, &run).await;
+    assert_eq!(ended.state(), proto::RunState::Failed, "{}", ended.state_reason);
+    assert!(ended.state_reason.contains("journal"), "{}", ended.state_reason);
+    let captured: usize = world.chunks(&run).values().map(|chunk| chunk.rows.len()).sum();
+    let left = ids(&world.db, "SELECT id FROM child").await;
+    assert!(
+        captured > 0 && captured + left.len() >= world.keys.len(),
+        "every deleted row is still in a chunk"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_journal_on_postgres() {
+    journal_lost("postgres").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_journal_on_sqlite() {
+    journal_lost("sqlite").await;
 }
 
 /// A backup folder that takes no more: the run stops before it deletes.
