@@ -118,12 +118,14 @@ pub struct CleanupRequest {
     pub plan_token: String,
     /// How to run.
     pub options: RunOptions,
+    /// Cancelled when the caller goes away. Planning takes its time; a run that nobody waits for any more is not begun.
+    pub given_up: CancellationToken,
 }
 
 /// Most operations of one plan.
-const MAX_OPERATIONS: usize = 32;
+pub const MAX_OPERATIONS: usize = 32;
 /// Longest request id, characters.
-const MAX_REQUEST_ID: usize = 64;
+pub const MAX_REQUEST_ID: usize = 64;
 
 impl Engine {
     /// Puts an engine together.
@@ -376,6 +378,9 @@ impl Engine {
             run.report.status = Some(crate::model::ReportStatus::Success);
             run.report.steps.iter_mut().for_each(|step| step.state = StepState::Succeeded);
             run.ended_at = Some(run.created_at);
+        }
+        if request.given_up.is_cancelled() {
+            return Err(EngineError::GivenUp);
         }
         let ready = EventBody::PlanReady {
             plan: plan.id,

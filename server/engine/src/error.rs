@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 
 use crate::{
-    catalog::CatalogError,
     model::{Finding, PlanId, RunId, RunState},
-    port::{ArchiveError, StoreError, TargetError},
+    port::{StoreError, TargetError},
     rule::{Origin, Severity},
 };
 
@@ -62,9 +61,6 @@ pub enum EngineError {
         /// What was found and what was expected.
         expected: String,
     },
-    /// The catalog cannot be read.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
     /// The plan token was not issued here.
     #[error("the plan token was not issued by this service; make a new plan")]
     UnknownPlan,
@@ -185,19 +181,9 @@ pub enum EngineError {
     /// The control store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The backup folder failed.
-    #[error("backup folder: {0}")]
-    Archive(#[from] ArchiveError),
-    /// A backup is not what it was.
-    #[error("backup {run}: chunk {chunk}: {problem}")]
-    BackupDamaged {
-        /// The run that captured the rows.
-        run: RunId,
-        /// The file.
-        chunk: String,
-        /// What is wrong with it.
-        problem: String,
-    },
+    /// Whoever asked went away before the run was accepted.
+    #[error("the caller went away before the run was accepted; nothing was started")]
+    GivenUp,
     /// The server is going down.
     #[error("the server is shutting down")]
     ShuttingDown,

@@ -2,6 +2,7 @@
 
 use dbkeep_engine::{Engine, engine::CleanupRequest};
 use dbkeep_proto::v1::{self, cleanup_service_server::CleanupService};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -83,15 +84,19 @@ impl CleanupService for Cleanup {
         check.finish()?;
         // The place is taken before the run is accepted: a caller that cannot watch has started nothing.
         let place = self.streams.place()?;
+        let given_up = CancellationToken::new();
+        let waiting = given_up.clone().drop_guard();
         let asked = CleanupRequest {
             request_id: request.request_id,
             target: request.target,
             operations: request.operations,
             plan_token: request.plan_token,
             options,
+            given_up,
         };
         let engine = self.engine.clone();
         let run = detached(async move { engine.run_cleanup(asked).await }).await?;
+        waiting.disarm();
         let events = self
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)

@@ -9,7 +9,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use dbkeep_engine::{
     EngineError,
     model::RunId,
-    port::{ArchiveError, StoreError, TargetError, TargetErrorClass},
+    port::{StoreError, TargetError, TargetErrorClass},
 };
 use dbkeep_proto::v1::ErrorReason;
 use tonic::{Code, Status};
@@ -25,8 +25,6 @@ const TEXT_CHARACTERS: usize = 1_000;
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// When to try again where a server has to come back.
 const RETRY_LATER: Duration = Duration::from_secs(5);
-/// When to try again where a person has to make room.
-const RETRY_AFTER_A_PERSON: Duration = Duration::from_secs(60);
 
 /// A field of a request that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,9 +213,6 @@ fn of_engine(error: EngineError) -> Answer {
             .with("operation", operation)
             .with("rule", rule)
             .with("expected", expected),
-        EngineError::Catalog(error) => Answer::unmet(ErrorReason::CatalogMismatch, &error.origin, said)
-            .with("origin", &error.origin)
-            .with("expected", &error.problem),
         EngineError::UnknownPlan => Answer::missing(ErrorReason::UnknownPlan, "plan", "", said),
         EngineError::PlanExpired { plan, expired_at } => Answer::unmet(ErrorReason::PlanExpired, plan, said)
             .with("plan", plan)
@@ -288,23 +283,11 @@ fn of_engine(error: EngineError) -> Answer {
             .retry(RETRY_LATER)
         }
         EngineError::Store(error @ (StoreError::Fenced | StoreError::Corrupt(_))) => internal(&error),
-        EngineError::Archive(ArchiveError::Missing { file }) => Answer::new(Code::DataLoss, ErrorReason::BackupDamaged, said)
-            .with("backup", file.split_once('/').map_or("", |(run, _)| run))
-            .with("chunk", &file)
-            .with("problem", "is missing"),
-        EngineError::Archive(ArchiveError::Io { path, .. }) => {
-            Answer::new(Code::ResourceExhausted, ErrorReason::BackupStorage, said)
-                .with("path", path)
-                .retry(RETRY_AFTER_A_PERSON)
-        }
-        EngineError::BackupDamaged { run, chunk, problem } => Answer::new(Code::DataLoss, ErrorReason::BackupDamaged, said)
-            .with("backup", run)
-            .with("chunk", chunk)
-            .with("problem", problem),
+        EngineError::GivenUp => Answer::new(Code::DeadlineExceeded, ErrorReason::Deadline, said),
         EngineError::ShuttingDown => {
             let message = "the server is shutting down; runs go on after its restart or on another server";
             Answer::new(Code::Unavailable, ErrorReason::ShuttingDown, message).retry(RETRY_LATER)
-        } // `EngineError` is non-exhaustive for other crates, so that the compiler asks for this arm.
+        }
     }
 }
 

@@ -3,15 +3,14 @@
 //! Bounds that belong to the engine are taken from there. What needs the catalog, the store or a target is refused by the engine
 //! itself. Called by the services before they call the engine.
 
-use dbkeep_engine::model::RunOptions;
+use dbkeep_engine::{
+    engine::{MAX_OPERATIONS, MAX_REQUEST_ID},
+    model::RunOptions,
+};
 use dbkeep_proto::v1;
 
 use super::status::{Fault, Violation};
 
-/// Most operations of one plan.
-const MAX_OPERATIONS: usize = 32;
-/// Longest request id, characters.
-const MAX_REQUEST_ID: usize = 64;
 /// Longest reason, characters.
 const MAX_REASON: usize = 500;
 /// Largest page.

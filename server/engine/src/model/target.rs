@@ -22,8 +22,6 @@ pub enum Capability {
     Undo,
     /// Other sessions may write the table during a batch; adoption of an orphan is detected before commit.
     ConcurrentWriters,
-    /// A running statement can be stopped from outside.
-    CancelStatement,
 }
 
 /// What a connection to a target found.

@@ -42,7 +42,6 @@ fn capability(capability: Capability) -> v1::Capability {
         Capability::Capture => v1::Capability::Capture,
         Capability::Undo => v1::Capability::Undo,
         Capability::ConcurrentWriters => v1::Capability::ConcurrentWriters,
-        Capability::CancelStatement => v1::Capability::CancelStatement,
     }
 }
 

@@ -113,12 +113,12 @@ mod tests {
             version: "3.51.0".into(),
             size_bytes: 4096,
             clock: "2026-01-01T00:00:00Z".into(),
-            capabilities: vec![proto::Capability::Capture.into(), proto::Capability::CancelStatement.into()],
+            capabilities: vec![proto::Capability::Capture.into(), proto::Capability::ConcurrentWriters.into()],
             active_run_ids: vec![],
         };
         assert_eq!(
             serde_json::to_string(&TargetStatus::from(&status)).unwrap(),
-            r#"{"version":"3.51.0","size_bytes":4096,"clock":"2026-01-01T00:00:00Z","capabilities":["capture","cancel_statement"],"active_run_ids":[]}"#
+            r#"{"version":"3.51.0","size_bytes":4096,"clock":"2026-01-01T00:00:00Z","capabilities":["capture","concurrent_writers"],"active_run_ids":[]}"#
         );
     }
 
