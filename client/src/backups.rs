@@ -19,15 +19,21 @@ use crate::{
 
 /// Looks at backups and proves them.
 ///
-/// ```no_run
+/// ```
 /// use dbkeep_client::{BackupQuery, proto::RunState};
 ///
-/// # async fn example(client: dbkeep_client::Client) -> Result<(), dbkeep_client::Error> {
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let playground = dbkeep_demo::playground().await?;
+/// # let client = playground.client.clone();
+/// # let plan = client.cleanup().plan(dbkeep_client::PlanRequest::new(["old_logs"])).await?;
+/// # client.cleanup().run(dbkeep_client::RunRequest::of_plan(&plan).execute()).await?.finish().await?;
 /// let backups = client.backups();
-/// for backup in backups.list_all(BackupQuery::default().target("main")).await? {
+/// for backup in backups.list_all(BackupQuery::default().target("platform")).await? {
 ///     let proof = backups.verify(backup.id.as_str()).await?.finish().await?;
 ///     println!("{}: {} rows, sound: {}", backup.id, backup.row_count, proof.state() == RunState::Succeeded);
 /// }
+/// # assert_eq!(backups.list_all(BackupQuery::default()).await?.len(), 1);
 /// # Ok(())
 /// # }
 /// ```

@@ -20,17 +20,22 @@ use crate::{
 
 /// Plans and starts cleanups.
 ///
-/// ```no_run
+/// ```
 /// use dbkeep_client::{OperationQuery, PlanRequest, RunRequest};
 ///
-/// # async fn example(client: dbkeep_client::Client) -> Result<(), dbkeep_client::Error> {
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let playground = dbkeep_demo::playground().await?;
+/// # let client = playground.client.clone();
 /// let cleanup = client.cleanup();
 /// for operation in cleanup.operations(OperationQuery::default()).await? {
 ///     println!("{}: {}", operation.name, operation.description);
 /// }
-/// let plan = cleanup.plan(PlanRequest::new(["orphaned_progress"]).target("main")).await?;
+/// let plan = cleanup.plan(PlanRequest::new(["orphaned_progress"]).target("platform")).await?;
 /// let run = cleanup.run(RunRequest::of_plan(&plan).execute()).await?.finish().await?;
 /// println!("{:?}", run.report);
+/// # assert_eq!(run.report.unwrap_or_default().rows_affected, plan.row_count);
+/// # assert!(plan.row_count > 0);
 /// # Ok(())
 /// # }
 /// ```
@@ -255,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_run_request_is_a_dry_run_until_it_is_told_to_execute() {
-        let request = RunRequest::new(["a", "b"]).target("main");
+        let request = RunRequest::new(["a", "b"]).target("platform");
         assert_eq!(request.message.options, None);
         assert_eq!(request.message.operations, ["a", "b"]);
         let request = request

@@ -22,18 +22,26 @@ use crate::{
 
 /// Looks at runs, follows them, stops them, and takes them back.
 ///
-/// ```no_run
+/// ```
 /// use dbkeep_client::{RunQuery, proto::RunState};
 /// use futures::TryStreamExt as _;
 ///
-/// # async fn example(client: dbkeep_client::Client) -> Result<(), dbkeep_client::Error> {
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let playground = dbkeep_demo::playground().await?;
+/// # let client = playground.client.clone();
+/// # let plan = client.cleanup().plan(dbkeep_client::PlanRequest::new(["old_logs"])).await?;
+/// # let started = client.cleanup().run(dbkeep_client::RunRequest::of_plan(&plan).execute()).await?.finish().await?;
+/// # let id = started.id;
 /// let runs = client.runs();
 /// let mut failed = std::pin::pin!(runs.list(RunQuery::default().state(RunState::Failed)));
 /// while let Some(run) = failed.try_next().await? {
 ///     println!("{}: {}", run.id, run.state_reason);
 /// }
-/// let run = runs.watch("0199a0c2-7d1e-7000-8000-000000000001").await?.finish().await?;
+/// let run = runs.watch(&id).await?.finish().await?;
 /// println!("ended {:?}", run.state());
+/// let undo = runs.undo(id.as_str()).await?.finish().await?;
+/// assert_eq!(undo.report.unwrap_or_default().rows_affected, run.report.unwrap_or_default().rows_affected);
 /// # Ok(())
 /// # }
 /// ```

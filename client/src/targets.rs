@@ -15,8 +15,11 @@ use crate::{
 
 /// Looks at targets.
 ///
-/// ```no_run
-/// # async fn example(client: dbkeep_client::Client) -> Result<(), dbkeep_client::Error> {
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let playground = dbkeep_demo::playground().await?;
+/// # let client = playground.client.clone();
 /// for target in client.targets().list().await? {
 ///     let detail = client.targets().get(&target.name).await?;
 ///     println!("{}: {} bytes, version {}", target.name, detail.status.size_bytes, detail.status.version);

@@ -5,16 +5,19 @@
 //! ([`GroundTruth`]), and fingerprints of whole tables that show whether an undo brought everything back
 //! ([`table_hashes`]). The demonstration, the end-to-end tests and the benchmarks call it.
 //!
-//! It deliberately imports nothing of dbkeep: the truth that dbkeep is measured by must not come out of dbkeep.
+//! But for [`playground`], which serves such a database for examples, it deliberately imports nothing of dbkeep: the truth that
+//! dbkeep is measured by must not come out of dbkeep.
 
 mod database;
 mod generate;
 mod hashes;
+mod playground;
 pub mod schema;
 mod truth;
 
 pub use generate::{GenerateOptions, drop_tables, generate, single_table};
 pub use hashes::table_hashes;
+pub use playground::{Playground, playground};
 pub use truth::{GroundTruth, OperationTruth, RuleTruth, SingleTableTruth};
 
 /// The catalog of the learning platform's operations, as TOML; the rule names in a [`GroundTruth`] are those in it.
