@@ -206,12 +206,8 @@ async fn ctrl_c_detaches_and_leaves_the_run_at_work() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // The first event tells that the handler is in place.
     assert!(lines.next_line().await.unwrap().unwrap().contains("state_changed"));
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().unwrap().to_string()])
-        .status()
-        .await
-        .unwrap();
-    assert!(kill.success());
+    let id = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().await.unwrap().code(), Some(130));
     assert_eq!(
         lines.next_line().await.unwrap().unwrap(),
