@@ -175,7 +175,7 @@ pub(crate) async fn show(show: Show) -> Result<()> {
         let outcome = operate(&voice, &client, &url, &truth).await?;
         if show.json {
             println!("{}", serde_json::to_string_pretty(&outcome)?);
-        } else {
+        } else if !show.once {
             print_commands(&address, &outcome);
         }
         std::io::stdout().flush()?;
