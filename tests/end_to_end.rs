@@ -3,6 +3,7 @@
 mod support;
 
 use dbkeep_client::{Client, Error, PlanRequest, RunQuery, RunRequest, UndoRequest, proto};
+use dbkeep_testkit::{Durability, PrivatePostgres};
 use futures::StreamExt as _;
 use support::{CHILDREN, Database, ORPHANS, World, connect};
 
@@ -769,4 +770,41 @@ async fn runs_are_listed_page_by_page(database: Database) {
             "{error:?}"
         );
     }
+}
+
+/// The database goes away in the middle of a run and comes back: the run says so, waits, and goes on; no batch is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_goes_away_is_waited_for() {
+    let cluster = PrivatePostgres::start(Durability::Fast).await.expect("a cluster");
+    cluster.create_database("app").await.expect("a database");
+    let world = World::on(cluster.url("app"), tempfile::tempdir().expect("a folder"), support::CATALOG).await;
+    let plan = world.plan("orphans").await;
+    let (run, mut stream) = slow_run(&world.client, &plan).await;
+    cluster.stop_immediate().await.expect("stopped");
+    loop {
+        let event = stream.next().await.expect("an event").expect("an event");
+        if let Some(proto::run_event::Event::StateChanged(change)) = event.event {
+            assert_eq!(change.to(), proto::RunState::Interrupted, "{}", change.reason);
+            assert!(change.reason.contains("out of reach"), "{}", change.reason);
+            break;
+        }
+    }
+    let down = world
+        .client
+        .cleanup()
+        .plan(PlanRequest::new(["stale"]))
+        .await
+        .expect_err("it is down");
+    assert!(matches!(down, Error::TargetUnavailable { .. }), "{down:?}");
+    cluster.start_again().await.expect("started");
+    let ended = stream.finish().await.expect("an end");
+    assert_eq!(
+        (ended.id.as_str(), ended.state()),
+        (run.as_str(), proto::RunState::Succeeded),
+        "{}",
+        ended.state_reason
+    );
+    assert_eq!(ended.report.expect("a report").rows_affected, ORPHANS);
+    let left = dbkeep_testkit::Db::open(&cluster.url("app")).await.expect("a connection");
+    assert_eq!(left.count("child").await.expect("a count"), CHILDREN - ORPHANS);
 }

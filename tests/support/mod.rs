@@ -119,6 +119,11 @@ impl World {
                 format!("sqlite://{}", file.display())
             }
         };
+        Self::on(url, folder, catalog_text).await
+    }
+
+    /// The same in a database of the caller's.
+    pub(crate) async fn on(url: String, folder: tempfile::TempDir, catalog_text: &str) -> Self {
         let catalog = folder.path().join("catalog.toml");
         fs::write(&catalog, catalog_text).expect("a catalog");
         let db = Db::open(&url).await.expect("a connection");
