@@ -28,7 +28,7 @@ use crate::{
 
 const MAGIC: &[u8; 8] = b"DBKEEPCH";
 const VERSION: u32 = 1;
-/// Measured: level 1 compresses captured rows to within a few percent of level 3 at twice its speed.
+/// The fastest of zstd's usual levels, since a batch waits for its chunk. Other levels were not compared.
 const COMPRESSION_LEVEL: i32 = 1;
 const ROW: u8 = 1;
 const END: u8 = 0;
