@@ -1060,6 +1060,7 @@ async fn tables_of_other_schemas_with_odd_names() {
         columns: strings(&["select"]),
         parent,
         parent_columns: strings(&["the key"]),
+        unfit: Vec::new(),
     };
     let selection = Selection {
         table,
