@@ -1,6 +1,8 @@
 //! The engine's front: what the gRPC services, and nobody else, call. Every act that takes long is a run, carried out by the
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 
+mod operations;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
@@ -13,7 +15,7 @@ use crate::{
     EngineError,
     catalog::Catalog,
     model::{
-        Backup, EventBody, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
+        Backup, EventBody, JournalEntry, OperationFacts, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
         TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
@@ -359,6 +361,7 @@ impl Engine {
         });
         let report = Report {
             steps: steps.collect(),
+            operations: self.operation_facts(name, &plan.operations)?,
             ..Report::default()
         };
         let mut run = self.new_run(
@@ -588,6 +591,7 @@ impl Engine {
         });
         let report = Report {
             steps: steps.collect(),
+            operations: source.report.operations.iter().map(OperationFacts::of_follow_up).collect(),
             ..Report::default()
         };
         Ok(self.new_run(

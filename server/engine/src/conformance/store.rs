@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        Event, EventBody, Finding, FindingLevel, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions, RunState,
+        Event, EventBody, Finding, FindingLevel, OperationFacts, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions, RunState,
         SampleRow, StepReport, StepState, TableName, Verification, Warning,
     },
     port::{CreateRun, Created, Grant, Store, Update},
@@ -196,6 +196,14 @@ fn report(captured: u64) -> Report {
         steps: vec![step],
         warnings: vec![warning],
         duration_ms: 5,
+        operations: vec![OperationFacts {
+            name: "sessions".to_owned(),
+            category: "EXPIRED_DATA".to_owned(),
+            severity: Severity::High,
+            expected_seconds: Some(60),
+            overdue: true,
+            warnings: 1,
+        }],
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::plan::PlanId;
+use super::{plan::PlanId, report::OperationFacts};
 
 /// Id of a run, sortable by creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,10 @@ pub struct RunOptions {
     pub max_execution_seconds: u32,
     /// Work without rests.
     pub full_speed: bool,
+    /// Begin no further operation after one that failed. Left out of stored options where it is false, so that the digest of a
+    /// request that does not ask for it stays what it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_on_failure: bool,
 }
 
 impl RunOptions {
@@ -139,6 +143,7 @@ impl Default for RunOptions {
             batch_rows: 1_000,
             max_execution_seconds: 1_800,
             full_speed: false,
+            stop_on_failure: false,
         }
     }
 }
@@ -158,6 +163,8 @@ pub enum StepState {
     Partial,
     /// Ended by an error.
     Failed,
+    /// Never begun, and the run has ended or will not come back to it.
+    Skipped,
 }
 
 /// What one step did.
@@ -193,7 +200,7 @@ pub struct StepReport {
     pub rows_remaining: u64,
     /// Time at work, milliseconds.
     pub duration_ms: u64,
-    /// Why it failed or stopped; empty where all is well.
+    /// Why it failed, stopped or was skipped; empty where all is well.
     pub message: String,
 }
 
@@ -231,6 +238,9 @@ pub struct Report {
     pub warnings: Vec<Warning>,
     /// Time at work over all attempts, milliseconds.
     pub duration_ms: u64,
+    /// What the catalog said of each operation when the run was accepted.
+    #[serde(default)]
+    pub operations: Vec<OperationFacts>,
 }
 
 impl Report {
