@@ -15,8 +15,8 @@ use crate::{
     EngineError,
     catalog::Catalog,
     model::{
-        Backup, EventBody, JournalEntry, OperationFacts, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
-        TargetStatus, Verification,
+        Backup, EventBody, JournalEntry, OperationFacts, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport,
+        StepState, TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
     port::{Archive, CreateRun, Created, RunFilter, Store, Target},

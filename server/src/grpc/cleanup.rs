@@ -31,10 +31,7 @@ impl CleanupService for Cleanup {
         let severity = convert::target::severity_filter(request.severity).unwrap_or_else(|_| {
             check.refuse(
                 "severity",
-                format!(
-                    "is {}; expected 1 (LOW) to 4 (CRITICAL), or 0 for all",
-                    request.severity
-                ),
+                format!("is {}; expected 1 (LOW) to 4 (CRITICAL), or 0 for all", request.severity),
             );
             None
         });

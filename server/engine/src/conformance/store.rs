@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        Event, EventBody, Finding, FindingLevel, OperationFacts, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions, RunState,
-        SampleRow, StepReport, StepState, TableName, Verification, Warning,
+        Event, EventBody, Finding, FindingLevel, OperationFacts, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions,
+        RunState, SampleRow, StepReport, StepState, TableName, Verification, Warning,
     },
     port::{CreateRun, Created, Grant, Store, Update},
     rule::{

@@ -52,7 +52,9 @@ impl Engine {
     /// # Errors
     /// `UnknownTarget`, `UnknownOperation`.
     pub(super) fn operation_facts(&self, target: &str, names: &[String]) -> Result<Vec<OperationFacts>, EngineError> {
-        let facts = names.iter().map(|name| Ok(OperationFacts::from(self.operation(target, name)?)));
+        let facts = names
+            .iter()
+            .map(|name| Ok(OperationFacts::from(self.operation(target, name)?)));
         facts.collect()
     }
 }

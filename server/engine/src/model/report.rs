@@ -418,11 +418,7 @@ mod tests {
         for (to, running, status) in [
             (RunState::Failed, StepState::Failed, ReportStatus::Failed),
             (RunState::Cancelled, StepState::Partial, ReportStatus::PartialSuccess),
-            (
-                RunState::PartiallySucceeded,
-                StepState::Partial,
-                ReportStatus::PartialSuccess,
-            ),
+            (RunState::PartiallySucceeded, StepState::Partial, ReportStatus::PartialSuccess),
         ] {
             let mut report = Report {
                 steps: vec![

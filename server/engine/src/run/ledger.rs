@@ -26,6 +26,8 @@ pub(super) struct Ledger {
     /// Time at work in the current step before this attempt, milliseconds.
     step_before_ms: u64,
     report_written: Instant,
+    /// Duration of the newest batch of this attempt, which windows without a row do not change.
+    newest_batch: Duration,
 }
 
 impl Ledger {
@@ -44,6 +46,7 @@ impl Ledger {
             step_began: now,
             step_before_ms: 0,
             report_written: now,
+            newest_batch: Duration::ZERO,
         }
     }
 
@@ -194,6 +197,9 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         let affected = self.report.total(|step| step.rows_affected);
         self.meter.note(affected);
+        if !batch.is_zero() {
+            self.newest_batch = batch;
+        }
         if !self.meter.due() {
             return Ok(());
         }
@@ -215,7 +221,7 @@ impl Ledger {
             rows_per_second: self.meter.rate(),
             eta_ms: self.meter.eta_ms(planned.saturating_sub(affected)),
             batches: self.report.total(|step| step.batches),
-            batch_ms: millis(batch),
+            batch_ms: millis(self.newest_batch),
             throttle,
         });
         self.write(vec![event], self.report_written.elapsed() >= REPORT_INTERVAL)

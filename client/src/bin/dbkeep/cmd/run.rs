@@ -39,6 +39,9 @@ pub(crate) struct Run {
     pub(crate) plan: Option<String>,
     #[command(flatten)]
     pace: Pace,
+    /// Begin no operation after one that failed; without it, the others go on.
+    #[arg(long)]
+    pub(crate) stop_on_failure: bool,
     /// Do not ask before deleting; for scripts.
     #[arg(long, short, requires = "execute")]
     pub(crate) yes: bool,
@@ -100,6 +103,9 @@ impl Run {
         }
         if self.pace.full_speed {
             request = request.full_speed();
+        }
+        if self.stop_on_failure {
+            request = request.stop_on_failure();
         }
         let cleanup = session.client.cleanup();
         follow(session, proto::RunKind::Cleanup, until, cleanup.run(request)).await
