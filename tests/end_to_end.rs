@@ -1,6 +1,5 @@
 //! End to end: a real server, the real client, both databases. Every rule of the contract that a caller can see.
 
-#[allow(dead_code, reason = "each test binary uses its part of it")]
 mod support;
 
 use dbkeep_client::{Client, Error, PlanRequest, RunQuery, RunRequest, UndoRequest, proto};

@@ -1,7 +1,6 @@
 //! Rules with children, and every action, over gRPC on both databases: what is planned is what happens, and undo takes it back
 //! bit by bit in every table.
 
-#[allow(dead_code, reason = "each test binary uses its part of it")]
 mod support;
 
 use std::collections::BTreeMap;

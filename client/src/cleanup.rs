@@ -242,6 +242,12 @@ impl RunRequest {
         self
     }
 
+    /// Begins no operation after one in which a step failed; its steps end SKIPPED. Without it the others go on.
+    pub fn stop_on_failure(mut self) -> Self {
+        self.options().stop_on_failure = true;
+        self
+    }
+
     /// Replaces the request id that was made up, to attach to a run that an earlier process may have started. The same id
     /// with the same content starts no second run. 1 to 64 characters.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {

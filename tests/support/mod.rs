@@ -1,4 +1,5 @@
 //! A real server in this process and a database of its own, for tests that go over gRPC.
+#![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::{
     fs,

@@ -1,6 +1,8 @@
 //! The engine's front: what the gRPC services, and nobody else, call. Every act that takes long is a run, carried out by the
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 
+mod operations;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
@@ -13,8 +15,8 @@ use crate::{
     EngineError,
     catalog::Catalog,
     model::{
-        Backup, EventBody, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
-        TargetStatus, Verification,
+        Backup, EventBody, JournalEntry, OperationFacts, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport,
+        StepState, TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
     port::{Archive, CreateRun, Created, RunFilter, Store, Target},
@@ -359,6 +361,7 @@ impl Engine {
         });
         let report = Report {
             steps: steps.collect(),
+            operations: self.operation_facts(name, &plan.operations)?,
             ..Report::default()
         };
         let mut run = self.new_run(
@@ -591,6 +594,7 @@ impl Engine {
         });
         let report = Report {
             steps: steps.collect(),
+            operations: source.report.operations.iter().map(OperationFacts::of_follow_up).collect(),
             ..Report::default()
         };
         Ok(self.new_run(

@@ -31,21 +31,17 @@ impl CleanupService for Cleanup {
         let severity = convert::target::severity_filter(request.severity).unwrap_or_else(|_| {
             check.refuse(
                 "severity",
-                format!(
-                    "is {}; expected a severity, or SEVERITY_UNSPECIFIED for all",
-                    request.severity
-                ),
+                format!("is {}; expected 1 (LOW) to 4 (CRITICAL), or 0 for all", request.severity),
             );
             None
         });
         check.finish()?;
-        let (_, entry) = self.engine.target(&request.target).map_err(Fault::from)?;
-        let operations = entry.catalog.operations().iter().filter(|operation| {
-            (request.category.is_empty() || operation.category == request.category)
-                && severity.is_none_or(|severity| operation.severity == severity)
-        });
+        let operations = self
+            .engine
+            .list_operations(&request.target, &request.category, severity)
+            .map_err(Fault::from)?;
         Ok(Response::new(v1::ListOperationsResponse {
-            operations: operations.map(convert::target::operation).collect(),
+            operations: operations.into_iter().map(convert::target::operation).collect(),
         }))
     }
 

@@ -119,6 +119,7 @@ impl Check {
                 .map_or(defaults.max_execution_seconds, |time| self.max_execution_time(&time)),
             full_speed: options.full_speed,
             capture: options.capture,
+            stop_on_failure: options.stop_on_failure,
         }
     }
 

@@ -80,12 +80,7 @@ pub(crate) async fn follow(
             session.command(&format!("run --execute --target {} --plan {token}", run.target))
         ))?;
     }
-    if kind == RunKind::Cleanup && !run.backup_id.is_empty() {
-        session.output.line(format_args!(
-            "To take it back: {}",
-            session.command(&format!("runs undo {}", run.id))
-        ))?;
-    }
+    table::next_steps(&run, session)?;
     Ok(Exit::of_state(run.state()))
 }
 

@@ -13,9 +13,11 @@ mod exit;
 mod failure;
 mod follow;
 mod json;
+mod next;
 mod output;
 mod progress;
 mod prompt;
+mod report;
 mod session;
 mod table;
 
@@ -162,6 +164,11 @@ mod tests {
             "dbkeep run --plan TOKEN --execute",
             "dbkeep runs list --target main --state failed --state interrupted --kind cleanup --operation a --since 2h --limit 3",
             "dbkeep runs show ID",
+            "dbkeep runs report ID",
+            "dbkeep runs report ID --json",
+            "dbkeep runs report ID --html",
+            "dbkeep runs report ID --html report.html",
+            "dbkeep run a --stop-on-failure",
             "dbkeep runs watch ID --after 7",
             "dbkeep runs cancel ID --reason because",
             "dbkeep runs undo ID --yes --batch-size 10 --max-time 2h --full-speed --detach",
@@ -184,6 +191,7 @@ mod tests {
             "dbkeep run a --max-time 30",
             "dbkeep run a --yes",
             "dbkeep runs list --state asleep",
+            "dbkeep runs report ID --html - --json",
             "dbkeep operations list --severity none",
             "dbkeep targets list --output xml",
         ] {

@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        ChildAction, Event, EventBody, Finding, FindingLevel, Literal, Plan, PlanChild, PlanId, PlanStep, Report, Run, RunId,
-        RunKind, RunOptions, RunState, SampleRow, StepReport, StepState, TableName, Verification, Warning,
+        ChildAction, Event, EventBody, Finding, FindingLevel, Literal, OperationFacts, Plan, PlanChild, PlanId, PlanStep, Report,
+        Run, RunId, RunKind, RunOptions, RunState, SampleRow, StepReport, StepState, TableName, Verification, Warning,
     },
     port::{CreateRun, Created, Grant, Store, Update},
     rule::{
@@ -220,6 +220,14 @@ fn report(captured: u64) -> Report {
         steps: vec![step],
         warnings: vec![warning],
         duration_ms: 5,
+        operations: vec![OperationFacts {
+            name: "sessions".to_owned(),
+            category: "EXPIRED_DATA".to_owned(),
+            severity: Severity::High,
+            expected_seconds: Some(60),
+            overdue: true,
+            warnings: 1,
+        }],
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod event;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod selection;
@@ -13,6 +14,7 @@ pub mod value;
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use event::{Event, EventBody, Progress, Throttle};
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
+pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, RowAction, Selection, TimeEncoding};

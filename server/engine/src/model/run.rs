@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::plan::PlanId;
+use super::{plan::PlanId, report::OperationFacts};
 
 /// Id of a run, sortable by creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -126,6 +126,10 @@ pub struct RunOptions {
     /// Capture the rows of every operation, whether its catalog entry asks for a backup or not.
     #[serde(default)]
     pub capture: bool,
+    /// Begin no further operation after one that failed. Left out of stored options where it is false, so that the digest of a
+    /// request that does not ask for it stays what it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_on_failure: bool,
 }
 
 impl RunOptions {
@@ -143,6 +147,7 @@ impl Default for RunOptions {
             max_execution_seconds: 1_800,
             full_speed: false,
             capture: false,
+            stop_on_failure: false,
         }
     }
 }
@@ -162,6 +167,8 @@ pub enum StepState {
     Partial,
     /// Ended by an error.
     Failed,
+    /// Never begun, and the run has ended or will not come back to it.
+    Skipped,
 }
 
 /// What one step did.
@@ -200,7 +207,7 @@ pub struct StepReport {
     pub rows_remaining: u64,
     /// Time at work, milliseconds.
     pub duration_ms: u64,
-    /// Why it failed or stopped; empty where all is well.
+    /// Why it failed, stopped or was skipped; empty where all is well.
     pub message: String,
 }
 
@@ -238,6 +245,9 @@ pub struct Report {
     pub warnings: Vec<Warning>,
     /// Time at work over all attempts, milliseconds.
     pub duration_ms: u64,
+    /// What the catalog said of each operation when the run was accepted.
+    #[serde(default)]
+    pub operations: Vec<OperationFacts>,
 }
 
 impl Report {

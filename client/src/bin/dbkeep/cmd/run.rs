@@ -42,6 +42,9 @@ pub(crate) struct Run {
     /// Back up the rows of every operation, also of those that ask for no backup, so that the run can be undone.
     #[arg(long)]
     capture: bool,
+    /// Begin no operation after one that failed; without it, the others go on.
+    #[arg(long)]
+    pub(crate) stop_on_failure: bool,
     /// Do not ask before deleting; for scripts.
     #[arg(long, short, requires = "execute")]
     pub(crate) yes: bool,
@@ -106,6 +109,9 @@ impl Run {
         }
         if self.capture {
             request = request.capture();
+        }
+        if self.stop_on_failure {
+            request = request.stop_on_failure();
         }
         let cleanup = session.client.cleanup();
         follow(session, proto::RunKind::Cleanup, until, cleanup.run(request)).await

@@ -17,7 +17,7 @@ use crate::{
     follow::{Until, follow},
     json,
     output::Tone,
-    prompt,
+    prompt, report,
     session::Session,
     table,
 };
@@ -59,6 +59,8 @@ pub(crate) enum Runs {
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         after: u64,
     },
+    /// Report on a run: what each operation and step did, and charts of its course with --html.
+    Report(report::Report),
     /// Ask a run to stop at its next batch boundary; what was committed stays and can be undone.
     Cancel {
         /// Id of the run.
@@ -161,6 +163,7 @@ impl Runs {
                 let kind = runs.get(&id).await?.kind();
                 follow(session, kind, Until::End, runs.watch_after(id, after)).await
             }
+            Self::Report(command) => command.run(session).await,
             Self::Cancel { id, reason } => cancel(session, id, reason).await,
             Self::Undo { id, pace, yes, detach } => undo(session, id, &pace, yes, detach).await,
         }
@@ -232,16 +235,18 @@ async fn show(session: &Session, id: String) -> anyhow::Result<Exit> {
     }
     output.line(table)?;
     table::report(&run, output)?;
+    table::next_steps(&run, session)?;
     Ok(Exit::Success)
 }
 
 fn describe(options: &proto::RunOptions) -> String {
     format!(
-        "{}batches of {} rows, at most {}{}",
+        "{}batches of {} rows, at most {}{}{}",
         if options.dry_run.unwrap_or(true) { "dry run, " } else { "" },
         options.batch_size.unwrap_or_default(),
         table::duration(options.max_execution_time.as_ref()),
         if options.full_speed { ", full speed" } else { "" },
+        if options.stop_on_failure { ", stops on failure" } else { "" },
     )
 }
 

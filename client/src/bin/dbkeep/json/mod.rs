@@ -12,6 +12,7 @@
 //! | `run`, `runs watch`, `runs undo`, `backups verify` | a stream, see below |
 //! | `runs list` | `{"runs": [run..], "more": bool}`; `more` is true where `--limit` cut the list |
 //! | `runs show`, `runs cancel` | `{"run": run}` |
+//! | `runs report` | `{"report": {"run": run, "course": course}}` |
 //! | `backups list` | `{"backups": [backup..], "more": bool}` |
 //! | `backups show` | `{"backup": backup, "chunks": [chunk..], "truncated": bool}` |
 //!
@@ -32,6 +33,7 @@ pub(crate) mod backup;
 pub(crate) mod catalog;
 pub(crate) mod event;
 pub(crate) mod plan;
+pub(crate) mod report;
 pub(crate) mod run;
 
 /// The word for an enum value: its name without prefix, lowercase.

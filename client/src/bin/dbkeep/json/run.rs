@@ -36,6 +36,7 @@ struct Options {
     max_execution_time_seconds: Option<f64>,
     full_speed: bool,
     capture: bool,
+    stop_on_failure: bool,
 }
 
 impl<'a> From<&'a proto::Run> for Run<'a> {
@@ -57,6 +58,7 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
                 max_execution_time_seconds: super::seconds(options.max_execution_time.as_ref()),
                 full_speed: options.full_speed,
                 capture: options.capture,
+                stop_on_failure: options.stop_on_failure,
             }),
             attempts: run.attempts,
             last_sequence: run.last_sequence,
@@ -81,6 +83,7 @@ pub(crate) struct Report<'a> {
     rows_conflicting: u64,
     rows_along: u64,
     duration_seconds: Option<f64>,
+    operations: Vec<Operation<'a>>,
     steps: Vec<Step<'a>>,
     warnings: Vec<Warning<'a>>,
 }
@@ -98,8 +101,61 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             rows_conflicting: report.rows_conflicting,
             rows_along: report.rows_along,
             duration_seconds: super::seconds(report.duration.as_ref()),
+            operations: report.operations.iter().map(Operation::from).collect(),
             steps: report.steps.iter().map(Step::from).collect(),
             warnings: report.warnings.iter().map(Warning::from).collect(),
+        }
+    }
+}
+
+/// What one operation did: sums over its steps.
+#[derive(Debug, Serialize)]
+struct Operation<'a> {
+    operation: &'a str,
+    /// As of a step.
+    state: String,
+    /// "success", "partial_success" or "failed"; null until the operation has ended, and where it never began.
+    status: Option<String>,
+    category: Option<&'a str>,
+    /// "low", "medium", "high" or "critical"; null where unknown.
+    severity: Option<String>,
+    expected_duration_seconds: Option<f64>,
+    duration_seconds: Option<f64>,
+    rows_planned: u64,
+    rows_examined: u64,
+    rows_matched: u64,
+    rows_affected: u64,
+    rows_captured: u64,
+    captured_bytes: u64,
+    rows_conflicting: u64,
+    rows_remaining: u64,
+    error_count: u32,
+    warning_count: u64,
+    step_indexes: &'a [u32],
+}
+
+impl<'a> From<&'a proto::OperationReport> for Operation<'a> {
+    fn from(operation: &'a proto::OperationReport) -> Self {
+        let (status, severity) = (operation.status(), operation.severity());
+        Self {
+            operation: &operation.operation,
+            state: super::step_state(operation.state()),
+            status: (status != proto::ReportStatus::Unspecified).then(|| super::report_status(status)),
+            category: super::text(&operation.category),
+            severity: (severity != proto::Severity::Unspecified).then(|| super::severity(severity)),
+            expected_duration_seconds: super::seconds(operation.expected_duration.as_ref()),
+            duration_seconds: super::seconds(operation.duration.as_ref()),
+            rows_planned: operation.rows_planned,
+            rows_examined: operation.rows_examined,
+            rows_matched: operation.rows_matched,
+            rows_affected: operation.rows_affected,
+            rows_captured: operation.rows_captured,
+            captured_bytes: operation.captured_bytes,
+            rows_conflicting: operation.rows_conflicting,
+            rows_remaining: operation.rows_remaining,
+            error_count: operation.error_count,
+            warning_count: operation.warning_count,
+            step_indexes: &operation.step_indexes,
         }
     }
 }
@@ -111,7 +167,7 @@ pub(crate) struct Step<'a> {
     operation: &'a str,
     rule: &'a str,
     table: &'a str,
-    /// "pending", "running", "succeeded", "partial" or "failed".
+    /// "pending", "running", "succeeded", "partial", "failed" or "skipped".
     state: String,
     rows_planned: u64,
     rows_examined: u64,
@@ -215,6 +271,19 @@ mod tests {
                 status: proto::ReportStatus::PartialSuccess.into(),
                 rows_planned: 10,
                 rows_affected: 8,
+                operations: vec![proto::OperationReport {
+                    operation: "old_logs".into(),
+                    state: proto::StepState::Partial.into(),
+                    status: proto::ReportStatus::PartialSuccess.into(),
+                    category: "LOGS".into(),
+                    severity: proto::Severity::Medium.into(),
+                    expected_duration: Some(prost_types::Duration { seconds: 900, nanos: 0 }),
+                    rows_planned: 10,
+                    rows_affected: 8,
+                    warning_count: 1,
+                    step_indexes: vec![0],
+                    ..Default::default()
+                }],
                 steps: vec![proto::StepReport {
                     table: "logs".into(),
                     state: proto::StepState::Partial.into(),
@@ -236,10 +305,14 @@ mod tests {
             concat!(
                 r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
                 r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
-                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"capture":false},"#,
+                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"capture":false,"stop_on_failure":false},"#,
                 r#""attempts":1,"last_sequence":9,"create_time":null,"start_time":null,"end_time":null,"#,
                 r#""report":{"status":"partial_success","rows_planned":10,"rows_examined":0,"rows_affected":8,"rows_captured":0,"#,
-                r#""captured_bytes":0,"rows_conflicting":0,"rows_along":0,"duration_seconds":null,"steps":[{"index":0,"operation":"","rule":"","#,
+                r#""captured_bytes":0,"rows_conflicting":0,"rows_along":0,"duration_seconds":null,"#,
+                r#""operations":[{"operation":"old_logs","state":"partial","status":"partial_success","category":"LOGS","#,
+                r#""severity":"medium","expected_duration_seconds":900.0,"duration_seconds":null,"rows_planned":10,"rows_examined":0,"#,
+                r#""rows_matched":0,"rows_affected":8,"rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":0,"#,
+                r#""error_count":0,"warning_count":1,"step_indexes":[0]}],"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
                 r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]}}"#,

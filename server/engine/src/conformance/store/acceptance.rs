@@ -17,6 +17,7 @@ pub(super) async fn an_accepted_run_comes_back_as_it_was(store: Arc<dyn Store>) 
         max_execution_seconds: 61,
         full_speed: true,
         capture: true,
+        stop_on_failure: true,
     };
     let operations = vec!["b".to_owned(), "a".to_owned()];
     let asked = Run {
