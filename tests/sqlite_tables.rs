@@ -9,8 +9,10 @@ mod support;
 use std::collections::BTreeMap;
 
 use dbkeep_client::{Error, PlanRequest, RunRequest, proto};
+use dbkeep_server::{Config, Server};
 use dbkeep_testkit::{Db, chunk};
 use support::World;
+use tokio_util::sync::CancellationToken;
 
 /// A table, a rule on it, and what must come of it.
 struct Case {
@@ -28,13 +30,15 @@ enum Expected {
     GoneForGood(&'static [&'static str], &'static str),
     /// The plan has a blocking finding of this code.
     Blocked(&'static str),
-    /// There is no plan; the message says this.
-    Mismatch(&'static str),
+    /// The server does not start on such a catalog, and says this.
+    Unloadable(&'static str),
+    /// There is no plan; the refusal says this.
+    Unplannable(&'static str),
     /// The run fails and says this.
     Fails(&'static str),
 }
 
-use Expected::{Blocked, Fails, Gone, GoneForGood, Mismatch};
+use Expected::{Blocked, Fails, Gone, GoneForGood, Unloadable, Unplannable};
 
 fn list(names: &[&str]) -> String {
     format!("{names:?}")
@@ -122,7 +126,8 @@ fn captured(world: &World, run: &str) -> (Vec<String>, Vec<Vec<String>>) {
 }
 
 impl Case {
-    async fn world(&self) -> World {
+    /// Makes the database; returns its folder, its URL and the catalog.
+    async fn prepare(&self) -> (tempfile::TempDir, String, String) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("app.db");
         std::fs::write(&file, []).expect("an empty database");
@@ -140,11 +145,30 @@ impl Case {
              [[operation.rule]]\nname = \"it\"\nmax_fraction = 1.0\n{}",
             self.rule
         );
-        World::bare(url, folder, &catalog).await
+        (folder, url, catalog)
+    }
+
+    async fn is_not_loaded(&self, said: &str) {
+        let (folder, url, catalog) = self.prepare().await;
+        let db = Db::open(&url).await.expect("a connection");
+        let before = dump(&db).await;
+        let file = folder.path().join("catalog.toml");
+        std::fs::write(&file, catalog).expect("a catalog");
+        let config = Config::embedded(folder.path().join("data")).with_target("app", url.as_str(), file.display().to_string());
+        let refused = match Server::start(config, &CancellationToken::new()).await {
+            Ok(_) => panic!("{}: the server starts", self.name),
+            Err(error) => error.to_string(),
+        };
+        assert!(refused.contains(said), "{}: {refused}", self.name);
+        assert_eq!(dump(&db).await, before, "{}: nothing has changed", self.name);
     }
 
     async fn check(&self) {
-        let world = self.world().await;
+        if let Unloadable(said) = self.expected {
+            return self.is_not_loaded(said).await;
+        }
+        let (folder, url, catalog) = self.prepare().await;
+        let world = World::bare(url, folder, &catalog).await;
         let before = dump(&world.db).await;
         assert!(
             before.values().any(|rows| !rows.is_empty()),
@@ -200,11 +224,11 @@ impl Case {
                 );
                 assert_eq!(dump(&world.db).await, before, "{}: nothing has changed", self.name);
             }
-            Mismatch(said) => {
+            Unplannable(said) => {
                 let refused = planned.expect_err(self.name).to_string();
                 assert!(refused.contains(said), "{}: {refused}", self.name);
-                assert_eq!(dump(&world.db).await, before, "{}: nothing has changed", self.name);
             }
+            Unloadable(_) => unreachable!("there is no world"),
             Fails(said) => {
                 let plan = planned.expect(self.name);
                 let run = world.execute(&plan, 100).await;
@@ -384,7 +408,7 @@ async fn strict_tables() {
             "a number for a time needs an encoding",
             "CREATE TABLE t (id INTEGER PRIMARY KEY, at INT) STRICT; INSERT INTO t VALUES (1, 1)",
             expired("t", "at"),
-            Mismatch("expected encoding"),
+            Unloadable("expected encoding"),
         ),
         case(
             "a number for a time with one",
@@ -578,19 +602,19 @@ async fn names() {
             "a column in another case",
             "CREATE TABLE t (id INTEGER PRIMARY KEY, At TEXT); INSERT INTO t VALUES (1, '2001-01-01')",
             expired("t", "at"),
-            Mismatch("has no column at"),
+            Unloadable("has no column at"),
         ),
         case(
             "a name that SQLite would take for a string",
             "CREATE TABLE t (id INTEGER PRIMARY KEY, at TEXT); INSERT INTO t VALUES (1, '2001-01-01')",
             expired("t", "gone"),
-            Mismatch("has no column gone"),
+            Unloadable("has no column gone"),
         ),
         case(
             "a dot, which a catalog cannot write",
             "CREATE TABLE \"a.b\" (id INTEGER PRIMARY KEY, at TEXT); INSERT INTO \"a.b\" VALUES (1, '2001-01-01')",
             expired("a.b", "at"),
-            Mismatch("schema a cannot be reached"),
+            Unplannable("schema a cannot be reached"),
         ),
         case(
             "main is the schema",
@@ -646,13 +670,13 @@ async fn affinities() {
             "text against integer",
             "CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1); CREATE TABLE c (id INTEGER PRIMARY KEY, up TEXT); INSERT INTO c VALUES (1, '1'), (2, '2')",
             orphan("c", &["up"], "p", &["id"]),
-            Mismatch("expected types that can be equal"),
+            Unloadable("expected types that can be equal"),
         ),
         case(
             "no type against integer",
             "CREATE TABLE p (id INTEGER PRIMARY KEY); INSERT INTO p VALUES (1); CREATE TABLE c (id INTEGER PRIMARY KEY, up); INSERT INTO c VALUES (1, '1'), (2, 2)",
             orphan("c", &["up"], "p", &["id"]),
-            Mismatch("expected types that can be equal"),
+            Unloadable("expected types that can be equal"),
         ),
         case(
             "no type at all: '1' is not 1",
