@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dbkeep_client::{Client, PlanRequest, ReconnectPolicy, RunRequest, proto};
+use dbkeep_client::{Client, PlanRequest, ReconnectPolicy, RunRequest, UndoRequest, proto};
 use dbkeep_server::Config;
 use dbkeep_testkit::{Db, fresh_database};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -120,7 +120,7 @@ impl World {
         let (url, folder) = empty(database).await;
         let db = Db::open(&url).await.expect("a connection");
         db.execute(schema).await.expect("tables");
-        Self::over(url, folder, db, catalog_text).await
+        Self::bare(url, folder, catalog_text).await
     }
 
     /// The same in a database of the caller's.
@@ -150,12 +150,14 @@ impl World {
         ))
         .await
         .expect("sessions");
-        Self::over(url, folder, db, catalog_text).await
+        Self::bare(url, folder, catalog_text).await
     }
 
-    async fn over(url: String, folder: tempfile::TempDir, db: Db, catalog_text: &str) -> Self {
+    /// A server on a database that is left as it is.
+    pub(crate) async fn bare(url: String, folder: tempfile::TempDir, catalog_text: &str) -> Self {
         let catalog = folder.path().join("catalog.toml");
         fs::write(&catalog, catalog_text).expect("a catalog");
+        let db = Db::open(&url).await.expect("a connection");
         let (shutdown, address, server) = Self::serve(&folder, &url, &catalog, "127.0.0.1:0").await;
         let client = connect(&address).await;
         Self {
@@ -218,6 +220,26 @@ impl World {
             .await
             .expect("a run");
         run.finish().await.expect("an end")
+    }
+
+    /// Executes a plan in batches of this size and waits for the end.
+    pub(crate) async fn execute(&self, plan: &proto::Plan, batch_rows: u32) -> proto::Run {
+        let request = RunRequest::of_plan(plan).execute().batch_size(batch_rows).full_speed();
+        let run = self.client.cleanup().run(request).await.expect("a run");
+        run.finish().await.expect("an end")
+    }
+
+    /// Undoes a run and waits for the end.
+    pub(crate) async fn undo(&self, run: &proto::Run) -> proto::Run {
+        let request = UndoRequest::new(run.id.as_str()).full_speed();
+        let undo = self.client.runs().undo(request).await.expect("a stream");
+        undo.finish().await.expect("an end")
+    }
+
+    /// Verifies the backup of a run and waits for the end.
+    pub(crate) async fn verify(&self, run: &proto::Run) -> proto::Run {
+        let verified = self.client.backups().verify(run.id.as_str()).await.expect("a stream");
+        verified.finish().await.expect("an end")
     }
 
     pub(crate) async fn hash(&self, table: &str) -> String {
