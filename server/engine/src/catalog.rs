@@ -37,6 +37,7 @@ struct OperationSettings {
     severity: Severity,
     backup: bool,
     expected_time: Option<String>,
+    max_rows: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -47,10 +48,11 @@ struct RuleSettings {
     table: String,
     action: Option<Action>,
     max_fraction: Option<f64>,
+    max_rows: Option<u64>,
 }
 
 /// Keys of a rule that belong to every kind; the others are the kind's own.
-const COMMON_KEYS: [&str; 5] = ["name", "kind", "table", "action", "max_fraction"];
+const COMMON_KEYS: [&str; 6] = ["name", "kind", "table", "action", "max_fraction", "max_rows"];
 
 /// One file while it is read: turns byte offsets into lines.
 struct Source<'a> {
@@ -147,6 +149,7 @@ impl Source<'_> {
                 ),
             ));
         }
+        self.check_max_rows(&format!("rule {}", settings.name), settings.max_rows, start)?;
         self.check_name("rule", &settings.name, start)?;
         if settings.table.is_empty() {
             return Err(self.refuse(
@@ -159,6 +162,7 @@ impl Source<'_> {
             table: crate::model::TableName::parse(&settings.table),
             action: settings.action.unwrap_or_default(),
             max_fraction,
+            max_rows: settings.max_rows,
             kind,
             origin: self.origin(start),
         })
@@ -179,6 +183,7 @@ impl Source<'_> {
                 settings.severity.name()
             )));
         }
+        self.check_max_rows(&format!("operation {}", settings.name), settings.max_rows, start)?;
         let expected_seconds = settings.expected_time.as_deref().map(seconds).transpose().map_err(named)?;
         let mut seen = BTreeMap::new();
         let mut checked = Vec::with_capacity(rules.len());
@@ -202,9 +207,18 @@ impl Source<'_> {
             severity: settings.severity,
             backup: settings.backup,
             expected_seconds,
+            max_rows: settings.max_rows,
             rules: checked,
             origin: self.origin(start),
         })
+    }
+
+    /// A limit of zero would make an operation that can never run.
+    fn check_max_rows(&self, what: &str, max_rows: Option<u64>, offset: usize) -> Result<(), CatalogError> {
+        if max_rows == Some(0) {
+            return Err(self.refuse(offset, format!("{what}: max_rows is 0; expected at least 1, or no such key")));
+        }
+        Ok(())
     }
 
     fn check_name(&self, what: &str, name: &str, offset: usize) -> Result<(), CatalogError> {
@@ -360,6 +374,16 @@ mod tests {
                 format!("{rule}expiry = true\nmax_fraction = 0.0\n"),
                 "c.toml:6",
                 "expected more than 0, at most 1",
+            ),
+            (
+                format!("{rule}expiry = true\nmax_rows = 0\n"),
+                "c.toml:6",
+                "max_rows is 0; expected at least 1",
+            ),
+            (
+                format!("max_rows = 0\n{rule}expiry = true\n"),
+                "c.toml:1",
+                "max_rows is 0; expected at least 1",
             ),
             (
                 format!("{rule}expiry = true\n{rule}expiry = true\n"),

@@ -174,14 +174,14 @@ pub(crate) async fn plan(
                 rule,
                 horizon,
             });
-            captured.push(operation.backup);
+            captured.push((operation.backup, operation.max_rows));
         }
     }
     let selections = select(target, &rules).await?;
     failpoint!("plan-selected");
     let mut steps = Vec::with_capacity(rules.len());
     let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
-    for ((step, selection), captured) in rules.iter().zip(&selections.steps).zip(captured) {
+    for ((step, selection), (captured, operation_max_rows)) in rules.iter().zip(&selections.steps).zip(captured) {
         let mut findings = structural_findings(&selection.table, captured);
         let countable = !matches!(selection.table.kind, TableKind::View | TableKind::Foreign);
         let mut survey = None;
@@ -216,6 +216,7 @@ pub(crate) async fn plan(
             samples: samples.map(|row| SampleRow::new(columns(), row)).collect(),
             findings,
             selection_sql: survey.map(|survey| survey.sql).unwrap_or_default(),
+            operation_max_rows,
         });
     }
     let mut plan = Plan {
@@ -232,7 +233,11 @@ pub(crate) async fn plan(
         digest: String::new(),
         created_at: clock,
         expires_at: Timestamp::now().checked_add(settings.plan_lifetime).unwrap_or(Timestamp::MAX),
+        approvals_required: 0,
     };
+    if plan.severity == Severity::Critical {
+        plan.approvals_required = settings.approvals;
+    }
     plan.digest = plan.compute_digest();
     Ok((plan, selections))
 }

@@ -2,6 +2,8 @@
 //! module is needed to understand them.
 
 pub mod backup;
+mod confirmation;
+pub mod decision;
 pub mod event;
 pub mod plan;
 pub mod run;
@@ -11,6 +13,7 @@ pub mod target;
 pub mod value;
 
 pub use backup::{Backup, ChunkRef, JournalEntry, StepTotals, Verification};
+pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Throttle};
 pub use plan::{Finding, FindingLevel, Plan, PlanId, PlanStep, SampleRow};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::plan::PlanId;
+use super::{decision::Approval, plan::PlanId};
 
 /// Id of a run, sortable by creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,12 @@ pub struct RunOptions {
     pub max_execution_seconds: u32,
     /// Work without rests.
     pub full_speed: bool,
+    /// Most rows that the whole run may delete; `None` for no limit of its own.
+    #[serde(default)]
+    pub max_rows: Option<u64>,
+    /// Take findings of level WARN that nobody has confirmed otherwise.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl RunOptions {
@@ -139,6 +145,8 @@ impl Default for RunOptions {
             batch_rows: 1_000,
             max_execution_seconds: 1_800,
             full_speed: false,
+            max_rows: None,
+            force: false,
         }
     }
 }
@@ -282,4 +290,12 @@ pub struct Run {
     pub ended_at: Option<Timestamp>,
     /// Whether its backup was proven, and when that was last tried.
     pub verification: super::backup::Verification,
+    /// Principal that started it; empty for runs of versions that did not ask.
+    pub started_by: String,
+    /// Who approved it so far.
+    pub approvals: Vec<Approval>,
+    /// Approvals that it needs.
+    pub approvals_required: u32,
+    /// Until when it may be approved, while it waits for that: no server takes it up, and it holds no table.
+    pub approve_until: Option<Timestamp>,
 }
