@@ -14,6 +14,8 @@ pub(in crate::grpc) fn plan(plan: Plan) -> v1::Plan {
         row_count: plan.row_count(),
         capture_bytes: plan.steps.iter().map(|step| step.capture_bytes).sum(),
         blocked: plan.blocking().is_some(),
+        confirmation_phrase: plan.confirmation_phrase(),
+        approvals_required: plan.approvals_required,
         create_time: Some(time::timestamp(plan.created_at)),
         expire_time: Some(time::timestamp(plan.expires_at)),
         target: plan.target,

@@ -1,7 +1,7 @@
 //! Runs, their reports, and the filter over them.
 
 use dbkeep_engine::{
-    model::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning},
+    model::{Approval, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning},
     port::RunFilter,
 };
 use dbkeep_proto::v1;
@@ -30,6 +30,17 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
         start_time: run.started_at.map(time::timestamp),
         end_time: run.ended_at.map(time::timestamp),
         backup_id: if captured { run.id.to_string() } else { String::new() },
+        approvals: run.approvals.into_iter().map(approval).collect(),
+        started_by: run.started_by,
+        approvals_required: run.approvals_required,
+    }
+}
+
+/// Consent to a run.
+pub(super) fn approval(approval: Approval) -> v1::Approval {
+    v1::Approval {
+        principal: approval.principal,
+        time: Some(time::timestamp(approval.at)),
     }
 }
 
@@ -43,6 +54,8 @@ fn options(options: RunOptions) -> v1::RunOptions {
         batch_size: Some(options.batch_rows),
         max_execution_time: Some(time::seconds(options.max_execution_seconds.into())),
         full_speed: options.full_speed,
+        max_rows: options.max_rows,
+        force: options.force,
     }
 }
 
@@ -184,6 +197,7 @@ pub(in crate::grpc) fn filter(filter: v1::RunFilter, check: &mut Check) -> RunFi
         operation: named(filter.operation),
         created_after,
         captured: false,
+        attempted: false,
     }
 }
 
