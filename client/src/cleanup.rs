@@ -106,7 +106,8 @@ impl Cleanup {
     /// # Errors
     /// Those of [`plan`](Self::plan), and [`Error::UnknownPlan`], [`Error::PlanExpired`], [`Error::PlanMismatch`],
     /// [`Error::PlanRequired`], [`Error::PlanBlocked`], [`Error::SchemaChanged`], [`Error::CountDrifted`],
-    /// [`Error::ApprovalUnavailable`], [`Error::RunAlreadyActive`], [`Error::RequestIdReused`], [`Error::TooManyStreams`].
+    /// [`Error::PlanUsed`], [`Error::ConfirmationPhrase`], [`Error::FindingsUnconfirmed`], [`Error::RunAlreadyActive`],
+    /// [`Error::RequestIdReused`], [`Error::TooManyStreams`].
     pub async fn run(&self, request: RunRequest) -> Result<RunStream, Error> {
         RunStream::open(self.client.clone(), Opening::Cleanup(request.message)).await
     }
@@ -207,6 +208,25 @@ impl RunRequest {
     /// The token of a reviewed plan; needed from severity MEDIUM upwards.
     pub fn plan_token(mut self, token: impl Into<String>) -> Self {
         self.message.plan_token = token.into();
+        self
+    }
+
+    /// The plan's confirmation phrase, letter by letter; needed where the plan has one.
+    pub fn confirmation_phrase(mut self, phrase: impl Into<String>) -> Self {
+        self.message.confirmation_phrase = phrase.into();
+        self
+    }
+
+    /// Most rows that the whole run may delete. Stated at or above the plan's count, it also accepts a count that is far above
+    /// those of earlier runs.
+    pub fn max_rows(mut self, rows: u64) -> Self {
+        self.options().max_rows = Some(rows);
+        self
+    }
+
+    /// Takes findings of level WARN that no reviewed plan has shown. It stands in for no token, phrase, approval, backup or limit.
+    pub fn force(mut self) -> Self {
+        self.options().force = true;
         self
     }
 

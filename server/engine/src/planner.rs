@@ -319,14 +319,14 @@ pub(crate) async fn plan(
                 rule,
                 horizon,
             });
-            captured.push(operation.backup);
+            captured.push((operation.backup, operation.max_rows));
         }
     }
     let selections = select(target, &rules, Purpose::Count).await?;
     failpoint!("plan-selected");
     let mut steps = Vec::with_capacity(rules.len());
     let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
-    for ((step, selected), captured) in rules.iter().zip(&selections.steps).zip(captured) {
+    for ((step, selected), (captured, operation_max_rows)) in rules.iter().zip(&selections.steps).zip(captured) {
         let Step { selection, effect, .. } = selected;
         let mut findings = structural_findings(&selection.table, captured, effect.removes());
         for link in effect.acting() {
@@ -386,6 +386,7 @@ pub(crate) async fn plan(
             samples: samples.map(|row| SampleRow::new(columns(), row)).collect(),
             findings,
             selection_sql: survey.map(|survey| survey.sql).unwrap_or_default(),
+            operation_max_rows,
         });
     }
     let mut plan = Plan {
@@ -402,7 +403,11 @@ pub(crate) async fn plan(
         digest: String::new(),
         created_at: clock,
         expires_at: Timestamp::now().checked_add(settings.plan_lifetime).unwrap_or(Timestamp::MAX),
+        approvals_required: 0,
     };
+    if plan.severity == Severity::Critical {
+        plan.approvals_required = settings.approvals;
+    }
     plan.digest = plan.compute_digest();
     Ok((plan, selections))
 }

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert, detached,
     gate::deadline_of,
+    principal::caller_of,
     status::Fault,
     stream::{EventStream, Streams},
     validate::Check,
@@ -72,10 +73,12 @@ impl CleanupService for Cleanup {
 
     async fn run_cleanup(&self, request: Request<v1::RunCleanupRequest>) -> Result<Response<Self::RunCleanupStream>, Status> {
         let deadline = deadline_of(&request);
+        let caller = caller_of(&request);
         let request = request.into_inner();
         let mut check = Check::default();
         check.request_id(&request.request_id);
         check.operations(&request.operations, !request.plan_token.is_empty());
+        check.phrase(&request.confirmation_phrase);
         let options = check.options(request.options, true);
         check.finish()?;
         // The place is taken before the run is accepted: a caller that cannot watch has started nothing.
@@ -87,7 +90,9 @@ impl CleanupService for Cleanup {
             target: request.target,
             operations: request.operations,
             plan_token: request.plan_token,
+            confirmation_phrase: request.confirmation_phrase,
             options,
+            caller,
             given_up,
         };
         let engine = self.engine.clone();

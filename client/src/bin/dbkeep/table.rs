@@ -103,6 +103,10 @@ pub(crate) fn plan(plan: &proto::Plan, samples: usize, output: &Output) -> io::R
             format!("about {} go to the backup first", HumanBytes(plan.capture_bytes))
         },
     ))?;
+    if !plan.confirmation_phrase.is_empty() {
+        let phrase = output.paint(Tone::Strong, &plan.confirmation_phrase);
+        output.line(format_args!("Confirmation phrase: {phrase}"))?;
+    }
     if plan.blocked {
         output.line(output.paint(
             Tone::Bad,
@@ -110,6 +114,22 @@ pub(crate) fn plan(plan: &proto::Plan, samples: usize, output: &Output) -> io::R
         ))?;
     }
     Ok(())
+}
+
+/// The option of `dbkeep run` that carries a plan's confirmation phrase, quoted for a shell; nothing where it has none.
+pub(crate) fn phrase_option(plan: &proto::Plan) -> String {
+    if plan.confirmation_phrase.is_empty() {
+        return String::new();
+    }
+    format!(" --phrase '{}'", plan.confirmation_phrase.replace('\'', "'\\''"))
+}
+
+/// "somebody else", or how many others.
+pub(crate) fn others(approvals: u32) -> String {
+    match approvals {
+        1 => "somebody else".to_owned(),
+        number => format!("each of {number} others"),
+    }
 }
 
 /// "1 row", "12,000 rows".
@@ -373,6 +393,19 @@ mod tests {
         assert_eq!(sample(&row), "id=1 a=NULL b=x\\ny");
         assert_eq!(cut("äöü", 2), "äö…");
         assert_eq!(cut("äö", 2), "äö");
+    }
+
+    #[test]
+    fn a_phrase_survives_the_shell() {
+        let plan = |phrase: &str| proto::Plan {
+            confirmation_phrase: phrase.into(),
+            ..Default::default()
+        };
+        assert_eq!(phrase_option(&plan("")), "");
+        assert_eq!(
+            phrase_option(&plan("delete 1 row from \"a'b\" on t")),
+            " --phrase 'delete 1 row from \"a'\\''b\" on t'"
+        );
     }
 
     #[test]

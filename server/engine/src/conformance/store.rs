@@ -141,6 +141,7 @@ fn plan() -> Plan {
         }],
         strict: Some(true),
         max_fraction: 0.25,
+        max_rows: Some(70),
         kind: RuleKind::Expired(Expired {
             column: "seen_at".to_owned(),
             fallback: Some("made_at".to_owned()),
@@ -184,6 +185,7 @@ fn plan() -> Plan {
             remediation: "make one".to_owned(),
         }],
         selection_sql: "SELECT 1\nFROM \"t\" WHERE a < '\u{1}'".to_owned(),
+        operation_max_rows: Some(80),
     };
     let mut plan = Plan {
         id: PlanId(Uuid::now_v7()),
@@ -195,6 +197,7 @@ fn plan() -> Plan {
         digest: String::new(),
         created_at: Timestamp::now(),
         expires_at: Timestamp::now(),
+        approvals_required: 2,
     };
     plan.digest = plan.compute_digest();
     plan
@@ -255,6 +258,10 @@ fn run(target: &str) -> Run {
         started_at: None,
         ended_at: None,
         verification: Verification::Unverified,
+        started_by: "ann".to_owned(),
+        approvals: Vec::new(),
+        approvals_required: 0,
+        approve_until: None,
     }
 }
 
@@ -270,6 +277,7 @@ fn request(run: Run, tables: &[&str]) -> CreateRun {
             step_counts: vec![10],
         }],
         run,
+        decision: None,
     }
 }
 

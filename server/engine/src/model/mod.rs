@@ -2,6 +2,8 @@
 //! module is needed to understand them.
 
 pub mod backup;
+mod confirmation;
+pub mod decision;
 pub mod event;
 pub mod plan;
 pub mod report;
@@ -12,6 +14,7 @@ pub mod target;
 pub mod value;
 
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
+pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Throttle};
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{plan::PlanId, report::OperationFacts};
+use super::{decision::Approval, plan::PlanId, report::OperationFacts};
 
 /// Id of a run, sortable by creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -130,6 +130,12 @@ pub struct RunOptions {
     /// request that does not ask for it stays what it was.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stop_on_failure: bool,
+    /// Most rows that the whole run may delete; `None` for no limit of its own.
+    #[serde(default)]
+    pub max_rows: Option<u64>,
+    /// Take findings of level WARN that nobody has confirmed otherwise.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl RunOptions {
@@ -148,6 +154,8 @@ impl Default for RunOptions {
             full_speed: false,
             capture: false,
             stop_on_failure: false,
+            max_rows: None,
+            force: false,
         }
     }
 }
@@ -299,4 +307,12 @@ pub struct Run {
     pub ended_at: Option<Timestamp>,
     /// Whether its backup was proven, and when that was last tried.
     pub verification: super::backup::Verification,
+    /// Principal that started it; empty for runs of versions that did not ask.
+    pub started_by: String,
+    /// Who approved it so far.
+    pub approvals: Vec<Approval>,
+    /// Approvals that it needs.
+    pub approvals_required: u32,
+    /// Until when it may be approved, while it waits for that: no server takes it up, and it holds no table.
+    pub approve_until: Option<Timestamp>,
 }

@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    allowance,
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
 };
@@ -214,10 +215,16 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Most rows that a step may take: what the plan counted and the drift that is tolerated.
+/// Most rows that a step may take.
 fn allowance(attempt: &Attempt, index: usize) -> u64 {
-    let planned = attempt.plan.steps[index].row_count;
-    planned.saturating_add(attempt.context.settings.drift.tolerance(planned))
+    let done = &attempt.ledger.report.steps;
+    allowance::of_step(
+        &attempt.plan,
+        index,
+        done,
+        attempt.context.settings.drift,
+        &attempt.run.options,
+    )
 }
 
 /// A scan that runs ahead of the batches by one window, on its own task and connection.

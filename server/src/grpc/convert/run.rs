@@ -2,7 +2,8 @@
 
 use dbkeep_engine::{
     model::{
-        Along, OperationReport, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning,
+        Along, Approval, OperationReport, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
+        Warning,
     },
     port::RunFilter,
 };
@@ -32,6 +33,17 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
         start_time: run.started_at.map(time::timestamp),
         end_time: run.ended_at.map(time::timestamp),
         backup_id: if captured { run.id.to_string() } else { String::new() },
+        approvals: run.approvals.into_iter().map(approval).collect(),
+        started_by: run.started_by,
+        approvals_required: run.approvals_required,
+    }
+}
+
+/// Consent to a run.
+pub(super) fn approval(approval: Approval) -> v1::Approval {
+    v1::Approval {
+        principal: approval.principal,
+        time: Some(time::timestamp(approval.at)),
     }
 }
 
@@ -47,6 +59,8 @@ fn options(options: RunOptions) -> v1::RunOptions {
         full_speed: options.full_speed,
         capture: options.capture,
         stop_on_failure: options.stop_on_failure,
+        max_rows: options.max_rows,
+        force: options.force,
     }
 }
 
@@ -227,6 +241,7 @@ pub(in crate::grpc) fn filter(filter: v1::RunFilter, check: &mut Check) -> RunFi
         operation: named(filter.operation),
         created_after,
         captured: false,
+        attempted: false,
     }
 }
 

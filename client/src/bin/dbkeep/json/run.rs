@@ -27,6 +27,25 @@ pub(crate) struct Run<'a> {
     start_time: Option<String>,
     end_time: Option<String>,
     report: Option<Report<'a>>,
+    started_by: Option<&'a str>,
+    approvals: Vec<Approval<'a>>,
+    approvals_required: u32,
+}
+
+/// Somebody's consent.
+#[derive(Debug, Serialize)]
+pub(crate) struct Approval<'a> {
+    principal: &'a str,
+    time: Option<String>,
+}
+
+impl<'a> From<&'a proto::Approval> for Approval<'a> {
+    fn from(approval: &'a proto::Approval) -> Self {
+        Self {
+            principal: &approval.principal,
+            time: super::time(approval.time.as_ref()),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -37,6 +56,8 @@ struct Options {
     full_speed: bool,
     capture: bool,
     stop_on_failure: bool,
+    max_rows: Option<u64>,
+    force: bool,
 }
 
 impl<'a> From<&'a proto::Run> for Run<'a> {
@@ -59,6 +80,8 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
                 full_speed: options.full_speed,
                 capture: options.capture,
                 stop_on_failure: options.stop_on_failure,
+                max_rows: options.max_rows,
+                force: options.force,
             }),
             attempts: run.attempts,
             last_sequence: run.last_sequence,
@@ -66,6 +89,9 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
             start_time: super::time(run.start_time.as_ref()),
             end_time: super::time(run.end_time.as_ref()),
             report: run.report.as_ref().map(Report::from),
+            started_by: super::text(&run.started_by),
+            approvals: run.approvals.iter().map(Approval::from).collect(),
+            approvals_required: run.approvals_required,
         }
     }
 }
@@ -263,8 +289,16 @@ mod tests {
                 batch_size: Some(1000),
                 max_execution_time: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),
                 full_speed: false,
+                max_rows: Some(12),
+                force: true,
                 ..Default::default()
             }),
+            started_by: "ann".into(),
+            approvals: vec![proto::Approval {
+                principal: "bob".into(),
+                time: None,
+            }],
+            approvals_required: 1,
             attempts: 1,
             last_sequence: 9,
             report: Some(proto::RunReport {
@@ -305,7 +339,8 @@ mod tests {
             concat!(
                 r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
                 r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
-                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"capture":false,"stop_on_failure":false},"#,
+                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"#,
+                r#""capture":false,"stop_on_failure":false,"max_rows":12,"force":true},"#,
                 r#""attempts":1,"last_sequence":9,"create_time":null,"start_time":null,"end_time":null,"#,
                 r#""report":{"status":"partial_success","rows_planned":10,"rows_examined":0,"rows_affected":8,"rows_captured":0,"#,
                 r#""captured_bytes":0,"rows_conflicting":0,"rows_along":0,"duration_seconds":null,"#,
@@ -315,7 +350,8 @@ mod tests {
                 r#""error_count":0,"warning_count":1,"step_indexes":[0]}],"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
-                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]}}"#,
+                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]},"#,
+                r#""started_by":"ann","approvals":[{"principal":"bob","time":null}],"approvals_required":1}"#,
             )
         );
     }
