@@ -124,7 +124,7 @@ impl Course {
                 from: x,
                 to: x,
             }),
-            Event::Warning(_) | Event::PlanReady(_) | Event::HistoryLost(_) => {}
+            Event::Warning(_) | Event::PlanReady(_) | Event::Approved(_) | Event::HistoryLost(_) => {}
         }
     }
 
