@@ -6,6 +6,7 @@
 mod acceptance;
 mod cancelling;
 mod claims;
+mod ladder;
 mod listing;
 mod logs;
 mod updates;
@@ -92,6 +93,14 @@ where
         listing::runs_are_listed_newest_first,
         listing::filters_are_exact_and_combine,
         listing::runs_with_captured_rows_are_found,
+        ladder::a_plan_starts_one_run,
+        ladder::a_waiting_run_is_nobodys_until_its_last_approval,
+        ladder::a_denied_run_ends,
+        ladder::a_run_that_nobody_approves_in_time_fails,
+        ladder::an_approval_races_with_a_denial,
+        ladder::decisions_are_kept_and_listed,
+        ladder::an_acceptance_and_its_decision_are_one,
+        ladder::runs_that_were_worked_on_are_found,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );
