@@ -1,5 +1,6 @@
 //! Reports over several operations: a real server, the real client, both databases.
 
+#[allow(dead_code, reason = "each file of tests uses a part of it")]
 mod support;
 
 use dbkeep_client::{Error, OperationQuery, PlanRequest, RunRequest, proto};
@@ -21,6 +22,7 @@ on_both! {
     an_operation_over_its_expected_time_is_named_once
     steps_that_never_began_say_so
     operations_are_listed_by_category_and_severity
+    the_log_of_a_run_that_ended_comes_whole
 }
 
 /// `first` has a rule on `session` and one on `child`, `second` one on `child`, `third` one on other rows of `session`.
@@ -314,4 +316,26 @@ async fn operations_are_listed_by_category_and_severity(database: Database) {
         text.contains("category") && text.contains("expected one of EXPIRED_DATA, ORPHANED_DATA"),
         "{text}"
     );
+}
+
+async fn the_log_of_a_run_that_ended_comes_whole(database: Database) {
+    let world = World::with_catalog(database, CATALOG).await;
+    let plan = plan(&world, &["first", "second"]).await;
+    let run = world.client.cleanup().run(RunRequest::of_plan(&plan).execute().batch_size(1));
+    let run = run.await.expect("a run").finish().await.expect("an end");
+    let mut stream = world.client.runs().watch(run.id.as_str()).await.expect("a stream");
+    let mut progress = Vec::new();
+    let mut sequence = 0;
+    while let Some(event) = stream.next().await {
+        let event = event.expect("an event");
+        sequence += 1;
+        assert_eq!((event.sequence, event.coalesced), (sequence, 0));
+        if matches!(event.event, Some(proto::run_event::Event::Progress(_))) {
+            progress.push(sequence);
+        }
+    }
+    assert_eq!(sequence, run.last_sequence);
+    // Otherwise there was nothing that could have been left out.
+    assert!(sequence > 16, "{sequence} events");
+    assert!(progress.windows(2).any(|pair| pair[0] + 1 == pair[1]), "{progress:?}");
 }

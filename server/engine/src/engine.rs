@@ -813,7 +813,7 @@ impl Engine {
         Ok(self
             .context
             .feeds
-            .watch(run.id, after, shutdown)
+            .watch(run.id, after, run.state.is_final(), shutdown)
             .take(if over { 0 } else { usize::MAX }))
     }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use maud::{Markup, html};
 
-use super::series::{Point, span};
+use super::series::{Mark, Point, span};
 
 /// Size of the drawing, in units of the picture; it scales with the page.
 const WIDTH: f64 = 520.0;
@@ -29,8 +29,8 @@ const TIME_STEPS: [f64; 27] = [
 pub(super) enum Layer<'a> {
     /// A time in which nobody worked: from, to.
     Idle(f64, f64),
-    /// The moment in which the step with this number began.
-    Step(f64, u64),
+    /// The moments in which steps began.
+    Steps(&'a [Mark]),
     /// A level with its name, such as a percentile.
     Level(f64, &'static str),
     /// Points joined by a line.
@@ -83,13 +83,10 @@ fn draw(layer: &Layer<'_>, x: &Scale, y: &Scale) -> Markup {
         Layer::Idle(from, to) => html! {
             rect class="idle" x=(at(x.of(*from))) y=(at(TOP)) width=(at((x.of(*to) - x.of(*from)).max(1.0))) height=(at(BOTTOM - TOP)) {}
         },
-        Layer::Step(when, number) => html! {
-            line class="step" x1=(at(x.of(*when))) x2=(at(x.of(*when))) y1=(at(TOP)) y2=(at(BOTTOM)) {}
-            text class="mark" x=(at(x.of(*when) + 3.0)) y=(at(TOP + 8.0)) { (number) }
-        },
+        Layer::Steps(marks) => steps(marks, x),
         Layer::Level(value, name) => html! {
             line class="level" x1=(at(LEFT)) x2=(at(RIGHT)) y1=(at(y.of(*value))) y2=(at(y.of(*value))) {}
-            text class="mark" x=(at(RIGHT)) y=(at(y.of(*value) - 3.0)) text-anchor="end" { (name) }
+            text class="mark" x=(at(RIGHT - 2.0)) y=(at(beside(y.of(*value)))) text-anchor="end" { (name) }
         },
         Layer::Line(points) => {
             let points = thin(points, columns(points, x));
@@ -124,6 +121,33 @@ fn columns(points: &[Point], x: &Scale) -> u16 {
 
 fn dot(point: &Point, x: &Scale, y: &Scale) -> Markup {
     html! { circle class="dot" cx=(at(x.of(point.x))) cy=(at(y.of(point.y))) r="2.5" {} }
+}
+
+/// Where the name of a level stands: above its line, below it at the top of the area.
+fn beside(y: f64) -> f64 {
+    if y < TOP + 12.0 { y + 11.0 } else { y - 3.0 }
+}
+
+/// Lines where steps began, each with its number above the area where there is room.
+fn steps(marks: &[Mark], x: &Scale) -> Markup {
+    let mut free_from = 0.0;
+    let mut labelled = Vec::with_capacity(marks.len());
+    for mark in marks {
+        let when = x.of(mark.x);
+        let fits = when >= free_from;
+        if fits {
+            free_from = when + 16.0;
+        }
+        labelled.push((when, fits.then_some(mark.step)));
+    }
+    html! {
+        @for (when, label) in labelled {
+            line class="step" x1=(at(when)) x2=(at(when)) y1=(at(TOP)) y2=(at(BOTTOM)) {}
+            @if let Some(number) = label {
+                text class="mark" x=(at(when)) y=(at(TOP - 3.0)) text-anchor="middle" { (number) }
+            }
+        }
+    }
 }
 
 /// One bar on a [`strips`] chart.
@@ -203,10 +227,34 @@ fn time_axis(x: &Scale, length: f64, bottom: f64) -> Markup {
         @for value in ticks(length, step) {
             line class="axis" x1=(at(x.of(value))) x2=(at(x.of(value))) y1=(at(bottom)) y2=(at(bottom + 4.0)) {}
             text class="tick" x=(at(x.of(value))) y=(at(bottom + 18.0)) text-anchor=(if x.of(value) > RIGHT - 20.0 { "end" } else { "middle" }) {
-                (if value == 0.0 { "0".to_owned() } else { span(value) })
+                (moment(value))
             }
         }
     }
+}
+
+/// A time on an axis: "500 ms", "15 s", "2 min 30 s".
+fn moment(seconds: f64) -> String {
+    if seconds == 0.0 {
+        "0".to_owned()
+    } else if seconds < 1.0 {
+        format!("{} ms", short(seconds * 1_000.0))
+    } else if seconds < 60.0 {
+        format!("{} s", short(seconds))
+    } else {
+        let words = span(seconds);
+        words
+            .strip_suffix(" 0 s")
+            .or(words.strip_suffix(" 0 min"))
+            .unwrap_or(&words)
+            .to_owned()
+    }
+}
+
+/// A number with as many decimals as ticks need.
+pub(super) fn short(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Values onto the picture.
@@ -400,6 +448,22 @@ mod tests {
             bars(strips.iter(), &x, 30.0, 16.0),
             "M58 30h90v16h-90zM283 30h2v16h-2zM506 30h2v16h-2z"
         );
+    }
+
+    #[test]
+    fn times_on_axes_are_short() {
+        let words: Vec<String> = [0.0, 0.5, 5.0, 120.0, 150.0, 7_200.0, 5_400.0]
+            .into_iter()
+            .map(moment)
+            .collect();
+        assert_eq!(words, ["0", "500 ms", "5 s", "2 min", "2 min 30 s", "2 h", "1 h 30 min"]);
+    }
+
+    #[test]
+    fn numbers_of_steps_do_not_overlap() {
+        let marks = [0.0, 0.1, 50.0, 50.2, 100.0].map(|x| Mark { x, step: 7 });
+        let drawn = steps(&marks, &Scale::new(100.0, LEFT, RIGHT)).into_string();
+        assert_eq!((drawn.matches("<line").count(), drawn.matches("<text").count()), (5, 3));
     }
 
     #[test]

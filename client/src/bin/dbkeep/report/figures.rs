@@ -6,8 +6,8 @@ use dbkeep_client::proto::RunKind;
 use maud::{Markup, html};
 
 use super::{
-    chart::{Chart, Layer, Strip, strips},
-    series::{Course, Point, last_in_words, millis, real, span, times},
+    chart::{Chart, Layer, Strip, short, strips},
+    series::{Course, Point, millis, real, span, times},
 };
 use crate::{output::printable, table};
 
@@ -33,11 +33,13 @@ fn figure(heading: &str, chart: &Markup, words: &str) -> Markup {
 }
 
 /// What is behind the lines of every chart: times in which nobody worked, and the beginnings of steps.
-fn background(course: &Course) -> Vec<Layer<'static>> {
-    let idle = course.idle.iter().map(|(from, to)| Layer::Idle(*from, *to));
+fn background(course: &Course) -> Vec<Layer<'_>> {
+    let mut layers: Vec<Layer<'_>> = course.idle.iter().map(|(from, to)| Layer::Idle(*from, *to)).collect();
     // More lines than these would hide what they explain.
-    let marks = if course.marks.len() > 24 { &[] } else { &course.marks[..] };
-    idle.chain(marks.iter().map(|mark| Layer::Step(mark.x, mark.step))).collect()
+    if course.marks.len() <= 40 {
+        layers.push(Layer::Steps(&course.marks));
+    }
+    layers
 }
 
 fn highest(points: &[Point]) -> f64 {
@@ -46,8 +48,11 @@ fn highest(points: &[Point]) -> f64 {
 
 fn rows(kind: RunKind, course: &Course, planned: u64, affected: u64) -> Markup {
     let verb = table::verb(kind);
-    let mut words = format!("{} {verb}.", last_in_words(&course.rows, affected));
-    words.push_str(&format!(" {} planned.", table::rows(planned)));
+    let mut words = format!("{} {verb}", table::rows(affected));
+    if let Some(last) = course.rows.last() {
+        words.push_str(&format!(" after {}", span(last.x)));
+    }
+    words.push_str(&format!(" of {} planned.", table::rows(planned)));
     for (from, to) in &course.idle {
         words.push_str(&format!(" Interrupted after {} for {}.", span(*from), span(to - from)));
     }
@@ -183,12 +188,6 @@ fn millis_short(value: f64) -> String {
     }
 }
 
-/// A number with as many decimals as ticks need.
-fn short(value: f64) -> String {
-    let text = format!("{value:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,7 +214,7 @@ mod tests {
             "No batch was sampled.",
             "Nothing slowed the run.",
             "No scan was sampled.",
-            "no point",
+            "0 rows deleted of 0 rows planned.",
         ] {
             assert!(page.contains(words), "{words}: {page}");
         }

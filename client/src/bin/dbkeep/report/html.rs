@@ -234,10 +234,13 @@ fn steps(report: &proto::RunReport, is_dry: bool) -> Markup {
         div class="wide" { table {
             (headings(&columns))
             tbody {
-                @for step in &report.steps {
+                @for (position, step) in report.steps.iter().enumerate() {
+                    @if position == 0 || report.steps[position - 1].operation != step.operation {
+                        tr class="group" { th colspan="11" scope="rowgroup" { (name(&step.operation)) } }
+                    }
                     tr {
                         td class="number" { (u64::from(step.index) + 1) }
-                        th scope="row" { (name(&step.operation)) " · " (name(&step.rule)) }
+                        th scope="row" { (name(&step.rule)) }
                         td { code { (name(&step.table)) } }
                         td class=(class(table::step_tone(step.state()))) { (json::step_state(step.state())) }
                         (number(step.rows_planned))

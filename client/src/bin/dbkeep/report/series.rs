@@ -8,7 +8,7 @@ use std::time::Duration;
 use dbkeep_client::proto::{self, run_event::Event};
 use jiff::Timestamp;
 
-use crate::{duration::Words, json, table};
+use crate::{duration::Words, json};
 
 /// A point of a series: seconds since the first event that is kept, and a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -287,14 +287,6 @@ fn percentile(sorted: &[f64], percent: usize) -> Option<f64> {
 #[expect(clippy::cast_precision_loss, reason = "a coordinate on a screen")]
 pub(crate) fn real(count: u64) -> f64 {
     count as f64
-}
-
-/// "1 row at 12 s": the last point in words.
-pub(crate) fn last_in_words(points: &[Point], rows: u64) -> String {
-    match points.last() {
-        Some(last) => format!("{} after {}", table::rows(rows), span(last.x)),
-        None => "no point".to_owned(),
-    }
 }
 
 #[cfg(test)]

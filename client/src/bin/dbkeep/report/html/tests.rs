@@ -204,7 +204,7 @@ fn every_chart_has_its_words() {
         }
         assert!(!page.contains("NaN") && !page.contains("inf "), "{count}");
         assert_eq!(text.contains("half took"), count > 0, "{count}: {text}");
-        assert!(text.contains("2,000 rows planned."), "{text}");
+        assert!(text.contains("of 2,000 rows planned."), "{text}");
     }
 }
 
