@@ -3,7 +3,6 @@
 //!
 //! The seed is printed; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` change it and the number of cases. A failing case is shrunk.
 
-#[expect(dead_code, reason = "the support of all suites; this one brings its own tables")]
 mod support;
 
 use std::{
@@ -604,8 +603,10 @@ fn captured(world: &World, run: &proto::Run) -> Vec<String> {
     let folder = world.folder.path().join("data/backups").join(&run.id);
     let mut ids = Vec::new();
     for chunk in chunk::read_folder(&folder).expect("readable chunks").into_values() {
-        let place = chunk.columns.iter().position(|column| column == "id").expect("the key");
-        ids.extend(chunk.rows.into_iter().map(|mut row| row.swap_remove(place).expect("an id")));
+        for section in chunk.sections {
+            let place = section.columns.iter().position(|column| column == "id").expect("the key");
+            ids.extend(section.rows.into_iter().map(|mut row| row.swap_remove(place).expect("an id")));
+        }
     }
     ids.sort();
     ids

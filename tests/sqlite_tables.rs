@@ -3,7 +3,6 @@
 //!
 //! The judge is the oracle's own connection: all tables, value by value with its storage class, before and after.
 
-#[expect(dead_code, reason = "the support of all suites; this one brings its own tables")]
 mod support;
 
 use std::collections::BTreeMap;
@@ -112,14 +111,15 @@ fn difference(before: &[Vec<String>], after: &[Vec<String>]) -> Vec<Vec<String>>
 fn captured(world: &World, run: &str) -> (Vec<String>, Vec<Vec<String>>) {
     let folder = world.folder.path().join("data/backups").join(run);
     let (mut columns, mut rows) = (Vec::new(), Vec::new());
-    for chunk in chunk::read_folder(&folder).expect("readable chunks").into_values() {
-        columns = chunk.columns;
+    let chunks = chunk::read_folder(&folder).expect("readable chunks").into_values();
+    for section in chunks.flat_map(|chunk| chunk.sections) {
+        columns = section.columns;
         let text = |row: Vec<Option<String>>| {
             row.into_iter()
                 .map(|value| value.unwrap_or_else(|| "NULL".to_owned()))
                 .collect()
         };
-        rows.extend(chunk.rows.into_iter().map(text));
+        rows.extend(section.rows.into_iter().map(text));
     }
     rows.sort();
     (columns, rows)

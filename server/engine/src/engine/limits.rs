@@ -122,7 +122,9 @@ fn findings(plan: &Plan, level: FindingLevel) -> impl Iterator<Item = &Finding> 
 
 /// The first finding that forbids a run with these options. A request that states how many rows it takes has seen the count.
 fn blocking<'a>(plan: &'a Plan, options: &RunOptions) -> Option<&'a Finding> {
-    let stated = options.max_rows.is_some_and(|most| most >= plan.steps.iter().map(PlanStep::reach).sum());
+    let stated = options
+        .max_rows
+        .is_some_and(|most| most >= plan.steps.iter().map(PlanStep::reach).sum());
     findings(plan, FindingLevel::Block).find(|finding| !(stated && finding.code == FAR_ABOVE_HISTORY))
 }
 
