@@ -44,7 +44,10 @@ async fn an_approved_run_deletes_and_tells_who_approved_it() {
             .map(|decision| (decision.act(), decision.outcome(), decision.principal.as_str()))
             .collect();
         let allowed = v1::DecisionOutcome::Allowed;
-        assert_eq!(told, [(DecisionAct::Approve, allowed, "bob"), (DecisionAct::Run, allowed, "ann")]);
+        assert_eq!(
+            told,
+            [(DecisionAct::Approve, allowed, "bob"), (DecisionAct::Run, allowed, "ann")]
+        );
     }
 }
 
@@ -73,9 +76,17 @@ async fn neither_who_started_it_nor_nobody_may_approve() {
         let world = World::new(database).await;
         let before = world.children().await;
         let id = world.waiting().await;
-        for (principal, problem) in [("ann", "same_principal"), ("", "anonymous"), ("anonymous@loopback", "anonymous")] {
+        for (principal, problem) in [
+            ("ann", "same_principal"),
+            ("", "anonymous"),
+            ("anonymous@loopback", "anonymous"),
+        ] {
             let answer = world.approve(principal, &id).await;
-            let recorded = if principal.is_empty() { "anonymous@loopback" } else { principal };
+            let recorded = if principal.is_empty() {
+                "anonymous@loopback"
+            } else {
+                principal
+            };
             let refusal = world
                 .refused(
                     principal,
@@ -86,7 +97,10 @@ async fn neither_who_started_it_nor_nobody_may_approve() {
                     &before,
                 )
                 .await;
-            assert_eq!((refusal.metadata["problem"].as_str(), &refusal.metadata["run"]), (problem, &id));
+            assert_eq!(
+                (refusal.metadata["problem"].as_str(), &refusal.metadata["run"]),
+                (problem, &id)
+            );
             still_waits(&world, &id).await;
         }
         // Names differ by case: Ann is somebody else, as far as anybody can tell.
@@ -125,14 +139,22 @@ async fn what_changed_since_the_plan_stops_an_approval() {
             let id = world.waiting().await;
             match change {
                 Change::Drift => world.add_orphans(10_000, 131).await,
-                Change::Schema => drop(world.db.execute("ALTER TABLE child ADD COLUMN extra integer").await.expect("altered")),
+                Change::Schema => drop(
+                    world
+                        .db
+                        .execute("ALTER TABLE parent ADD COLUMN extra integer")
+                        .await
+                        .expect("altered"),
+                ),
                 Change::EmptyParent => drop(world.db.execute("DELETE FROM parent").await.expect("deleted")),
                 Change::Fraction => drop(world.db.execute("DELETE FROM child WHERE id > 500").await.expect("deleted")),
             }
             let before = world.children().await;
             let answer = world.approve("bob", &id).await;
             let expected = (Code::FailedPrecondition, reason);
-            world.refused(reason, answer, expected, "bob", DecisionAct::Approve, &before).await;
+            world
+                .refused(reason, answer, expected, "bob", DecisionAct::Approve, &before)
+                .await;
             still_waits(&world, &id).await;
         }
     }
@@ -150,7 +172,9 @@ async fn the_limit_of_the_request_holds_at_the_approval() {
         let before = world.children().await;
         let answer = world.approve("bob", &id).await;
         let expected = (Code::FailedPrecondition, "PLAN_BLOCKED");
-        let refusal = world.refused("max_rows", answer, expected, "bob", DecisionAct::Approve, &before).await;
+        let refusal = world
+            .refused("max_rows", answer, expected, "bob", DecisionAct::Approve, &before)
+            .await;
         assert_eq!(refusal.metadata["finding"], "OVER_MAX_ROWS");
         // One row less, and the same approval is taken.
         world.db.execute("DELETE FROM child WHERE id = 10001").await.expect("deleted");
@@ -170,7 +194,9 @@ async fn a_table_that_is_held_stops_an_approval_and_names_the_holder() {
         let holder = world.run("carl", confirmed(&plan)).await.expect("accepted");
         let answer = world.approve("bob", &id).await;
         let expected = (Code::Aborted, "RUN_ALREADY_ACTIVE");
-        let refusal = world.refused("held", answer, expected, "bob", DecisionAct::Approve, &before).await;
+        let refusal = world
+            .refused("held", answer, expected, "bob", DecisionAct::Approve, &before)
+            .await;
         assert_eq!(refusal.metadata["run"], holder);
         still_waits(&world, &id).await;
         let cancel = v1::CancelRunRequest {
@@ -183,7 +209,10 @@ async fn a_table_that_is_held_stops_an_approval_and_names_the_holder() {
         // From now on it holds the table itself.
         let plan = world.plan("MEDIUM").await;
         let refusal = world.run("carl", confirmed(&plan)).await.expect_err("held");
-        assert_eq!((refusal.reason.as_str(), &refusal.metadata["run"]), ("RUN_ALREADY_ACTIVE", &id));
+        assert_eq!(
+            (refusal.reason.as_str(), &refusal.metadata["run"]),
+            ("RUN_ALREADY_ACTIVE", &id)
+        );
     }
 }
 
@@ -194,7 +223,10 @@ async fn a_denied_or_cancelled_run_ends_and_stays_ended() {
         let before = world.children().await;
         let denied = world.waiting().await;
         let run = world.deny("bob", &denied).await.expect("denied");
-        assert_eq!((run.state(), run.state_reason.as_str()), (RunState::Cancelled, "denied by bob: because"));
+        assert_eq!(
+            (run.state(), run.state_reason.as_str()),
+            (RunState::Cancelled, "denied by bob: because")
+        );
         assert_eq!(world.last_decision().await.act(), DecisionAct::Deny);
         world.deny("carl", &denied).await.expect("denying twice is denying once");
         let cancelled = world.waiting().await;
@@ -207,7 +239,9 @@ async fn a_denied_or_cancelled_run_ends_and_stays_ended() {
         for id in [denied, cancelled] {
             let answer = world.approve("bob", &id).await;
             let expected = (Code::FailedPrecondition, "RUN_STATE");
-            world.refused("too late", answer, expected, "bob", DecisionAct::Approve, &before).await;
+            world
+                .refused("too late", answer, expected, "bob", DecisionAct::Approve, &before)
+                .await;
         }
     }
 }
@@ -252,7 +286,9 @@ async fn an_approval_that_comes_too_late_finds_the_run_failed() {
         assert!(run.state_reason.contains("not approved"), "{}", run.state_reason);
         let answer = world.approve("bob", &id).await;
         let expected = (Code::FailedPrecondition, "PLAN_EXPIRED");
-        world.refused("too late", answer, expected, "bob", DecisionAct::Approve, &before).await;
+        world
+            .refused("too late", answer, expected, "bob", DecisionAct::Approve, &before)
+            .await;
         world.restart(|_| {}).await;
         assert_eq!(world.run_of(&id).await.state(), RunState::Failed);
         assert_eq!(world.children().await, before);
@@ -268,7 +304,10 @@ async fn a_restart_between_phrase_and_approval_changes_nothing() {
         world.restart(|_| {}).await;
         still_waits(&world, &id).await;
         assert_eq!(world.children().await, before);
-        assert_eq!(world.approve("ann", &id).await.expect_err("refused").reason, "APPROVAL_REFUSED");
+        assert_eq!(
+            world.approve("ann", &id).await.expect_err("refused").reason,
+            "APPROVAL_REFUSED"
+        );
         world.approve("bob", &id).await.expect("approved");
         assert_eq!(world.end_of(&id).await.state(), RunState::Succeeded);
         assert_eq!(world.count().await, CHILDREN - ORPHANS);
@@ -291,13 +330,21 @@ async fn two_approvals_are_two_people() {
         // A server that asks for fewer by now does not lower what the plan stated.
         world.restart(|_| {}).await;
         let run = world.run_of(&id).await;
-        assert_eq!((run.state(), run.approvals_required, run.approvals.len()), (RunState::Queued, 2, 1));
+        assert_eq!(
+            (run.state(), run.approvals_required, run.approvals.len()),
+            (RunState::Queued, 2, 1)
+        );
         assert_eq!(world.children().await, before);
         world.approve("carl", &id).await.expect("approved");
         let run = world.end_of(&id).await;
         let names: Vec<_> = run.approvals.iter().map(|approval| approval.principal.as_str()).collect();
         assert_eq!((run.state(), names), (RunState::Succeeded, vec!["bob", "carl"]));
-        let counts: Vec<_> = world.approvals_in_log(&id).await.iter().map(|approved| approved.approvals).collect();
+        let counts: Vec<_> = world
+            .approvals_in_log(&id)
+            .await
+            .iter()
+            .map(|approved| approved.approvals)
+            .collect();
         assert_eq!(counts, [1, 2]);
     }
 }
@@ -313,7 +360,9 @@ async fn a_server_that_was_told_loudly_asks_for_no_approval_but_for_the_phrase()
     };
     let answer = world.run("ann", request).await;
     let expected = (Code::FailedPrecondition, "CONFIRMATION_PHRASE");
-    world.refused("no phrase", answer, expected, "ann", DecisionAct::Run, &before).await;
+    world
+        .refused("no phrase", answer, expected, "ann", DecisionAct::Run, &before)
+        .await;
     let run = world.finish("ann", confirmed(&plan)).await;
     assert_eq!((run.state(), run.approvals_required), (RunState::Succeeded, 0));
 }

@@ -22,7 +22,10 @@ async fn limits_of_the_catalog_block_the_plan() {
     for database in BOTH {
         let world = World::new(database).await;
         let before = world.children().await;
-        for (operation, what) in [("capped_rule", "rule orphans allows 299"), ("capped_together", "operation capped_together allows 320")] {
+        for (operation, what) in [
+            ("capped_rule", "rule orphans allows 299"),
+            ("capped_together", "operation capped_together allows 320"),
+        ] {
             let plan = world.plan(operation).await;
             assert!(plan.blocked);
             let request = with(confirmed(&plan), |options| {
@@ -32,7 +35,9 @@ async fn limits_of_the_catalog_block_the_plan() {
             });
             let answer = world.run("ann", request).await;
             let expected = (Code::FailedPrecondition, "PLAN_BLOCKED");
-            let refusal = world.refused(operation, answer, expected, "ann", DecisionAct::Run, &before).await;
+            let refusal = world
+                .refused(operation, answer, expected, "ann", DecisionAct::Run, &before)
+                .await;
             assert_eq!(refusal.metadata["finding"], "OVER_MAX_ROWS");
             assert!(refusal.metadata["detail"].contains(what), "{:?}", refusal.metadata);
         }
@@ -61,9 +66,14 @@ async fn a_request_may_take_as_many_as_it_says() {
         .run("ann", with(bare("LOW"), |options| options.max_rows = Some(299)))
         .await
         .expect_err("refused");
-    assert_eq!((refusal.reason.as_str(), refusal.metadata["finding"].as_str()), ("PLAN_BLOCKED", "OVER_MAX_ROWS"));
+    assert_eq!(
+        (refusal.reason.as_str(), refusal.metadata["finding"].as_str()),
+        ("PLAN_BLOCKED", "OVER_MAX_ROWS")
+    );
     assert_eq!(world.count().await, CHILDREN);
-    let run = world.finish("ann", with(bare("LOW"), |options| options.max_rows = Some(300))).await;
+    let run = world
+        .finish("ann", with(bare("LOW"), |options| options.max_rows = Some(300)))
+        .await;
     assert_eq!(run.options.expect("options").max_rows, Some(300));
     assert_eq!(run.report.expect("a report").rows_affected, ORPHANS);
 }
@@ -85,7 +95,10 @@ async fn a_limit_holds_while_rows_go() {
         let report = run.report.as_ref().expect("a report");
         assert_eq!(run.state(), RunState::PartiallySucceeded, "{}", run.state_reason);
         assert!(gone <= ORPHANS && gone == report.rows_affected, "{gone} rows are gone");
-        assert!(report.warnings.iter().any(|warning| warning.code == "COUNT_DRIFTED"), "{report:?}");
+        assert!(
+            report.warnings.iter().any(|warning| warning.code == "COUNT_DRIFTED"),
+            "{report:?}"
+        );
     }
 }
 
@@ -121,7 +134,11 @@ async fn with_history(database: Database, operations: &[&str]) -> World {
         for round in 0..3 {
             world.add_orphans(10_000, 20).await;
             let plan = world.plan(operation).await;
-            assert_eq!(levels(&plan, "FAR_ABOVE_HISTORY"), [], "round {round}: too few runs to say anything");
+            assert_eq!(
+                levels(&plan, "FAR_ABOVE_HISTORY"),
+                [],
+                "round {round}: too few runs to say anything"
+            );
             let id = world.run("ann", confirmed(&plan)).await.expect("accepted");
             if plan.approvals_required > 0 {
                 world.approve("bob", &id).await.expect("approved");
@@ -157,7 +174,9 @@ async fn a_count_far_above_history_blocks_until_it_is_stated() {
                 });
                 let answer = world.run("ann", request).await;
                 let expected = (Code::FailedPrecondition, "PLAN_BLOCKED");
-                let refusal = world.refused(severity, answer, expected, "ann", DecisionAct::Run, &before).await;
+                let refusal = world
+                    .refused(severity, answer, expected, "ann", DecisionAct::Run, &before)
+                    .await;
                 assert_eq!(refusal.metadata["finding"], finding);
                 assert!(refusal.metadata["remediation"].contains("max_rows"), "{:?}", refusal.metadata);
             }
@@ -180,7 +199,9 @@ async fn a_count_above_history_is_confirmed_by_a_reviewed_plan_or_by_force() {
         let before = world.children().await;
         let answer = world.run("ann", bare("LOW")).await;
         let expected = (Code::FailedPrecondition, "FINDINGS_UNCONFIRMED");
-        let refusal = world.refused("bare", answer, expected, "ann", DecisionAct::Run, &before).await;
+        let refusal = world
+            .refused("bare", answer, expected, "ann", DecisionAct::Run, &before)
+            .await;
         assert_eq!(refusal.metadata["finding"], "FAR_ABOVE_HISTORY");
         let run = world.finish("ann", with(bare("LOW"), |options| options.force = true)).await;
         assert!(run.options.expect("options").force, "kept with the run");
@@ -206,8 +227,12 @@ async fn what_a_reviewed_plan_did_not_show_needs_force() {
     let before = world.children().await;
     let answer = world.run("ann", confirmed(&plan)).await;
     let expected = (Code::FailedPrecondition, "FINDINGS_UNCONFIRMED");
-    world.refused("unseen", answer, expected, "ann", DecisionAct::Run, &before).await;
-    let run = world.finish("ann", with(confirmed(&plan), |options| options.force = true)).await;
+    world
+        .refused("unseen", answer, expected, "ann", DecisionAct::Run, &before)
+        .await;
+    let run = world
+        .finish("ann", with(confirmed(&plan), |options| options.force = true))
+        .await;
     assert_eq!(run.report.expect("a report").rows_affected, 65);
 }
 
@@ -231,7 +256,10 @@ async fn what_was_taken_back_or_never_done_is_no_history() {
     while events.message().await.expect("an event").is_some() {}
     assert_eq!(world.run_of(&mistake.id).await.undone_by_run_id.is_empty(), false);
     let plan = world.plan("HIGH").await;
-    assert_eq!((plan.row_count, levels(&plan, "FAR_ABOVE_HISTORY")), (201, vec![FindingLevel::Block]));
+    assert_eq!(
+        (plan.row_count, levels(&plan, "FAR_ABOVE_HISTORY")),
+        (201, vec![FindingLevel::Block])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,7 +276,10 @@ async fn an_undo_has_no_limit_and_nothing_to_force() {
             ..Default::default()
         }
     };
-    for request in [undo(|options| options.max_rows = Some(1)), undo(|options| options.force = true)] {
+    for request in [
+        undo(|options| options.max_rows = Some(1)),
+        undo(|options| options.force = true),
+    ] {
         let status = world.runs().undo_run(by("ann", request)).await.expect_err("refused");
         assert_eq!(status.code(), Code::InvalidArgument);
     }

@@ -36,12 +36,18 @@ async fn every_act_leaves_an_entry() {
         let before = world.children().await;
         let again = undo(&world, "bob", &run.id).await;
         let unmet = (Code::FailedPrecondition, "RUN_STATE");
-        world.refused("a second undo", again, unmet, "bob", DecisionAct::Undo, &before).await;
+        world
+            .refused("a second undo", again, unmet, "bob", DecisionAct::Undo, &before)
+            .await;
         let late = cancel(&world, "carl", &run.id).await;
-        world.refused("a late cancel", late, unmet, "carl", DecisionAct::Cancel, &before).await;
+        world
+            .refused("a late cancel", late, unmet, "carl", DecisionAct::Cancel, &before)
+            .await;
         let unknown = cancel(&world, "carl", "nonsense").await;
         let missing = (Code::NotFound, "UNKNOWN_RUN");
-        world.refused("no such run", unknown, missing, "carl", DecisionAct::Cancel, &before).await;
+        world
+            .refused("no such run", unknown, missing, "carl", DecisionAct::Cancel, &before)
+            .await;
         let waiting = world.waiting().await;
         cancel(&world, "", &waiting).await.expect("cancelled");
 
@@ -74,7 +80,10 @@ async fn every_act_leaves_an_entry() {
             outcome: Refused.into(),
             ..by_run
         };
-        assert_eq!(of(list(refused).await), [entry(Cancel, Refused, "carl"), entry(Undo, Refused, "bob")]);
+        assert_eq!(
+            of(list(refused).await),
+            [entry(Cancel, Refused, "carl"), entry(Undo, Refused, "bob")]
+        );
         let by_plan = v1::DecisionFilter {
             plan_id: plan.id.clone(),
             outcome: Allowed.into(),
@@ -82,7 +91,10 @@ async fn every_act_leaves_an_entry() {
         };
         let first = list(by_plan).await.pop().expect("the oldest");
         assert_eq!((first.act(), first.target.as_str(), &first.run_id), (Run, "app", &run.id));
-        assert!(first.detail.contains("300 rows planned") && first.detail.contains("HIGH"), "{first:?}");
+        assert!(
+            first.detail.contains("300 rows planned") && first.detail.contains("HIGH"),
+            "{first:?}"
+        );
         assert_eq!(world.run_of(&run.id).await.started_by, "ann");
     }
 }
@@ -157,23 +169,36 @@ async fn what_cannot_be_recorded_does_not_happen() {
         answer.into_inner().runs
     };
     let (before, known) = (world.children().await, runs().await);
-    let control = Db::open(&format!("sqlite://{}", world.control().display())).await.expect("the control store");
+    let control = Db::open(&format!("sqlite://{}", world.control().display()))
+        .await
+        .expect("the control store");
     control
         .execute("CREATE TRIGGER full BEFORE INSERT ON decisions BEGIN SELECT RAISE(ABORT, 'full'); END")
         .await
         .expect("a trigger");
     let unavailable = |case: &str, refusal: Refusal| {
-        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{case}");
+        assert_eq!(
+            (refusal.code, refusal.reason.as_str()),
+            (Code::Unavailable, "STORE_UNAVAILABLE"),
+            "{case}"
+        );
     };
     unavailable("run", world.run("ann", confirmed(&plan)).await.expect_err("refused"));
     unavailable("refusal", world.run("ann", bare("HIGH")).await.expect_err("refused"));
     unavailable("approve", world.approve("bob", &waiting).await.expect_err("refused"));
     unavailable("deny", world.deny("bob", &waiting).await.expect_err("refused"));
     unavailable("cancel", cancel(&world, "bob", &queued).await.expect_err("refused"));
-    assert_eq!((world.children().await, runs().await), (before, known), "nothing has happened");
+    assert_eq!(
+        (world.children().await, runs().await),
+        (before, known),
+        "nothing has happened"
+    );
     control.execute("DROP TRIGGER full").await.expect("dropped");
     control.close().await;
     world.run("ann", confirmed(&plan)).await.expect("the token is unused");
-    assert_eq!(cancel(&world, "bob", &queued).await.expect("cancelled").state(), RunState::Cancelled);
+    assert_eq!(
+        cancel(&world, "bob", &queued).await.expect("cancelled").state(),
+        RunState::Cancelled
+    );
     assert_eq!(world.count().await, CHILDREN);
 }

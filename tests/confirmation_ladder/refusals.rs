@@ -136,7 +136,7 @@ impl Case {
                 request
             }
             Self::ChangedSchema => {
-                execute(world, "ALTER TABLE child ADD COLUMN extra integer").await;
+                execute(world, "ALTER TABLE parent ADD COLUMN extra integer").await;
                 request
             }
             Self::OverMaxRows => with(request, |options| options.max_rows = Some(299)),
@@ -160,9 +160,7 @@ async fn every_severity(database: Database, cases: &[Case]) {
                 let world = World::new(database).await;
                 let name = format!("{severity} {case:?} force={force}");
                 let (answer, before) = case.ask(&world, severity, force).await;
-                let refusal = world
-                    .refused(&name, answer, expected, "ann", DecisionAct::Run, &before)
-                    .await;
+                let refusal = world.refused(&name, answer, expected, "ann", DecisionAct::Run, &before).await;
                 let finding = match case {
                     Case::OverMaxRows => Some("OVER_MAX_ROWS"),
                     Case::OverMaxFraction => Some("OVER_MAX_FRACTION"),
@@ -172,7 +170,10 @@ async fn every_severity(database: Database, cases: &[Case]) {
                 assert_eq!(refusal.metadata.get("finding").map(String::as_str), finding, "{name}");
                 if case == Case::ReusedToken {
                     let decision = world.last_decision().await;
-                    assert_eq!(decision.run_id, refusal.metadata["run"], "{name}: the record names the first run");
+                    assert_eq!(
+                        decision.run_id, refusal.metadata["run"],
+                        "{name}: the record names the first run"
+                    );
                 }
             }
         }
@@ -199,13 +200,18 @@ async fn every_severity_in_the_main_ways_on_postgres() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_is_too_old_is_refused() {
-    let world = World::with(Database::Sqlite, |config| config.engine.plan_lifetime = std::time::Duration::ZERO).await;
+    let world = World::with(Database::Sqlite, |config| {
+        config.engine.plan_lifetime = std::time::Duration::ZERO
+    })
+    .await;
     let before = world.children().await;
     for severity in SEVERITIES {
         let plan = world.plan(severity).await;
         let answer = world.run("ann", confirmed(&plan)).await;
         let expected = (Code::FailedPrecondition, "PLAN_EXPIRED");
-        world.refused(severity, answer, expected, "ann", DecisionAct::Run, &before).await;
+        world
+            .refused(severity, answer, expected, "ann", DecisionAct::Run, &before)
+            .await;
     }
 }
 
@@ -259,7 +265,11 @@ async fn the_plan_states_what_a_run_needs() {
             } else {
                 (String::new(), 0)
             };
-            assert_eq!((plan.confirmation_phrase, plan.approvals_required), (expected, approvals), "{severity}");
+            assert_eq!(
+                (plan.confirmation_phrase, plan.approvals_required),
+                (expected, approvals),
+                "{severity}"
+            );
         }
         let again = world.plan("CRITICAL").await.confirmation_phrase;
         assert_eq!(again, phrase(database), "it depends on the plan alone");
@@ -313,7 +323,11 @@ async fn a_name_that_is_none_is_refused() {
     let before = world.children().await;
     for name in ["a b", "a/b", "ann,bob", &"x".repeat(65)] {
         let refusal = world.run(name, bare("LOW")).await.expect_err("refused");
-        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unauthenticated, "PRINCIPAL_REFUSED"), "{name}");
+        assert_eq!(
+            (refusal.code, refusal.reason.as_str()),
+            (Code::Unauthenticated, "PRINCIPAL_REFUSED"),
+            "{name}"
+        );
     }
     assert_eq!(world.children().await, before);
 }

@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use dbkeep_proto::v1::{
-    self, cleanup_service_client::CleanupServiceClient, run_service_client::RunServiceClient,
-};
+use dbkeep_proto::v1::{self, cleanup_service_client::CleanupServiceClient, run_service_client::RunServiceClient};
 use dbkeep_server::{CatalogSource, Config, ServeError, Server};
 use dbkeep_testkit::{Db, fresh_database};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -88,7 +86,6 @@ impl From<Status> for Refusal {
 
 /// A database and a server.
 pub(crate) struct World {
-    pub(crate) database: Database,
     pub(crate) db: Db,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) catalog: String,
@@ -135,7 +132,6 @@ impl World {
             db.execute(&sql).await.expect("sql");
         }
         let mut world = Self {
-            database,
             db,
             catalog: catalog(),
             change,
@@ -236,7 +232,11 @@ impl World {
     }
 
     pub(crate) async fn run_of(&self, id: &str) -> v1::Run {
-        let answer = self.runs().get_run(v1::GetRunRequest { id: id.into() }).await.expect("the run");
+        let answer = self
+            .runs()
+            .get_run(v1::GetRunRequest { id: id.into() })
+            .await
+            .expect("the run");
         answer.into_inner().run.expect("the run")
     }
 
@@ -333,7 +333,12 @@ impl World {
         assert_eq!(self.children().await, before, "{case}: a row is gone");
         let decision = self.last_decision().await;
         assert_eq!(
-            (decision.outcome(), decision.reason.as_str(), decision.principal.as_str(), decision.act()),
+            (
+                decision.outcome(),
+                decision.reason.as_str(),
+                decision.principal.as_str(),
+                decision.act()
+            ),
             (v1::DecisionOutcome::Refused, expected.1, by, act),
             "{case}: {decision:?}"
         );

@@ -19,8 +19,8 @@ use crate::{
     EngineError,
     catalog::Catalog,
     model::{
-        Act, Backup, Caller, EventBody, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
-        TargetStatus, Verification,
+        Act, Backup, Caller, EventBody, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport,
+        StepState, TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
     port::{Archive, CreateRun, Created, RunFilter, Store, Target},
@@ -475,11 +475,17 @@ impl Engine {
             });
         }
         let operations = self.operations(name, &plan.operations)?;
-        let declared = operations
-            .iter()
-            .flat_map(|operation| operation.rules.iter().map(|rule| (operation.backup, operation.max_rows, rule)));
+        let declared = operations.iter().flat_map(|operation| {
+            operation
+                .rules
+                .iter()
+                .map(|rule| (operation.backup, operation.max_rows, rule))
+        });
         let severity = operations.iter().map(|operation| operation.severity).max();
-        let planned = plan.steps.iter().map(|step| (step.captured, step.operation_max_rows, &step.rule));
+        let planned = plan
+            .steps
+            .iter()
+            .map(|step| (step.captured, step.operation_max_rows, &step.rule));
         if !declared.eq(planned) || severity != Some(plan.severity) {
             return Err(mismatch("catalog", "the rules of then", "the rules of now"));
         }
@@ -752,7 +758,10 @@ impl Engine {
         let known = self.run(id).await?;
         if !known.state.is_final() {
             // Before the request itself: without a record there is no act.
-            self.context.store.record(&decide::allow_cancel(caller, &known, reason)).await?;
+            self.context
+                .store
+                .record(&decide::allow_cancel(caller, &known, reason))
+                .await?;
         }
         let reason = if reason.is_empty() { "cancelled on request" } else { reason };
         let run = self

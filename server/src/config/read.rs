@@ -180,8 +180,11 @@ impl Source<'_> {
             engine.drift.fraction = fraction.into_inner();
         }
         engine.drift.rows = section.drift_rows.unwrap_or(engine.drift.rows);
-        engine.approvals =
-            self.approvals(section.approvals, section.dangerously_run_critical_without_approval, engine.approvals)?;
+        engine.approvals = self.approvals(
+            section.approvals,
+            section.dangerously_run_critical_without_approval,
+            engine.approvals,
+        )?;
         Ok(())
     }
 

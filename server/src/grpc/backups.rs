@@ -7,8 +7,8 @@ use tonic::{Request, Response, Status};
 use super::{
     convert, detached,
     gate::deadline_of,
-    principal::caller_of,
     page::Pages,
+    principal::caller_of,
     stream::{EventStream, Streams},
     validate::Check,
 };

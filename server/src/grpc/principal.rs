@@ -45,7 +45,10 @@ fn named(headers: &HeaderMap, peer: Option<SocketAddr>) -> Result<Caller, Fault>
             principal: name.to_owned(),
             peer: address,
         }),
-        _ => refuse(format!("is malformed; expected 1 to {} of A-Z a-z 0-9 . _ @ -", Caller::MAX_PRINCIPAL)),
+        _ => refuse(format!(
+            "is malformed; expected 1 to {} of A-Z a-z 0-9 . _ @ -",
+            Caller::MAX_PRINCIPAL
+        )),
     }
 }
 

@@ -102,10 +102,16 @@ impl RunService for Runs {
             );
         }
         if options.max_rows.is_some() {
-            check.refuse("options.max_rows", "is set; an undo puts back what was captured, expected it absent");
+            check.refuse(
+                "options.max_rows",
+                "is set; an undo puts back what was captured, expected it absent",
+            );
         }
         if options.force {
-            check.refuse("options.force", "is true; an undo has no findings to force, expected it false");
+            check.refuse(
+                "options.force",
+                "is true; an undo has no findings to force, expected it false",
+            );
         }
         check.finish()?;
         let place = self.streams.place()?;

@@ -62,7 +62,9 @@ impl Create {
     /// Takes a run that is queued, or in a state that a queued run may enter at once.
     pub(super) fn new(request: &CreateRun) -> Result<Self, StoreError> {
         let state = request.run.state;
-        if state != RunState::Queued && !(state.is_final() && state != RunState::Failed && dbkeep_engine::run::state::permits(RunState::Queued, state)) {
+        if state != RunState::Queued
+            && !(state.is_final() && state != RunState::Failed && dbkeep_engine::run::state::permits(RunState::Queued, state))
+        {
             return Err(StoreError::Fenced);
         }
         Ok(Self {

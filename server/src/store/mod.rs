@@ -34,7 +34,8 @@ use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Decision, DecisionId, Event, Plan, PlanId, Run, RunId},
     port::{
-        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Renewal, Resolved, RunFilter, Store, StoreError, Update, Verdict,
+        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Renewal, Resolved, RunFilter, Store, StoreError, Update,
+        Verdict,
     },
 };
 use sqlx::AnyPool;

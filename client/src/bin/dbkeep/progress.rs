@@ -182,7 +182,10 @@ impl Lines {
             ),
             Event::Approved(approved) => {
                 let principal = approved.approval.as_ref().map_or("", |approval| approval.principal.as_str());
-                let text = format!("approved by {principal}, {} of {}", approved.approvals, approved.approvals_required);
+                let text = format!(
+                    "approved by {principal}, {} of {}",
+                    approved.approvals, approved.approvals_required
+                );
                 paint(Tone::Good, &text)
             }
             Event::StepStarted(step) => {

@@ -27,7 +27,9 @@ impl Session {
         timeout: Duration,
         output: &Output,
     ) -> Result<Self, Error> {
-        let builder = principal.into_iter().fold(Client::builder(), |builder, name| builder.principal(name));
+        let builder = principal
+            .into_iter()
+            .fold(Client::builder(), |builder, name| builder.principal(name));
         let client = builder
             .address(address)
             .call_timeout(timeout)

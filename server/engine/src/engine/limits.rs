@@ -160,7 +160,9 @@ pub(super) fn dry_run_says(plan: &Plan, options: &RunOptions) -> String {
     if let Some(finding) = blocking(plan, options) {
         says.push_str(&format!("; a run would be refused: {}: {}", finding.code, finding.detail));
     } else if let Some(most) = options.max_rows.filter(|most| rows > *most) {
-        says.push_str(&format!("; a run would be refused: {OVER_MAX_ROWS}: the request allows {most}"));
+        says.push_str(&format!(
+            "; a run would be refused: {OVER_MAX_ROWS}: the request allows {most}"
+        ));
     }
     says
 }

@@ -202,7 +202,13 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
 /// Most rows that a step may take.
 fn allowance(attempt: &Attempt, index: usize) -> u64 {
     let done = &attempt.ledger.report.steps;
-    allowance::of_step(&attempt.plan, index, done, attempt.context.settings.drift, &attempt.run.options)
+    allowance::of_step(
+        &attempt.plan,
+        index,
+        done,
+        attempt.context.settings.drift,
+        &attempt.run.options,
+    )
 }
 
 /// A scan that runs ahead of the batches by one window, on its own task and connection.

@@ -114,7 +114,12 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Config, ConfigError> {
-        Config::from_text("c.toml", &format!("{text}\n[data]\nfolder = \"d\"\n"), Path::new("/"), &|_| None)
+        Config::from_text(
+            "c.toml",
+            &format!("{text}\n[data]\nfolder = \"d\"\n"),
+            Path::new("/"),
+            &|_| None,
+        )
     }
 
     #[test]
@@ -125,7 +130,10 @@ mod tests {
         assert_eq!(read(&format!("{loud} = true")).expect("a configuration").engine.approvals, 0);
         assert_eq!(read(&format!("{loud} = false")).expect("a configuration").engine.approvals, 1);
         for (text, problem) in [
-            ("[engine]\napprovals = 0".to_owned(), "dangerously_run_critical_without_approval = true"),
+            (
+                "[engine]\napprovals = 0".to_owned(),
+                "dangerously_run_critical_without_approval = true",
+            ),
             ("[engine]\napprovals = 11".to_owned(), "expected 1 to 10"),
             (format!("{loud} = true\napprovals = 1"), "expected one of them"),
         ] {

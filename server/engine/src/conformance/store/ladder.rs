@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::{LONG, accept, changes, is_free, log, now, queued, request, run, running};
 use crate::{
-    model::{Act, Approval, Caller, Decision, DecisionId, EventBody, Outcome, PlanId, ReportStatus, Run, RunId, RunKind, RunState},
+    model::{
+        Act, Approval, Caller, Decision, DecisionId, EventBody, Outcome, PlanId, ReportStatus, Run, RunId, RunKind, RunState,
+    },
     port::{Created, DecisionFilter, Resolved, RunFilter, Store, Verdict},
 };
 
@@ -117,7 +119,10 @@ pub(super) async fn a_waiting_run_is_nobodys_until_its_last_approval(store: Arc<
     assert_eq!((once.approvals.len(), once.approve_until), (1, asked.approve_until));
     let again = taken(store.as_ref(), id, &approve("bob", &["t"])).await;
     assert_eq!(again, once, "approving twice is approving once");
-    assert!(store.claim("holder", LONG, &[]).await.unwrap().is_none(), "one of two is not enough");
+    assert!(
+        store.claim("holder", LONG, &[]).await.unwrap().is_none(),
+        "one of two is not enough"
+    );
     // The tables are asked for with the last approval.
     let holder = accept(store.as_ref(), &request(run("shop"), &["t"])).await;
     let held = resolve(store.as_ref(), id, &approve("carl", &["a", "t"])).await;
@@ -129,7 +134,11 @@ pub(super) async fn a_waiting_run_is_nobodys_until_its_last_approval(store: Arc<
     assert!(is_free(store.as_ref(), "a").await);
     store.request_cancel(holder.id, "out of the way").await.unwrap();
     let approved = taken(store.as_ref(), id, &approve("carl", &["a", "t"])).await;
-    let names: Vec<_> = approved.approvals.iter().map(|approval| approval.principal.as_str()).collect();
+    let names: Vec<_> = approved
+        .approvals
+        .iter()
+        .map(|approval| approval.principal.as_str())
+        .collect();
     assert_eq!((names, approved.approve_until), (vec!["bob", "carl"], None));
     assert_eq!(store.run(id).await.unwrap().unwrap(), approved, "and so it is kept");
     assert!(!is_free(store.as_ref(), "a").await && !is_free(store.as_ref(), "t").await);
@@ -164,7 +173,10 @@ pub(super) async fn a_denied_run_ends(store: Arc<dyn Store>) {
     accept(store.as_ref(), &request(asked, &["t"])).await;
     let reason = "wrong\0table".to_owned();
     let denied = taken(store.as_ref(), id, &Verdict::Deny { reason: reason.clone() }).await;
-    assert_eq!((denied.state, denied.report.status), (RunState::Cancelled, Some(ReportStatus::PartialSuccess)));
+    assert_eq!(
+        (denied.state, denied.report.status),
+        (RunState::Cancelled, Some(ReportStatus::PartialSuccess))
+    );
     assert_eq!(store.run(id).await.unwrap().unwrap(), denied);
     assert!(denied.ended_at.is_some() && !denied.state_reason.contains('\0'));
     assert!(store.claim("holder", LONG, &[]).await.unwrap().is_none());
@@ -175,8 +187,14 @@ pub(super) async fn a_denied_run_ends(store: Arc<dyn Store>) {
     assert_eq!(recorded(store.as_ref(), id).await, [Act::Deny]);
     // Nor does a run wait that never had to, or one that nobody knows.
     let other = queued(store.as_ref()).await.id;
-    assert!(matches!(resolve(store.as_ref(), other, &approve("bob", &[])).await, Resolved::NotWaiting(_)));
-    assert!(matches!(resolve(store.as_ref(), RunId::new(), &approve("bob", &[])).await, Resolved::Unknown));
+    assert!(matches!(
+        resolve(store.as_ref(), other, &approve("bob", &[])).await,
+        Resolved::NotWaiting(_)
+    ));
+    assert!(matches!(
+        resolve(store.as_ref(), RunId::new(), &approve("bob", &[])).await,
+        Resolved::Unknown
+    ));
     // One that waits can be cancelled like any other that is queued.
     let asked = waiting(1);
     accept(store.as_ref(), &request(asked.clone(), &["t"])).await;
@@ -205,9 +223,15 @@ pub(super) async fn a_run_that_nobody_approves_in_time_fails(store: Arc<dyn Stor
         changes(&log(store.as_ref(), late.id).await).last().map(|change| change.1),
         Some(RunState::Failed)
     );
-    assert!(store.expire_approvals("too late", 10).await.unwrap().is_empty(), "once is enough");
+    assert!(
+        store.expire_approvals("too late", 10).await.unwrap().is_empty(),
+        "once is enough"
+    );
     let state = async |id| store.run(id).await.unwrap().unwrap().state;
-    assert_eq!((state(in_time.id).await, state(other).await), (RunState::Queued, RunState::Running));
+    assert_eq!(
+        (state(in_time.id).await, state(other).await),
+        (RunState::Queued, RunState::Running)
+    );
     let approved = resolve(store.as_ref(), late.id, &approve("bob", &["t"])).await;
     assert!(matches!(approved, Resolved::NotWaiting(_)), "{approved:?}");
 }
@@ -251,12 +275,22 @@ pub(super) async fn decisions_are_kept_and_listed(store: Arc<dyn Store>) {
     let list = async |filter: DecisionFilter, before| store.decisions(&filter, before, 100).await.unwrap();
     assert_eq!(list(DecisionFilter::default(), None).await, expected);
     assert_eq!(list(DecisionFilter::default(), Some(expected[1].id)).await, expected[2..]);
-    assert_eq!(store.decisions(&DecisionFilter::default(), None, 2).await.unwrap(), expected[..2]);
-    let allowed: Vec<_> = expected.iter().filter(|decision| decision.outcome == Outcome::Allowed).cloned().collect();
+    assert_eq!(
+        store.decisions(&DecisionFilter::default(), None, 2).await.unwrap(),
+        expected[..2]
+    );
+    let allowed: Vec<_> = expected
+        .iter()
+        .filter(|decision| decision.outcome == Outcome::Allowed)
+        .cloned()
+        .collect();
     let filter = |run, plan, outcome| DecisionFilter { run, plan, outcome };
     assert_eq!(list(filter(Some(id), None, None), None).await, allowed);
     assert_eq!(list(filter(None, Some(plan), None), None).await, expected);
-    assert_eq!(list(filter(Some(id), Some(plan), Some(Outcome::Allowed)), None).await, allowed);
+    assert_eq!(
+        list(filter(Some(id), Some(plan), Some(Outcome::Allowed)), None).await,
+        allowed
+    );
     assert_eq!(list(filter(Some(id), None, Some(Outcome::Refused)), None).await, []);
     assert_eq!(list(filter(None, None, Some(Outcome::Refused)), None).await.len(), 2);
     assert_eq!(list(filter(Some(RunId::new()), None, None), None).await, []);
