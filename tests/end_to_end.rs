@@ -229,7 +229,7 @@ async fn severities_ask_for_what_they_need(database: Database) {
         .cleanup()
         .run(RunRequest::of_plan(&plan).execute())
         .await
-        .expect_err("the phrase is needed");
+        .expect_err("a phrase is needed");
     assert!(matches!(error, Error::ConfirmationPhrase { .. }), "{error:?}");
     let run = world
         .client

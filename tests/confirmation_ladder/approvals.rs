@@ -142,7 +142,7 @@ async fn what_changed_since_the_plan_stops_an_approval() {
                 Change::Schema => drop(
                     world
                         .db
-                        .execute("ALTER TABLE child ADD COLUMN extra integer")
+                        .execute("ALTER TABLE parent ADD COLUMN extra integer")
                         .await
                         .expect("altered"),
                 ),

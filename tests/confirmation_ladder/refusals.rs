@@ -136,7 +136,7 @@ impl Case {
                 request
             }
             Self::ChangedSchema => {
-                execute(world, "ALTER TABLE child ADD COLUMN extra integer").await;
+                execute(world, "ALTER TABLE parent ADD COLUMN extra integer").await;
                 request
             }
             Self::OverMaxRows => with(request, |options| options.max_rows = Some(299)),

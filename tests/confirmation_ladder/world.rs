@@ -86,7 +86,6 @@ impl From<Status> for Refusal {
 
 /// A database and a server.
 pub(crate) struct World {
-    pub(crate) database: Database,
     pub(crate) db: Db,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) catalog: String,
@@ -133,7 +132,6 @@ impl World {
             db.execute(&sql).await.expect("sql");
         }
         let mut world = Self {
-            database,
             db,
             catalog: catalog(),
             change,
