@@ -321,9 +321,9 @@ async fn operations_are_listed_by_category_and_severity(database: Database) {
 async fn the_log_of_a_run_that_ended_comes_whole(database: Database) {
     let world = World::with_catalog(database, CATALOG).await;
     let plan = plan(&world, &["first", "second"]).await;
-    let cleanup = world.client.cleanup();
-    let run = cleanup.run(RunRequest::of_plan(&plan).execute().batch_size(1));
-    let run = run.await.expect("a run").finish().await.expect("an end");
+    let request = RunRequest::of_plan(&plan).execute().batch_size(1);
+    let started = world.client.cleanup().run(request).await.expect("a run");
+    let run = started.finish().await.expect("an end");
     let mut stream = world.client.runs().watch(run.id.as_str()).await.expect("a stream");
     let mut progress = Vec::new();
     let mut sequence = 0;

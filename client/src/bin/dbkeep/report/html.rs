@@ -168,9 +168,9 @@ fn headings(names: &[(&str, bool)]) -> Markup {
 fn operations(report: &proto::RunReport, is_dry: bool) -> Markup {
     let columns = [
         ("Operation", false),
+        ("Result", false),
         ("Category", false),
         ("Severity", false),
-        ("Result", false),
         ("Planned", true),
         (if is_dry { "Would go" } else { "Done" }, true),
         ("Examined", true),
@@ -181,15 +181,15 @@ fn operations(report: &proto::RunReport, is_dry: bool) -> Markup {
         ("Expected", true),
     ];
     html! {
-        div class="wide" { table {
+        div class="wide" role="region" aria-label="Operations" tabindex="0" { table {
             (headings(&columns))
             tbody {
                 @for operation in &report.operations {
                     tr {
                         th scope="row" { (name(&operation.operation)) }
+                        td class=(class(table::step_tone(operation.state()))) { (json::step_state(operation.state())) }
                         td { (name(table::or_dash(&operation.category))) }
                         td { (table::severity(operation.severity())) }
-                        td class=(class(table::step_tone(operation.state()))) { (json::step_state(operation.state())) }
                         (number(operation.rows_planned))
                         (number(if is_dry { operation.rows_planned } else { operation.rows_affected }))
                         (number(operation.rows_examined))
@@ -220,8 +220,8 @@ fn steps(report: &proto::RunReport, is_dry: bool) -> Markup {
     let columns = [
         ("Step", true),
         ("Rule", false),
-        ("Table", false),
         ("State", false),
+        ("Table", false),
         ("Planned", true),
         (if is_dry { "Would go" } else { "Done" }, true),
         ("Examined", true),
@@ -231,7 +231,7 @@ fn steps(report: &proto::RunReport, is_dry: bool) -> Markup {
         ("Time", true),
     ];
     html! {
-        div class="wide" { table {
+        div class="wide" role="region" aria-label="Steps" tabindex="0" { table {
             (headings(&columns))
             tbody {
                 @for (position, step) in report.steps.iter().enumerate() {
@@ -241,8 +241,8 @@ fn steps(report: &proto::RunReport, is_dry: bool) -> Markup {
                     tr {
                         td class="number" { (u64::from(step.index) + 1) }
                         th scope="row" { (name(&step.rule)) }
-                        td { code { (name(&step.table)) } }
                         td class=(class(table::step_tone(step.state()))) { (json::step_state(step.state())) }
+                        td { code { (name(&step.table)) } }
                         (number(step.rows_planned))
                         (number(if is_dry { step.rows_planned } else { step.rows_affected }))
                         (number(step.rows_examined))
@@ -292,7 +292,7 @@ fn charts(run: &proto::Run, course: &Course, report: &proto::RunReport) -> Marku
         }
         @if course.samples > 0 {
             p class="dim" {
-                "Sampled: " (HumanCount(course.samples)) " progress events, at most ten a second"
+                "Sampled: " (HumanCount(course.samples)) (if course.samples == 1 { " progress event" } else { " progress events" }) ", at most ten a second"
                 @if course.coalesced > 0 { "; " (HumanCount(course.coalesced)) " more were left out on the way" }
                 ". Numbered lines show where a step began."
             }

@@ -83,13 +83,12 @@ impl Course {
             self.trimmed_before = Some(lost.first_available_sequence);
             return;
         }
-        let Some(at) = json::instant(event.time.as_ref()) else {
-            return;
-        };
-        let began = *self.began.get_or_insert(at);
-        // Servers that take a run over may have another clock: time never runs back here.
-        let x = at.duration_since(began).as_secs_f64().max(self.length);
-        self.length = x;
+        if let Some(at) = json::instant(event.time.as_ref()) {
+            let began = *self.began.get_or_insert(at);
+            // Servers that take a run over may have another clock: time never runs back here.
+            self.length = at.duration_since(began).as_secs_f64().max(self.length);
+        }
+        let x = self.length;
         self.coalesced += event.coalesced;
         match body {
             Event::Progress(progress) => self.progress(x, progress),
