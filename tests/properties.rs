@@ -3,6 +3,7 @@
 //!
 //! The seed is printed; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` change it and the number of cases. A failing case is shrunk.
 
+mod acts;
 #[expect(dead_code, reason = "the support of all suites; this one brings its own tables")]
 mod support;
 
@@ -640,6 +641,8 @@ async fn cleans(world: &World, plan: &proto::Plan, tables: &[&str], expected: &B
         let undo = world.client.runs().undo(UndoRequest::new(run.id.as_str())).await;
         assert!(matches!(undo, Err(Error::NothingCaptured { .. })), "nothing to undo");
     } else {
+        let verified = world.verify(&run).await;
+        assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
         let undo = world.undo(&run).await;
         assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
     }

@@ -3,6 +3,7 @@
 //!
 //! The judge is the oracle's own connection: all tables, value by value with its storage class, before and after.
 
+mod acts;
 #[expect(dead_code, reason = "the support of all suites; this one brings its own tables")]
 mod support;
 
