@@ -204,7 +204,7 @@ pub(crate) async fn interleave(
 ) -> (Deleter, Writer, String) {
     let (mut deleter, mut writer) = (Session::new(deleter), Session::new(writer));
     let mut remaining: Vec<char> = order.chars().collect();
-    let mut ended = String::new();
+    let (mut ended, mut seen) = (String::new(), 0);
     while ended.len() < order.len() {
         let next = remaining
             .iter()
@@ -219,8 +219,10 @@ pub(crate) async fn interleave(
         }
         ended.extend(deleter.settle(bench).await.then_some('d'));
         ended.extend(writer.settle(bench).await.then_some('w'));
-        if deleter.ended() || writer.ended() {
+        let over = usize::from(deleter.ended()) + usize::from(writer.ended());
+        if over > seen {
             bench.witness(rule).await;
+            seen = over;
         }
     }
     (deleter.party.unwrap(), writer.party.unwrap(), ended)
