@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dbkeep_client::{Client, PlanRequest, ReconnectPolicy, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Client, PlanRequest, ReconnectPolicy, RunRequest, proto};
 use dbkeep_server::Config;
 use dbkeep_testkit::{Db, fresh_database};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -220,26 +220,6 @@ impl World {
             .await
             .expect("a run");
         run.finish().await.expect("an end")
-    }
-
-    /// Executes a plan in batches of this size and waits for the end.
-    pub(crate) async fn execute(&self, plan: &proto::Plan, batch_rows: u32) -> proto::Run {
-        let request = RunRequest::of_plan(plan).execute().batch_size(batch_rows).full_speed();
-        let run = self.client.cleanup().run(request).await.expect("a run");
-        run.finish().await.expect("an end")
-    }
-
-    /// Undoes a run and waits for the end.
-    pub(crate) async fn undo(&self, run: &proto::Run) -> proto::Run {
-        let request = UndoRequest::new(run.id.as_str()).full_speed();
-        let undo = self.client.runs().undo(request).await.expect("a stream");
-        undo.finish().await.expect("an end")
-    }
-
-    /// Verifies the backup of a run and waits for the end.
-    pub(crate) async fn verify(&self, run: &proto::Run) -> proto::Run {
-        let verified = self.client.backups().verify(run.id.as_str()).await.expect("a stream");
-        verified.finish().await.expect("an end")
     }
 
     pub(crate) async fn hash(&self, table: &str) -> String {
