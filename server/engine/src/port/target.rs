@@ -4,6 +4,7 @@
 
 use async_trait::async_trait;
 
+use super::explore::Explore;
 use crate::model::{
     Capability, EngineKind, JournalEntry, Row, RowKey, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value,
 };
@@ -215,7 +216,7 @@ pub trait Scratch: Send {
 
 /// A maintained database.
 #[async_trait]
-pub trait Target: Send + Sync {
+pub trait Target: Explore + Send + Sync {
     /// Product.
     fn engine(&self) -> EngineKind;
 

@@ -2,6 +2,7 @@
 //! another connection; `docs/adr/0002-postgres-batches.md` tells why.
 
 mod batch;
+mod discover;
 mod error;
 mod introspect;
 mod journal;
@@ -46,6 +47,8 @@ const IDLE_CONNECTIONS: usize = 8;
 pub struct PostgresTarget {
     options: PgConnectOptions,
     idle: Arc<Idle>,
+    /// How long one statement may take; `None` for as long as it takes.
+    limit: Option<Duration>,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -80,6 +83,7 @@ impl PostgresTarget {
         Ok(Self {
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
+            limit: None,
         })
     }
 
@@ -87,6 +91,9 @@ impl PostgresTarget {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
+            if let Some(limit) = self.limit {
+                discover::arm(&mut connection, limit).await?;
+            }
             Ok(connection)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
