@@ -120,6 +120,12 @@ fn same_words(one: &[String], other: &[String]) -> bool {
         || one.len() != other.len() && same_word(&one.concat(), &other.concat())
 }
 
+/// Whether two names are those of one table, in whatever number and spelling.
+pub(super) fn same_table(one: &str, other: &str) -> bool {
+    let (one, other) = (words(one), words(other));
+    !one.is_empty() && same_words(&one, &other)
+}
+
 /// A column's name, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stem {
@@ -205,6 +211,12 @@ pub(super) fn relate(child: &str, column: &str, parent: &str, key: &str, primary
             found(0.6, "the column's name is the table's and its unique column's")
         };
     }
+    let stem = Stem::of(column);
+    let words = &stem.words;
+    // Before the key's own name: of all tables whose key is called `user_id`, users is the one that it belongs to.
+    if primary && stem.marked && same_words(words, &table) {
+        return found(1.0, "the column's name is the table's");
+    }
     if !is_generic(key) && column_words == key_words {
         return if primary {
             found(0.95, "the column's name is the key's")
@@ -215,15 +227,8 @@ pub(super) fn relate(child: &str, column: &str, parent: &str, key: &str, primary
     if !primary {
         return None;
     }
-    let stem = Stem::of(column);
-    let words = &stem.words;
-    // A key that is not called id or the like is named by its own name or not at all: `user_name` speaks of no users.id.
     if same_words(words, &table) {
-        return if stem.marked {
-            found(1.0, "the column's name is the table's")
-        } else {
-            found(0.6, "the column is called like the table, without saying that it is a key")
-        };
+        return found(0.6, "the column is called like the table, without saying that it is a key");
     }
     if !stem.marked {
         return None;
