@@ -1,0 +1,1 @@
+//! Random schemas with planted keys.
