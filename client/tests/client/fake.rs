@@ -331,7 +331,7 @@ impl CleanupService for Fake {
         &self,
         _: Request<proto::DiscoverOperationsRequest>,
     ) -> Result<Response<proto::DiscoverOperationsResponse>, Status> {
-        let proposal = |operation: &str, supported| proto::Proposal {
+        let proposal = |operation: &str, supported: bool| proto::Proposal {
             operation: operation.into(),
             kind: "orphan".into(),
             table: "child".into(),

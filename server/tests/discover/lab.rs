@@ -22,7 +22,7 @@ pub(crate) enum Database {
 pub(crate) const BOTH: [Database; 2] = [Database::Postgres, Database::Sqlite];
 
 impl Database {
-    /// A statement in this database's words: `{uuid}`, `{instant}` and `{serial}` stand for types.
+    /// A statement in this database's words: `{uuid}` and `{instant}` stand for types.
     pub(crate) fn sql(self, text: &str) -> String {
         let (uuid, instant) = match self {
             Self::Postgres => ("uuid", "timestamptz"),

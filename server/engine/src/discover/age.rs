@@ -295,6 +295,7 @@ mod tests {
         };
         let profile = Profile {
             values: values.iter().map(|value| Value::Text(value.as_bytes().to_vec())).collect(),
+            counts: vec![1; values.len()],
             nulls: 0,
             telling: Telling::Weak,
         };

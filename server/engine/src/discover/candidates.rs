@@ -57,6 +57,7 @@ impl Candidate {
                 telling,
                 asked: 0,
                 found: 0,
+                rows: 0.0,
                 primary: key.primary,
                 same_type,
                 own_key: from.is_primary(&columns),
@@ -75,10 +76,15 @@ impl Candidate {
         score::confidence(&self.signs)
     }
 
-    /// Takes in which of the values were found.
-    pub(super) fn learn(&mut self, asked: &[Row], present: &[bool]) {
+    /// Takes in which of the values, each of so many rows, were found.
+    pub(super) fn learn(&mut self, asked: &[Row], counts: &[usize], present: &[bool]) {
         self.signs.asked = asked.len();
         self.signs.found = present.iter().filter(|present| **present).count();
+        let rows = |only_found: bool| -> usize {
+            let counted = counts.iter().zip(present).filter(|(_, present)| **present || !only_found);
+            counted.map(|(count, _)| *count).sum()
+        };
+        self.signs.rows = score::count(rows(true)) / score::count(rows(false).max(1));
         let absent = asked.iter().zip(present).filter(|(_, present)| !**present);
         self.missing = absent
             .map(|(row, _)| row.iter().filter_map(text).collect::<Vec<_>>().join(", "))

@@ -1,10 +1,7 @@
 //! What is known of each table before anything is concluded: its shape, and a profile of each column's sampled values. Asks the
 //! target; judges nothing. Called by `mod.rs`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Work, score::Telling};
 use crate::{
@@ -24,6 +21,8 @@ const COLUMNS: usize = 200;
 pub(super) struct Profile {
     /// Distinct values in the order in which they were met; neither NULLs nor what is too long for a key.
     pub(super) values: Vec<Value>,
+    /// Rows of the sample with each of them.
+    pub(super) counts: Vec<usize>,
     /// Rows of the sample that have none.
     pub(super) nulls: usize,
     /// Whether equal values elsewhere say anything.
@@ -163,18 +162,27 @@ pub(super) async fn gather(target: &dyn Target, names: Vec<TableName>, work: &mu
 
 fn profile<'a>(values: impl Iterator<Item = &'a Value>) -> Profile {
     let mut nulls = 0;
-    let mut seen = BTreeSet::new();
-    let mut distinct = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut distinct, mut counts) = (Vec::new(), Vec::new());
     for value in values {
         match (value, text(value)) {
             (Value::Null, _) => nulls += 1,
-            (value, Some(text)) if distinct.len() < VALUES && seen.insert(text.clone()) => distinct.push(value.clone()),
-            _ => {}
+            (_, None) => {}
+            (value, Some(text)) => match places.get(&text) {
+                Some(&place) => counts[place] += 1,
+                None if distinct.len() < VALUES => {
+                    places.insert(text, distinct.len());
+                    distinct.push(value.clone());
+                    counts.push(1);
+                }
+                None => {}
+            },
         }
     }
     Profile {
         telling: telling(&distinct),
         values: distinct,
+        counts,
         nulls,
     }
 }
@@ -211,5 +219,6 @@ mod tests {
         values.extend(texts(&["x".repeat(SAMPLE_TEXT).as_str()]));
         let profile = profile(values.iter());
         assert_eq!((profile.nulls, profile.values.len()), (1, 2));
+        assert_eq!(profile.counts, [2, 1]);
     }
 }

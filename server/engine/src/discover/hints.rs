@@ -26,10 +26,11 @@ pub(super) fn polymorphic(tables: &[Table], table: &Table) -> Vec<(Vec<String>, 
             plain && other.class != TypeClass::Integer || django
         });
         let Some(partner) = partner else { continue };
-        let types: Vec<String> = table
+        let mut types: Vec<String> = table
             .profile(&partner.name)
             .map(|profile| profile.values.iter().filter_map(text).take(20).collect())
             .unwrap_or_default();
+        types.sort();
         let named: Vec<(&String, &Table)> = types
             .iter()
             .filter_map(|kind| Some((kind, named_table(tables, kind)?)))

@@ -25,6 +25,8 @@ pub(super) struct Signs {
     pub(super) asked: usize,
     /// Those that the parent has.
     pub(super) found: usize,
+    /// Share of the sampled rows whose value the parent has, 0 to 1: orphans of a small parent bring many values of few rows.
+    pub(super) rows: f64,
     /// Whether the parent's columns are its primary key rather than another unique one.
     pub(super) primary: bool,
     /// Whether both columns are of exactly the same type.
@@ -42,14 +44,15 @@ const NATURAL_KEY_LIMIT: f64 = 0.65;
 /// Looked-up values from which on their share is trusted.
 const ENOUGH: usize = 5;
 
-fn count(number: usize) -> f64 {
+/// A count as a number to reckon with.
+pub(super) fn count(number: usize) -> f64 {
     as_f64(u64::try_from(number).unwrap_or(u64::MAX))
 }
 
 /// Confidence in a relation, 0 to 1, in hundredths.
 pub(super) fn confidence(signs: &Signs) -> f64 {
     let name = signs.name;
-    let share = count(signs.found) / count(signs.asked.max(1));
+    let share = f64::midpoint(count(signs.found) / count(signs.asked.max(1)), signs.rows);
     let base = match signs.telling {
         Telling::Nothing => 0.7 * name,
         Telling::Strong if signs.found == 0 => {
@@ -97,6 +100,7 @@ mod tests {
         telling: Telling::Strong,
         asked: 100,
         found: 100,
+        rows: 1.0,
         primary: true,
         same_type: true,
         own_key: false,
@@ -105,16 +109,28 @@ mod tests {
 
     #[test]
     fn the_documented_examples() {
-        let weak = |name, found| Signs {
-            name,
-            telling: Telling::Weak,
+        let found = |signs: Signs, found: usize| Signs {
             found,
-            ..SURE
+            rows: count(found) / 100.0,
+            ..signs
+        };
+        let weak = |name, times| {
+            let telling = Telling::Weak;
+            found(Signs { name, telling, ..SURE }, times)
+        };
+        let nothing = Signs {
+            telling: Telling::Nothing,
+            asked: 0,
+            ..found(SURE, 0)
+        };
+        let with_sentinel = Signs {
+            sentinel: true,
+            ..weak(1.0, 99)
         };
         for (signs, expected) in [
             (SURE, 0.94),
-            (Signs { found: 50, ..SURE }, 0.85),
-            (Signs { found: 0, ..SURE }, 0.35),
+            (found(SURE, 50), 0.85),
+            (found(SURE, 0), 0.35),
             (Signs { name: 0.0, ..SURE }, 0.85),
             (Signs { name: 0.75, ..SURE }, 0.91),
             (weak(1.0, 100), 0.95),
@@ -124,21 +140,14 @@ mod tests {
             (weak(0.0, 100), 0.0),
             (
                 Signs {
-                    telling: Telling::Nothing,
-                    asked: 0,
-                    found: 0,
-                    ..SURE
+                    rows: 0.9,
+                    ..weak(1.0, 30)
                 },
-                0.7,
+                0.81,
             ),
+            (nothing, 0.7),
             (Signs { primary: false, ..SURE }, 0.65),
-            (
-                Signs {
-                    sentinel: true,
-                    ..weak(1.0, 99)
-                },
-                0.8,
-            ),
+            (with_sentinel, 0.8),
         ] {
             assert!(
                 (confidence(&signs) - expected).abs() < 1e-9,
@@ -158,6 +167,7 @@ mod tests {
                         name,
                         telling,
                         found,
+                        rows: count(found) / 100.0,
                         ..SURE
                     });
                     assert!((0.0..=1.0).contains(&now) && now >= last, "{name} {telling:?} {found}");

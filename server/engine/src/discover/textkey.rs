@@ -98,6 +98,7 @@ async fn try_prefix(
     let present = target.present(&parent.schema, std::slice::from_ref(&key.name), &asked).await;
     let present = work.tolerate(present, || format!("no values could be looked up in {}", parent.name))?;
     Ok(present.map(|present| Signs {
+        rows: score::count(present.iter().filter(|present| **present).count()) / score::count(asked.len()),
         name: 1.0,
         telling: facts::telling(&asked.iter().flatten().cloned().collect::<Vec<_>>()),
         asked: asked.len(),
