@@ -220,7 +220,13 @@ pub async fn discover(target: &dyn Target, catalog: &Catalog, options: &Options)
     };
     let looking = target.bounded(work.left(options.statement_limit));
     let looking = looking.as_ref();
-    let names = looking.tables().await?;
+    let names = looking.tables().await;
+    let Some(names) = work.tolerate(names, || "the list of tables could not be read".to_owned())? else {
+        return Ok(Discovery {
+            warnings: work.warnings,
+            ..Discovery::default()
+        });
+    };
     let tables = facts::gather(looking, names, &mut work).await?;
     let is_there = |name: &&TableName| tables.iter().any(|table| is_called(&table.name, &table.schema.name, name));
     if let Some(unknown) = options.tables.iter().find(|name| !is_there(name)).filter(|_| !work.cut_short) {
