@@ -170,6 +170,8 @@ async fn lists_and_details_are_tables_or_one_json_object() {
         &["targets", "list"][..],
         &["operations", "list"],
         &["operations", "show", "a"],
+        &["discover"],
+        &["discover", "--toml"],
         &["plan", "a"],
         &["runs", "list"],
         &["runs", "show", RUN],
@@ -186,6 +188,20 @@ async fn lists_and_details_are_tables_or_one_json_object() {
     let more = dbkeep(address, &["runs", "list", "--limit", "3", "-o", "json"]).await;
     let more = &json_lines(&more)[0];
     assert_eq!((more["runs"].as_array().unwrap().len(), &more["more"]), (3, &true.into()));
+}
+
+#[tokio::test]
+async fn a_discovery_is_a_table_or_a_catalog_to_save() {
+    let address = serve(&Fake::new([])).await;
+    let table = text(&dbkeep(address, &["discover"]).await.stdout);
+    assert!(
+        table.contains("child (parent_id)") && table.contains("parent (id)") && table.contains("0.94"),
+        "{table}"
+    );
+    assert!(table.contains("discover --toml > catalog.toml"), "{table}");
+    let catalog = text(&dbkeep(address, &["discover", "--toml"]).await.stdout);
+    assert!(catalog.contains("\n[[operation]]\nname = \"orphaned_child\"\n"), "{catalog}");
+    assert!(catalog.contains("\n# [[operation]]\n# name = \"not_yet\"\n"), "{catalog}");
 }
 
 #[cfg(unix)]

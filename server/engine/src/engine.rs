@@ -9,6 +9,8 @@ mod limits;
 
 mod operations;
 
+mod discover;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;

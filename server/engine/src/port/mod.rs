@@ -2,11 +2,13 @@
 //! where tests need it, and one conformance suite that all of them pass.
 
 pub mod archive;
+pub mod explore;
 pub mod ladder;
 pub mod store;
 pub mod target;
 
 pub use archive::{Archive, ArchiveError, ChunkFile};
+pub use explore::{DeclaredKey, Explore, Repeats, Sample};
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
 pub use target::{

@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::explore::Explore;
 use crate::model::{
     Capability, ChildLink, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName, TableSchema,
     TargetStatus, Value,
@@ -289,7 +290,7 @@ pub trait Scratch: Send {
 
 /// A maintained database.
 #[async_trait]
-pub trait Target: Send + Sync {
+pub trait Target: Explore + Send + Sync {
     /// Product.
     fn engine(&self) -> EngineKind;
 

@@ -3,6 +3,7 @@
 
 mod batch;
 mod children;
+mod discover;
 mod error;
 mod introspect;
 mod journal;
@@ -50,6 +51,8 @@ const IDLE_CONNECTIONS: usize = 8;
 pub struct PostgresTarget {
     options: PgConnectOptions,
     idle: Arc<Idle>,
+    /// How long one statement may take; `None` for as long as it takes.
+    limit: Option<Duration>,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -84,6 +87,7 @@ impl PostgresTarget {
         Ok(Self {
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
+            limit: None,
         })
     }
 
@@ -91,6 +95,9 @@ impl PostgresTarget {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
+            if let Some(limit) = self.limit {
+                discover::arm(&mut connection, limit).await?;
+            }
             Ok(connection)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)

@@ -4,6 +4,7 @@
 
 mod batch;
 mod children;
+mod discover;
 mod error;
 mod introspect;
 mod journal;
@@ -43,6 +44,8 @@ const IDLE_CONNECTIONS: usize = 4;
 pub struct SqliteTarget {
     options: SqliteConnectOptions,
     idle: Arc<Idle>,
+    /// How long one use of a connection may take; `None` for as long as it takes.
+    limit: Option<Duration>,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -80,14 +83,19 @@ impl SqliteTarget {
         Ok(Self {
             options: options.disable_statement_logging(),
             idle: Arc::default(),
+            limit: None,
         })
     }
 
     async fn connection(&self) -> Result<SqliteConnection, TargetError> {
-        match self.idle.take() {
-            Some(connection) => Ok(connection),
-            None => self.options.connect().await.map_err(error::opening),
+        let mut connection = match self.idle.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(error::opening)?,
+        };
+        if let Some(limit) = self.limit {
+            discover::arm(&mut connection, limit).await?;
         }
+        Ok(connection)
     }
 }
 
