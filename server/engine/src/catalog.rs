@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use crate::rule::{Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, expired, orphan};
+use crate::rule::{Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, cycle, duplicate, expired, orphan};
 
 /// A catalog was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +128,8 @@ impl Source<'_> {
         let kind = match settings.kind.as_str() {
             "orphan" => self.read::<orphan::Settings>(own)?.try_into().map(RuleKind::Orphan),
             "expired" => self.read::<expired::Settings>(own)?.try_into().map(RuleKind::Expired),
+            "duplicate" => self.read::<duplicate::Settings>(own)?.try_into().map(RuleKind::Duplicate),
+            "cycle" => self.read::<cycle::Settings>(own)?.try_into().map(RuleKind::Cycle),
             other => {
                 let known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
                 return Err(self.refuse(

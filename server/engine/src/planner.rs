@@ -1,6 +1,8 @@
 //! The planner: catalog rules and the target's schema become selections, and selections become an exact plan. The live run
 //! takes its selections from here too, so that a dry run and a run cannot differ.
 
+mod sets;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
@@ -91,6 +93,12 @@ async fn select(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Selection
         };
         // By the resolved name: `t` and `public.t` may be one table.
         let conditions = earlier.entry(table.name.clone()).or_default();
+        let condition = sets::after(condition, conditions).map_err(|expected| PlanError::Mismatch {
+            origin: step.rule.origin.clone(),
+            operation: step.operation.to_owned(),
+            rule: step.rule.name.clone(),
+            expected,
+        })?;
         steps.push(Selection {
             table: Arc::clone(table),
             matches: condition.clone(),

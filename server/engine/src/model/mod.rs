@@ -15,6 +15,6 @@ pub use event::{Event, EventBody, Progress, Throttle};
 pub use plan::{Finding, FindingLevel, Plan, PlanId, PlanStep, SampleRow};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
-pub use selection::{Condition, Selection, TimeEncoding};
+pub use selection::{Condition, Order, Selection, TimeEncoding};
 pub use target::{Capability, EngineKind, TargetStatus};
 pub use value::{Row, RowKey, Value};

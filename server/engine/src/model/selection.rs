@@ -43,6 +43,40 @@ pub enum Condition {
         /// Zone of a zone-less column (IANA name).
         zone: Option<String>,
     },
+    /// The columns are all non-NULL, and another row with equal values comes before this one in the order.
+    Duplicate {
+        /// Columns of the key.
+        columns: Vec<String>,
+        /// Which row of a key comes first; what this leaves open, the primary key decides.
+        order: Vec<Order>,
+        /// Rows that earlier steps take do not count: conditions that must not hold of either row.
+        among: Vec<Self>,
+    },
+    /// The row is an edge of a directed graph, and among those that go so that no cycle is left
+    /// ([`crate::rule::cycle::feedback`]). Cannot be asked of a row by itself, so that no later step may hang on it.
+    Cycle {
+        /// Columns that name the node which the edge leaves.
+        from: Vec<String>,
+        /// Columns that name the node which it enters, pairwise with `from`.
+        to: Vec<String>,
+    },
+}
+
+/// A part of the order in which rows of one key stand. NULL is always the oldest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The column.
+    pub column: String,
+    /// Whether the largest value comes first.
+    pub newest_first: bool,
+}
+
+impl Condition {
+    /// Whether a row goes because of other rows of its table that stay, so that it must be listed together with them.
+    #[must_use]
+    pub fn is_about_sets(&self) -> bool {
+        matches!(self, Self::Duplicate { .. } | Self::Cycle { .. })
+    }
 }
 
 /// The rows of one table that a step takes: those that match, less those that earlier steps of the plan take.

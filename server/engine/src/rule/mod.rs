@@ -4,6 +4,8 @@
 //! [`Condition`]; it knows no SQL. To add one: a file here, a variant of [`RuleKind`], a line in [`KINDS`], a page in
 //! `docs/rules/`; the compiler points at the rest.
 
+pub mod cycle;
+pub mod duplicate;
 pub mod expired;
 pub mod orphan;
 
@@ -24,7 +26,7 @@ pub struct KindInfo {
 }
 
 /// Every rule kind.
-pub const KINDS: &[KindInfo] = &[orphan::INFO, expired::INFO];
+pub const KINDS: &[KindInfo] = &[orphan::INFO, expired::INFO, duplicate::INFO, cycle::INFO];
 
 /// How much harm an operation could do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,6 +87,10 @@ pub enum RuleKind {
     Orphan(orphan::Orphan),
     /// Rows older than a retention.
     Expired(expired::Expired),
+    /// All rows of a key but one.
+    Duplicate(duplicate::Duplicate),
+    /// Edges that close a cycle.
+    Cycle(cycle::Cycle),
 }
 
 /// One rule of an operation.
@@ -153,6 +159,8 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(_) => orphan::INFO.name,
             RuleKind::Expired(_) => expired::INFO.name,
+            RuleKind::Duplicate(_) => duplicate::INFO.name,
+            RuleKind::Cycle(_) => cycle::INFO.name,
         }
     }
 
@@ -162,6 +170,8 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => orphan.describe(&self.table),
             RuleKind::Expired(expired) => expired.describe(&self.table),
+            RuleKind::Duplicate(duplicate) => duplicate.describe(&self.table),
+            RuleKind::Cycle(cycle) => cycle.describe(&self.table),
         }
     }
 
@@ -170,7 +180,7 @@ impl Rule {
     pub fn tables(&self) -> Vec<&TableName> {
         match &self.kind {
             RuleKind::Orphan(orphan) => vec![&self.table, &orphan.parent],
-            RuleKind::Expired(_) => vec![&self.table],
+            RuleKind::Expired(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => vec![&self.table],
         }
     }
 
@@ -180,7 +190,7 @@ impl Rule {
     /// Where the retention reaches before the first representable date.
     pub fn horizon(&self, clock: Timestamp) -> Result<Option<Timestamp>, Mismatch> {
         match &self.kind {
-            RuleKind::Orphan(_) => Ok(None),
+            RuleKind::Orphan(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => Ok(None),
             RuleKind::Expired(expired) => expired.horizon(clock).map(Some),
         }
     }
@@ -193,6 +203,8 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => orphan.condition(&self.table, schemas),
             RuleKind::Expired(expired) => expired.condition(engine, &self.table, schemas, horizon),
+            RuleKind::Duplicate(duplicate) => duplicate.condition(&self.table, schemas),
+            RuleKind::Cycle(cycle) => cycle.condition(&self.table, schemas),
         }
     }
 
@@ -202,6 +214,7 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => orphan.findings(schemas),
             RuleKind::Expired(expired) => expired.findings(&self.table, schemas),
+            RuleKind::Duplicate(_) | RuleKind::Cycle(_) => Vec::new(),
         }
     }
 }
