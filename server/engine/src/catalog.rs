@@ -10,7 +10,13 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use crate::rule::{Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, cycle, duplicate, expired, orphan};
+use crate::{
+    model::{Literal, TableName},
+    rule::{
+        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, cycle, dangling_key,
+        duplicate, expired, filter, orphan,
+    },
+};
 
 /// A catalog was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,12 +51,74 @@ struct RuleSettings {
     name: String,
     kind: String,
     table: String,
-    action: Option<Action>,
+    action: Option<String>,
+    into: Option<String>,
+    stamp: Option<String>,
+    set: Option<BTreeMap<String, Literal>>,
+    nullify: Option<Vec<String>>,
+    #[serde(rename = "where")]
+    tests: Option<BTreeMap<String, Values>>,
+    strict: Option<bool>,
     max_fraction: Option<f64>,
 }
 
 /// Keys of a rule that belong to every kind; the others are the kind's own.
-const COMMON_KEYS: [&str; 5] = ["name", "kind", "table", "action", "max_fraction"];
+const COMMON_KEYS: [&str; 11] = [
+    "name",
+    "kind",
+    "table",
+    "action",
+    "into",
+    "stamp",
+    "set",
+    "nullify",
+    "where",
+    "strict",
+    "max_fraction",
+];
+
+impl RuleSettings {
+    /// The action, from the key of that name and the keys that belong to it.
+    fn action(&self) -> Result<Action, String> {
+        let name = self.action.as_deref().unwrap_or("delete");
+        let owners = [
+            ("into", "archive", self.into.is_some()),
+            ("stamp", "archive", self.stamp.is_some()),
+            ("set", "update", self.set.is_some()),
+            ("nullify", "nullify", self.nullify.is_some()),
+        ];
+        for (key, owner, given) in owners {
+            if given && owner != name {
+                return Err(format!(
+                    "{key} belongs to action \"{owner}\", the action is \"{name}\"; expected one or the other"
+                ));
+            }
+        }
+        match name {
+            "delete" => Ok(Action::Delete),
+            "archive" => match (&self.into, &self.stamp) {
+                (Some(into), Some(stamp)) => Ok(Action::Archive {
+                    into: TableName::parse(into),
+                    stamp_column: stamp.clone(),
+                }),
+                _ => Err("action \"archive\" needs into, a table, and stamp, its column for the time".to_owned()),
+            },
+            "update" => match &self.set {
+                Some(set) if !set.is_empty() => Ok(Action::Update {
+                    set: set.iter().map(|(column, value)| (column.clone(), value.clone())).collect(),
+                }),
+                _ => Err("action \"update\" sets nothing; expected set = { column = value }".to_owned()),
+            },
+            "nullify" => match &self.nullify {
+                Some(columns) if !columns.is_empty() => Ok(Action::Nullify {
+                    columns: columns.clone(),
+                }),
+                _ => Err("action \"nullify\" names no column; expected nullify = [\"column\"]".to_owned()),
+            },
+            other => Err(format!("action is {other:?}; expected one of {}", Action::NAMES.join(", "))),
+        }
+    }
+}
 
 /// One file while it is read: turns byte offsets into lines.
 struct Source<'a> {
@@ -121,8 +189,17 @@ impl Source<'_> {
         (Spanned::new(span.clone(), common), Spanned::new(span, own))
     }
 
-    fn rule(&self, table: Table<'_>) -> Result<Rule, CatalogError> {
+    fn rule(&self, mut table: Table<'_>) -> Result<Rule, CatalogError> {
         let start = table.span().start;
+        let mut declared = Vec::new();
+        for child in self.take_tables(&mut table, "child")? {
+            let start = child.span().start;
+            let child: children::Child = self
+                .read::<children::Settings>(child)?
+                .try_into()
+                .map_err(|problem: String| self.refuse(start, problem))?;
+            declared.push(child);
+        }
         let (common, own) = Self::split_rule(table);
         let settings: RuleSettings = self.read(common)?;
         let kind = match settings.kind.as_str() {
@@ -130,6 +207,11 @@ impl Source<'_> {
             "expired" => self.read::<expired::Settings>(own)?.try_into().map(RuleKind::Expired),
             "duplicate" => self.read::<duplicate::Settings>(own)?.try_into().map(RuleKind::Duplicate),
             "cycle" => self.read::<cycle::Settings>(own)?.try_into().map(RuleKind::Cycle),
+            "dangling_key" => self
+                .read::<dangling_key::Settings>(own)?
+                .try_into()
+                .map(RuleKind::DanglingKey),
+            "filter" => self.read::<filter::Settings>(own)?.try_into().map(RuleKind::Filter),
             other => {
                 let known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
                 return Err(self.refuse(
@@ -138,7 +220,16 @@ impl Source<'_> {
                 ));
             }
         };
-        let kind = kind.map_err(|problem| self.refuse(start, format!("rule {}: {problem}", settings.name)))?;
+        let named = |problem: String| self.refuse(start, format!("rule {}: {problem}", settings.name));
+        let kind = kind.map_err(named)?;
+        let action = settings.action().map_err(named)?;
+        let tests = column_tests("where", settings.tests.unwrap_or_default()).map_err(named)?;
+        if !declared.is_empty() && matches!(action, Action::Update { .. } | Action::Nullify { .. }) {
+            return Err(named(format!(
+                "declares children, but action \"{}\" takes no row away; expected children only where rows go",
+                action.name()
+            )));
+        }
         let max_fraction = settings.max_fraction.unwrap_or(Rule::DEFAULT_MAX_FRACTION);
         if !(max_fraction > 0.0 && max_fraction <= 1.0) {
             return Err(self.refuse(
@@ -158,8 +249,11 @@ impl Source<'_> {
         }
         Ok(Rule {
             name: settings.name,
-            table: crate::model::TableName::parse(&settings.table),
-            action: settings.action.unwrap_or_default(),
+            table: TableName::parse(&settings.table),
+            action,
+            tests,
+            children: declared,
+            strict: settings.strict,
             max_fraction,
             kind,
             origin: self.origin(start),
@@ -195,6 +289,7 @@ impl Source<'_> {
                     origin: rule.origin,
                 });
             }
+            self.check_conflicts(&settings.name, &checked, &rule)?;
             checked.push(rule);
         }
         Ok(Operation {
@@ -207,6 +302,37 @@ impl Source<'_> {
             rules: checked,
             origin: self.origin(start),
         })
+    }
+
+    /// Rules of one operation must not depend on one another's effects: the plan counts them side by side.
+    fn check_conflicts(&self, operation: &str, earlier: &[Rule], rule: &Rule) -> Result<(), CatalogError> {
+        let conflict = |other: &Rule, problem: String| CatalogError {
+            origin: rule.origin.clone(),
+            problem: format!(
+                "rules {} (line {}) and {} of operation {operation} conflict: {problem}",
+                other.name, other.origin.line, rule.name
+            ),
+        };
+        for other in earlier.iter().filter(|other| other.table == rule.table) {
+            if other.kind == rule.kind && other.tests == rule.tests {
+                return Err(conflict(
+                    other,
+                    format!("both select the same rows of {}; expected one of them", rule.table),
+                ));
+            }
+            for (column, _) in other.action.assignments() {
+                if rule.reads(&column) {
+                    return Err(conflict(
+                        other,
+                        format!("the first changes {column}, by which the second selects; expected the second one first"),
+                    ));
+                }
+                if rule.action.assignments().iter().any(|(second, _)| *second == column) {
+                    return Err(conflict(other, format!("both change {column}; expected one of them")));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_name(&self, what: &str, name: &str, offset: usize) -> Result<(), CatalogError> {
@@ -371,7 +497,7 @@ mod tests {
             (
                 rule.replace("expired", "expierd"),
                 "c.toml:6",
-                "expected one of orphan, expired",
+                "expected one of orphan, expired, dangling_key, filter",
             ),
             (format!("{rule}expiry = true\n[wrong]\n"), "c.toml:12", "unknown key `wrong`"),
             (

@@ -370,7 +370,7 @@ impl Engine {
             request.options,
             report,
         );
-        let mut tables = tables_of(schemas.iter().map(|selection| selection.table.as_ref()));
+        let mut tables = tables_of(schemas.iter().flat_map(planner::Step::tables));
         if request.options.dry_run {
             tables.clear();
             run.state = RunState::Succeeded;
@@ -422,7 +422,7 @@ impl Engine {
         name: &str,
         entry: &TargetEntry,
         request: &CleanupRequest,
-    ) -> Result<(Plan, Vec<crate::model::Selection>), EngineError> {
+    ) -> Result<(Plan, Vec<planner::Step>), EngineError> {
         let plan = self.plan_of_token(&request.plan_token).await?;
         let mismatch = |field, planned: &str, requested: &str| EngineError::PlanMismatch {
             plan: plan.id,
@@ -471,15 +471,18 @@ impl Engine {
             return Err(EngineError::SchemaChanged { plan: plan.id, tables });
         }
         for (step, (planned, now)) in plan.steps.iter().zip(&recount.steps).enumerate() {
-            let tolerance = self.context.settings.drift.tolerance(planned.row_count);
-            if planned.row_count.abs_diff(now.row_count) > tolerance {
-                return Err(EngineError::CountDrifted {
-                    step,
-                    rule: planned.rule.name.clone(),
-                    planned: planned.row_count,
-                    found: now.row_count,
-                    tolerance,
-                });
+            let selected = (planned.row_count, now.row_count);
+            for (planned_count, found) in [selected, (planned.along_count(), now.along_count())] {
+                let tolerance = self.context.settings.drift.tolerance(planned_count);
+                if planned_count.abs_diff(found) > tolerance {
+                    return Err(EngineError::CountDrifted {
+                        step,
+                        rule: planned.rule.name.clone(),
+                        planned: planned_count,
+                        found,
+                        tolerance,
+                    });
+                }
             }
         }
         if !request.options.dry_run

@@ -303,6 +303,7 @@ fn of_target(target: &str, error: &TargetError, said: String) -> Answer {
         | TargetErrorClass::Fenced
         | TargetErrorClass::Unsupported
         | TargetErrorClass::Sink
+        | TargetErrorClass::OverBudget
         | TargetErrorClass::Refused => Answer::unmet(ErrorReason::TargetRefused, target, said),
     };
     let answer = answer.with("target", target);

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use dbkeep_client::proto::{self, FindingLevel, RunKind, RunState, StepState};
+use dbkeep_client::proto::{self, ChildAction, FindingLevel, RunKind, RunState, StepState};
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::{
@@ -87,8 +87,13 @@ pub(crate) fn plan(plan: &proto::Plan, samples: usize, output: &Output) -> io::R
         step_detail(step, samples, output)?;
     }
     output.line(format_args!(
-        "\n{} of {}, severity {}; {}",
+        "\n{}{} of {}, severity {}; {}",
         output.paint(Tone::Strong, &rows(plan.row_count)),
+        if plan.along_row_count == 0 {
+            String::new()
+        } else {
+            format!(" and {} that hang on them", rows(plan.along_row_count))
+        },
         output.paint(Tone::Strong, &plan.target),
         json::severity(plan.severity()),
         if plan.capture_bytes == 0 {
@@ -126,6 +131,18 @@ fn step_detail(step: &proto::PlanStep, samples: usize, output: &Output) -> io::R
     ))?;
     if let Some(horizon) = &step.horizon {
         output.line(format_args!("  rows older than {}", instant(Some(horizon))))?;
+    }
+    for child in &step.children {
+        let what = match child.action() {
+            ChildAction::SetNull => "lose the row they name",
+            ChildAction::Delete | ChildAction::Unspecified => "go along",
+        };
+        output.line(format_args!(
+            "  {} of {} {what} ({})",
+            rows(child.row_count),
+            output.paint(Tone::Strong, &child.table),
+            child.constraint
+        ))?;
     }
     for finding in &step.findings {
         let (tone, word) = match finding.level() {
@@ -211,6 +228,24 @@ pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
     if !report.steps.is_empty() {
         output.line(table)?;
     }
+    for step in &report.steps {
+        for along in &step.along {
+            output.line(format_args!(
+                "step {}: {} of {} with them{}",
+                u64::from(step.index) + 1,
+                rows(along.rows_deleted + along.rows_nullified),
+                along.table,
+                if along.rows_nullified == 0 {
+                    String::new()
+                } else {
+                    format!(
+                        ", {} of which stay without the row they named",
+                        HumanCount(along.rows_nullified)
+                    )
+                }
+            ))?;
+        }
+    }
     for step in report.steps.iter().filter(|step| !step.message.is_empty()) {
         output.line(output.paint(Tone::Warn, &format!("step {}: {}", u64::from(step.index) + 1, step.message)))?;
     }
@@ -240,6 +275,9 @@ fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> String {
         return format!("{} would go; a dry run changes nothing", rows(report.rows_planned));
     }
     let mut text = format!("{} {}", rows(report.rows_affected), verb(run.kind()));
+    if report.rows_along > 0 {
+        text.push_str(&format!(", {} with them", rows(report.rows_along)));
+    }
     if report.rows_captured > 0 {
         text.push_str(&format!(", {} backed up", HumanBytes(report.captured_bytes)));
     }

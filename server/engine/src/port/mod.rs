@@ -8,6 +8,6 @@ pub mod target;
 pub use archive::{Archive, ArchiveError, ChunkFile};
 pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
 pub use target::{
-    BatchTransaction, Claim, Conflict, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target, TargetError,
-    TargetErrorClass, Window,
+    BatchTransaction, Captured, Claim, Conflict, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target,
+    TargetError, TargetErrorClass, Window,
 };

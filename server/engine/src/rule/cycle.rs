@@ -75,7 +75,7 @@ impl Cycle {
         )
     }
 
-    pub(super) fn condition(&self, table: &TableName, schemas: &Schemas) -> Result<Condition, Mismatch> {
+    pub(super) fn condition(&self, table: &TableName, schemas: &Schemas, among: Vec<Condition>) -> Result<Condition, Mismatch> {
         let schema = schema_of(schemas, table)?;
         for (from, to) in self.from.iter().zip(&self.to) {
             let (start, end) = (column_of(schema, from)?, column_of(schema, to)?);
@@ -90,6 +90,7 @@ impl Cycle {
         Ok(Condition::Cycle {
             from: self.from.clone(),
             to: self.to.clone(),
+            among,
         })
     }
 }

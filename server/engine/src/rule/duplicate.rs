@@ -2,6 +2,8 @@
 //! newest (or oldest) stays; a NULL time is the oldest; among equals the smallest primary key stays. A unique index proves
 //! nothing: it may be corrupt, which is how such duplicates come about.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{KindInfo, Mismatch, Schemas, column_of, schema_of};
@@ -82,7 +84,7 @@ impl Duplicate {
         )
     }
 
-    pub(super) fn condition(&self, table: &TableName, schemas: &Schemas) -> Result<Condition, Mismatch> {
+    pub(super) fn condition(&self, table: &TableName, schemas: &Schemas, among: Vec<Condition>) -> Result<Condition, Mismatch> {
         let schema = schema_of(schemas, table)?;
         for column in self.columns.iter().chain(&self.by) {
             column_of(schema, column)?;
@@ -92,9 +94,10 @@ impl Duplicate {
             newest_first: self.keep == Keep::Newest,
         });
         Ok(Condition::Duplicate {
+            table: Arc::clone(schema),
             columns: self.columns.clone(),
             order: order.collect(),
-            among: Vec::new(),
+            among,
         })
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{JournalEntry, RunState, Selection, StepState, StepTotals, TableSchema, Throttle},
+    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableSchema, Throttle},
     planner,
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
 };
@@ -56,7 +56,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     failpoint!("run-claimed");
 
     let mut out_of_time = false;
-    for (index, selection) in selections.steps.iter().enumerate() {
+    for (index, step) in selections.steps.iter().enumerate() {
         if matches!(
             attempt.ledger.report.steps[index].state,
             StepState::Succeeded | StepState::Partial | StepState::Failed
@@ -65,6 +65,12 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
+        if let RowAction::Archive { into, stamp_column } = &step.effect.action {
+            attempt
+                .target
+                .create_archive(&step.selection.table, into, stamp_column)
+                .await?;
+        }
         let done = totals
             .iter()
             .find(|totals| usize::try_from(totals.step) == Ok(index))
@@ -73,7 +79,9 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         let result = StepWork {
             attempt,
             index,
-            selection,
+            selection: &step.selection,
+            effect: &step.effect,
+            still: &step.still(),
             totals: done,
             reopened: false,
         }
@@ -242,6 +250,9 @@ struct StepWork<'a> {
     attempt: &'a mut Attempt,
     index: usize,
     selection: &'a Selection,
+    effect: &'a Effect,
+    /// Tables that nobody else may write to during a batch.
+    still: &'a [&'a TableSchema],
     /// What earlier attempts and the batches so far have done.
     totals: StepTotals,
     /// Whether the scan of this pass was opened again on the way, which may pass over rows.
@@ -255,6 +266,9 @@ impl StepWork<'_> {
         let mut slipping = 0;
         loop {
             let from_start = cursor.is_none();
+            if from_start {
+                self.totals.cursor.clear();
+            }
             let (matched, affected) = (self.totals.matched, self.totals.affected);
             self.reopened = false;
             if let Some(end) = self.pass(cursor.take()).await? {
@@ -330,13 +344,30 @@ impl StepWork<'_> {
                     .await?;
                 return Ok(Some(StepEnd::Partial(message)));
             }
-            let began = Instant::now();
-            let entry = self.batch(&target, &window, examined).await?;
-            let took = began.elapsed();
-            examined = 0;
-            self.note(&entry, took, &window).await?;
-            if !self.attempt.run.options.full_speed {
-                self.attempt.lease.rest(took).await?;
+            let mut parts = vec![window];
+            while let Some(mut part) = parts.pop() {
+                let began = Instant::now();
+                let entry = match self.batch(&target, &part, examined).await {
+                    // More rows hang on these than one transaction should take: half of them at a time.
+                    Err(Halt::Target(error)) if error.class == TargetErrorClass::OverBudget && part.keys.len() > 1 => {
+                        let rest = part.keys.split_off(part.keys.len() / 2);
+                        parts.push(Window {
+                            keys: rest,
+                            ..part.clone()
+                        });
+                        // A pass that resumes must not begin behind rows that the second half still holds.
+                        part.cursor.clone_from(&self.totals.cursor);
+                        parts.push(part);
+                        continue;
+                    }
+                    entry => entry?,
+                };
+                let took = began.elapsed();
+                examined = 0;
+                self.note(&entry, took, &part).await?;
+                if !self.attempt.run.options.full_speed {
+                    self.attempt.lease.rest(took).await?;
+                }
             }
             if scanning_since.elapsed() > SCAN_LIFETIME {
                 ahead = Ahead::open(target.as_ref(), self.selection, cursor.as_deref(), limit).await?;
@@ -351,11 +382,13 @@ impl StepWork<'_> {
         totals.examined += entry.examined;
         totals.matched += entry.matched;
         totals.affected += entry.affected;
+        Along::add(&mut totals.along, &entry.along);
         if let Some(chunk) = &entry.chunk {
             totals.captured += chunk.rows;
             totals.captured_bytes += chunk.bytes;
         }
         totals.step = entry.step;
+        totals.cursor.clone_from(&entry.cursor);
         self.attempt.ledger.take_totals(totals);
         let throttle = (!self.attempt.run.options.full_speed).then(|| Throttle {
             reason: "DUTY_CYCLE".to_owned(),
@@ -380,9 +413,12 @@ impl StepWork<'_> {
                 batch: self.totals.batches + 1,
                 pass: self.totals.pass,
                 selection: self.selection,
+                effect: self.effect,
+                still: self.still,
+                budget: self.attempt.run.options.batch_rows,
                 window,
                 examined,
-                capture: self.attempt.plan.steps[self.index].captured,
+                capture: self.attempt.run.options.capture || self.attempt.plan.steps[self.index].captured,
             };
             let error = match run_batch(target.as_ref(), &self.attempt.context.archive, &order).await {
                 Ok(entry) => return Ok(entry),

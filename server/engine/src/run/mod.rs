@@ -9,6 +9,7 @@
 mod attempt;
 pub mod batch;
 mod cleanup;
+mod family;
 mod feed;
 mod lease;
 mod ledger;

@@ -68,8 +68,11 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                 })
                 .await;
                 let problem = match read.map_err(|error| Halt::Fail(error.to_string()))? {
-                    Ok((header, rows)) => {
-                        let proven = scratch.prove(&header.layout(), rows).await?;
+                    Ok(sections) => {
+                        let mut proven = 0;
+                        for section in sections {
+                            proven += scratch.prove(&section.layout, section.rows).await?;
+                        }
                         let report = &mut attempt.ledger.report.steps[index];
                         report.rows_matched += chunk.rows;
                         report.rows_affected += proven;

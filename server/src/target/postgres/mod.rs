@@ -2,12 +2,14 @@
 //! another connection; `docs/adr/0002-postgres-batches.md` tells why.
 
 mod batch;
+mod children;
 mod error;
 mod introspect;
 mod journal;
 mod render;
 mod restore;
 mod scan;
+mod sets;
 
 use std::{
     str::FromStr,
@@ -17,7 +19,10 @@ use std::{
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
+    model::{
+        Capability, ChildLink, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus,
+        Value,
+    },
     port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
 };
 use sqlx::{
@@ -154,6 +159,21 @@ fn columns_of<'a>(
     Ok(columns)
 }
 
+/// What a plan needs to know, from the exact count and some rows.
+fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
+    let size = |value: &Value| match value {
+        Value::Text(text) => text.len() as u64 + 5,
+        _ => 1,
+    };
+    let bytes = samples.iter().flatten().map(size).sum::<u64>();
+    Survey {
+        row_count,
+        row_bytes: bytes / (samples.len() as u64).max(1),
+        samples,
+        sql,
+    }
+}
+
 #[async_trait]
 impl Target for PostgresTarget {
     fn engine(&self) -> EngineKind {
@@ -202,6 +222,10 @@ impl Target for PostgresTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        if selection.matches.is_about_sets() {
+            // Not to be used again: temporary tables and settings stay with it.
+            return sets::survey(&mut self.connect().await?, selection, samples).await;
+        }
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
         let from = render::from_where(selection)?;
@@ -225,23 +249,55 @@ impl Target for PostgresTarget {
         }
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
-        let bytes = rows
-            .iter()
-            .flatten()
-            .map(|value| {
-                if let Value::Text(text) = value {
-                    text.len() as u64 + 5
-                } else {
-                    1
-                }
+        Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
+    }
+
+    async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
+        let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
+        let sql = format!("EXPLAIN {}", sets::explain(selection)?);
+        connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
+        connection.execute("COMMIT").await.map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
+    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<u64>, TargetError> {
+        let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
+        let row = sqlx::query(AssertSqlSafe(children::counts(selection, links)?))
+            .persistent(false)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(error::statement)?;
+        connection.execute("COMMIT").await.map_err(error::statement)?;
+        self.idle.put(connection);
+        (0..links.len())
+            .map(|place| {
+                let count: i64 = row.try_get(place).map_err(error::statement)?;
+                Ok(u64::try_from(count).unwrap_or(0))
             })
-            .sum::<u64>();
-        Ok(Survey {
-            row_count: u64::try_from(count).unwrap_or(0),
-            row_bytes: bytes / (rows.len() as u64).max(1),
-            samples: rows,
-            sql,
-        })
+            .collect()
+    }
+
+    async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError> {
+        let mut connection = self.connection().await?;
+        // Without defaults, constraints and identity: a row is kept there as it was. The primary key keeps a row from being
+        // archived twice.
+        let columns = table
+            .captured_columns()
+            .map(|column| format!("{} {}", render::identifier(&column.name), column.type_name));
+        let key: Vec<String> = table.primary_key.iter().map(|name| render::identifier(name)).collect();
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} ({}, {} timestamptz NOT NULL, PRIMARY KEY ({}))",
+            render::table(into),
+            columns.collect::<Vec<_>>().join(", "),
+            render::identifier(stamp_column),
+            key.join(", ")
+        );
+        connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(())
     }
 
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
@@ -262,6 +318,9 @@ impl Target for PostgresTarget {
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+        if selection.matches.is_about_sets() {
+            return sets::scan(self.connect().await?, selection, limit).await;
+        }
         Ok(Box::new(
             scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
         ))
@@ -295,11 +354,16 @@ impl Target for PostgresTarget {
         Ok(entries)
     }
 
-    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
+    async fn begin_strict(
+        &self,
+        claim: Claim,
+        tables: &[&TableSchema],
+        still: &[&TableSchema],
+    ) -> Result<Box<dyn BatchTransaction>, TargetError> {
         let connection = self.connection().await?;
         let validator = self.connection().await?;
         Ok(Box::new(
-            batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables).await?,
+            batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables, still).await?,
         ))
     }
 

@@ -3,12 +3,14 @@
 //! cannot be adopted between its recheck and the commit.
 
 mod batch;
+mod children;
 mod error;
 mod introspect;
 mod journal;
 mod render;
 mod restore;
 mod scan;
+mod sets;
 
 use std::{
     str::FromStr,
@@ -18,7 +20,10 @@ use std::{
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
+    model::{
+        Capability, ChildLink, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus,
+        Value,
+    },
     port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
 };
 use sqlx::{
@@ -124,6 +129,22 @@ fn bind<'q>(query: Query<'q>, value: &Value) -> Query<'q> {
     }
 }
 
+/// What a plan needs to know, from the exact count and some rows.
+fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
+    let size = |value: &Value| match value {
+        Value::Null => 1,
+        Value::Integer(_) | Value::Real(_) => 9,
+        Value::Text(bytes) | Value::Blob(bytes) => bytes.len() as u64 + 5,
+    };
+    let bytes = samples.iter().flatten().map(size).sum::<u64>();
+    Survey {
+        row_count,
+        row_bytes: bytes / (samples.len() as u64).max(1),
+        samples,
+        sql,
+    }
+}
+
 #[async_trait]
 impl Target for SqliteTarget {
     fn engine(&self) -> EngineKind {
@@ -161,6 +182,9 @@ impl Target for SqliteTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        if selection.matches.is_about_sets() {
+            return sets::survey(self.options.connect().await.map_err(error::opening)?, selection, samples).await;
+        }
         let mut connection = self.connection().await?;
         let from = format!(
             "FROM {} AS t WHERE {}",
@@ -190,18 +214,62 @@ impl Target for SqliteTarget {
             }
         }
         self.idle.put(connection);
-        let size = |value: &Value| match value {
-            Value::Null => 1,
-            Value::Integer(_) | Value::Real(_) => 9,
-            Value::Text(bytes) | Value::Blob(bytes) => bytes.len() as u64 + 5,
-        };
-        let bytes = rows.iter().flatten().map(size).sum::<u64>();
-        Ok(Survey {
-            row_count: u64::try_from(count).unwrap_or(0),
-            row_bytes: bytes / (rows.len() as u64).max(1),
-            samples: rows,
-            sql,
-        })
+        Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
+    }
+
+    async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
+        let mut connection = self.connection().await?;
+        let sql = format!("EXPLAIN {}", sets::explain(selection)?);
+        sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_all(&mut connection)
+            .await
+            .map_err(statement)?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
+    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<u64>, TargetError> {
+        let mut connection = self.connection().await?;
+        let row = sqlx::query(AssertSqlSafe(children::counts(selection, links)?))
+            .persistent(false)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(statement)?;
+        self.idle.put(connection);
+        (0..links.len())
+            .map(|place| {
+                let count: i64 = row.try_get_unchecked(place).map_err(statement)?;
+                Ok(u64::try_from(count).unwrap_or(0))
+            })
+            .collect()
+    }
+
+    async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError> {
+        is_main(into)?;
+        let mut connection = self.connection().await?;
+        // Without defaults and constraints: a row is kept there as it was. The primary key keeps a row from being archived twice.
+        let columns = table.captured_columns().map(|column| {
+            format!(
+                "{}{}, ",
+                render::identifier(&column.name),
+                restore::declared(&column.type_name)
+            )
+        });
+        let key: Vec<String> = table.primary_key.iter().map(|name| render::identifier(name)).collect();
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} ({}{} TEXT NOT NULL, PRIMARY KEY ({}))",
+            render::table(into),
+            columns.collect::<String>(),
+            render::identifier(stamp_column),
+            key.join(", ")
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .map_err(statement)?;
+        self.idle.put(connection);
+        Ok(())
     }
 
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
@@ -220,6 +288,10 @@ impl Target for SqliteTarget {
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+        if selection.matches.is_about_sets() {
+            let connection = self.options.connect().await.map_err(error::opening)?;
+            return sets::scan(connection, selection, limit).await;
+        }
         let connection = self.connection().await?;
         Ok(Box::new(scan::WindowScan::open(
             connection,
@@ -258,7 +330,13 @@ impl Target for SqliteTarget {
         Ok(entries)
     }
 
-    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
+    async fn begin_strict(
+        &self,
+        claim: Claim,
+        tables: &[&TableSchema],
+        // Nobody else writes anything during a batch.
+        _still: &[&TableSchema],
+    ) -> Result<Box<dyn BatchTransaction>, TargetError> {
         let connection = self.connection().await?;
         Ok(Box::new(
             batch::SqliteBatch::begin(connection, Arc::clone(&self.idle), claim, tables).await?,

@@ -39,6 +39,9 @@ pub(crate) struct Run {
     pub(crate) plan: Option<String>,
     #[command(flatten)]
     pace: Pace,
+    /// Back up the rows of every operation, also of those that ask for no backup, so that the run can be undone.
+    #[arg(long)]
+    capture: bool,
     /// Do not ask before deleting; for scripts.
     #[arg(long, short, requires = "execute")]
     pub(crate) yes: bool,
@@ -100,6 +103,9 @@ impl Run {
         }
         if self.pace.full_speed {
             request = request.full_speed();
+        }
+        if self.capture {
+            request = request.capture();
         }
         let cleanup = session.client.cleanup();
         follow(session, proto::RunKind::Cleanup, until, cleanup.run(request)).await

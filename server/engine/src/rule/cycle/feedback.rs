@@ -12,8 +12,8 @@
 //! reduces to at most [`EXACT_NODES`] nodes (and the effort below lasts); beyond that it is a good one. It depends
 //! on the order of the edges and on nothing else: nodes are renumbered, nothing is hashed, nothing is random.
 //!
-//! Memory: at most [`BYTES_PER_EDGE`] for each edge, while the largest components are looked at; time grows with the edges but for
-//! the searches for witnesses, which go from both ends inside the stretch of the order between them.
+//! Memory: at most [`BYTES_PER_EDGE`] for each edge. Time grows with the edges, but for the searches for witnesses, which go from both
+//! ends inside the stretch of the order between them; only a large component in which everything hangs together makes them long.
 
 use super::{
     graph::{self, Adjacency, Edge, id},

@@ -29,10 +29,18 @@ pub(super) struct Effort(pub(super) u64);
 #[derive(Clone, Copy)]
 struct Link {
     weight: u64,
+    /// Whether some other cut is at least as good wherever this one would do.
+    never: bool,
     /// What to cut: a place in [`Kernel::cuts`].
     cut: u32,
     /// Highest number among the edges of that cut.
     last: u32,
+}
+
+impl Link {
+    fn price(self) -> u64 {
+        if self.never { NEVER } else { self.weight }
+    }
 }
 
 enum Cut {
@@ -61,6 +69,7 @@ impl Kernel {
         for (number, edge) in edges {
             let link = Link {
                 weight: 1,
+                never: false,
                 cut: id(kernel.cuts.len()),
                 last: number,
             };
@@ -80,7 +89,8 @@ impl Kernel {
             Some(&other) => {
                 self.cuts.push(Cut::Both(other.cut, link.cut));
                 Link {
-                    weight: (other.weight + link.weight).min(NEVER),
+                    weight: other.weight + link.weight,
+                    never: other.never || link.never,
                     cut: id(self.cuts.len() - 1),
                     last: other.last.max(link.last),
                 }
@@ -105,7 +115,9 @@ impl Kernel {
             .into_iter()
             .filter_map(|from| self.remove(from, node).map(|link| (from, link)));
         let entering = entering.collect();
-        let leaving = after.into_iter().filter_map(|to| self.remove(node, to).map(|link| (to, link)));
+        let leaving = after
+            .into_iter()
+            .filter_map(|to| self.remove(node, to).map(|link| (to, link)));
         (entering, leaving.collect())
     }
 
@@ -113,11 +125,11 @@ impl Kernel {
         let links = self.into[node as usize]
             .iter()
             .filter_map(|from| self.out[*from as usize].get(&node));
-        links.map(|link| link.weight).sum()
+        links.map(|link| link.price()).sum()
     }
 
     fn weight_out(&self, node: u32) -> u64 {
-        self.out[node as usize].values().map(|link| link.weight).sum()
+        self.out[node as usize].values().map(|link| link.price()).sum()
     }
 
     /// Reduces until nothing more can be.
@@ -133,7 +145,7 @@ impl Kernel {
                     let (before, after) = self.take_node(node);
                     if let (Some(&(from, first)), Some(&(to, second))) = (before.first(), after.first()) {
                         // The cheaper of the two, and of equal ones that which comes last.
-                        let later = (second.weight, u32::MAX - second.last) < (first.weight, u32::MAX - first.last);
+                        let later = (second.price(), u32::MAX - second.last) < (first.price(), u32::MAX - first.last);
                         self.add(from, to, if later { second } else { first });
                     }
                 }
@@ -159,8 +171,8 @@ impl Kernel {
     fn dominate_out(&mut self, node: u32) {
         let weight = self.weight_in(node);
         for (to, link) in &mut self.out[node as usize] {
-            if link.weight >= weight && link.weight < NEVER {
-                link.weight = NEVER;
+            if !link.never && link.weight >= weight {
+                link.never = true;
                 self.work.insert(*to);
             }
         }
@@ -170,10 +182,10 @@ impl Kernel {
         let weight = self.weight_out(node);
         for from in self.into[node as usize].clone() {
             if let Some(link) = self.out[from as usize].get_mut(&node)
+                && !link.never
                 && link.weight >= weight
-                && link.weight < NEVER
             {
-                link.weight = NEVER;
+                link.never = true;
                 self.work.insert(from);
             }
         }
@@ -190,18 +202,20 @@ impl Kernel {
             for (number, node) in alive.iter().enumerate() {
                 place.insert(*node, id(number));
             }
+            let cost = (alive.len() as u64) << alive.len().min(63);
+            let exactly = alive.len() <= EXACT_NODES && cost <= effort.0;
             let mut arcs = Vec::new();
             for node in &alive {
                 for (to, link) in &self.out[*node as usize] {
                     // A component stays one while it is reduced, so that both ends of a link are alive.
                     if let (Some(&from), Some(&to)) = (place.get(node), place.get(to)) {
-                        let weight = link.weight;
+                        // A search for a good order is only misled by prices that nobody pays.
+                        let weight = if exactly { link.price() } else { link.weight };
                         arcs.push(Arc { from, to, weight });
                     }
                 }
             }
-            let cost = (alive.len() as u64) << alive.len().min(63);
-            let position = if alive.len() <= EXACT_NODES && cost <= effort.0 {
+            let position = if exactly {
                 effort.0 -= cost;
                 exact(alive.len(), &arcs)
             } else {
