@@ -32,10 +32,10 @@ pub struct KindInfo {
 pub const KINDS: &[KindInfo] = &[
     orphan::INFO,
     expired::INFO,
-    duplicate::INFO,
-    cycle::INFO,
     dangling_key::INFO,
     filter::INFO,
+    duplicate::INFO,
+    cycle::INFO,
 ];
 
 /// How much harm an operation could do.
