@@ -59,6 +59,7 @@
 mod backups;
 mod cleanup;
 mod connect;
+mod decisions;
 mod error;
 mod retry;
 mod runs;
@@ -72,6 +73,7 @@ pub use crate::{
     backups::{BackupDetail, BackupQuery, Backups, VerifyRequest},
     cleanup::{Cleanup, OperationQuery, PlanRequest, RunRequest},
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},
+    decisions::{DecisionQuery, Decisions},
     error::{Error, FieldViolation},
     retry::RetryPolicy,
     runs::{RunQuery, Runs, UndoRequest},

@@ -218,3 +218,50 @@ async fn ctrl_c_detaches_and_leaves_the_run_at_work() {
     assert!(stderr.contains(&format!("dbkeep runs cancel {RUN}")), "{stderr}");
     assert!(!fake.calls().iter().any(|call| matches!(call, Call::Cancel { .. })));
 }
+
+#[tokio::test]
+async fn a_report_is_a_page_figures_or_tables() {
+    let events = || vec![state(1, RunState::Running), progress(2), state(3, RunState::Succeeded)];
+    let fake = Fake::new([Stream(events()), Stream(events()), Stream(events()), Stream(events())]);
+    fake.set_run(|run| {
+        run.set_state(RunState::Succeeded);
+        run.last_sequence = 3;
+    });
+    let address = serve(&fake).await;
+    let page = dbkeep(address, &["runs", "report", RUN, "--html"]).await;
+    assert_eq!(page.status.code(), Some(0), "{}", text(&page.stderr));
+    let html = text(&page.stdout);
+    assert!(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>"), "{html}");
+    assert!(html.contains(RUN) && html.contains("Sampled: 1 progress event,"), "{html}");
+
+    let folder = std::env::temp_dir().join(format!("dbkeep-report-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("report.html");
+    let written = dbkeep(address, &["runs", "report", RUN, "--html", &file.display().to_string()]).await;
+    assert_eq!(written.status.code(), Some(0), "{}", text(&written.stderr));
+    assert!(written.stdout.is_empty());
+    assert!(std::fs::read_to_string(&file).unwrap().contains("</html>"));
+    let nowhere = folder.join("missing").join("report.html");
+    let figures = dbkeep(address, &["runs", "report", RUN, "--json"]).await;
+    let lines = json_lines(&figures);
+    assert_eq!(lines[0]["report"]["course"]["progress_count"], 1);
+    assert_eq!(lines[0]["report"]["run"]["id"], RUN);
+    let refused = dbkeep(address, &["runs", "report", RUN, "--html", &nowhere.display().to_string()]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("missing"), "{}", text(&refused.stderr));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_report_on_a_run_at_work_does_not_wait_for_its_end() {
+    let events = vec![state(1, RunState::Running), progress(2), crate::fake::Step::Hang];
+    let fake = Fake::new([Stream(events)]);
+    fake.set_run(|run| {
+        run.set_state(RunState::Running);
+        run.last_sequence = 2;
+    });
+    let output = dbkeep(serve(&fake).await, &["runs", "report", RUN]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.contains(&format!("dbkeep runs watch {RUN}")), "{stdout}");
+}

@@ -130,41 +130,31 @@ async fn introspect(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Schem
 }
 
 /// Whether the archive table can take the rows; it may be missing.
-async fn check_archive(target: &dyn Target, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), PlanError> {
-    let Some(archive) = target.introspect(into).await? else {
-        return Ok(());
-    };
-    let wrong = |problem: String| TargetError::new(TargetErrorClass::SchemaChanged, problem);
+fn check_archive(table: &TableSchema, archive: &TableSchema, stamp_column: &str) -> Result<(), Mismatch> {
+    let into = &archive.name;
     for column in table.captured_columns() {
         match archive.column(&column.name) {
             Some(found) if found.type_name == column.type_name && found.generated == Generated::No => {}
             Some(found) => {
-                return Err(wrong(format!(
+                return Err(Mismatch::new(format!(
                     "archive table {into} has {} of type {}; expected {} as in {}",
                     column.name, found.type_name, column.type_name, table.name
-                ))
-                .into());
+                )));
             }
             None => {
-                return Err(wrong(format!(
+                return Err(Mismatch::new(format!(
                     "archive table {into} has no column {}; expected those of {}",
                     column.name, table.name
-                ))
-                .into());
+                )));
             }
         }
     }
     let stamp = archive.column(stamp_column);
-    if !stamp.is_some_and(|column| {
-        matches!(
-            column.class,
-            TypeClass::Instant | TypeClass::CivilTime | TypeClass::Text | TypeClass::Other
-        )
-    }) {
-        return Err(wrong(format!(
-            "archive table {into} has no column {stamp_column} for a time; expected one"
-        ))
-        .into());
+    let holds_time = |column: &Column| !matches!(column.class, TypeClass::Integer | TypeClass::Real | TypeClass::Date);
+    if !stamp.is_some_and(holds_time) {
+        return Err(Mismatch::new(format!(
+            "archive table {into} has no column {stamp_column} for a time; expected a timestamp, or text on SQLite"
+        )));
     }
     let needed = |column: &&Column| column.generated == Generated::No && !column.nullable && column.name != stamp_column;
     if let Some(extra) = archive
@@ -173,11 +163,10 @@ async fn check_archive(target: &dyn Target, table: &TableSchema, into: &TableNam
         .filter(needed)
         .find(|column| table.column(&column.name).is_none())
     {
-        return Err(wrong(format!(
+        return Err(Mismatch::new(format!(
             "archive table {into} needs {}, which {} does not have; expected a column that may be NULL",
             extra.name, table.name
-        ))
-        .into());
+        )));
     }
     Ok(())
 }
@@ -211,7 +200,9 @@ async fn select(target: &dyn Target, rules: &[StepRule<'_>], purpose: Purpose) -
         let action = match &step.rule.action {
             Action::Delete => RowAction::Delete,
             Action::Archive { into, stamp_column } => {
-                check_archive(target, table, into, stamp_column).await?;
+                if let Some(archive) = target.introspect(into).await? {
+                    check_archive(table, &archive, stamp_column).map_err(|mismatch| step.mismatch(mismatch))?;
+                }
                 RowAction::Archive {
                     into: into.clone(),
                     stamp_column: stamp_column.clone(),
@@ -336,14 +327,14 @@ pub(crate) async fn plan(
                 rule,
                 horizon,
             });
-            captured.push(operation.backup);
+            captured.push((operation.backup, operation.max_rows));
         }
     }
     let selections = select(target, &rules, Purpose::Count).await?;
     failpoint!("plan-selected");
     let mut steps = Vec::with_capacity(rules.len());
     let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
-    for ((step, selected), captured) in rules.iter().zip(&selections.steps).zip(captured) {
+    for ((step, selected), (captured, operation_max_rows)) in rules.iter().zip(&selections.steps).zip(captured) {
         let Step { selection, effect, .. } = selected;
         let mut findings = structural_findings(&selection.table, captured, effect.removes());
         for link in effect.acting() {
@@ -403,6 +394,7 @@ pub(crate) async fn plan(
             samples: samples.map(|row| SampleRow::new(columns(), row)).collect(),
             findings,
             selection_sql: survey.map(|survey| survey.sql).unwrap_or_default(),
+            operation_max_rows,
         });
     }
     let mut plan = Plan {
@@ -419,7 +411,11 @@ pub(crate) async fn plan(
         digest: String::new(),
         created_at: clock,
         expires_at: Timestamp::now().checked_add(settings.plan_lifetime).unwrap_or(Timestamp::MAX),
+        approvals_required: 0,
     };
+    if plan.severity == Severity::Critical {
+        plan.approvals_required = settings.approvals;
+    }
     plan.digest = plan.compute_digest();
     Ok((plan, selections))
 }

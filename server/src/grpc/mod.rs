@@ -11,6 +11,7 @@ mod convert;
 mod gate;
 mod page;
 pub mod policy;
+mod principal;
 mod runs;
 mod status;
 mod stream;

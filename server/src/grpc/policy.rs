@@ -72,6 +72,8 @@ pub const ROWS: &[Row] = &[
     looks("/dbkeep.v1.RunService/WatchRun"),
     acts("/dbkeep.v1.RunService/CancelRun"),
     acts("/dbkeep.v1.RunService/UndoRun"),
+    acts("/dbkeep.v1.RunService/ApproveRun"),
+    looks("/dbkeep.v1.RunService/ListDecisions"),
     looks("/dbkeep.v1.BackupService/ListBackups"),
     looks("/dbkeep.v1.BackupService/GetBackup"),
     acts("/dbkeep.v1.BackupService/VerifyBackup"),

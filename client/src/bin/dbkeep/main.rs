@@ -13,9 +13,12 @@ mod exit;
 mod failure;
 mod follow;
 mod json;
+mod next;
 mod output;
+mod principal;
 mod progress;
 mod prompt;
+mod report;
 mod session;
 mod table;
 
@@ -47,6 +50,9 @@ struct Global {
     /// Where the server listens: host:port or http://host:port.
     #[arg(long, global = true, env = "DBKEEP_ADDR", value_name = "ADDRESS", default_value = dbkeep_client::DEFAULT_ADDRESS)]
     addr: String,
+    /// Who calls; needed to approve a run [default: the name of the system's user].
+    #[arg(long, global = true, env = "DBKEEP_PRINCIPAL", value_name = "NAME")]
+    principal: Option<String>,
     /// What the answers look like; with json, every line on stdout is one JSON object.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -74,6 +80,9 @@ enum Command {
     /// Runs: look at them, follow them, stop them, take them back.
     #[command(subcommand)]
     Runs(cmd::runs::Runs),
+    /// Who asked for what, and what became of it.
+    #[command(subcommand)]
+    Decisions(cmd::decisions::Decisions),
     /// The rows that runs captured: look at them, prove them.
     #[command(subcommand)]
     Backups(cmd::backups::Backups),
@@ -97,13 +106,15 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         // Works without a server.
         return command.run(&mut Cli::command());
     }
-    let session = Session::connect(&cli.global.addr, cli.global.timeout.into(), output).await?;
+    let principal = cli.global.principal.or_else(principal::of_user);
+    let session = Session::connect(&cli.global.addr, principal, cli.global.timeout.into(), output).await?;
     match cli.command {
         Command::Targets(command) => command.run(&session).await,
         Command::Operations(command) => command.run(&session).await,
         Command::Plan(command) => command.run(&session).await,
         Command::Run(command) => command.run(&session).await,
         Command::Runs(command) => command.run(&session).await,
+        Command::Decisions(command) => command.run(&session).await,
         Command::Backups(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
@@ -162,8 +173,17 @@ mod tests {
             "dbkeep run --plan TOKEN --execute",
             "dbkeep runs list --target main --state failed --state interrupted --kind cleanup --operation a --since 2h --limit 3",
             "dbkeep runs show ID",
+            "dbkeep runs report ID",
+            "dbkeep runs report ID --json",
+            "dbkeep runs report ID --html",
+            "dbkeep runs report ID --html report.html",
+            "dbkeep run a --stop-on-failure",
             "dbkeep runs watch ID --after 7",
             "dbkeep runs cancel ID --reason because",
+            "dbkeep --principal bob runs approve ID",
+            "dbkeep runs approve ID --deny --reason because --principal bob",
+            "dbkeep run --plan TOKEN --execute --yes --phrase PHRASE --max-rows 10 --force",
+            "dbkeep decisions list --run ID --plan ID --outcome refused --limit 3",
             "dbkeep runs undo ID --yes --batch-size 10 --max-time 2h --full-speed --detach",
             "dbkeep backups list --target main --limit 1",
             "dbkeep backups show ID --max-chunks 5",
@@ -183,7 +203,11 @@ mod tests {
             "dbkeep run a --batch-size many",
             "dbkeep run a --max-time 30",
             "dbkeep run a --yes",
+            "dbkeep run a --phrase x",
+            "dbkeep run a --execute --max-rows many",
+            "dbkeep decisions list --outcome perhaps",
             "dbkeep runs list --state asleep",
+            "dbkeep runs report ID --html - --json",
             "dbkeep operations list --severity none",
             "dbkeep targets list --output xml",
         ] {

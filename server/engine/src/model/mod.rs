@@ -2,8 +2,11 @@
 //! module is needed to understand them.
 
 pub mod backup;
+mod confirmation;
+pub mod decision;
 pub mod event;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod selection;
@@ -11,8 +14,10 @@ pub mod target;
 pub mod value;
 
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
+pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Throttle};
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
+pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};

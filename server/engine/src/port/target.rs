@@ -284,7 +284,6 @@ pub trait BatchTransaction: Send {
 pub trait Scratch: Send {
     /// Restores rows into an empty copy of the table's columns, reads them back and compares. Returns the number of rows
     /// that came back exactly as they were captured.
-    /// Of rows with new values behind the old ones only the old ones count.
     async fn prove(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<u64, TargetError>;
 }
 

@@ -48,7 +48,7 @@ pub enum Severity {
     Medium,
     /// Needs a token, and captures every row.
     High,
-    /// Needs a token, a backup and the approval of a second person.
+    /// Needs a token, a backup, the plan's confirmation phrase, and the approval of another principal.
     Critical,
 }
 
@@ -267,6 +267,9 @@ pub struct Rule {
     pub strict: Option<bool>,
     /// Largest share of the table that may go, 0 to 1.
     pub max_fraction: f64,
+    /// Most rows that may go in one run; `None` for no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
     /// What it selects.
     pub kind: RuleKind,
     /// Where it is declared.
@@ -288,6 +291,9 @@ pub struct Operation {
     pub backup: bool,
     /// How long its author expects it to take, seconds.
     pub expected_seconds: Option<u64>,
+    /// Most rows that its rules may take together in one run; `None` for no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
     /// Its rules in order.
     pub rules: Vec<Rule>,
     /// Where it is declared.

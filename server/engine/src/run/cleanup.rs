@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    allowance,
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
 };
@@ -59,11 +60,17 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     for (index, step) in selections.steps.iter().enumerate() {
         if matches!(
             attempt.ledger.report.steps[index].state,
-            StepState::Succeeded | StepState::Partial | StepState::Failed
+            StepState::Succeeded | StepState::Partial | StepState::Failed | StepState::Skipped
         ) {
             continue;
         }
         attempt.boundary()?;
+        if attempt.run.options.stop_on_failure
+            && let Some(why) = attempt.ledger.report.stopped_by_failure(index)
+        {
+            attempt.ledger.skip_step(index, why).await?;
+            continue;
+        }
         attempt.ledger.begin_step(index).await?;
         if let RowAction::Archive { into, stamp_column } = &step.effect.action {
             attempt
@@ -125,15 +132,17 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
 fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
     let steps = &attempt.ledger.report.steps;
     let affected = attempt.ledger.report.total(|step| step.rows_affected);
-    let failed = steps.iter().filter(|step| step.state == StepState::Failed).count();
     let (state, reason) = if steps.iter().all(|step| step.state == StepState::Succeeded) {
         (RunState::Succeeded, format!("{affected} rows deleted"))
-    } else if failed == steps.len() {
+    } else if attempt.ledger.report.nothing_succeeded() {
         (
             RunState::Failed,
             format!(
-                "every step failed; the first: {}",
-                steps.first().map_or("", |step| step.message.as_str())
+                "no step succeeded; the first failure: {}",
+                steps
+                    .iter()
+                    .find(|step| step.state == StepState::Failed)
+                    .map_or("", |step| step.message.as_str())
             ),
         )
     } else if out_of_time {
@@ -206,10 +215,16 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Most rows that a step may take: what the plan counted and the drift that is tolerated.
+/// Most rows that a step may take.
 fn allowance(attempt: &Attempt, index: usize) -> u64 {
-    let planned = attempt.plan.steps[index].row_count;
-    planned.saturating_add(attempt.context.settings.drift.tolerance(planned))
+    let done = &attempt.ledger.report.steps;
+    allowance::of_step(
+        &attempt.plan,
+        index,
+        done,
+        attempt.context.settings.drift,
+        &attempt.run.options,
+    )
 }
 
 /// A scan that runs ahead of the batches by one window, on its own task and connection.
