@@ -13,8 +13,8 @@ use toml::{
 use crate::{
     model::{Literal, TableName},
     rule::{
-        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, dangling_key, expired,
-        filter, orphan,
+        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, cycle, dangling_key,
+        duplicate, expired, filter, orphan,
     },
 };
 
@@ -208,6 +208,8 @@ impl Source<'_> {
         let kind = match settings.kind.as_str() {
             "orphan" => self.read::<orphan::Settings>(own)?.try_into().map(RuleKind::Orphan),
             "expired" => self.read::<expired::Settings>(own)?.try_into().map(RuleKind::Expired),
+            "duplicate" => self.read::<duplicate::Settings>(own)?.try_into().map(RuleKind::Duplicate),
+            "cycle" => self.read::<cycle::Settings>(own)?.try_into().map(RuleKind::Cycle),
             "dangling_key" => self
                 .read::<dangling_key::Settings>(own)?
                 .try_into()

@@ -2,6 +2,7 @@
 //! takes its selections from here too, so that a dry run and a run cannot differ.
 
 mod children;
+mod sets;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -173,6 +174,7 @@ fn check_archive(table: &TableSchema, archive: &TableSchema, stamp_column: &str)
 async fn select(target: &dyn Target, rules: &[StepRule<'_>], purpose: Purpose) -> Result<Selections, PlanError> {
     let schemas = introspect(target, rules).await?;
     let mut gone: Vec<(TableName, Condition)> = Vec::new();
+    let mut sets = sets::Sets::default();
     let mut steps = Vec::with_capacity(rules.len());
     for step in rules {
         let mut condition = step
@@ -191,6 +193,8 @@ async fn select(target: &dyn Target, rules: &[StepRule<'_>], purpose: Purpose) -
             of_table.map(|(_, condition)| condition.clone()).collect()
         };
         let except = of_table(&table.name);
+        sets.check_order(table, &condition)
+            .map_err(|mismatch| step.mismatch(mismatch))?;
         let mut links = Vec::new();
         let mut findings = Vec::new();
         let action = match &step.rule.action {
@@ -215,7 +219,11 @@ async fn select(target: &dyn Target, rules: &[StepRule<'_>], purpose: Purpose) -
             for link in &mut links {
                 link.except = of_table(&link.child.name);
             }
-            gone.extend(children::taken(table, &condition, &except, &links));
+            sets.check(table, &condition, &links)
+                .map_err(|mismatch| step.mismatch(mismatch))?;
+            if !matches!(condition, Condition::Cycle { .. }) {
+                gone.extend(children::taken(table, &sets::among(&condition, &except), &except, &links));
+            }
         }
         let judged_by_parents = !condition.parents().is_empty();
         steps.push(Step {

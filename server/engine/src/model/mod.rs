@@ -20,6 +20,6 @@ pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleR
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
-pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, RowAction, Selection, TimeEncoding};
+pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};
 pub use target::{Capability, EngineKind, TargetStatus};
 pub use value::{Row, RowKey, Value};

@@ -5,7 +5,9 @@
 //! `docs/rules/`; the compiler points at the rest.
 
 pub mod children;
+pub mod cycle;
 pub mod dangling_key;
+pub mod duplicate;
 pub mod expired;
 pub mod filter;
 pub mod orphan;
@@ -27,7 +29,14 @@ pub struct KindInfo {
 }
 
 /// Every rule kind.
-pub const KINDS: &[KindInfo] = &[orphan::INFO, expired::INFO, dangling_key::INFO, filter::INFO];
+pub const KINDS: &[KindInfo] = &[
+    orphan::INFO,
+    expired::INFO,
+    dangling_key::INFO,
+    filter::INFO,
+    duplicate::INFO,
+    cycle::INFO,
+];
 
 /// How much harm an operation could do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -228,6 +237,10 @@ pub enum RuleKind {
     Orphan(orphan::Orphan),
     /// Rows older than a retention.
     Expired(expired::Expired),
+    /// All rows of a key but one.
+    Duplicate(duplicate::Duplicate),
+    /// Edges that close a cycle.
+    Cycle(cycle::Cycle),
     /// Rows whose text key names a missing row.
     DanglingKey(dangling_key::DanglingKey),
     /// Rows that meet a condition in SQL.
@@ -315,6 +328,8 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(_) => orphan::INFO.name,
             RuleKind::Expired(_) => expired::INFO.name,
+            RuleKind::Duplicate(_) => duplicate::INFO.name,
+            RuleKind::Cycle(_) => cycle::INFO.name,
             RuleKind::DanglingKey(_) => dangling_key::INFO.name,
             RuleKind::Filter(_) => filter::INFO.name,
         }
@@ -326,6 +341,8 @@ impl Rule {
         let mut text = match &self.kind {
             RuleKind::Orphan(orphan) => orphan.describe(&self.table),
             RuleKind::Expired(expired) => expired.describe(&self.table),
+            RuleKind::Duplicate(duplicate) => duplicate.describe(&self.table),
+            RuleKind::Cycle(cycle) => cycle.describe(&self.table),
             RuleKind::DanglingKey(dangling) => dangling.describe(&self.table),
             RuleKind::Filter(filter) => filter.describe(&self.table),
         };
@@ -360,7 +377,7 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => tables.push(&orphan.parent),
             RuleKind::DanglingKey(dangling) => tables.push(&dangling.parent),
-            RuleKind::Expired(_) | RuleKind::Filter(_) => {}
+            RuleKind::Expired(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => {}
         }
         for child in &self.children {
             tables.push(&child.table);
@@ -377,7 +394,7 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => orphan.horizon(clock),
             RuleKind::Expired(expired) => expired.horizon(clock).map(Some),
-            RuleKind::DanglingKey(_) | RuleKind::Filter(_) => Ok(None),
+            RuleKind::DanglingKey(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => Ok(None),
         }
     }
 
@@ -386,17 +403,21 @@ impl Rule {
     /// # Errors
     /// Where a column is missing or of a type that the kind cannot work with.
     pub fn condition(&self, engine: EngineKind, schemas: &Schemas, horizon: Option<Timestamp>) -> Result<Condition, Mismatch> {
+        let schema = schema_of(schemas, &self.table)?;
+        self.check_assignments(schema)?;
+        let mut tests = ColumnTest::all(&self.tests, schema)?;
+        tests.extend(self.action.changes());
         let condition = match &self.kind {
             RuleKind::Orphan(orphan) => orphan.condition(engine, &self.table, schemas, horizon)?,
             RuleKind::Expired(expired) => expired.condition(engine, &self.table, schemas, horizon)?,
+            // A row that fails a test neither goes nor keeps others from staying.
+            RuleKind::Duplicate(duplicate) => return duplicate.condition(&self.table, schemas, tests),
+            RuleKind::Cycle(cycle) => return cycle.condition(&self.table, schemas, tests),
             RuleKind::DanglingKey(dangling) => dangling.condition(engine, &self.table, schemas)?,
             RuleKind::Filter(filter) => filter.condition(engine, &self.table, schemas)?,
         };
-        let schema = schema_of(schemas, &self.table)?;
-        self.check_assignments(schema)?;
         let mut parts = vec![condition];
-        parts.extend(ColumnTest::all(&self.tests, schema)?);
-        parts.extend(self.action.changes());
+        parts.extend(tests);
         if parts.len() == 1 {
             Ok(parts.remove(0))
         } else {
@@ -440,6 +461,8 @@ impl Rule {
             RuleKind::Expired(expired) => expired.column == column || expired.fallback.as_deref() == Some(column),
             RuleKind::DanglingKey(dangling) => dangling.column == column,
             RuleKind::Filter(filter) => filter.names(column),
+            RuleKind::Duplicate(duplicate) => duplicate.columns.iter().chain(&duplicate.by).any(|name| name == column),
+            RuleKind::Cycle(cycle) => cycle.from.iter().chain(&cycle.to).any(|name| name == column),
         };
         by_kind || self.tests.iter().any(|test| test.column == column)
     }
@@ -450,7 +473,7 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => orphan.findings(schemas),
             RuleKind::Expired(expired) => expired.findings(&self.table, schemas),
-            RuleKind::DanglingKey(_) | RuleKind::Filter(_) => Vec::new(),
+            RuleKind::DanglingKey(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod journal;
 mod render;
 mod restore;
 mod scan;
+mod sets;
 
 use std::{
     str::FromStr,
@@ -165,6 +166,21 @@ fn columns_of<'a>(
     Ok(columns)
 }
 
+/// What a plan needs to know, from the exact count and some rows.
+fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
+    let size = |value: &Value| match value {
+        Value::Text(text) => text.len() as u64 + 5,
+        _ => 1,
+    };
+    let bytes = samples.iter().flatten().map(size).sum::<u64>();
+    Survey {
+        row_count,
+        row_bytes: bytes / (samples.len() as u64).max(1),
+        samples,
+        sql,
+    }
+}
+
 #[async_trait]
 impl Target for PostgresTarget {
     fn engine(&self) -> EngineKind {
@@ -213,6 +229,10 @@ impl Target for PostgresTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        if selection.matches.is_about_sets() {
+            // Not to be used again: temporary tables and settings stay with it.
+            return sets::survey(&mut self.connect().await?, selection, samples).await;
+        }
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
         let from = render::from_where(selection)?;
@@ -236,29 +256,13 @@ impl Target for PostgresTarget {
         }
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
-        let bytes = rows
-            .iter()
-            .flatten()
-            .map(|value| {
-                if let Value::Text(text) = value {
-                    text.len() as u64 + 5
-                } else {
-                    1
-                }
-            })
-            .sum::<u64>();
-        Ok(Survey {
-            row_count: u64::try_from(count).unwrap_or(0),
-            row_bytes: bytes / (rows.len() as u64).max(1),
-            samples: rows,
-            sql,
-        })
+        Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
     }
 
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
-        let sql = format!("EXPLAIN SELECT 1 {}", render::from_where(selection)?);
+        let sql = format!("EXPLAIN {}", sets::explain(selection)?);
         connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
@@ -321,6 +325,9 @@ impl Target for PostgresTarget {
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+        if selection.matches.is_about_sets() {
+            return sets::scan(self.connect().await?, selection, limit).await;
+        }
         Ok(Box::new(
             scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
         ))
