@@ -36,6 +36,10 @@ enum StepEnd {
 }
 
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    // No claim grants such a run; this is the last door before rows go.
+    if attempt.run.approvals.len() < usize::try_from(attempt.run.approvals_required).unwrap_or(usize::MAX) {
+        return Err(Halt::Fail("it was claimed without the approvals that it needs".to_owned()));
+    }
     attempt.target.claim(attempt.claim).await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     check_journal(attempt, &totals)?;
