@@ -2,10 +2,14 @@
 //! where tests need it, and one conformance suite that all of them pass.
 
 pub mod archive;
+pub mod files;
 pub mod store;
 pub mod target;
 
 pub use archive::{Archive, ArchiveError, ChunkFile};
+pub use files::{
+    FileRoot, FilesError, Left, PutBack, Sieve, Sifted, Taken, Trash, TrashTotals, TrashUsage, Trashed, TrashedFile, Visit, Walked,
+};
 pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
 pub use target::{
     BatchTransaction, Claim, Conflict, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target, TargetError,
