@@ -106,8 +106,16 @@ fn look(folder: &Path, name: &Path, found: &mut BTreeMap<PathBuf, String>) {
         }
         let path = folder.join(&below);
         let stat = fs::symlink_metadata(&path).expect("there");
-        let content = if stat.is_file() { fs::read(&path).expect("content") } else { Vec::new() };
-        let time = if stat.is_file() { (stat.mtime(), stat.mtime_nsec()) } else { (0, 0) };
+        let content = if stat.is_file() {
+            fs::read(&path).expect("content")
+        } else {
+            Vec::new()
+        };
+        let time = if stat.is_file() {
+            (stat.mtime(), stat.mtime_nsec())
+        } else {
+            (0, 0)
+        };
         found.insert(below.clone(), format!("{:o} {time:?} {}", stat.mode(), hex::encode(content)));
         if stat.is_dir() {
             look(folder, &below, found);
@@ -147,8 +155,14 @@ fn a_root_is_an_absolute_folder_and_no_link() {
         (at("missing"), "No such file"),
     ] {
         let said = unfit(&path).expect("must be refused");
-        assert!(said.contains(problem) && said.contains("expected the absolute path"), "{said}");
-        assert!(matches!(FolderRoot::open(&path, at("spill")), Err(FilesError::Unusable { .. })));
+        assert!(
+            said.contains(problem) && said.contains("expected the absolute path"),
+            "{said}"
+        );
+        assert!(matches!(
+            FolderRoot::open(&path, at("spill")),
+            Err(FilesError::Unusable { .. })
+        ));
     }
 }
 
@@ -158,7 +172,16 @@ fn a_walk_finds_regular_files_whatever_their_names_and_follows_nothing() {
     let outside = world.place.path().join("outside");
     fs::create_dir(&outside).expect("a folder");
     fs::write(outside.join("precious"), "x").expect("a file");
-    for name in ["a", "d/e/f/g", ".hidden", "\u{e9}t\u{e9}/\u{65e5}\u{672c}", "with space", "new\nline", "back\\slash", "-rf"] {
+    for name in [
+        "a",
+        "d/e/f/g",
+        ".hidden",
+        "\u{e9}t\u{e9}/\u{65e5}\u{672c}",
+        "with space",
+        "new\nline",
+        "back\\slash",
+        "-rf",
+    ] {
         world.file(name, "x");
     }
     world.file(OsStr::from_bytes(b"raw\xff\xfe/\x80"), "x");
@@ -212,7 +235,10 @@ fn other_mounts_and_unreadable_folders_are_told_and_left() {
     world.file("a", "x");
     world.file("m/b", "x");
     let mount = world.path("m");
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&mount).status();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "none"])
+        .arg(&mount)
+        .status();
     if mounted.is_ok_and(|status| status.success()) {
         fs::write(mount.join("c"), "x").expect("a file");
         let mut found = Vec::new();
@@ -238,7 +264,16 @@ fn other_mounts_and_unreadable_folders_are_told_and_left() {
 #[test]
 fn a_file_that_is_not_as_listed_stays() {
     let world = World::new();
-    for name in ["grown", "rewritten", "replaced", "linked", "gone", "turned", "moved/away", "same"] {
+    for name in [
+        "grown",
+        "rewritten",
+        "replaced",
+        "linked",
+        "gone",
+        "turned",
+        "moved/away",
+        "same",
+    ] {
         world.file(name, "12345");
     }
     let listed = world.entries();
@@ -257,9 +292,19 @@ fn a_file_that_is_not_as_listed_stays() {
     let (taken, totals) = world.clean(RunId::new(), &listed);
     assert_eq!(names(&taken.moved), BTreeSet::from(["same".to_owned()]));
     assert_eq!((taken.left.len(), totals.files, totals.bytes), (7, 1, 5));
-    let vanished: BTreeSet<String> = taken.left.iter().filter(|left| left.vanished).map(|left| left.path.to_string()).collect();
+    let vanished: BTreeSet<String> = taken
+        .left
+        .iter()
+        .filter(|left| left.vanished)
+        .map(|left| left.path.to_string())
+        .collect();
     assert_eq!(vanished, BTreeSet::from(["gone".to_owned(), "moved/away".to_owned()]));
-    for (name, content) in [("grown", "123456"), ("rewritten", "54321"), ("replaced", "12345"), ("elsewhere/away", "12345")] {
+    for (name, content) in [
+        ("grown", "123456"),
+        ("rewritten", "54321"),
+        ("replaced", "12345"),
+        ("elsewhere/away", "12345"),
+    ] {
         assert_eq!(fs::read_to_string(world.path(name)).expect(name), content);
     }
 }
@@ -301,7 +346,10 @@ fn an_undo_reports_conflicts_and_can_be_repeated() {
     fs::remove_dir(world.path("d")).expect("removed");
     symlink(world.place.path(), world.path("d")).expect("a link");
     let outcomes = world.undo(run);
-    assert!(matches!(&outcomes[0], PutBack::Conflict(why) if why.contains("has its name")), "{outcomes:?}");
+    assert!(
+        matches!(&outcomes[0], PutBack::Conflict(why) if why.contains("has its name")),
+        "{outcomes:?}"
+    );
     assert_eq!(outcomes[1], PutBack::Done);
     assert!(matches!(&outcomes[2], PutBack::Conflict(_)), "{outcomes:?}");
     assert_eq!(outcomes[3], PutBack::Done);
@@ -311,7 +359,10 @@ fn an_undo_reports_conflicts_and_can_be_repeated() {
     fs::remove_file(world.path("a")).expect("removed");
     fs::remove_file(world.path("d")).expect("removed");
     assert!(world.undo(run).iter().all(|outcome| *outcome == PutBack::Done));
-    assert!(world.undo(run).iter().all(|outcome| *outcome == PutBack::Done), "a second time changes nothing");
+    assert!(
+        world.undo(run).iter().all(|outcome| *outcome == PutBack::Done),
+        "a second time changes nothing"
+    );
     assert_eq!(world.list().len(), 4);
 }
 
@@ -325,7 +376,11 @@ fn damage_in_the_trash_is_found() {
     world.clean(run, &world.entries());
     let batch = world.path(format!(".dbkeep-trash/{run}/0/1"));
     assert_eq!(
-        fs::metadata(world.path(".dbkeep-trash")).expect("a trash").permissions().mode() & 0o777,
+        fs::metadata(world.path(".dbkeep-trash"))
+            .expect("a trash")
+            .permissions()
+            .mode()
+            & 0o777,
         0o700
     );
     fs::remove_file(batch.join("1")).expect("removed");
@@ -336,7 +391,13 @@ fn damage_in_the_trash_is_found() {
     let (problems, unnamed) = world.problems(run);
     assert_eq!((problems.len(), unnamed), (3, 2), "{problems:?}");
     let outcomes = world.undo(run);
-    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, PutBack::Damaged(_))).count(), 3);
+    assert_eq!(
+        outcomes
+            .iter()
+            .filter(|outcome| matches!(outcome, PutBack::Damaged(_)))
+            .count(),
+        3
+    );
     assert_eq!(outcomes[3], PutBack::Done);
 }
 
@@ -382,11 +443,25 @@ fn an_unsealed_batch_is_settled() {
     let mut second = world.root.trash(run, 0, 2).expect("a trash");
     assert_eq!(names(&second.unsealed()), BTreeSet::from(["a".to_owned(), "c".to_owned()]));
     assert_eq!(second.put_back(&[FilePath::new("c").expect("a name")]).expect("back"), 1);
-    assert_eq!(second.seal().expect("sealed"), TrashTotals { batches: 1, files: 1, bytes: 1 });
+    assert_eq!(
+        second.seal().expect("sealed"),
+        TrashTotals {
+            batches: 1,
+            files: 1,
+            bytes: 1
+        }
+    );
     let left = world.entries();
     assert_eq!(names(&left), BTreeSet::from(["b".to_owned(), "c".to_owned()]));
     second.take(&left).expect("taken");
-    assert_eq!(second.seal().expect("sealed"), TrashTotals { batches: 2, files: 3, bytes: 3 });
+    assert_eq!(
+        second.seal().expect("sealed"),
+        TrashTotals {
+            batches: 2,
+            files: 3,
+            bytes: 3
+        }
+    );
     assert_eq!(world.problems(run), (Vec::new(), 0));
     assert!(world.undo(run).iter().all(|outcome| *outcome == PutBack::Done));
     assert_eq!(world.tree(), before);
@@ -424,9 +499,15 @@ fn a_trash_that_is_a_link_is_refused() {
     let outside = world.place.path().join("outside");
     fs::create_dir(&outside).expect("a folder");
     symlink(&outside, world.path(".dbkeep-trash")).expect("a link");
-    let refused = world.root.trash(RunId::new(), 0, 1).and_then(|mut trash| trash.take(&world.entries()));
+    let refused = world
+        .root
+        .trash(RunId::new(), 0, 1)
+        .and_then(|mut trash| trash.take(&world.entries()));
     assert!(matches!(refused, Err(FilesError::Io { .. })), "{refused:?}");
-    assert_eq!((world.list().len(), fs::read_dir(&outside).expect("a folder").count()), (1, 0));
+    assert_eq!(
+        (world.list().len(), fs::read_dir(&outside).expect("a folder").count()),
+        (1, 0)
+    );
 }
 
 /// Whatever changes a file after the call is seen to be later.
@@ -470,10 +551,12 @@ fn swapping_a_folder_for_a_link_leads_nobody_out() {
     fill(&inside);
     let stop = AtomicBool::new(false);
     let (mut rounds, mut moved) = (0_u64, 0);
+    let until = Instant::now() + Duration::from_secs(seconds);
     std::thread::scope(|scope| {
         let swapper = scope.spawn(|| {
             let mut swaps = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
+            // Also where the other thread has failed meanwhile.
+            while !stop.load(Ordering::Relaxed) && Instant::now() < until + Duration::from_secs(1) {
                 fs::rename(&inside, &aside).expect("aside");
                 fs::rename(&link, &inside).expect("a link in its place");
                 fs::rename(&inside, &link).expect("the link away");
@@ -482,7 +565,6 @@ fn swapping_a_folder_for_a_link_leads_nobody_out() {
             }
             swaps
         });
-        let until = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < until {
             let (taken, _) = world.clean(RunId::new(), &world.entries());
             for file in &taken.moved {
@@ -495,17 +577,28 @@ fn swapping_a_folder_for_a_link_leads_nobody_out() {
                 && folder.is_dir()
             {
                 for number in 0..20 {
-                    let _ = File::options().create_new(true).write(true).open(inside.join(number.to_string()));
+                    let _ = File::options()
+                        .create_new(true)
+                        .write(true)
+                        .open(inside.join(number.to_string()));
                 }
             }
         }
         stop.store(true, Ordering::Relaxed);
-        println!("{} swaps, {rounds} rounds, {moved} files moved", swapper.join().expect("the swapper ends"));
+        println!(
+            "{} swaps, {rounds} rounds, {moved} files moved",
+            swapper.join().expect("the swapper ends")
+        );
     });
     assert!(moved > 0, "something was moved");
     for number in 0..20 {
         let path = outside.join(number.to_string());
-        assert_eq!(fs::read_to_string(&path).expect("nothing outside vanishes"), "precious", "{}", path.display());
+        assert_eq!(
+            fs::read_to_string(&path).expect("nothing outside vanishes"),
+            "precious",
+            "{}",
+            path.display()
+        );
     }
     assert_eq!(fs::read_dir(&outside).expect("a folder").count(), 20);
 }

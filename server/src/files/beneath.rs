@@ -107,7 +107,11 @@ impl Folder {
     /// Opens a file that dbkeep writes for itself, for reading and appending.
     pub(super) fn private_file(&self, name: &[u8], create: bool) -> Result<File, Errno> {
         let flags = OFlags::RDWR | OFlags::APPEND | if create { OFlags::CREATE } else { OFlags::empty() };
-        let mode = if create { Mode::from_raw_mode(PRIVATE_FILE) } else { Mode::empty() };
+        let mode = if create {
+            Mode::from_raw_mode(PRIVATE_FILE)
+        } else {
+            Mode::empty()
+        };
         self.open(name, flags, mode).map(File::from)
     }
 
@@ -138,7 +142,11 @@ impl Folder {
     }
 
     /// Calls `look` with every name but `.` and `..`, and what the folder says of its kind, until it says false.
-    pub(super) fn each(&self, mut look: impl FnMut(&[u8], FileType) -> Result<bool, FilesError>, shown: &str) -> Result<(), FilesError> {
+    pub(super) fn each(
+        &self,
+        mut look: impl FnMut(&[u8], FileType) -> Result<bool, FilesError>,
+        shown: &str,
+    ) -> Result<(), FilesError> {
         // A descriptor of its own: the position of this one belongs to whoever else reads the folder.
         let own = self.folder(b"").map_err(failed(shown))?;
         let mut buffer = Vec::with_capacity(64 << 10);
@@ -173,5 +181,7 @@ pub(super) fn entry(path: FilePath, found: &Statx) -> FileEntry {
 }
 
 fn instant(time: &StatxTimestamp) -> Nanoseconds {
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+    time.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(i64::from(time.tv_nsec))
 }

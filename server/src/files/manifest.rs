@@ -140,7 +140,6 @@ pub(super) struct Manifest {
     known: u64,
 }
 
-
 impl Manifest {
     /// Opens it, locks it, and makes it where that is asked for; `None` where it is missing.
     pub(super) fn open(folder: &Folder, shown: &str, create: bool) -> Result<Option<Self>, FilesError> {
@@ -166,7 +165,11 @@ impl Manifest {
             match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(()),
                 Err(Errno::WOULDBLOCK) if began.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_PAUSE),
-                Err(Errno::WOULDBLOCK) => return Err(FilesError::Busy { path: self.shown.clone() }),
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(FilesError::Busy {
+                        path: self.shown.clone(),
+                    });
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(failed(&self.shown)(errno)),
             }
@@ -177,7 +180,9 @@ impl Manifest {
     pub(super) fn try_lock(&self) -> Result<(), FilesError> {
         match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(()),
-            Err(Errno::WOULDBLOCK) => Err(FilesError::Busy { path: self.shown.clone() }),
+            Err(Errno::WOULDBLOCK) => Err(FilesError::Busy {
+                path: self.shown.clone(),
+            }),
             Err(errno) => Err(failed(&self.shown)(errno)),
         }
     }
@@ -197,7 +202,11 @@ impl Manifest {
     pub(super) fn know(&mut self, offset: u64) -> Result<(), FilesError> {
         let length = self.file.metadata().map_err(failed_io(&self.shown))?.len();
         if length > offset {
-            tracing::warn!(manifest = self.shown, bytes = length - offset, "cutting off a line that was never finished");
+            tracing::warn!(
+                manifest = self.shown,
+                bytes = length - offset,
+                "cutting off a line that was never finished"
+            );
             self.file
                 .set_len(offset)
                 .and_then(|()| self.file.sync_all())
@@ -280,7 +289,11 @@ mod tests {
         let (place, folder) = written(&LINES);
         let path = place.path().join("manifest");
         let whole = std::fs::read(&path).expect("text");
-        let last = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').expect("a line") + 1;
+        let last = whole[..whole.len() - 1]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .expect("a line")
+            + 1;
         for position in 0..last {
             let mut damaged = whole.clone();
             damaged[position] ^= 1;

@@ -62,7 +62,9 @@ fn measure(folder: &Folder, shown: &str, usage: &mut TrashUsage) -> Result<(), F
 
 /// The runs that have a trash beneath a root.
 pub(super) fn usage(root: &Folder, shown: &str) -> Result<Vec<TrashUsage>, FilesError> {
-    let Some(trash) = trash(root, shown)? else { return Ok(Vec::new()) };
+    let Some(trash) = trash(root, shown)? else {
+        return Ok(Vec::new());
+    };
     let mut found = Vec::new();
     for name in names(&trash, shown)? {
         let Some(run) = std::str::from_utf8(&name).ok().and_then(|name| name.parse::<RunId>().ok()) else {
@@ -112,7 +114,9 @@ pub(super) fn prune(root: &Folder, run: RunId, shown: &str) -> Result<TrashUsage
                 }
             }
             measure(&folder, shown, &mut usage)?;
-            trash.rename(name.as_bytes(), &trash, pruned.as_bytes()).map_err(failed(shown))?;
+            trash
+                .rename(name.as_bytes(), &trash, pruned.as_bytes())
+                .map_err(failed(shown))?;
             trash.sync().map_err(failed(shown))?;
             failpoint!("files-pruned");
         }

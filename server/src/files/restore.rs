@@ -64,7 +64,9 @@ impl Place {
 
     /// What is in the trash under a number.
     fn look(&mut self, wanted: &TrashedFile) -> Result<Option<FileEntry>, Errno> {
-        let Some(batch) = self.batch(wanted.batch)? else { return Ok(None) };
+        let Some(batch) = self.batch(wanted.batch)? else {
+            return Ok(None);
+        };
         match batch.regular(wanted.number.to_string().as_bytes(), wanted.file.path.clone()) {
             Err(Errno::NOENT) => Ok(None),
             found => found,

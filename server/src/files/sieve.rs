@@ -181,7 +181,11 @@ impl SpillSifted {
                 self.referenced += 1;
             }
         }
-        let orphans = entries.into_iter().flatten().filter(|(_, takeable)| *takeable).map(|(file, _)| file);
+        let orphans = entries
+            .into_iter()
+            .flatten()
+            .filter(|(_, takeable)| *takeable)
+            .map(|(file, _)| file);
         self.ready = orphans.collect::<Vec<_>>().into_iter();
         Ok(())
     }
@@ -269,12 +273,21 @@ mod tests {
         }
         for number in (0..10_000).step_by(3) {
             for _ in 0..2 {
-                sieve.name(&FilePath::new(format!("d/{number}")).expect("a name")).expect("taken");
+                sieve
+                    .name(&FilePath::new(format!("d/{number}")).expect("a name"))
+                    .expect("taken");
             }
         }
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a listing").count(), 0, "spill files have no name");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).expect("a listing").count(),
+            0,
+            "spill files have no name"
+        );
         let (found, referenced) = drain(sieve);
-        let expected: BTreeSet<String> = (0..5_000).filter(|n| n % 10 != 0 && n % 3 != 0).map(|n| format!("d/{n}")).collect();
+        let expected: BTreeSet<String> = (0..5_000)
+            .filter(|n| n % 10 != 0 && n % 3 != 0)
+            .map(|n| format!("d/{n}"))
+            .collect();
         assert_eq!(found, expected);
         assert_eq!(referenced, 5_000_u64.div_ceil(3), "those that are not takeable count as well");
     }

@@ -199,10 +199,9 @@ impl StepTrash {
         self.open_batch(batch)?;
         for (number, file) in self.state.files.clone() {
             let Some(folder) = &self.batch else { continue };
-            let found = folder.regular(&name(number), file.path.clone()).map_or_else(
-                |errno| if errno == Errno::NOENT { Ok(None) } else { Err(errno) },
-                Ok,
-            );
+            let found = folder
+                .regular(&name(number), file.path.clone())
+                .map_or_else(|errno| if errno == Errno::NOENT { Ok(None) } else { Err(errno) }, Ok);
             match found.map_err(failed(&self.shown))? {
                 Some(found) if is_moved(&file, &found) => {}
                 // Taken for another at the last instant, then the attempt ended.

@@ -45,12 +45,18 @@ pub(super) fn walk(root: &Folder, visit: &mut Visit<'_>) -> Result<Walked, Files
         let shown = String::from_utf8_lossy(&name).into_owned();
         folder.each(
             |entry, kind| {
-                let below = if name.is_empty() { entry.to_vec() } else { [&name, &b"/"[..], entry].concat() };
+                let below = if name.is_empty() {
+                    entry.to_vec()
+                } else {
+                    [&name, &b"/"[..], entry].concat()
+                };
                 match kind {
                     FileType::Directory if entry == TRASH => {}
                     FileType::Directory => pending.push(below),
                     FileType::RegularFile | FileType::Unknown => {
-                        let Some(path) = FilePath::new(below.as_slice()) else { return Ok(true) };
+                        let Some(path) = FilePath::new(below.as_slice()) else {
+                            return Ok(true);
+                        };
                         match folder.stat(entry) {
                             Ok(found) => match super::beneath::kind(&found) {
                                 FileType::RegularFile => {
