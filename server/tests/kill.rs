@@ -132,8 +132,14 @@ impl World {
         let chunks = self.chunks(run);
         let mut captured = Vec::new();
         for chunk in chunks.values() {
-            assert_eq!(chunk.columns, ["id", "parent_id", "note"]);
-            for row in &chunk.rows {
+            let [section] = chunk.sections.as_slice() else {
+                panic!("one table, one section")
+            };
+            assert_eq!(
+                (section.effect.as_str(), section.columns.join(" ").as_str()),
+                ("deleted", "id parent_id note")
+            );
+            for row in &section.rows {
                 let id = row[0].clone().expect("a key");
                 assert_eq!(
                     row[2].as_deref(),
@@ -157,7 +163,7 @@ impl World {
         assert!(unique.is_subset(&self.orphans), "nothing outside the plan is touched");
         let files: BTreeSet<String> = chunks
             .iter()
-            .map(|(file, chunk)| format!("{file} {} {}", chunk.rows.len(), chunk.sha256))
+            .map(|(file, chunk)| format!("{file} {} {}", rows_of(chunk), chunk.sha256))
             .collect();
         assert_eq!(files, self.journaled(run).await, "the chunks are those of the journal");
         assert_eq!(
@@ -319,6 +325,10 @@ async fn a_lost_commit_reply_on_sqlite() {
     commit_reply_lost("sqlite").await;
 }
 
+fn rows_of(chunk: &chunk::Chunk) -> usize {
+    chunk.sections.iter().map(|section| section.rows.len()).sum()
+}
+
 /// An undo that is killed between its chunks goes on, and puts no row back twice.
 async fn undo_killed(database: &str, point: &str) {
     let world = World::new(database).await;
@@ -392,7 +402,7 @@ async fn journal_lost(database: &str) {
     let ended = finish(&client, &run).await;
     assert_eq!(ended.state(), proto::RunState::Failed, "{}", ended.state_reason);
     assert!(ended.state_reason.contains("journal"), "{}", ended.state_reason);
-    let captured: usize = world.chunks(&run).values().map(|chunk| chunk.rows.len()).sum();
+    let captured: usize = world.chunks(&run).values().map(rows_of).sum();
     let left = ids(&world.db, "SELECT id FROM child").await;
     assert!(
         captured > 0 && captured + left.len() >= world.keys.len(),

@@ -88,6 +88,7 @@ impl Lab {
             columns,
             parent: self.schema(parent).await,
             parent_columns,
+            unfit: Vec::new(),
         };
         Selection {
             table: self.schema(child).await,
@@ -490,6 +491,7 @@ async fn a_claim_waits_for_the_open_batch_of_the_older_attempt() {
         examined: 0,
         matched: 2,
         affected: 2,
+        along: Vec::new(),
         conflicting: 0,
         chunk: None,
     };
@@ -1060,6 +1062,7 @@ async fn tables_of_other_schemas_with_odd_names() {
         columns: strings(&["select"]),
         parent,
         parent_columns: strings(&["the key"]),
+        unfit: Vec::new(),
     };
     let selection = Selection {
         table,

@@ -95,6 +95,7 @@ impl Lab {
             columns,
             parent: self.schema(parent).await,
             parent_columns,
+            unfit: Vec::new(),
         };
         Selection {
             table: self.schema(child).await,

@@ -10,7 +10,13 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use crate::rule::{Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, expired, orphan};
+use crate::{
+    model::{Literal, TableName},
+    rule::{
+        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, dangling_key, expired,
+        filter, orphan, orphan_files, temp_files,
+    },
+};
 
 /// A catalog was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,13 +50,75 @@ struct OperationSettings {
 struct RuleSettings {
     name: String,
     kind: String,
-    table: String,
-    action: Option<Action>,
+    table: Option<String>,
+    action: Option<String>,
+    into: Option<String>,
+    stamp: Option<String>,
+    set: Option<BTreeMap<String, Literal>>,
+    nullify: Option<Vec<String>>,
+    #[serde(rename = "where")]
+    tests: Option<BTreeMap<String, Values>>,
+    strict: Option<bool>,
     max_fraction: Option<f64>,
 }
 
 /// Keys of a rule that belong to every kind; the others are the kind's own.
-const COMMON_KEYS: [&str; 5] = ["name", "kind", "table", "action", "max_fraction"];
+const COMMON_KEYS: [&str; 11] = [
+    "name",
+    "kind",
+    "table",
+    "action",
+    "into",
+    "stamp",
+    "set",
+    "nullify",
+    "where",
+    "strict",
+    "max_fraction",
+];
+
+impl RuleSettings {
+    /// The action, from the key of that name and the keys that belong to it.
+    fn action(&self) -> Result<Action, String> {
+        let name = self.action.as_deref().unwrap_or("delete");
+        let owners = [
+            ("into", "archive", self.into.is_some()),
+            ("stamp", "archive", self.stamp.is_some()),
+            ("set", "update", self.set.is_some()),
+            ("nullify", "nullify", self.nullify.is_some()),
+        ];
+        for (key, owner, given) in owners {
+            if given && owner != name {
+                return Err(format!(
+                    "{key} belongs to action \"{owner}\", the action is \"{name}\"; expected one or the other"
+                ));
+            }
+        }
+        match name {
+            "delete" => Ok(Action::Delete),
+            "archive" => match (&self.into, &self.stamp) {
+                (Some(into), Some(stamp)) => Ok(Action::Archive {
+                    into: TableName::parse(into),
+                    stamp_column: stamp.clone(),
+                }),
+                _ => Err("action \"archive\" needs into, a table, and stamp, its column for the time".to_owned()),
+            },
+            "update" => match &self.set {
+                Some(set) if !set.is_empty() => Ok(Action::Update {
+                    set: set.iter().map(|(column, value)| (column.clone(), value.clone())).collect(),
+                }),
+                _ => Err("action \"update\" sets nothing; expected set = { column = value }".to_owned()),
+            },
+            "nullify" => match &self.nullify {
+                Some(columns) if !columns.is_empty() => Ok(Action::Nullify {
+                    columns: columns.clone(),
+                }),
+                _ => Err("action \"nullify\" names no column; expected nullify = [\"column\"]".to_owned()),
+            },
+            other => Err(format!("action is {other:?}; expected one of {}", Action::NAMES.join(", "))),
+        }
+    }
+}
 
 /// One file while it is read: turns byte offsets into lines.
 struct Source<'a> {
@@ -121,13 +189,32 @@ impl Source<'_> {
         (Spanned::new(span.clone(), common), Spanned::new(span, own))
     }
 
-    fn rule(&self, table: Table<'_>) -> Result<Rule, CatalogError> {
+    fn rule(&self, mut table: Table<'_>) -> Result<Rule, CatalogError> {
         let start = table.span().start;
+        let mut declared = Vec::new();
+        for child in self.take_tables(&mut table, "child")? {
+            let start = child.span().start;
+            let child: children::Child = self
+                .read::<children::Settings>(child)?
+                .try_into()
+                .map_err(|problem: String| self.refuse(start, problem))?;
+            declared.push(child);
+        }
         let (common, own) = Self::split_rule(table);
         let settings: RuleSettings = self.read(common)?;
         let kind = match settings.kind.as_str() {
             "orphan" => self.read::<orphan::Settings>(own)?.try_into().map(RuleKind::Orphan),
             "expired" => self.read::<expired::Settings>(own)?.try_into().map(RuleKind::Expired),
+            "dangling_key" => self
+                .read::<dangling_key::Settings>(own)?
+                .try_into()
+                .map(RuleKind::DanglingKey),
+            "filter" => self.read::<filter::Settings>(own)?.try_into().map(RuleKind::Filter),
+            "temp_files" => self.read::<temp_files::Settings>(own)?.try_into().map(RuleKind::TempFiles),
+            "orphan_files" => self
+                .read::<orphan_files::Settings>(own)?
+                .try_into()
+                .map(RuleKind::OrphanFiles),
             other => {
                 let known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
                 return Err(self.refuse(
@@ -136,7 +223,16 @@ impl Source<'_> {
                 ));
             }
         };
-        let kind = kind.map_err(|problem| self.refuse(start, format!("rule {}: {problem}", settings.name)))?;
+        let named = |problem: String| self.refuse(start, format!("rule {}: {problem}", settings.name));
+        let kind = kind.map_err(named)?;
+        let action = settings.action().map_err(named)?;
+        let tests = column_tests("where", settings.tests.unwrap_or_default()).map_err(named)?;
+        if !declared.is_empty() && matches!(action, Action::Update { .. } | Action::Nullify { .. }) {
+            return Err(named(format!(
+                "declares children, but action \"{}\" takes no row away; expected children only where rows go",
+                action.name()
+            )));
+        }
         let max_fraction = settings.max_fraction.unwrap_or(Rule::DEFAULT_MAX_FRACTION);
         if !(max_fraction > 0.0 && max_fraction <= 1.0) {
             return Err(self.refuse(
@@ -148,20 +244,29 @@ impl Source<'_> {
             ));
         }
         self.check_name("rule", &settings.name, start)?;
-        if settings.table.is_empty() {
-            return Err(self.refuse(
-                start,
-                format!("rule {}: table is empty; expected the name of a table", settings.name),
-            ));
-        }
-        Ok(Rule {
+        let mut rule = Rule {
             name: settings.name,
-            table: crate::model::TableName::parse(&settings.table),
-            action: settings.action.unwrap_or_default(),
+            table: TableName::parse(settings.table.as_deref().unwrap_or_default()),
+            action,
+            tests,
+            children: declared,
+            strict: settings.strict,
             max_fraction,
             kind,
             origin: self.origin(start),
-        })
+        };
+        let refused = |rule: &Rule, problem: &str| self.refuse(start, format!("rule {}: {problem}", rule.name));
+        if let Some(root) = rule.root() {
+            let rows_only = !rule.tests.is_empty() || !rule.children.is_empty() || rule.strict.is_some();
+            if settings.table.is_some() || rows_only || rule.action != Action::Delete {
+                let problem = "selects files; expected root, and no table, where, child, strict or action";
+                return Err(refused(&rule, problem));
+            }
+            rule.table = Rule::table_of_root(root);
+        } else if rule.table.name.is_empty() {
+            return Err(refused(&rule, "table is missing or empty; expected the name of a table"));
+        }
+        Ok(rule)
     }
 
     fn operation(&self, mut table: Table<'_>) -> Result<Operation, CatalogError> {
@@ -193,6 +298,7 @@ impl Source<'_> {
                     origin: rule.origin,
                 });
             }
+            self.check_conflicts(&settings.name, &checked, &rule)?;
             checked.push(rule);
         }
         Ok(Operation {
@@ -205,6 +311,37 @@ impl Source<'_> {
             rules: checked,
             origin: self.origin(start),
         })
+    }
+
+    /// Rules of one operation must not depend on one another's effects: the plan counts them side by side.
+    fn check_conflicts(&self, operation: &str, earlier: &[Rule], rule: &Rule) -> Result<(), CatalogError> {
+        let conflict = |other: &Rule, problem: String| CatalogError {
+            origin: rule.origin.clone(),
+            problem: format!(
+                "rules {} (line {}) and {} of operation {operation} conflict: {problem}",
+                other.name, other.origin.line, rule.name
+            ),
+        };
+        for other in earlier.iter().filter(|other| other.table == rule.table) {
+            if other.kind == rule.kind && other.tests == rule.tests {
+                return Err(conflict(
+                    other,
+                    format!("both select the same rows of {}; expected one of them", rule.table),
+                ));
+            }
+            for (column, _) in other.action.assignments() {
+                if rule.reads(&column) {
+                    return Err(conflict(
+                        other,
+                        format!("the first changes {column}, by which the second selects; expected the second one first"),
+                    ));
+                }
+                if rule.action.assignments().iter().any(|(second, _)| *second == column) {
+                    return Err(conflict(other, format!("both change {column}; expected one of them")));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_name(&self, what: &str, name: &str, offset: usize) -> Result<(), CatalogError> {
@@ -369,13 +506,107 @@ mod tests {
             (
                 rule.replace("expired", "expierd"),
                 "c.toml:6",
-                "expected one of orphan, expired",
+                "expected one of orphan, expired, dangling_key, filter, temp_files, orphan_files",
             ),
             (format!("{rule}expiry = true\n[wrong]\n"), "c.toml:12", "unknown key `wrong`"),
             (
                 "expected_time = \"soon\"\n".to_owned() + rule + "expiry = true\n",
                 "c.toml:1",
                 "expected_time is \"soon\"",
+            ),
+        ];
+        for (rest, place, problem) in cases {
+            let message = refusal(&rest);
+            assert!(
+                message.starts_with(place) && message.contains(problem),
+                "{rest}\n=> {message}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_file_rules() {
+        let text = format!(
+            "{HEAD}[[operation.rule]]\nname = \"a\"\nkind = \"temp_files\"\nroot = \"temp\"\nage = \"PT24H\"\n\
+             [[operation.rule]]\nname = \"b\"\nkind = \"orphan_files\"\nroot = \"uploads\"\nglob = \"img/**\"\n\
+             references = [{{ table = \"app.users\", column = \"avatar\", prefix = \"/uploads/\" }}]\n"
+        );
+        let catalog = Catalog::parse("c.toml", &text).expect("a catalog");
+        let rules = &catalog.operations()[0].rules;
+        assert_eq!(
+            (rules[0].table.to_string().as_str(), rules[0].root()),
+            ("files:temp", Some("temp"))
+        );
+        assert_eq!(
+            rules[0].describe(),
+            "files of root temp like **/* that were last written more than PT24H ago"
+        );
+        assert_eq!(
+            rules[1].describe(),
+            "files of root uploads like img/**, older than PT24H, that none of app.users.avatar refers to"
+        );
+    }
+
+    #[test]
+    fn refuses_file_rules_with_line_and_expectation() {
+        let temp = "[[operation.rule]]\nname = \"b\"\nkind = \"temp_files\"\nroot = \"t\"\n";
+        let orphan = "[[operation.rule]]\nname = \"b\"\nkind = \"orphan_files\"\nroot = \"t\"\n";
+        let cases = [
+            (
+                format!("{temp}age = \"PT0S\"\n"),
+                "c.toml:6",
+                "age is \"PT0S\"; expected a positive",
+            ),
+            (
+                format!("{temp}age = \"old\"\n"),
+                "c.toml:6",
+                "expected a positive ISO 8601 duration",
+            ),
+            (temp.to_owned(), "c.toml:6", "missing field `age`"),
+            (
+                format!("{temp}age = \"P1D\"\nglob = \"../*\"\n"),
+                "c.toml:6",
+                "leaves the root; expected a pattern",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\nglob = \"/tmp/*\"\n"),
+                "c.toml:6",
+                "leaves the root; expected a pattern",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\ntable = \"x\"\n"),
+                "c.toml:6",
+                "expected root, and no table",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\nwhere = {{ a = 1 }}\n"),
+                "c.toml:6",
+                "expected root, and no table",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\nmin_age = \"P1D\"\n"),
+                "c.toml:11",
+                "unknown field `min_age`",
+            ),
+            (
+                format!("{orphan}references = []\n"),
+                "c.toml:6",
+                "expected the columns that refer to files",
+            ),
+            (
+                format!("{orphan}references = [{{ table = \"x\", colum = \"y\" }}]\n"),
+                "c.toml:10",
+                "unknown field `colum`",
+            ),
+            (
+                format!("{orphan}references = [{{ table = \"x\", column = \"y\" }}, {{ table = \"x\", column = \"y\" }}]\n"),
+                "c.toml:6",
+                "twice",
+            ),
+            (
+                "[[operation.rule]]\nname = \"b\"\nkind = \"expired\"\ncolumn = \"c\"\nexpiry = true\n".to_owned(),
+                "c.toml:6",
+                "expected the name of a table",
             ),
         ];
         for (rest, place, problem) in cases {

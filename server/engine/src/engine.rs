@@ -1,6 +1,8 @@
 //! The engine's front: what the gRPC services, and nobody else, call. Every act that takes long is a run, carried out by the
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 
+mod files;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
@@ -17,7 +19,7 @@ use crate::{
         TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
-    port::{Archive, CreateRun, Created, RunFilter, Store, Target},
+    port::{Archive, CreateRun, Created, Roots, RunFilter, Store, Target},
     rule::{Operation, Severity},
     run::{Feeds, Supervisor, WatchItem, tables_of},
 };
@@ -84,6 +86,8 @@ pub struct TargetEntry {
     pub target: Arc<dyn Target>,
     /// Its operations.
     pub catalog: Arc<Catalog>,
+    /// Folders whose files its rules may take.
+    pub roots: Arc<Roots>,
 }
 
 /// What attempts and requests share.
@@ -232,10 +236,13 @@ impl Engine {
     /// `CatalogMismatch` with file, line and what was expected.
     pub async fn check_catalogs(&self) -> Result<(), EngineError> {
         for (name, entry) in &self.context.targets {
-            match planner::check(entry.target.as_ref(), entry.catalog.operations()).await {
+            match planner::check(entry.target.as_ref(), &entry.roots, entry.catalog.operations()).await {
                 Ok(()) => {}
                 Err(PlanError::Target(error)) => {
                     tracing::warn!(target = name, %error, "catalog not checked against the target's schema")
+                }
+                Err(PlanError::Files(error)) => {
+                    tracing::warn!(target = name, %error, "catalog not checked against the target's roots")
                 }
                 Err(mismatch) => return Err(plan_error(name)(mismatch)),
             }
@@ -276,6 +283,7 @@ impl Engine {
         let (plan, _) = planner::plan(
             name,
             entry.target.as_ref(),
+            &entry.roots,
             &operations,
             &self.context.settings,
             expected,
@@ -331,6 +339,7 @@ impl Engine {
             let (plan, selections) = planner::plan(
                 name,
                 entry.target.as_ref(),
+                &entry.roots,
                 &operations,
                 &self.context.settings,
                 expected,
@@ -370,7 +379,7 @@ impl Engine {
             request.options,
             report,
         );
-        let mut tables = tables_of(schemas.iter().map(|selection| selection.table.as_ref()));
+        let mut tables = tables_of(schemas.iter().flat_map(planner::Step::tables));
         if request.options.dry_run {
             tables.clear();
             run.state = RunState::Succeeded;
@@ -422,7 +431,7 @@ impl Engine {
         name: &str,
         entry: &TargetEntry,
         request: &CleanupRequest,
-    ) -> Result<(Plan, Vec<crate::model::Selection>), EngineError> {
+    ) -> Result<(Plan, Vec<planner::Step>), EngineError> {
         let plan = self.plan_of_token(&request.plan_token).await?;
         let mismatch = |field, planned: &str, requested: &str| EngineError::PlanMismatch {
             plan: plan.id,
@@ -447,9 +456,12 @@ impl Engine {
             });
         }
         let operations = self.operations(name, &plan.operations)?;
-        let declared = operations
-            .iter()
-            .flat_map(|operation| operation.rules.iter().map(|rule| (operation.backup, rule)));
+        let declared = operations.iter().flat_map(|operation| {
+            operation
+                .rules
+                .iter()
+                .map(|rule| (operation.backup || rule.root().is_some(), rule))
+        });
         if !declared.eq(plan.steps.iter().map(|step| (step.captured, &step.rule))) {
             return Err(mismatch("catalog", "the rules of then", "the rules of now"));
         }
@@ -459,6 +471,7 @@ impl Engine {
         let (recount, selections) = planner::plan(
             name,
             entry.target.as_ref(),
+            &entry.roots,
             &operations,
             &self.context.settings,
             |_, _, _| None,
@@ -471,15 +484,18 @@ impl Engine {
             return Err(EngineError::SchemaChanged { plan: plan.id, tables });
         }
         for (step, (planned, now)) in plan.steps.iter().zip(&recount.steps).enumerate() {
-            let tolerance = self.context.settings.drift.tolerance(planned.row_count);
-            if planned.row_count.abs_diff(now.row_count) > tolerance {
-                return Err(EngineError::CountDrifted {
-                    step,
-                    rule: planned.rule.name.clone(),
-                    planned: planned.row_count,
-                    found: now.row_count,
-                    tolerance,
-                });
+            let selected = (planned.row_count, now.row_count);
+            for (planned_count, found) in [selected, (planned.along_count(), now.along_count())] {
+                let tolerance = self.context.settings.drift.tolerance(planned_count);
+                if planned_count.abs_diff(found) > tolerance {
+                    return Err(EngineError::CountDrifted {
+                        step,
+                        rule: planned.rule.name.clone(),
+                        planned: planned_count,
+                        found,
+                        tolerance,
+                    });
+                }
             }
         }
         if !request.options.dry_run
@@ -882,6 +898,10 @@ fn digest_of(parts: &[&str]) -> String {
 fn plan_error(target: &str) -> impl Fn(PlanError) -> EngineError + '_ {
     move |error| match error {
         PlanError::Target(source) => EngineError::Target {
+            target: target.to_owned(),
+            source,
+        },
+        PlanError::Files(source) => EngineError::Files {
             target: target.to_owned(),
             source,
         },

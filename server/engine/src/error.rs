@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     model::{Finding, PlanId, RunId, RunState},
-    port::{StoreError, TargetError},
+    port::{FilesError, StoreError, TargetError},
     rule::{Origin, Severity},
 };
 
@@ -177,6 +177,14 @@ pub enum EngineError {
         target: String,
         /// What it said.
         source: TargetError,
+    },
+    /// A root of the target failed.
+    #[error("target {target}: {source}")]
+    Files {
+        /// The target.
+        target: String,
+        /// What it said.
+        source: FilesError,
     },
     /// The control store failed.
     #[error(transparent)]

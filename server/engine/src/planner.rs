@@ -1,19 +1,23 @@
 //! The planner: catalog rules and the target's schema become selections, and selections become an exact plan. The live run
 //! takes its selections from here too, so that a dry run and a run cannot differ.
 
+mod children;
+pub(crate) mod files;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     engine::Settings,
     failpoint,
     model::{
-        Condition, Finding, FindingLevel, OnDelete, Plan, PlanId, PlanStep, SampleRow, Selection, TableKind, TableName,
-        TableSchema,
+        ChildAction, ChildLink, Column, Condition, Effect, Finding, FindingLevel, Generated, Plan, PlanChild, PlanId, PlanStep,
+        RowAction, SampleRow, Selection, TableKind, TableName, TableSchema, TypeClass,
     },
-    port::{Target, TargetError, TargetErrorClass},
-    rule::{Operation, Origin, Rule, Schemas, Severity},
+    port::{FilesError, Roots, Target, TargetError, TargetErrorClass},
+    rule::{Action, Mismatch, Operation, Origin, Rule, Schemas, Severity},
 };
 
 /// Sample rows of a step.
@@ -41,102 +45,297 @@ pub enum PlanError {
     /// The target failed.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// A root failed.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+}
+
+impl From<files::GatherError> for PlanError {
+    fn from(error: files::GatherError) -> Self {
+        match error {
+            files::GatherError::Target(error) => Self::Target(error),
+            files::GatherError::Files(error) => Self::Files(error),
+        }
+    }
+}
+
+/// One step, ready to be counted or executed.
+pub(crate) struct Step {
+    pub(crate) selection: Selection,
+    pub(crate) effect: Effect,
+    /// The files that it takes, where it takes files; the selection is then of no row.
+    pub(crate) files: Option<files::FileSelection>,
+    /// Whether nobody else may write to the parents during a batch.
+    strict: bool,
+    /// What is wrong with the links to its children.
+    findings: Vec<Finding>,
+}
+
+impl Step {
+    /// Tables that nobody else may write to during a batch.
+    pub(crate) fn still(&self) -> Vec<&TableSchema> {
+        if self.strict {
+            self.selection.matches.parents().into_iter().map(Arc::as_ref).collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Tables whose rows a batch changes.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &TableSchema> {
+        let children = self.effect.acting().map(|link| link.child.as_ref());
+        std::iter::once(self.selection.table.as_ref()).chain(children)
+    }
 }
 
 /// The steps of a plan, ready to be counted or executed.
 pub(crate) struct Selections {
-    pub(crate) steps: Vec<Selection>,
+    pub(crate) steps: Vec<Step>,
     pub(crate) fingerprint: String,
     pub(crate) schemas: Schemas,
 }
 
 struct StepRule<'a> {
     operation: &'a str,
+    severity: Severity,
     rule: &'a Rule,
     horizon: Option<Timestamp>,
+    listed_at: Option<Timestamp>,
 }
 
-/// Reads the schemas that the rules speak of.
+impl StepRule<'_> {
+    fn mismatch(&self, mismatch: Mismatch) -> PlanError {
+        PlanError::Mismatch {
+            origin: self.rule.origin.clone(),
+            operation: self.operation.to_owned(),
+            rule: self.rule.name.clone(),
+            expected: mismatch.expected,
+        }
+    }
+}
+
+/// What the selections are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be counted before any step has run: what earlier steps take counts as gone.
+    Count,
+    /// To be executed: only what is gone is gone.
+    Execute,
+}
+
+/// Reads the schemas that the rules speak of, and those of the tables that a deletion reaches.
 async fn introspect(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Schemas, PlanError> {
     let mut schemas = Schemas::new();
     for step in rules {
-        for table in step.rule.tables() {
-            if schemas.contains_key(table) {
-                continue;
+        let mut names: Vec<TableName> = step.rule.tables().into_iter().cloned().collect();
+        while let Some(table) = names.pop() {
+            if !schemas.contains_key(&table)
+                && let Some(schema) = target.introspect(&table).await?
+            {
+                schemas.insert(table, Arc::new(schema));
             }
-            if let Some(schema) = target.introspect(table).await? {
-                schemas.insert(table.clone(), Arc::new(schema));
+            if names.is_empty() && step.rule.action.assignments().is_empty() {
+                let unknown = children::unknown_children(step.rule, &schemas);
+                // What cannot be read at all is refused by whoever needs it.
+                names.extend(unknown.into_iter().filter(|name| !schemas.contains_key(name)));
+                names.dedup();
             }
         }
     }
     Ok(schemas)
 }
 
-async fn select(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Selections, PlanError> {
+/// Whether the archive table can take the rows; it may be missing.
+async fn check_archive(target: &dyn Target, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), PlanError> {
+    let Some(archive) = target.introspect(into).await? else {
+        return Ok(());
+    };
+    let wrong = |problem: String| TargetError::new(TargetErrorClass::SchemaChanged, problem);
+    for column in table.captured_columns() {
+        match archive.column(&column.name) {
+            Some(found) if found.type_name == column.type_name && found.generated == Generated::No => {}
+            Some(found) => {
+                return Err(wrong(format!(
+                    "archive table {into} has {} of type {}; expected {} as in {}",
+                    column.name, found.type_name, column.type_name, table.name
+                ))
+                .into());
+            }
+            None => {
+                return Err(wrong(format!(
+                    "archive table {into} has no column {}; expected those of {}",
+                    column.name, table.name
+                ))
+                .into());
+            }
+        }
+    }
+    let stamp = archive.column(stamp_column);
+    if !stamp.is_some_and(|column| {
+        matches!(
+            column.class,
+            TypeClass::Instant | TypeClass::CivilTime | TypeClass::Text | TypeClass::Other
+        )
+    }) {
+        return Err(wrong(format!(
+            "archive table {into} has no column {stamp_column} for a time; expected one"
+        ))
+        .into());
+    }
+    let needed = |column: &&Column| column.generated == Generated::No && !column.nullable && column.name != stamp_column;
+    if let Some(extra) = archive
+        .columns
+        .iter()
+        .filter(needed)
+        .find(|column| table.column(&column.name).is_none())
+    {
+        return Err(wrong(format!(
+            "archive table {into} needs {}, which {} does not have; expected a column that may be NULL",
+            extra.name, table.name
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purpose: Purpose) -> Result<Selections, PlanError> {
     let schemas = introspect(target, rules).await?;
-    let mut earlier: BTreeMap<TableName, Vec<Condition>> = BTreeMap::new();
+    let mut gone: Vec<(TableName, Condition)> = Vec::new();
     let mut steps = Vec::with_capacity(rules.len());
+    let mut identities = Vec::new();
     for step in rules {
-        let condition = step
+        if step.rule.root().is_some() {
+            let earlier: Vec<_> = steps.iter().filter_map(|step: &Step| step.files.clone()).collect();
+            let (gone, earlier) = match purpose {
+                Purpose::Count => (gone.as_slice(), earlier.as_slice()),
+                Purpose::Execute => (&[][..], &[][..]),
+            };
+            let files = files::select(step, roots, &schemas, gone, earlier).map_err(|mismatch| step.mismatch(mismatch))?;
+            let root = Arc::clone(&files.root);
+            identities.push(files::blocking(move || root.identity()).await?);
+            steps.push(Step {
+                selection: files::no_rows(step.rule),
+                effect: Effect::delete(),
+                files: Some(files),
+                strict: false,
+                findings: Vec::new(),
+            });
+            continue;
+        }
+        let mut condition = step
             .rule
             .condition(target.engine(), &schemas, step.horizon)
-            .map_err(|mismatch| PlanError::Mismatch {
-                origin: step.rule.origin.clone(),
-                operation: step.operation.to_owned(),
-                rule: step.rule.name.clone(),
-                expected: mismatch.expected,
-            })?;
+            .map_err(|mismatch| step.mismatch(mismatch))?;
         let Some(table) = schemas.get(&step.rule.table) else {
             return Err(TargetError::new(TargetErrorClass::SchemaChanged, format!("table {} vanished", step.rule.table)).into());
         };
+        if purpose == Purpose::Count {
+            children::foresee(&mut condition, &gone);
+        }
         // By the resolved name: `t` and `public.t` may be one table.
-        let conditions = earlier.entry(table.name.clone()).or_default();
-        steps.push(Selection {
-            table: Arc::clone(table),
-            matches: condition.clone(),
-            except: conditions.clone(),
+        let of_table = |name: &TableName| -> Vec<Condition> {
+            let of_table = gone.iter().filter(|(table, _)| table == name);
+            of_table.map(|(_, condition)| condition.clone()).collect()
+        };
+        let except = of_table(&table.name);
+        let mut links = Vec::new();
+        let mut findings = Vec::new();
+        let action = match &step.rule.action {
+            Action::Delete => RowAction::Delete,
+            Action::Archive { into, stamp_column } => {
+                check_archive(target, table, into, stamp_column).await?;
+                RowAction::Archive {
+                    into: into.clone(),
+                    stamp_column: stamp_column.clone(),
+                }
+            }
+            Action::Update { .. } | Action::Nullify { .. } => RowAction::Set {
+                assignments: step.rule.action.assignments(),
+            },
+        };
+        if !matches!(action, RowAction::Set { .. }) {
+            let found = children::links(step.rule, &schemas).map_err(|mismatch| step.mismatch(mismatch))?;
+            links = found.links;
+            findings = found.findings;
+            for link in &mut links {
+                link.except = of_table(&link.child.name);
+            }
+            gone.extend(children::taken(table, &condition, &except, &links));
+        }
+        let judged_by_parents = !condition.parents().is_empty();
+        steps.push(Step {
+            selection: Selection {
+                table: Arc::clone(table),
+                matches: condition,
+                except,
+            },
+            effect: Effect { action, children: links },
+            files: None,
+            strict: judged_by_parents && step.rule.strict.unwrap_or(step.severity >= Severity::High),
+            findings,
         });
-        conditions.push(condition);
     }
     let by_resolved_name: BTreeMap<&TableName, &TableSchema> =
         schemas.values().map(|schema| (&schema.name, schema.as_ref())).collect();
+    let mut fingerprint = TableSchema::fingerprint(by_resolved_name.into_values());
+    if !identities.is_empty() {
+        // A root that was replaced is as much another thing as a table that was altered.
+        let mut hasher = Sha256::new_with_prefix(&fingerprint);
+        identities.iter().for_each(|identity| hasher.update(format!("\0{identity}")));
+        fingerprint = hex::encode(hasher.finalize());
+    }
     Ok(Selections {
-        fingerprint: TableSchema::fingerprint(by_resolved_name.into_values()),
+        fingerprint,
         steps,
         schemas,
     })
 }
 
-/// The selections of a stored plan on the target's schema of now.
-pub(crate) async fn selections(target: &dyn Target, plan: &Plan) -> Result<Selections, PlanError> {
+/// The steps of a stored plan on the target's schema of now.
+pub(crate) async fn selections(target: &dyn Target, roots: &Roots, plan: &Plan) -> Result<Selections, PlanError> {
     let rules: Vec<_> = plan
         .steps
         .iter()
         .map(|step| StepRule {
             operation: &step.operation,
+            severity: if step.strict { Severity::High } else { Severity::Low },
             rule: &step.rule,
             horizon: step.horizon,
+            listed_at: step.listed_at,
         })
         .collect();
-    select(target, &rules).await
+    select(target, roots, &rules, Purpose::Execute).await
 }
 
-/// Checks that every rule fits the target's schema; counts nothing.
+/// Checks that every rule fits the target's schema, and that the database takes its condition; counts nothing.
 ///
 /// # Errors
 /// The first rule that does not, with file, line and what was expected.
-pub async fn check(target: &dyn Target, operations: &[Operation]) -> Result<(), PlanError> {
-    let rules: Vec<_> = operations
-        .iter()
-        .flat_map(|operation| {
-            operation.rules.iter().map(move |rule| StepRule {
+pub async fn check(target: &dyn Target, roots: &Roots, operations: &[Operation]) -> Result<(), PlanError> {
+    for operation in operations {
+        let rules: Vec<_> = operation
+            .rules
+            .iter()
+            .map(|rule| StepRule {
                 operation: &operation.name,
+                severity: operation.severity,
                 rule,
                 horizon: Some(Timestamp::UNIX_EPOCH),
+                listed_at: Some(Timestamp::UNIX_EPOCH),
             })
-        })
-        .collect();
-    select(target, &rules).await.map(|_| ())
+            .collect();
+        let selections = select(target, roots, &rules, Purpose::Count).await?;
+        for (rule, step) in rules.iter().zip(&selections.steps).filter(|(_, step)| step.files.is_none()) {
+            match target.explain(&step.selection).await {
+                Err(error) if matches!(error.class, TargetErrorClass::Refused | TargetErrorClass::SchemaChanged) => {
+                    let expected = format!("the database does not take its condition: {error}; expected one that it can plan");
+                    return Err(rule.mismatch(Mismatch::new(expected)));
+                }
+                planned => planned?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What of an earlier plan is kept when its counts are taken again.
@@ -149,6 +348,7 @@ pub(crate) struct Recount<'a> {
 pub(crate) async fn plan(
     name: &str,
     target: &dyn Target,
+    roots: &Roots,
     operations: &[&Operation],
     settings: &Settings,
     expected_ms: impl Fn(&str, &str, u64) -> Option<u64>,
@@ -158,31 +358,63 @@ pub(crate) async fn plan(
     let clock = target.status().await?.clock;
     let mut rules = Vec::new();
     let mut captured = Vec::new();
+    // Files are old by the clock that stamps them, which is the server's.
+    let mut listed_now = None;
     for operation in operations {
         for rule in &operation.rules {
-            let horizon = match recount {
-                Some(Recount { plan }) => plan.steps.get(rules.len()).and_then(|step| step.horizon),
-                None => rule.horizon(clock).map_err(|mismatch| PlanError::Mismatch {
+            let planned = recount.and_then(|Recount { plan }| plan.steps.get(rules.len()));
+            if listed_now.is_none() && planned.is_none() && rule.root().is_some() {
+                let mismatch = |mismatch: Mismatch| PlanError::Mismatch {
                     origin: rule.origin.clone(),
                     operation: operation.name.clone(),
                     rule: rule.name.clone(),
                     expected: mismatch.expected,
-                })?,
+                };
+                let root = Arc::clone(files::root_of(rule, roots).map_err(mismatch)?);
+                listed_now = Some(files::blocking(move || Ok(root.now())).await?);
+            }
+            let listed_at = match planned {
+                Some(step) => step.listed_at,
+                None => rule.root().and(listed_now),
+            };
+            let horizon = match recount {
+                Some(Recount { plan }) => plan.steps.get(rules.len()).and_then(|step| step.horizon),
+                None => rule
+                    .horizon(listed_at.unwrap_or(clock))
+                    .map_err(|mismatch| PlanError::Mismatch {
+                        origin: rule.origin.clone(),
+                        operation: operation.name.clone(),
+                        rule: rule.name.clone(),
+                        expected: mismatch.expected,
+                    })?,
             };
             rules.push(StepRule {
                 operation: &operation.name,
+                severity: operation.severity,
                 rule,
                 horizon,
+                listed_at,
             });
             captured.push(operation.backup);
         }
     }
-    let selections = select(target, &rules).await?;
+    let selections = select(target, roots, &rules, Purpose::Count).await?;
     failpoint!("plan-selected");
     let mut steps = Vec::with_capacity(rules.len());
     let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
-    for ((step, selection), captured) in rules.iter().zip(&selections.steps).zip(captured) {
-        let mut findings = structural_findings(&selection.table, captured);
+    for ((step, selected), captured) in rules.iter().zip(&selections.steps).zip(captured) {
+        if let Some(files) = &selected.files {
+            steps.push(files::plan_step(step, files, target, clock, &selections.schemas, &expected_ms, recount).await?);
+            continue;
+        }
+        let Step { selection, effect, .. } = selected;
+        let mut findings = structural_findings(&selection.table, captured, effect.removes());
+        for link in effect.acting() {
+            if link.child.name != selection.table.name {
+                findings.extend(structural_findings(&link.child, captured, link.action == ChildAction::Delete));
+            }
+        }
+        findings.extend(selected.findings.iter().cloned());
         let countable = !matches!(selection.table.kind, TableKind::View | TableKind::Foreign);
         let mut survey = None;
         if countable {
@@ -191,6 +423,22 @@ pub(crate) async fn plan(
         let row_count = survey.as_ref().map_or(0, |survey| survey.row_count);
         let (table_rows, exact) = table_size(target, selection, row_count, step.rule.max_fraction, &mut whole_tables).await?;
         findings.extend(step.rule.findings(&selections.schemas));
+        let mut plan_children = Vec::new();
+        if countable && row_count > 0 && !effect.children.is_empty() {
+            let counts = target.count_children(selection, &effect.children).await?;
+            for (link, row_count) in effect.children.iter().zip(counts) {
+                if link.action == ChildAction::Refuse {
+                    findings.extend(refusing(&selection.table, link, row_count));
+                } else {
+                    plan_children.push(PlanChild {
+                        table: link.child.name.to_string(),
+                        constraint: link.name.clone(),
+                        action: link.action,
+                        row_count,
+                    });
+                }
+            }
+        }
         findings.extend(count_findings(target, selection, step.rule, row_count, table_rows).await?);
         if step.horizon.is_some() {
             findings.extend(clock_finding(&selection.table, clock, Timestamp::now()));
@@ -203,7 +451,10 @@ pub(crate) async fn plan(
             table: selection.table.name.to_string(),
             description: step.rule.describe(),
             horizon: step.horizon,
+            listed_at: None,
             row_count,
+            children: plan_children,
+            strict: selected.strict,
             table_row_count: table_rows,
             table_row_count_exact: exact,
             captured,
@@ -271,8 +522,24 @@ fn block(code: &str, table: &TableSchema, detail: String, remediation: impl Into
     }
 }
 
-/// What the shape of a table means for deleting from it and putting rows back.
-fn structural_findings(table: &TableSchema, captured: bool) -> Vec<Finding> {
+/// A key that keeps rows from going.
+fn refusing(table: &TableSchema, link: &ChildLink, rows: u64) -> Option<Finding> {
+    let place = format!("{} ({})", link.child.name, link.child_columns.join(", "));
+    (rows > 0).then(|| {
+        block(
+            "RESTRICTED_BY_CHILD",
+            table,
+            format!(
+                "constraint {} refuses to delete rows of {} that {rows} rows of {place} name",
+                link.name, link.parent.name
+            ),
+            "clean the children up first, or declare the child in the catalog with on_delete = \"cascade\" or \"set_null\"",
+        )
+    })
+}
+
+/// What the shape of a table means for deleting from it (`removes`) or changing it, and for putting rows back.
+fn structural_findings(table: &TableSchema, captured: bool, removes: bool) -> Vec<Finding> {
     let name = &table.name;
     let warn = |code: &str, detail: String, remediation: &str| Finding {
         code: code.to_owned(),
@@ -309,7 +576,7 @@ fn structural_findings(table: &TableSchema, captured: bool) -> Vec<Finding> {
             "run dbkeep on the database that holds it",
         )),
     }
-    if table.kind == TableKind::Table && (table.row_key.is_empty() || captured && table.primary_key.is_empty()) {
+    if table.kind == TableKind::Table && (table.row_key.is_empty() || (captured || !removes) && table.primary_key.is_empty()) {
         findings.push(block(
             "NO_PRIMARY_KEY",
             table,
@@ -326,70 +593,31 @@ fn structural_findings(table: &TableSchema, captured: bool) -> Vec<Finding> {
         ));
     }
     for trigger in &table.triggers {
-        if trigger.on_delete && trigger.before {
+        let fires = if removes { trigger.on_delete } else { trigger.on_update };
+        let what = if removes { "deletion" } else { "change" };
+        let code = if removes { "DELETE_TRIGGER" } else { "UPDATE_TRIGGER" };
+        if fires && trigger.before {
             findings.push(block(
-                "DELETE_TRIGGER",
+                code,
                 table,
-                format!("trigger {} fires before a deletion and can cancel or change it", trigger.name),
+                format!("trigger {} fires before a {what} and can cancel or change it", trigger.name),
                 "disable the trigger for dbkeep's user or exclude the table",
             ));
-        } else if trigger.on_delete {
+        } else if fires {
             findings.push(warn(
-                "DELETE_TRIGGER",
+                code,
                 format!(
-                    "trigger {} fires after each deletion; what it changes is not captured",
+                    "trigger {} fires after each {what}; what it changes is not captured",
                     trigger.name
                 ),
                 "make sure that its effects are wanted",
             ));
         }
-        if trigger.on_insert && captured {
+        if trigger.on_insert && captured && removes {
             findings.push(warn(
                 "INSERT_TRIGGER",
                 format!("trigger {} fires when rows are put back", trigger.name),
                 "make sure that it leaves restored rows as they are",
-            ));
-        }
-    }
-    for key in &table.incoming {
-        let place = format!("{} ({})", key.child, key.child_columns.join(", "));
-        match key.on_delete {
-            OnDelete::Cascade => findings.push(block(
-                "CASCADE_UNCAPTURED",
-                table,
-                format!(
-                    "constraint {} deletes rows of {place} along with rows of {name}; they would be neither counted nor captured",
-                    key.name
-                ),
-                "exclude the table, or clean the children up first and change the constraint",
-            )),
-            OnDelete::SetNull | OnDelete::SetDefault => findings.push(block(
-                "CHILD_REWRITTEN",
-                table,
-                format!(
-                    "constraint {} changes rows of {place} when rows of {name} go; the old values would not be captured",
-                    key.name
-                ),
-                "exclude the table, or change the constraint",
-            )),
-            OnDelete::NoAction | OnDelete::Restrict => findings.push(warn(
-                "RESTRICTED_BY_CHILD",
-                format!(
-                    "constraint {} refuses to delete rows of {name} that {place} names; a batch with such a row fails",
-                    key.name
-                ),
-                "clean the children up first",
-            )),
-        }
-        if !key.indexed {
-            findings.push(block(
-                "CHILD_KEY_UNINDEXED",
-                table,
-                format!(
-                    "no index of {place} serves constraint {}: each deleted row would read the whole table",
-                    key.name
-                ),
-                format!("create an index on {place}"),
             ));
         }
     }
@@ -431,10 +659,10 @@ async fn count_findings(
 ) -> Result<Vec<Finding>, TargetError> {
     let mut findings = Vec::new();
     let table = &selection.table;
-    if let Condition::ParentMissing { parent, .. } = &selection.matches
-        && target.count_rows(parent, Some(1)).await? == 0
-        && row_count > 0
-    {
+    for parent in selection.matches.parents() {
+        if row_count == 0 || target.count_rows(parent, Some(1)).await? > 0 {
+            continue;
+        }
         findings.push(block(
             "EMPTY_PARENT",
             table,
@@ -464,7 +692,7 @@ async fn count_findings(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Column, ForeignKey, Generated, Trigger, TypeClass};
+    use crate::model::Trigger;
 
     fn table() -> TableSchema {
         TableSchema {
@@ -491,7 +719,7 @@ mod tests {
     }
 
     fn codes(table: &TableSchema) -> Vec<(String, FindingLevel)> {
-        structural_findings(table, true)
+        structural_findings(table, true, true)
             .into_iter()
             .map(|finding| (finding.code, finding.level))
             .collect()
@@ -504,52 +732,14 @@ mod tests {
 
     #[test]
     fn whatever_would_vanish_uncaptured_is_blocked_by_name() {
-        let key = |on_delete, indexed| ForeignKey {
-            name: "fk".into(),
-            child: TableName::parse("c"),
-            child_columns: vec!["p".into()],
-            on_delete,
-            indexed,
-        };
         let trigger = |before| Trigger {
             name: "tr".into(),
             on_delete: true,
+            on_update: false,
             on_insert: false,
             before,
         };
         let cases = [
-            (
-                TableSchema {
-                    incoming: vec![key(OnDelete::Cascade, true)],
-                    ..table()
-                },
-                "CASCADE_UNCAPTURED",
-                FindingLevel::Block,
-            ),
-            (
-                TableSchema {
-                    incoming: vec![key(OnDelete::SetNull, true)],
-                    ..table()
-                },
-                "CHILD_REWRITTEN",
-                FindingLevel::Block,
-            ),
-            (
-                TableSchema {
-                    incoming: vec![key(OnDelete::SetDefault, true)],
-                    ..table()
-                },
-                "CHILD_REWRITTEN",
-                FindingLevel::Block,
-            ),
-            (
-                TableSchema {
-                    incoming: vec![key(OnDelete::Restrict, true)],
-                    ..table()
-                },
-                "RESTRICTED_BY_CHILD",
-                FindingLevel::Warn,
-            ),
             (
                 TableSchema {
                     triggers: vec![trigger(true)],
@@ -602,11 +792,6 @@ mod tests {
         for (table, code, level) in cases {
             assert_eq!(codes(&table), vec![(code.to_owned(), level)]);
         }
-        let unindexed = TableSchema {
-            incoming: vec![key(OnDelete::NoAction, false)],
-            ..table()
-        };
-        assert!(codes(&unindexed).contains(&("CHILD_KEY_UNINDEXED".to_owned(), FindingLevel::Block)));
     }
 
     #[test]
@@ -630,6 +815,7 @@ mod tests {
             triggers: vec![Trigger {
                 name: "x".into(),
                 on_delete: false,
+                on_update: false,
                 on_insert: true,
                 before: false,
             }],

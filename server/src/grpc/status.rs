@@ -272,6 +272,9 @@ fn of_engine(error: EngineError) -> Answer {
                 .field("after_sequence", &problem)
         }
         EngineError::Target { target, source } => of_target(&target, &source, said),
+        EngineError::Files { target, source } => Answer::unmet(ErrorReason::RootUnusable, &target, said)
+            .with("target", &target)
+            .with("detail", source),
         EngineError::Store(StoreError::Unavailable(cause)) => {
             // Which host does not answer is the operator's business, not the caller's.
             tracing::warn!(cause, "the control store is unavailable");
@@ -303,6 +306,7 @@ fn of_target(target: &str, error: &TargetError, said: String) -> Answer {
         | TargetErrorClass::Fenced
         | TargetErrorClass::Unsupported
         | TargetErrorClass::Sink
+        | TargetErrorClass::OverBudget
         | TargetErrorClass::Refused => Answer::unmet(ErrorReason::TargetRefused, target, said),
     };
     let answer = answer.with("target", target);

@@ -118,6 +118,7 @@ impl Check {
                 .max_execution_time
                 .map_or(defaults.max_execution_seconds, |time| self.max_execution_time(&time)),
             full_speed: options.full_speed,
+            capture: options.capture,
         }
     }
 

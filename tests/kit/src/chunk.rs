@@ -6,15 +6,26 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
-/// One chunk: which table its rows come from, their columns, and the rows as text (SQL NULL as `None`).
+/// The rows of one table in a chunk, as text (SQL NULL as `None`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chunk {
+pub struct Section {
     /// Name of the table, without its schema.
     pub table: String,
+    /// What was done to the rows: "deleted", "archived" or "changed".
+    pub effect: String,
     /// Names of the columns.
     pub columns: Vec<String>,
+    /// Columns whose new values stand behind the old ones.
+    pub changed: Vec<String>,
     /// Rows; integers and reals in decimal, blobs in hexadecimal.
     pub rows: Vec<Vec<Option<String>>>,
+}
+
+/// One chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Its tables in the order of the work.
+    pub sections: Vec<Section>,
     /// SHA-256 of the file, hex.
     pub sha256: String,
 }
@@ -39,6 +50,19 @@ impl<'a> Bytes<'a> {
     }
 }
 
+fn section(header: &serde_json::Value) -> Result<Section> {
+    let name = |name: &serde_json::Value| Ok(name.as_str().context("a name")?.to_owned());
+    let columns = header["columns"].as_array().context("columns")?;
+    let changed = header["changed"].as_array().map_or(&[][..], Vec::as_slice);
+    Ok(Section {
+        table: name(&header["table"]["name"])?,
+        effect: name(&header["effect"])?,
+        columns: columns.iter().map(|column| name(&column[0])).collect::<Result<_>>()?,
+        changed: changed.iter().map(name).collect::<Result<_>>()?,
+        rows: Vec::new(),
+    })
+}
+
 /// Reads one chunk file.
 ///
 /// # Errors
@@ -49,19 +73,19 @@ pub fn read(path: &Path) -> Result<Chunk> {
     let mut bytes = Bytes(&content);
     ensure!(bytes.take(8)? == b"DBKEEPCH", "no chunk");
     let header: serde_json::Value = serde_json::from_slice(bytes.framed()?)?;
-    ensure!(header["version"] == 1, "format version {}", header["version"]);
-    let columns = header["columns"].as_array().context("columns")?;
-    let columns = columns
-        .iter()
-        .map(|column| Ok(column[0].as_str().context("column")?.to_owned()))
-        .collect::<Result<Vec<_>>>()?;
-    let mut rows = Vec::new();
+    ensure!(header["version"] == 2, "format version {}", header["version"]);
+    let sections = header["sections"].as_array().context("sections")?;
+    let mut sections = sections.iter().map(section).collect::<Result<Vec<_>>>()?;
+    let mut count = 0_u64;
     loop {
         let body = content.len() - bytes.0.len();
         match bytes.take(1)?[0] {
             1 => {
-                let mut row = Vec::with_capacity(columns.len());
-                for _ in &columns {
+                let number = usize::from(u16::from_le_bytes(bytes.take(2)?.try_into()?));
+                let section = sections.get_mut(number).with_context(|| format!("section {number}"))?;
+                let width = section.columns.len() + section.changed.len();
+                let mut row = Vec::with_capacity(width);
+                for _ in 0..width {
                     row.push(match bytes.take(1)?[0] {
                         b'n' => None,
                         b'i' => Some(i64::from_le_bytes(bytes.eight()?).to_string()),
@@ -71,10 +95,11 @@ pub fn read(path: &Path) -> Result<Chunk> {
                         other => bail!("value tag {other}"),
                     });
                 }
-                rows.push(row);
+                section.rows.push(row);
+                count += 1;
             }
             0 => {
-                ensure!(u64::from_le_bytes(bytes.eight()?) == rows.len() as u64, "row count");
+                ensure!(u64::from_le_bytes(bytes.eight()?) == count, "row count");
                 ensure!(bytes.take(32)? == &Sha256::digest(&content[..body])[..], "content checksum");
                 ensure!(bytes.0.is_empty(), "bytes after the end");
                 break;
@@ -82,11 +107,8 @@ pub fn read(path: &Path) -> Result<Chunk> {
             other => bail!("record {other}"),
         }
     }
-    let table = header["table"]["name"].as_str().context("table")?.to_owned();
     Ok(Chunk {
-        table,
-        columns,
-        rows,
+        sections,
         sha256: hex::encode(Sha256::digest(&file)),
     })
 }

@@ -87,6 +87,7 @@ impl Exit {
             | Error::PlanBlocked { .. }
             | Error::ApprovalUnavailable { .. }
             | Error::CatalogMismatch { .. }
+            | Error::RootUnusable { .. }
             | Error::RunAlreadyActive { .. }
             | Error::RequestIdReused { .. }
             | Error::RunState { .. }

@@ -1,15 +1,19 @@
 //! The chunk: one sealed file with the captured rows of one batch.
 //!
-//! # Format, version 1
+//! # Format, version 2
 //!
 //! The file is one zstd frame. Decompressed:
 //!
 //! ```text
 //! magic      8 bytes  "DBKEEPCH"
 //! header     u32 length, then that many bytes of JSON (ChunkHeader)
-//! row *      0x01, then one value for each column of the header
+//! row *      0x01, u16 section, then one value for each column of that section of the header, and one for each changed column
 //! end        0x00, u64 number of rows, 32 bytes SHA-256 over everything before the 0x00
 //! ```
+//!
+//! A section is one table and what was done to its rows: deleted, archived, or changed. Sections stand in the order in which the
+//! batch worked, children before what they name, so that rows go back from the last section to the first. Rows of different
+//! sections may alternate.
 //!
 //! Integers are little-endian. A value is a tag byte and its data: `n` NULL; `i` i64; `r` the bits of an f64; `t` and `b`
 //! u32 length and bytes (text, blob). PostgreSQL values are all `t` or `n`: the text of the type's output function under
@@ -22,12 +26,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    model::{ChunkRef, Row, RunId, TableName, Value},
+    model::{ChunkRef, Row, RunId, Value},
     port::{Archive, ArchiveError, ChunkFile, RowSink, SinkError, TableLayout},
 };
 
 const MAGIC: &[u8; 8] = b"DBKEEPCH";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The fastest of zstd's usual levels, since a batch waits for its chunk. Other levels were not compared.
 const COMPRESSION_LEVEL: i32 = 1;
 const ROW: u8 = 1;
@@ -48,24 +52,17 @@ pub struct ChunkHeader {
     pub step: u32,
     /// Batch of that step.
     pub batch: u64,
-    /// The table.
-    pub table: TableName,
-    /// Names and types of the columns, in the order of the values.
-    pub columns: Vec<(String, String)>,
-    /// Columns that address a row.
-    pub row_key: Vec<String>,
+    /// Tables and what was done to their rows, in the order of the work.
+    pub sections: Vec<TableLayout>,
 }
 
-impl ChunkHeader {
-    /// Where the rows go back to.
-    #[must_use]
-    pub fn layout(&self) -> TableLayout {
-        TableLayout {
-            table: self.table.clone(),
-            columns: self.columns.clone(),
-            row_key: self.row_key.clone(),
-        }
-    }
+/// The captured rows of one table of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Section {
+    /// The table, and what was done to the rows.
+    pub layout: TableLayout,
+    /// The rows in the order of the work.
+    pub rows: Vec<Row>,
 }
 
 /// A chunk cannot be used.
@@ -108,6 +105,7 @@ pub struct ChunkWriter {
     content: Sha256,
     scratch: Vec<u8>,
     rows: u64,
+    sections: u16,
     name: String,
 }
 
@@ -123,8 +121,9 @@ impl ChunkWriter {
         fence: u64,
         step: u32,
         batch: u64,
-        layout: &TableLayout,
+        sections: Vec<TableLayout>,
     ) -> Result<Self, SinkError> {
+        let count = u16::try_from(sections.len()).map_err(|_| io::Error::other("a batch reaches over 65,535 tables"))?;
         let name = format!("step{step:03}-batch{batch:08}-attempt{fence:04}.chunk");
         let file = archive.create(run, &name).map_err(io::Error::other)?;
         let encoder = zstd::Encoder::new(
@@ -140,6 +139,7 @@ impl ChunkWriter {
             content: Sha256::new(),
             scratch: Vec::new(),
             rows: 0,
+            sections: count,
             name,
         };
         let header = ChunkHeader {
@@ -148,9 +148,7 @@ impl ChunkWriter {
             run,
             step,
             batch,
-            table: layout.table.clone(),
-            columns: layout.columns.clone(),
-            row_key: layout.row_key.clone(),
+            sections,
         };
         let json = serde_json::to_vec(&header).map_err(io::Error::other)?;
         writer.scratch.extend_from_slice(MAGIC);
@@ -202,8 +200,22 @@ impl ChunkWriter {
 }
 
 impl RowSink for ChunkWriter {
+    /// Takes a row of the first section.
     fn row(&mut self, values: &[Value]) -> Result<(), SinkError> {
+        self.write(0, values)
+    }
+}
+
+impl ChunkWriter {
+    /// Takes a row of a section.
+    ///
+    /// # Errors
+    /// Where the section does not exist or the disk refuses; the chunk must then be given up.
+    pub fn write(&mut self, section: usize, values: &[Value]) -> Result<(), SinkError> {
+        let number = u16::try_from(section).ok().filter(|number| *number < self.sections);
+        let number = number.ok_or_else(|| io::Error::other(format!("the chunk has no section {section}")))?;
         self.scratch.push(ROW);
+        self.scratch.extend_from_slice(&number.to_le_bytes());
         for value in values {
             match value {
                 Value::Null => self.scratch.push(b'n'),
@@ -273,7 +285,7 @@ pub fn read_chunk(
     step: u32,
     batch: u64,
     chunk: &ChunkRef,
-) -> Result<(ChunkHeader, Vec<Row>), ChunkError> {
+) -> Result<Vec<Section>, ChunkError> {
     let file = archive.open(run, &chunk.file).map_err(|error| match error {
         ArchiveError::Missing { .. } => damaged("the file is missing"),
         other @ ArchiveError::Io { .. } => ChunkError::Archive(other),
@@ -305,16 +317,19 @@ pub fn read_chunk(
         return Err(damaged("its SHA-256 differs from the journal's"));
     }
     let (header, rows) = decoded?;
+    let count = rows.iter().map(Vec::len).sum::<usize>() as u64;
     if (header.run, header.step, header.batch) != (run, step, batch) {
         return Err(damaged("it belongs to another batch"));
     }
-    if rows.len() as u64 != chunk.rows {
-        return Err(damaged(format!("has {} rows, the journal says {}", rows.len(), chunk.rows)));
+    if count != chunk.rows {
+        return Err(damaged(format!("has {count} rows, the journal says {}", chunk.rows)));
     }
-    Ok((header, rows))
+    let sections = header.sections.into_iter().zip(rows);
+    Ok(sections.map(|(layout, rows)| Section { layout, rows }).collect())
 }
 
-fn decode(file: impl Read) -> Result<(ChunkHeader, Vec<Row>), ChunkError> {
+/// The header, and the rows of each of its sections.
+fn decode(file: impl Read) -> Result<(ChunkHeader, Vec<Vec<Row>>), ChunkError> {
     let decoder = zstd::Decoder::new(file).map_err(|error| unreadable(&error))?;
     let mut content = Hashed {
         inner: BufReader::with_capacity(64 * 1024, decoder),
@@ -335,27 +350,34 @@ fn decode(file: impl Read) -> Result<(ChunkHeader, Vec<Row>), ChunkError> {
             header.version
         )));
     }
-    let mut rows = Vec::new();
+    let widths: Vec<usize> = header.sections.iter().map(TableLayout::width).collect();
+    let mut rows = vec![Vec::new(); widths.len()];
+    let mut count = 0_u64;
     loop {
         let expected = content.sha256.clone();
         let mut tag = [0_u8; 1];
         content.read_exact(&mut tag).map_err(|error| unreadable(&error))?;
         match tag[0] {
             ROW => {
-                let row = header
-                    .columns
-                    .iter()
-                    .map(|_| get_value(&mut content))
-                    .collect::<io::Result<Row>>();
-                rows.push(row.map_err(|error| unreadable(&error))?);
+                let mut section = [0_u8; 2];
+                content.read_exact(&mut section).map_err(|error| unreadable(&error))?;
+                let section = usize::from(u16::from_le_bytes(section));
+                let Some(width) = widths.get(section) else {
+                    return Err(damaged(format!(
+                        "has a row of section {section}, which its header does not know"
+                    )));
+                };
+                let row = (0..*width).map(|_| get_value(&mut content)).collect::<io::Result<Row>>();
+                rows[section].push(row.map_err(|error| unreadable(&error))?);
+                count += 1;
             }
             END => {
-                let (mut count, mut sha256) = ([0_u8; 8], [0_u8; 32]);
+                let (mut counted, mut sha256) = ([0_u8; 8], [0_u8; 32]);
                 content
-                    .read_exact(&mut count)
+                    .read_exact(&mut counted)
                     .and_then(|()| content.read_exact(&mut sha256))
                     .map_err(|error| unreadable(&error))?;
-                if u64::from_le_bytes(count) != rows.len() as u64 || sha256[..] != expected.finalize()[..] {
+                if u64::from_le_bytes(counted) != count || sha256[..] != expected.finalize()[..] {
                     return Err(damaged("its content differs from its own checksum"));
                 }
                 return Ok((header, rows));
@@ -410,10 +432,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::MemoryArchive;
+    use crate::{model::TableName, port::Captured, testing::MemoryArchive};
 
     fn layout(columns: usize) -> TableLayout {
         TableLayout {
+            captured: Captured::Deleted,
             table: TableName::parse("app.t"),
             columns: (0..columns)
                 .map(|position| (format!("c{position}"), "text".to_owned()))
@@ -433,7 +456,7 @@ mod tests {
     }
 
     fn write(archive: &MemoryArchive, run: RunId, columns: usize, rows: &[Row]) -> ChunkRef {
-        let mut writer = ChunkWriter::create(archive, run, 1, 0, 1, &layout(columns)).expect("a chunk");
+        let mut writer = ChunkWriter::create(archive, run, 1, 0, 1, vec![layout(columns)]).expect("a chunk");
         for row in rows {
             writer.row(row).expect("a row");
         }
@@ -446,9 +469,8 @@ mod tests {
             let archive = MemoryArchive::default();
             let run = RunId::new();
             let chunk = write(&archive, run, 3, &rows);
-            let (header, read) = read_chunk(&archive, run, 0, 1, &chunk).expect("readable");
-            prop_assert_eq!(header.layout(), layout(3));
-            prop_assert_eq!(read, rows);
+            let read = read_chunk(&archive, run, 0, 1, &chunk).expect("readable");
+            prop_assert_eq!(read, vec![Section { layout: layout(3), rows }]);
         }
 
         #[test]

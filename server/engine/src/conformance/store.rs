@@ -17,12 +17,13 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        Event, EventBody, Finding, FindingLevel, Plan, PlanId, PlanStep, Report, Run, RunId, RunKind, RunOptions, RunState,
-        SampleRow, StepReport, StepState, TableName, Verification, Warning,
+        ChildAction, Event, EventBody, Finding, FindingLevel, Literal, Plan, PlanChild, PlanId, PlanStep, Report, Run, RunId,
+        RunKind, RunOptions, RunState, SampleRow, StepReport, StepState, TableName, Verification, Warning,
     },
     port::{CreateRun, Created, Grant, Store, Update},
     rule::{
-        Action, Origin, Rule, RuleKind, Severity,
+        Action, ColumnTest, Origin, Rule, RuleKind, Severity,
+        children::Child,
         expired::{Age, Expired},
     },
 };
@@ -123,10 +124,26 @@ fn plan() -> Plan {
             schema: Some("public".to_owned()),
             name: "sessions".to_owned(),
         },
-        action: Action::Delete,
+        action: Action::Archive {
+            into: TableName::parse("old_sessions"),
+            stamp_column: "archived_at".to_owned(),
+        },
+        tests: vec![ColumnTest {
+            column: "state".to_owned(),
+            values: vec![Literal::Text("it's".to_owned()), Literal::Integer(7), Literal::Boolean(true)],
+        }],
+        children: vec![Child {
+            table: TableName::parse("clicks"),
+            columns: vec!["session_id".to_owned()],
+            of: None,
+            parent_columns: vec!["id".to_owned()],
+            action: ChildAction::SetNull,
+        }],
+        strict: Some(true),
         max_fraction: 0.25,
         kind: RuleKind::Expired(Expired {
             column: "seen_at".to_owned(),
+            fallback: Some("made_at".to_owned()),
             age: Age::Retention("P30D".to_owned()),
             zone: Some("UTC".to_owned()),
             encoding: None,
@@ -142,7 +159,15 @@ fn plan() -> Plan {
         table: "public.sessions".to_owned(),
         description: "rows of public.sessions whose seen_at is more than P30D ago".to_owned(),
         horizon: Some(Timestamp::now()),
+        listed_at: Some(Timestamp::now()),
         row_count: u64::MAX,
+        children: vec![PlanChild {
+            table: "public.clicks".to_owned(),
+            constraint: "clicks_session_fk".to_owned(),
+            action: ChildAction::SetNull,
+            row_count: 3,
+        }],
+        strict: true,
         table_row_count: 4_000_000_000,
         table_row_count_exact: false,
         captured: true,

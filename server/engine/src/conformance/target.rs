@@ -20,7 +20,10 @@ use crate::{
         ChunkRef, Condition, Generated, JournalEntry, OnDelete, Row, RowKey, RunId, Selection, StepTotals, TableKind, TableName,
         TableSchema, TimeEncoding, Trigger, TypeClass, Value,
     },
-    port::{BatchTransaction, Claim, Restored, RowSink, SinkError, TableLayout, Target, TargetError, TargetErrorClass, Window},
+    port::{
+        BatchTransaction, Captured, Claim, Restored, RowSink, SinkError, TableLayout, Target, TargetError, TargetErrorClass,
+        Window,
+    },
     run::batch::layout,
 };
 
@@ -181,6 +184,7 @@ fn parent_missing(columns: &[&str], parent: &Arc<TableSchema>, parent_columns: &
         columns: strings(columns),
         parent: Arc::clone(parent),
         parent_columns: strings(parent_columns),
+        unfit: Vec::new(),
     }
 }
 
@@ -361,6 +365,7 @@ fn entry(claim: Claim, step: u32, batch: u64) -> JournalEntry {
         examined: 0,
         matched: 0,
         affected: 0,
+        along: Vec::new(),
         conflicting: 0,
         chunk: None,
     }
@@ -676,6 +681,7 @@ async fn introspection_lists_triggers_whatever_their_names(fixture: &dyn Fixture
             Trigger {
                 name: name.to_owned(),
                 on_delete,
+                on_update: event.ends_with("UPDATE"),
                 on_insert,
                 before
             }
@@ -1499,6 +1505,7 @@ async fn totals_and_journal_tell_what_was_recorded(fixture: &dyn Fixture) {
         examined: 6_600,
         matched: 660,
         affected: 594,
+        along: Vec::new(),
         conflicting: 11,
         captured: chunks,
         captured_bytes: chunks + 8 * 5_000_000_000,
@@ -1732,6 +1739,7 @@ async fn the_scratch_finds_what_cannot_come_back(fixture: &dyn Fixture) {
         table: TableName::parse("nowhere"),
         columns: vec![("id".to_owned(), "bigint".to_owned()), ("note".to_owned(), "text".to_owned())],
         row_key: vec!["id".to_owned()],
+        captured: Captured::Deleted,
     };
     let row = |id: &str| vec![Value::Text(id.into()), Value::Text(b"x".to_vec())];
     let good = || vec![fixture.integer(1), Value::Null];

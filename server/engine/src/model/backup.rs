@@ -18,6 +18,32 @@ pub struct ChunkRef {
     pub sha256: String,
 }
 
+/// What happened to the rows of one table along with the rows that a batch or a step took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Along {
+    /// The table.
+    pub table: String,
+    /// Rows deleted because a row that they name went.
+    pub deleted: u64,
+    /// Rows whose key became NULL because of that.
+    pub nullified: u64,
+}
+
+impl Along {
+    /// Adds counts table by table.
+    pub fn add(sum: &mut Vec<Self>, more: &[Self]) {
+        for one in more {
+            match sum.iter_mut().find(|known| known.table == one.table) {
+                Some(known) => {
+                    known.deleted += one.deleted;
+                    known.nullified += one.nullified;
+                }
+                None => sum.push(one.clone()),
+            }
+        }
+    }
+}
+
 /// One committed batch. The row is written to the journal in the target by the batch's own transaction, so that after any
 /// crash it tells what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +64,10 @@ pub struct JournalEntry {
     pub examined: u64,
     /// Rows that the scan had listed.
     pub matched: u64,
-    /// Rows deleted or put back.
+    /// Selected rows deleted or changed; rows put back.
     pub affected: u64,
+    /// Rows of other tables, or children in the same one, that were deleted or nullified along with them.
+    pub along: Vec<Along>,
     /// Undo: rows left because something stands in their place.
     pub conflicting: u64,
     /// The chunk that holds the rows; `None` where nothing is captured.
@@ -61,6 +89,8 @@ pub struct StepTotals {
     pub matched: u64,
     /// Sum.
     pub affected: u64,
+    /// Sum by table.
+    pub along: Vec<Along>,
     /// Sum.
     pub conflicting: u64,
     /// Rows in chunks.

@@ -1,10 +1,12 @@
 //! Files beneath a declared root: how they are named, told apart, and selected. Nothing here touches a disk.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use globset::{GlobBuilder, GlobMatcher};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::{schema::TableSchema, selection::Condition};
 
 /// Name of a file relative to its root: bytes, since a file system does not care for encodings.
 ///
@@ -197,6 +199,17 @@ impl FileTerms {
     pub fn fit(&self, file: &FileEntry) -> bool {
         file.modified < self.before && self.glob.matches(&file.path)
     }
+}
+
+/// A column whose values refer to files.
+#[derive(Debug, Clone)]
+pub struct ColumnSource {
+    /// The table.
+    pub table: Arc<TableSchema>,
+    /// The column.
+    pub column: String,
+    /// Conditions on rows that do not count, because an earlier step of the plan takes them.
+    pub except: Vec<Condition>,
 }
 
 #[cfg(test)]

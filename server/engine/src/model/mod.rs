@@ -11,12 +11,12 @@ pub mod selection;
 pub mod target;
 pub mod value;
 
-pub use backup::{Backup, ChunkRef, JournalEntry, StepTotals, Verification};
+pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use event::{Event, EventBody, Progress, Throttle};
-pub use file::{FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
-pub use plan::{Finding, FindingLevel, Plan, PlanId, PlanStep, SampleRow};
+pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
+pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
-pub use selection::{Condition, Selection, TimeEncoding};
+pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, RowAction, Selection, TimeEncoding};
 pub use target::{Capability, EngineKind, TargetStatus};
 pub use value::{Row, RowKey, Value};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::value::Value;
+use super::{selection::ChildAction, value::Value};
 use crate::rule::{Rule, Severity};
 
 /// Id of a plan.
@@ -66,6 +66,19 @@ impl SampleRow {
     }
 }
 
+/// Rows of a child table that go or change along with a step's rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanChild {
+    /// The child table.
+    pub table: String,
+    /// Name of the constraint, or where the catalog declares the child.
+    pub constraint: String,
+    /// What becomes of its rows.
+    pub action: ChildAction,
+    /// Exact number of rows; one that several keys of one action reach is counted at the first.
+    pub row_count: u64,
+}
+
 /// One rule of an operation with its exact count.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlanStep {
@@ -79,8 +92,17 @@ pub struct PlanStep {
     pub description: String,
     /// The cut-off, fixed when the plan was made.
     pub horizon: Option<Timestamp>,
-    /// Exact number of rows.
+    /// Files: when they were listed, by the clock that stamps them. What changes a file later keeps it from going.
+    #[serde(default)]
+    pub listed_at: Option<Timestamp>,
+    /// Exact number of rows that the rule selects.
     pub row_count: u64,
+    /// Rows that go or change along with them.
+    #[serde(default)]
+    pub children: Vec<PlanChild>,
+    /// Whether nobody else may write to the parents during a batch.
+    #[serde(default)]
+    pub strict: bool,
     /// Rows in the table.
     pub table_row_count: u64,
     /// Whether that was counted, or is the database's estimate.
@@ -122,8 +144,16 @@ pub struct Plan {
     pub expires_at: Timestamp,
 }
 
+impl PlanStep {
+    /// Rows that go or change along with the selected ones.
+    #[must_use]
+    pub fn along_count(&self) -> u64 {
+        self.children.iter().map(|child| child.row_count).sum()
+    }
+}
+
 impl Plan {
-    /// Sum of the steps' counts.
+    /// Sum of the steps' counts, without the rows that go along.
     #[must_use]
     pub fn row_count(&self) -> u64 {
         self.steps.iter().map(|step| step.row_count).sum()

@@ -123,6 +123,9 @@ pub struct RunOptions {
     pub max_execution_seconds: u32,
     /// Work without rests.
     pub full_speed: bool,
+    /// Capture the rows of every operation, whether its catalog entry asks for a backup or not.
+    #[serde(default)]
+    pub capture: bool,
 }
 
 impl RunOptions {
@@ -139,6 +142,7 @@ impl Default for RunOptions {
             batch_rows: 1_000,
             max_execution_seconds: 1_800,
             full_speed: false,
+            capture: false,
         }
     }
 }
@@ -177,8 +181,11 @@ pub struct StepReport {
     pub rows_examined: u64,
     /// Rows that the scans listed.
     pub rows_matched: u64,
-    /// Rows deleted, put back or proven.
+    /// Selected rows deleted or changed; rows put back or proven.
     pub rows_affected: u64,
+    /// Rows that went or changed along with them, by table.
+    #[serde(default)]
+    pub along: Vec<super::backup::Along>,
     /// Rows written to the backup.
     pub rows_captured: u64,
     /// Size of their chunks, compressed, bytes.

@@ -122,6 +122,10 @@ pub struct ForeignKey {
     pub child: TableName,
     /// Its columns.
     pub child_columns: Vec<String>,
+    /// Columns of the parent, pairwise with `child_columns`.
+    pub parent_columns: Vec<String>,
+    /// Those of the child's columns that `SET NULL` empties: all of them, unless the key says otherwise.
+    pub null_columns: Vec<String>,
     /// What happens to a child.
     pub on_delete: OnDelete,
     /// Whether an index of the child begins with those columns; without one every deletion here reads the whole child.
@@ -144,6 +148,8 @@ pub struct Trigger {
     pub name: String,
     /// Whether it fires on DELETE.
     pub on_delete: bool,
+    /// Whether it fires on UPDATE.
+    pub on_update: bool,
     /// Whether it fires on INSERT.
     pub on_insert: bool,
     /// Whether it can stop the row (BEFORE, INSTEAD OF).

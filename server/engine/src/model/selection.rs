@@ -1,12 +1,12 @@
-//! Which rows a step takes, in a form that knows no SQL dialect. The plan's counts, the live run's scan and the recheck in
-//! every batch are rendered from the same value: that is what makes the dry run tell the truth.
+//! Which rows a step takes and what becomes of them, in a form that knows no SQL dialect. The plan's counts, the live run's
+//! scan and the recheck in every batch are rendered from the same value: that is what makes the dry run tell the truth.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::schema::TableSchema;
+use super::schema::{TableName, TableSchema};
 
 /// How a column that is no timestamp holds an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,10 +20,29 @@ pub enum TimeEncoding {
     UnixMillis,
 }
 
-/// A condition on the rows of a table. None of them is ever true of a row whose deciding column is NULL.
+/// A value that a catalog writes down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Literal {
+    /// `true` or `false`; 1 and 0 on SQLite.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// Text; PostgreSQL reads it as a value of the column's type.
+    Text(String),
+}
+
+/// A condition on the rows of a table. None of them is ever true of a row whose deciding column is NULL, unless it asks for the
+/// NULL, and none is ever NULL itself, so that its negation means what it says.
 #[derive(Debug, Clone)]
 pub enum Condition {
-    /// The named columns are all non-NULL, and no row of the parent has these values.
+    /// Every one holds; true where there is none.
+    All(Vec<Condition>),
+    /// At least one holds; false where there is none.
+    Any(Vec<Condition>),
+    /// It does not hold.
+    Not(Box<Condition>),
+    /// The named columns are all non-NULL, and no fit row of the parent has these values.
     ParentMissing {
         /// Columns of the child.
         columns: Vec<String>,
@@ -31,6 +50,37 @@ pub enum Condition {
         parent: Arc<TableSchema>,
         /// Columns of the parent, pairwise with `columns`.
         parent_columns: Vec<String>,
+        /// Conditions on the parent: a row of it that meets one of them does not count as a parent.
+        unfit: Vec<Condition>,
+    },
+    /// The named columns are all non-NULL, and a row of the parent has these values and meets the condition.
+    ParentMatches {
+        /// Columns of the child.
+        columns: Vec<String>,
+        /// The parent table.
+        parent: Arc<TableSchema>,
+        /// Columns of the parent, pairwise with `columns`.
+        parent_columns: Vec<String>,
+        /// Condition on the parent.
+        matches: Box<Condition>,
+    },
+    /// The column holds `prefix`, the text of a key, and `suffix`, and no fit row of the parent has that key. Text of another
+    /// form names nothing and does not match.
+    KeyDangling {
+        /// Column of the child.
+        column: String,
+        /// Where the text lies inside a JSON column: names of nested objects; `None` where the column is the text.
+        json_path: Option<Vec<String>>,
+        /// What comes before the key.
+        prefix: String,
+        /// What comes after it.
+        suffix: String,
+        /// The parent table.
+        parent: Arc<TableSchema>,
+        /// Column of the parent that holds the key.
+        parent_column: String,
+        /// Conditions on the parent: a row of it that meets one of them does not count as a parent.
+        unfit: Vec<Condition>,
     },
     /// The column holds an instant strictly before the horizon.
     OlderThan {
@@ -43,6 +93,50 @@ pub enum Condition {
         /// Zone of a zone-less column (IANA name).
         zone: Option<String>,
     },
+    /// The column holds one of these values.
+    OneOf {
+        /// The column.
+        column: String,
+        /// The values; none of them is NULL.
+        values: Vec<Literal>,
+    },
+    /// The column is NULL.
+    IsNull {
+        /// The column.
+        column: String,
+    },
+    /// A condition in the database's own SQL over unqualified columns of the table; NULL counts as false.
+    Sql {
+        /// Table whose columns it names.
+        table: Arc<TableSchema>,
+        /// The text.
+        text: String,
+    },
+}
+
+impl Condition {
+    /// Looks at this condition and at those inside it, except conditions on other tables.
+    pub fn visit<'a>(&'a self, look: &mut impl FnMut(&'a Self)) {
+        look(self);
+        match self {
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.visit(look)),
+            Self::Not(part) => part.visit(look),
+            _ => {}
+        }
+    }
+
+    /// The tables that hold the parents by which this condition judges a row.
+    #[must_use]
+    pub fn parents(&self) -> Vec<&Arc<TableSchema>> {
+        let mut parents = Vec::new();
+        self.visit(&mut |part| match part {
+            Self::ParentMissing { parent, .. } | Self::ParentMatches { parent, .. } | Self::KeyDangling { parent, .. } => {
+                parents.push(parent);
+            }
+            _ => {}
+        });
+        parents
+    }
 }
 
 /// The rows of one table that a step takes: those that match, less those that earlier steps of the plan take.
@@ -54,4 +148,93 @@ pub struct Selection {
     pub matches: Condition,
     /// What must not hold: conditions of earlier steps on the same table.
     pub except: Vec<Condition>,
+}
+
+/// What becomes of a child row when the row that it names goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChildAction {
+    /// It goes as well.
+    Delete,
+    /// The columns that name the parent become NULL.
+    SetNull,
+    /// It keeps the parent from going.
+    Refuse,
+}
+
+/// A key along which a deletion reaches the rows of another table, or of the same one.
+#[derive(Debug, Clone)]
+pub struct ChildLink {
+    /// Name of the constraint, or where the catalog declares it.
+    pub name: String,
+    /// The table whose rows go.
+    pub parent: Arc<TableSchema>,
+    /// Its columns that children name.
+    pub parent_columns: Vec<String>,
+    /// The table that names them.
+    pub child: Arc<TableSchema>,
+    /// Its columns, pairwise with `parent_columns`.
+    pub child_columns: Vec<String>,
+    /// Those of its columns that become NULL, where that is what becomes of its rows.
+    pub null_columns: Vec<String>,
+    /// What becomes of its rows.
+    pub action: ChildAction,
+    /// Conditions of earlier steps of the plan on the child table, whose rows are gone by then.
+    pub except: Vec<Condition>,
+}
+
+/// What becomes of the selected rows themselves.
+#[derive(Debug, Clone)]
+pub enum RowAction {
+    /// They are deleted.
+    Delete,
+    /// They are copied to another table with the time of it, and deleted.
+    Archive {
+        /// The other table: the same columns and one more.
+        into: TableName,
+        /// The column for the time.
+        stamp_column: String,
+    },
+    /// Columns get these values; `None` is NULL.
+    Set {
+        /// Columns and values.
+        assignments: Vec<(String, Option<Literal>)>,
+    },
+}
+
+/// What a step does to the rows that it selects and to those that hang on them.
+#[derive(Debug, Clone)]
+pub struct Effect {
+    /// What becomes of the rows.
+    pub action: RowAction,
+    /// Keys along which children are reached, in the order of a walk from the selected rows.
+    pub children: Vec<ChildLink>,
+}
+
+impl Effect {
+    /// Nothing but the deletion of the selected rows.
+    #[must_use]
+    pub fn delete() -> Self {
+        Self {
+            action: RowAction::Delete,
+            children: Vec::new(),
+        }
+    }
+
+    /// Whether the deletion of the selected rows is all that happens.
+    #[must_use]
+    pub fn is_plain_delete(&self) -> bool {
+        matches!(self.action, RowAction::Delete) && self.acting().next().is_none()
+    }
+
+    /// Whether the selected rows are gone afterwards.
+    #[must_use]
+    pub fn removes(&self) -> bool {
+        !matches!(self.action, RowAction::Set { .. })
+    }
+
+    /// Links along which rows change.
+    pub fn acting(&self) -> impl Iterator<Item = &ChildLink> {
+        self.children.iter().filter(|link| link.action != ChildAction::Refuse)
+    }
 }

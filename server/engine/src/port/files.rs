@@ -9,7 +9,7 @@
 //! The manifest is to files what the journal in the target is to rows: after any crash it is the truth. Every act blocks on the
 //! disk; the engine calls them where blocking is allowed.
 
-use std::{io, ops::ControlFlow};
+use std::{collections::BTreeMap, io, ops::ControlFlow, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -285,3 +285,6 @@ pub trait FileRoot: Send + Sync {
     /// `Busy` while somebody works in it, or what the system said.
     fn prune(&self, run: RunId) -> Result<TrashUsage, FilesError>;
 }
+
+/// The roots of a target, by the names that rules use.
+pub type Roots = BTreeMap<String, Arc<dyn FileRoot>>;

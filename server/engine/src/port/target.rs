@@ -3,9 +3,11 @@
 //! The order inside a batch belongs to [`crate::run::batch`]; adapters bring the single acts.
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Capability, EngineKind, JournalEntry, Row, RowKey, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value,
+    Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName,
+    TableSchema, TargetStatus, Value,
 };
 
 /// What kind of failure a database reported; decides whether a batch, an attempt or the run ends.
@@ -29,6 +31,8 @@ pub enum TargetErrorClass {
     Fenced,
     /// The database cannot do this here.
     Unsupported,
+    /// More rows hang on the listed ones than one transaction may take; fewer at a time may go.
+    OverBudget,
     /// The row sink refused a row; nothing was deleted.
     Sink,
     /// Anything else the database refused.
@@ -133,6 +137,13 @@ pub trait Scan: Send {
     async fn next(&mut self) -> Result<Option<Window>, TargetError>;
 }
 
+/// The values of a column, page by page.
+#[async_trait]
+pub trait ValueStream: Send {
+    /// The next values as text; none at the end. NULL is no value, and a value may come more than once.
+    async fn next(&mut self) -> Result<Vec<Vec<u8>>, TargetError>;
+}
+
 /// The right to change a target for a run: checked in every transaction against the journal's run row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
@@ -142,8 +153,31 @@ pub struct Claim {
     pub fence: u64,
 }
 
+/// What was done to captured rows, and so what it takes to put them back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "effect", rename_all = "snake_case")]
+pub enum Captured {
+    /// They were deleted: they are inserted again.
+    #[default]
+    Deleted,
+    /// They were copied to another table and deleted: they are inserted again, and the copies deleted.
+    Archived {
+        /// The other table.
+        into: TableName,
+        /// Its column for the time.
+        stamp_column: String,
+        /// The value of that column, as the database writes it.
+        stamp: String,
+    },
+    /// Columns of them were changed: those that still hold the new values get the old ones.
+    Changed {
+        /// The columns. After the values of the layout's columns each captured row holds the new values of these.
+        changed: Vec<String>,
+    },
+}
+
 /// Where captured rows come from and go back to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableLayout {
     /// The table.
     pub table: TableName,
@@ -151,11 +185,29 @@ pub struct TableLayout {
     pub columns: Vec<(String, String)>,
     /// Columns that address a row.
     pub row_key: Vec<String>,
+    /// What was done to the rows.
+    #[serde(flatten)]
+    pub captured: Captured,
+}
+
+impl TableLayout {
+    /// Number of values in a captured row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        let new_values = if let Captured::Changed { changed } = &self.captured {
+            changed.len()
+        } else {
+            0
+        };
+        self.columns.len() + new_values
+    }
 }
 
 /// A captured row that could not be put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
+    /// The table.
+    pub table: TableName,
     /// The row's key, readable.
     pub key: String,
     /// Why, in one sentence.
@@ -187,11 +239,40 @@ pub trait BatchTransaction: Send {
         capture: Option<&mut dyn RowSink>,
     ) -> Result<u64, TargetError>;
 
+    /// Locks those of the listed rows that still match the whole selection, and returns their captured columns.
+    async fn hold(&mut self, selection: &Selection, keys: &[RowKey]) -> Result<Vec<Row>, TargetError>;
+
+    /// Locks the rows that name one of these parents along a link, and returns their captured columns; at most `limit`. `parents`
+    /// are values of the link's parent columns.
+    async fn hold_children(&mut self, link: &ChildLink, parents: &[Row], limit: u64) -> Result<Vec<Row>, TargetError>;
+
+    /// Deletes held rows of a table by its primary key; returns the number of rows that went.
+    async fn remove(&mut self, table: &TableSchema, keys: &[RowKey]) -> Result<u64, TargetError>;
+
+    /// Gives columns of held rows new values (`None` is NULL); returns for each key, in order, the values that the columns hold
+    /// then, or fewer rows where some did not change.
+    async fn assign(
+        &mut self,
+        table: &TableSchema,
+        keys: &[RowKey],
+        assignments: &[(String, Option<Literal>)],
+    ) -> Result<Vec<Row>, TargetError>;
+
+    /// Copies held rows into an archive table with the time of this transaction; returns their number and that time as the
+    /// database writes it.
+    async fn copy_to_archive(
+        &mut self,
+        table: &TableSchema,
+        keys: &[RowKey],
+        into: &TableName,
+        stamp_column: &str,
+    ) -> Result<(u64, String), TargetError>;
+
     /// Looks again, with eyes newer than the deletion, whether deleted rows have been adopted: the number of rows whose
     /// parent is there now. More than zero means that the batch must be rolled back and tried again.
     async fn adopted(&mut self, selection: &Selection) -> Result<u64, TargetError>;
 
-    /// Puts rows back; those that conflict with what the table holds are left and reported.
+    /// Puts rows back, by what was done to them; those that conflict with what the table holds are left and reported.
     async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError>;
 
     /// Writes the journal's row of this batch.
@@ -210,6 +291,7 @@ pub trait BatchTransaction: Send {
 pub trait Scratch: Send {
     /// Restores rows into an empty copy of the table's columns, reads them back and compares. Returns the number of rows
     /// that came back exactly as they were captured.
+    /// Of rows with new values behind the old ones only the old ones count.
     async fn prove(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<u64, TargetError>;
 }
 
@@ -234,8 +316,25 @@ pub trait Target: Send + Sync {
     /// Exact count and samples of a selection.
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError>;
 
+    /// Has the database plan a selection without executing it: a condition that it does not take fails here.
+    async fn explain(&self, selection: &Selection) -> Result<(), TargetError>;
+
+    /// Exact numbers of the rows that each link reaches when all selected rows go, in the order of the links; a row that several
+    /// links of one action reach is counted at the first. The links' own order puts a parent before its children.
+    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<u64>, TargetError>;
+
+    /// Makes the archive table of a table where it is missing: the same columns, and one for the time.
+    async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError>;
+
     /// Exact number of rows in a table, at most `limit` where one is given.
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError>;
+
+    /// Begins a pass over the values of a text column.
+    async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError>;
+
+    /// Which of these values the column holds at this moment, by their positions in order; at most 10,000 at a time. Where the
+    /// database takes two spellings for equal, so does this.
+    async fn present(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError>;
 
     /// Begins a pass that lists matching rows, after `cursor` where one is given, in windows of at most `limit` keys.
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError>;
@@ -260,7 +359,21 @@ pub trait Target: Send + Sync {
     ///
     /// # Errors
     /// Class `Fenced`, `SchemaChanged`, or whatever the connection says.
-    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError>;
+    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
+        self.begin_strict(claim, tables, &[]).await
+    }
+
+    /// The same, and until its end nobody else writes to the tables in `still`: a parent that comes back, even without touching
+    /// a child, waits.
+    ///
+    /// # Errors
+    /// As for [`Target::begin`], and `LockTimeout` where somebody writes to them.
+    async fn begin_strict(
+        &self,
+        claim: Claim,
+        tables: &[&TableSchema],
+        still: &[&TableSchema],
+    ) -> Result<Box<dyn BatchTransaction>, TargetError>;
 
     /// Opens a place to prove backups.
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError>;

@@ -5,7 +5,7 @@ use jiff::{Span, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use super::{KindInfo, Mismatch, Schemas, column_of, schema_of};
-use crate::model::{Condition, EngineKind, Finding, FindingLevel, TableName, TimeEncoding, TypeClass};
+use crate::model::{Condition, EngineKind, Finding, FindingLevel, TableName, TableSchema, TimeEncoding, TypeClass};
 
 /// The kind's entry in [`super::KINDS`].
 pub const INFO: KindInfo = KindInfo {
@@ -18,6 +18,7 @@ pub const INFO: KindInfo = KindInfo {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     column: String,
+    fallback: Option<String>,
     retention: Option<String>,
     expiry: Option<bool>,
     zone: Option<String>,
@@ -39,6 +40,9 @@ pub enum Age {
 pub struct Expired {
     /// Column that holds the instant.
     pub column: String,
+    /// Column that decides where that one is NULL.
+    #[serde(default)]
+    pub fallback: Option<String>,
     /// What it means.
     pub age: Age,
     /// Zone of a zone-less column (IANA name).
@@ -88,6 +92,7 @@ impl TryFrom<Settings> for Expired {
         }
         Ok(Self {
             column: settings.column,
+            fallback: settings.fallback,
             age,
             zone: settings.zone,
             encoding: settings.encoding,
@@ -96,10 +101,32 @@ impl TryFrom<Settings> for Expired {
 }
 
 impl Expired {
+    /// The rule for rows whose column is older than a duration.
+    pub(super) fn older_than(
+        column: &str,
+        age: &str,
+        zone: Option<&str>,
+        encoding: Option<TimeEncoding>,
+    ) -> Result<Self, String> {
+        Settings {
+            column: column.to_owned(),
+            fallback: None,
+            retention: Some(age.to_owned()),
+            expiry: None,
+            zone: zone.map(str::to_owned),
+            encoding,
+        }
+        .try_into()
+    }
+
     pub(super) fn describe(&self, table: &TableName) -> String {
+        let column = match &self.fallback {
+            Some(fallback) => format!("{} (or {fallback}, where that is NULL)", self.column),
+            None => self.column.clone(),
+        };
         match &self.age {
-            Age::Retention(retention) => format!("rows of {table} whose {} is more than {retention} ago", self.column),
-            Age::Expiry => format!("rows of {table} whose {} is past", self.column),
+            Age::Retention(retention) => format!("rows of {table} whose {column} is more than {retention} ago"),
+            Age::Expiry => format!("rows of {table} whose {column} is past"),
         }
     }
 
@@ -122,7 +149,23 @@ impl Expired {
         horizon: Option<Timestamp>,
     ) -> Result<Condition, Mismatch> {
         let schema = schema_of(schemas, table)?;
-        let column = column_of(schema, &self.column)?;
+        let older = self.column_older(engine, schema, &self.column, horizon)?;
+        let Some(fallback) = &self.fallback else { return Ok(older) };
+        let unknown = Condition::IsNull {
+            column: self.column.clone(),
+        };
+        let made = self.column_older(engine, schema, fallback, horizon)?;
+        Ok(Condition::Any(vec![older, Condition::All(vec![unknown, made])]))
+    }
+
+    fn column_older(
+        &self,
+        engine: EngineKind,
+        schema: &TableSchema,
+        name: &str,
+        horizon: Option<Timestamp>,
+    ) -> Result<Condition, Mismatch> {
+        let column = column_of(schema, name)?;
         let place = format!("{}.{} is {}", schema.name, column.name, column.type_name);
         let utc = self
             .zone
@@ -160,7 +203,7 @@ impl Expired {
         };
         let horizon = horizon.ok_or_else(|| Mismatch::new("the plan has no horizon for this rule; expected a new plan"))?;
         Ok(Condition::OlderThan {
-            column: self.column.clone(),
+            column: name.to_owned(),
             horizon,
             encoding,
             zone: self.zone.clone(),

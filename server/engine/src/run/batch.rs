@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  begin      own connection, time limits, fence held against other attempts, shape of the table held against DDL
-//!  delete     by key and the full predicate again; each deleted row streams into the chunk
+//!  delete     by key and the full predicate again; each deleted row streams into the chunk. Rows with children, and rows that
+//!             are archived or changed, are held, captured and counted first: see `family`
 //!  seal       fsync the chunk and its folder: from here on the rows are safe outside the database
 //!  validate   captured = deleted, and in a newer snapshot: no parent has appeared meanwhile
 //!  record     the journal row: cursor, counts, chunk, checksum - in the same transaction as the deletion
@@ -18,9 +19,11 @@ use std::sync::Arc;
 use crate::{
     backup::ChunkWriter,
     failpoint,
-    model::{ChunkRef, JournalEntry, Selection, TableSchema},
-    port::{Archive, Claim, RowSink, TableLayout, Target, TargetError, TargetErrorClass, Window},
+    model::{Along, ChunkRef, Effect, JournalEntry, Selection, TableSchema},
+    port::{Archive, Captured, Claim, RowSink, TableLayout, Target, TargetError, TargetErrorClass, Window},
 };
+
+use super::family;
 
 /// One batch to be carried out.
 pub struct BatchOrder<'a> {
@@ -38,8 +41,24 @@ pub struct BatchOrder<'a> {
     pub window: &'a Window,
     /// Rows that were looked at since the batch before.
     pub examined: u64,
+    /// What becomes of the rows and of those that hang on them.
+    pub effect: &'a Effect,
+    /// Tables that nobody else may write to during the batch.
+    pub still: &'a [&'a TableSchema],
+    /// Most rows of all tables that the transaction should touch, where it has more than one listed row.
+    pub budget: u32,
     /// Whether the rows are captured.
     pub capture: bool,
+}
+
+/// What the transaction did before its chunk is sealed.
+pub(super) struct Done {
+    /// Selected rows deleted or changed.
+    pub(super) affected: u64,
+    /// Rows of other tables that went or changed along with them.
+    pub(super) along: Vec<Along>,
+    /// Rows that the chunk must hold.
+    pub(super) captured: u64,
 }
 
 /// The layout of a table's captured rows.
@@ -56,7 +75,18 @@ pub fn layout(table: &TableSchema) -> TableLayout {
         } else {
             table.primary_key.clone()
         },
+        captured: Captured::Deleted,
     }
+}
+
+/// The chunk of a batch whose sections are these.
+pub(super) fn begin_chunk(
+    archive: &dyn Archive,
+    order: &BatchOrder<'_>,
+    sections: Vec<TableLayout>,
+) -> Result<ChunkWriter, TargetError> {
+    let BatchOrder { claim, step, batch, .. } = order;
+    Ok(ChunkWriter::create(archive, claim.run, claim.fence, *step, *batch, sections)?)
 }
 
 /// Carries out one batch; the returned entry is in the journal.
@@ -69,20 +99,8 @@ pub async fn run_batch(
     archive: &Arc<dyn Archive>,
     order: &BatchOrder<'_>,
 ) -> Result<JournalEntry, TargetError> {
-    let mut writer = None;
-    if order.capture {
-        let table = layout(&order.selection.table);
-        writer = Some(ChunkWriter::create(
-            archive.as_ref(),
-            order.claim.run,
-            order.claim.fence,
-            order.step,
-            order.batch,
-            &table,
-        )?);
-    }
-    let name = writer.as_ref().map(|writer| writer.name().to_owned());
-    let result = delete_in_transaction(target, order, writer).await;
+    let mut name = None;
+    let result = work_in_transaction(target, archive, order, &mut name).await;
     if let (Err(error), Some(name)) = (&result, name)
         && error.class != TargetErrorClass::Lost
     {
@@ -95,18 +113,42 @@ pub async fn run_batch(
     result
 }
 
-async fn delete_in_transaction(
+async fn work_in_transaction(
     target: &dyn Target,
+    archive: &Arc<dyn Archive>,
     order: &BatchOrder<'_>,
-    mut writer: Option<ChunkWriter>,
+    name: &mut Option<String>,
 ) -> Result<JournalEntry, TargetError> {
-    let mut transaction = target.begin(order.claim, &[&order.selection.table]).await?;
+    let mut tables = vec![order.selection.table.as_ref()];
+    for link in order.effect.acting() {
+        if !tables.iter().any(|table| table.name == link.child.name) {
+            tables.push(link.child.as_ref());
+        }
+    }
+    let mut transaction = target.begin_strict(order.claim, &tables, order.still).await?;
     failpoint!("batch-begun");
-    let sink = writer.as_mut().map(|writer| writer as &mut dyn RowSink);
-    let deleted = transaction.delete(order.selection, &order.window.keys, sink).await?;
+    let (done, writer) = if order.effect.is_plain_delete() {
+        let mut writer = None;
+        if order.capture {
+            let made = begin_chunk(archive.as_ref(), order, vec![layout(&order.selection.table)])?;
+            *name = Some(made.name().to_owned());
+            writer = Some(made);
+        }
+        let sink = writer.as_mut().map(|writer| writer as &mut dyn RowSink);
+        let deleted = transaction.delete(order.selection, &order.window.keys, sink).await?;
+        let done = Done {
+            affected: deleted,
+            along: Vec::new(),
+            captured: deleted,
+        };
+        (done, writer)
+    } else {
+        let (done, writer) = family::work(transaction.as_mut(), archive.as_ref(), order, name).await?;
+        (done, writer)
+    };
     failpoint!("batch-deleted");
     let chunk = match writer {
-        Some(writer) if deleted > 0 => Some(seal(writer, deleted).await?),
+        Some(writer) if done.captured > 0 => Some(seal(writer, done.captured).await?),
         // Nothing to keep: dropping the writer removes its file.
         _ => None,
     };
@@ -129,7 +171,8 @@ async fn delete_in_transaction(
         cursor: order.window.cursor.clone(),
         examined: order.examined,
         matched: order.window.keys.len() as u64,
-        affected: deleted,
+        affected: done.affected,
+        along: done.along,
         conflicting: 0,
         chunk,
     };
@@ -151,7 +194,7 @@ async fn seal(writer: ChunkWriter, deleted: u64) -> Result<ChunkRef, TargetError
         return Err(TargetError::new(
             TargetErrorClass::Refused,
             format!(
-                "{} rows were captured and {deleted} deleted; the batch was taken back",
+                "{} rows were captured and {deleted} deleted or changed; the batch was taken back",
                 writer.rows()
             ),
         ));

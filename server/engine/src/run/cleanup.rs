@@ -8,10 +8,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
+    files,
 };
 use crate::{
     failpoint,
-    model::{JournalEntry, RunState, Selection, StepState, StepTotals, TableSchema, Throttle},
+    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableSchema, Throttle},
     planner,
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
 };
@@ -26,7 +27,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const SCAN_LIFETIME: Duration = Duration::from_secs(180);
 
 /// How a step ended, where it ended in order.
-enum StepEnd {
+pub(super) enum StepEnd {
     Done,
     /// With rows left over, for this reason.
     Partial(String),
@@ -41,10 +42,16 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     for step in &totals {
         attempt.ledger.take_totals(step);
     }
-    let selections = planner::selections(attempt.target.as_ref(), &attempt.plan)
+    let roots = attempt
+        .context
+        .targets
+        .get(&attempt.run.target)
+        .map(|entry| Arc::clone(&entry.roots));
+    let selections = planner::selections(attempt.target.as_ref(), &roots.unwrap_or_default(), &attempt.plan)
         .await
         .map_err(|error| match error {
             planner::PlanError::Target(error) => Halt::Target(error),
+            planner::PlanError::Files(error) => Halt::Fail(error.to_string()),
             planner::PlanError::Mismatch { expected, .. } => {
                 Halt::Fail(format!("the schema changed since the plan was made: {expected}"))
             }
@@ -53,32 +60,49 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         return Err(Halt::Fail("the schema changed since the plan was made".to_owned()));
     }
     remove_unjournaled_chunks(attempt).await?;
+    for (index, step) in selections.steps.iter().enumerate() {
+        if let Some(selection) = &step.files
+            && !is_over(attempt, index)
+        {
+            files::settle(attempt, index, selection).await?;
+        }
+    }
     failpoint!("run-claimed");
 
     let mut out_of_time = false;
-    for (index, selection) in selections.steps.iter().enumerate() {
-        if matches!(
-            attempt.ledger.report.steps[index].state,
-            StepState::Succeeded | StepState::Partial | StepState::Failed
-        ) {
+    for (index, step) in selections.steps.iter().enumerate() {
+        if is_over(attempt, index) {
             continue;
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
+        if let RowAction::Archive { into, stamp_column } = &step.effect.action {
+            attempt
+                .target
+                .create_archive(&step.selection.table, into, stamp_column)
+                .await?;
+        }
         let done = totals
             .iter()
             .find(|totals| usize::try_from(totals.step) == Ok(index))
             .cloned()
             .unwrap_or_default();
-        let result = StepWork {
-            attempt,
-            index,
-            selection,
-            totals: done,
-            reopened: false,
-        }
-        .run()
-        .await;
+        let result = match &step.files {
+            Some(selection) => files::clean_step(attempt, index, selection).await,
+            None => {
+                StepWork {
+                    attempt,
+                    index,
+                    selection: &step.selection,
+                    effect: &step.effect,
+                    still: &step.still(),
+                    totals: done,
+                    reopened: false,
+                }
+                .run()
+                .await
+            }
+        };
         let (state, message) = match result {
             Ok(StepEnd::Done) => (StepState::Succeeded, String::new()),
             Ok(StepEnd::Partial(message)) => (StepState::Partial, message),
@@ -114,12 +138,39 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     Ok(verdict(attempt, out_of_time))
 }
 
+/// Whether an earlier attempt has ended a step.
+fn is_over(attempt: &Attempt, index: usize) -> bool {
+    matches!(
+        attempt.ledger.report.steps[index].state,
+        StepState::Succeeded | StepState::Partial | StepState::Failed
+    )
+}
+
+/// What was done, in words: rows, files, or both.
+fn done(attempt: &Attempt) -> String {
+    let (mut rows, mut files, mut any_rows, mut any_files) = (0, 0, false, false);
+    for (index, step) in attempt.ledger.report.steps.iter().enumerate() {
+        if files::is_files(attempt, index) {
+            files += step.rows_affected;
+            any_files = true;
+        } else {
+            rows += step.rows_affected;
+            any_rows = true;
+        }
+    }
+    match (any_rows, any_files) {
+        (_, false) => format!("{rows} rows deleted"),
+        (false, true) => format!("{files} files moved to the trash"),
+        (true, true) => format!("{rows} rows deleted, {files} files moved to the trash"),
+    }
+}
+
 fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
     let steps = &attempt.ledger.report.steps;
-    let affected = attempt.ledger.report.total(|step| step.rows_affected);
+    let done = done(attempt);
     let failed = steps.iter().filter(|step| step.state == StepState::Failed).count();
     let (state, reason) = if steps.iter().all(|step| step.state == StepState::Succeeded) {
-        (RunState::Succeeded, format!("{affected} rows deleted"))
+        (RunState::Succeeded, done)
     } else if failed == steps.len() {
         (
             RunState::Failed,
@@ -132,14 +183,14 @@ fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
         (
             RunState::PartiallySucceeded,
             format!(
-                "stopped at the time limit of {} s; {affected} rows deleted",
+                "stopped at the time limit of {} s; {done}",
                 attempt.run.options.max_execution_seconds
             ),
         )
     } else {
         let first = steps.iter().find(|step| step.state != StepState::Succeeded);
         let why = first.map_or(String::new(), |step| format!("{}: {}", step.rule, step.message));
-        (RunState::PartiallySucceeded, format!("{affected} rows deleted; {why}"))
+        (RunState::PartiallySucceeded, format!("{done}; {why}"))
     };
     Ending {
         state,
@@ -152,6 +203,10 @@ fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
 /// target was restored, or is another database. Going on would take the chunks of committed batches for leftovers.
 fn check_journal(attempt: &Attempt, totals: &[StepTotals]) -> Result<(), Halt> {
     for (index, report) in attempt.ledger.report.steps.iter().enumerate() {
+        // Of files the manifest tells.
+        if files::is_files(attempt, index) {
+            continue;
+        }
         let journaled = totals.iter().find(|totals| usize::try_from(totals.step) == Ok(index));
         let (batches, captured) = journaled.map_or((0, 0), |totals| (totals.batches, totals.captured));
         if batches < report.batches || captured < report.rows_captured {
@@ -199,7 +254,7 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
 }
 
 /// Most rows that a step may take: what the plan counted and the drift that is tolerated.
-fn allowance(attempt: &Attempt, index: usize) -> u64 {
+pub(super) fn allowance(attempt: &Attempt, index: usize) -> u64 {
     let planned = attempt.plan.steps[index].row_count;
     planned.saturating_add(attempt.context.settings.drift.tolerance(planned))
 }
@@ -242,6 +297,9 @@ struct StepWork<'a> {
     attempt: &'a mut Attempt,
     index: usize,
     selection: &'a Selection,
+    effect: &'a Effect,
+    /// Tables that nobody else may write to during a batch.
+    still: &'a [&'a TableSchema],
     /// What earlier attempts and the batches so far have done.
     totals: StepTotals,
     /// Whether the scan of this pass was opened again on the way, which may pass over rows.
@@ -255,6 +313,9 @@ impl StepWork<'_> {
         let mut slipping = 0;
         loop {
             let from_start = cursor.is_none();
+            if from_start {
+                self.totals.cursor.clear();
+            }
             let (matched, affected) = (self.totals.matched, self.totals.affected);
             self.reopened = false;
             if let Some(end) = self.pass(cursor.take()).await? {
@@ -330,13 +391,30 @@ impl StepWork<'_> {
                     .await?;
                 return Ok(Some(StepEnd::Partial(message)));
             }
-            let began = Instant::now();
-            let entry = self.batch(&target, &window, examined).await?;
-            let took = began.elapsed();
-            examined = 0;
-            self.note(&entry, took, &window).await?;
-            if !self.attempt.run.options.full_speed {
-                self.attempt.lease.rest(took).await?;
+            let mut parts = vec![window];
+            while let Some(mut part) = parts.pop() {
+                let began = Instant::now();
+                let entry = match self.batch(&target, &part, examined).await {
+                    // More rows hang on these than one transaction should take: half of them at a time.
+                    Err(Halt::Target(error)) if error.class == TargetErrorClass::OverBudget && part.keys.len() > 1 => {
+                        let rest = part.keys.split_off(part.keys.len() / 2);
+                        parts.push(Window {
+                            keys: rest,
+                            ..part.clone()
+                        });
+                        // A pass that resumes must not begin behind rows that the second half still holds.
+                        part.cursor.clone_from(&self.totals.cursor);
+                        parts.push(part);
+                        continue;
+                    }
+                    entry => entry?,
+                };
+                let took = began.elapsed();
+                examined = 0;
+                self.note(&entry, took, &part).await?;
+                if !self.attempt.run.options.full_speed {
+                    self.attempt.lease.rest(took).await?;
+                }
             }
             if scanning_since.elapsed() > SCAN_LIFETIME {
                 ahead = Ahead::open(target.as_ref(), self.selection, cursor.as_deref(), limit).await?;
@@ -351,11 +429,13 @@ impl StepWork<'_> {
         totals.examined += entry.examined;
         totals.matched += entry.matched;
         totals.affected += entry.affected;
+        Along::add(&mut totals.along, &entry.along);
         if let Some(chunk) = &entry.chunk {
             totals.captured += chunk.rows;
             totals.captured_bytes += chunk.bytes;
         }
         totals.step = entry.step;
+        totals.cursor.clone_from(&entry.cursor);
         self.attempt.ledger.take_totals(totals);
         let throttle = (!self.attempt.run.options.full_speed).then(|| Throttle {
             reason: "DUTY_CYCLE".to_owned(),
@@ -380,9 +460,12 @@ impl StepWork<'_> {
                 batch: self.totals.batches + 1,
                 pass: self.totals.pass,
                 selection: self.selection,
+                effect: self.effect,
+                still: self.still,
+                budget: self.attempt.run.options.batch_rows,
                 window,
                 examined,
-                capture: self.attempt.plan.steps[self.index].captured,
+                capture: self.attempt.run.options.capture || self.attempt.plan.steps[self.index].captured,
             };
             let error = match run_batch(target.as_ref(), &self.attempt.context.archive, &order).await {
                 Ok(entry) => return Ok(entry),

@@ -118,6 +118,7 @@ impl Ledger {
         step.rows_captured = totals.captured;
         step.captured_bytes = totals.captured_bytes;
         step.rows_conflicting = totals.conflicting;
+        step.along.clone_from(&totals.along);
         step.batches = totals.batches;
         step.passes = totals.pass;
     }

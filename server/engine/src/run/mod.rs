@@ -9,7 +9,9 @@
 mod attempt;
 pub mod batch;
 mod cleanup;
+mod family;
 mod feed;
+mod files;
 mod lease;
 mod ledger;
 pub(crate) mod meter;

@@ -4,12 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Ending, Halt};
+use super::{
+    attempt::{Attempt, Ending, Halt},
+    files,
+};
 use crate::{
-    backup::{ChunkError, read_chunk},
+    backup::{ChunkError, Section, read_chunk},
     failpoint,
     model::{JournalEntry, RunState, StepState},
-    port::{SourceMark, TargetError, TargetErrorClass},
+    port::{Restored, SourceMark, TargetError, TargetErrorClass},
 };
 
 /// Tries of one chunk before the undo fails.
@@ -42,6 +45,16 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
+        if let Some(root) = files::root_of(attempt, index)? {
+            if !files::undo_step(attempt, index, source, root).await? {
+                return Ok(Ending {
+                    state: RunState::PartiallySucceeded,
+                    reason: format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds),
+                    mark: None,
+                });
+            }
+            continue;
+        }
         // What went last comes back first, batches as well as steps: a row's parent in the same table was deleted after it.
         let done = totals.iter().find(|totals| totals.step == step);
         let mut below = done.map_or(u64::MAX, |totals| totals.first_batch);
@@ -123,7 +136,7 @@ async fn put_back(attempt: &mut Attempt, index: usize, entry: &JournalEntry) -> 
         let (archive, reference) = (Arc::clone(&attempt.context.archive), chunk.clone());
         let (run, step, batch) = (entry.run, entry.step, entry.batch);
         let read = tokio::task::spawn_blocking(move || read_chunk(archive.as_ref(), run, step, batch, &reference)).await;
-        let (header, rows) = match read.map_err(|error| Halt::Fail(error.to_string()))? {
+        let sections = match read.map_err(|error| Halt::Fail(error.to_string()))? {
             Ok(read) => read,
             Err(ChunkError::Damaged { problem }) => {
                 attempt
@@ -138,7 +151,7 @@ async fn put_back(attempt: &mut Attempt, index: usize, entry: &JournalEntry) -> 
             }
             Err(ChunkError::Archive(error)) => return Err(error.into()),
         };
-        let error = match restore_in_transaction(attempt, index, entry, header.layout(), rows).await {
+        let error = match restore_in_transaction(attempt, index, entry, sections).await {
             Ok(()) => return Ok(true),
             Err(Halt::Target(error)) if error.is_retryable() && attempt_number < MAX_TRIES => error,
             Err(halt) => return Err(halt),
@@ -161,12 +174,18 @@ async fn restore_in_transaction(
     attempt: &mut Attempt,
     index: usize,
     source: &JournalEntry,
-    layout: crate::port::TableLayout,
-    rows: Vec<crate::model::Row>,
+    sections: Vec<Section>,
 ) -> Result<(), Halt> {
-    let expected = rows.len() as u64;
+    let expected = sections.iter().map(|section| section.rows.len()).sum::<usize>() as u64;
     let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
-    let restored = transaction.restore(&layout, rows).await?;
+    let mut restored = Restored::default();
+    // What went last comes back first: a parent before the rows that name it.
+    for Section { layout, rows } in sections.into_iter().rev() {
+        let part = transaction.restore(&layout, rows).await?;
+        restored.rows += part.rows;
+        restored.conflicting += part.conflicting;
+        restored.conflicts.extend(part.conflicts);
+    }
     if restored.rows + restored.conflicting != expected {
         transaction.rollback().await;
         let message = format!(
@@ -185,6 +204,7 @@ async fn restore_in_transaction(
         matched: expected,
         affected: restored.rows,
         conflicting: restored.conflicting,
+        along: Vec::new(),
         chunk: None,
         ..source.clone()
     };
@@ -205,7 +225,7 @@ async fn restore_in_transaction(
         .filter(|warning| warning.code == "UNDO_CONFLICT")
         .count();
     for conflict in restored.conflicts.iter().take(NAMED_CONFLICTS.saturating_sub(named)) {
-        let message = format!("{} {}: {}", layout.table, conflict.key, conflict.reason);
+        let message = format!("{} {}: {}", conflict.table, conflict.key, conflict.reason);
         attempt.ledger.warn(Some(index), "UNDO_CONFLICT", message).await?;
     }
     Ok(())

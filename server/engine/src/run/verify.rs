@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::attempt::{Attempt, Ending, Halt};
+use super::{
+    attempt::{Attempt, Ending, Halt},
+    files,
+};
 use crate::{
     backup::{ChunkError, read_chunk},
     model::{RunState, StepState},
@@ -42,6 +45,19 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
+        if let Some(root) = files::root_of(attempt, index)? {
+            match files::verify_step(attempt, index, source, root).await? {
+                Some(files) => damaged += files,
+                None => {
+                    return Ok(Ending {
+                        state: RunState::PartiallySucceeded,
+                        reason: format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds),
+                        mark: None,
+                    });
+                }
+            }
+            continue;
+        }
         let mut damaged_here = 0_u64;
         let mut after = (step, 0);
         loop {
@@ -68,8 +84,11 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                 })
                 .await;
                 let problem = match read.map_err(|error| Halt::Fail(error.to_string()))? {
-                    Ok((header, rows)) => {
-                        let proven = scratch.prove(&header.layout(), rows).await?;
+                    Ok(sections) => {
+                        let mut proven = 0;
+                        for section in sections {
+                            proven += scratch.prove(&section.layout, section.rows).await?;
+                        }
                         let report = &mut attempt.ledger.report.steps[index];
                         report.rows_matched += chunk.rows;
                         report.rows_affected += proven;

@@ -1,6 +1,6 @@
 //! Plans.
 
-use dbkeep_engine::model::{Finding, FindingLevel, Plan, PlanStep, SampleRow};
+use dbkeep_engine::model::{ChildAction, Finding, FindingLevel, Plan, PlanChild, PlanStep, SampleRow};
 use dbkeep_proto::v1;
 
 use super::{index, target::severity, time};
@@ -12,6 +12,7 @@ pub(in crate::grpc) fn plan(plan: Plan) -> v1::Plan {
         token: plan.token(),
         severity: severity(plan.severity).into(),
         row_count: plan.row_count(),
+        along_row_count: plan.steps.iter().map(PlanStep::along_count).sum(),
         capture_bytes: plan.steps.iter().map(|step| step.capture_bytes).sum(),
         blocked: plan.blocking().is_some(),
         create_time: Some(time::timestamp(plan.created_at)),
@@ -33,6 +34,7 @@ fn step(index: u32, step: PlanStep) -> v1::PlanStep {
     v1::PlanStep {
         index,
         kind: step.rule.kind_name().to_owned(),
+        root: step.rule.root().unwrap_or_default().to_owned(),
         operation: step.operation,
         rule: step.rule.name,
         table: step.table,
@@ -47,6 +49,24 @@ fn step(index: u32, step: PlanStep) -> v1::PlanStep {
         samples: step.samples.into_iter().map(sample).collect(),
         findings: step.findings.into_iter().map(finding).collect(),
         selection_sql: step.selection_sql,
+        action: step.rule.action.name().to_owned(),
+        along_row_count: step.children.iter().map(|child| child.row_count).sum(),
+        children: step.children.into_iter().map(child).collect(),
+        strict: step.strict,
+    }
+}
+
+fn child(child: PlanChild) -> v1::PlanChild {
+    v1::PlanChild {
+        table: child.table,
+        constraint: child.constraint,
+        action: match child.action {
+            ChildAction::Delete => v1::ChildAction::Delete,
+            ChildAction::SetNull => v1::ChildAction::SetNull,
+            ChildAction::Refuse => v1::ChildAction::Unspecified,
+        }
+        .into(),
+        row_count: child.row_count,
     }
 }
 

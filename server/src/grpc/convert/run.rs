@@ -1,7 +1,7 @@
 //! Runs, their reports, and the filter over them.
 
 use dbkeep_engine::{
-    model::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning},
+    model::{Along, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning},
     port::RunFilter,
 };
 use dbkeep_proto::v1;
@@ -43,6 +43,7 @@ fn options(options: RunOptions) -> v1::RunOptions {
         batch_size: Some(options.batch_rows),
         max_execution_time: Some(time::seconds(options.max_execution_seconds.into())),
         full_speed: options.full_speed,
+        capture: options.capture,
     }
 }
 
@@ -56,6 +57,7 @@ pub(super) fn report(report: Report) -> v1::RunReport {
         rows_captured: report.total(|step| step.rows_captured),
         captured_bytes: report.total(|step| step.captured_bytes),
         rows_conflicting: report.total(|step| step.rows_conflicting),
+        rows_along: report.total(|step| step.along.iter().map(|along| along.deleted + along.nullified).sum()),
         duration: Some(time::milliseconds(report.duration_ms)),
         steps: report
             .steps
@@ -87,6 +89,15 @@ pub(super) fn step(index: u32, step: StepReport) -> v1::StepReport {
         rows_remaining: step.rows_remaining,
         duration: Some(time::milliseconds(step.duration_ms)),
         message: step.message,
+        along: step.along.into_iter().map(along).collect(),
+    }
+}
+
+fn along(along: Along) -> v1::AlongCount {
+    v1::AlongCount {
+        table: along.table,
+        rows_deleted: along.deleted,
+        rows_nullified: along.nullified,
     }
 }
 

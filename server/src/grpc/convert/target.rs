@@ -3,7 +3,7 @@
 use dbkeep_engine::{
     engine::TargetEntry,
     model::{Capability, EngineKind, RunId, TargetStatus},
-    rule::{Action, Operation, Rule, Severity},
+    rule::{Operation, Rule, Severity},
 };
 use dbkeep_proto::v1;
 
@@ -64,14 +64,8 @@ fn rule(rule: &Rule) -> v1::Rule {
         kind: rule.kind_name().to_owned(),
         table: rule.table.to_string(),
         description: rule.describe(),
-        action: action(rule.action).to_owned(),
+        action: rule.action.name().to_owned(),
         origin: rule.origin.to_string(),
-    }
-}
-
-fn action(action: Action) -> &'static str {
-    match action {
-        Action::Delete => "delete",
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Condition, JournalEntry, Row, RowKey, Selection, TableSchema, Value},
+    model::{ChildLink, Condition, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema, Value},
     port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
@@ -20,17 +20,82 @@ use super::{
 };
 
 /// A batch waits for a row lock this long, then is tried again; it must never queue readers behind itself for longer. Hash,
-/// merge and sequential plans are off so that the listed ctids are fetched one by one and parents looked up by index.
+/// merge and sequential plans are off so that the listed ctids are fetched one by one and parents looked up by index. Deferred
+/// constraints are checked at once: at the commit it is too late to name one.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '60s'; \
      SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; SET LOCAL synchronous_commit = on; \
-     SET LOCAL row_security = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off";
+     SET LOCAL row_security = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET CONSTRAINTS ALL IMMEDIATE";
 
 pub(super) struct PostgresBatch {
     connection: PgConnection,
     validator: PgConnection,
     idle: Arc<Idle>,
-    /// Keys of the parents that the deleted rows named.
-    parents: Vec<Row>,
+    /// What the rows of this batch named as their parents, by the parts of the condition that judge parents.
+    named: Vec<(Reference, Vec<Row>)>,
+}
+
+/// How rows name the parents by which a condition judges them.
+struct Reference {
+    /// What names the parent, as text, of a row `t`.
+    expressions: Vec<String>,
+    /// Types in which those texts are compared.
+    types: Vec<String>,
+    /// Whether a fit parent `p` has the values `k`.
+    fit: String,
+    parent: Arc<TableSchema>,
+    indexed: bool,
+}
+
+/// The references of a selection. A condition that holds without regard to parents has none.
+fn references(selection: &Selection) -> Result<Vec<Reference>, TargetError> {
+    let mut parts = Vec::new();
+    selection.matches.visit(&mut |part| parts.push(part));
+    let mut references = Vec::new();
+    for part in parts {
+        match part {
+            Condition::ParentMissing {
+                columns,
+                parent,
+                parent_columns,
+                unfit,
+            } => {
+                let keys: Vec<String> = (1..=columns.len()).map(key_name).collect();
+                let mut fit = vec![render::same("p", parent_columns, "k", &keys)];
+                fit.extend(render::none_of(parent, unfit, "p")?);
+                references.push(Reference {
+                    expressions: columns
+                        .iter()
+                        .map(|name| format!("t.{}::text", render::identifier(name)))
+                        .collect(),
+                    // As in the predicate, the child's type decides: its values need not fit the parent's.
+                    types: types(&selection.table, columns)?,
+                    fit: fit.join(" AND "),
+                    parent: Arc::clone(parent),
+                    indexed: parent.indexed(parent_columns),
+                });
+            }
+            Condition::KeyDangling {
+                parent,
+                parent_column,
+                unfit,
+                ..
+            } => {
+                let key = render::text_key(part, "t")?;
+                let typed = key.typed(&format!("k.{}", key_name(1)));
+                let mut fit = vec![format!("p.{} = {typed}", render::identifier(parent_column))];
+                fit.extend(render::none_of(parent, unfit, "p")?);
+                references.push(Reference {
+                    expressions: vec![key.text],
+                    types: vec!["text".to_owned()],
+                    fit: fit.join(" AND "),
+                    parent: Arc::clone(parent),
+                    indexed: parent.indexed(std::slice::from_ref(parent_column)),
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(references)
 }
 
 impl PostgresBatch {
@@ -40,8 +105,13 @@ impl PostgresBatch {
         idle: Arc<Idle>,
         claim: Claim,
         tables: &[&TableSchema],
+        still: &[&TableSchema],
     ) -> Result<Self, TargetError> {
         let mut begin = BEGIN.to_owned();
+        for table in still {
+            // Whoever writes to a parent has written it, or waits until this batch has ended.
+            begin.push_str(&format!("; LOCK TABLE {} IN SHARE MODE", render::table(&table.name)));
+        }
         for table in tables {
             // Taken before the snapshot, so that no change of the table's shape can lie between the two.
             begin.push_str(&format!(
@@ -77,17 +147,27 @@ impl PostgresBatch {
             connection,
             validator,
             idle,
-            parents: Vec::new(),
+            named: Vec::new(),
         })
     }
 }
 
 impl PostgresBatch {
     /// Orphans are judged by their parents: a parent that was swapped, or emptied, would make every child look orphaned.
-    async fn check_parent(&mut self, selection: &Selection) -> Result<(), TargetError> {
-        let Condition::ParentMissing { parent, .. } = &selection.matches else {
-            return Ok(());
-        };
+    async fn check_parents(&mut self, selection: &Selection) -> Result<Vec<Reference>, TargetError> {
+        let references = references(selection)?;
+        for reference in &references {
+            if !reference.indexed {
+                // Looking each parent up would read the whole table for every row; hashing it reads it once.
+                let unindexed = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on";
+                self.connection.execute(unindexed).await.map_err(statement)?;
+            }
+            self.check_parent(&reference.parent).await?;
+        }
+        Ok(references)
+    }
+
+    async fn check_parent(&mut self, parent: &TableSchema) -> Result<(), TargetError> {
         let name = render::table(&parent.name);
         // TRUNCATE does not respect snapshots; with the lock it cannot come between this look and the commit.
         let lock = format!("LOCK TABLE {name} IN ACCESS SHARE MODE");
@@ -111,17 +191,50 @@ impl PostgresBatch {
             format!("parent {} {what} during the run", parent.name),
         ))
     }
+
+    /// Rows of text, with one array bound for each column of the keys.
+    async fn rows(&mut self, sql: String, keys: &[Row], width: usize) -> Result<Vec<Row>, TargetError> {
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for column in columns_of(keys, width)? {
+            query = query.bind(column);
+        }
+        let rows = query.fetch_all(&mut self.connection).await.map_err(statement)?;
+        rows.iter().map(text_row).collect()
+    }
+
+    /// Keeps what the rows named: each parent once, and in the order of the index that will be asked for them.
+    fn remember(&mut self, references: Vec<Reference>, mut named: Vec<Row>) {
+        for reference in references {
+            let width = reference.expressions.len();
+            let mut keys: Vec<Row> = named.iter_mut().map(|row| row.drain(..width).collect()).collect();
+            let bytes = |value: &Value| {
+                if let Value::Text(text) = value {
+                    text.clone()
+                } else {
+                    Vec::new()
+                }
+            };
+            keys.sort_by_cached_key(|key| key.iter().map(bytes).collect::<Vec<_>>());
+            keys.dedup();
+            self.named.push((reference, keys));
+        }
+    }
 }
 
-/// Rows `k(k1, ..)` of these types, bound as one text array for each column. Values are cast one by one: an array's text is
-/// no array of the elements' texts, and unnesting a composite type would spread its fields.
+/// Name of a bound column in [`unnest`]; one that no column of a table is likely to have.
+fn key_name(place: usize) -> String {
+    format!("dbkeep_{place}")
+}
+
+/// Rows `k(dbkeep_1, ..)` of these types, bound as one text array for each column, and their places from 1. Values are cast one
+/// by one: an array's text is no array of the elements' texts, and unnesting a composite type would spread its fields.
 fn unnest(types: &[String]) -> String {
     let list = |part: &dyn Fn(usize) -> String| (1..=types.len()).map(part).collect::<Vec<_>>().join(", ");
     format!(
-        "(SELECT {} FROM unnest({}) AS u({})) AS k",
-        list(&|place| format!("u.k{place}::{} AS k{place}", types[place - 1])),
+        "(SELECT {}, u.dbkeep_place FROM unnest({}) WITH ORDINALITY AS u({}, dbkeep_place)) AS k",
+        list(&|place| format!("u.{}::{} AS {}", key_name(place), types[place - 1], key_name(place))),
         list(&|place| format!("${place}::text[]")),
-        list(&|place| format!("k{place}")),
+        list(&key_name),
     )
 }
 
@@ -133,6 +246,30 @@ fn types(schema: &TableSchema, columns: &[String]) -> Result<Vec<String>, Target
         .collect()
 }
 
+/// `FROM ONLY t .. WHERE` for the listed rows that still match the whole selection, and the types of what is bound.
+fn listed(selection: &Selection) -> Result<(String, Vec<String>), TargetError> {
+    let schema = &selection.table;
+    let mut key_types = vec!["tid".to_owned()];
+    key_types.extend(types(schema, &schema.row_key)?);
+    let keys: Vec<String> = (2..=key_types.len()).map(key_name).collect();
+    let same_row = format!(
+        "t.ctid = k.{} AND {} AND {}",
+        key_name(1),
+        render::same("t", &schema.row_key, "k", &keys),
+        render::predicate(selection)?
+    );
+    Ok((same_row, key_types))
+}
+
+/// Rows of a table found again by its primary key: the join condition with `k`, and the types of what is bound.
+fn by_primary_key(table: &TableSchema) -> Result<(String, Vec<String>), TargetError> {
+    let names: Vec<String> = (1..=table.primary_key.len()).map(key_name).collect();
+    Ok((
+        render::same("t", &table.primary_key, "k", &names),
+        types(table, &table.primary_key)?,
+    ))
+}
+
 #[async_trait]
 impl BatchTransaction for PostgresBatch {
     async fn delete(
@@ -142,46 +279,27 @@ impl BatchTransaction for PostgresBatch {
         mut capture: Option<&mut dyn RowSink>,
     ) -> Result<u64, TargetError> {
         let schema = &selection.table;
-        self.check_parent(selection).await?;
-        let mut key_types = vec!["tid".to_owned()];
-        key_types.extend(types(schema, &schema.row_key)?);
-        let same_key = schema
-            .row_key
-            .iter()
-            .enumerate()
-            .map(|(position, name)| format!("t.{} = k.k{}", render::identifier(name), position + 2));
-        let child_columns = match &selection.matches {
-            Condition::ParentMissing {
-                columns,
-                parent,
-                parent_columns,
-            } => {
-                if !parent.indexed(parent_columns) {
-                    // Looking each parent up would read the whole table for every row; hashing it reads it once.
-                    let unindexed = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on";
-                    self.connection.execute(unindexed).await.map_err(statement)?;
-                }
-                columns.clone()
-            }
-            Condition::OlderThan { .. } => Vec::new(),
-        };
+        let references = self.check_parents(selection).await?;
+        let (same_row, key_types) = listed(selection)?;
         let captured: Vec<&str> = if capture.is_some() {
             schema.captured_columns().map(|column| column.name.as_str()).collect()
         } else {
             Vec::new()
         };
-        let returned = captured.iter().copied().chain(child_columns.iter().map(String::as_str));
-        let returning = if captured.is_empty() && child_columns.is_empty() {
+        let mut returned: Vec<String> = captured
+            .iter()
+            .map(|name| format!("t.{}::text", render::identifier(name)))
+            .collect();
+        returned.extend(references.iter().flat_map(|reference| reference.expressions.iter().cloned()));
+        let returning = if returned.is_empty() {
             "1".to_owned()
         } else {
-            render::text_columns(returned)
+            returned.join(", ")
         };
         let sql = format!(
-            "DELETE FROM ONLY {} AS t USING {} WHERE t.ctid = k.k1 AND {} AND {} RETURNING {returning}",
+            "DELETE FROM ONLY {} AS t USING {} WHERE {same_row} RETURNING {returning}",
             render::table(&schema.name),
             unnest(&key_types),
-            same_key.collect::<Vec<_>>().join(" AND "),
-            render::predicate(selection)?,
         );
         let mut query = sqlx::query(AssertSqlSafe(sql));
         for column in columns_of(keys, key_types.len())? {
@@ -189,66 +307,172 @@ impl BatchTransaction for PostgresBatch {
         }
         let mut rows = query.fetch(&mut self.connection);
         let mut deleted = 0;
+        let mut named = Vec::new();
         while let Some(row) = rows.try_next().await.map_err(statement)? {
             deleted += 1;
             if returning == "1" {
                 continue;
             }
             let mut values = text_row(&row)?;
-            let parent = values.split_off(captured.len());
+            let parents = values.split_off(captured.len());
             if let Some(sink) = capture.as_mut() {
                 sink.row(&values)?;
             }
-            if !parent.is_empty() {
-                self.parents.push(parent);
+            if !parents.is_empty() {
+                named.push(parents);
             }
         }
-        // Each parent once, and in the order of the index that will be asked for them.
-        let bytes = |value: &Value| {
-            if let Value::Text(text) = value {
-                text.clone()
-            } else {
-                Vec::new()
-            }
-        };
-        self.parents
-            .sort_by_cached_key(|parent| parent.iter().map(bytes).collect::<Vec<_>>());
-        self.parents.dedup();
+        drop(rows);
+        self.remember(references, named);
         Ok(deleted)
     }
 
-    async fn adopted(&mut self, selection: &Selection) -> Result<u64, TargetError> {
-        let Condition::ParentMissing {
-            columns,
-            parent,
-            parent_columns,
-        } = &selection.matches
-        else {
-            return Ok(0);
-        };
-        if self.parents.is_empty() {
-            return Ok(0);
-        }
-        let width = parent_columns.len();
-        let same = parent_columns
-            .iter()
-            .enumerate()
-            .map(|(position, name)| format!("p.{} = k.k{}", render::identifier(name), position + 1));
+    async fn hold(&mut self, selection: &Selection, keys: &[RowKey]) -> Result<Vec<Row>, TargetError> {
+        let schema = &selection.table;
+        let references = self.check_parents(selection).await?;
+        let (same_row, key_types) = listed(selection)?;
+        let columns: Vec<&str> = schema.captured_columns().map(|column| column.name.as_str()).collect();
+        let width = columns.len();
+        let mut wanted = vec![render::text_columns(columns)];
+        wanted.extend(references.iter().flat_map(|reference| reference.expressions.iter().cloned()));
         let sql = format!(
-            "SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM {} AS p WHERE {})",
-            // As in the predicate, the child's type decides: its values need not fit the parent's.
-            unnest(&types(&selection.table, columns)?),
-            render::table(&parent.name),
-            same.collect::<Vec<_>>().join(" AND "),
+            "SELECT {} FROM ONLY {} AS t, {} WHERE {same_row} ORDER BY k.dbkeep_place FOR UPDATE OF t",
+            wanted.join(", "),
+            render::table(&schema.name),
+            unnest(&key_types),
         );
-        let mut query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql));
-        for column in columns_of(&self.parents, width)? {
+        let mut rows = self.rows(sql, keys, key_types.len()).await?;
+        let named = rows.iter_mut().map(|row| row.split_off(width)).collect();
+        self.remember(references, named);
+        Ok(rows)
+    }
+
+    async fn hold_children(&mut self, link: &ChildLink, parents: &[Row], limit: u64) -> Result<Vec<Row>, TargetError> {
+        let key_types = types(&link.parent, &link.parent_columns)?;
+        let keys: Vec<String> = (1..=key_types.len()).map(key_name).collect();
+        let sql = format!(
+            "SELECT {} FROM ONLY {} AS t, {} WHERE {} LIMIT {limit} FOR UPDATE OF t",
+            render::text_columns(link.child.captured_columns().map(|column| column.name.as_str())),
+            render::table(&link.child.name),
+            unnest(&key_types),
+            render::same("t", &link.child_columns, "k", &keys),
+        );
+        self.rows(sql, parents, key_types.len()).await
+    }
+
+    async fn remove(&mut self, table: &TableSchema, keys: &[RowKey]) -> Result<u64, TargetError> {
+        let (same_row, key_types) = by_primary_key(table)?;
+        let sql = format!(
+            "DELETE FROM ONLY {} AS t USING {} WHERE {same_row}",
+            render::table(&table.name),
+            unnest(&key_types)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for column in columns_of(keys, key_types.len())? {
             query = query.bind(column);
         }
-        begin_reading(&mut self.validator).await?;
-        let adopted = query.fetch_one(&mut self.validator).await.map_err(statement)?;
-        self.validator.execute("COMMIT").await.map_err(statement)?;
-        Ok(u64::try_from(adopted).unwrap_or(0))
+        Ok(query.execute(&mut self.connection).await.map_err(statement)?.rows_affected())
+    }
+
+    async fn assign(
+        &mut self,
+        table: &TableSchema,
+        keys: &[RowKey],
+        assignments: &[(String, Option<Literal>)],
+    ) -> Result<Vec<Row>, TargetError> {
+        let (same_row, key_types) = by_primary_key(table)?;
+        let set = assignments.iter().map(|(column, value)| {
+            let value = value.as_ref().map_or_else(|| "NULL".to_owned(), render::value);
+            format!("{} = {value}", render::identifier(column))
+        });
+        let sql = format!(
+            "UPDATE ONLY {} AS t SET {} FROM {} WHERE {same_row} RETURNING k.dbkeep_place::text, {}",
+            render::table(&table.name),
+            set.collect::<Vec<_>>().join(", "),
+            unnest(&key_types),
+            render::text_columns(assignments.iter().map(|(column, _)| column.as_str())),
+        );
+        let mut placed = Vec::with_capacity(keys.len());
+        for mut row in self.rows(sql, keys, key_types.len()).await? {
+            let values = row.split_off(1);
+            let place = match row.first() {
+                Some(Value::Text(place)) => std::str::from_utf8(place).ok().and_then(|place| place.parse::<u64>().ok()),
+                _ => None,
+            };
+            placed.push((place.unwrap_or(0), values));
+        }
+        placed.sort_by_key(|(place, _)| *place);
+        Ok(placed.into_iter().map(|(_, values)| values).collect())
+    }
+
+    async fn copy_to_archive(
+        &mut self,
+        table: &TableSchema,
+        keys: &[RowKey],
+        into: &TableName,
+        stamp_column: &str,
+    ) -> Result<(u64, String), TargetError> {
+        let into = render::table(into);
+        let sql = "SELECT format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute AS a \
+                   WHERE a.attrelid = to_regclass($1) AND a.attname = $2 AND NOT a.attisdropped";
+        let stamp_type: Option<String> = sqlx::query_scalar(sql)
+            .bind(&into)
+            .bind(stamp_column)
+            .fetch_optional(&mut self.connection)
+            .await
+            .map_err(statement)?;
+        let stamp_type = stamp_type.ok_or_else(|| refused(format!("archive table {into} has no column {stamp_column}")))?;
+        // A column without a zone gets UTC, as the session says.
+        let stamp = format!("SELECT (transaction_timestamp()::{stamp_type})::text");
+        let stamp: String = sqlx::query_scalar(AssertSqlSafe(stamp))
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(statement)?;
+        let (same_row, key_types) = by_primary_key(table)?;
+        let columns: Vec<String> = table
+            .captured_columns()
+            .map(|column| render::identifier(&column.name))
+            .collect();
+        let values: Vec<String> = columns.iter().map(|column| format!("t.{column}")).collect();
+        let sql = format!(
+            "INSERT INTO {into} ({}, {}) SELECT {}, {}::{stamp_type} FROM ONLY {} AS t, {} WHERE {same_row}",
+            columns.join(", "),
+            render::identifier(stamp_column),
+            values.join(", "),
+            render::literal(&stamp),
+            render::table(&table.name),
+            unnest(&key_types),
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for column in columns_of(keys, key_types.len())? {
+            query = query.bind(column);
+        }
+        let copied = query.execute(&mut self.connection).await.map_err(statement)?.rows_affected();
+        Ok((copied, stamp))
+    }
+
+    async fn adopted(&mut self, _selection: &Selection) -> Result<u64, TargetError> {
+        let mut adopted = 0;
+        for (reference, keys) in &self.named {
+            if keys.is_empty() {
+                continue;
+            }
+            let sql = format!(
+                "SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM {} AS p WHERE {})",
+                unnest(&reference.types),
+                render::table(&reference.parent.name),
+                reference.fit,
+            );
+            let mut query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql));
+            for column in columns_of(keys, reference.types.len())? {
+                query = query.bind(column);
+            }
+            begin_reading(&mut self.validator).await?;
+            let found = query.fetch_one(&mut self.validator).await.map_err(statement)?;
+            self.validator.execute("COMMIT").await.map_err(statement)?;
+            adopted += u64::try_from(found).unwrap_or(0);
+        }
+        Ok(adopted)
     }
 
     async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError> {

@@ -41,6 +41,10 @@ const INDEXES: &str = "SELECT i.indisprimary, i.indisunique, \
 const INCOMING: &str = "SELECT f.conname::text, n.nspname::text, c.relname::text, f.confdeltype::text, f.conrelid::bigint, \
      ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(attnum, place) \
            JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.attnum ORDER BY k.place), \
+     ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY AS k(attnum, place) \
+           JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.attnum ORDER BY k.place), \
+     ARRAY(SELECT a.attname::text FROM jsonb_array_elements_text(coalesce(nullif(to_jsonb(f) -> 'confdelsetcols', 'null'), '[]')) AS k(attnum) \
+           JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.attnum::int2 ORDER BY a.attnum), \
      EXISTS (SELECT 1 FROM pg_catalog.pg_index AS i WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL \
              AND i.indnkeyatts >= cardinality(f.conkey) AND (i.indkey::int2[])[0:cardinality(f.conkey) - 1] @> f.conkey \
              AND EXISTS (SELECT 1 FROM pg_catalog.pg_class AS x JOIN pg_catalog.pg_am AS m ON m.oid = x.relam \
@@ -48,7 +52,7 @@ const INCOMING: &str = "SELECT f.conname::text, n.nspname::text, c.relname::text
      FROM pg_catalog.pg_constraint AS f JOIN pg_catalog.pg_class AS c ON c.oid = f.conrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
      WHERE f.contype = 'f' AND f.confrelid = $1 ORDER BY f.conname, f.oid";
 
-const TRIGGERS: &str = "SELECT tgname::text, tgtype & 8 <> 0, tgtype & 4 <> 0, tgtype & 66 <> 0 FROM pg_catalog.pg_trigger \
+const TRIGGERS: &str = "SELECT tgname::text, tgtype & 8 <> 0, tgtype & 4 <> 0, tgtype & 66 <> 0, tgtype & 16 <> 0 FROM pg_catalog.pg_trigger \
      WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY tgname";
 
 pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
@@ -108,15 +112,20 @@ pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Re
     }
     schema.row_key.clone_from(&schema.primary_key);
     for row in rows(connection, INCOMING, oid).await? {
+        let child_columns: Vec<String> = get(&row, 5)?;
+        // `ON DELETE SET NULL (columns)`, from version 15 on.
+        let chosen: Vec<String> = get(&row, 7)?;
         schema.incoming.push(ForeignKey {
             name: get(&row, 0)?,
             child: TableName {
                 schema: Some(get(&row, 1)?),
                 name: get(&row, 2)?,
             },
-            child_columns: get(&row, 5)?,
+            null_columns: if chosen.is_empty() { child_columns.clone() } else { chosen },
+            child_columns,
+            parent_columns: get(&row, 6)?,
             on_delete: on_delete(&get::<String>(&row, 3)?),
-            indexed: get(&row, 6)?,
+            indexed: get(&row, 8)?,
         });
     }
     for row in rows(connection, TRIGGERS, oid).await? {
@@ -125,6 +134,7 @@ pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Re
             on_delete: get(&row, 1)?,
             on_insert: get(&row, 2)?,
             before: get(&row, 3)?,
+            on_update: get(&row, 4)?,
         });
     }
     Ok(Some(schema))

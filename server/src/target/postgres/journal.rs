@@ -1,12 +1,15 @@
 //! dbkeep's tables in the target: `dbkeep.run` holds the fence of each run, `dbkeep.journal` a row for each committed batch.
 
+use std::collections::BTreeMap;
+
 use dbkeep_engine::{
-    model::{ChunkRef, JournalEntry, RunId, StepTotals},
+    model::{Along, ChunkRef, JournalEntry, RunId, StepTotals},
     port::{Claim, TargetError, TargetErrorClass},
 };
+use futures::TryStreamExt as _;
 use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
 
-use super::error::statement;
+use super::error::{refused, statement};
 
 /// Makes the tables. The advisory lock makes concurrent makers wait for each other: `IF NOT EXISTS` alone can collide.
 const CREATE: &str = "SELECT pg_advisory_xact_lock(7236832781); \
@@ -17,6 +20,7 @@ const CREATE: &str = "SELECT pg_advisory_xact_lock(7236832781); \
        examined bigint NOT NULL, matched bigint NOT NULL, affected bigint NOT NULL, conflicting bigint NOT NULL, \
        chunk_file text, chunk_rows bigint, chunk_bytes bigint, chunk_sha256 text, committed_at timestamptz NOT NULL DEFAULT clock_timestamp(), \
        PRIMARY KEY (run_id, step, batch)); \
+     ALTER TABLE dbkeep.journal ADD COLUMN IF NOT EXISTS along text; \
      COMMENT ON SCHEMA dbkeep IS 'Journal of dbkeep: one row for each committed batch of a run. Needed to resume and to undo.'";
 
 /// Takes the run for this fence. The UPDATE waits for the row lock that every batch of an older attempt holds, so that
@@ -26,7 +30,8 @@ pub(super) async fn claim(connection: &mut PgConnection, claim: Claim) -> Result
         .execute("BEGIN; SET LOCAL lock_timeout = '45s'; SET LOCAL client_min_messages = warning")
         .await
         .map_err(statement)?;
-    let exists: bool = sqlx::query_scalar("SELECT to_regclass('dbkeep.journal') IS NOT NULL")
+    let newest_column = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('dbkeep.journal') AND attname = 'along')";
+    let exists: bool = sqlx::query_scalar(newest_column)
         .fetch_one(&mut *connection)
         .await
         .map_err(statement)?;
@@ -71,13 +76,16 @@ pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<
                FROM dbkeep.journal AS j WHERE j.run_id = $1 GROUP BY j.step ORDER BY j.step";
     let rows = sqlx::query(sql)
         .bind(run.to_string())
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await
         .map_err(statement)?;
+    let along = along(connection, run).await?;
     rows.iter()
         .map(|row| {
+            let step = unsigned32(row, 0)?;
             Ok(StepTotals {
-                step: unsigned32(row, 0)?,
+                along: along.get(&step).cloned().unwrap_or_default(),
+                step,
                 batches: unsigned(row, 1)?,
                 first_batch: unsigned(row, 10)?,
                 examined: unsigned(row, 2)?,
@@ -91,6 +99,20 @@ pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<
             })
         })
         .collect()
+}
+
+/// What went along with each step's rows.
+async fn along(connection: &mut PgConnection, run: RunId) -> Result<BTreeMap<u32, Vec<Along>>, TargetError> {
+    let sql = "SELECT step, along FROM dbkeep.journal WHERE run_id = $1 AND along IS NOT NULL";
+    let mut rows = sqlx::query(sql).bind(run.to_string()).fetch(connection);
+    let mut sums: BTreeMap<u32, Vec<Along>> = BTreeMap::new();
+    while let Some(row) = rows.try_next().await.map_err(statement)? {
+        let text: String = row.try_get(1).map_err(statement)?;
+        let more: Vec<Along> =
+            serde_json::from_str(&text).map_err(|error| refused(format!("the journal holds unreadable counts: {error}")))?;
+        Along::add(sums.entry(unsigned32(&row, 0)?).or_default(), &more);
+    }
+    Ok(sums)
 }
 
 pub(super) async fn entries(
@@ -149,6 +171,7 @@ fn entry(run: RunId, row: &PgRow) -> Result<JournalEntry, TargetError> {
         examined: unsigned(row, 5)?,
         matched: unsigned(row, 6)?,
         affected: unsigned(row, 7)?,
+        along: Vec::new(),
         conflicting: unsigned(row, 8)?,
         chunk: Some(ChunkRef {
             file: row.try_get(9).map_err(statement)?,
@@ -162,9 +185,13 @@ fn entry(run: RunId, row: &PgRow) -> Result<JournalEntry, TargetError> {
 pub(super) async fn record(connection: &mut PgConnection, entry: &JournalEntry) -> Result<(), TargetError> {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let chunk = entry.chunk.as_ref();
+    let along = (!entry.along.is_empty())
+        .then(|| serde_json::to_string(&entry.along))
+        .transpose();
+    let along = along.map_err(|error| refused(error.to_string()))?;
     sqlx::query(
         "INSERT INTO dbkeep.journal (run_id, step, batch, pass, fence, position, examined, matched, affected, conflicting, \
-         chunk_file, chunk_rows, chunk_bytes, chunk_sha256) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+         chunk_file, chunk_rows, chunk_bytes, chunk_sha256, along) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(entry.run.to_string())
     .bind(i32::try_from(entry.step).unwrap_or(i32::MAX))
@@ -180,6 +207,7 @@ pub(super) async fn record(connection: &mut PgConnection, entry: &JournalEntry) 
     .bind(chunk.map(|chunk| signed(chunk.rows)))
     .bind(chunk.map(|chunk| signed(chunk.bytes)))
     .bind(chunk.map(|chunk| chunk.sha256.as_str()))
+    .bind(along)
     .execute(connection)
     .await
     .map_err(statement)?;

@@ -2,12 +2,14 @@
 //! another connection; `docs/adr/0002-postgres-batches.md` tells why.
 
 mod batch;
+mod children;
 mod error;
 mod introspect;
 mod journal;
 mod render;
 mod restore;
 mod scan;
+mod values;
 
 use std::{
     str::FromStr,
@@ -17,8 +19,11 @@ use std::{
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    model::{
+        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
+        TargetStatus, Value,
+    },
+    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
@@ -244,6 +249,54 @@ impl Target for PostgresTarget {
         })
     }
 
+    async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
+        let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
+        let sql = format!("EXPLAIN SELECT 1 {}", render::from_where(selection)?);
+        connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
+        connection.execute("COMMIT").await.map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
+    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<u64>, TargetError> {
+        let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
+        let row = sqlx::query(AssertSqlSafe(children::counts(selection, links)?))
+            .persistent(false)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(error::statement)?;
+        connection.execute("COMMIT").await.map_err(error::statement)?;
+        self.idle.put(connection);
+        (0..links.len())
+            .map(|place| {
+                let count: i64 = row.try_get(place).map_err(error::statement)?;
+                Ok(u64::try_from(count).unwrap_or(0))
+            })
+            .collect()
+    }
+
+    async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError> {
+        let mut connection = self.connection().await?;
+        // Without defaults, constraints and identity: a row is kept there as it was. The primary key keeps a row from being
+        // archived twice.
+        let columns = table
+            .captured_columns()
+            .map(|column| format!("{} {}", render::identifier(&column.name), column.type_name));
+        let key: Vec<String> = table.primary_key.iter().map(|name| render::identifier(name)).collect();
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} ({}, {} timestamptz NOT NULL, PRIMARY KEY ({}))",
+            render::table(into),
+            columns.collect::<Vec<_>>().join(", "),
+            render::identifier(stamp_column),
+            key.join(", ")
+        );
+        connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
@@ -265,6 +318,17 @@ impl Target for PostgresTarget {
         Ok(Box::new(
             scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
         ))
+    }
+
+    async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
+        Ok(Box::new(values::CursorValues::open(self.connect().await?, source).await?))
+    }
+
+    async fn present(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+        let mut connection = self.connection().await?;
+        let found = values::present(&mut connection, source, values).await?;
+        self.idle.put(connection);
+        Ok(found)
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {
@@ -295,11 +359,16 @@ impl Target for PostgresTarget {
         Ok(entries)
     }
 
-    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
+    async fn begin_strict(
+        &self,
+        claim: Claim,
+        tables: &[&TableSchema],
+        still: &[&TableSchema],
+    ) -> Result<Box<dyn BatchTransaction>, TargetError> {
         let connection = self.connection().await?;
         let validator = self.connection().await?;
         Ok(Box::new(
-            batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables).await?,
+            batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables, still).await?,
         ))
     }
 

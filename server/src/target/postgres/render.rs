@@ -1,7 +1,7 @@
 //! Selections as PostgreSQL writes them. The only place that quotes an identifier or writes a condition.
 
 use dbkeep_engine::{
-    model::{Condition, Selection, TableName, TableSchema, TimeEncoding, TypeClass},
+    model::{Condition, Literal, Selection, TableName, TableSchema, TimeEncoding, TypeClass},
     port::TargetError,
 };
 use jiff::{Timestamp, tz::TimeZone};
@@ -41,30 +41,116 @@ pub(super) fn from_where(selection: &Selection) -> Result<String, TargetError> {
 
 /// The whole predicate of a selection over `t`. No part of it is ever NULL, so that `NOT` means what it says.
 pub(super) fn predicate(selection: &Selection) -> Result<String, TargetError> {
-    let mut parts = vec![condition(&selection.table, &selection.matches)?];
-    for earlier in &selection.except {
-        parts.push(format!("NOT {}", condition(&selection.table, earlier)?));
-    }
+    let mut parts = vec![condition(&selection.table, &selection.matches, "t")?];
+    parts.extend(none_of(&selection.table, &selection.except, "t")?);
     Ok(parts.join(" AND "))
 }
 
-fn condition(schema: &TableSchema, condition: &Condition) -> Result<String, TargetError> {
+/// `NOT ..` of each condition on a row of `schema` under this alias.
+pub(super) fn none_of(schema: &TableSchema, conditions: &[Condition], alias: &str) -> Result<Vec<String>, TargetError> {
+    let negated = |part| Ok(format!("NOT {}", condition(schema, part, alias)?));
+    conditions.iter().map(negated).collect()
+}
+
+/// Text as a literal, whatever `standard_conforming_strings` says.
+pub(super) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+/// A catalog's value; PostgreSQL reads a quoted one as of the type that it is compared with.
+pub(super) fn value(value: &Literal) -> String {
+    match value {
+        Literal::Boolean(true) => "TRUE".to_owned(),
+        Literal::Boolean(false) => "FALSE".to_owned(),
+        Literal::Integer(number) => number.to_string(),
+        Literal::Text(text) => literal(text),
+    }
+}
+
+/// `a.x = b.y AND ..` for pairs of columns.
+pub(super) fn same<'a>(left: &str, columns: &'a [String], right: &str, others: &'a [String]) -> String {
+    let pairs = columns.iter().zip(others);
+    let pairs = pairs.map(|(column, other)| format!("{left}.{} = {right}.{}", identifier(column), identifier(other)));
+    pairs.collect::<Vec<_>>().join(" AND ")
+}
+
+fn present(alias: &str, columns: &[String]) -> String {
+    let present = columns
+        .iter()
+        .map(|column| format!("{alias}.{} IS NOT NULL", identifier(column)));
+    present.collect::<Vec<_>>().join(" AND ")
+}
+
+/// An alias for a table inside a condition on the rows of `alias`.
+fn inner(alias: &str) -> String {
+    format!("{alias}p")
+}
+
+fn condition(schema: &TableSchema, condition: &Condition, alias: &str) -> Result<String, TargetError> {
+    let parts = |parts: &[Condition], operator: &str, none: &str| {
+        let parts = parts.iter().map(|part| self::condition(schema, part, alias));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        Ok(if parts.is_empty() {
+            none.to_owned()
+        } else {
+            format!("({})", parts.join(operator))
+        })
+    };
     match condition {
+        Condition::All(all) => parts(all, " AND ", "TRUE"),
+        Condition::Any(any) => parts(any, " OR ", "FALSE"),
+        Condition::Not(part) => Ok(format!("(NOT {})", self::condition(schema, part, alias)?)),
         Condition::ParentMissing {
             columns,
             parent,
             parent_columns,
+            unfit,
         } => {
-            let present = columns.iter().map(|column| format!("t.{} IS NOT NULL", identifier(column)));
-            let same = columns
-                .iter()
-                .zip(parent_columns)
-                .map(|(column, key)| format!("p.{} = t.{}", identifier(key), identifier(column)));
+            let p = inner(alias);
+            let mut fit = vec![same(&p, parent_columns, alias, columns)];
+            fit.extend(none_of(parent, unfit, &p)?);
             Ok(format!(
-                "({} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {}))",
-                present.collect::<Vec<_>>().join(" AND "),
+                "({} AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
+                present(alias, columns),
                 table(&parent.name),
-                same.collect::<Vec<_>>().join(" AND ")
+                fit.join(" AND ")
+            ))
+        }
+        Condition::ParentMatches {
+            columns,
+            parent,
+            parent_columns,
+            matches,
+        } => {
+            let p = inner(alias);
+            Ok(format!(
+                "({} AND EXISTS (SELECT 1 FROM {} AS {p} WHERE {} AND {}))",
+                present(alias, columns),
+                table(&parent.name),
+                same(&p, parent_columns, alias, columns),
+                self::condition(parent, matches, &p)?
+            ))
+        }
+        Condition::KeyDangling {
+            parent,
+            parent_column,
+            unfit,
+            ..
+        } => {
+            let p = inner(alias);
+            let key = text_key(condition, alias)?;
+            let mut fit = vec![format!("{p}.{} = {}", identifier(parent_column), key.typed(&key.text))];
+            fit.extend(none_of(parent, unfit, &p)?);
+            Ok(format!(
+                "({} AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
+                key.form,
+                table(&parent.name),
+                fit.join(" AND ")
             ))
         }
         Condition::OlderThan {
@@ -75,10 +161,89 @@ fn condition(schema: &TableSchema, condition: &Condition) -> Result<String, Targ
         } => {
             let class = schema.column(column).map_or(TypeClass::Other, |column| column.class);
             let limit = horizon_literal(class, *horizon, *encoding, zone.as_deref())?;
-            let column = identifier(column);
-            Ok(format!("(t.{column} IS NOT NULL AND t.{column} < {limit})"))
+            let column = format!("{alias}.{}", identifier(column));
+            Ok(format!("({column} IS NOT NULL AND {column} < {limit})"))
+        }
+        Condition::OneOf { column, values } => {
+            let column = format!("{alias}.{}", identifier(column));
+            let values: Vec<String> = values.iter().map(value).collect();
+            Ok(format!("({column} IS NOT NULL AND {column} IN ({}))", values.join(", ")))
+        }
+        Condition::IsNull { column } => Ok(format!("({alias}.{} IS NULL)", identifier(column))),
+        // The text names columns without their table.
+        Condition::Sql { text, .. } if alias == "t" => Ok(format!("coalesce(({text}), FALSE)")),
+        Condition::Sql { table: of, text } => Ok(format!(
+            "EXISTS (SELECT 1 FROM ONLY {} AS t WHERE {} AND coalesce(({text}), FALSE))",
+            table(&of.name),
+            same("t", &of.row_key, alias, &of.row_key)
+        )),
+    }
+}
+
+/// A key inside a text column.
+pub(super) struct TextKey {
+    /// Whether the row names a key at all; never NULL.
+    form: String,
+    /// The key as text, of rows of that form.
+    pub(super) text: String,
+    class: TypeClass,
+}
+
+impl TextKey {
+    const NUMBER: &'static str = "^(0|[1-9][0-9]{0,17})$";
+    const UUID: &'static str = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
+
+    /// An expression of text as the type of the parent's column. The CASE keeps the cast from seeing other text, in whatever
+    /// order the database evaluates the condition.
+    pub(super) fn typed(&self, text: &str) -> String {
+        match self.class {
+            TypeClass::Text => text.to_owned(),
+            TypeClass::Integer => format!("CASE WHEN {text} ~ '{}' THEN ({text})::bigint END", Self::NUMBER),
+            _ => format!("CASE WHEN {text} ~ '{}' THEN ({text})::uuid END", Self::UUID),
         }
     }
+}
+
+/// The key that a row names by a condition of kind `KeyDangling`.
+pub(super) fn text_key(condition: &Condition, alias: &str) -> Result<TextKey, TargetError> {
+    let Condition::KeyDangling {
+        column,
+        json_path,
+        prefix,
+        suffix,
+        parent,
+        parent_column,
+        ..
+    } = condition
+    else {
+        return Err(refused("the condition names no text key".to_owned()));
+    };
+    let base = match json_path {
+        Some(path) => {
+            let path: Vec<String> = path.iter().map(|name| literal(name)).collect();
+            format!("({alias}.{} #>> ARRAY[{}])", identifier(column), path.join(", "))
+        }
+        None => format!("{alias}.{}::text", identifier(column)),
+    };
+    let (before, after) = (prefix.chars().count(), suffix.chars().count());
+    let text = format!(
+        "substr({base}, {}, greatest(length({base}) - {}, 0))",
+        before + 1,
+        before + after
+    );
+    let class = parent.column(parent_column).map_or(TypeClass::Other, |column| column.class);
+    let of_type = match class {
+        TypeClass::Text => format!("{text} <> ''"),
+        TypeClass::Integer => format!("{text} ~ '{}'", TextKey::NUMBER),
+        _ => format!("{text} ~ '{}'", TextKey::UUID),
+    };
+    let form = format!(
+        "{base} IS NOT NULL AND left({base}, {before}) = {} AND right({base}, {after}) = {} AND length({base}) >= {} AND {of_type}",
+        literal(prefix),
+        literal(suffix),
+        before + after
+    );
+    Ok(TextKey { form, text, class })
 }
 
 /// The horizon in the form that the column has.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Row, TableName, Value},
-    port::{Conflict, Restored, Scratch, TableLayout, TargetError},
+    port::{Captured, Conflict, Restored, Scratch, TableLayout, TargetError},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
@@ -15,6 +15,7 @@ use super::{
 
 /// Conflicts that are described one by one.
 const NAMED_CONFLICTS: usize = 20;
+const GONE_OR_CHANGED: &str = "the row is gone, or was changed since";
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 
 /// `INSERT INTO .. SELECT` of rows bound as one text array for each column.
@@ -52,10 +53,34 @@ async fn insert_rows(connection: &mut PgConnection, sql: &str, rows: &[Row], wid
     Ok(query.execute(connection).await?.rows_affected())
 }
 
-/// Puts rows back into their table. Where all go in at once, one statement does it; otherwise each row is tried by itself, so
-/// that those that cannot go are named. Deferred constraints are checked at once: at the commit it is too late to name a row.
-/// (`ON CONFLICT` would not work with them at all.)
+/// Puts rows back, by what was done to them.
 pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout, rows: &[Row]) -> Result<Restored, TargetError> {
+    match &layout.captured {
+        Captured::Deleted => Ok(insert_back(connection, layout, rows).await?.0),
+        Captured::Archived {
+            into,
+            stamp_column,
+            stamp,
+        } => {
+            let (mut restored, back) = insert_back(connection, layout, rows).await?;
+            let back: Vec<&Row> = rows.iter().zip(back).filter(|(_, back)| *back).map(|(row, _)| row).collect();
+            let stamped = (into, stamp_column.as_str(), stamp.as_str());
+            let stray = take_from_archive(connection, layout, &back, stamped).await?;
+            restored.conflicts.extend(stray);
+            Ok(restored)
+        }
+        Captured::Changed { changed } => change_back(connection, layout, changed, rows).await,
+    }
+}
+
+/// Inserts deleted rows; tells of each whether it is back. Where all go in at once, one statement does it; otherwise each row is
+/// tried by itself, so that those that cannot go are named. Deferred constraints are checked at once: at the commit it is too
+/// late to name a row. (`ON CONFLICT` would not work with them at all.)
+async fn insert_back(
+    connection: &mut PgConnection,
+    layout: &TableLayout,
+    rows: &[Row],
+) -> Result<(Restored, Vec<bool>), TargetError> {
     let sql = insert(&render::table(&layout.table), layout);
     let width = layout.columns.len();
     connection
@@ -65,10 +90,12 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
     let all = insert_rows(connection, &sql, rows, width).await.map_err(statement);
     match all {
         Ok(inserted) if inserted == rows.len() as u64 => {
-            return Ok(Restored {
+            connection.execute("RELEASE SAVEPOINT restore").await.map_err(statement)?;
+            let restored = Restored {
                 rows: inserted,
                 ..Restored::default()
-            });
+            };
+            return Ok((restored, vec![true; rows.len()]));
         }
         Ok(_) => {}
         Err(error) if about_the_row(&error) => {}
@@ -76,12 +103,14 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
     }
     connection.execute("ROLLBACK TO SAVEPOINT restore").await.map_err(statement)?;
     let mut restored = Restored::default();
-    let mut pending: Vec<&Row> = rows.iter().collect();
+    let mut back = vec![false; rows.len()];
+    let mut pending: Vec<usize> = (0..rows.len()).collect();
     loop {
         let before = restored.rows;
         // Rows whose parent is missing; it may be a later row of the same table.
         let mut orphaned = Vec::new();
-        for row in pending {
+        for place in pending {
+            let row = &rows[place];
             connection.execute("SAVEPOINT one").await.map_err(statement)?;
             let reason = match insert_rows(connection, &sql, std::slice::from_ref(row), width)
                 .await
@@ -91,6 +120,7 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
                     connection.execute("RELEASE SAVEPOINT one").await.map_err(statement)?;
                     restored.rows += inserted;
                     if inserted == 1 {
+                        back[place] = true;
                         continue;
                     }
                     "a trigger kept it out".to_owned()
@@ -101,7 +131,7 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
                         .await
                         .map_err(statement)?;
                     if error.code.as_deref() == Some(FOREIGN_KEY_VIOLATION) {
-                        orphaned.push((row, error.message));
+                        orphaned.push((place, error.message));
                         continue;
                     }
                     error.message
@@ -111,19 +141,174 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
             leave(&mut restored, layout, row, reason);
         }
         if orphaned.is_empty() || restored.rows == before {
-            for (row, reason) in orphaned {
-                leave(&mut restored, layout, row, reason);
+            for (place, reason) in orphaned {
+                leave(&mut restored, layout, &rows[place], reason);
             }
+            return Ok((restored, back));
+        }
+        pending = orphaned.into_iter().map(|(place, _)| place).collect();
+    }
+}
+
+/// Join of `a`, a table, with bound rows `k`: by primary key, and by the text of some columns.
+fn same_row(layout: &TableLayout, compared: impl Iterator<Item = (String, usize)>) -> Result<String, TargetError> {
+    let mut parts = Vec::new();
+    for name in &layout.row_key {
+        let (place, type_name) = layout
+            .columns
+            .iter()
+            .enumerate()
+            .find(|(_, (column, _))| column == name)
+            .map(|(place, (_, type_name))| (place, type_name))
+            .ok_or_else(|| refused(format!("the backup lacks key column {name}")))?;
+        parts.push(format!("a.{} = k.k{}::{type_name}", render::identifier(name), place + 1));
+    }
+    parts.extend(compared.map(|(name, place)| format!("a.{}::text IS NOT DISTINCT FROM k.k{place}", render::identifier(&name))));
+    Ok(parts.join(" AND "))
+}
+
+/// `unnest(..) AS k(k1, .., place)` of bound text arrays.
+fn bound(width: usize) -> String {
+    let arrays: Vec<String> = (1..=width).map(|place| format!("${place}::text[]")).collect();
+    let columns: Vec<String> = (1..=width).map(|place| format!("k{place}")).collect();
+    format!(
+        "unnest({}) WITH ORDINALITY AS k({}, place)",
+        arrays.join(", "),
+        columns.join(", ")
+    )
+}
+
+/// Places of the bound rows that a statement with `RETURNING k.place` reached.
+async fn places(connection: &mut PgConnection, sql: &str, rows: &[&Row], width: usize) -> Result<Vec<bool>, TargetError> {
+    let mut query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql.to_owned()));
+    for column in columns_of(rows.iter().copied(), width)? {
+        query = query.bind(column);
+    }
+    let mut reached = vec![false; rows.len()];
+    for place in query.fetch_all(connection).await.map_err(statement)? {
+        if let Some(found) = usize::try_from(place - 1).ok().and_then(|place| reached.get_mut(place)) {
+            *found = true;
+        }
+    }
+    Ok(reached)
+}
+
+/// Deletes the copies of rows that are back. A copy that somebody has changed is left and named.
+async fn take_from_archive(
+    connection: &mut PgConnection,
+    layout: &TableLayout,
+    rows: &[&Row],
+    (into, stamp_column, stamp): (&TableName, &str, &str),
+) -> Result<Vec<Conflict>, TargetError> {
+    let width = layout.columns.len();
+    let all = layout
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(place, (name, _))| (name.clone(), place + 1));
+    let sql = format!(
+        "DELETE FROM {} AS a USING {} WHERE {} AND a.{}::text = {} RETURNING k.place",
+        render::table(into),
+        bound(width),
+        same_row(layout, all)?,
+        render::identifier(stamp_column),
+        render::literal(stamp),
+    );
+    let taken = places(connection, &sql, rows, width).await?;
+    let stray = rows.iter().zip(taken).filter(|(_, taken)| !taken).take(NAMED_CONFLICTS);
+    Ok(stray
+        .map(|(row, _)| Conflict {
+            table: into.clone(),
+            key: key_of(layout, row),
+            reason: "the row is back, but its copy in the archive is gone or was changed since".to_owned(),
+        })
+        .collect())
+}
+
+/// Gives changed columns their old values, where they still hold the new ones.
+async fn change_back(
+    connection: &mut PgConnection,
+    layout: &TableLayout,
+    changed: &[String],
+    rows: &[Row],
+) -> Result<Restored, TargetError> {
+    let width = layout.width();
+    let old = |name: &String| {
+        let place = layout.columns.iter().position(|(column, _)| column == name);
+        place.ok_or_else(|| refused(format!("the backup lacks column {name}")))
+    };
+    let mut set = Vec::new();
+    for name in changed {
+        let place = old(name)?;
+        set.push(format!(
+            "{} = k.k{}::{}",
+            render::identifier(name),
+            place + 1,
+            layout.columns[place].1
+        ));
+    }
+    let new = changed
+        .iter()
+        .enumerate()
+        .map(|(place, name)| (name.clone(), layout.columns.len() + place + 1));
+    let sql = format!(
+        "UPDATE ONLY {} AS a SET {} FROM {} WHERE {} RETURNING k.place",
+        render::table(&layout.table),
+        set.join(", "),
+        bound(width),
+        same_row(layout, new)?,
+    );
+    connection
+        .execute("SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT restore")
+        .await
+        .map_err(statement)?;
+    let all: Vec<&Row> = rows.iter().collect();
+    let mut restored = Restored::default();
+    match places(connection, &sql, &all, width).await {
+        Ok(reached) => {
+            for (row, reached) in rows.iter().zip(reached) {
+                if reached {
+                    restored.rows += 1;
+                } else {
+                    leave(&mut restored, layout, row, GONE_OR_CHANGED.to_owned());
+                }
+            }
+            connection.execute("RELEASE SAVEPOINT restore").await.map_err(statement)?;
             return Ok(restored);
         }
-        pending = orphaned.into_iter().map(|(row, _)| row).collect();
+        Err(error) if about_the_row(&error) => {}
+        Err(error) => return Err(error),
     }
+    connection.execute("ROLLBACK TO SAVEPOINT restore").await.map_err(statement)?;
+    for row in rows {
+        connection.execute("SAVEPOINT one").await.map_err(statement)?;
+        match places(connection, &sql, &[row], width).await {
+            Ok(reached) => {
+                connection.execute("RELEASE SAVEPOINT one").await.map_err(statement)?;
+                if reached.first() == Some(&true) {
+                    restored.rows += 1;
+                } else {
+                    leave(&mut restored, layout, row, GONE_OR_CHANGED.to_owned());
+                }
+            }
+            Err(error) if about_the_row(&error) => {
+                connection
+                    .execute("ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one")
+                    .await
+                    .map_err(statement)?;
+                leave(&mut restored, layout, row, error.message);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(restored)
 }
 
 fn leave(restored: &mut Restored, layout: &TableLayout, row: &Row, reason: String) {
     restored.conflicting += 1;
     if restored.conflicts.len() < NAMED_CONFLICTS {
         restored.conflicts.push(Conflict {
+            table: layout.table.clone(),
             key: key_of(layout, row),
             reason,
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Condition, JournalEntry, Row, RowKey, Selection, TableSchema},
+    model::{ChildLink, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema},
     port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
@@ -47,16 +47,10 @@ impl SqliteBatch {
     }
 }
 
-#[async_trait]
-impl BatchTransaction for SqliteBatch {
-    async fn delete(
-        &mut self,
-        selection: &Selection,
-        keys: &[RowKey],
-        mut capture: Option<&mut dyn RowSink>,
-    ) -> Result<u64, TargetError> {
-        if let Condition::ParentMissing { parent, .. } = &selection.matches {
-            // A parent that was swapped, or emptied, would make every child look orphaned.
+impl SqliteBatch {
+    /// A parent that was swapped, or emptied, would make every child look orphaned.
+    async fn check_parents(&mut self, selection: &Selection) -> Result<(), TargetError> {
+        for parent in selection.matches.parents() {
             let same = introspect::shape_guard(&mut self.connection, &parent.name.name).await? == parent.shape_guard;
             let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", render::table(&parent.name));
             let filled: bool = sqlx::query_scalar(AssertSqlSafe(sql))
@@ -69,6 +63,63 @@ impl BatchTransaction for SqliteBatch {
                 return Err(TargetError::new(TargetErrorClass::SchemaChanged, message));
             }
         }
+        Ok(())
+    }
+
+    /// Rows of `sql`, in which `{keys}` stands for the keys of one part after another.
+    async fn rows(&mut self, sql: impl Fn(&str) -> String, keys: &[RowKey], width: usize) -> Result<Vec<Row>, TargetError> {
+        let mut found = Vec::new();
+        for part in parts(keys) {
+            let mut query = sqlx::query(AssertSqlSafe(sql(&tuples(part))));
+            for value in part.iter().flatten() {
+                query = bind(query, value);
+            }
+            let rows = query.fetch_all(&mut self.connection).await.map_err(statement)?;
+            for row in &rows {
+                found.push(values(row, 0..width)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Rows that statements with the keys of one part after another changed.
+    async fn execute(&mut self, sql: impl Fn(&str) -> String, keys: &[RowKey]) -> Result<u64, TargetError> {
+        let mut changed = 0;
+        for part in parts(keys) {
+            let mut query = sqlx::query(AssertSqlSafe(sql(&tuples(part))));
+            for value in part.iter().flatten() {
+                query = bind(query, value);
+            }
+            changed += query.execute(&mut self.connection).await.map_err(statement)?.rows_affected();
+        }
+        Ok(changed)
+    }
+}
+
+/// Keys in parts whose parameters fit into one statement.
+fn parts(keys: &[RowKey]) -> impl Iterator<Item = &[RowKey]> {
+    keys.chunks(MAX_PARAMETERS / keys.first().map_or(1, Vec::len).max(1))
+}
+
+/// `(?, ?), (?, ?)` for the keys.
+fn tuples(keys: &[RowKey]) -> String {
+    let tuple = |key: &RowKey| format!("({})", key.iter().map(render::placeholder).collect::<Vec<_>>().join(", "));
+    keys.iter().map(tuple).collect::<Vec<_>>().join(", ")
+}
+
+fn captured(table: &TableSchema) -> Vec<&str> {
+    table.captured_columns().map(|column| column.name.as_str()).collect()
+}
+
+#[async_trait]
+impl BatchTransaction for SqliteBatch {
+    async fn delete(
+        &mut self,
+        selection: &Selection,
+        keys: &[RowKey],
+        mut capture: Option<&mut dyn RowSink>,
+    ) -> Result<u64, TargetError> {
+        self.check_parents(selection).await?;
         let schema = &selection.table;
         let captured: Vec<&str> = schema.captured_columns().map(|column| column.name.as_str()).collect();
         // RETURNING knows the table by its name only, not by its alias.
@@ -83,12 +134,11 @@ impl BatchTransaction for SqliteBatch {
         let names = render::columns(schema.row_key.iter().map(String::as_str));
         let predicate = render::predicate(selection)?;
         let mut deleted = 0;
-        for keys in keys.chunks(MAX_PARAMETERS / schema.row_key.len().max(1)) {
-            let tuple = |key: &RowKey| format!("({})", key.iter().map(render::placeholder).collect::<Vec<_>>().join(", "));
+        for keys in parts(keys) {
             let sql = format!(
                 "DELETE FROM {} AS t WHERE ({names}) IN (VALUES {}) AND {predicate} RETURNING {returning}",
                 render::table(&schema.name),
-                keys.iter().map(tuple).collect::<Vec<_>>().join(", "),
+                tuples(keys),
             );
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for value in keys.iter().flatten() {
@@ -103,6 +153,112 @@ impl BatchTransaction for SqliteBatch {
             }
         }
         Ok(deleted)
+    }
+
+    async fn hold(&mut self, selection: &Selection, keys: &[RowKey]) -> Result<Vec<Row>, TargetError> {
+        self.check_parents(selection).await?;
+        let schema = &selection.table;
+        let names = render::columns(schema.row_key.iter().map(String::as_str));
+        let columns = captured(schema);
+        let (list, predicate) = (render::columns(columns.iter().copied()), render::predicate(selection)?);
+        let sql = |keys: &str| {
+            let table = render::table(&schema.name);
+            format!("SELECT {list} FROM {table} AS t WHERE ({names}) IN (VALUES {keys}) AND {predicate}")
+        };
+        self.rows(sql, keys, columns.len()).await
+    }
+
+    async fn hold_children(&mut self, link: &ChildLink, parents: &[Row], limit: u64) -> Result<Vec<Row>, TargetError> {
+        let columns = captured(&link.child);
+        let list = render::columns(columns.iter().copied());
+        let keys: Vec<String> = (1..=link.parent_columns.len())
+            .map(|place| format!("column{place}"))
+            .collect();
+        // The parent's column decides how its values compare, as it does for the database's own keys: a plain value has no
+        // affinity of its own, so that it takes the child's, which is the parent's in any sound schema.
+        let same = render::same("t", &link.child_columns, "k", &keys);
+        let sql = |keys: &str| {
+            let table = render::table(&link.child.name);
+            // CROSS JOIN keeps the order: the keys first, then the child's index.
+            format!("SELECT {list} FROM (VALUES {keys}) AS k CROSS JOIN {table} AS t WHERE {same} LIMIT {limit}")
+        };
+        self.rows(sql, parents, columns.len()).await
+    }
+
+    async fn remove(&mut self, table: &TableSchema, keys: &[RowKey]) -> Result<u64, TargetError> {
+        let names = render::columns(table.primary_key.iter().map(String::as_str));
+        if parts(keys).count() > 1 {
+            // Rows that name one another may lie in different parts of a long list of keys.
+            self.connection
+                .execute("PRAGMA defer_foreign_keys = ON")
+                .await
+                .map_err(statement)?;
+        }
+        let sql = |keys: &str| {
+            format!(
+                "DELETE FROM {} AS t WHERE ({names}) IN (VALUES {keys})",
+                render::table(&table.name)
+            )
+        };
+        self.execute(sql, keys).await
+    }
+
+    async fn assign(
+        &mut self,
+        table: &TableSchema,
+        keys: &[RowKey],
+        assignments: &[(String, Option<Literal>)],
+    ) -> Result<Vec<Row>, TargetError> {
+        let set = assignments.iter().map(|(column, value)| {
+            let value = value.as_ref().map_or_else(|| "NULL".to_owned(), render::value);
+            format!("{} = {value}", render::identifier(column))
+        });
+        let set = set.collect::<Vec<_>>().join(", ");
+        let names = render::columns(table.primary_key.iter().map(String::as_str));
+        // RETURNING knows the table by its name only, not by its alias.
+        let name = render::identifier(&table.name.name);
+        let returned = assignments
+            .iter()
+            .map(|(column, _)| format!("{name}.{}", render::identifier(column)));
+        let returned = returned.collect::<Vec<_>>().join(", ");
+        let sql = |keys: &str| {
+            let table = render::table(&table.name);
+            format!("UPDATE {table} AS t SET {set} WHERE ({names}) IN (VALUES {keys}) RETURNING {returned}")
+        };
+        // Every row gets the same values, so that their order says nothing.
+        self.rows(sql, keys, assignments.len()).await
+    }
+
+    async fn copy_to_archive(
+        &mut self,
+        table: &TableSchema,
+        keys: &[RowKey],
+        into: &TableName,
+        stamp_column: &str,
+    ) -> Result<(u64, String), TargetError> {
+        let stamp: String = sqlx::query_scalar("SELECT strftime('%Y-%m-%d %H:%M:%S', 'now')")
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(statement)?;
+        let columns: Vec<String> = captured(table).into_iter().map(render::identifier).collect();
+        let list = columns.join(", ");
+        let values = columns
+            .iter()
+            .map(|column| format!("t.{column}"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let names = render::columns(table.primary_key.iter().map(String::as_str));
+        let sql = |keys: &str| {
+            format!(
+                "INSERT INTO {} ({list}, {}) SELECT {values}, {} FROM {} AS t WHERE ({names}) IN (VALUES {keys})",
+                render::table(into),
+                render::identifier(stamp_column),
+                render::literal(&stamp),
+                render::table(&table.name)
+            )
+        };
+        let copied = self.execute(sql, keys).await?;
+        Ok((copied, stamp))
     }
 
     async fn adopted(&mut self, _selection: &Selection) -> Result<u64, TargetError> {

@@ -125,7 +125,7 @@ async fn indexes(connection: &mut SqliteConnection, table: &str) -> Result<Vec<I
 }
 
 async fn incoming(connection: &mut SqliteConnection, table: &str) -> Result<Vec<ForeignKey>, TargetError> {
-    let sql = "SELECT m.name, f.id, f.\"from\", f.on_delete FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
+    let sql = "SELECT m.name, f.id, f.\"from\", f.on_delete, coalesce(f.\"to\", '') FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
                WHERE m.type = 'table' AND f.\"table\" = ? COLLATE NOCASE ORDER BY m.name, f.id, f.seq";
     let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
     for row in sqlx::query(sql)
@@ -135,8 +135,12 @@ async fn incoming(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
         .map_err(statement)?
     {
         let (child, id, column) = (text(&row, 0)?, number(&row, 1)?, text(&row, 2)?);
+        let parent_column = text(&row, 4)?;
         match keys.last_mut() {
-            Some((last, key)) if *last == id && key.child.name == child => key.child_columns.push(column),
+            Some((last, key)) if *last == id && key.child.name == child => {
+                key.child_columns.push(column);
+                key.parent_columns.push(parent_column);
+            }
             _ => {
                 let on_delete = match text(&row, 3)?.as_str() {
                     "CASCADE" => OnDelete::Cascade,
@@ -155,6 +159,8 @@ async fn incoming(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
                         name: String::new(),
                         child,
                         child_columns: vec![column],
+                        parent_columns: vec![parent_column],
+                        null_columns: Vec::new(),
                         on_delete,
                         indexed: false,
                     },
@@ -184,6 +190,16 @@ async fn incoming(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
                 .iter()
                 .any(|index| leads(&index.columns));
         key.name = format!("{}({})", key.child.name, key.child_columns.join(", "));
+        key.null_columns.clone_from(&key.child_columns);
+        // A key that names no columns means the parent's primary key.
+        if key.parent_columns.iter().any(String::is_empty) {
+            let own = sqlx::query(sql)
+                .bind(table)
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(statement)?;
+            key.parent_columns = own.iter().map(|row| text(row, 0)).collect::<Result<Vec<_>, _>>()?;
+        }
         incoming.push(key);
     }
     Ok(incoming)
@@ -207,6 +223,7 @@ async fn triggers(connection: &mut SqliteConnection, table: &str) -> Result<Vec<
             Ok(Trigger {
                 name,
                 on_delete: event == "DELETE",
+                on_update: event == "UPDATE",
                 on_insert: event == "INSERT",
                 before: time != "AFTER",
             })

@@ -1,19 +1,22 @@
 //! dbkeep's tables in the target: `_dbkeep_run` holds the fence of each run, `_dbkeep_journal` a row for each committed batch.
 
+use std::collections::BTreeMap;
+
 use dbkeep_engine::{
-    model::{ChunkRef, JournalEntry, RunId, StepTotals},
+    model::{Along, ChunkRef, JournalEntry, RunId, StepTotals},
     port::{Claim, TargetError, TargetErrorClass},
 };
+use futures::TryStreamExt as _;
 use sqlx::{Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::error::statement;
+use super::error::{refused, statement};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS main._dbkeep_run (run_id TEXT PRIMARY KEY, fence INTEGER NOT NULL, \
        claimed_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) STRICT; \
      CREATE TABLE IF NOT EXISTS main._dbkeep_journal ( \
        run_id TEXT NOT NULL, step INTEGER NOT NULL, batch INTEGER NOT NULL, pass INTEGER NOT NULL, fence INTEGER NOT NULL, position TEXT NOT NULL, \
        examined INTEGER NOT NULL, matched INTEGER NOT NULL, affected INTEGER NOT NULL, conflicting INTEGER NOT NULL, \
-       chunk_file TEXT, chunk_rows INTEGER, chunk_bytes INTEGER, chunk_sha256 TEXT, committed_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+       chunk_file TEXT, chunk_rows INTEGER, chunk_bytes INTEGER, chunk_sha256 TEXT, committed_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP, along TEXT, \
        PRIMARY KEY (run_id, step, batch)) STRICT, WITHOUT ROWID";
 
 /// Takes the run for this fence. The write lock that it needs is the one that every batch of an older attempt holds.
@@ -21,6 +24,16 @@ pub(super) async fn claim(connection: &mut SqliteConnection, claim: Claim) -> Re
     connection.execute("BEGIN IMMEDIATE").await.map_err(statement)?;
     if !exists(connection).await? {
         connection.execute(CREATE).await.map_err(statement)?;
+    }
+    let older = "SELECT 1 FROM pragma_table_info('_dbkeep_journal') WHERE name = 'along'";
+    if sqlx::query(older)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(statement)?
+        .is_none()
+    {
+        let add = "ALTER TABLE main._dbkeep_journal ADD COLUMN along TEXT";
+        connection.execute(add).await.map_err(statement)?;
     }
     let held = sqlx::query(
         "INSERT INTO main._dbkeep_run (run_id, fence) VALUES (?1, ?2) \
@@ -77,13 +90,16 @@ pub(super) async fn totals(connection: &mut SqliteConnection, run: RunId) -> Res
                FROM main._dbkeep_journal AS j WHERE run_id = ? GROUP BY step ORDER BY step";
     let rows = sqlx::query(sql)
         .bind(run.to_string())
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await
         .map_err(statement)?;
+    let along = along(connection, run).await?;
     rows.iter()
         .map(|row| {
+            let step = unsigned32(row, 0)?;
             Ok(StepTotals {
-                step: unsigned32(row, 0)?,
+                along: along.get(&step).cloned().unwrap_or_default(),
+                step,
                 batches: unsigned(row, 1)?,
                 first_batch: unsigned(row, 10)?,
                 examined: unsigned(row, 2)?,
@@ -97,6 +113,20 @@ pub(super) async fn totals(connection: &mut SqliteConnection, run: RunId) -> Res
             })
         })
         .collect()
+}
+
+/// What went along with each step's rows.
+async fn along(connection: &mut SqliteConnection, run: RunId) -> Result<BTreeMap<u32, Vec<Along>>, TargetError> {
+    let sql = "SELECT step, along FROM main._dbkeep_journal WHERE run_id = ? AND along IS NOT NULL";
+    let mut rows = sqlx::query(sql).bind(run.to_string()).fetch(connection);
+    let mut sums: BTreeMap<u32, Vec<Along>> = BTreeMap::new();
+    while let Some(row) = rows.try_next().await.map_err(statement)? {
+        let text: String = row.try_get_unchecked(1).map_err(statement)?;
+        let more: Vec<Along> =
+            serde_json::from_str(&text).map_err(|error| refused(format!("the journal holds unreadable counts: {error}")))?;
+        Along::add(sums.entry(unsigned32(&row, 0)?).or_default(), &more);
+    }
+    Ok(sums)
 }
 
 pub(super) async fn entries(
@@ -155,6 +185,7 @@ fn entry(run: RunId, row: &SqliteRow) -> Result<JournalEntry, TargetError> {
         examined: unsigned(row, 5)?,
         matched: unsigned(row, 6)?,
         affected: unsigned(row, 7)?,
+        along: Vec::new(),
         conflicting: unsigned(row, 8)?,
         chunk: Some(ChunkRef {
             file: row.try_get_unchecked(9).map_err(statement)?,
@@ -167,9 +198,13 @@ fn entry(run: RunId, row: &SqliteRow) -> Result<JournalEntry, TargetError> {
 
 pub(super) async fn record(connection: &mut SqliteConnection, entry: &JournalEntry) -> Result<(), TargetError> {
     let chunk = entry.chunk.as_ref();
+    let along = (!entry.along.is_empty())
+        .then(|| serde_json::to_string(&entry.along))
+        .transpose();
+    let along = along.map_err(|error| refused(error.to_string()))?;
     sqlx::query(
         "INSERT INTO main._dbkeep_journal (run_id, step, batch, pass, fence, position, examined, matched, affected, conflicting, \
-         chunk_file, chunk_rows, chunk_bytes, chunk_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         chunk_file, chunk_rows, chunk_bytes, chunk_sha256, along) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(entry.run.to_string())
     .bind(i64::from(entry.step))
@@ -185,6 +220,7 @@ pub(super) async fn record(connection: &mut SqliteConnection, entry: &JournalEnt
     .bind(chunk.map(|chunk| signed(chunk.rows)))
     .bind(chunk.map(|chunk| signed(chunk.bytes)))
     .bind(chunk.map(|chunk| chunk.sha256.as_str()))
+    .bind(along)
     .execute(connection)
     .await
     .map_err(statement)?;

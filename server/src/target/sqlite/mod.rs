@@ -3,12 +3,14 @@
 //! cannot be adopted between its recheck and the commit.
 
 mod batch;
+mod children;
 mod error;
 mod introspect;
 mod journal;
 mod render;
 mod restore;
 mod scan;
+mod values;
 
 use std::{
     str::FromStr,
@@ -18,8 +20,11 @@ use std::{
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    model::{
+        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
+        TargetStatus, Value,
+    },
+    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions,
@@ -204,6 +209,65 @@ impl Target for SqliteTarget {
         })
     }
 
+    async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
+        let mut connection = self.connection().await?;
+        let sql = format!(
+            "EXPLAIN SELECT 1 FROM {} AS t WHERE {}",
+            render::table(&selection.table.name),
+            render::predicate(selection)?
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_all(&mut connection)
+            .await
+            .map_err(statement)?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
+    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<u64>, TargetError> {
+        let mut connection = self.connection().await?;
+        let row = sqlx::query(AssertSqlSafe(children::counts(selection, links)?))
+            .persistent(false)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(statement)?;
+        self.idle.put(connection);
+        (0..links.len())
+            .map(|place| {
+                let count: i64 = row.try_get_unchecked(place).map_err(statement)?;
+                Ok(u64::try_from(count).unwrap_or(0))
+            })
+            .collect()
+    }
+
+    async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError> {
+        is_main(into)?;
+        let mut connection = self.connection().await?;
+        // Without defaults and constraints: a row is kept there as it was. The primary key keeps a row from being archived twice.
+        let columns = table.captured_columns().map(|column| {
+            format!(
+                "{}{}, ",
+                render::identifier(&column.name),
+                restore::declared(&column.type_name)
+            )
+        });
+        let key: Vec<String> = table.primary_key.iter().map(|name| render::identifier(name)).collect();
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} ({}{} TEXT NOT NULL, PRIMARY KEY ({}))",
+            render::table(into),
+            columns.collect::<String>(),
+            render::identifier(stamp_column),
+            key.join(", ")
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .map_err(statement)?;
+        self.idle.put(connection);
+        Ok(())
+    }
+
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
         let mut connection = self.connection().await?;
         let name = render::table(&table.name);
@@ -228,6 +292,20 @@ impl Target for SqliteTarget {
             cursor,
             limit,
         )?))
+    }
+
+    async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
+        let connection = self.connection().await?;
+        Ok(Box::new(
+            values::PagedValues::open(connection, Arc::clone(&self.idle), source).await?,
+        ))
+    }
+
+    async fn present(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+        let mut connection = self.connection().await?;
+        let found = values::present(&mut connection, source, values).await?;
+        self.idle.put(connection);
+        Ok(found)
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {
@@ -258,7 +336,13 @@ impl Target for SqliteTarget {
         Ok(entries)
     }
 
-    async fn begin(&self, claim: Claim, tables: &[&TableSchema]) -> Result<Box<dyn BatchTransaction>, TargetError> {
+    async fn begin_strict(
+        &self,
+        claim: Claim,
+        tables: &[&TableSchema],
+        // Nobody else writes anything during a batch.
+        _still: &[&TableSchema],
+    ) -> Result<Box<dyn BatchTransaction>, TargetError> {
         let connection = self.connection().await?;
         Ok(Box::new(
             batch::SqliteBatch::begin(connection, Arc::clone(&self.idle), claim, tables).await?,

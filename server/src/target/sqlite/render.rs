@@ -1,7 +1,7 @@
 //! Selections as SQLite writes them. The only place that quotes an identifier or writes a condition.
 
 use dbkeep_engine::{
-    model::{Condition, Selection, TableName, TimeEncoding, Value},
+    model::{Condition, Literal, Selection, TableName, TimeEncoding, TypeClass, Value},
     port::TargetError,
 };
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -37,30 +37,144 @@ pub(super) fn placeholder(value: &Value) -> &'static str {
 
 /// The whole predicate of a selection over `t`. No part of it is ever NULL, so that `NOT` means what it says.
 pub(super) fn predicate(selection: &Selection) -> Result<String, TargetError> {
-    let mut parts = vec![condition(&selection.matches)?];
-    for earlier in &selection.except {
-        parts.push(format!("NOT {}", condition(earlier)?));
-    }
+    let mut parts = vec![condition(&selection.matches, "t")?];
+    parts.extend(none_of(&selection.except, "t")?);
     Ok(parts.join(" AND "))
 }
 
-fn condition(condition: &Condition) -> Result<String, TargetError> {
+/// `NOT ..` of each condition on a row under this alias.
+pub(super) fn none_of(conditions: &[Condition], alias: &str) -> Result<Vec<String>, TargetError> {
+    let negated = |part| Ok(format!("NOT {}", condition(part, alias)?));
+    conditions.iter().map(negated).collect()
+}
+
+/// Text as a literal.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A catalog's value.
+pub(super) fn value(value: &Literal) -> String {
+    match value {
+        Literal::Boolean(value) => i32::from(*value).to_string(),
+        Literal::Integer(number) => number.to_string(),
+        Literal::Text(text) => literal(text),
+    }
+}
+
+/// `a.x = b.y AND ..` for pairs of columns.
+pub(super) fn same(left: &str, columns: &[String], right: &str, others: &[String]) -> String {
+    let pairs = columns.iter().zip(others);
+    let pairs = pairs.map(|(column, other)| format!("{left}.{} = {right}.{}", identifier(column), identifier(other)));
+    pairs.collect::<Vec<_>>().join(" AND ")
+}
+
+fn present(alias: &str, columns: &[String]) -> String {
+    let present = columns
+        .iter()
+        .map(|column| format!("{alias}.{} IS NOT NULL", identifier(column)));
+    present.collect::<Vec<_>>().join(" AND ")
+}
+
+/// An alias for a table inside a condition on the rows of `alias`.
+fn inner(alias: &str) -> String {
+    format!("{alias}p")
+}
+
+fn condition(condition: &Condition, alias: &str) -> Result<String, TargetError> {
+    let parts = |parts: &[Condition], operator: &str, none: &str| {
+        let parts = parts.iter().map(|part| self::condition(part, alias));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        Ok(if parts.is_empty() {
+            none.to_owned()
+        } else {
+            format!("({})", parts.join(operator))
+        })
+    };
     match condition {
+        Condition::All(all) => parts(all, " AND ", "1"),
+        Condition::Any(any) => parts(any, " OR ", "0"),
+        Condition::Not(part) => Ok(format!("(NOT {})", self::condition(part, alias)?)),
         Condition::ParentMissing {
             columns,
             parent,
             parent_columns,
+            unfit,
         } => {
-            let present = columns.iter().map(|column| format!("t.{} IS NOT NULL", identifier(column)));
-            let same = columns
-                .iter()
-                .zip(parent_columns)
-                .map(|(column, key)| format!("p.{} = t.{}", identifier(key), identifier(column)));
+            let p = inner(alias);
+            let mut fit = vec![same(&p, parent_columns, alias, columns)];
+            fit.extend(none_of(unfit, &p)?);
             Ok(format!(
-                "({} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {}))",
-                present.collect::<Vec<_>>().join(" AND "),
+                "({} AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
+                present(alias, columns),
                 table(&parent.name),
-                same.collect::<Vec<_>>().join(" AND ")
+                fit.join(" AND ")
+            ))
+        }
+        Condition::ParentMatches {
+            columns,
+            parent,
+            parent_columns,
+            matches,
+        } => {
+            let p = inner(alias);
+            Ok(format!(
+                "({} AND EXISTS (SELECT 1 FROM {} AS {p} WHERE {} AND {}))",
+                present(alias, columns),
+                table(&parent.name),
+                same(&p, parent_columns, alias, columns),
+                self::condition(matches, &p)?
+            ))
+        }
+        Condition::KeyDangling {
+            column,
+            json_path,
+            prefix,
+            suffix,
+            parent,
+            parent_column,
+            unfit,
+        } => {
+            let p = inner(alias);
+            let column = format!("{alias}.{}", identifier(column));
+            let base = match json_path {
+                // Anything but JSON names nothing; json_extract would fail on it.
+                Some(path) => {
+                    let path: String = path.iter().map(|name| format!(".\"{}\"", name.replace('"', ""))).collect();
+                    let whole = format!("CASE WHEN json_valid({column}) THEN {column} END");
+                    format!("CAST(json_extract({whole}, {}) AS TEXT)", literal(&format!("${path}")))
+                }
+                None => format!("CASE WHEN typeof({column}) = 'text' THEN {column} END"),
+            };
+            let (before, after) = (prefix.chars().count(), suffix.chars().count());
+            let key = format!("substr({base}, {}, max(length({base}) - {}, 0))", before + 1, before + after);
+            let numeric = parent
+                .column(parent_column)
+                .is_some_and(|column| column.class == TypeClass::Integer);
+            let (of_type, typed) = if numeric {
+                (
+                    format!(
+                        "{key} <> '' AND {key} NOT GLOB '*[^0-9]*' AND length({key}) <= 18 AND CAST(CAST({key} AS INTEGER) AS TEXT) = {key}"
+                    ),
+                    format!("CAST({key} AS INTEGER)"),
+                )
+            } else {
+                (format!("{key} <> ''"), key)
+            };
+            let mut fit = vec![format!("{p}.{} = {typed}", identifier(parent_column))];
+            fit.extend(none_of(unfit, &p)?);
+            let ending = if after == 0 {
+                "1".to_owned()
+            } else {
+                format!("substr({base}, -{after}) = {}", literal(suffix))
+            };
+            Ok(format!(
+                "(coalesce({base} IS NOT NULL AND length({base}) >= {} AND substr({base}, 1, {before}) = {} AND {ending} AND {of_type}, 0) \
+                 AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
+                before + after,
+                literal(prefix),
+                table(&parent.name),
+                fit.join(" AND ")
             ))
         }
         Condition::OlderThan {
@@ -68,7 +182,20 @@ fn condition(condition: &Condition) -> Result<String, TargetError> {
             horizon,
             encoding,
             ..
-        } => older_than(&identifier(column), *horizon, *encoding),
+        } => older_than(&format!("{alias}.{}", identifier(column)), *horizon, *encoding),
+        Condition::OneOf { column, values } => {
+            let column = format!("{alias}.{}", identifier(column));
+            let values: Vec<String> = values.iter().map(value).collect();
+            Ok(format!("({column} IS NOT NULL AND {column} IN ({}))", values.join(", ")))
+        }
+        Condition::IsNull { column } => Ok(format!("({alias}.{} IS NULL)", identifier(column))),
+        // The text names columns without their table.
+        Condition::Sql { text, .. } if alias == "t" => Ok(format!("coalesce(({text}), 0)")),
+        Condition::Sql { table: of, text } => Ok(format!(
+            "EXISTS (SELECT 1 FROM {} AS t WHERE {} AND coalesce(({text}), 0))",
+            table(&of.name),
+            same("t", &of.row_key, alias, &of.row_key)
+        )),
     }
 }
 
@@ -82,7 +209,7 @@ fn older_than(column: &str, horizon: Timestamp, encoding: Option<TimeEncoding>) 
         } else {
             format!("{micros}e-{}", divisor.ilog10())
         };
-        format!("(typeof(t.{column}) IN ('integer', 'real') AND t.{column} < {limit})")
+        format!("(typeof({column}) IN ('integer', 'real') AND {column} < {limit})")
     };
     match encoding {
         Some(TimeEncoding::UnixSeconds) => Ok(unix(1_000_000)),
@@ -98,8 +225,8 @@ fn older_than(column: &str, horizon: Timestamp, encoding: Option<TimeEncoding>) 
                 .map_err(|error| refused(error.to_string()))?;
             let day = later.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d").to_string();
             Ok(format!(
-                "(typeof(t.{column}) = 'text' AND t.{column} < '{day}' AND t.{column} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' \
-                 AND coalesce(strftime('%Y-%m-%d %H:%M:%f', t.{column}) < '{exact}', 0))"
+                "(typeof({column}) = 'text' AND {column} < '{day}' AND {column} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' \
+                 AND coalesce(strftime('%Y-%m-%d %H:%M:%f', {column}) < '{exact}', 0))"
             ))
         }
         None => Err(refused("the catalog does not say how the column holds an instant".to_owned())),

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Row, Value},
-    port::{Conflict, Restored, Scratch, TableLayout, TargetError, TargetErrorClass},
+    port::{Captured, Conflict, Restored, Scratch, TableLayout, TargetError, TargetErrorClass},
 };
 use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
 
@@ -38,22 +38,139 @@ async fn insert(connection: &mut SqliteConnection, table: &str, layout: &TableLa
     Ok(query.execute(connection).await.map_err(statement)?.rows_affected())
 }
 
-/// Puts rows back into their table, many at a time. Where some cannot go, each row of that part is tried by itself in the
-/// end, so that those are named.
+/// Puts rows back, by what was done to them.
 pub(super) async fn restore(
     connection: &mut SqliteConnection,
     layout: &TableLayout,
     rows: &[Row],
 ) -> Result<Restored, TargetError> {
+    match &layout.captured {
+        Captured::Deleted => Ok(insert_back(connection, layout, rows).await?.0),
+        Captured::Archived {
+            into,
+            stamp_column,
+            stamp,
+        } => {
+            let (mut restored, back) = insert_back(connection, layout, rows).await?;
+            let names = layout.columns.iter().map(|(name, _)| name.as_str());
+            let same = names
+                .map(|name| format!("{} IS ?", render::identifier(name)))
+                .collect::<Vec<_>>();
+            for (row, _) in rows.iter().zip(back).filter(|(_, back)| *back) {
+                let same: Vec<String> = same
+                    .iter()
+                    .zip(row)
+                    .map(|(same, value)| same.replace('?', render::placeholder(value)))
+                    .collect();
+                let sql = format!(
+                    "DELETE FROM {} WHERE {} AND {} = {}",
+                    render::table(into),
+                    same.join(" AND "),
+                    render::identifier(stamp_column),
+                    render::literal(stamp)
+                );
+                let mut query = sqlx::query(AssertSqlSafe(sql));
+                for value in row {
+                    query = bind(query, value);
+                }
+                let taken = query.execute(&mut *connection).await.map_err(statement)?.rows_affected();
+                if taken == 0 && restored.conflicts.len() < NAMED_CONFLICTS {
+                    restored.conflicts.push(Conflict {
+                        table: into.clone(),
+                        key: key_of(layout, row),
+                        reason: "the row is back, but its copy in the archive is gone or was changed since".to_owned(),
+                    });
+                }
+            }
+            Ok(restored)
+        }
+        Captured::Changed { changed } => change_back(connection, layout, changed, rows).await,
+    }
+}
+
+/// Gives changed columns their old values, where they still hold the new ones.
+async fn change_back(
+    connection: &mut SqliteConnection,
+    layout: &TableLayout,
+    changed: &[String],
+    rows: &[Row],
+) -> Result<Restored, TargetError> {
+    let place = |name: &String| {
+        let place = layout.columns.iter().position(|(column, _)| column == name);
+        place.ok_or_else(|| refused(format!("the backup lacks column {name}")))
+    };
+    let set_places = changed.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let key_places = layout.row_key.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+    let mut restored = Restored::default();
+    for row in rows {
+        let value = |place: usize| {
+            row.get(place)
+                .ok_or_else(|| refused("a captured row is too short".to_owned()))
+        };
+        let mut binds = Vec::new();
+        let mut part = |name: &String, operator: &str, place: usize| {
+            let value = value(place)?;
+            binds.push(value);
+            Ok::<_, TargetError>(format!(
+                "{} {operator} {}",
+                render::identifier(name),
+                render::placeholder(value)
+            ))
+        };
+        let set = changed.iter().zip(&set_places).map(|(name, place)| part(name, "=", *place));
+        let set = set.collect::<Result<Vec<_>, _>>()?;
+        let mut same = Vec::new();
+        for (name, place) in layout.row_key.iter().zip(&key_places) {
+            same.push(part(name, "IS", *place)?);
+        }
+        for (offset, name) in changed.iter().enumerate() {
+            same.push(part(name, "IS", layout.columns.len() + offset)?);
+        }
+        let sql = format!(
+            "UPDATE {} SET {} WHERE {}",
+            render::table(&layout.table),
+            set.join(", "),
+            same.join(" AND ")
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for value in binds {
+            query = bind(query, value);
+        }
+        // A single statement that fails takes itself back.
+        let reason = match query.execute(&mut *connection).await.map_err(statement) {
+            Ok(done) if done.rows_affected() == 1 => {
+                restored.rows += 1;
+                continue;
+            }
+            Ok(_) => "the row is gone, or was changed since".to_owned(),
+            Err(error) if error.class == TargetErrorClass::Constraint => error.message,
+            Err(error) => return Err(error),
+        };
+        leave(&mut restored, layout, row, reason);
+    }
+    Ok(restored)
+}
+
+/// Inserts deleted rows, many at a time; tells of each whether it is back. Where some cannot go, each row of that part is tried
+/// by itself in the end, so that those are named.
+async fn insert_back(
+    connection: &mut SqliteConnection,
+    layout: &TableLayout,
+    rows: &[Row],
+) -> Result<(Restored, Vec<bool>), TargetError> {
     let table = render::table(&layout.table);
     let mut restored = Restored::default();
-    let mut pending = Vec::new();
-    for part in rows.chunks(INSERT_ROWS.min(MAX_PARAMETERS / layout.columns.len().max(1)).max(1)) {
+    let mut back = vec![false; rows.len()];
+    let mut pending: Vec<usize> = Vec::new();
+    let part_rows = INSERT_ROWS.min(MAX_PARAMETERS / layout.columns.len().max(1)).max(1);
+    for (number, part) in rows.chunks(part_rows).enumerate() {
+        let places = number * part_rows..number * part_rows + part.len();
         connection.execute("SAVEPOINT part").await.map_err(statement)?;
         match insert(connection, &table, layout, part).await {
             Ok(inserted) if inserted == part.len() as u64 => {
                 connection.execute("RELEASE part").await.map_err(statement)?;
                 restored.rows += inserted;
+                back[places].fill(true);
                 continue;
             }
             Ok(_) => {}
@@ -62,22 +179,24 @@ pub(super) async fn restore(
         }
         connection.execute("ROLLBACK TO part").await.map_err(statement)?;
         connection.execute("RELEASE part").await.map_err(statement)?;
-        pending.extend(part);
+        pending.extend(places);
     }
     while !pending.is_empty() {
         let before = restored.rows;
         // Rows whose parent is missing; it may be a later row of the same table.
         let mut orphaned = Vec::new();
-        for row in pending {
+        for place in pending {
+            let row = &rows[place];
             // A single statement that fails takes itself back.
             let reason = match insert(connection, &table, layout, std::slice::from_ref(row)).await {
                 Ok(1) => {
                     restored.rows += 1;
+                    back[place] = true;
                     continue;
                 }
                 Ok(_) => "a row with the same key is there, or a trigger kept it out".to_owned(),
                 Err(error) if error.code.as_deref() == Some(FOREIGN_KEY_VIOLATION) => {
-                    orphaned.push((row, error.message));
+                    orphaned.push((place, error.message));
                     continue;
                 }
                 Err(error) if error.class == TargetErrorClass::Constraint => error.message,
@@ -86,19 +205,20 @@ pub(super) async fn restore(
             leave(&mut restored, layout, row, reason);
         }
         if restored.rows == before {
-            for (row, reason) in orphaned.drain(..) {
-                leave(&mut restored, layout, row, reason);
+            for (place, reason) in orphaned.drain(..) {
+                leave(&mut restored, layout, &rows[place], reason);
             }
         }
-        pending = orphaned.into_iter().map(|(row, _)| row).collect();
+        pending = orphaned.into_iter().map(|(place, _)| place).collect();
     }
-    Ok(restored)
+    Ok((restored, back))
 }
 
 fn leave(restored: &mut Restored, layout: &TableLayout, row: &Row, reason: String) {
     restored.conflicting += 1;
     if restored.conflicts.len() < NAMED_CONFLICTS {
         restored.conflicts.push(Conflict {
+            table: layout.table.clone(),
             key: key_of(layout, row),
             reason,
         });
@@ -163,7 +283,7 @@ impl SqliteScratch {
 
 /// A column's type in `CREATE TABLE`: quoted, since SQLite takes any text for one. ANY keeps every value as it is, but in a
 /// table that is not STRICT the word would mean NUMERIC.
-fn declared(type_name: &str) -> String {
+pub(super) fn declared(type_name: &str) -> String {
     match type_name {
         "" => String::new(),
         any if any.eq_ignore_ascii_case("ANY") => String::new(),

@@ -60,6 +60,7 @@ words! {
     run_state: RunState, "RUN_STATE_";
     report_status: ReportStatus, "REPORT_STATUS_";
     step_state: StepState, "STEP_STATE_";
+    child_action: ChildAction, "CHILD_ACTION_";
     verification: VerificationState, "VERIFICATION_STATE_";
 }
 

@@ -16,6 +16,7 @@ pub(crate) struct Plan<'a> {
     severity: String,
     blocked: bool,
     row_count: u64,
+    along_row_count: u64,
     capture_bytes: u64,
     schema_fingerprint: &'a str,
     digest: &'a str,
@@ -31,8 +32,14 @@ struct PlanStep<'a> {
     rule: &'a str,
     kind: &'a str,
     table: &'a str,
+    /// Root whose files go, all counts being of files; empty where rows do.
+    root: &'a str,
     description: &'a str,
+    /// "delete", "archive", "update" or "nullify".
+    action: &'a str,
     row_count: u64,
+    children: Vec<Child<'a>>,
+    strict: bool,
     table_row_count: u64,
     table_row_count_exact: bool,
     captured: bool,
@@ -43,6 +50,27 @@ struct PlanStep<'a> {
     samples: Vec<Vec<SampleValue<'a>>>,
     findings: Vec<Finding<'a>>,
     selection_sql: &'a str,
+}
+
+/// Rows of a child table that go or change along.
+#[derive(Debug, Serialize)]
+struct Child<'a> {
+    table: &'a str,
+    constraint: &'a str,
+    /// "delete" or "set_null".
+    action: String,
+    row_count: u64,
+}
+
+impl<'a> From<&'a proto::PlanChild> for Child<'a> {
+    fn from(child: &'a proto::PlanChild) -> Self {
+        Self {
+            table: &child.table,
+            constraint: &child.constraint,
+            action: super::child_action(child.action()),
+            row_count: child.row_count,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +100,7 @@ impl<'a> From<&'a proto::Plan> for Plan<'a> {
             severity: super::severity(plan.severity()),
             blocked: plan.blocked,
             row_count: plan.row_count,
+            along_row_count: plan.along_row_count,
             capture_bytes: plan.capture_bytes,
             schema_fingerprint: &plan.schema_fingerprint,
             digest: &plan.digest,
@@ -101,8 +130,12 @@ impl<'a> From<&'a proto::PlanStep> for PlanStep<'a> {
             rule: &step.rule,
             kind: &step.kind,
             table: &step.table,
+            root: &step.root,
             description: &step.description,
+            action: &step.action,
             row_count: step.row_count,
+            children: step.children.iter().map(Child::from).collect(),
+            strict: step.strict,
             table_row_count: step.table_row_count,
             table_row_count_exact: step.table_row_count_exact,
             captured: step.captured,
@@ -162,9 +195,9 @@ mod tests {
             serde_json::to_string(&Plan::from(&plan)).unwrap(),
             concat!(
                 r#"{"id":"p1","token":"tok","target":"main","operations":["old_logs"],"severity":"medium","blocked":false,"#,
-                r#""row_count":12,"capture_bytes":0,"schema_fingerprint":"","digest":"","create_time":"1970-01-01T00:00:00Z","#,
-                r#""expire_time":null,"steps":[{"index":0,"operation":"","rule":"","kind":"","table":"logs","description":"","#,
-                r#""row_count":12,"table_row_count":0,"table_row_count_exact":false,"captured":false,"capture_bytes":0,"#,
+                r#""row_count":12,"along_row_count":0,"capture_bytes":0,"schema_fingerprint":"","digest":"","create_time":"1970-01-01T00:00:00Z","#,
+                r#""expire_time":null,"steps":[{"index":0,"operation":"","rule":"","kind":"","table":"logs","root":"","description":"","action":"","#,
+                r#""row_count":12,"children":[],"strict":false,"table_row_count":0,"table_row_count_exact":false,"captured":false,"capture_bytes":0,"#,
                 r#""expected_duration_seconds":null,"horizon":null,"#,
                 r#""samples":[[{"column":"id","value":"1"},{"column":"note","value":null}]],"#,
                 r#""findings":[{"code":"EMPTY_PARENT","level":"block","table":"","detail":"","remediation":""}],"selection_sql":""}]}"#,

@@ -35,6 +35,7 @@ struct Options {
     batch_size: Option<u32>,
     max_execution_time_seconds: Option<f64>,
     full_speed: bool,
+    capture: bool,
 }
 
 impl<'a> From<&'a proto::Run> for Run<'a> {
@@ -55,6 +56,7 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
                 batch_size: options.batch_size,
                 max_execution_time_seconds: super::seconds(options.max_execution_time.as_ref()),
                 full_speed: options.full_speed,
+                capture: options.capture,
             }),
             attempts: run.attempts,
             last_sequence: run.last_sequence,
@@ -77,6 +79,7 @@ pub(crate) struct Report<'a> {
     rows_captured: u64,
     captured_bytes: u64,
     rows_conflicting: u64,
+    rows_along: u64,
     duration_seconds: Option<f64>,
     steps: Vec<Step<'a>>,
     warnings: Vec<Warning<'a>>,
@@ -93,6 +96,7 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             rows_captured: report.rows_captured,
             captured_bytes: report.captured_bytes,
             rows_conflicting: report.rows_conflicting,
+            rows_along: report.rows_along,
             duration_seconds: super::seconds(report.duration.as_ref()),
             steps: report.steps.iter().map(Step::from).collect(),
             warnings: report.warnings.iter().map(Warning::from).collect(),
@@ -117,6 +121,8 @@ pub(crate) struct Step<'a> {
     captured_bytes: u64,
     rows_conflicting: u64,
     rows_remaining: u64,
+    /// Rows that went or changed along with the selected ones.
+    along: Vec<Along<'a>>,
     batches: u64,
     passes: u32,
     duration_seconds: Option<f64>,
@@ -139,10 +145,29 @@ impl<'a> From<&'a proto::StepReport> for Step<'a> {
             captured_bytes: step.captured_bytes,
             rows_conflicting: step.rows_conflicting,
             rows_remaining: step.rows_remaining,
+            along: step.along.iter().map(Along::from).collect(),
             batches: step.batches,
             passes: step.passes,
             duration_seconds: super::seconds(step.duration.as_ref()),
             message: super::text(&step.message),
+        }
+    }
+}
+
+/// Rows of one table that went or changed along.
+#[derive(Debug, Serialize)]
+struct Along<'a> {
+    table: &'a str,
+    rows_deleted: u64,
+    rows_nullified: u64,
+}
+
+impl<'a> From<&'a proto::AlongCount> for Along<'a> {
+    fn from(along: &'a proto::AlongCount) -> Self {
+        Self {
+            table: &along.table,
+            rows_deleted: along.rows_deleted,
+            rows_nullified: along.rows_nullified,
         }
     }
 }
@@ -182,6 +207,7 @@ mod tests {
                 batch_size: Some(1000),
                 max_execution_time: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),
                 full_speed: false,
+                ..Default::default()
             }),
             attempts: 1,
             last_sequence: 9,
@@ -210,12 +236,12 @@ mod tests {
             concat!(
                 r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
                 r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
-                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false},"#,
+                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"capture":false},"#,
                 r#""attempts":1,"last_sequence":9,"create_time":null,"start_time":null,"end_time":null,"#,
                 r#""report":{"status":"partial_success","rows_planned":10,"rows_examined":0,"rows_affected":8,"rows_captured":0,"#,
-                r#""captured_bytes":0,"rows_conflicting":0,"duration_seconds":null,"steps":[{"index":0,"operation":"","rule":"","#,
+                r#""captured_bytes":0,"rows_conflicting":0,"rows_along":0,"duration_seconds":null,"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
-                r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"batches":0,"passes":0,"#,
+                r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
                 r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]}}"#,
             )
         );
