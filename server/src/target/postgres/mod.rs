@@ -11,6 +11,7 @@ mod render;
 mod restore;
 mod scan;
 mod sets;
+mod values;
 
 use std::{
     str::FromStr,
@@ -21,10 +22,10 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus,
-        Value,
+        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
+        TargetStatus, Value,
     },
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
@@ -331,6 +332,17 @@ impl Target for PostgresTarget {
         Ok(Box::new(
             scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
         ))
+    }
+
+    async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
+        Ok(Box::new(values::CursorValues::open(self.connect().await?, source).await?))
+    }
+
+    async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+        let mut connection = self.connection().await?;
+        let found = values::present(&mut connection, source, values).await?;
+        self.idle.put(connection);
+        Ok(found)
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {
