@@ -118,7 +118,7 @@ impl Lab {
             );
             assert_eq!(operation.rules.len(), 1);
             assert_eq!(operation.rules[0].kind_name(), proposal.kind);
-            planner::check(self.target.as_ref(), catalog.operations())
+            planner::check(self.target.as_ref(), &Default::default(), catalog.operations())
                 .await
                 .unwrap_or_else(|error| panic!("{error}\n{}", proposal.toml));
             if let Some(expected) = self.orphans(proposal).await {

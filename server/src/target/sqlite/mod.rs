@@ -297,7 +297,7 @@ impl Target for SqliteTarget {
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
-        if selection.matches.is_about_sets() {
+        if selection.matches.is_about_sets() || sets::judges_itself(selection) {
             let connection = self.options.connect().await.map_err(error::opening)?;
             return sets::scan(connection, selection, limit).await;
         }
