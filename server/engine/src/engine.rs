@@ -1,6 +1,8 @@
 //! The engine's front: what the gRPC services, and nobody else, call. Every act that takes long is a run, carried out by the
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 
+mod steering;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
@@ -623,10 +625,13 @@ impl Engine {
             source,
             undone_by: None,
             options,
+            limits: options.limits(),
+            waiting: None,
             attempts: 0,
             report,
             last_sequence: 0,
             cancel_reason: None,
+            pause_reason: None,
             created_at: Timestamp::now(),
             started_at: None,
             ended_at: None,
@@ -659,7 +664,20 @@ impl Engine {
                 request_id: request.request_id,
                 run,
             }),
-            Created::Held { run, table } => Err(EngineError::RunAlreadyActive { run, target, table }),
+            Created::Held {
+                run,
+                table,
+                state,
+                operations,
+                since,
+            } => Err(EngineError::RunAlreadyActive {
+                run,
+                state,
+                operations,
+                since,
+                target,
+                table,
+            }),
         }
     }
 

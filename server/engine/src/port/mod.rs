@@ -6,8 +6,10 @@ pub mod store;
 pub mod target;
 
 pub use archive::{Archive, ArchiveError, ChunkFile};
-pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
+pub use store::{
+    CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
+};
 pub use target::{
-    BatchTransaction, Claim, Conflict, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target, TargetError,
+    BatchTransaction, Claim, Conflict, Pressure, Replica, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target, TargetError,
     TargetErrorClass, Window,
 };
