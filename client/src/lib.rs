@@ -74,7 +74,7 @@ pub use crate::{
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},
     error::{Error, FieldViolation},
     retry::RetryPolicy,
-    runs::{RunQuery, Runs, UndoRequest},
+    runs::{LimitsUpdate, RunQuery, Runs, UndoRequest},
     targets::{TargetDetail, Targets},
     watch::{Connection, ReconnectPolicy, RunStream, is_final},
 };

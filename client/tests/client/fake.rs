@@ -42,6 +42,9 @@ pub(crate) enum Call {
     GetRun,
     Plan,
     Cancel { request_id: String },
+    Pause { request_id: String },
+    Resume { request_id: String },
+    Limits { request_id: String },
 }
 
 /// How a streaming call is answered.
@@ -282,6 +285,39 @@ impl RunService for Fake {
         })
         .await?;
         Ok(Response::new(proto::CancelRunResponse {
+            run: Some(self.state().run.clone()),
+        }))
+    }
+
+    async fn pause_run(&self, request: Request<proto::PauseRunRequest>) -> Result<Response<proto::PauseRunResponse>, Status> {
+        self.unary(Call::Pause {
+            request_id: request.into_inner().request_id,
+        })
+        .await?;
+        Ok(Response::new(proto::PauseRunResponse {
+            run: Some(self.state().run.clone()),
+        }))
+    }
+
+    async fn resume_run(&self, request: Request<proto::ResumeRunRequest>) -> Result<Response<proto::ResumeRunResponse>, Status> {
+        self.unary(Call::Resume {
+            request_id: request.into_inner().request_id,
+        })
+        .await?;
+        Ok(Response::new(proto::ResumeRunResponse {
+            run: Some(self.state().run.clone()),
+        }))
+    }
+
+    async fn update_run_limits(
+        &self,
+        request: Request<proto::UpdateRunLimitsRequest>,
+    ) -> Result<Response<proto::UpdateRunLimitsResponse>, Status> {
+        self.unary(Call::Limits {
+            request_id: request.into_inner().request_id,
+        })
+        .await?;
+        Ok(Response::new(proto::UpdateRunLimitsResponse {
             run: Some(self.state().run.clone()),
         }))
     }

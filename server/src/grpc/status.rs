@@ -252,8 +252,18 @@ fn of_engine(error: EngineError) -> Answer {
         EngineError::ApprovalUnavailable { operation } => Answer::unmet(ErrorReason::ApprovalUnavailable, &operation, said)
             .with("operation", &operation)
             .with("severity", "CRITICAL"),
-        EngineError::RunAlreadyActive { run, target, table } => Answer::new(Code::Aborted, ErrorReason::RunAlreadyActive, said)
+        EngineError::RunAlreadyActive {
+            run,
+            state,
+            operations,
+            since,
+            target,
+            table,
+        } => Answer::new(Code::Aborted, ErrorReason::RunAlreadyActive, said)
             .with("run", run)
+            .with("state", state.name())
+            .with("operations", operations.join(","))
+            .with("since", since)
             .with("target", target)
             .with("table", table),
         EngineError::RequestIdReused { request_id, run } => Answer::new(Code::AlreadyExists, ErrorReason::RequestIdReused, said)

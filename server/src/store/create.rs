@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 
 use dbkeep_engine::{
-    model::{EventBody, Run, RunId, RunState},
+    model::{EventBody, Run, RunState, Waiting},
     port::{CreateRun, Created, StoreError},
 };
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::AssertSqlSafe;
 
 use super::{
     draft::{Draft, captured_rows},
-    failure::{Failure, store_error},
-    rows,
+    failure::Failure,
+    queue, rows,
     transaction::{Act, Tx},
 };
 
@@ -40,7 +40,11 @@ impl Create {
 
     /// The run that the same request made before.
     async fn seen(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
-        let sql = format!("SELECT {}, request_digest FROM runs WHERE request_id = $1", rows::RUN);
+        let sql = format!(
+            "SELECT {}, {}, request_digest FROM runs WHERE request_id = $1",
+            rows::RUN,
+            queue::WAITING
+        );
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(rows::text(&self.request.request_id))
             .fetch_optional(&mut *tx.connection)
@@ -55,36 +59,14 @@ impl Create {
         }))
     }
 
-    /// The first table that another run holds.
-    async fn held(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
-        for table in &self.tables {
-            let row = sqlx::query("SELECT run_id FROM table_holds WHERE target = $1 AND table_name = $2")
-                .bind(rows::text(&self.request.run.target))
-                .bind(table)
-                .fetch_optional(&mut *tx.connection)
-                .await?;
-            if let Some(row) = row {
-                let holder: String = row.try_get(0).map_err(|error| store_error(&error))?;
-                let run: RunId = holder
-                    .parse()
-                    .map_err(|_| super::failure::corrupt(format!("holder {holder:?} of {table}")))?;
-                return Ok(Some(Created::Held {
-                    run,
-                    table: table.clone(),
-                }));
-            }
-        }
-        Ok(None)
-    }
-
     async fn insert(&self, tx: &mut Tx<'_>, run: &Run) -> Result<(), Failure> {
         let id = run.id.to_string();
         let (verification, verified_ms) = rows::verification_columns(run.verification);
         sqlx::query(
             "INSERT INTO runs (id, request_id, request_digest, kind, target, state, state_reason, operations, plan_id, source_id, \
              undone_by, options, attempts, report, captured_rows, first_sequence, last_sequence, cancel_reason, created_ms, \
-             started_ms, ended_ms, verification, verified_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, 0, $16, $17, $18, $19, $20, $21)",
+             started_ms, ended_ms, verification, verified_ms, limits) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, 0, $16, $17, $18, $19, $20, $21, $22)",
         )
         .bind(&id)
         .bind(rows::text(&self.request.request_id))
@@ -107,6 +89,7 @@ impl Create {
         .bind(run.ended_at.map(|at| at.as_millisecond()))
         .bind(verification)
         .bind(verified_ms)
+        .bind(rows::to_json(&run.limits)?)
         .execute(&mut *tx.connection)
         .await?;
         for operation in run
@@ -137,31 +120,41 @@ impl Act for Create {
         if let Some(seen) = self.seen(tx).await? {
             return Ok(seen);
         }
-        if let Some(held) = self.held(tx).await? {
-            return Ok(held);
-        }
         let asked = &self.request.run;
+        let obstacle = queue::obstacle(tx, &asked.target, &self.tables).await?;
+        let waiting = match obstacle {
+            Some(Created::Held { run, table, state, .. }) if asked.options.queue && asked.state == RunState::Queued => {
+                Some((Waiting { run, table }, state))
+            }
+            Some(held) => return Ok(held),
+            None => None,
+        };
+        let waits = asked.state == RunState::Queued;
+        let reason = match &waiting {
+            Some((waiting, state)) => queue::reason(waiting, *state),
+            None if waits && !asked.state_reason.is_empty() => asked.state_reason.clone(),
+            None => ACCEPTED.to_owned(),
+        };
         let queued = Run {
             state: RunState::Queued,
+            state_reason: if waiting.is_some() {
+                reason.clone()
+            } else {
+                asked.state_reason.clone()
+            },
             last_sequence: 0,
             ended_at: None,
             ..asked.clone()
         };
         self.insert(tx, &queued).await?;
         let mut draft = Draft::of_new(queued);
-        let waits = asked.state == RunState::Queued;
-        let reason = if waits && !asked.state_reason.is_empty() {
-            asked.state_reason.as_str()
-        } else {
-            ACCEPTED
-        };
         draft
             .note(
                 tx,
                 EventBody::StateChanged {
                     from: None,
                     to: RunState::Queued,
-                    reason: reason.to_owned(),
+                    reason,
                     report: None,
                 },
             )
@@ -169,15 +162,10 @@ impl Act for Create {
         for body in &self.request.events {
             draft.note(tx, body.clone()).await?;
         }
-        if waits {
-            for table in &self.tables {
-                sqlx::query("INSERT INTO table_holds (target, table_name, run_id) VALUES ($1, $2, $3)")
-                    .bind(rows::text(&asked.target))
-                    .bind(table)
-                    .bind(asked.id.to_string())
-                    .execute(&mut *tx.connection)
-                    .await?;
-            }
+        if waiting.is_some() {
+            queue::wait(tx, asked.id, &asked.target, &self.tables).await?;
+        } else if waits {
+            queue::hold(tx, asked.id, &asked.target, &self.tables).await?;
         } else {
             draft.enter(tx, asked.state, &asked.state_reason).await?;
             draft.run.ended_at = asked.ended_at.or(draft.run.ended_at);

@@ -9,7 +9,7 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `leases`, `updates` and `events` have the SQL; `draft` is a
+//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering` and `events` have the SQL; `draft` is a
 //! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
@@ -21,8 +21,10 @@ mod failure;
 mod leases;
 mod open;
 mod plans;
+mod queue;
 mod rows;
 mod runs;
+mod steering;
 mod transaction;
 mod updates;
 
@@ -31,7 +33,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Event, Plan, PlanId, Run, RunId},
-    port::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, Store, StoreError, Update},
+    port::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SteerRequest, Steered, Store, StoreError, Update},
 };
 use sqlx::AnyPool;
 use tokio::sync::Semaphore;
@@ -128,6 +130,10 @@ impl Store for ControlStore {
 
     async fn request_cancel(&self, run: RunId, reason: &str) -> Result<Option<Run>, StoreError> {
         self.write(updates::Cancel::new(run, reason)).await
+    }
+
+    async fn steer(&self, request: &SteerRequest) -> Result<Steered, StoreError> {
+        self.write(steering::Record::new(request)).await
     }
 
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError> {

@@ -14,7 +14,8 @@ pub use backup::{Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use event::{Event, EventBody, Progress, Slowdown, Throttle};
 pub use plan::{Finding, FindingLevel, Plan, PlanId, PlanStep, SampleRow};
 pub use run::{
-    LimitsPatch, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport, StepState, Waiting, Warning,
+    LimitsPatch, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport, StepState, Waiting,
+    Warning,
 };
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{Condition, Selection, TimeEncoding};

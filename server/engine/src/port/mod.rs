@@ -10,6 +10,6 @@ pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };
 pub use target::{
-    BatchTransaction, Claim, Conflict, Pressure, Replica, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target, TargetError,
-    TargetErrorClass, Window,
+    BatchTransaction, Claim, Conflict, Pressure, Replica, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout,
+    Target, TargetError, TargetErrorClass, Window,
 };

@@ -178,10 +178,16 @@ impl Ledger {
     /// Says what began or ended to slow the run.
     pub(super) async fn throttled(&mut self, changes: Vec<Slowdown>) -> Result<(), StoreError> {
         for change in &changes {
-            let Slowdown { reason, value, threshold, cleared } = change;
+            let Slowdown {
+                reason,
+                value,
+                threshold,
+                cleared,
+            } = change;
             tracing::info!(run = %self.run, reason, value, threshold, cleared, "throttled");
         }
-        self.write(changes.into_iter().map(EventBody::Throttled).collect(), false).await
+        self.write(changes.into_iter().map(EventBody::Throttled).collect(), false)
+            .await
     }
 
     /// Notes a boundary; writes a progress event where one is due.

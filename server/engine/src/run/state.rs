@@ -143,7 +143,11 @@ mod tests {
             }
             // A lease may lapse wherever somebody holds it, and nowhere else.
             assert_eq!(next(from, Trigger::Interrupt).is_some(), from.is_held(), "{from:?}");
-            assert_eq!(next(from, Trigger::Claim).is_some(), matches!(from, Queued | Interrupted), "{from:?}");
+            assert_eq!(
+                next(from, Trigger::Claim).is_some(),
+                matches!(from, Queued | Interrupted),
+                "{from:?}"
+            );
         }
         assert_eq!(next(Paused, Trigger::Resume), Some(Queued), "a server has to take it up");
     }

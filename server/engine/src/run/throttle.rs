@@ -146,12 +146,7 @@ impl Throttle {
         self.rows = if was_full { ceiling } else { self.rows.min(ceiling) };
         self.slow_batches = 0;
         if limits.is_full_speed() {
-            for reason in [
-                Reason::DutyCycle,
-                Reason::LockWaiters,
-                Reason::ProbeLatency,
-                Reason::WalSize,
-            ] {
+            for reason in [Reason::DutyCycle, Reason::LockWaiters, Reason::ProbeLatency, Reason::WalSize] {
                 self.set(reason, None);
             }
             if self.lag_limit.is_none() {
@@ -202,7 +197,12 @@ impl Throttle {
         let binds = rate > 0 && self.rest_for_rate() > self.rest_for_duty();
         self.set(
             Reason::RowsPerSecond,
-            binds.then(|| (format!("{affected} rows in {} ms", took.as_millis()), format!("{rate} rows/s"))),
+            binds.then(|| {
+                (
+                    format!("{affected} rows in {} ms", took.as_millis()),
+                    format!("{rate} rows/s"),
+                )
+            }),
         );
     }
 

@@ -67,7 +67,9 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                     damaged_here += 1;
                 }
                 let took = began.elapsed();
-                attempt.pace.after_batch(entry.chunk.as_ref().map_or(0, |chunk| chunk.rows), took);
+                attempt
+                    .pace
+                    .after_batch(entry.chunk.as_ref().map_or(0, |chunk| chunk.rows), took);
                 let affected =
                     attempt.ledger.report.steps[index].rows_affected + attempt.ledger.report.steps[index].rows_conflicting;
                 let planned = attempt.ledger.report.steps[index].rows_planned.max(1);

@@ -1,7 +1,7 @@
 //! Runs, their reports, and the filter over them.
 
 use dbkeep_engine::{
-    model::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning},
+    model::{Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport, StepState, Warning},
     port::RunFilter,
 };
 use dbkeep_proto::v1;
@@ -30,6 +30,11 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
         start_time: run.started_at.map(time::timestamp),
         end_time: run.ended_at.map(time::timestamp),
         backup_id: if captured { run.id.to_string() } else { String::new() },
+        limits: Some(limits(run.limits)),
+        waiting_for: run.waiting.map(|waiting| v1::WaitingFor {
+            run_id: waiting.run.to_string(),
+            table: waiting.table,
+        }),
     }
 }
 
@@ -43,6 +48,19 @@ fn options(options: RunOptions) -> v1::RunOptions {
         batch_size: Some(options.batch_rows),
         max_execution_time: Some(time::seconds(options.max_execution_seconds.into())),
         full_speed: options.full_speed,
+        max_rows_per_second: options.max_rows_per_second,
+        duty_cycle_percent: Some(options.limits().duty_cycle_percent),
+        queue: options.queue,
+        max_replica_lag: options.max_replica_lag_seconds.map(|seconds| time::seconds(seconds.into())),
+    }
+}
+
+/// Limits of a run.
+pub(super) fn limits(limits: RunLimits) -> v1::RunLimits {
+    v1::RunLimits {
+        batch_size: limits.batch_rows,
+        max_rows_per_second: limits.max_rows_per_second,
+        duty_cycle_percent: limits.duty_cycle_percent,
     }
 }
 
@@ -112,6 +130,8 @@ pub(super) fn state(state: RunState) -> v1::RunState {
     match state {
         RunState::Queued => v1::RunState::Queued,
         RunState::Running => v1::RunState::Running,
+        RunState::Pausing => v1::RunState::Pausing,
+        RunState::Paused => v1::RunState::Paused,
         RunState::Cancelling => v1::RunState::Cancelling,
         RunState::Cancelled => v1::RunState::Cancelled,
         RunState::Interrupted => v1::RunState::Interrupted,
@@ -192,6 +212,8 @@ fn state_of(state: v1::RunState) -> Option<RunState> {
         v1::RunState::Unspecified => None,
         v1::RunState::Queued => Some(RunState::Queued),
         v1::RunState::Running => Some(RunState::Running),
+        v1::RunState::Pausing => Some(RunState::Pausing),
+        v1::RunState::Paused => Some(RunState::Paused),
         v1::RunState::Cancelling => Some(RunState::Cancelling),
         v1::RunState::Cancelled => Some(RunState::Cancelled),
         v1::RunState::Interrupted => Some(RunState::Interrupted),

@@ -5,6 +5,7 @@ mod batch;
 mod error;
 mod introspect;
 mod journal;
+mod pressure;
 mod render;
 mod restore;
 mod scan;
@@ -18,7 +19,7 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
@@ -301,6 +302,13 @@ impl Target for PostgresTarget {
         Ok(Box::new(
             batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables).await?,
         ))
+    }
+
+    async fn pressure(&self) -> Result<Pressure, TargetError> {
+        let mut connection = self.connection().await?;
+        let pressure = pressure::measure(&mut connection).await?;
+        self.idle.put(connection);
+        Ok(pressure)
     }
 
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {

@@ -6,6 +6,7 @@ mod batch;
 mod error;
 mod introspect;
 mod journal;
+mod pressure;
 mod render;
 mod restore;
 mod scan;
@@ -19,7 +20,7 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions,
@@ -263,6 +264,10 @@ impl Target for SqliteTarget {
         Ok(Box::new(
             batch::SqliteBatch::begin(connection, Arc::clone(&self.idle), claim, tables).await?,
         ))
+    }
+
+    async fn pressure(&self) -> Result<Pressure, TargetError> {
+        pressure::measure(&self.options).await
     }
 
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {
