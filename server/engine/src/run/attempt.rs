@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     engine::Context,
+    failpoint,
     model::{Plan, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
 };
@@ -194,7 +195,13 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         Err(Halt::Store(error)) => return settle(Err(error), &run, Aftermath::Settled),
     };
     tracing::info!(run = %id, attempt = fence, state = state.name(), reason, "attempt ends");
+    if state == RunState::Paused {
+        failpoint!("run-pausing");
+    }
     let mut written = ledger.enter(state, reason, mark).await;
+    if state == RunState::Paused {
+        failpoint!("run-paused");
+    }
     if state == RunState::Paused && matches!(written, Err(StoreError::Fenced)) {
         // Either this attempt does not hold the run any more, which the store says again; or somebody resumed or cancelled it just
         // before it paused, and the next attempt does as they want.

@@ -10,7 +10,7 @@ use crate::{exit::Exit, json, session::Session, table};
 
 /// Arguments of `runs limits`; at least one of them.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
+#[group(id = "new_limits", required = true, multiple = true)]
 pub(crate) struct Limits {
     /// Rows per transaction, 1 to 10000.
     #[arg(long, value_name = "ROWS")]
