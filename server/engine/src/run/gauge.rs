@@ -70,6 +70,8 @@ impl Gauge {
     pub(super) async fn first(&mut self) {
         // Neither an end of the task nor of the time is an error here: the run works without.
         drop(tokio::time::timeout(PATIENCE, self.newest.wait_for(Option::is_some)).await);
+        // Waiting for it is not taking it.
+        self.newest.mark_changed();
     }
 
     /// The newest measurement, where it was not taken before.
