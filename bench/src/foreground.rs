@@ -29,7 +29,7 @@ pub(crate) struct Load {
     /// Sessions of the foreground.
     #[arg(long, default_value_t = 8)]
     connections: u32,
-    /// Seconds for which each contender is watched; one that is done earlier is watched until then.
+    /// Longest time for which each contender is watched, seconds; one that is done earlier is watched only until then.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
     /// Share of the machine's capacity that the foreground takes, percent.
