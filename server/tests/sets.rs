@@ -117,7 +117,7 @@ impl Lab {
             fence: 1,
         };
         self.target.claim(claim).await.unwrap();
-        self.target.begin(claim, &[&selection.table], &[]).await.unwrap()
+        self.target.begin(claim, &[&selection.table]).await.unwrap()
     }
 
     /// A whole batch on these keys.
