@@ -5,6 +5,7 @@
 mod postgres;
 mod report;
 mod server;
+mod sets;
 mod sqlite;
 
 use std::path::PathBuf;
@@ -50,6 +51,12 @@ enum Database {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Duplicates and cycles instead of orphans.
+    Sets {
+        /// What is measured, and how often.
+        #[command(flatten)]
+        options: Options,
+    },
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
     Serve {
@@ -63,8 +70,15 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<()> {
     let Arguments { command, options } = Arguments::parse();
-    if let Some(Command::Serve { data, target }) = command {
-        return server::serve(&data, &target).await;
+    if let Some(Command::Serve { data, target }) = &command {
+        return server::serve(data, target).await;
+    }
+    if let Some(Command::Sets { options }) = command {
+        println!(
+            "bench-db sets --rows {} --rounds {} --batch {}",
+            options.rows, options.rounds, options.batch
+        );
+        return sets::run(&options).await;
     }
     println!(
         "bench-db --rows {} --rounds {} --batch {} --seed {}",

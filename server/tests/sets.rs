@@ -336,7 +336,9 @@ async fn duplicates_are_found_where_sqlite_trusts_a_corrupt_unique_index() {
             .any(|index| index.unique && index.columns[0] == "user_id")
     );
     assert_eq!(lab.target.survey(&selection, 3).await.unwrap().row_count, 2);
-    assert_eq!(lab.keys(&selection).await.len(), 2);
+    let keys = lab.keys(&selection).await;
+    assert_eq!(keys.len(), 2);
+    println!("{:?}", lab.batch(&selection, &keys).await);
 }
 
 /// The catalog of a page in `docs/rules/`.
