@@ -194,8 +194,6 @@ async fn orphans_hold(world: &World, database: Database, case: &Orphans) -> usiz
         return 0;
     }
     // SQLite lists as it goes, so that the second window would see who lost a parent in the first.
-    let one_window = case.itself && database == Database::Sqlite;
-    let batch_rows = if one_window { 1_000 } else { case.batch_rows };
     cleans(world, &plan, tables, &expected, batch_rows).await;
     expected.len()
 }

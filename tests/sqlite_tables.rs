@@ -516,7 +516,6 @@ async fn an_undo_brings_back_orphans_of_a_declared_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a pass over a SQLite table lists as it goes, so that it takes rows that lost their parent to its own batches"]
 async fn a_run_takes_what_was_planned_where_rows_name_each_other() {
     check([case(
         "ten orphans, and behind them a child of each",

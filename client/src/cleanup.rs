@@ -49,6 +49,10 @@ impl Cleanup {
         Self { client }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(crate) fn service(&self) -> CleanupServiceClient<Channel> {
         CleanupServiceClient::new(self.client.channel()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }

@@ -340,6 +340,16 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// A folder that a target declares for its files cannot be used.
+    #[error("{message}")]
+    RootUnusable {
+        /// Target that declares it.
+        target: String,
+        /// Which folder, and what is wrong with it.
+        detail: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// The server is shutting down; runs go on after its restart or on another server.
     #[error("{message}")]
     ShuttingDown {
@@ -476,6 +486,7 @@ impl Error {
             Self::TargetRefused { .. } => ErrorReason::TargetRefused,
             Self::BackupDamaged { .. } => ErrorReason::BackupDamaged,
             Self::BackupStorage { .. } => ErrorReason::BackupStorage,
+            Self::RootUnusable { .. } => ErrorReason::RootUnusable,
             Self::ShuttingDown { .. } => ErrorReason::ShuttingDown,
             Self::TooManyStreams { .. } => ErrorReason::TooManyStreams,
             Self::SequenceAhead { .. } => ErrorReason::SequenceAhead,

@@ -60,6 +60,7 @@ mod backups;
 mod cleanup;
 mod connect;
 mod decisions;
+mod discovery;
 mod error;
 mod retry;
 mod runs;
@@ -74,6 +75,7 @@ pub use crate::{
     cleanup::{Cleanup, OperationQuery, PlanRequest, RunRequest},
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},
     decisions::{DecisionQuery, Decisions},
+    discovery::DiscoverRequest,
     error::{Error, FieldViolation},
     retry::RetryPolicy,
     runs::{RunQuery, Runs, UndoRequest},

@@ -16,7 +16,7 @@ use dbkeep_engine::{
     catalog::{Catalog, CatalogError},
     engine::TargetEntry,
     planner::{self, PlanError},
-    port::{ArchiveError, Store, StoreError},
+    port::{ArchiveError, FileRoot, FilesError, Roots, Store, StoreError},
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     archive::FolderArchive,
     config::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url},
+    files::FolderRoot,
     store::ControlStore,
     target,
 };
@@ -106,6 +107,14 @@ pub enum ComposeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A root cannot be used.
+    #[error("target {name}: {source}")]
+    Root {
+        /// The target.
+        name: String,
+        /// What is wrong with it.
+        source: FilesError,
+    },
     /// A catalog does not fit its target.
     #[error(transparent)]
     Mismatch(EngineError),
@@ -167,9 +176,10 @@ pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
     let mut checked = Vec::new();
     for (name, entry) in targets(config)? {
         let operations = entry.catalog.operations();
-        let unreachable = match planner::check(entry.target.as_ref(), operations).await {
+        let unreachable = match planner::check(entry.target.as_ref(), &entry.roots, operations).await {
             Ok(()) => None,
             Err(PlanError::Target(error)) => Some(error.to_string()),
+            Err(PlanError::Files(error)) => Some(error.to_string()),
             Err(PlanError::Mismatch {
                 origin,
                 operation,
@@ -206,10 +216,23 @@ fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeErro
             TargetEntry {
                 target,
                 catalog: Arc::new(catalog(declared)?),
+                roots: Arc::new(roots(config, declared)?),
             },
         );
     }
     Ok(targets)
+}
+
+fn roots(config: &Config, target: &TargetConfig) -> Result<Roots, ComposeError> {
+    let mut roots = Roots::new();
+    for (name, path) in &target.roots {
+        let root = FolderRoot::open(path, config.spill_folder()).map_err(|source| ComposeError::Root {
+            name: target.name.clone(),
+            source,
+        })?;
+        roots.insert(name.clone(), Arc::new(root) as Arc<dyn FileRoot>);
+    }
+    Ok(roots)
 }
 
 fn catalog(target: &TargetConfig) -> Result<Catalog, ComposeError> {

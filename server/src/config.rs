@@ -5,8 +5,10 @@
 //! `dbkeep.toml` at the root of the repository.
 
 mod read;
+mod roots;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -123,6 +125,8 @@ pub struct TargetConfig {
     pub url: Url,
     /// Its catalogs, merged in this order; none means that it has no operations.
     pub catalogs: Vec<CatalogSource>,
+    /// Folders whose files its rules may take, by the names that rules use.
+    pub roots: BTreeMap<String, PathBuf>,
 }
 
 /// Everything that can be set.
@@ -146,6 +150,8 @@ pub struct Config {
     pub engine: Settings,
     /// The databases.
     pub targets: Vec<TargetConfig>,
+    /// Roots that were declared for a target that there is not: refused when the configuration is checked.
+    stray_roots: Vec<(String, String)>,
 }
 
 impl Config {
@@ -162,6 +168,7 @@ impl Config {
             backup_folder: None,
             engine: Settings::default(),
             targets: Vec::new(),
+            stray_roots: Vec::new(),
         }
     }
 
@@ -172,7 +179,19 @@ impl Config {
             name: name.into(),
             url: url.into(),
             catalogs: vec![catalog.into()],
+            roots: BTreeMap::new(),
         });
+        self
+    }
+
+    /// Declares a folder whose files the rules of a target may take, which was added before.
+    #[must_use]
+    pub fn with_root(mut self, target: &str, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        if let Some(target) = self.targets.iter_mut().find(|declared| declared.name == target) {
+            target.roots.insert(name.into(), path.into());
+        } else {
+            self.stray_roots.push((target.to_owned(), name.into()));
+        }
         self
     }
 
@@ -216,7 +235,13 @@ impl Config {
             })
     }
 
-    /// Checks what one setting alone cannot show: names of targets, and where the server listens.
+    /// The folder for lists that are too long for memory.
+    #[must_use]
+    pub fn spill_folder(&self) -> PathBuf {
+        self.data_folder.join("spill")
+    }
+
+    /// Checks what one setting alone cannot show: names of targets, where the server listens, and that roots are apart.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -231,7 +256,7 @@ impl Config {
                 ));
             }
         }
-        Ok(())
+        roots::check(self)
     }
 }
 

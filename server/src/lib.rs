@@ -15,6 +15,7 @@
 pub mod archive;
 mod compose;
 pub mod config;
+pub mod files;
 pub mod grpc;
 pub mod store;
 pub mod target;

@@ -1,6 +1,8 @@
 //! kill -9 of the real server between the phrase and the approval, and at the approval, on both databases: a run that waits is there
 //! after the restart and waits on; one that was approved begins.
 
+#![cfg(feature = "failpoints")]
+
 mod support;
 
 use dbkeep_client::{Client, PlanRequest, RunRequest, proto};
@@ -98,7 +100,7 @@ async fn killed_while_it_waits(database: &str) {
     let id = waiting(&daemon).await;
     daemon.kill();
     let mut daemon = world.start("");
-    let run = named(&daemon, "bob").await.runs().get(&id).await.expect("the run");
+    let run = daemon.client().await.runs().get(&id).await.expect("the run");
     assert_eq!(
         (run.state(), run.approvals.len(), run.attempts, run.started_by.as_str()),
         (proto::RunState::Queued, 0, 0, "ann")
@@ -150,7 +152,6 @@ async fn postgres_killed_while_it_waits() {
 }
 
 /// Killed while the approval counts once more: it was not answered, and it did not happen.
-#[cfg(feature = "failpoints")]
 async fn killed_during_the_approval(database: &str) {
     let world = World::new(database).await;
     let mut daemon = world.start("");
@@ -187,13 +188,11 @@ async fn killed_during_the_approval(database: &str) {
     assert_eq!(world.count().await, 100 - ORPHANS);
 }
 
-#[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_killed_during_the_approval() {
     killed_during_the_approval("sqlite").await;
 }
 
-#[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_killed_during_the_approval() {
     killed_during_the_approval("postgres").await;

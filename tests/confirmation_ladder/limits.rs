@@ -254,7 +254,7 @@ async fn what_was_taken_back_or_never_done_is_no_history() {
     };
     let mut events = world.runs().undo_run(by("bob", undo)).await.expect("an undo").into_inner();
     while events.message().await.expect("an event").is_some() {}
-    assert_eq!(world.run_of(&mistake.id).await.undone_by_run_id.is_empty(), false);
+    assert!(!world.run_of(&mistake.id).await.undone_by_run_id.is_empty());
     let plan = world.plan("HIGH").await;
     assert_eq!(
         (plan.row_count, levels(&plan, "FAR_ABOVE_HISTORY")),

@@ -16,7 +16,7 @@ enum Case {
     OtherOperation,
     OtherTarget,
     NoPhrase,
-    PhraseInOtherCase,
+    PhraseInCapitals,
     PhraseWithSpace,
     PhraseWithOtherCount,
     PhraseOfOtherTarget,
@@ -35,7 +35,7 @@ const CASES: [Case; 16] = [
     Case::OtherOperation,
     Case::OtherTarget,
     Case::NoPhrase,
-    Case::PhraseInOtherCase,
+    Case::PhraseInCapitals,
     Case::PhraseWithSpace,
     Case::PhraseWithOtherCount,
     Case::PhraseOfOtherTarget,
@@ -57,7 +57,7 @@ impl Case {
             Self::ReusedToken => unmet("PLAN_USED"),
             Self::OtherOperation | Self::OtherTarget => unmet("PLAN_MISMATCH"),
             Self::NoPhrase
-            | Self::PhraseInOtherCase
+            | Self::PhraseInCapitals
             | Self::PhraseWithSpace
             | Self::PhraseWithOtherCount
             | Self::PhraseOfOtherTarget
@@ -66,7 +66,7 @@ impl Case {
                 None
             }
             Self::NoPhrase
-            | Self::PhraseInOtherCase
+            | Self::PhraseInCapitals
             | Self::PhraseWithSpace
             | Self::PhraseWithOtherCount
             | Self::PhraseOfOtherTarget => unmet("CONFIRMATION_PHRASE"),
@@ -127,7 +127,7 @@ impl Case {
                 ..request
             },
             Self::NoPhrase => spoken(String::new()),
-            Self::PhraseInOtherCase => spoken(phrase.replacen("delete", "Delete", 1)),
+            Self::PhraseInCapitals => spoken(phrase.to_uppercase()),
             Self::PhraseWithSpace => spoken(format!("{phrase} ")),
             Self::PhraseWithOtherCount => spoken(phrase.replacen("300", "301", 1)),
             Self::PhraseOfOtherTarget => spoken(phrase.replacen("on app", "on elsewhere", 1)),

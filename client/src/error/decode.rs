@@ -230,6 +230,11 @@ fn from_server(status: &Status) -> Error {
             path: names.text("path"),
             message,
         },
+        Some(ErrorReason::RootUnusable) => Error::RootUnusable {
+            target: names.text("target"),
+            detail: names.text("detail"),
+            message,
+        },
         Some(ErrorReason::ShuttingDown) => Error::ShuttingDown { retry_after, message },
         Some(ErrorReason::Deadline) => Error::Deadline {
             run: names.optional("run"),

@@ -12,14 +12,14 @@ use crate::fake::{
     Call, Fake, RUN, progress, refusal, state,
 };
 
-async fn serve(fake: &Fake) -> SocketAddr {
+pub(crate) async fn serve(fake: &Fake) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(fake.router().serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }
 
-async fn dbkeep(address: impl ToString, arguments: &[&str]) -> Output {
+pub(crate) async fn dbkeep(address: impl ToString, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dbkeep"))
         .args(arguments)
         .env("DBKEEP_ADDR", address.to_string())
@@ -31,18 +31,18 @@ async fn dbkeep(address: impl ToString, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn json_lines(output: &Output) -> Vec<serde_json::Value> {
+pub(crate) fn json_lines(output: &Output) -> Vec<serde_json::Value> {
     text(&output.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
-fn one_run(end: RunState) -> Fake {
+pub(crate) fn one_run(end: RunState) -> Fake {
     let fake = Fake::new([Stream(vec![state(1, RunState::Running), progress(2), state(3, end)])]);
     fake.set_run(|run| run.set_state(end));
     fake.set_plan(proto::Plan {
@@ -170,6 +170,8 @@ async fn lists_and_details_are_tables_or_one_json_object() {
         &["targets", "list"][..],
         &["operations", "list"],
         &["operations", "show", "a"],
+        &["discover"],
+        &["discover", "--toml"],
         &["plan", "a"],
         &["runs", "list"],
         &["runs", "show", RUN],
@@ -186,6 +188,20 @@ async fn lists_and_details_are_tables_or_one_json_object() {
     let more = dbkeep(address, &["runs", "list", "--limit", "3", "-o", "json"]).await;
     let more = &json_lines(&more)[0];
     assert_eq!((more["runs"].as_array().unwrap().len(), &more["more"]), (3, &true.into()));
+}
+
+#[tokio::test]
+async fn a_discovery_is_a_table_or_a_catalog_to_save() {
+    let address = serve(&Fake::new([])).await;
+    let table = text(&dbkeep(address, &["discover"]).await.stdout);
+    assert!(
+        table.contains("child (parent_id)") && table.contains("parent (id)") && table.contains("0.94"),
+        "{table}"
+    );
+    assert!(table.contains("discover --toml > catalog.toml"), "{table}");
+    let catalog = text(&dbkeep(address, &["discover", "--toml"]).await.stdout);
+    assert!(catalog.contains("\n[[operation]]\nname = \"orphaned_child\"\n"), "{catalog}");
+    assert!(catalog.contains("\n# [[operation]]\n# name = \"not_yet\"\n"), "{catalog}");
 }
 
 #[cfg(unix)]

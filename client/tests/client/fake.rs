@@ -360,6 +360,31 @@ impl CleanupService for Fake {
         }))
     }
 
+    async fn discover_operations(
+        &self,
+        _: Request<proto::DiscoverOperationsRequest>,
+    ) -> Result<Response<proto::DiscoverOperationsResponse>, Status> {
+        let proposal = |operation: &str, supported: bool| proto::Proposal {
+            operation: operation.into(),
+            kind: "orphan".into(),
+            table: "child".into(),
+            columns: vec!["parent_id".into()],
+            parent: "parent".into(),
+            parent_columns: vec!["id".into()],
+            confidence: 0.94,
+            row_count: supported.then_some(7),
+            toml: format!("[[operation]]\nname = \"{operation}\"\n"),
+            supported,
+            ..Default::default()
+        };
+        Ok(Response::new(proto::DiscoverOperationsResponse {
+            proposals: vec![proposal("orphaned_child", true), proposal("not_yet", false)],
+            complete: true,
+            table_count: 2,
+            ..Default::default()
+        }))
+    }
+
     async fn run_cleanup(&self, request: Request<proto::RunCleanupRequest>) -> Result<Response<Self::RunCleanupStream>, Status> {
         envelope!(
             self.stream({

@@ -14,7 +14,7 @@ use crate::{
     model::{Literal, TableName},
     rule::{
         Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, cycle, dangling_key,
-        duplicate, expired, filter, orphan,
+        duplicate, expired, filter, orphan, orphan_files, temp_files,
     },
 };
 
@@ -51,7 +51,7 @@ struct OperationSettings {
 struct RuleSettings {
     name: String,
     kind: String,
-    table: String,
+    table: Option<String>,
     action: Option<String>,
     into: Option<String>,
     stamp: Option<String>,
@@ -215,6 +215,11 @@ impl Source<'_> {
                 .try_into()
                 .map(RuleKind::DanglingKey),
             "filter" => self.read::<filter::Settings>(own)?.try_into().map(RuleKind::Filter),
+            "temp_files" => self.read::<temp_files::Settings>(own)?.try_into().map(RuleKind::TempFiles),
+            "orphan_files" => self
+                .read::<orphan_files::Settings>(own)?
+                .try_into()
+                .map(RuleKind::OrphanFiles),
             other => {
                 let known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
                 return Err(self.refuse(
@@ -245,15 +250,9 @@ impl Source<'_> {
         }
         self.check_max_rows(&format!("rule {}", settings.name), settings.max_rows, start)?;
         self.check_name("rule", &settings.name, start)?;
-        if settings.table.is_empty() {
-            return Err(self.refuse(
-                start,
-                format!("rule {}: table is empty; expected the name of a table", settings.name),
-            ));
-        }
-        Ok(Rule {
+        let mut rule = Rule {
             name: settings.name,
-            table: TableName::parse(&settings.table),
+            table: TableName::parse(settings.table.as_deref().unwrap_or_default()),
             action,
             tests,
             children: declared,
@@ -262,7 +261,19 @@ impl Source<'_> {
             max_rows: settings.max_rows,
             kind,
             origin: self.origin(start),
-        })
+        };
+        let refused = |rule: &Rule, problem: &str| self.refuse(start, format!("rule {}: {problem}", rule.name));
+        if let Some(root) = rule.root() {
+            let rows_only = !rule.tests.is_empty() || !rule.children.is_empty() || rule.strict.is_some();
+            if settings.table.is_some() || rows_only || rule.action != Action::Delete {
+                let problem = "selects files; expected root, and no table, where, child, strict or action";
+                return Err(refused(&rule, problem));
+            }
+            rule.table = Rule::table_of_root(root);
+        } else if rule.table.name.is_empty() {
+            return Err(refused(&rule, "table is missing or empty; expected the name of a table"));
+        }
+        Ok(rule)
     }
 
     fn operation(&self, mut table: Table<'_>) -> Result<Operation, CatalogError> {
@@ -522,13 +533,107 @@ mod tests {
             (
                 rule.replace("expired", "expierd"),
                 "c.toml:6",
-                "expected one of orphan, expired, dangling_key, filter",
+                "expected one of orphan, expired, dangling_key, filter, temp_files, orphan_files",
             ),
             (format!("{rule}expiry = true\n[wrong]\n"), "c.toml:12", "unknown key `wrong`"),
             (
                 "expected_time = \"soon\"\n".to_owned() + rule + "expiry = true\n",
                 "c.toml:1",
                 "expected_time is \"soon\"",
+            ),
+        ];
+        for (rest, place, problem) in cases {
+            let message = refusal(&rest);
+            assert!(
+                message.starts_with(place) && message.contains(problem),
+                "{rest}\n=> {message}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_file_rules() {
+        let text = format!(
+            "{HEAD}[[operation.rule]]\nname = \"a\"\nkind = \"temp_files\"\nroot = \"temp\"\nage = \"PT24H\"\n\
+             [[operation.rule]]\nname = \"b\"\nkind = \"orphan_files\"\nroot = \"uploads\"\nglob = \"img/**\"\n\
+             references = [{{ table = \"app.users\", column = \"avatar\", prefix = \"/uploads/\" }}]\n"
+        );
+        let catalog = Catalog::parse("c.toml", &text).expect("a catalog");
+        let rules = &catalog.operations()[0].rules;
+        assert_eq!(
+            (rules[0].table.to_string().as_str(), rules[0].root()),
+            ("files:temp", Some("temp"))
+        );
+        assert_eq!(
+            rules[0].describe(),
+            "files of root temp like **/* that were last written more than PT24H ago"
+        );
+        assert_eq!(
+            rules[1].describe(),
+            "files of root uploads like img/**, older than PT24H, that none of app.users.avatar refers to"
+        );
+    }
+
+    #[test]
+    fn refuses_file_rules_with_line_and_expectation() {
+        let temp = "[[operation.rule]]\nname = \"b\"\nkind = \"temp_files\"\nroot = \"t\"\n";
+        let orphan = "[[operation.rule]]\nname = \"b\"\nkind = \"orphan_files\"\nroot = \"t\"\n";
+        let cases = [
+            (
+                format!("{temp}age = \"PT0S\"\n"),
+                "c.toml:6",
+                "age is \"PT0S\"; expected a positive",
+            ),
+            (
+                format!("{temp}age = \"old\"\n"),
+                "c.toml:6",
+                "expected a positive ISO 8601 duration",
+            ),
+            (temp.to_owned(), "c.toml:6", "missing field `age`"),
+            (
+                format!("{temp}age = \"P1D\"\nglob = \"../*\"\n"),
+                "c.toml:6",
+                "leaves the root; expected a pattern",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\nglob = \"/tmp/*\"\n"),
+                "c.toml:6",
+                "leaves the root; expected a pattern",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\ntable = \"x\"\n"),
+                "c.toml:6",
+                "expected root, and no table",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\nwhere = {{ a = 1 }}\n"),
+                "c.toml:6",
+                "expected root, and no table",
+            ),
+            (
+                format!("{temp}age = \"P1D\"\nmin_age = \"P1D\"\n"),
+                "c.toml:11",
+                "unknown field `min_age`",
+            ),
+            (
+                format!("{orphan}references = []\n"),
+                "c.toml:6",
+                "expected the columns that refer to files",
+            ),
+            (
+                format!("{orphan}references = [{{ table = \"x\", colum = \"y\" }}]\n"),
+                "c.toml:10",
+                "unknown field `colum`",
+            ),
+            (
+                format!("{orphan}references = [{{ table = \"x\", column = \"y\" }}, {{ table = \"x\", column = \"y\" }}]\n"),
+                "c.toml:6",
+                "twice",
+            ),
+            (
+                "[[operation.rule]]\nname = \"b\"\nkind = \"expired\"\ncolumn = \"c\"\nexpiry = true\n".to_owned(),
+                "c.toml:6",
+                "expected the name of a table",
             ),
         ];
         for (rest, place, problem) in cases {

@@ -9,6 +9,10 @@ mod limits;
 
 mod operations;
 
+mod discover;
+
+mod files;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
@@ -25,7 +29,7 @@ use crate::{
         StepReport, StepState, TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
-    port::{Archive, CreateRun, Created, RunFilter, Store, Target},
+    port::{Archive, CreateRun, Created, Roots, RunFilter, Store, Target},
     rule::{Operation, Severity},
     run::{Feeds, Supervisor, WatchItem, tables_of},
 };
@@ -98,6 +102,8 @@ pub struct TargetEntry {
     pub target: Arc<dyn Target>,
     /// Its operations.
     pub catalog: Arc<Catalog>,
+    /// Folders whose files its rules may take.
+    pub roots: Arc<Roots>,
 }
 
 /// What attempts and requests share.
@@ -252,10 +258,13 @@ impl Engine {
     /// `CatalogMismatch` with file, line and what was expected.
     pub async fn check_catalogs(&self) -> Result<(), EngineError> {
         for (name, entry) in &self.context.targets {
-            match planner::check(entry.target.as_ref(), entry.catalog.operations()).await {
+            match planner::check(entry.target.as_ref(), &entry.roots, entry.catalog.operations()).await {
                 Ok(()) => {}
                 Err(PlanError::Target(error)) => {
                     tracing::warn!(target = name, %error, "catalog not checked against the target's schema")
+                }
+                Err(PlanError::Files(error)) => {
+                    tracing::warn!(target = name, %error, "catalog not checked against the target's roots")
                 }
                 Err(mismatch) => return Err(plan_error(name)(mismatch)),
             }
@@ -296,6 +305,7 @@ impl Engine {
         let (mut plan, _) = planner::plan(
             name,
             entry.target.as_ref(),
+            &entry.roots,
             &operations,
             &self.context.settings,
             expected,
@@ -358,6 +368,7 @@ impl Engine {
             let (mut plan, selections) = planner::plan(
                 name,
                 entry.target.as_ref(),
+                &entry.roots,
                 &operations,
                 &self.context.settings,
                 expected,
@@ -482,7 +493,7 @@ impl Engine {
             operation
                 .rules
                 .iter()
-                .map(|rule| (operation.backup, operation.max_rows, rule))
+                .map(|rule| (operation.backup || rule.root().is_some(), operation.max_rows, rule))
         });
         let severity = operations.iter().map(|operation| operation.severity).max();
         let planned = plan
@@ -499,6 +510,7 @@ impl Engine {
         let (mut recount, selections) = planner::plan(
             name,
             entry.target.as_ref(),
+            &entry.roots,
             &operations,
             &self.context.settings,
             |_, _, _| None,
@@ -960,6 +972,10 @@ fn digest_of(parts: &[&str]) -> String {
 fn plan_error(target: &str) -> impl Fn(PlanError) -> EngineError + '_ {
     move |error| match error {
         PlanError::Target(source) => EngineError::Target {
+            target: target.to_owned(),
+            source,
+        },
+        PlanError::Files(source) => EngineError::Files {
             target: target.to_owned(),
             source,
         },

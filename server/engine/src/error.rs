@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     model::{Finding, PlanId, RunId, RunState},
-    port::{StoreError, TargetError, TargetErrorClass},
+    port::{FilesError, StoreError, TargetError, TargetErrorClass},
     rule::{Origin, Severity},
 };
 
@@ -202,6 +202,14 @@ pub enum EngineError {
         /// What it said.
         source: TargetError,
     },
+    /// A root of the target failed.
+    #[error("target {target}: {source}")]
+    Files {
+        /// The target.
+        target: String,
+        /// What it said.
+        source: FilesError,
+    },
     /// The control store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -254,6 +262,7 @@ impl EngineError {
                 | TargetErrorClass::OverBudget
                 | TargetErrorClass::Refused => "TARGET_REFUSED",
             },
+            Self::Files { .. } => "ROOT_UNUSABLE",
             Self::Store(StoreError::Unavailable(_)) => "STORE_UNAVAILABLE",
             Self::Store(StoreError::Fenced | StoreError::Corrupt(_)) => "INTERNAL",
             Self::GivenUp => "DEADLINE",

@@ -2,11 +2,13 @@
 //! takes its selections from here too, so that a dry run and a run cannot differ.
 
 mod children;
+pub(crate) mod files;
 mod sets;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     engine::Settings,
@@ -15,7 +17,7 @@ use crate::{
         ChildAction, ChildLink, Column, Condition, Effect, Finding, FindingLevel, Generated, Plan, PlanChild, PlanId, PlanStep,
         RowAction, SampleRow, Selection, TableKind, TableName, TableSchema, TypeClass,
     },
-    port::{Target, TargetError, TargetErrorClass},
+    port::{FilesError, Roots, Target, TargetError, TargetErrorClass},
     rule::{Action, Mismatch, Operation, Origin, Rule, Schemas, Severity},
 };
 
@@ -44,12 +46,26 @@ pub enum PlanError {
     /// The target failed.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// A root failed.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+}
+
+impl From<files::GatherError> for PlanError {
+    fn from(error: files::GatherError) -> Self {
+        match error {
+            files::GatherError::Target(error) => Self::Target(error),
+            files::GatherError::Files(error) => Self::Files(error),
+        }
+    }
 }
 
 /// One step, ready to be counted or executed.
 pub(crate) struct Step {
     pub(crate) selection: Selection,
     pub(crate) effect: Effect,
+    /// The files that it takes, where it takes files; the selection is then of no row.
+    pub(crate) files: Option<files::FileSelection>,
     /// Whether nobody else may write to the parents during a batch.
     strict: bool,
     /// What is wrong with the links to its children.
@@ -85,6 +101,7 @@ struct StepRule<'a> {
     severity: Severity,
     rule: &'a Rule,
     horizon: Option<Timestamp>,
+    listed_at: Option<Timestamp>,
 }
 
 impl StepRule<'_> {
@@ -171,12 +188,31 @@ fn check_archive(table: &TableSchema, archive: &TableSchema, stamp_column: &str)
     Ok(())
 }
 
-async fn select(target: &dyn Target, rules: &[StepRule<'_>], purpose: Purpose) -> Result<Selections, PlanError> {
+async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purpose: Purpose) -> Result<Selections, PlanError> {
     let schemas = introspect(target, rules).await?;
     let mut gone: Vec<(TableName, Condition)> = Vec::new();
     let mut sets = sets::Sets::default();
     let mut steps = Vec::with_capacity(rules.len());
+    let mut identities = Vec::new();
     for step in rules {
+        if step.rule.root().is_some() {
+            let earlier: Vec<_> = steps.iter().filter_map(|step: &Step| step.files.clone()).collect();
+            let (gone, earlier) = match purpose {
+                Purpose::Count => (gone.as_slice(), earlier.as_slice()),
+                Purpose::Execute => (&[][..], &[][..]),
+            };
+            let files = files::select(step, roots, &schemas, gone, earlier).map_err(|mismatch| step.mismatch(mismatch))?;
+            let root = Arc::clone(&files.root);
+            identities.push(files::blocking(move || root.identity()).await?);
+            steps.push(Step {
+                selection: files::no_rows(step.rule),
+                effect: Effect::delete(),
+                files: Some(files),
+                strict: false,
+                findings: Vec::new(),
+            });
+            continue;
+        }
         let mut condition = step
             .rule
             .condition(target.engine(), &schemas, step.horizon)
@@ -233,21 +269,29 @@ async fn select(target: &dyn Target, rules: &[StepRule<'_>], purpose: Purpose) -
                 except,
             },
             effect: Effect { action, children: links },
+            files: None,
             strict: judged_by_parents && step.rule.strict.unwrap_or(step.severity >= Severity::High),
             findings,
         });
     }
     let by_resolved_name: BTreeMap<&TableName, &TableSchema> =
         schemas.values().map(|schema| (&schema.name, schema.as_ref())).collect();
+    let mut fingerprint = TableSchema::fingerprint(by_resolved_name.into_values());
+    if !identities.is_empty() {
+        // A root that was replaced is as much another thing as a table that was altered.
+        let mut hasher = Sha256::new_with_prefix(&fingerprint);
+        identities.iter().for_each(|identity| hasher.update(format!("\0{identity}")));
+        fingerprint = hex::encode(hasher.finalize());
+    }
     Ok(Selections {
-        fingerprint: TableSchema::fingerprint(by_resolved_name.into_values()),
+        fingerprint,
         steps,
         schemas,
     })
 }
 
 /// The steps of a stored plan on the target's schema of now.
-pub(crate) async fn selections(target: &dyn Target, plan: &Plan) -> Result<Selections, PlanError> {
+pub(crate) async fn selections(target: &dyn Target, roots: &Roots, plan: &Plan) -> Result<Selections, PlanError> {
     let rules: Vec<_> = plan
         .steps
         .iter()
@@ -256,16 +300,17 @@ pub(crate) async fn selections(target: &dyn Target, plan: &Plan) -> Result<Selec
             severity: if step.strict { Severity::High } else { Severity::Low },
             rule: &step.rule,
             horizon: step.horizon,
+            listed_at: step.listed_at,
         })
         .collect();
-    select(target, &rules, Purpose::Execute).await
+    select(target, roots, &rules, Purpose::Execute).await
 }
 
 /// Checks that every rule fits the target's schema, and that the database takes its condition; counts nothing.
 ///
 /// # Errors
 /// The first rule that does not, with file, line and what was expected.
-pub async fn check(target: &dyn Target, operations: &[Operation]) -> Result<(), PlanError> {
+pub async fn check(target: &dyn Target, roots: &Roots, operations: &[Operation]) -> Result<(), PlanError> {
     for operation in operations {
         let rules: Vec<_> = operation
             .rules
@@ -275,10 +320,11 @@ pub async fn check(target: &dyn Target, operations: &[Operation]) -> Result<(), 
                 severity: operation.severity,
                 rule,
                 horizon: Some(Timestamp::UNIX_EPOCH),
+                listed_at: Some(Timestamp::UNIX_EPOCH),
             })
             .collect();
-        let selections = select(target, &rules, Purpose::Count).await?;
-        for (rule, step) in rules.iter().zip(&selections.steps) {
+        let selections = select(target, roots, &rules, Purpose::Count).await?;
+        for (rule, step) in rules.iter().zip(&selections.steps).filter(|(_, step)| step.files.is_none()) {
             match target.explain(&step.selection).await {
                 Err(error) if matches!(error.class, TargetErrorClass::Refused | TargetErrorClass::SchemaChanged) => {
                     let expected = format!("the database does not take its condition: {error}; expected one that it can plan");
@@ -301,6 +347,7 @@ pub(crate) struct Recount<'a> {
 pub(crate) async fn plan(
     name: &str,
     target: &dyn Target,
+    roots: &Roots,
     operations: &[&Operation],
     settings: &Settings,
     expected_ms: impl Fn(&str, &str, u64) -> Option<u64>,
@@ -310,31 +357,66 @@ pub(crate) async fn plan(
     let clock = target.status().await?.clock;
     let mut rules = Vec::new();
     let mut captured = Vec::new();
+    // Files are old by the clock that stamps them, which is the server's.
+    let mut listed_now = None;
     for operation in operations {
         for rule in &operation.rules {
-            let horizon = match recount {
-                Some(Recount { plan }) => plan.steps.get(rules.len()).and_then(|step| step.horizon),
-                None => rule.horizon(clock).map_err(|mismatch| PlanError::Mismatch {
+            let planned = recount.and_then(|Recount { plan }| plan.steps.get(rules.len()));
+            if listed_now.is_none() && planned.is_none() && rule.root().is_some() {
+                let mismatch = |mismatch: Mismatch| PlanError::Mismatch {
                     origin: rule.origin.clone(),
                     operation: operation.name.clone(),
                     rule: rule.name.clone(),
                     expected: mismatch.expected,
-                })?,
+                };
+                let root = Arc::clone(files::root_of(rule, roots).map_err(mismatch)?);
+                listed_now = Some(files::blocking(move || Ok(root.now())).await?);
+            }
+            let listed_at = match planned {
+                Some(step) => step.listed_at,
+                None => rule.root().and(listed_now),
+            };
+            let horizon = match recount {
+                Some(Recount { plan }) => plan.steps.get(rules.len()).and_then(|step| step.horizon),
+                None => rule
+                    .horizon(listed_at.unwrap_or(clock))
+                    .map_err(|mismatch| PlanError::Mismatch {
+                        origin: rule.origin.clone(),
+                        operation: operation.name.clone(),
+                        rule: rule.name.clone(),
+                        expected: mismatch.expected,
+                    })?,
             };
             rules.push(StepRule {
                 operation: &operation.name,
                 severity: operation.severity,
                 rule,
                 horizon,
+                listed_at,
             });
             captured.push((operation.backup, operation.max_rows));
         }
     }
-    let selections = select(target, &rules, Purpose::Count).await?;
+    let selections = select(target, roots, &rules, Purpose::Count).await?;
     failpoint!("plan-selected");
     let mut steps = Vec::with_capacity(rules.len());
     let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
     for ((step, selected), (captured, operation_max_rows)) in rules.iter().zip(&selections.steps).zip(captured) {
+        if let Some(files) = &selected.files {
+            steps.push(
+                files::plan_step(
+                    step,
+                    files,
+                    target,
+                    clock,
+                    &selections.schemas,
+                    &expected_ms,
+                    (operation_max_rows, recount),
+                )
+                .await?,
+            );
+            continue;
+        }
         let Step { selection, effect, .. } = selected;
         let mut findings = structural_findings(&selection.table, captured, effect.removes());
         for link in effect.acting() {
@@ -379,6 +461,7 @@ pub(crate) async fn plan(
             table: selection.table.name.to_string(),
             description: step.rule.describe(),
             horizon: step.horizon,
+            listed_at: None,
             row_count,
             children: plan_children,
             strict: selected.strict,

@@ -2,7 +2,7 @@
 //!
 //! Prints exactly one line to its output, `listening on ADDRESS:PORT`, when it serves; everything else goes to the error stream.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
@@ -38,6 +38,9 @@ struct Options {
     /// Operations of the databases that --target names: a file, or builtin:learning-platform. Can be repeated.
     #[arg(long = "catalog", value_name = "PATH", requires = "targets")]
     catalogs: Vec<String>,
+    /// A folder whose files the rules of the databases that --target names may take. Can be repeated.
+    #[arg(long = "root", value_name = "NAME=PATH", requires = "targets", value_parser = root)]
+    roots: Vec<(String, PathBuf)>,
     /// Check the settings and the catalogs, and exit.
     #[arg(long)]
     check: bool,
@@ -58,6 +61,13 @@ enum LogFormat {
 fn target(text: &str) -> Result<(String, String), String> {
     let (name, url) = text.split_once('=').ok_or("expected NAME=URL such as app=sqlite://app.db")?;
     Ok((name.to_owned(), url.to_owned()))
+}
+
+fn root(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text
+        .split_once('=')
+        .ok_or("expected NAME=PATH such as uploads=/srv/app/uploads")?;
+    Ok((name.to_owned(), path.into()))
 }
 
 fn main() -> ExitCode {
@@ -107,10 +117,18 @@ fn configure(options: Options) -> anyhow::Result<Config> {
     config.data_folder = options.data.unwrap_or(config.data_folder);
     config.listen = options.listen.unwrap_or(config.listen);
     let catalogs = options.catalogs.into_iter().map(CatalogSource::from).collect::<Vec<_>>();
+    let mut roots = BTreeMap::new();
+    for (name, path) in options.roots {
+        anyhow::ensure!(
+            roots.insert(name.clone(), path).is_none(),
+            "--root {name} is given twice; expected unique names"
+        );
+    }
     let added = options.targets.into_iter().map(|(name, url)| TargetConfig {
         name,
         url: url.into(),
         catalogs: catalogs.clone(),
+        roots: roots.clone(),
     });
     config.targets.extend(added);
     config.check()?;

@@ -3,6 +3,7 @@
 mod limits;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -12,7 +13,9 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url, check_listen, check_target_name, refuse};
+use super::{
+    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url, check_listen, check_target_name, refuse, roots,
+};
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -66,6 +69,8 @@ struct TargetSection {
     url: Spanned<String>,
     #[serde(default)]
     catalog: Vec<Spanned<String>>,
+    #[serde(default)]
+    roots: BTreeMap<String, Spanned<PathBuf>>,
 }
 
 /// Looks an environment variable up.
@@ -209,10 +214,19 @@ impl Source<'_> {
             }
             Ok(CatalogSource::File(self.base.join(text)))
         });
+        let catalogs = catalogs.collect::<Result<_, _>>()?;
+        let mut roots = BTreeMap::new();
+        for (root, path) in section.roots {
+            let start = path.span().start;
+            let path = path.into_inner();
+            roots::check_one(&root, &path).map_err(|problem| self.refuse(start, problem))?;
+            roots.insert(root, path);
+        }
         Ok(TargetConfig {
             name: name.clone(),
             url,
-            catalogs: catalogs.collect::<Result<_, _>>()?,
+            catalogs,
+            roots,
         })
     }
 
@@ -377,6 +391,31 @@ mod tests {
                 "expected a path or builtin:learning-platform",
             ),
             ("[[target]]\nname = \"a\"\n".to_owned(), "c.toml:1", "missing field `url`"),
+            (
+                format!("{target}roots = {{ temp = \"/\" }}"),
+                "c.toml:4",
+                "root temp: / is the whole system",
+            ),
+            (
+                format!("{target}\nroots = {{ temp = \"uploads\" }}"),
+                "c.toml:5",
+                "is relative; expected the absolute path",
+            ),
+            (
+                format!("{target}roots = {{ temp = \"/no/such/folder\" }}"),
+                "c.toml:4",
+                "No such file",
+            ),
+            (
+                format!("{target}roots = {{ temp = \"/dev/null\" }}"),
+                "c.toml:4",
+                "is no folder",
+            ),
+            (
+                format!("{target}roots = {{ temp = \"/proc/self\" }}"),
+                "c.toml:4",
+                "is a link",
+            ),
             ("x".to_owned(), "c.toml:1", ""),
         ];
         for (text, place, problem) in cases {

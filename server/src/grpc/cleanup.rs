@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, detached,
+    convert, detached, discovery,
     gate::deadline_of,
     principal::caller_of,
     status::Fault,
@@ -67,6 +67,15 @@ impl CleanupService for Cleanup {
         Ok(Response::new(v1::PlanCleanupResponse {
             plan: Some(convert::plan::plan(plan)),
         }))
+    }
+
+    async fn discover_operations(
+        &self,
+        request: Request<v1::DiscoverOperationsRequest>,
+    ) -> Result<Response<v1::DiscoverOperationsResponse>, Status> {
+        let deadline = deadline_of(&request);
+        let found = discovery::discover(&self.engine, request.into_inner(), deadline).await?;
+        Ok(Response::new(found))
     }
 
     type RunCleanupStream = EventStream<v1::RunCleanupResponse>;

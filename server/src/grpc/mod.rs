@@ -8,6 +8,7 @@ mod backups;
 mod cleanup;
 mod connection;
 mod convert;
+mod discovery;
 mod gate;
 mod page;
 pub mod policy;

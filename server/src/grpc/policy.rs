@@ -67,6 +67,13 @@ pub const ROWS: &[Row] = &[
         audited: true,
     },
     acts("/dbkeep.v1.CleanupService/RunCleanup"),
+    // Changes nothing, but reads rows of every table and shows single values.
+    Row {
+        method: "/dbkeep.v1.CleanupService/DiscoverOperations",
+        mutates: false,
+        role: Role::Operator,
+        audited: true,
+    },
     looks("/dbkeep.v1.RunService/GetRun"),
     looks("/dbkeep.v1.RunService/ListRuns"),
     looks("/dbkeep.v1.RunService/WatchRun"),

@@ -307,6 +307,9 @@ fn of_failure(error: EngineError) -> Answer {
                 .field("after_sequence", &problem)
         }
         EngineError::Target { target, source } => of_target(&target, &source, said),
+        EngineError::Files { target, source } => Answer::unmet(ErrorReason::RootUnusable, &target, said)
+            .with("target", &target)
+            .with("detail", source),
         EngineError::Store(StoreError::Unavailable(cause)) => {
             // Which host does not answer is the operator's business, not the caller's.
             tracing::warn!(cause, "the control store is unavailable");

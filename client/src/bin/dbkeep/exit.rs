@@ -90,6 +90,7 @@ impl Exit {
             | Error::ApprovalRefused { .. }
             | Error::FindingsUnconfirmed { .. }
             | Error::CatalogMismatch { .. }
+            | Error::RootUnusable { .. }
             | Error::RunAlreadyActive { .. }
             | Error::RequestIdReused { .. }
             | Error::RunState { .. }

@@ -154,6 +154,9 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::BackupDamaged { .. } => "restore the file from a copy of the backup folder, then verify again".to_owned(),
         Error::BackupStorage { path, .. } => format!("make room in {path}; nothing was deleted without its backup"),
+        Error::RootUnusable { target, .. } => {
+            format!("make the folder that the message names usable, or change the roots of {target} in the server's settings")
+        }
         Error::Internal { incident, .. } if !incident.is_empty() => format!("the server's log has the cause under {incident}"),
         away => {
             let seconds = away.retry_after()?.as_secs_f64();

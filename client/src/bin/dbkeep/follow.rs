@@ -73,7 +73,9 @@ pub(crate) async fn follow(
     view.finish();
     let run = stream.finish().await?;
     if session.output.is_json() {
-        session.output.json(&Line::Run { run: (&run).into() })?;
+        session.output.json(&Line::Run {
+            run: Box::new((&run).into()),
+        })?;
         return Ok(Exit::of_state(run.state()));
     }
     table::report(&run, &session.output)?;

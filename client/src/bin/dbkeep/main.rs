@@ -73,6 +73,8 @@ enum Command {
     /// What can be cleaned.
     #[command(subcommand)]
     Operations(cmd::operations::Operations),
+    /// Look around in a database and propose rules for its catalog; changes nothing.
+    Discover(cmd::discover::Discover),
     /// Count exactly what a run would delete; changes nothing.
     Plan(cmd::plan::Plan),
     /// Run operations: a dry run unless --execute.
@@ -111,6 +113,7 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Targets(command) => command.run(&session).await,
         Command::Operations(command) => command.run(&session).await,
+        Command::Discover(command) => command.run(&session).await,
         Command::Plan(command) => command.run(&session).await,
         Command::Run(command) => command.run(&session).await,
         Command::Runs(command) => command.run(&session).await,
@@ -169,6 +172,8 @@ mod tests {
             "dbkeep targets show main",
             "dbkeep operations list --category LOGS --severity medium",
             "dbkeep operations show old_logs --target main",
+            "dbkeep discover",
+            "dbkeep discover --target main --table users --table app.orders --min-confidence 0.5 --limit 10 --toml",
             "dbkeep plan a b --target main --samples 0",
             "dbkeep run --plan TOKEN --execute",
             "dbkeep runs list --target main --state failed --state interrupted --kind cleanup --operation a --since 2h --limit 3",
@@ -200,6 +205,8 @@ mod tests {
             "dbkeep",
             "dbkeep plan",
             "dbkeep run",
+            "dbkeep discover --min-confidence 2",
+            "dbkeep discover --limit 0",
             "dbkeep run a --batch-size many",
             "dbkeep run a --max-time 30",
             "dbkeep run a --yes",

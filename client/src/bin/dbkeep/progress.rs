@@ -201,7 +201,7 @@ impl Lines {
                     step.step_count,
                     paint(Tone::Strong, &name(&step.operation, &step.rule)),
                     step.table,
-                    table::rows(step.rows_planned),
+                    table::of_table(&step.table, step.rows_planned),
                 )
             }
             Event::StepFinished(finished) => {
@@ -222,7 +222,7 @@ impl Lines {
                     self.step_count.max(step.index.saturating_add(1)),
                     paint(Tone::Strong, &name(&step.operation, &step.rule)),
                     paint(tone, &json::step_state(step.state())),
-                    table::rows(step.rows_affected),
+                    table::of_table(&step.table, step.rows_affected),
                     table::verb(self.kind),
                     table::duration(step.duration.as_ref()),
                 )

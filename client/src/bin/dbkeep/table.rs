@@ -89,7 +89,7 @@ pub(crate) fn plan(plan: &proto::Plan, samples: usize, output: &Output) -> io::R
     }
     output.line(format_args!(
         "\n{}{} of {}, severity {}; {}",
-        output.paint(Tone::Strong, &rows(plan.row_count)),
+        output.paint(Tone::Strong, &amount(plan)),
         if plan.along_row_count == 0 {
             String::new()
         } else {
@@ -132,6 +132,11 @@ pub(crate) fn others(approvals: u32) -> String {
     }
 }
 
+/// What a plan would take.
+pub(crate) fn amount(plan: &proto::Plan) -> String {
+    of_tables(plan.steps.iter().map(|step| (step.table.as_str(), step.row_count)))
+}
+
 /// "1 row", "12,000 rows".
 pub(crate) fn rows(count: u64) -> String {
     if count == 1 {
@@ -139,6 +144,39 @@ pub(crate) fn rows(count: u64) -> String {
     } else {
         format!("{} rows", HumanCount(count))
     }
+}
+
+/// What an amount is of, by what its table is called: "12 rows", or "12 files" of a root.
+pub(crate) fn of_table(table: &str, count: u64) -> String {
+    if !is_root(table) {
+        rows(count)
+    } else if count == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{} files", HumanCount(count))
+    }
+}
+
+/// The same of several tables together: "12 rows and 1 file".
+pub(crate) fn of_tables<'a>(parts: impl IntoIterator<Item = (&'a str, u64)>) -> String {
+    let (mut rows, mut files) = (None, None);
+    for (table, count) in parts {
+        let sum = if is_root(table) { &mut files } else { &mut rows };
+        *sum = Some(sum.unwrap_or(0) + count);
+    }
+    match (rows, files) {
+        (rows, None) => of_table("", rows.unwrap_or(0)),
+        (None, Some(files)) => of_table(ROOT, files),
+        (Some(rows), Some(files)) => format!("{} and {}", of_table("", rows), of_table(ROOT, files)),
+    }
+}
+
+/// How the name of a table begins that stands for a root.
+const ROOT: &str = "files:";
+
+/// Whether a table's name stands for a root.
+pub(crate) fn is_root(table: &str) -> bool {
+    table.starts_with(ROOT)
 }
 
 fn step_detail(step: &proto::PlanStep, samples: usize, output: &Output) -> io::Result<()> {
@@ -151,7 +189,13 @@ fn step_detail(step: &proto::PlanStep, samples: usize, output: &Output) -> io::R
         output.paint(Tone::Strong, &step.description)
     ))?;
     if let Some(horizon) = &step.horizon {
-        output.line(format_args!("  rows older than {}", instant(Some(horizon))))?;
+        let what = if is_root(&step.table) {
+            "files last written"
+        } else {
+            "rows older"
+        };
+        let than = if is_root(&step.table) { "before" } else { "than" };
+        output.line(format_args!("  {what} {than} {}", instant(Some(horizon))))?;
     }
     for child in &step.children {
         let what = match child.action() {
@@ -358,10 +402,19 @@ pub(crate) fn is_dry_run(run: &proto::Run) -> bool {
 }
 
 pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> String {
+    let of_steps = |number: fn(&proto::StepReport) -> u64, sum| {
+        if report.steps.iter().any(|step| is_root(&step.table)) {
+            of_tables(report.steps.iter().map(|step| (step.table.as_str(), number(step))))
+        } else {
+            rows(sum)
+        }
+    };
     if is_dry {
-        return format!("{} would go; a dry run changes nothing", rows(report.rows_planned));
+        let planned = of_steps(|step| step.rows_planned, report.rows_planned);
+        return format!("{planned} would go; a dry run changes nothing");
     }
-    let mut text = format!("{} {}", rows(report.rows_affected), verb(run.kind()));
+    let affected = of_steps(|step| step.rows_affected, report.rows_affected);
+    let mut text = format!("{affected} {}", verb(run.kind()));
     if report.rows_along > 0 {
         text.push_str(&format!(", {} with them", rows(report.rows_along)));
     }
@@ -380,6 +433,16 @@ pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_not_called_rows() {
+        assert_eq!(of_table("users", 1), "1 row");
+        assert_eq!(of_table("files:temp", 1), "1 file");
+        assert_eq!(of_table("files:temp", 12_000), "12,000 files");
+        assert_eq!(of_tables([("files:temp", 2), ("files:uploads", 3)]), "5 files");
+        assert_eq!(of_tables([("users", 1), ("files:uploads", 1)]), "1 row and 1 file");
+        assert_eq!(of_tables([]), "0 rows");
+    }
 
     #[test]
     fn a_sample_is_one_line_that_tells_null_from_empty() {

@@ -169,6 +169,7 @@ fn plan() -> Plan {
         table: "public.sessions".to_owned(),
         description: "rows of public.sessions whose seen_at is more than P30D ago".to_owned(),
         horizon: Some(Timestamp::now()),
+        listed_at: Some(Timestamp::now()),
         row_count: u64::MAX,
         children: vec![PlanChild {
             table: "public.clicks".to_owned(),

@@ -80,6 +80,7 @@ mod tests {
             table: table.into(),
             description: String::new(),
             horizon: None,
+            listed_at: None,
             row_count,
             children: Vec::new(),
             strict: false,

@@ -92,6 +92,9 @@ pub struct PlanStep {
     pub description: String,
     /// The cut-off, fixed when the plan was made.
     pub horizon: Option<Timestamp>,
+    /// Files: when they were listed, by the clock that stamps them. What changes a file later keeps it from going.
+    #[serde(default)]
+    pub listed_at: Option<Timestamp>,
     /// Exact number of rows that the rule selects.
     pub row_count: u64,
     /// Rows that go or change along with them.

@@ -5,9 +5,10 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::explore::Explore;
 use crate::model::{
-    Capability, ChildLink, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName, TableSchema,
-    TargetStatus, Value,
+    Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName,
+    TableSchema, TargetStatus, Value,
 };
 
 /// What kind of failure a database reported; decides whether a batch, an attempt or the run ends.
@@ -135,6 +136,13 @@ pub struct Window {
 pub trait Scan: Send {
     /// The next window, with at most the `limit` of [`Target::scan`] keys; `None` at the table's end.
     async fn next(&mut self) -> Result<Option<Window>, TargetError>;
+}
+
+/// The values of a column, page by page.
+#[async_trait]
+pub trait ValueStream: Send {
+    /// The next values as text; none at the end. NULL is no value, and a value may come more than once.
+    async fn next(&mut self) -> Result<Vec<Vec<u8>>, TargetError>;
 }
 
 /// The right to change a target for a run: checked in every transaction against the journal's run row.
@@ -289,7 +297,7 @@ pub trait Scratch: Send {
 
 /// A maintained database.
 #[async_trait]
-pub trait Target: Send + Sync {
+pub trait Target: Explore + Send + Sync {
     /// Product.
     fn engine(&self) -> EngineKind;
 
@@ -320,6 +328,13 @@ pub trait Target: Send + Sync {
 
     /// Exact number of rows in a table, at most `limit` where one is given.
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError>;
+
+    /// Begins a pass over the values of a text column.
+    async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError>;
+
+    /// Which of these values the column holds at this moment, by their positions in order; at most 10,000 at a time. Where the
+    /// database takes two spellings for equal, so does this.
+    async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError>;
 
     /// Begins a pass that lists matching rows, after `cursor` where one is given, in windows of at most `limit` keys.
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError>;

@@ -11,6 +11,8 @@ pub mod duplicate;
 pub mod expired;
 pub mod filter;
 pub mod orphan;
+pub mod orphan_files;
+pub mod temp_files;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -36,6 +38,8 @@ pub const KINDS: &[KindInfo] = &[
     filter::INFO,
     duplicate::INFO,
     cycle::INFO,
+    temp_files::INFO,
+    orphan_files::INFO,
 ];
 
 /// How much harm an operation could do.
@@ -245,6 +249,10 @@ pub enum RuleKind {
     DanglingKey(dangling_key::DanglingKey),
     /// Rows that meet a condition in SQL.
     Filter(filter::Filter),
+    /// Files older than an age.
+    TempFiles(temp_files::TempFiles),
+    /// Files that no column references.
+    OrphanFiles(orphan_files::OrphanFiles),
 }
 
 /// One rule of an operation.
@@ -322,6 +330,30 @@ impl Rule {
     /// Largest share of a table that may go where the rule does not say.
     pub const DEFAULT_MAX_FRACTION: f64 = 0.5;
 
+    /// Name of the root whose files go; `None` where rows do.
+    #[must_use]
+    pub fn root(&self) -> Option<&str> {
+        match &self.kind {
+            RuleKind::TempFiles(files) => Some(&files.root),
+            RuleKind::OrphanFiles(files) => Some(&files.root),
+            RuleKind::Orphan(_)
+            | RuleKind::Expired(_)
+            | RuleKind::Duplicate(_)
+            | RuleKind::Cycle(_)
+            | RuleKind::DanglingKey(_)
+            | RuleKind::Filter(_) => None,
+        }
+    }
+
+    /// What stands for a root where a table is named.
+    #[must_use]
+    pub fn table_of_root(root: &str) -> TableName {
+        TableName {
+            schema: None,
+            name: format!("files:{root}"),
+        }
+    }
+
     /// Name of the kind.
     #[must_use]
     pub fn kind_name(&self) -> &'static str {
@@ -332,6 +364,8 @@ impl Rule {
             RuleKind::Cycle(_) => cycle::INFO.name,
             RuleKind::DanglingKey(_) => dangling_key::INFO.name,
             RuleKind::Filter(_) => filter::INFO.name,
+            RuleKind::TempFiles(_) => temp_files::INFO.name,
+            RuleKind::OrphanFiles(_) => orphan_files::INFO.name,
         }
     }
 
@@ -345,6 +379,8 @@ impl Rule {
             RuleKind::Cycle(cycle) => cycle.describe(&self.table),
             RuleKind::DanglingKey(dangling) => dangling.describe(&self.table),
             RuleKind::Filter(filter) => filter.describe(&self.table),
+            RuleKind::TempFiles(files) => files.describe(),
+            RuleKind::OrphanFiles(files) => files.describe(),
         };
         for test in &self.tests {
             let values: Vec<String> = test.values.iter().map(readable).collect();
@@ -373,8 +409,14 @@ impl Rule {
     /// Tables whose shape decides what the rule selects and does: its own first. The archive table is not among them.
     #[must_use]
     pub fn tables(&self) -> Vec<&TableName> {
-        let mut tables = vec![&self.table];
+        let mut tables = if self.root().is_some() {
+            Vec::new()
+        } else {
+            vec![&self.table]
+        };
         match &self.kind {
+            RuleKind::TempFiles(_) => {}
+            RuleKind::OrphanFiles(files) => tables.extend(files.references.iter().map(|reference| &reference.table)),
             RuleKind::Orphan(orphan) => tables.push(&orphan.parent),
             RuleKind::DanglingKey(dangling) => tables.push(&dangling.parent),
             RuleKind::Expired(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => {}
@@ -394,6 +436,8 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => orphan.horizon(clock),
             RuleKind::Expired(expired) => expired.horizon(clock).map(Some),
+            RuleKind::TempFiles(files) => files.horizon(clock).map(Some),
+            RuleKind::OrphanFiles(files) => files.horizon(clock).map(Some),
             RuleKind::DanglingKey(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => Ok(None),
         }
     }
@@ -415,6 +459,8 @@ impl Rule {
             RuleKind::Cycle(cycle) => return cycle.condition(&self.table, schemas, tests),
             RuleKind::DanglingKey(dangling) => dangling.condition(engine, &self.table, schemas)?,
             RuleKind::Filter(filter) => filter.condition(engine, &self.table, schemas)?,
+            // It selects files, hence no row of any table.
+            RuleKind::TempFiles(_) | RuleKind::OrphanFiles(_) => return Ok(Condition::Any(Vec::new())),
         };
         let mut parts = vec![condition];
         parts.extend(tests);
@@ -463,6 +509,7 @@ impl Rule {
             RuleKind::Filter(filter) => filter.names(column),
             RuleKind::Duplicate(duplicate) => duplicate.columns.iter().chain(&duplicate.by).any(|name| name == column),
             RuleKind::Cycle(cycle) => cycle.from.iter().chain(&cycle.to).any(|name| name == column),
+            RuleKind::TempFiles(_) | RuleKind::OrphanFiles(_) => false,
         };
         by_kind || self.tests.iter().any(|test| test.column == column)
     }
@@ -473,7 +520,12 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(orphan) => orphan.findings(schemas),
             RuleKind::Expired(expired) => expired.findings(&self.table, schemas),
-            RuleKind::DanglingKey(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => Vec::new(),
+            RuleKind::OrphanFiles(files) => files.findings(schemas),
+            RuleKind::DanglingKey(_)
+            | RuleKind::Filter(_)
+            | RuleKind::Duplicate(_)
+            | RuleKind::Cycle(_)
+            | RuleKind::TempFiles(_) => Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{
     allowance,
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
+    files,
 };
 use crate::{
     failpoint,
@@ -27,7 +28,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const SCAN_LIFETIME: Duration = Duration::from_secs(180);
 
 /// How a step ended, where it ended in order.
-enum StepEnd {
+pub(super) enum StepEnd {
     Done,
     /// With rows left over, for this reason.
     Partial(String),
@@ -36,16 +37,26 @@ enum StepEnd {
 }
 
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    // No claim grants such a run; this is the last door before rows go.
+    if attempt.run.approvals.len() < usize::try_from(attempt.run.approvals_required).unwrap_or(usize::MAX) {
+        return Err(Halt::Fail("it was claimed without the approvals that it needs".to_owned()));
+    }
     attempt.target.claim(attempt.claim).await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     check_journal(attempt, &totals)?;
     for step in &totals {
         attempt.ledger.take_totals(step);
     }
-    let selections = planner::selections(attempt.target.as_ref(), &attempt.plan)
+    let roots = attempt
+        .context
+        .targets
+        .get(&attempt.run.target)
+        .map(|entry| Arc::clone(&entry.roots));
+    let selections = planner::selections(attempt.target.as_ref(), &roots.unwrap_or_default(), &attempt.plan)
         .await
         .map_err(|error| match error {
             planner::PlanError::Target(error) => Halt::Target(error),
+            planner::PlanError::Files(error) => Halt::Fail(error.to_string()),
             planner::PlanError::Mismatch { expected, .. } => {
                 Halt::Fail(format!("the schema changed since the plan was made: {expected}"))
             }
@@ -54,14 +65,18 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         return Err(Halt::Fail("the schema changed since the plan was made".to_owned()));
     }
     remove_unjournaled_chunks(attempt).await?;
+    for (index, step) in selections.steps.iter().enumerate() {
+        if let Some(selection) = &step.files
+            && !is_over(attempt, index)
+        {
+            files::settle(attempt, index, selection).await?;
+        }
+    }
     failpoint!("run-claimed");
 
     let mut out_of_time = false;
     for (index, step) in selections.steps.iter().enumerate() {
-        if matches!(
-            attempt.ledger.report.steps[index].state,
-            StepState::Succeeded | StepState::Partial | StepState::Failed | StepState::Skipped
-        ) {
+        if is_over(attempt, index) {
             continue;
         }
         attempt.boundary()?;
@@ -83,17 +98,22 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
             .find(|totals| usize::try_from(totals.step) == Ok(index))
             .cloned()
             .unwrap_or_default();
-        let result = StepWork {
-            attempt,
-            index,
-            selection: &step.selection,
-            effect: &step.effect,
-            still: &step.still(),
-            totals: done,
-            reopened: false,
-        }
-        .run()
-        .await;
+        let result = match &step.files {
+            Some(selection) => files::clean_step(attempt, index, selection).await,
+            None => {
+                StepWork {
+                    attempt,
+                    index,
+                    selection: &step.selection,
+                    effect: &step.effect,
+                    still: &step.still(),
+                    totals: done,
+                    reopened: false,
+                }
+                .run()
+                .await
+            }
+        };
         let (state, message) = match result {
             Ok(StepEnd::Done) => (StepState::Succeeded, String::new()),
             Ok(StepEnd::Partial(message)) => (StepState::Partial, message),
@@ -129,11 +149,38 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     Ok(verdict(attempt, out_of_time))
 }
 
+/// Whether an earlier attempt has ended a step.
+fn is_over(attempt: &Attempt, index: usize) -> bool {
+    matches!(
+        attempt.ledger.report.steps[index].state,
+        StepState::Succeeded | StepState::Partial | StepState::Failed | StepState::Skipped
+    )
+}
+
+/// What was done, in words: rows, files, or both.
+fn done(attempt: &Attempt) -> String {
+    let (mut rows, mut files, mut any_rows, mut any_files) = (0, 0, false, false);
+    for (index, step) in attempt.ledger.report.steps.iter().enumerate() {
+        if files::is_files(attempt, index) {
+            files += step.rows_affected;
+            any_files = true;
+        } else {
+            rows += step.rows_affected;
+            any_rows = true;
+        }
+    }
+    match (any_rows, any_files) {
+        (_, false) => format!("{rows} rows deleted"),
+        (false, true) => format!("{files} files moved to the trash"),
+        (true, true) => format!("{rows} rows deleted, {files} files moved to the trash"),
+    }
+}
+
 fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
     let steps = &attempt.ledger.report.steps;
-    let affected = attempt.ledger.report.total(|step| step.rows_affected);
+    let done = done(attempt);
     let (state, reason) = if steps.iter().all(|step| step.state == StepState::Succeeded) {
-        (RunState::Succeeded, format!("{affected} rows deleted"))
+        (RunState::Succeeded, done)
     } else if attempt.ledger.report.nothing_succeeded() {
         (
             RunState::Failed,
@@ -149,14 +196,14 @@ fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
         (
             RunState::PartiallySucceeded,
             format!(
-                "stopped at the time limit of {} s; {affected} rows deleted",
+                "stopped at the time limit of {} s; {done}",
                 attempt.run.options.max_execution_seconds
             ),
         )
     } else {
         let first = steps.iter().find(|step| step.state != StepState::Succeeded);
         let why = first.map_or(String::new(), |step| format!("{}: {}", step.rule, step.message));
-        (RunState::PartiallySucceeded, format!("{affected} rows deleted; {why}"))
+        (RunState::PartiallySucceeded, format!("{done}; {why}"))
     };
     Ending {
         state,
@@ -169,6 +216,10 @@ fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
 /// target was restored, or is another database. Going on would take the chunks of committed batches for leftovers.
 fn check_journal(attempt: &Attempt, totals: &[StepTotals]) -> Result<(), Halt> {
     for (index, report) in attempt.ledger.report.steps.iter().enumerate() {
+        // Of files the manifest tells.
+        if files::is_files(attempt, index) {
+            continue;
+        }
         let journaled = totals.iter().find(|totals| usize::try_from(totals.step) == Ok(index));
         let (batches, captured) = journaled.map_or((0, 0), |totals| (totals.batches, totals.captured));
         if batches < report.batches || captured < report.rows_captured {
@@ -216,7 +267,7 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
 }
 
 /// Most rows that a step may take.
-fn allowance(attempt: &Attempt, index: usize) -> u64 {
+pub(super) fn allowance(attempt: &Attempt, index: usize) -> u64 {
     let done = &attempt.ledger.report.steps;
     allowance::of_step(
         &attempt.plan,

@@ -12,6 +12,7 @@ pub mod batch;
 mod cleanup;
 mod family;
 mod feed;
+mod files;
 mod lease;
 mod ledger;
 pub(crate) mod meter;

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Ending, Halt};
+use super::{
+    attempt::{Attempt, Ending, Halt},
+    files,
+};
 use crate::{
     backup::{ChunkError, Section, read_chunk},
     failpoint,
@@ -42,6 +45,16 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
+        if let Some(root) = files::root_of(attempt, index)? {
+            if !files::undo_step(attempt, index, source, root).await? {
+                return Ok(Ending {
+                    state: RunState::PartiallySucceeded,
+                    reason: format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds),
+                    mark: None,
+                });
+            }
+            continue;
+        }
         // What went last comes back first, batches as well as steps: a row's parent in the same table was deleted after it.
         let done = totals.iter().find(|totals| totals.step == step);
         let mut below = done.map_or(u64::MAX, |totals| totals.first_batch);

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::attempt::{Attempt, Ending, Halt};
+use super::{
+    attempt::{Attempt, Ending, Halt},
+    files,
+};
 use crate::{
     backup::{ChunkError, Section, read_chunk},
     model::{RunState, StepState},
@@ -42,6 +45,19 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         }
         attempt.boundary()?;
         attempt.ledger.begin_step(index).await?;
+        if let Some(root) = files::root_of(attempt, index)? {
+            match files::verify_step(attempt, index, source, root).await? {
+                Some(files) => damaged += files,
+                None => {
+                    return Ok(Ending {
+                        state: RunState::PartiallySucceeded,
+                        reason: format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds),
+                        mark: None,
+                    });
+                }
+            }
+            continue;
+        }
         let mut damaged_here = 0_u64;
         let mut after = (step, 0);
         loop {

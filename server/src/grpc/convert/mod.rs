@@ -3,6 +3,7 @@
 
 pub(super) mod backup;
 pub(super) mod decision;
+pub(super) mod discovery;
 pub(super) mod event;
 pub(super) mod plan;
 pub(super) mod run;

@@ -36,6 +36,7 @@ fn step(index: u32, step: PlanStep) -> v1::PlanStep {
     v1::PlanStep {
         index,
         kind: step.rule.kind_name().to_owned(),
+        root: step.rule.root().unwrap_or_default().to_owned(),
         operation: step.operation,
         rule: step.rule.name,
         table: step.table,

@@ -3,6 +3,7 @@
 
 mod batch;
 mod children;
+mod discover;
 mod error;
 mod introspect;
 mod journal;
@@ -10,6 +11,7 @@ mod render;
 mod restore;
 mod scan;
 mod sets;
+mod values;
 
 use std::{
     str::FromStr,
@@ -20,10 +22,10 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus,
-        Value,
+        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
+        TargetStatus, Value,
     },
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
@@ -51,6 +53,8 @@ const IDLE_CONNECTIONS: usize = 8;
 pub struct PostgresTarget {
     options: PgConnectOptions,
     idle: Arc<Idle>,
+    /// How long one statement may take; `None` for as long as it takes.
+    limit: Option<Duration>,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -85,6 +89,7 @@ impl PostgresTarget {
         Ok(Self {
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
+            limit: None,
         })
     }
 
@@ -92,6 +97,9 @@ impl PostgresTarget {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
+            if let Some(limit) = self.limit {
+                discover::arm(&mut connection, limit).await?;
+            }
             Ok(connection)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
@@ -324,6 +332,17 @@ impl Target for PostgresTarget {
         Ok(Box::new(
             scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
         ))
+    }
+
+    async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
+        Ok(Box::new(values::CursorValues::open(self.connect().await?, source).await?))
+    }
+
+    async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+        let mut connection = self.connection().await?;
+        let found = values::present(&mut connection, source, values).await?;
+        self.idle.put(connection);
+        Ok(found)
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {

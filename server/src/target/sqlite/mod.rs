@@ -4,6 +4,7 @@
 
 mod batch;
 mod children;
+mod discover;
 mod error;
 mod introspect;
 mod journal;
@@ -11,6 +12,7 @@ mod render;
 mod restore;
 mod scan;
 mod sets;
+mod values;
 
 use std::{
     str::FromStr,
@@ -21,10 +23,10 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus,
-        Value,
+        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
+        TargetStatus, Value,
     },
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions,
@@ -44,6 +46,8 @@ const IDLE_CONNECTIONS: usize = 4;
 pub struct SqliteTarget {
     options: SqliteConnectOptions,
     idle: Arc<Idle>,
+    /// How long one use of a connection may take; `None` for as long as it takes.
+    limit: Option<Duration>,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -81,14 +85,19 @@ impl SqliteTarget {
         Ok(Self {
             options: options.disable_statement_logging(),
             idle: Arc::default(),
+            limit: None,
         })
     }
 
     async fn connection(&self) -> Result<SqliteConnection, TargetError> {
-        match self.idle.take() {
-            Some(connection) => Ok(connection),
-            None => self.options.connect().await.map_err(error::opening),
+        let mut connection = match self.idle.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(error::opening)?,
+        };
+        if let Some(limit) = self.limit {
+            discover::arm(&mut connection, limit).await?;
         }
+        Ok(connection)
     }
 }
 
@@ -288,7 +297,7 @@ impl Target for SqliteTarget {
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
-        if selection.matches.is_about_sets() {
+        if selection.matches.is_about_sets() || sets::judges_itself(selection) {
             let connection = self.options.connect().await.map_err(error::opening)?;
             return sets::scan(connection, selection, limit).await;
         }
@@ -300,6 +309,20 @@ impl Target for SqliteTarget {
             cursor,
             limit,
         )?))
+    }
+
+    async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
+        let connection = self.connection().await?;
+        Ok(Box::new(
+            values::PagedValues::open(connection, Arc::clone(&self.idle), source).await?,
+        ))
+    }
+
+    async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+        let mut connection = self.connection().await?;
+        let found = values::present(&mut connection, source, values).await?;
+        self.idle.put(connection);
+        Ok(found)
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {

@@ -132,13 +132,24 @@ async fn execute(connection: &mut SqliteConnection, sql: String) -> Result<u64, 
 
 /// Lists the duplicates into a temporary table; returns how many there are.
 async fn list(connection: &mut SqliteConnection, selection: &Selection) -> Result<u64, TargetError> {
+    list_into_temp(connection, 2 * selection.table.row_key.len(), &duplicates(selection)?).await
+}
+
+/// Keeps what a query of so many columns returns in a temporary table; returns the number of rows.
+async fn list_into_temp(connection: &mut SqliteConnection, width: usize, query: &str) -> Result<u64, TargetError> {
     connection.execute(SESSION).await.map_err(statement)?;
     // Columns without a type keep every value as it is.
-    let columns = names("v", 2 * selection.table.row_key.len()).join(", ");
+    let columns = names("v", width).join(", ");
     let create = format!("CREATE TEMP TABLE dbkeep_listed (number INTEGER PRIMARY KEY, {columns})");
     execute(connection, create).await?;
-    let insert = format!("INSERT INTO temp.dbkeep_listed ({columns}) {}", duplicates(selection)?);
-    execute(connection, insert).await
+    execute(connection, format!("INSERT INTO temp.dbkeep_listed ({columns}) {query}")).await
+}
+
+/// Whether rows of the table decide over other rows of it. Listed stretch by stretch, such a pass would come upon rows that its own
+/// batches have made match, which nobody has planned.
+pub(super) fn judges_itself(selection: &Selection) -> bool {
+    let parents = selection.matches.parents();
+    parents.iter().any(|parent| parent.name == selection.table.name)
 }
 
 /// A pass over the rows of a set. There is no position to resume from: a pass begins anew, and what is gone is not listed again.
@@ -150,11 +161,22 @@ pub(super) async fn scan(
     if matches!(selection.matches, Condition::Cycle { .. }) {
         return Ok(Box::new(cycle::CycleScan::open(connection, selection, limit).await?));
     }
-    let total = list(&mut connection, selection).await?;
+    let (width, total) = if selection.matches.is_about_sets() {
+        (2 * selection.table.row_key.len(), list(&mut connection, selection).await?)
+    } else {
+        let keys = render::columns(selection.table.row_key.iter().map(String::as_str));
+        let query = format!(
+            "SELECT {keys} FROM {} AS t WHERE {} ORDER BY {keys}",
+            render::table(&selection.table.name),
+            render::predicate(selection)?
+        );
+        let width = selection.table.row_key.len();
+        (width, list_into_temp(&mut connection, width, &query).await?)
+    };
     Ok(Box::new(ListedScan {
         connection,
         limit,
-        width: 2 * selection.table.row_key.len(),
+        width,
         last: 0,
         listed: 0,
         total,

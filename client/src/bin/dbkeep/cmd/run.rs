@@ -177,13 +177,12 @@ fn question(plan: &proto::Plan) -> String {
         .filter(|step| step.row_count > 0)
         .map(|step| step.table.as_str())
         .collect();
+    let amount = table::amount(plan);
+    if tables.iter().any(|table| table::is_root(table)) {
+        return format!("Take {amount} of {}?", plan.target);
+    }
     let noun = if tables.len() == 1 { "table" } else { "tables" };
-    format!(
-        "Delete {} in {} {noun} of {}?",
-        table::rows(plan.row_count),
-        tables.len(),
-        plan.target
-    )
+    format!("Delete {amount} in {} {noun} of {}?", tables.len(), plan.target)
 }
 
 #[cfg(test)]
@@ -207,5 +206,7 @@ mod tests {
         plan.row_count = 1;
         plan.steps = vec![step("a", 1)];
         assert_eq!(question(&plan), "Delete 1 row in 1 table of main?");
+        plan.steps = vec![step("a", 1), step("files:uploads", 2)];
+        assert_eq!(question(&plan), "Take 1 row and 2 files of main?");
     }
 }

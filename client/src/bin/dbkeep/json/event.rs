@@ -79,7 +79,7 @@ pub(crate) enum Line<'a> {
         first_available_sequence: u64,
     },
     /// The last line of a run that was followed to its end.
-    Run { run: super::run::Run<'a> },
+    Run { run: Box<super::run::Run<'a>> },
     /// The last line of a run that goes on unwatched.
     Detached { run_id: Option<&'a str> },
 }
@@ -291,9 +291,11 @@ mod tests {
         );
         let run = proto::Run::default();
         assert!(
-            serde_json::to_string(&Line::Run { run: (&run).into() })
-                .unwrap()
-                .starts_with(r#"{"type":"run","run":{"id":"#)
+            serde_json::to_string(&Line::Run {
+                run: Box::new((&run).into())
+            })
+            .unwrap()
+            .starts_with(r#"{"type":"run","run":{"id":"#)
         );
     }
 }

@@ -9,6 +9,7 @@
 //! | `operations list` | `{"operations": [operation..]}` |
 //! | `operations show` | `{"operation": operation}` |
 //! | `plan` | `{"plan": plan}` |
+//! | `discover` | `{"discovery": discovery}`; with `--toml` `{"catalog": text}` |
 //! | `run`, `runs watch`, `runs undo`, `backups verify` | a stream, see below |
 //! | `runs list` | `{"runs": [run..], "more": bool}`; `more` is true where `--limit` cut the list |
 //! | `runs report` | `{"report": {"run": run, "course": course}}` |
@@ -33,6 +34,7 @@
 pub(crate) mod backup;
 pub(crate) mod catalog;
 pub(crate) mod decision;
+pub(crate) mod discovery;
 pub(crate) mod event;
 pub(crate) mod plan;
 pub(crate) mod report;
@@ -60,6 +62,7 @@ words! {
     capability: Capability, "CAPABILITY_";
     severity: Severity, "SEVERITY_";
     finding_level: FindingLevel, "FINDING_LEVEL_";
+    hint_kind: DiscoveryHintKind, "DISCOVERY_HINT_KIND_";
     run_kind: RunKind, "RUN_KIND_";
     run_state: RunState, "RUN_STATE_";
     report_status: ReportStatus, "REPORT_STATUS_";

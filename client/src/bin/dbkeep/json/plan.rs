@@ -35,6 +35,8 @@ struct PlanStep<'a> {
     rule: &'a str,
     kind: &'a str,
     table: &'a str,
+    /// Root whose files go, all counts being of files; empty where rows do.
+    root: &'a str,
     description: &'a str,
     /// "delete", "archive", "update" or "nullify".
     action: &'a str,
@@ -133,6 +135,7 @@ impl<'a> From<&'a proto::PlanStep> for PlanStep<'a> {
             rule: &step.rule,
             kind: &step.kind,
             table: &step.table,
+            root: &step.root,
             description: &step.description,
             action: &step.action,
             row_count: step.row_count,
@@ -198,7 +201,7 @@ mod tests {
             concat!(
                 r#"{"id":"p1","token":"tok","target":"main","operations":["old_logs"],"severity":"medium","blocked":false,"#,
                 r#""row_count":12,"along_row_count":0,"capture_bytes":0,"schema_fingerprint":"","digest":"","create_time":"1970-01-01T00:00:00Z","#,
-                r#""expire_time":null,"steps":[{"index":0,"operation":"","rule":"","kind":"","table":"logs","description":"","action":"","#,
+                r#""expire_time":null,"steps":[{"index":0,"operation":"","rule":"","kind":"","table":"logs","root":"","description":"","action":"","#,
                 r#""row_count":12,"children":[],"strict":false,"table_row_count":0,"table_row_count_exact":false,"captured":false,"capture_bytes":0,"#,
                 r#""expected_duration_seconds":null,"horizon":null,"#,
                 r#""samples":[[{"column":"id","value":"1"},{"column":"note","value":null}]],"#,

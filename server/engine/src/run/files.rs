@@ -1,0 +1,342 @@
+//! The work of a cleanup's step on files: gather once, then batch by batch ask the database again, move, ask once more, seal.
+//!
+//! ```text
+//!  gather    one walk, one pass over each column that refers to files
+//!  ask       which of the batch's names are referred to now: those stay
+//!  take      announced in the manifest and synced, then moved to the trash, each still as it was listed
+//!  ask       which are referred to by now: those go back
+//!  seal      the batch's folder and its line in the manifest are synced: it counts from here on
+//! ```
+//!
+//! The manifest is the journal of these steps; the target's journal has no row of them. A file is never captured by halves, so that
+//! there is no chunk: what was moved is the backup.
+
+mod undo;
+mod verify;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+pub(super) use self::{undo::undo_step, verify::verify_step};
+use super::{
+    attempt::{Attempt, Halt},
+    cleanup::{StepEnd, allowance},
+};
+use crate::{
+    failpoint,
+    model::{FileEntry, FilePath, StepState, Throttle},
+    planner::files::{FileSelection, GatherError, Gathered, blocking},
+    port::{FileRoot, FilesError, Left, Sifted, Taken, TargetError, TargetErrorClass, Trash, TrashTotals},
+};
+
+/// Files left behind that are named one by one.
+const NAMED_FILES: usize = 20;
+
+/// A failure of a root as a reason to halt: where somebody else is at work it passes, everything else ends the step.
+pub(super) fn halted(error: FilesError) -> Halt {
+    let class = match &error {
+        FilesError::Fenced { .. } => TargetErrorClass::Fenced,
+        FilesError::Busy { .. } => TargetErrorClass::Lost,
+        FilesError::Unusable { .. } | FilesError::Io { .. } | FilesError::Damaged { .. } | FilesError::Stranded { .. } => {
+            TargetErrorClass::Refused
+        }
+    };
+    Halt::Target(TargetError::new(class, error.to_string()))
+}
+
+fn ungathered(error: GatherError) -> Halt {
+    match error {
+        GatherError::Target(error) => Halt::Target(error),
+        GatherError::Files(error) => halted(error),
+    }
+}
+
+/// The root of a step's files, from the name of its table; `None` where the step is about rows.
+pub(super) fn root_of(attempt: &Attempt, index: usize) -> Result<Option<Arc<dyn FileRoot>>, Halt> {
+    let Some(name) = attempt.plan.steps[index].rule.root() else {
+        return Ok(None);
+    };
+    let entry = attempt.context.targets.get(&attempt.run.target);
+    let root = entry.and_then(|entry| entry.roots.get(name));
+    root.map(|root| Some(Arc::clone(root)))
+        .ok_or_else(|| Halt::Fail(format!("this server has no root {name} of target {}", attempt.run.target)))
+}
+
+/// Whether a step takes files.
+pub(super) fn is_files(attempt: &Attempt, index: usize) -> bool {
+    attempt.plan.steps.get(index).is_some_and(|step| step.rule.root().is_some())
+}
+
+fn step_of(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// The trash of a step in work. Its acts block, so that it travels to where that is allowed and back.
+struct Bin(Option<Box<dyn Trash>>);
+
+impl Bin {
+    async fn open(attempt: &Attempt, index: usize, root: Arc<dyn FileRoot>) -> Result<Self, Halt> {
+        let (run, fence) = (attempt.run.id, attempt.claim.fence);
+        let trash = blocking(move || root.trash(run, step_of(index), fence)).await;
+        trash.map(|trash| Self(Some(trash))).map_err(halted)
+    }
+
+    async fn with<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut dyn Trash) -> Result<T, FilesError> + Send + 'static,
+    ) -> Result<T, Halt> {
+        let Some(mut trash) = self.0.take() else {
+            return Err(Halt::Fail("the trash was lost with the act that failed".to_owned()));
+        };
+        // After a failure the trash does not come back: dropping it lets the next attempt in, which settles what is open.
+        let (trash, value) = blocking(move || {
+            let value = act(trash.as_mut())?;
+            Ok((trash, value))
+        })
+        .await
+        .map_err(halted)?;
+        self.0 = Some(trash);
+        Ok(value)
+    }
+
+    fn totals(&self) -> TrashTotals {
+        self.0.as_ref().map(|trash| trash.totals()).unwrap_or_default()
+    }
+}
+
+/// Settles what earlier attempts left open, so that the counts are final whatever comes next. Called before anything else is done.
+pub(super) async fn settle(attempt: &mut Attempt, index: usize, selection: &FileSelection) -> Result<(), Halt> {
+    let mut bin = Bin::open(attempt, index, Arc::clone(&selection.root)).await?;
+    let open = bin.0.as_ref().map(|trash| trash.unsealed()).unwrap_or_default();
+    if !open.is_empty() {
+        judge(attempt, &mut bin, selection, &open).await?;
+    }
+    let totals = bin.with(|trash| trash.seal()).await?;
+    let report = &attempt.ledger.report.steps[index];
+    if totals.batches < report.batches || totals.files < report.rows_captured {
+        return Err(Halt::Fail(format!(
+            "the manifest of step {index} has {} batches, the run had sealed {}: this is another root, or an older state of it; its trash is kept",
+            totals.batches, report.batches
+        )));
+    }
+    take_totals(attempt, index, totals);
+    Ok(())
+}
+
+fn take_totals(attempt: &mut Attempt, index: usize, totals: TrashTotals) {
+    let report = &mut attempt.ledger.report.steps[index];
+    report.rows_affected = totals.files;
+    report.rows_captured = totals.files;
+    report.captured_bytes = totals.bytes;
+    report.batches = totals.batches;
+    report.rows_matched = report.rows_matched.max(totals.files);
+}
+
+/// Which of these files something refers to at this moment.
+async fn referenced(attempt: &Attempt, selection: &FileSelection, files: &[FileEntry]) -> Result<HashSet<FilePath>, Halt> {
+    let mut found = HashSet::new();
+    for (reference, source) in selection.references.iter().flatten() {
+        let values: Vec<Vec<u8>> = files.iter().map(|file| reference.value(&file.path)).collect();
+        for position in attempt.target.holds(source, &values).await? {
+            found.extend(files.get(position).map(|file| file.path.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// Moves those of an open batch back that are referred to by now; returns how many. Where the database is out of reach the batch
+/// stays open, and the next attempt asks; where it refuses to answer, nobody can say that a file is an orphan, and all go back.
+async fn judge(attempt: &Attempt, bin: &mut Bin, selection: &FileSelection, moved: &[FileEntry]) -> Result<u64, Halt> {
+    let found: Vec<FilePath> = match referenced(attempt, selection, moved).await {
+        Ok(found) => found.into_iter().collect(),
+        Err(Halt::Target(error)) if error.class != TargetErrorClass::Lost && !error.is_retryable() => {
+            let all: Vec<FilePath> = moved.iter().map(|file| file.path.clone()).collect();
+            bin.with(move |trash| {
+                trash.put_back(&all)?;
+                trash.seal()
+            })
+            .await?;
+            return Err(error.into());
+        }
+        Err(halt) => return Err(halt),
+    };
+    if found.is_empty() {
+        return Ok(0);
+    }
+    bin.with(move |trash| trash.put_back(&found)).await
+}
+
+/// The work of one step.
+pub(super) async fn clean_step(attempt: &mut Attempt, index: usize, selection: &FileSelection) -> Result<StepEnd, Halt> {
+    let gathering = selection.gather(attempt.target.as_ref());
+    let gathered = tokio::select! {
+        stop = attempt.lease.stopped() => return Err(stop.into()),
+        () = tokio::time::sleep(attempt.time_left()) => return Ok(StepEnd::OutOfTime),
+        gathered = gathering => gathered.map_err(ungathered)?,
+    };
+    let Gathered {
+        sifted,
+        walked,
+        touched,
+        values,
+        ..
+    } = gathered;
+    attempt.ledger.report.steps[index].rows_examined = walked.files;
+    attempt.ledger.report.steps[index].passes = 1;
+    failpoint!("files-gathered");
+    if selection.references.is_some() && values == 0 {
+        let message = "the columns that refer to files are empty now; nothing was moved since".to_owned();
+        attempt.ledger.warn(Some(index), "EMPTY_REFERENCES", message.clone()).await?;
+        return Ok(StepEnd::Partial(message));
+    }
+    let bin = Bin::open(attempt, index, Arc::clone(&selection.root)).await?;
+    FileWork {
+        index,
+        selection,
+        bin,
+        sifted: Some(sifted),
+        left: 0,
+        kept: 0,
+        named: 0,
+    }
+    .run(attempt, touched)
+    .await
+}
+
+struct FileWork<'a> {
+    index: usize,
+    selection: &'a FileSelection,
+    bin: Bin,
+    sifted: Option<Box<dyn Sifted>>,
+    /// Files that are still there although they were listed.
+    left: u64,
+    /// Files that stay because something refers to them by now.
+    kept: u64,
+    /// Files that were named in a warning.
+    named: usize,
+}
+
+impl FileWork<'_> {
+    async fn next(&mut self, limit: usize) -> Result<Vec<FileEntry>, Halt> {
+        let Some(mut sifted) = self.sifted.take() else {
+            return Ok(Vec::new());
+        };
+        let (sifted, files) = blocking(move || {
+            let files = sifted.next(limit)?;
+            Ok((sifted, files))
+        })
+        .await
+        .map_err(halted)?;
+        self.sifted = Some(sifted);
+        Ok(files)
+    }
+
+    async fn run(mut self, attempt: &mut Attempt, touched: u64) -> Result<StepEnd, Halt> {
+        let limit = usize::try_from(attempt.run.options.batch_rows).unwrap_or(usize::MAX);
+        let allowance = allowance(attempt, self.index);
+        loop {
+            attempt.boundary()?;
+            if attempt.out_of_time() {
+                return Ok(StepEnd::OutOfTime);
+            }
+            let files = self.next(limit).await?;
+            if files.is_empty() {
+                break;
+            }
+            let affected = self.bin.totals().files;
+            if affected + files.len() as u64 > allowance {
+                let message = format!(
+                    "stopped before the plan was exceeded: {affected} files moved, {} more listed, at most {allowance} allowed; make a new plan",
+                    files.len()
+                );
+                attempt
+                    .ledger
+                    .warn(Some(self.index), "COUNT_DRIFTED", message.clone())
+                    .await?;
+                return Ok(StepEnd::Partial(message));
+            }
+            let began = Instant::now();
+            self.batch(attempt, files).await?;
+            let took = began.elapsed();
+            self.note(attempt, took).await?;
+            if !attempt.run.options.full_speed {
+                attempt.lease.rest(took).await?;
+            }
+        }
+        self.end(attempt, touched).await
+    }
+
+    /// One batch, from the first question to the seal.
+    async fn batch(&mut self, attempt: &mut Attempt, files: Vec<FileEntry>) -> Result<(), Halt> {
+        attempt.ledger.report.steps[self.index].rows_matched += files.len() as u64;
+        let in_use = referenced(attempt, self.selection, &files).await?;
+        self.kept += in_use.len() as u64;
+        let files: Vec<FileEntry> = files.into_iter().filter(|file| !in_use.contains(&file.path)).collect();
+        if files.is_empty() {
+            return Ok(());
+        }
+        failpoint!("files-asked");
+        let Taken { moved, left } = self.bin.with(move |trash| trash.take(&files)).await?;
+        // From here to the seal nothing may end the batch but a failure: it is open, and the next attempt would have to settle it.
+        self.kept += judge(attempt, &mut self.bin, self.selection, &moved).await?;
+        failpoint!("files-judged");
+        self.bin.with(|trash| trash.seal()).await?;
+        self.report_left(attempt, &left).await
+    }
+
+    async fn report_left(&mut self, attempt: &mut Attempt, left: &[Left]) -> Result<(), Halt> {
+        for left in left.iter().filter(|left| !left.vanished) {
+            self.left += 1;
+            if self.named < NAMED_FILES {
+                self.named += 1;
+                let message = format!("{}: {}", left.path, left.reason);
+                attempt.ledger.warn(Some(self.index), "FILE_LEFT", message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn note(&mut self, attempt: &mut Attempt, took: Duration) -> Result<(), Halt> {
+        take_totals(attempt, self.index, self.bin.totals());
+        let report = &attempt.ledger.report.steps[self.index];
+        let fraction = crate::share(report.rows_affected, report.rows_planned);
+        let throttle = (!attempt.run.options.full_speed).then(|| Throttle {
+            reason: "DUTY_CYCLE".to_owned(),
+            value: format!("{} ms", took.as_millis()),
+        });
+        Ok(attempt.ledger.progress(self.index, fraction, took, throttle).await?)
+    }
+
+    /// Says what stays, and why.
+    async fn end(self, attempt: &mut Attempt, touched: u64) -> Result<StepEnd, Halt> {
+        take_totals(attempt, self.index, self.bin.totals());
+        let report = &mut attempt.ledger.report.steps[self.index];
+        // Of the files that changed since the plan only as many can have been planned as are missing from the count.
+        let planned_and_touched = touched.min(
+            report
+                .rows_planned
+                .saturating_sub(report.rows_affected + self.left + self.kept),
+        );
+        let remaining = self.left + planned_and_touched;
+        report.rows_remaining = remaining;
+        if self.kept > 0 {
+            let message = format!("{} files stay because something refers to them by now", self.kept);
+            attempt.ledger.warn(Some(self.index), "FILES_REFERENCED", message).await?;
+        }
+        if remaining == 0 {
+            return Ok(StepEnd::Done);
+        }
+        let message = format!("{remaining} files stay because they were touched since the plan, or could not be moved");
+        attempt.ledger.warn(Some(self.index), "FILES_REMAIN", message.clone()).await?;
+        Ok(StepEnd::Partial(message))
+    }
+}
+
+/// Sets the counts of a step back: an attempt to undo or to verify files begins anew, and finds on the disk what is done.
+fn begin_anew(attempt: &mut Attempt, index: usize) {
+    let report = &mut attempt.ledger.report.steps[index];
+    (report.rows_matched, report.rows_affected, report.rows_conflicting) = (0, 0, 0);
+    (report.batches, report.captured_bytes, report.passes) = (0, 0, 1);
+    report.state = StepState::Running;
+}
