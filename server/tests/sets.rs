@@ -498,3 +498,13 @@ async fn cycles_survive_kill_9() {
         killed(point, rule, &setup, "edge", "id", &left).await;
     }
 }
+
+#[tokio::test]
+async fn a_tree_whose_branches_bite_their_own_tail() {
+    let setup = "CREATE TABLE node (id integer PRIMARY KEY, parent_id integer); \
+         INSERT INTO node VALUES (1, NULL), (2, 1), (3, 5), (4, 3), (5, 4), (6, 6), (7, 5)";
+    let page = "```toml\n[[operation]]\nname = \"o\"\ncategory = \"C\"\nseverity = \"MEDIUM\"\nbackup = true\n[[operation.rule]]\nname = \"r\"\n\
+        kind = \"cycle\"\ntable = \"node\"\nfrom = [\"id\"]\nto = [\"parent_id\"]\naction = \"nullify\"\nnullify = [\"parent_id\"]\n```";
+    let query = "SELECT id FROM node WHERE parent_id IS NOT NULL ORDER BY id";
+    documented(page, "o", setup, query, &["2", "3", "4", "7"]).await;
+}
