@@ -6,6 +6,7 @@ mod foreground;
 mod postgres;
 mod report;
 mod server;
+mod sets;
 mod sqlite;
 
 use std::path::PathBuf;
@@ -53,6 +54,12 @@ enum Database {
 enum Command {
     /// What the foreground feels while rows are deleted: p99 of single-row statements (PostgreSQL).
     Foreground(foreground::Load),
+    /// Duplicates and cycles instead of orphans.
+    Sets {
+        /// What is measured, and how often.
+        #[command(flatten)]
+        options: Options,
+    },
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
     Serve {
@@ -66,8 +73,15 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<()> {
     let Arguments { command, options } = Arguments::parse();
-    if let Some(Command::Serve { data, target }) = command {
-        return server::serve(&data, &target).await;
+    if let Some(Command::Serve { data, target }) = &command {
+        return server::serve(data, target).await;
+    }
+    if let Some(Command::Sets { options }) = command {
+        println!(
+            "bench-db sets --rows {} --rounds {} --batch {}",
+            options.rows, options.rounds, options.batch
+        );
+        return sets::run(&options).await;
     }
     if let Some(Command::Foreground(load)) = command {
         return foreground::run(&options, &load).await;

@@ -74,8 +74,13 @@ pub(crate) struct Measured {
 impl Server {
     /// Starts this program again as a server on the target.
     pub(crate) async fn start(data: &Path, target: &str) -> Result<Self> {
+        Self::start_with(data, target, CATALOG).await
+    }
+
+    /// The same with another catalog.
+    pub(crate) async fn start_with(data: &Path, target: &str, catalog: &str) -> Result<Self> {
         std::fs::create_dir_all(data)?;
-        std::fs::write(data.join("catalog.toml"), CATALOG)?;
+        std::fs::write(data.join("catalog.toml"), catalog)?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("serve")
             .args([data.as_os_str(), target.as_ref()])

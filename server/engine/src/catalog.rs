@@ -533,7 +533,7 @@ mod tests {
             (
                 rule.replace("expired", "expierd"),
                 "c.toml:6",
-                "expected one of orphan, expired, dangling_key, filter, temp_files, orphan_files",
+                "expected one of orphan, expired, dangling_key, filter, duplicate, cycle, temp_files, orphan_files",
             ),
             (format!("{rule}expiry = true\n[wrong]\n"), "c.toml:12", "unknown key `wrong`"),
             (
@@ -642,6 +642,42 @@ mod tests {
                 message.starts_with(place) && message.contains(problem),
                 "{rest}\n=> {message}"
             );
+        }
+    }
+
+    #[test]
+    fn refuses_sets_that_could_mean_something_else() {
+        let rule = |text: &str| format!("[[operation.rule]]\nname = \"b\"\ntable = \"t\"\n{text}\n");
+        let duplicate = "kind = \"duplicate\"\nkeep = \"newest\"\n";
+        let cases = [
+            (format!("{duplicate}columns = []\nby = [\"a\"]"), "columns is empty"),
+            (format!("{duplicate}columns = [\"a\"]\nby = []"), "by is empty"),
+            (
+                format!("{duplicate}columns = [\"a\", \"a\"]\nby = [\"b\"]"),
+                "columns names a twice",
+            ),
+            (
+                format!("{duplicate}columns = [\"a\"]\nby = [\"a\"]"),
+                "by names a, which is part of the key",
+            ),
+            (
+                "kind = \"duplicate\"\nkeep = \"largest\"\ncolumns = [\"a\"]\nby = [\"b\"]".to_owned(),
+                "expected `newest` or `oldest`",
+            ),
+            ("kind = \"cycle\"\nfrom = []\nto = []".to_owned(), "from is empty"),
+            (
+                "kind = \"cycle\"\nfrom = [\"a\", \"b\"]\nto = [\"c\"]".to_owned(),
+                "from has 2 entries and to 1",
+            ),
+            (
+                "kind = \"cycle\"\nfrom = [\"a\"]\nto = [\"a\"]".to_owned(),
+                "from and to both name a",
+            ),
+            ("kind = \"cycle\"\nfrom = [\"a\"]".to_owned(), "missing field `to`"),
+        ];
+        for (text, problem) in cases {
+            let message = refusal(&rule(&text));
+            assert!(message.contains(problem), "{text}\n=> {message}");
         }
     }
 

@@ -66,3 +66,101 @@ pub(super) fn among(condition: &Condition, except: &[Condition]) -> Condition {
     }
     condition
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TableKind;
+
+    fn table(name: &str) -> Arc<TableSchema> {
+        Arc::new(TableSchema {
+            name: TableName::parse(name),
+            kind: TableKind::Table,
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            row_key: Vec::new(),
+            indexes: Vec::new(),
+            incoming: Vec::new(),
+            triggers: Vec::new(),
+            rewrite_rules: Vec::new(),
+            row_security: false,
+            lossy_columns: Vec::new(),
+            shape_guard: String::new(),
+            row_estimate: None,
+        })
+    }
+
+    fn cycle() -> Condition {
+        Condition::Cycle {
+            from: vec!["a".into()],
+            to: vec!["b".into()],
+            among: Vec::new(),
+        }
+    }
+
+    fn duplicate(table: &Arc<TableSchema>) -> Condition {
+        Condition::Duplicate {
+            table: Arc::clone(table),
+            columns: vec!["a".into()],
+            order: Vec::new(),
+            among: Vec::new(),
+        }
+    }
+
+    fn link(parent: &Arc<TableSchema>, child: &Arc<TableSchema>, action: ChildAction) -> ChildLink {
+        ChildLink {
+            name: "key_1".into(),
+            parent: Arc::clone(parent),
+            parent_columns: vec!["id".into()],
+            child: Arc::clone(child),
+            child_columns: vec!["p".into()],
+            null_columns: Vec::new(),
+            action,
+            except: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_hangs_on_a_table_after_a_cycle() {
+        let (edges, other) = (table("edges"), table("other"));
+        let mut sets = Sets::default();
+        sets.check_order(&edges, &cycle()).expect("the first step");
+        sets.check(&edges, &cycle(), &[]).expect("edges alone");
+        let refusal = sets.check_order(&edges, &duplicate(&edges)).expect_err("the same table");
+        assert!(
+            refusal.expected.contains("the last one that has to do with its table"),
+            "{refusal:?}"
+        );
+        let orphans = Condition::ParentMissing {
+            columns: vec!["p".into()],
+            parent: Arc::clone(&edges),
+            parent_columns: vec!["id".into()],
+            unfit: Vec::new(),
+        };
+        sets.check_order(&other, &orphans).expect_err("its parent");
+        sets.check_order(&other, &duplicate(&other)).expect("another table");
+    }
+
+    #[test]
+    fn what_stays_must_not_go_along() {
+        let (nodes, other) = (table("nodes"), table("other"));
+        let mut sets = Sets::default();
+        let own = [link(&nodes, &nodes, ChildAction::Delete)];
+        let refusal = sets.check(&nodes, &duplicate(&nodes), &own).expect_err("its own children");
+        assert!(refusal.expected.starts_with("key_1 deletes rows of nodes"), "{refusal:?}");
+        let others = [link(&nodes, &other, ChildAction::Delete)];
+        sets.check(&nodes, &duplicate(&nodes), &others).expect("children elsewhere");
+        sets.check(&nodes, &cycle(), &others).expect_err("edges that others hang on");
+        let unset = [link(&nodes, &nodes, ChildAction::SetNull)];
+        sets.check(&nodes, &duplicate(&nodes), &unset).expect("a key that is emptied");
+    }
+
+    #[test]
+    fn duplicates_are_looked_for_among_what_is_left() {
+        let entries = table("entries");
+        let Condition::Duplicate { among, .. } = among(&duplicate(&entries), &[cycle()]) else {
+            panic!("a duplicate stays one");
+        };
+        assert!(matches!(among.as_slice(), [Condition::Not(_)]), "{among:?}");
+    }
+}

@@ -231,10 +231,18 @@ pub(super) async fn justified<'a>(
     }
     let row = selection.of_the_row();
     let width = 1 + selection.table.row_key.len();
+    // By their addresses alone: an index on the key may be the one that is corrupt.
+    let indexes = |switch: &str| {
+        format!(
+            "SET LOCAL enable_indexscan = {switch}; SET LOCAL enable_indexonlyscan = {switch}; SET LOCAL enable_bitmapscan = {switch}"
+        )
+    };
+    connection.execute(AssertSqlSafe(indexes("off"))).await.map_err(statement)?;
     let proven = match &selection.matches {
         Condition::Duplicate { columns, order, .. } => kept(connection, &row, columns, order, keys, width).await?,
         _ => cycle::closed(connection, selection, &row, keys, width).await?,
     };
+    connection.execute(AssertSqlSafe(indexes("on"))).await.map_err(statement)?;
     let keys = keys.iter().enumerate().filter(|(place, _)| proven.contains(&(place + 1)));
     let keys = keys.map(|(_, key)| key[..width].to_vec()).collect();
     Ok((Cow::Owned(row), Cow::Owned(keys)))

@@ -254,10 +254,7 @@ pub(super) async fn survey(mut connection: SqliteConnection, selection: &Selecti
             tuples(part),
             render::predicate(&selection.of_the_row())?
         );
-        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
-        for value in part.iter().flatten() {
-            query = bind(query, value);
-        }
+        let query = bind_all(sqlx::query(AssertSqlSafe(sql)).persistent(false), part.iter().flatten());
         for row in query.fetch_all(&mut connection).await.map_err(statement)? {
             rows.push(values(&row, 0..columns.len())?);
         }
@@ -328,9 +325,9 @@ async fn kept(
     keeper.extend(render::none_of(&row.except, "w")?);
     let mut proven = Vec::new();
     for part in parts(keys) {
-        // CROSS JOIN keeps the order: the listed keys first, then the rows by their keys.
+        // CROSS JOIN keeps the order: the listed keys first, then the rows by their keys and no other index.
         let sql = format!(
-            "SELECT {} FROM (VALUES {}) AS k CROSS JOIN {table} AS t CROSS JOIN {table} AS w \
+            "SELECT {} FROM (VALUES {}) AS k CROSS JOIN {table} AS t NOT INDEXED CROSS JOIN {table} AS w NOT INDEXED \
              WHERE {} AND {} AND {} AND {} AND {} AND {}",
             render::columns(schema.row_key.iter().map(String::as_str)),
             tuples(part),
@@ -341,10 +338,7 @@ async fn kept(
             render::predicate(row)?,
             keeper.join(" AND "),
         );
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        for value in part.iter().flatten() {
-            query = bind(query, value);
-        }
+        let query = bind_all(sqlx::query(AssertSqlSafe(sql)), part.iter().flatten());
         for found in query.fetch_all(&mut *connection).await.map_err(statement)? {
             proven.push(values(&found, 0..width)?);
         }

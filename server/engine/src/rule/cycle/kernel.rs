@@ -43,6 +43,9 @@ impl Link {
     }
 }
 
+/// Links of a node with the nodes at their other ends.
+type Ends = Vec<(u32, Link)>;
+
 enum Cut {
     Edge(u32),
     Both(u32, u32),
@@ -108,7 +111,7 @@ impl Kernel {
     }
 
     /// Takes a node out, with everything that hangs on it: (predecessor, link in), (successor, link out).
-    fn take_node(&mut self, node: u32) -> (Vec<(u32, Link)>, Vec<(u32, Link)>) {
+    fn take_node(&mut self, node: u32) -> (Ends, Ends) {
         let before: Vec<u32> = self.into[node as usize].iter().copied().collect();
         let after: Vec<u32> = self.out[node as usize].keys().copied().collect();
         let entering = before

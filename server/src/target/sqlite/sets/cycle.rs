@@ -134,18 +134,30 @@ async fn find(connection: &mut SqliteConnection, selection: &Selection) -> Resul
 }
 
 impl Found {
-    /// Key of an edge.
-    async fn row(&self, connection: &mut SqliteConnection, number: u32) -> Result<RowKey, TargetError> {
-        let sql = format!(
-            "SELECT {} FROM temp.dbkeep_left WHERE number = ?",
-            names("k", self.key).join(", ")
-        );
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(i64::from(number))
-            .fetch_one(connection)
-            .await
-            .map_err(statement)?;
-        values(&row, 0..self.key)
+    /// Keys of edges, in the order of their numbers in the list.
+    async fn rows(&self, connection: &mut SqliteConnection, numbers: &[u32]) -> Result<Vec<RowKey>, TargetError> {
+        let mut keys = Vec::with_capacity(numbers.len());
+        for part in numbers.chunks(PARAMETERS) {
+            let list: Vec<String> = part.iter().map(|number| format!("({number})")).collect();
+            // CROSS JOIN keeps the order: the numbers as they are listed, then the rows.
+            let sql = format!(
+                "SELECT {} FROM (VALUES {}) AS n CROSS JOIN temp.dbkeep_left AS l ON l.number = n.column1",
+                names("l.k", self.key).join(", "),
+                list.join(", ")
+            );
+            let rows = sqlx::query(AssertSqlSafe(sql))
+                .persistent(false)
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(statement)?;
+            for row in &rows {
+                keys.push(values(row, 0..self.key)?);
+            }
+        }
+        if keys.len() == numbers.len() {
+            return Ok(keys);
+        }
+        Err(refused("an edge that was listed has no row".to_owned()))
     }
 }
 
@@ -157,10 +169,8 @@ pub(super) async fn survey(
 ) -> Result<(u64, Vec<RowKey>), TargetError> {
     let found = find(connection, selection).await?;
     let removed = found.feedback.removed();
-    let mut keys = Vec::new();
-    for number in removed.iter().take(samples as usize) {
-        keys.push(found.row(connection, *number).await?);
-    }
+    let some = &removed[..removed.len().min(samples as usize)];
+    let keys = found.rows(connection, some).await?;
     Ok((removed.len() as u64, keys))
 }
 
@@ -216,12 +226,10 @@ impl Scan for CycleScan {
         .await
         .map_err(|error| refused(format!("the search for witnesses was cut short: {error}")))?;
         let mut keys = Vec::with_capacity(rings.len());
+        let numbers: Vec<u32> = rings.iter().flatten().copied().collect();
+        let mut rows = found.rows(&mut self.connection, &numbers).await?.into_iter();
         for ring in rings {
-            let mut key = RowKey::new();
-            for number in ring {
-                key.extend(found.row(&mut self.connection, number).await?);
-            }
-            keys.push(key);
+            keys.push(rows.by_ref().take(ring.len()).flatten().collect::<RowKey>());
         }
         self.next += keys.len();
         let fraction = share(self.next as u64, found.feedback.removed().len() as u64);
@@ -284,7 +292,7 @@ pub(super) async fn closed(
         format!("t.{to} = coalesce(lead(t.{from}) OVER o, first_value(t.{from}) OVER o)")
     });
     let sql = format!(
-        "SELECT r.ring FROM (SELECT x.ring, x.members, {} AS meets FROM temp.dbkeep_ring_{width} AS x CROSS JOIN {} AS t \
+        "SELECT r.ring FROM (SELECT x.ring, x.members, {} AS meets FROM temp.dbkeep_ring_{width} AS x CROSS JOIN {} AS t NOT INDEXED \
          WHERE {} AND {} WINDOW o AS (PARTITION BY x.ring ORDER BY x.place)) AS r \
          GROUP BY r.ring, r.members HAVING count(*) = r.members AND min(r.meets) = 1 ORDER BY r.ring",
         meets.collect::<Vec<_>>().join(" AND "),
