@@ -8,8 +8,8 @@ pub mod target;
 
 pub use archive::{Archive, ArchiveError, ChunkFile};
 pub use files::{
-    FileRoot, FilesError, Left, PutBack, Roots, Sieve, Sifted, Taken, Trash, TrashTotals, TrashUsage, Trashed, TrashedFile,
-    Visit, Walked,
+    FileRoot, FilesError, Left, PutBack, Roots, Sieve, Sifted, Standing, Taken, Trash, TrashTotals, TrashUsage, Trashed,
+    TrashedFile, Visit, Walked,
 };
 pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
 pub use target::{

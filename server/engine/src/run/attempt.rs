@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     engine::Context,
+    failpoint,
     model::{Plan, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
 };
@@ -155,6 +156,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         lease,
         ledger,
     };
+    failpoint!("attempt-begins");
     let result = attempt.work().await;
     let Attempt { run, mut ledger, .. } = attempt;
     let (state, reason, mark, aftermath) = match result {
