@@ -2,7 +2,7 @@
 
 mod support;
 
-use dbkeep_client::{Client, Error, PlanRequest, RunQuery, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Client, DiscoverRequest, Error, PlanRequest, RunQuery, RunRequest, UndoRequest, proto};
 use dbkeep_testkit::{Durability, PrivatePostgres};
 use futures::StreamExt as _;
 use support::{CHILDREN, Database, ORPHANS, World, connect};
@@ -26,7 +26,6 @@ on_both! {
     a_drifted_count_is_refused
     a_changed_schema_is_refused
     an_empty_parent_is_refused
-    a_cascade_is_refused_by_name
     too_large_a_share_is_refused
     a_request_id_makes_calls_idempotent
     one_run_at_a_time_holds_a_table
@@ -36,6 +35,7 @@ on_both! {
     conflicts_are_reported_and_left
     a_damaged_backup_is_found
     runs_are_listed_page_by_page
+    a_discovered_rule_is_a_catalog_that_runs
 }
 
 async fn a_plan_counts_exactly_and_changes_nothing(database: Database) {
@@ -230,8 +230,8 @@ async fn severities_ask_for_what_they_need(database: Database) {
         .cleanup()
         .run(RunRequest::of_plan(&plan).execute())
         .await
-        .expect_err("an approval is needed");
-    assert!(matches!(error, Error::ApprovalUnavailable { .. }), "{error:?}");
+        .expect_err("a phrase is needed");
+    assert!(matches!(error, Error::ConfirmationPhrase { .. }), "{error:?}");
     let run = world
         .client
         .cleanup()
@@ -409,26 +409,6 @@ async fn an_empty_parent_is_refused(database: Database) {
     let world = World::new(database).await;
     world.db.execute("DELETE FROM parent").await.expect("deleted");
     assert_eq!(blocked_by(&world, "orphans").await, "EMPTY_PARENT");
-    assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN);
-}
-
-async fn a_cascade_is_refused_by_name(database: Database) {
-    let world = World::new(database).await;
-    world
-        .db
-        .execute("CREATE TABLE grandchild (id integer PRIMARY KEY, child_id integer REFERENCES child (id) ON DELETE CASCADE)")
-        .await
-        .expect("a table");
-    world
-        .db
-        .execute(
-            "CREATE INDEX ON grandchild (child_id)"
-                .replace("INDEX ON", "INDEX grandchild_child ON")
-                .as_str(),
-        )
-        .await
-        .expect("an index");
-    assert_eq!(blocked_by(&world, "orphans").await, "CASCADE_UNCAPTURED");
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN);
 }
 
@@ -807,4 +787,77 @@ async fn a_database_that_goes_away_is_waited_for() {
     assert_eq!(ended.report.expect("a report").rows_affected, ORPHANS);
     let left = dbkeep_testkit::Db::open(&cluster.url("app")).await.expect("a connection");
     assert_eq!(left.count("child").await.expect("a count"), CHILDREN - ORPHANS);
+}
+
+async fn a_discovered_rule_is_a_catalog_that_runs(database: Database) {
+    let mut world = World::new(database).await;
+    let before = world.hash("child").await;
+    let found = world
+        .client
+        .cleanup()
+        .discover(DiscoverRequest::default())
+        .await
+        .expect("a discovery");
+    assert!(
+        found.complete && found.warnings.is_empty() && found.table_count == 3,
+        "{found:?}"
+    );
+    let [proposal] = found.proposals.as_slice() else {
+        panic!("{:#?}", found.proposals)
+    };
+    assert_eq!(
+        (proposal.table.as_str(), proposal.columns.as_slice()),
+        ("child", &["parent_id".to_owned()][..])
+    );
+    assert_eq!(
+        (proposal.parent.as_str(), proposal.parent_columns.as_slice()),
+        ("parent", &["id".to_owned()][..])
+    );
+    assert_eq!((proposal.row_count, proposal.supported), (Some(ORPHANS), true));
+    assert!(proposal.note.contains("already, in operation orphans"), "{}", proposal.note);
+    assert_eq!(world.hash("child").await, before);
+
+    std::fs::write(&world.catalog, &proposal.toml).expect("a catalog");
+    world.restart().await;
+    world.client = connect(&world.address).await;
+    let run = world.clean(&proposal.operation).await;
+    assert_eq!(run.report.as_ref().map(|report| report.rows_affected), Some(ORPHANS));
+    let again = world
+        .client
+        .cleanup()
+        .discover(DiscoverRequest::default())
+        .await
+        .expect("a discovery");
+    assert_eq!(again.proposals[0].row_count, Some(0));
+    assert!(again.proposals[0].confidence > proposal.confidence, "{again:?}");
+    let undo = world.client.runs().undo(run.id.as_str()).await.expect("an undo");
+    undo.finish().await.expect("an end");
+    assert_eq!(world.hash("child").await, before);
+
+    for (request, field) in [
+        (DiscoverRequest::default().table("child").table("nowhere"), "tables"),
+        (DiscoverRequest::default().min_confidence(1.5), "min_confidence"),
+        (DiscoverRequest::default().limit(1_001), "limit"),
+    ] {
+        match world.client.cleanup().discover(request).await {
+            Err(Error::InvalidField { violations, .. }) => assert_eq!(violations[0].field, field),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+    let nowhere = world
+        .client
+        .cleanup()
+        .discover(DiscoverRequest::default().target("nowhere"))
+        .await;
+    assert!(matches!(nowhere, Err(Error::UnknownTarget { .. })), "{nowhere:?}");
+    // Little time is no reason for an error: the answer says that it is not complete, or came in time.
+    let hasty = Client::builder()
+        .address(&world.address)
+        .plan_timeout(std::time::Duration::from_secs(2));
+    let hasty = hasty.connect().await.expect("a connection");
+    hasty
+        .cleanup()
+        .discover(DiscoverRequest::default())
+        .await
+        .expect("an answer in time");
 }

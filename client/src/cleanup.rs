@@ -49,6 +49,10 @@ impl Cleanup {
         Self { client }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(crate) fn service(&self) -> CleanupServiceClient<Channel> {
         CleanupServiceClient::new(self.client.channel()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }
@@ -106,7 +110,8 @@ impl Cleanup {
     /// # Errors
     /// Those of [`plan`](Self::plan), and [`Error::UnknownPlan`], [`Error::PlanExpired`], [`Error::PlanMismatch`],
     /// [`Error::PlanRequired`], [`Error::PlanBlocked`], [`Error::SchemaChanged`], [`Error::CountDrifted`],
-    /// [`Error::ApprovalUnavailable`], [`Error::RunAlreadyActive`], [`Error::RequestIdReused`], [`Error::TooManyStreams`].
+    /// [`Error::PlanUsed`], [`Error::ConfirmationPhrase`], [`Error::FindingsUnconfirmed`], [`Error::RunAlreadyActive`],
+    /// [`Error::RequestIdReused`], [`Error::TooManyStreams`].
     pub async fn run(&self, request: RunRequest) -> Result<RunStream, Error> {
         RunStream::open(self.client.clone(), Opening::Cleanup(request.message)).await
     }
@@ -210,6 +215,25 @@ impl RunRequest {
         self
     }
 
+    /// The plan's confirmation phrase, letter by letter; needed where the plan has one.
+    pub fn confirmation_phrase(mut self, phrase: impl Into<String>) -> Self {
+        self.message.confirmation_phrase = phrase.into();
+        self
+    }
+
+    /// Most rows that the whole run may delete. Stated at or above the plan's count, it also accepts a count that is far above
+    /// those of earlier runs.
+    pub fn max_rows(mut self, rows: u64) -> Self {
+        self.options().max_rows = Some(rows);
+        self
+    }
+
+    /// Takes findings of level WARN that no reviewed plan has shown. It stands in for no token, phrase, approval, backup or limit.
+    pub fn force(mut self) -> Self {
+        self.options().force = true;
+        self
+    }
+
     /// Deletes, instead of only saying what would be deleted.
     pub fn execute(mut self) -> Self {
         self.options().dry_run = Some(false);
@@ -239,6 +263,12 @@ impl RunRequest {
     #[must_use]
     pub fn full_speed(mut self) -> Self {
         self.options().full_speed = true;
+        self
+    }
+
+    /// Begins no operation after one in which a step failed; its steps end SKIPPED. Without it the others go on.
+    pub fn stop_on_failure(mut self) -> Self {
+        self.options().stop_on_failure = true;
         self
     }
 

@@ -8,15 +8,20 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::{
     Request,
+    metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint, Uri},
 };
 
 use crate::{
-    backups::Backups, cleanup::Cleanup, error::Error, retry::RetryPolicy, runs::Runs, targets::Targets, watch::ReconnectPolicy,
+    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, retry::RetryPolicy, runs::Runs, targets::Targets,
+    watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:50777";
+
+/// Metadata that names the caller.
+const PRINCIPAL: &str = "dbkeep-principal";
 
 /// Largest answer that is accepted, bytes. A page of 500 runs with full warnings exceeds the 4 MiB that tonic allows.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
@@ -30,6 +35,8 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Settings {
+    /// What every call carries as `dbkeep-principal`.
+    principal: Option<MetadataValue<Ascii>>,
     call_timeout: Duration,
     plan_timeout: Duration,
     retry: RetryPolicy,
@@ -66,6 +73,12 @@ impl Client {
         Backups::new(self.clone())
     }
 
+    /// The record of what was asked of the server that deletes, approves, stops or takes back.
+    #[must_use]
+    pub fn decisions(&self) -> Decisions {
+        Decisions::new(self.clone())
+    }
+
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
@@ -89,8 +102,11 @@ impl Client {
     }
 
     /// Makes the request that carries `message`: the one place that every call passes on its way out.
-    pub(crate) fn prepare<M>(message: M, timeout: Option<Duration>) -> Request<M> {
+    pub(crate) fn prepare<M>(&self, message: M, timeout: Option<Duration>) -> Request<M> {
         let mut request = Request::new(message);
+        if let Some(principal) = &self.settings.principal {
+            request.metadata_mut().insert(PRINCIPAL, principal.clone());
+        }
         if let Some(timeout) = timeout {
             // The server gets to know the deadline too, and stops working for a caller that no longer waits.
             request.set_timeout(timeout);
@@ -104,6 +120,7 @@ impl Client {
 #[must_use = "a builder does nothing until connect, connect_lazy or over_channel is called"]
 pub struct ClientBuilder {
     address: String,
+    principal: Option<String>,
     connect_timeout: Duration,
     call_timeout: Duration,
     plan_timeout: Duration,
@@ -118,6 +135,7 @@ impl Default for ClientBuilder {
     fn default() -> Self {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
+            principal: None,
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(30),
             plan_timeout: Duration::from_secs(600),
@@ -134,6 +152,13 @@ impl ClientBuilder {
     /// Where the server listens: `host:port` or `http://host:port`. [`DEFAULT_ADDRESS`] where not set.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
+        self
+    }
+
+    /// Who calls, 1 to 64 of `A-Z a-z 0-9 . _ @ -`: kept with runs and decisions, and needed to approve a run. A server takes it on
+    /// loopback only. Without it the caller is `anonymous@loopback`. The server refuses what is no name.
+    pub fn principal(mut self, name: impl Into<String>) -> Self {
+        self.principal = Some(name.into());
         self
     }
 
@@ -221,6 +246,7 @@ impl ClientBuilder {
     #[must_use]
     pub fn over_channel(self, channel: Channel) -> Client {
         let settings = Settings {
+            principal: self.principal.as_deref().map(principal),
             call_timeout: self.call_timeout,
             plan_timeout: self.plan_timeout,
             retry: self.retry,
@@ -247,6 +273,11 @@ impl ClientBuilder {
                     .tcp_nodelay(true)
             })
     }
+}
+
+/// The metadata of a name. What a header cannot carry becomes something that the server refuses by its own words, rather than no name.
+fn principal(name: &str) -> MetadataValue<Ascii> {
+    name.parse().unwrap_or_else(|_| MetadataValue::from_static("?"))
 }
 
 /// Takes `host:port` and `http://host:port`, so that one setting fits what people paste from either.

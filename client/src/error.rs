@@ -184,13 +184,57 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
-    /// The severity asks for an approval that the server's version cannot take.
+    /// The plan's token has started a run before.
     #[error("{message}")]
-    ApprovalUnavailable {
-        /// Operation that asks for it.
-        operation: String,
-        /// Its severity.
-        severity: String,
+    PlanUsed {
+        /// The plan.
+        plan: String,
+        /// The run that it started.
+        run: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The plan asks for its confirmation phrase, and none came or another one.
+    #[error("{message}")]
+    ConfirmationPhrase {
+        /// The plan.
+        plan: String,
+        /// `missing` or `different`.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The caller may not approve this run.
+    #[error("{message}")]
+    ApprovalRefused {
+        /// The run.
+        run: String,
+        /// Who wanted to approve it.
+        principal: String,
+        /// `anonymous` or `same_principal`.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The name of the caller was refused.
+    #[error("{message}")]
+    PrincipalRefused {
+        /// What is wrong with it.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The plan has findings of level WARN that nobody has confirmed.
+    #[error("{message}")]
+    FindingsUnconfirmed {
+        /// Stable name of the first of them.
+        finding: String,
+        /// Table it is about.
+        table: String,
+        /// What was found.
+        detail: String,
+        /// What to do about it.
+        remediation: String,
         /// The server's sentence.
         message: String,
     },
@@ -427,7 +471,11 @@ impl Error {
             Self::CountDrifted { .. } => ErrorReason::CountDrifted,
             Self::PlanRequired { .. } => ErrorReason::PlanRequired,
             Self::PlanBlocked { .. } => ErrorReason::PlanBlocked,
-            Self::ApprovalUnavailable { .. } => ErrorReason::ApprovalUnavailable,
+            Self::PlanUsed { .. } => ErrorReason::PlanUsed,
+            Self::ConfirmationPhrase { .. } => ErrorReason::ConfirmationPhrase,
+            Self::ApprovalRefused { .. } => ErrorReason::ApprovalRefused,
+            Self::PrincipalRefused { .. } => ErrorReason::PrincipalRefused,
+            Self::FindingsUnconfirmed { .. } => ErrorReason::FindingsUnconfirmed,
             Self::RunAlreadyActive { .. } => ErrorReason::RunAlreadyActive,
             Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
             Self::RunState { .. } => ErrorReason::RunState,

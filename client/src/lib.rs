@@ -59,6 +59,8 @@
 mod backups;
 mod cleanup;
 mod connect;
+mod decisions;
+mod discovery;
 mod error;
 mod retry;
 mod runs;
@@ -72,6 +74,8 @@ pub use crate::{
     backups::{BackupDetail, BackupQuery, Backups, VerifyRequest},
     cleanup::{Cleanup, OperationQuery, PlanRequest, RunRequest},
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},
+    decisions::{DecisionQuery, Decisions},
+    discovery::DiscoverRequest,
     error::{Error, FieldViolation},
     retry::RetryPolicy,
     runs::{RunQuery, Runs, UndoRequest},

@@ -98,7 +98,7 @@ where
     let deadline = Instant::now() + timeout;
     attempts(client.retry(), deadline, || {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let sent = send(Client::prepare(message.clone(), Some(remaining)));
+        let sent = send(client.prepare(message.clone(), Some(remaining)));
         async move {
             match timeout_at(deadline, sent).await {
                 Ok(answer) => answer.map(Response::into_inner).map_err(Error::from),

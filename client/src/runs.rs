@@ -55,6 +55,10 @@ impl Runs {
         Self { client }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(crate) fn service(&self) -> RunServiceClient<Channel> {
         RunServiceClient::new(self.client.channel()).max_decoding_message_size(MAX_RESPONSE_BYTES)
     }

@@ -1,4 +1,5 @@
 //! A real server in this process and a database of its own, for tests that go over gRPC.
+#![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::{
     fs,
@@ -110,22 +111,20 @@ impl World {
     }
 
     pub(crate) async fn with_catalog(database: Database, catalog_text: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let url = match database {
-            Database::Postgres => fresh_database("e2e").await.expect("a database"),
-            Database::Sqlite => {
-                let file = folder.path().join("app.db");
-                fs::write(&file, []).expect("an empty database");
-                format!("sqlite://{}", file.display())
-            }
-        };
+        let (url, folder) = empty(database).await;
         Self::on(url, folder, catalog_text).await
+    }
+
+    /// A server over tables of the caller's.
+    pub(crate) async fn with_schema(database: Database, schema: &str, catalog_text: &str) -> Self {
+        let (url, folder) = empty(database).await;
+        let db = Db::open(&url).await.expect("a connection");
+        db.execute(schema).await.expect("tables");
+        Self::bare(url, folder, catalog_text).await
     }
 
     /// The same in a database of the caller's.
     pub(crate) async fn on(url: String, folder: tempfile::TempDir, catalog_text: &str) -> Self {
-        let catalog = folder.path().join("catalog.toml");
-        fs::write(&catalog, catalog_text).expect("a catalog");
         let db = Db::open(&url).await.expect("a connection");
         db.execute(
             "CREATE TABLE parent (id integer PRIMARY KEY); \
@@ -151,6 +150,14 @@ impl World {
         ))
         .await
         .expect("sessions");
+        Self::bare(url, folder, catalog_text).await
+    }
+
+    /// A server on a database that is left as it is.
+    pub(crate) async fn bare(url: String, folder: tempfile::TempDir, catalog_text: &str) -> Self {
+        let catalog = folder.path().join("catalog.toml");
+        fs::write(&catalog, catalog_text).expect("a catalog");
+        let db = Db::open(&url).await.expect("a connection");
         let (shutdown, address, server) = Self::serve(&folder, &url, &catalog, "127.0.0.1:0").await;
         let client = connect(&address).await;
         Self {
@@ -218,6 +225,20 @@ impl World {
     pub(crate) async fn hash(&self, table: &str) -> String {
         self.db.table_hash(table, "id").await.expect("a hash")
     }
+}
+
+/// A database with nothing in it, and a folder.
+pub(crate) async fn empty(database: Database) -> (String, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = match database {
+        Database::Postgres => fresh_database("e2e").await.expect("a database"),
+        Database::Sqlite => {
+            let file = folder.path().join("app.db");
+            fs::write(&file, []).expect("an empty database");
+            format!("sqlite://{}", file.display())
+        }
+    };
+    (url, folder)
 }
 
 impl Drop for World {

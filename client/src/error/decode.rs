@@ -155,9 +155,31 @@ fn from_server(status: &Status) -> Error {
             remediation: names.text("remediation"),
             message,
         },
-        Some(ErrorReason::ApprovalUnavailable) => Error::ApprovalUnavailable {
-            operation: names.text("operation"),
-            severity: names.text("severity"),
+        Some(ErrorReason::PlanUsed) => Error::PlanUsed {
+            plan: names.text("plan"),
+            run: names.text("run"),
+            message,
+        },
+        Some(ErrorReason::ConfirmationPhrase) => Error::ConfirmationPhrase {
+            plan: names.text("plan"),
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::ApprovalRefused) => Error::ApprovalRefused {
+            run: names.text("run"),
+            principal: names.text("principal"),
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::PrincipalRefused) => Error::PrincipalRefused {
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::FindingsUnconfirmed) => Error::FindingsUnconfirmed {
+            finding: names.text("finding"),
+            table: names.text("table"),
+            detail: names.text("detail"),
+            remediation: names.text("remediation"),
             message,
         },
         Some(ErrorReason::RunAlreadyActive) => Error::RunAlreadyActive {
@@ -295,8 +317,10 @@ mod tests {
 
     #[test]
     fn every_reason_of_the_protocol_has_a_variant_of_its_own() {
-        for number in 1.. {
-            let Ok(reason) = ErrorReason::try_from(number) else { break };
+        // Numbers of reasons that are no more leave gaps.
+        let reasons: Vec<_> = (1..1_000).filter_map(|number| ErrorReason::try_from(number).ok()).collect();
+        assert!(reasons.contains(&ErrorReason::Internal) && reasons.contains(&ErrorReason::FindingsUnconfirmed));
+        for reason in reasons {
             let error = Error::from(status(Code::Unknown, wire_name(reason), &[]));
             assert_eq!(error.reason(), Some(reason), "{error:?}");
             assert_eq!(error.reason_name(), Some(wire_name(reason)));

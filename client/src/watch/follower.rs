@@ -247,18 +247,18 @@ impl Follower {
         async move {
             let events: Events = match opening {
                 Opening::Cleanup(request) => {
-                    let answer = client.cleanup().service().run_cleanup(Client::prepare(request, None)).await?;
+                    let answer = client.cleanup().service().run_cleanup(client.prepare(request, None)).await?;
                     answer.into_inner().map_ok(|response| response.event).boxed()
                 }
                 Opening::Undo(request) => {
-                    let answer = client.runs().service().undo_run(Client::prepare(request, None)).await?;
+                    let answer = client.runs().service().undo_run(client.prepare(request, None)).await?;
                     answer.into_inner().map_ok(|response| response.event).boxed()
                 }
                 Opening::Verify(request) => {
                     let answer = client
                         .backups()
                         .service()
-                        .verify_backup(Client::prepare(request, None))
+                        .verify_backup(client.prepare(request, None))
                         .await?;
                     answer.into_inner().map_ok(|response| response.event).boxed()
                 }
@@ -266,7 +266,7 @@ impl Follower {
                     // Watching begins without work on the server's side, so that silence means absence. The limit is this
                     // side's alone: sent along, it would cut the stream itself.
                     let mut service = client.runs().service();
-                    let opened = service.watch_run(Client::prepare(request, None));
+                    let opened = service.watch_run(client.prepare(request, None));
                     let Ok(answer) = timeout(client.call_timeout(), opened).await else {
                         return Err(Error::Unreachable {
                             problem: "no answer to WatchRun in time".to_owned(),

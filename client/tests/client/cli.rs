@@ -12,14 +12,14 @@ use crate::fake::{
     Call, Fake, RUN, progress, refusal, state,
 };
 
-async fn serve(fake: &Fake) -> SocketAddr {
+pub(crate) async fn serve(fake: &Fake) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(fake.router().serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }
 
-async fn dbkeep(address: impl ToString, arguments: &[&str]) -> Output {
+pub(crate) async fn dbkeep(address: impl ToString, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dbkeep"))
         .args(arguments)
         .env("DBKEEP_ADDR", address.to_string())
@@ -31,18 +31,18 @@ async fn dbkeep(address: impl ToString, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn json_lines(output: &Output) -> Vec<serde_json::Value> {
+pub(crate) fn json_lines(output: &Output) -> Vec<serde_json::Value> {
     text(&output.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
-fn one_run(end: RunState) -> Fake {
+pub(crate) fn one_run(end: RunState) -> Fake {
     let fake = Fake::new([Stream(vec![state(1, RunState::Running), progress(2), state(3, end)])]);
     fake.set_run(|run| run.set_state(end));
     fake.set_plan(proto::Plan {
@@ -170,6 +170,8 @@ async fn lists_and_details_are_tables_or_one_json_object() {
         &["targets", "list"][..],
         &["operations", "list"],
         &["operations", "show", "a"],
+        &["discover"],
+        &["discover", "--toml"],
         &["plan", "a"],
         &["runs", "list"],
         &["runs", "show", RUN],
@@ -186,6 +188,20 @@ async fn lists_and_details_are_tables_or_one_json_object() {
     let more = dbkeep(address, &["runs", "list", "--limit", "3", "-o", "json"]).await;
     let more = &json_lines(&more)[0];
     assert_eq!((more["runs"].as_array().unwrap().len(), &more["more"]), (3, &true.into()));
+}
+
+#[tokio::test]
+async fn a_discovery_is_a_table_or_a_catalog_to_save() {
+    let address = serve(&Fake::new([])).await;
+    let table = text(&dbkeep(address, &["discover"]).await.stdout);
+    assert!(
+        table.contains("child (parent_id)") && table.contains("parent (id)") && table.contains("0.94"),
+        "{table}"
+    );
+    assert!(table.contains("discover --toml > catalog.toml"), "{table}");
+    let catalog = text(&dbkeep(address, &["discover", "--toml"]).await.stdout);
+    assert!(catalog.contains("\n[[operation]]\nname = \"orphaned_child\"\n"), "{catalog}");
+    assert!(catalog.contains("\n# [[operation]]\n# name = \"not_yet\"\n"), "{catalog}");
 }
 
 #[cfg(unix)]
@@ -217,4 +233,51 @@ async fn ctrl_c_detaches_and_leaves_the_run_at_work() {
     child.stderr.take().unwrap().read_to_string(&mut stderr).await.unwrap();
     assert!(stderr.contains(&format!("dbkeep runs cancel {RUN}")), "{stderr}");
     assert!(!fake.calls().iter().any(|call| matches!(call, Call::Cancel { .. })));
+}
+
+#[tokio::test]
+async fn a_report_is_a_page_figures_or_tables() {
+    let events = || vec![state(1, RunState::Running), progress(2), state(3, RunState::Succeeded)];
+    let fake = Fake::new([Stream(events()), Stream(events()), Stream(events()), Stream(events())]);
+    fake.set_run(|run| {
+        run.set_state(RunState::Succeeded);
+        run.last_sequence = 3;
+    });
+    let address = serve(&fake).await;
+    let page = dbkeep(address, &["runs", "report", RUN, "--html"]).await;
+    assert_eq!(page.status.code(), Some(0), "{}", text(&page.stderr));
+    let html = text(&page.stdout);
+    assert!(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>"), "{html}");
+    assert!(html.contains(RUN) && html.contains("Sampled: 1 progress event,"), "{html}");
+
+    let folder = std::env::temp_dir().join(format!("dbkeep-report-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("report.html");
+    let written = dbkeep(address, &["runs", "report", RUN, "--html", &file.display().to_string()]).await;
+    assert_eq!(written.status.code(), Some(0), "{}", text(&written.stderr));
+    assert!(written.stdout.is_empty());
+    assert!(std::fs::read_to_string(&file).unwrap().contains("</html>"));
+    let nowhere = folder.join("missing").join("report.html");
+    let figures = dbkeep(address, &["runs", "report", RUN, "--json"]).await;
+    let lines = json_lines(&figures);
+    assert_eq!(lines[0]["report"]["course"]["progress_count"], 1);
+    assert_eq!(lines[0]["report"]["run"]["id"], RUN);
+    let refused = dbkeep(address, &["runs", "report", RUN, "--html", &nowhere.display().to_string()]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("missing"), "{}", text(&refused.stderr));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_report_on_a_run_at_work_does_not_wait_for_its_end() {
+    let events = vec![state(1, RunState::Running), progress(2), crate::fake::Step::Hang];
+    let fake = Fake::new([Stream(events)]);
+    fake.set_run(|run| {
+        run.set_state(RunState::Running);
+        run.last_sequence = 2;
+    });
+    let output = dbkeep(serve(&fake).await, &["runs", "report", RUN]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.contains(&format!("dbkeep runs watch {RUN}")), "{stdout}");
 }

@@ -35,13 +35,14 @@ pub(crate) const RUN: &str = "run-1";
 /// What the server was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
-    Run { request_id: String },
+    Run { request_id: String, phrase: String },
     Undo { request_id: String },
     Verify { request_id: String },
     Watch { after: u64 },
     GetRun,
     Plan,
     Cancel { request_id: String },
+    Approve { principal: Option<String>, deny: bool },
 }
 
 /// How a streaming call is answered.
@@ -286,6 +287,38 @@ impl RunService for Fake {
         }))
     }
 
+    async fn approve_run(
+        &self,
+        request: Request<proto::ApproveRunRequest>,
+    ) -> Result<Response<proto::ApproveRunResponse>, Status> {
+        let principal = request.metadata().get("dbkeep-principal");
+        let principal = principal.map(|name| name.to_str().expect("ASCII").to_owned());
+        let deny = request.get_ref().deny;
+        self.unary(Call::Approve { principal, deny }).await?;
+        Ok(Response::new(proto::ApproveRunResponse {
+            run: Some(self.state().run.clone()),
+        }))
+    }
+
+    /// Three decisions, two on a page.
+    async fn list_decisions(
+        &self,
+        request: Request<proto::ListDecisionsRequest>,
+    ) -> Result<Response<proto::ListDecisionsResponse>, Status> {
+        let first: usize = request.get_ref().page_token.parse().unwrap_or(0);
+        let decisions = (first..3).take(2).map(|id| proto::Decision {
+            id: id.to_string(),
+            act: proto::DecisionAct::Run.into(),
+            outcome: proto::DecisionOutcome::Refused.into(),
+            reason: "PLAN_USED".into(),
+            ..Default::default()
+        });
+        Ok(Response::new(proto::ListDecisionsResponse {
+            decisions: decisions.collect(),
+            next_page_token: if first == 0 { "2".into() } else { String::new() },
+        }))
+    }
+
     async fn undo_run(&self, request: Request<proto::UndoRunRequest>) -> Result<Response<Self::UndoRunStream>, Status> {
         envelope!(
             self.stream(Call::Undo {
@@ -327,10 +360,39 @@ impl CleanupService for Fake {
         }))
     }
 
+    async fn discover_operations(
+        &self,
+        _: Request<proto::DiscoverOperationsRequest>,
+    ) -> Result<Response<proto::DiscoverOperationsResponse>, Status> {
+        let proposal = |operation: &str, supported: bool| proto::Proposal {
+            operation: operation.into(),
+            kind: "orphan".into(),
+            table: "child".into(),
+            columns: vec!["parent_id".into()],
+            parent: "parent".into(),
+            parent_columns: vec!["id".into()],
+            confidence: 0.94,
+            row_count: supported.then_some(7),
+            toml: format!("[[operation]]\nname = \"{operation}\"\n"),
+            supported,
+            ..Default::default()
+        };
+        Ok(Response::new(proto::DiscoverOperationsResponse {
+            proposals: vec![proposal("orphaned_child", true), proposal("not_yet", false)],
+            complete: true,
+            table_count: 2,
+            ..Default::default()
+        }))
+    }
+
     async fn run_cleanup(&self, request: Request<proto::RunCleanupRequest>) -> Result<Response<Self::RunCleanupStream>, Status> {
         envelope!(
-            self.stream(Call::Run {
-                request_id: request.into_inner().request_id
+            self.stream({
+                let request = request.into_inner();
+                Call::Run {
+                    request_id: request.request_id,
+                    phrase: request.confirmation_phrase,
+                }
             })?,
             RunCleanupResponse
         )

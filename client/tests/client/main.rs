@@ -9,6 +9,8 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "cli")]
+mod cli_ladder;
 mod fake;
 mod retry;
 mod watch;

@@ -42,7 +42,10 @@ async fn run(fake: &Fake) -> RunStream {
 }
 
 fn run_call() -> Call {
-    Call::Run { request_id: "id".into() }
+    Call::Run {
+        request_id: "id".into(),
+        phrase: String::new(),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,7 +109,7 @@ async fn a_request_id_is_made_up_once() {
     stream.finish().await.unwrap();
     let calls = fake.calls();
     assert_eq!(calls[0], calls[1]);
-    assert!(matches!(&calls[0], Call::Run { request_id } if !request_id.is_empty()));
+    assert!(matches!(&calls[0], Call::Run { request_id, .. } if !request_id.is_empty()));
 }
 
 #[tokio::test(start_paused = true)]

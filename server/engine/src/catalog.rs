@@ -13,8 +13,8 @@ use toml::{
 use crate::{
     model::{Literal, TableName},
     rule::{
-        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, dangling_key, expired,
-        filter, orphan, orphan_files, temp_files,
+        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, cycle, dangling_key,
+        duplicate, expired, filter, orphan, orphan_files, temp_files,
     },
 };
 
@@ -43,6 +43,7 @@ struct OperationSettings {
     severity: Severity,
     backup: bool,
     expected_time: Option<String>,
+    max_rows: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -60,10 +61,11 @@ struct RuleSettings {
     tests: Option<BTreeMap<String, Values>>,
     strict: Option<bool>,
     max_fraction: Option<f64>,
+    max_rows: Option<u64>,
 }
 
 /// Keys of a rule that belong to every kind; the others are the kind's own.
-const COMMON_KEYS: [&str; 11] = [
+const COMMON_KEYS: [&str; 12] = [
     "name",
     "kind",
     "table",
@@ -75,6 +77,7 @@ const COMMON_KEYS: [&str; 11] = [
     "where",
     "strict",
     "max_fraction",
+    "max_rows",
 ];
 
 impl RuleSettings {
@@ -205,6 +208,8 @@ impl Source<'_> {
         let kind = match settings.kind.as_str() {
             "orphan" => self.read::<orphan::Settings>(own)?.try_into().map(RuleKind::Orphan),
             "expired" => self.read::<expired::Settings>(own)?.try_into().map(RuleKind::Expired),
+            "duplicate" => self.read::<duplicate::Settings>(own)?.try_into().map(RuleKind::Duplicate),
+            "cycle" => self.read::<cycle::Settings>(own)?.try_into().map(RuleKind::Cycle),
             "dangling_key" => self
                 .read::<dangling_key::Settings>(own)?
                 .try_into()
@@ -243,6 +248,7 @@ impl Source<'_> {
                 ),
             ));
         }
+        self.check_max_rows(&format!("rule {}", settings.name), settings.max_rows, start)?;
         self.check_name("rule", &settings.name, start)?;
         let mut rule = Rule {
             name: settings.name,
@@ -252,6 +258,7 @@ impl Source<'_> {
             children: declared,
             strict: settings.strict,
             max_fraction,
+            max_rows: settings.max_rows,
             kind,
             origin: self.origin(start),
         };
@@ -284,6 +291,7 @@ impl Source<'_> {
                 settings.severity.name()
             )));
         }
+        self.check_max_rows(&format!("operation {}", settings.name), settings.max_rows, start)?;
         let expected_seconds = settings.expected_time.as_deref().map(seconds).transpose().map_err(named)?;
         let mut seen = BTreeMap::new();
         let mut checked = Vec::with_capacity(rules.len());
@@ -308,6 +316,7 @@ impl Source<'_> {
             severity: settings.severity,
             backup: settings.backup,
             expected_seconds,
+            max_rows: settings.max_rows,
             rules: checked,
             origin: self.origin(start),
         })
@@ -340,6 +349,14 @@ impl Source<'_> {
                     return Err(conflict(other, format!("both change {column}; expected one of them")));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A limit of zero would make an operation that can never run.
+    fn check_max_rows(&self, what: &str, max_rows: Option<u64>, offset: usize) -> Result<(), CatalogError> {
+        if max_rows == Some(0) {
+            return Err(self.refuse(offset, format!("{what}: max_rows is 0; expected at least 1, or no such key")));
         }
         Ok(())
     }
@@ -497,6 +514,16 @@ mod tests {
                 format!("{rule}expiry = true\nmax_fraction = 0.0\n"),
                 "c.toml:6",
                 "expected more than 0, at most 1",
+            ),
+            (
+                format!("{rule}expiry = true\nmax_rows = 0\n"),
+                "c.toml:6",
+                "max_rows is 0; expected at least 1",
+            ),
+            (
+                format!("max_rows = 0\n{rule}expiry = true\n"),
+                "c.toml:1",
+                "max_rows is 0; expected at least 1",
             ),
             (
                 format!("{rule}expiry = true\n{rule}expiry = true\n"),

@@ -1,5 +1,15 @@
 //! The engine's front: what the gRPC services, and nobody else, call. Every act that takes long is a run, carried out by the
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
+//!
+//! `limits` judges counts, `approve` is the consent to a run, `decide` keeps the record of what was asked and what became of it.
+
+mod approve;
+mod decide;
+mod limits;
+
+mod operations;
+
+mod discover;
 
 mod files;
 
@@ -15,8 +25,8 @@ use crate::{
     EngineError,
     catalog::Catalog,
     model::{
-        Backup, EventBody, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
-        TargetStatus, Verification,
+        Act, Backup, Caller, EventBody, JournalEntry, OperationFacts, Plan, Report, Run, RunId, RunKind, RunOptions, RunState,
+        StepReport, StepState, TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
     port::{Archive, CreateRun, Created, Roots, RunFilter, Store, Target},
@@ -61,6 +71,10 @@ pub struct Settings {
     pub plan_lifetime: Duration,
     /// How far a count may move between plan and run.
     pub drift: Drift,
+    /// Principals beside the one that starts it who have to approve a run of severity CRITICAL; 0 lets it begin at once.
+    pub approvals: u32,
+    /// What a rule's earlier runs say about a count.
+    pub history: HistoryLimits,
 }
 
 impl Default for Settings {
@@ -75,6 +89,8 @@ impl Default for Settings {
                 fraction: 0.1,
                 rows: 100,
             },
+            approvals: 1,
+            history: HistoryLimits::default(),
         }
     }
 }
@@ -120,11 +136,17 @@ pub struct CleanupRequest {
     pub operations: Vec<String>,
     /// Token of a plan; empty for none.
     pub plan_token: String,
+    /// The plan's phrase, as it was typed; empty for none.
+    pub confirmation_phrase: String,
     /// How to run.
     pub options: RunOptions,
+    /// Who asks.
+    pub caller: Caller,
     /// Cancelled when the caller goes away. Planning takes its time; a run that nobody waits for any more is not begun.
     pub given_up: CancellationToken,
 }
+
+pub use limits::HistoryLimits;
 
 /// Most operations of one plan.
 pub const MAX_OPERATIONS: usize = 32;
@@ -280,7 +302,7 @@ impl Engine {
         let operations = self.operations(name, operations)?;
         let speeds = self.speeds(name).await?;
         let expected = |operation: &str, rule: &str, rows: u64| speeds.expected_ms(operation, rule, rows);
-        let (plan, _) = planner::plan(
+        let (mut plan, _) = planner::plan(
             name,
             entry.target.as_ref(),
             &entry.roots,
@@ -291,6 +313,7 @@ impl Engine {
         )
         .await
         .map_err(plan_error(name))?;
+        self.limit(&mut plan, None).await?;
         self.context.store.put_plan(&plan).await?;
         tracing::info!(plan = %plan.id, target = name, rows = plan.row_count(), "plan made");
         Ok(plan)
@@ -317,13 +340,19 @@ impl Engine {
     /// Those of [`Engine::plan`], and everything that [`EngineError`] says about plans, requests and held tables. Nothing is
     /// changed then.
     pub async fn run_cleanup(&self, request: CleanupRequest) -> Result<Run, EngineError> {
-        let (name, entry) = self.target_of(&request).await?;
+        let started = self.start_cleanup(&request).await;
+        self.noted_run(&request, started).await
+    }
+
+    async fn start_cleanup(&self, request: &CleanupRequest) -> Result<Run, EngineError> {
+        let (name, entry) = self.target_of(request).await?;
         let request_id = request_id(&request.request_id)?;
         let digest = digest_of(&[
             "cleanup",
             name,
             &request.operations.join(","),
             &request.plan_token,
+            &request.confirmation_phrase,
             &serde_json::to_string(&request.options).unwrap_or_default(),
         ]);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
@@ -336,7 +365,7 @@ impl Engine {
             }
             let speeds = self.speeds(name).await?;
             let expected = |operation: &str, rule: &str, rows: u64| speeds.expected_ms(operation, rule, rows);
-            let (plan, selections) = planner::plan(
+            let (mut plan, selections) = planner::plan(
                 name,
                 entry.target.as_ref(),
                 &entry.roots,
@@ -347,18 +376,16 @@ impl Engine {
             )
             .await
             .map_err(plan_error(name))?;
+            self.limit(&mut plan, request.options.max_rows).await?;
             self.context.store.put_plan(&plan).await?;
+            if !request.options.dry_run {
+                limits::accept(&plan, None, &request.options)?;
+            }
             (plan, selections.steps)
         } else {
-            self.recheck(name, entry, &request).await?
+            self.refuse_used(request).await?;
+            self.recheck(name, entry, request).await?
         };
-        if !request.options.dry_run
-            && let Some(finding) = plan.blocking()
-        {
-            return Err(EngineError::PlanBlocked {
-                finding: Box::new(finding.clone()),
-            });
-        }
         let steps = plan.steps.iter().map(|step| StepReport {
             operation: step.operation.clone(),
             rule: step.rule.name.clone(),
@@ -368,6 +395,7 @@ impl Engine {
         });
         let report = Report {
             steps: steps.collect(),
+            operations: self.operation_facts(name, &plan.operations)?,
             ..Report::default()
         };
         let mut run = self.new_run(
@@ -379,14 +407,17 @@ impl Engine {
             request.options,
             report,
         );
+        run.started_by.clone_from(&request.caller.principal);
         let mut tables = tables_of(schemas.iter().flat_map(planner::Step::tables));
         if request.options.dry_run {
             tables.clear();
             run.state = RunState::Succeeded;
-            run.state_reason = format!("dry run: {} rows would be deleted", plan.row_count());
+            run.state_reason = limits::dry_run_says(&plan, &request.options);
             run.report.status = Some(crate::model::ReportStatus::Success);
             run.report.steps.iter_mut().for_each(|step| step.state = StepState::Succeeded);
             run.ended_at = Some(run.created_at);
+        } else {
+            self.await_approvals(&mut run, &plan);
         }
         if request.given_up.is_cancelled() {
             return Err(EngineError::GivenUp);
@@ -396,12 +427,14 @@ impl Engine {
             token: request.options.dry_run.then(|| plan.token()),
             step_counts: plan.steps.iter().map(|step| step.row_count).collect(),
         };
+        let decision = decide::allow_run(request, &run, &plan);
         self.accept(CreateRun {
             run,
             tables,
             request_id,
             request_digest: digest,
             events: vec![ready],
+            decision,
         })
         .await
     }
@@ -460,15 +493,21 @@ impl Engine {
             operation
                 .rules
                 .iter()
-                .map(|rule| (operation.backup || rule.root().is_some(), rule))
+                .map(|rule| (operation.backup || rule.root().is_some(), operation.max_rows, rule))
         });
-        if !declared.eq(plan.steps.iter().map(|step| (step.captured, &step.rule))) {
+        let severity = operations.iter().map(|operation| operation.severity).max();
+        let planned = plan
+            .steps
+            .iter()
+            .map(|step| (step.captured, step.operation_max_rows, &step.rule));
+        if !declared.eq(planned) || severity != Some(plan.severity) {
             return Err(mismatch("catalog", "the rules of then", "the rules of now"));
         }
         if !request.options.dry_run {
             permit(&operations, true)?;
+            approve::check_phrase(&plan, &request.confirmation_phrase)?;
         }
-        let (recount, selections) = planner::plan(
+        let (mut recount, selections) = planner::plan(
             name,
             entry.target.as_ref(),
             &entry.roots,
@@ -498,12 +537,9 @@ impl Engine {
                 }
             }
         }
-        if !request.options.dry_run
-            && let Some(finding) = recount.blocking()
-        {
-            return Err(EngineError::PlanBlocked {
-                finding: Box::new(finding.clone()),
-            });
+        if !request.options.dry_run {
+            self.limit(&mut recount, request.options.max_rows).await?;
+            limits::accept(&recount, Some(&plan), &request.options)?;
         }
         Ok((plan, selections.steps))
     }
@@ -512,7 +548,24 @@ impl Engine {
     ///
     /// # Errors
     /// `UnknownRun`, `WrongState`, `NothingCaptured`, `RunAlreadyActive`, `RequestIdReused`, `InvalidField`, `Store`.
-    pub async fn undo(&self, request_id_text: &str, source: &str, options: RunOptions) -> Result<Run, EngineError> {
+    pub async fn undo(
+        &self,
+        request_id_text: &str,
+        source: &str,
+        options: RunOptions,
+        caller: &Caller,
+    ) -> Result<Run, EngineError> {
+        let started = self.start_undo(request_id_text, source, options, caller).await;
+        self.noted_about(Act::Undo, source, caller, started).await
+    }
+
+    async fn start_undo(
+        &self,
+        request_id_text: &str,
+        source: &str,
+        options: RunOptions,
+        caller: &Caller,
+    ) -> Result<Run, EngineError> {
         let source = self.run(source).await?;
         let digest = digest_of(&[
             "undo",
@@ -537,7 +590,9 @@ impl Engine {
         if source.undone_by.is_some() {
             return Err(wrong("a run that was not undone before"));
         }
-        let run = self.about(RunKind::Undo, &source, options).await?;
+        let mut run = self.about(RunKind::Undo, &source, options).await?;
+        run.started_by.clone_from(&caller.principal);
+        let decision = Some(decide::allow_undo(caller, &run, source.id));
         let tables = source
             .report
             .steps
@@ -550,6 +605,7 @@ impl Engine {
             request_id,
             request_digest: digest,
             events: Vec::new(),
+            decision,
         })
         .await
     }
@@ -558,7 +614,7 @@ impl Engine {
     ///
     /// # Errors
     /// `UnknownBackup`, `WrongState`, `RequestIdReused`, `InvalidField`, `Store`.
-    pub async fn verify(&self, request_id_text: &str, backup: &str) -> Result<Run, EngineError> {
+    pub async fn verify(&self, request_id_text: &str, backup: &str, caller: &Caller) -> Result<Run, EngineError> {
         let source = self.backup_run(backup).await?;
         let digest = digest_of(&["verify", &source.id.to_string()]);
         let request_id = request_id(request_id_text)?;
@@ -578,13 +634,15 @@ impl Engine {
             max_execution_seconds: *RunOptions::MAX_EXECUTION_SECONDS.end(),
             ..RunOptions::default()
         };
-        let run = self.about(RunKind::Verify, &source, options).await?;
+        let mut run = self.about(RunKind::Verify, &source, options).await?;
+        run.started_by.clone_from(&caller.principal);
         self.accept(CreateRun {
             run,
             tables: Vec::new(),
             request_id,
             request_digest: digest,
             events: Vec::new(),
+            decision: None,
         })
         .await
     }
@@ -604,6 +662,7 @@ impl Engine {
         });
         let report = Report {
             steps: steps.collect(),
+            operations: source.report.operations.iter().map(OperationFacts::of_follow_up).collect(),
             ..Report::default()
         };
         Ok(self.new_run(
@@ -647,6 +706,10 @@ impl Engine {
             started_at: None,
             ended_at: None,
             verification: Verification::Unverified,
+            started_by: String::new(),
+            approvals: Vec::new(),
+            approvals_required: 0,
+            approve_until: None,
         }
     }
 
@@ -676,6 +739,10 @@ impl Engine {
                 run,
             }),
             Created::Held { run, table } => Err(EngineError::RunAlreadyActive { run, target, table }),
+            Created::PlanUsed(run) => Err(EngineError::PlanUsed {
+                plan: request.run.plan,
+                run,
+            }),
         }
     }
 
@@ -701,8 +768,20 @@ impl Engine {
     ///
     /// # Errors
     /// `UnknownRun`, `WrongState` where it has ended otherwise, `Store`.
-    pub async fn cancel(&self, id: &str, reason: &str) -> Result<Run, EngineError> {
+    pub async fn cancel(&self, id: &str, reason: &str, caller: &Caller) -> Result<Run, EngineError> {
+        let asked = self.request_cancel(id, reason, caller).await;
+        self.noted_about(Act::Cancel, id, caller, asked).await
+    }
+
+    async fn request_cancel(&self, id: &str, reason: &str, caller: &Caller) -> Result<Run, EngineError> {
         let known = self.run(id).await?;
+        if !known.state.is_final() {
+            // Before the request itself: without a record there is no act.
+            self.context
+                .store
+                .record(&decide::allow_cancel(caller, &known, reason))
+                .await?;
+        }
         let reason = if reason.is_empty() { "cancelled on request" } else { reason };
         let run = self
             .context
@@ -746,7 +825,7 @@ impl Engine {
         Ok(self
             .context
             .feeds
-            .watch(run.id, after, shutdown)
+            .watch(run.id, after, run.state.is_final(), shutdown)
             .take(if over { 0 } else { usize::MAX }))
     }
 
@@ -848,23 +927,18 @@ impl Speeds {
     }
 }
 
-/// What the severities ask for before anything is deleted. LOW: nothing. MEDIUM and HIGH: the token of a plan (and that HIGH
-/// captures is checked when the catalog is read). CRITICAL: an approval.
+/// What the severities ask for before anything is deleted. LOW: nothing. MEDIUM and above: the token of a plan (that HIGH
+/// and CRITICAL capture is checked when the catalog is read). CRITICAL asks for a phrase and approvals besides: see `approve`.
 fn permit(operations: &[&Operation], has_token: bool) -> Result<(), EngineError> {
     for operation in operations {
         match operation.severity {
-            Severity::Critical => {
-                return Err(EngineError::ApprovalUnavailable {
-                    operation: operation.name.clone(),
-                });
-            }
-            Severity::Medium | Severity::High if !has_token => {
+            Severity::Medium | Severity::High | Severity::Critical if !has_token => {
                 return Err(EngineError::PlanRequired {
                     operation: operation.name.clone(),
                     severity: operation.severity,
                 });
             }
-            Severity::Low | Severity::Medium | Severity::High => {}
+            Severity::Low | Severity::Medium | Severity::High | Severity::Critical => {}
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     model::{Finding, PlanId, RunId, RunState},
-    port::{FilesError, StoreError, TargetError},
+    port::{FilesError, StoreError, TargetError, TargetErrorClass},
     rule::{Origin, Severity},
 };
 
@@ -120,13 +120,37 @@ pub enum EngineError {
         /// That finding.
         finding: Box<Finding>,
     },
-    /// The severity asks for an approval, which this version cannot take.
-    #[error(
-        "operation {operation} has severity CRITICAL, which needs the approval of a second person; this version cannot take one"
-    )]
-    ApprovalUnavailable {
-        /// The operation.
-        operation: String,
+    /// The plan's token has started a run.
+    #[error("the token of plan {plan} has started run {run}; a token starts one run, make a new plan")]
+    PlanUsed {
+        /// The plan.
+        plan: PlanId,
+        /// That run.
+        run: RunId,
+    },
+    /// The plan's confirmation phrase did not come, or another one.
+    #[error("plan {plan} needs its confirmation phrase, and {}", if *given { "another one came" } else { "none came" })]
+    ConfirmationPhrase {
+        /// The plan.
+        plan: PlanId,
+        /// Whether any phrase came.
+        given: bool,
+    },
+    /// Whoever wants to approve may not.
+    #[error("{principal} may not approve run {run}: {}", if *anonymous { "an approval needs a named principal" } else { "whoever started it cannot approve it" })]
+    ApprovalRefused {
+        /// The run.
+        run: RunId,
+        /// Who wanted to approve.
+        principal: String,
+        /// Whether that is because nobody is named, rather than because it is the one who started the run.
+        anonymous: bool,
+    },
+    /// The plan has findings that nobody has confirmed.
+    #[error("{}: {}; run with the token of a plan that shows it, or with force", finding.code, finding.detail)]
+    FindingsUnconfirmed {
+        /// The first of them.
+        finding: Box<Finding>,
     },
     /// Another run needs the same table.
     #[error("run {run} holds table {table} of target {target}")]
@@ -198,6 +222,54 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Stable name of the failure: what the API gives as its reason, and what the record of decisions keeps.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidField { .. } => "INVALID_FIELD",
+            Self::UnknownTarget { .. } => "UNKNOWN_TARGET",
+            Self::UnknownOperation { .. } => "UNKNOWN_OPERATION",
+            Self::UnknownRun { .. } => "UNKNOWN_RUN",
+            Self::UnknownBackup { .. } => "UNKNOWN_BACKUP",
+            Self::CatalogMismatch { .. } => "CATALOG_MISMATCH",
+            Self::UnknownPlan => "UNKNOWN_PLAN",
+            Self::PlanExpired { .. } => "PLAN_EXPIRED",
+            Self::PlanMismatch { .. } => "PLAN_MISMATCH",
+            Self::SchemaChanged { .. } => "SCHEMA_CHANGED",
+            Self::CountDrifted { .. } => "COUNT_DRIFTED",
+            Self::PlanRequired { .. } => "PLAN_REQUIRED",
+            Self::PlanBlocked { .. } => "PLAN_BLOCKED",
+            Self::PlanUsed { .. } => "PLAN_USED",
+            Self::ConfirmationPhrase { .. } => "CONFIRMATION_PHRASE",
+            Self::ApprovalRefused { .. } => "APPROVAL_REFUSED",
+            Self::FindingsUnconfirmed { .. } => "FINDINGS_UNCONFIRMED",
+            Self::RunAlreadyActive { .. } => "RUN_ALREADY_ACTIVE",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::WrongState { .. } => "RUN_STATE",
+            Self::NothingCaptured { .. } => "NOTHING_CAPTURED",
+            Self::SequenceAhead { .. } => "SEQUENCE_AHEAD",
+            Self::Target { source, .. } => match source.class {
+                TargetErrorClass::Lost
+                | TargetErrorClass::LockTimeout
+                | TargetErrorClass::Conflict
+                | TargetErrorClass::Timeout => "TARGET_UNAVAILABLE",
+                TargetErrorClass::Permission => "TARGET_PERMISSION",
+                TargetErrorClass::Constraint
+                | TargetErrorClass::SchemaChanged
+                | TargetErrorClass::Fenced
+                | TargetErrorClass::Unsupported
+                | TargetErrorClass::Sink
+                | TargetErrorClass::OverBudget
+                | TargetErrorClass::Refused => "TARGET_REFUSED",
+            },
+            Self::Files { .. } => "ROOT_UNUSABLE",
+            Self::Store(StoreError::Unavailable(_)) => "STORE_UNAVAILABLE",
+            Self::Store(StoreError::Fenced | StoreError::Corrupt(_)) => "INTERNAL",
+            Self::GivenUp => "DEADLINE",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+        }
+    }
+
     /// Wraps what a target said.
     pub fn target(target: &str) -> impl Fn(TargetError) -> Self + '_ {
         move |source| Self::Target {

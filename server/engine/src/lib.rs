@@ -11,6 +11,7 @@
 
 pub mod backup;
 pub mod catalog;
+pub mod discover;
 pub mod engine;
 pub mod error;
 pub mod model;

@@ -3,6 +3,7 @@
 
 mod children;
 pub(crate) mod files;
+mod sets;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -146,41 +147,31 @@ async fn introspect(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Schem
 }
 
 /// Whether the archive table can take the rows; it may be missing.
-async fn check_archive(target: &dyn Target, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), PlanError> {
-    let Some(archive) = target.introspect(into).await? else {
-        return Ok(());
-    };
-    let wrong = |problem: String| TargetError::new(TargetErrorClass::SchemaChanged, problem);
+fn check_archive(table: &TableSchema, archive: &TableSchema, stamp_column: &str) -> Result<(), Mismatch> {
+    let into = &archive.name;
     for column in table.captured_columns() {
         match archive.column(&column.name) {
             Some(found) if found.type_name == column.type_name && found.generated == Generated::No => {}
             Some(found) => {
-                return Err(wrong(format!(
+                return Err(Mismatch::new(format!(
                     "archive table {into} has {} of type {}; expected {} as in {}",
                     column.name, found.type_name, column.type_name, table.name
-                ))
-                .into());
+                )));
             }
             None => {
-                return Err(wrong(format!(
+                return Err(Mismatch::new(format!(
                     "archive table {into} has no column {}; expected those of {}",
                     column.name, table.name
-                ))
-                .into());
+                )));
             }
         }
     }
     let stamp = archive.column(stamp_column);
-    if !stamp.is_some_and(|column| {
-        matches!(
-            column.class,
-            TypeClass::Instant | TypeClass::CivilTime | TypeClass::Text | TypeClass::Other
-        )
-    }) {
-        return Err(wrong(format!(
-            "archive table {into} has no column {stamp_column} for a time; expected one"
-        ))
-        .into());
+    let holds_time = |column: &Column| !matches!(column.class, TypeClass::Integer | TypeClass::Real | TypeClass::Date);
+    if !stamp.is_some_and(holds_time) {
+        return Err(Mismatch::new(format!(
+            "archive table {into} has no column {stamp_column} for a time; expected a timestamp, or text on SQLite"
+        )));
     }
     let needed = |column: &&Column| column.generated == Generated::No && !column.nullable && column.name != stamp_column;
     if let Some(extra) = archive
@@ -189,11 +180,10 @@ async fn check_archive(target: &dyn Target, table: &TableSchema, into: &TableNam
         .filter(needed)
         .find(|column| table.column(&column.name).is_none())
     {
-        return Err(wrong(format!(
+        return Err(Mismatch::new(format!(
             "archive table {into} needs {}, which {} does not have; expected a column that may be NULL",
             extra.name, table.name
-        ))
-        .into());
+        )));
     }
     Ok(())
 }
@@ -201,6 +191,7 @@ async fn check_archive(target: &dyn Target, table: &TableSchema, into: &TableNam
 async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purpose: Purpose) -> Result<Selections, PlanError> {
     let schemas = introspect(target, rules).await?;
     let mut gone: Vec<(TableName, Condition)> = Vec::new();
+    let mut sets = sets::Sets::default();
     let mut steps = Vec::with_capacity(rules.len());
     let mut identities = Vec::new();
     for step in rules {
@@ -238,12 +229,16 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
             of_table.map(|(_, condition)| condition.clone()).collect()
         };
         let except = of_table(&table.name);
+        sets.check_order(table, &condition)
+            .map_err(|mismatch| step.mismatch(mismatch))?;
         let mut links = Vec::new();
         let mut findings = Vec::new();
         let action = match &step.rule.action {
             Action::Delete => RowAction::Delete,
             Action::Archive { into, stamp_column } => {
-                check_archive(target, table, into, stamp_column).await?;
+                if let Some(archive) = target.introspect(into).await? {
+                    check_archive(table, &archive, stamp_column).map_err(|mismatch| step.mismatch(mismatch))?;
+                }
                 RowAction::Archive {
                     into: into.clone(),
                     stamp_column: stamp_column.clone(),
@@ -260,7 +255,11 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
             for link in &mut links {
                 link.except = of_table(&link.child.name);
             }
-            gone.extend(children::taken(table, &condition, &except, &links));
+            sets.check(table, &condition, &links)
+                .map_err(|mismatch| step.mismatch(mismatch))?;
+            if !matches!(condition, Condition::Cycle { .. }) {
+                gone.extend(children::taken(table, &sets::among(&condition, &except), &except, &links));
+            }
         }
         let judged_by_parents = !condition.parents().is_empty();
         steps.push(Step {
@@ -395,16 +394,27 @@ pub(crate) async fn plan(
                 horizon,
                 listed_at,
             });
-            captured.push(operation.backup);
+            captured.push((operation.backup, operation.max_rows));
         }
     }
     let selections = select(target, roots, &rules, Purpose::Count).await?;
     failpoint!("plan-selected");
     let mut steps = Vec::with_capacity(rules.len());
     let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
-    for ((step, selected), captured) in rules.iter().zip(&selections.steps).zip(captured) {
+    for ((step, selected), (captured, operation_max_rows)) in rules.iter().zip(&selections.steps).zip(captured) {
         if let Some(files) = &selected.files {
-            steps.push(files::plan_step(step, files, target, clock, &selections.schemas, &expected_ms, recount).await?);
+            steps.push(
+                files::plan_step(
+                    step,
+                    files,
+                    target,
+                    clock,
+                    &selections.schemas,
+                    &expected_ms,
+                    (operation_max_rows, recount),
+                )
+                .await?,
+            );
             continue;
         }
         let Step { selection, effect, .. } = selected;
@@ -467,6 +477,7 @@ pub(crate) async fn plan(
             samples: samples.map(|row| SampleRow::new(columns(), row)).collect(),
             findings,
             selection_sql: survey.map(|survey| survey.sql).unwrap_or_default(),
+            operation_max_rows,
         });
     }
     let mut plan = Plan {
@@ -483,7 +494,11 @@ pub(crate) async fn plan(
         digest: String::new(),
         created_at: clock,
         expires_at: Timestamp::now().checked_add(settings.plan_lifetime).unwrap_or(Timestamp::MAX),
+        approvals_required: 0,
     };
+    if plan.severity == Severity::Critical {
+        plan.approvals_required = settings.approvals;
+    }
     plan.digest = plan.compute_digest();
     Ok((plan, selections))
 }

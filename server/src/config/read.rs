@@ -1,5 +1,7 @@
 //! Reading a configuration file: unknown keys, malformed values and missing variables are refused at their line.
 
+mod limits;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -23,6 +25,7 @@ struct File {
     data: FolderSection,
     backup: FolderSection,
     engine: EngineSection,
+    limits: limits::Section,
     target: Vec<TargetSection>,
 }
 
@@ -55,6 +58,8 @@ struct EngineSection {
     drift_fraction: Option<Spanned<f64>>,
     drift_rows: Option<u64>,
     concurrent_runs: Option<Spanned<u64>>,
+    approvals: Option<Spanned<u64>>,
+    dangerously_run_critical_without_approval: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +124,7 @@ impl Config {
         )?;
         config.backup_folder = file.backup.folder.map(|folder| base.join(folder));
         source.engine(file.engine, &mut config)?;
+        source.limits(file.limits, &mut config)?;
         for target in file.target {
             let target = source.target(target, &config.targets)?;
             config.targets.push(target);
@@ -179,6 +185,11 @@ impl Source<'_> {
             engine.drift.fraction = fraction.into_inner();
         }
         engine.drift.rows = section.drift_rows.unwrap_or(engine.drift.rows);
+        engine.approvals = self.approvals(
+            section.approvals,
+            section.dangerously_run_critical_without_approval,
+            engine.approvals,
+        )?;
         Ok(())
     }
 
@@ -436,7 +447,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 17, "every setting has its line");
+        assert_eq!(settings, 24, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|_| {
             Some("value".to_owned())
         });

@@ -8,6 +8,7 @@ use super::{
     convert, detached,
     gate::deadline_of,
     page::Pages,
+    principal::caller_of,
     stream::{EventStream, Streams},
     validate::Check,
 };
@@ -69,6 +70,7 @@ impl BackupService for Backups {
         request: Request<v1::VerifyBackupRequest>,
     ) -> Result<Response<Self::VerifyBackupStream>, Status> {
         let deadline = deadline_of(&request);
+        let caller = caller_of(&request);
         let v1::VerifyBackupRequest { request_id, id } = request.into_inner();
         let mut check = Check::default();
         check.present("id", &id, "the id of a backup");
@@ -76,7 +78,7 @@ impl BackupService for Backups {
         check.finish()?;
         let place = self.streams.place()?;
         let engine = self.engine.clone();
-        let run = detached(async move { engine.verify(&request_id, &id).await }).await?;
+        let run = detached(async move { engine.verify(&request_id, &id, &caller).await }).await?;
         let events = self
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)

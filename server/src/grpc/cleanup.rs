@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, detached,
+    convert, detached, discovery,
     gate::deadline_of,
+    principal::caller_of,
     status::Fault,
     stream::{EventStream, Streams},
     validate::Check,
@@ -31,21 +32,17 @@ impl CleanupService for Cleanup {
         let severity = convert::target::severity_filter(request.severity).unwrap_or_else(|_| {
             check.refuse(
                 "severity",
-                format!(
-                    "is {}; expected a severity, or SEVERITY_UNSPECIFIED for all",
-                    request.severity
-                ),
+                format!("is {}; expected 1 (LOW) to 4 (CRITICAL), or 0 for all", request.severity),
             );
             None
         });
         check.finish()?;
-        let (_, entry) = self.engine.target(&request.target).map_err(Fault::from)?;
-        let operations = entry.catalog.operations().iter().filter(|operation| {
-            (request.category.is_empty() || operation.category == request.category)
-                && severity.is_none_or(|severity| operation.severity == severity)
-        });
+        let operations = self
+            .engine
+            .list_operations(&request.target, &request.category, severity)
+            .map_err(Fault::from)?;
         Ok(Response::new(v1::ListOperationsResponse {
-            operations: operations.map(convert::target::operation).collect(),
+            operations: operations.into_iter().map(convert::target::operation).collect(),
         }))
     }
 
@@ -72,14 +69,25 @@ impl CleanupService for Cleanup {
         }))
     }
 
+    async fn discover_operations(
+        &self,
+        request: Request<v1::DiscoverOperationsRequest>,
+    ) -> Result<Response<v1::DiscoverOperationsResponse>, Status> {
+        let deadline = deadline_of(&request);
+        let found = discovery::discover(&self.engine, request.into_inner(), deadline).await?;
+        Ok(Response::new(found))
+    }
+
     type RunCleanupStream = EventStream<v1::RunCleanupResponse>;
 
     async fn run_cleanup(&self, request: Request<v1::RunCleanupRequest>) -> Result<Response<Self::RunCleanupStream>, Status> {
         let deadline = deadline_of(&request);
+        let caller = caller_of(&request);
         let request = request.into_inner();
         let mut check = Check::default();
         check.request_id(&request.request_id);
         check.operations(&request.operations, !request.plan_token.is_empty());
+        check.phrase(&request.confirmation_phrase);
         let options = check.options(request.options, true);
         check.finish()?;
         // The place is taken before the run is accepted: a caller that cannot watch has started nothing.
@@ -91,7 +99,9 @@ impl CleanupService for Cleanup {
             target: request.target,
             operations: request.operations,
             plan_token: request.plan_token,
+            confirmation_phrase: request.confirmation_phrase,
             options,
+            caller,
             given_up,
         };
         let engine = self.engine.clone();

@@ -1,5 +1,5 @@
-//! The gate: what every call passes before it reaches a service. It looks the method up in the policy and keeps the caller's
-//! deadline; it does not know what methods do. Called by tonic's transport, around the router.
+//! The gate: what every call passes before it reaches a service. It looks the method up in the policy, asks who calls, and keeps the
+//! caller's deadline; it does not know what methods do. Called by tonic's transport, around the router.
 //!
 //! Deadlines. tonic's own layer sits outside of this one, covers a call only until its headers, and answers `CANCELLED`. So the gate
 //! reads `grpc-timeout` itself and acts a little before tonic's timer does: a call that has not answered by then ends with
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{policy, status::Fault, stream::sleep_until};
+use super::{policy, principal, status::Fault, stream::sleep_until};
 
 /// Longest time by which a deadline is kept early.
 const HEAD_START: Duration = Duration::from_millis(100);
@@ -69,6 +69,10 @@ where
             tracing::warn!(method = path, "refused: no policy row");
             let refusal = Status::from(Fault::MethodNotAllowed { method: path.to_owned() });
             return Box::pin(std::future::ready(Ok(refusal.into_http())));
+        }
+        match principal::identify(request.headers(), request.extensions()) {
+            Ok(caller) => drop(request.extensions_mut().insert(caller)),
+            Err(fault) => return Box::pin(std::future::ready(Ok(Status::from(fault).into_http()))),
         }
         let deadline = timeout(request.headers()).and_then(|timeout| Instant::now().checked_add(early(timeout)));
         if let Some(deadline) = deadline {

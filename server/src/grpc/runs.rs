@@ -1,6 +1,9 @@
 //! `RunService`: looking at runs, following them, stopping them, and taking them back. Called by tonic.
 
-use dbkeep_engine::Engine;
+use dbkeep_engine::{
+    Engine,
+    model::{DecisionId, RunId},
+};
 use dbkeep_proto::v1::{self, run_service_server::RunService};
 use tonic::{Request, Response, Status};
 
@@ -8,6 +11,7 @@ use super::{
     convert, detached,
     gate::deadline_of,
     page::Pages,
+    principal::caller_of,
     stream::{EventStream, Streams},
     validate::Check,
 };
@@ -67,6 +71,7 @@ impl RunService for Runs {
     }
 
     async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let caller = caller_of(&request);
         let v1::CancelRunRequest { id, reason, request_id } = request.into_inner();
         let mut check = Check::default();
         check.present("id", &id, "the id of a run");
@@ -74,7 +79,7 @@ impl RunService for Runs {
         check.request_id(&request_id);
         check.finish()?;
         let engine = self.engine.clone();
-        let run = detached(async move { engine.cancel(&id, &reason).await }).await?;
+        let run = detached(async move { engine.cancel(&id, &reason, &caller).await }).await?;
         Ok(Response::new(v1::CancelRunResponse {
             run: Some(convert::run::run(run)),
         }))
@@ -84,6 +89,7 @@ impl RunService for Runs {
 
     async fn undo_run(&self, request: Request<v1::UndoRunRequest>) -> Result<Response<Self::UndoRunStream>, Status> {
         let deadline = deadline_of(&request);
+        let caller = caller_of(&request);
         let v1::UndoRunRequest { request_id, id, options } = request.into_inner();
         let mut check = Check::default();
         check.present("id", &id, "the id of the cleanup to take back");
@@ -95,14 +101,62 @@ impl RunService for Runs {
                 "is true; an undo has no dry run, expected it absent or false",
             );
         }
+        if options.max_rows.is_some() {
+            check.refuse(
+                "options.max_rows",
+                "is set; an undo puts back what was captured, expected it absent",
+            );
+        }
+        if options.force {
+            check.refuse(
+                "options.force",
+                "is true; an undo has no findings to force, expected it false",
+            );
+        }
         check.finish()?;
         let place = self.streams.place()?;
         let engine = self.engine.clone();
-        let run = detached(async move { engine.undo(&request_id, &id, options).await }).await?;
+        let run = detached(async move { engine.undo(&request_id, &id, options, &caller).await }).await?;
         let events = self
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
         Ok(Response::new(events.wrap(|event| v1::UndoRunResponse { event: Some(event) })))
+    }
+
+    async fn approve_run(&self, request: Request<v1::ApproveRunRequest>) -> Result<Response<v1::ApproveRunResponse>, Status> {
+        let caller = caller_of(&request);
+        let v1::ApproveRunRequest { id, deny, reason } = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &id, "the id of a run");
+        check.reason(&reason);
+        check.finish()?;
+        let engine = self.engine.clone();
+        let run = detached(async move { engine.approve(&id, deny, &reason, &caller).await }).await?;
+        Ok(Response::new(v1::ApproveRunResponse {
+            run: Some(convert::run::run(run)),
+        }))
+    }
+
+    async fn list_decisions(
+        &self,
+        request: Request<v1::ListDecisionsRequest>,
+    ) -> Result<Response<v1::ListDecisionsResponse>, Status> {
+        let request = request.into_inner();
+        let wire = request.filter.unwrap_or_default();
+        let pages = Pages::of("decisions", &wire);
+        let mut check = Check::default();
+        let size = check.page_size(request.page_size);
+        // Page tokens hold the id of the last entry, whatever kind of entry it is.
+        let before = pages.after(&request.page_token, &mut check).map(|id| DecisionId(id.0));
+        let filter = convert::decision::filter(&wire, &mut check);
+        check.finish()?;
+        let engine = self.engine.clone();
+        let mut decisions = detached(async move { engine.decisions(&filter, before, size + 1).await }).await?;
+        let next_page_token = pages.cut(&mut decisions, size, |decision| RunId(decision.id.0));
+        Ok(Response::new(v1::ListDecisionsResponse {
+            decisions: decisions.into_iter().map(convert::decision::decision).collect(),
+            next_page_token,
+        }))
     }
 }

@@ -52,6 +52,11 @@ pub(crate) enum Fault {
         /// Number of places.
         limit: usize,
     },
+    /// The caller's name cannot be taken.
+    PrincipalRefused {
+        /// What is wrong with it and what was expected.
+        problem: String,
+    },
     /// No row of the policy allows the method.
     MethodNotAllowed {
         /// Path of the method.
@@ -176,6 +181,12 @@ fn answer(fault: Fault) -> Answer {
                 .with("limit", limit)
                 .retry(RETRY_LATER)
         }
+        Fault::PrincipalRefused { problem } => Answer::new(
+            Code::Unauthenticated,
+            ErrorReason::PrincipalRefused,
+            format!("metadata dbkeep-principal {problem}"),
+        )
+        .with("problem", problem),
         Fault::MethodNotAllowed { method } => Answer::new(
             Code::PermissionDenied,
             ErrorReason::MethodNotAllowed,
@@ -187,6 +198,14 @@ fn answer(fault: Fault) -> Answer {
 }
 
 fn of_engine(error: EngineError) -> Answer {
+    let recorded = error.reason();
+    let answer = of_failure(error);
+    // The record of decisions and the caller speak of the same reason.
+    debug_assert_eq!(wire_name(answer.reason), recorded);
+    answer
+}
+
+fn of_failure(error: EngineError) -> Answer {
     let said = error.to_string();
     match error {
         EngineError::InvalidField { field, problem } => {
@@ -249,9 +268,25 @@ fn of_engine(error: EngineError) -> Answer {
             .with("table", &finding.table)
             .with("detail", &finding.detail)
             .with("remediation", &finding.remediation),
-        EngineError::ApprovalUnavailable { operation } => Answer::unmet(ErrorReason::ApprovalUnavailable, &operation, said)
-            .with("operation", &operation)
-            .with("severity", "CRITICAL"),
+        EngineError::PlanUsed { plan, run } => Answer::unmet(ErrorReason::PlanUsed, plan, said)
+            .with("plan", plan)
+            .with("run", run),
+        EngineError::ConfirmationPhrase { plan, given } => Answer::unmet(ErrorReason::ConfirmationPhrase, plan, said)
+            .with("plan", plan)
+            .with("problem", if given { "different" } else { "missing" }),
+        EngineError::ApprovalRefused {
+            run,
+            principal,
+            anonymous,
+        } => Answer::new(Code::PermissionDenied, ErrorReason::ApprovalRefused, said)
+            .with("run", run)
+            .with("principal", principal)
+            .with("problem", if anonymous { "anonymous" } else { "same_principal" }),
+        EngineError::FindingsUnconfirmed { finding } => Answer::unmet(ErrorReason::FindingsUnconfirmed, &finding.table, said)
+            .with("finding", &finding.code)
+            .with("table", &finding.table)
+            .with("detail", &finding.detail)
+            .with("remediation", &finding.remediation),
         EngineError::RunAlreadyActive { run, target, table } => Answer::new(Code::Aborted, ErrorReason::RunAlreadyActive, said)
             .with("run", run)
             .with("target", target)

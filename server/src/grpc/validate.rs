@@ -13,6 +13,8 @@ use super::status::{Fault, Violation};
 
 /// Longest reason, characters.
 const MAX_REASON: usize = 500;
+/// Longest confirmation phrase, characters: three tables with the longest names that databases take, and room.
+const MAX_PHRASE: usize = 1_000;
 /// Largest page.
 const MAX_PAGE: u32 = 500;
 /// Page size where the caller names none.
@@ -75,6 +77,17 @@ impl Check {
         }
     }
 
+    /// A confirmation phrase, which may be empty.
+    pub(super) fn phrase(&mut self, value: &str) {
+        let length = value.chars().count();
+        if length > MAX_PHRASE {
+            self.refuse(
+                "confirmation_phrase",
+                format!("has {length} characters; expected at most {MAX_PHRASE}"),
+            );
+        }
+    }
+
     /// Names of operations; none at all is a mistake unless a plan names them.
     pub(super) fn operations(&mut self, names: &[String], planned: bool) {
         if names.len() > MAX_OPERATIONS || (names.is_empty() && !planned) {
@@ -119,6 +132,9 @@ impl Check {
                 .map_or(defaults.max_execution_seconds, |time| self.max_execution_time(&time)),
             full_speed: options.full_speed,
             capture: options.capture,
+            stop_on_failure: options.stop_on_failure,
+            max_rows: options.max_rows,
+            force: options.force,
         }
     }
 

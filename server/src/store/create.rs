@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use dbkeep_engine::{
-    model::{EventBody, Run, RunId, RunState},
+    model::{EventBody, Run, RunId, RunKind, RunState},
     port::{CreateRun, Created, StoreError},
 };
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{
+    approvals, decisions,
     draft::{Draft, captured_rows},
     failure::{Failure, store_error},
     rows,
@@ -17,6 +18,38 @@ use super::{
 
 /// Reason of the first state.
 const ACCEPTED: &str = "accepted";
+
+/// The first of these tables that a run holds, and that run.
+pub(super) async fn held(tx: &mut Tx<'_>, target: &str, tables: &BTreeSet<String>) -> Result<Option<(RunId, String)>, Failure> {
+    for table in tables {
+        let row = sqlx::query("SELECT run_id FROM table_holds WHERE target = $1 AND table_name = $2")
+            .bind(rows::text(target))
+            .bind(table)
+            .fetch_optional(&mut *tx.connection)
+            .await?;
+        if let Some(row) = row {
+            let holder: String = row.try_get(0).map_err(|error| store_error(&error))?;
+            let run: RunId = holder
+                .parse()
+                .map_err(|_| super::failure::corrupt(format!("holder {holder:?} of {table}")))?;
+            return Ok(Some((run, table.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// Gives these tables to a run.
+pub(super) async fn hold(tx: &mut Tx<'_>, run: &Run, tables: &BTreeSet<String>) -> Result<(), Failure> {
+    for table in tables {
+        sqlx::query("INSERT INTO table_holds (target, table_name, run_id) VALUES ($1, $2, $3)")
+            .bind(rows::text(&run.target))
+            .bind(table)
+            .bind(run.id.to_string())
+            .execute(&mut *tx.connection)
+            .await?;
+    }
+    Ok(())
+}
 
 /// Accepts a run.
 pub(super) struct Create {
@@ -29,7 +62,9 @@ impl Create {
     /// Takes a run that is queued, or in a state that a queued run may enter at once.
     pub(super) fn new(request: &CreateRun) -> Result<Self, StoreError> {
         let state = request.run.state;
-        if state != RunState::Queued && !(state.is_final() && dbkeep_engine::run::state::permits(RunState::Queued, state)) {
+        if state != RunState::Queued
+            && !(state.is_final() && state != RunState::Failed && dbkeep_engine::run::state::permits(RunState::Queued, state))
+        {
             return Err(StoreError::Fenced);
         }
         Ok(Self {
@@ -55,36 +90,15 @@ impl Create {
         }))
     }
 
-    /// The first table that another run holds.
-    async fn held(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
-        for table in &self.tables {
-            let row = sqlx::query("SELECT run_id FROM table_holds WHERE target = $1 AND table_name = $2")
-                .bind(rows::text(&self.request.run.target))
-                .bind(table)
-                .fetch_optional(&mut *tx.connection)
-                .await?;
-            if let Some(row) = row {
-                let holder: String = row.try_get(0).map_err(|error| store_error(&error))?;
-                let run: RunId = holder
-                    .parse()
-                    .map_err(|_| super::failure::corrupt(format!("holder {holder:?} of {table}")))?;
-                return Ok(Some(Created::Held {
-                    run,
-                    table: table.clone(),
-                }));
-            }
-        }
-        Ok(None)
-    }
-
     async fn insert(&self, tx: &mut Tx<'_>, run: &Run) -> Result<(), Failure> {
         let id = run.id.to_string();
         let (verification, verified_ms) = rows::verification_columns(run.verification);
         sqlx::query(
             "INSERT INTO runs (id, request_id, request_digest, kind, target, state, state_reason, operations, plan_id, source_id, \
              undone_by, options, attempts, report, captured_rows, first_sequence, last_sequence, cancel_reason, created_ms, \
-             started_ms, ended_ms, verification, verified_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, 0, $16, $17, $18, $19, $20, $21)",
+             started_ms, ended_ms, verification, verified_ms, started_by, approvals, approvals_required, approve_until_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, 0, $16, $17, $18, $19, $20, $21, \
+             $22, $23, $24, $25)",
         )
         .bind(&id)
         .bind(rows::text(&self.request.request_id))
@@ -107,6 +121,10 @@ impl Create {
         .bind(run.ended_at.map(|at| at.as_millisecond()))
         .bind(verification)
         .bind(verified_ms)
+        .bind(rows::text(&run.started_by))
+        .bind(rows::to_json(&run.approvals)?)
+        .bind(i64::from(run.approvals_required))
+        .bind(run.approve_until.map(|at| at.as_millisecond()))
         .execute(&mut *tx.connection)
         .await?;
         for operation in run
@@ -137,10 +155,17 @@ impl Act for Create {
         if let Some(seen) = self.seen(tx).await? {
             return Ok(seen);
         }
-        if let Some(held) = self.held(tx).await? {
-            return Ok(held);
-        }
         let asked = &self.request.run;
+        let waits = asked.state == RunState::Queued;
+        let uses_plan = waits && asked.kind == RunKind::Cleanup;
+        if uses_plan && let Some(run) = approvals::used_by(tx, asked.plan).await? {
+            return Ok(Created::PlanUsed(run));
+        }
+        // People take their time to approve, and nobody should wait for that: such a run gets its tables when they have.
+        let holds = waits && asked.approve_until.is_none();
+        if holds && let Some((run, table)) = held(tx, &asked.target, &self.tables).await? {
+            return Ok(Created::Held { run, table });
+        }
         let queued = Run {
             state: RunState::Queued,
             last_sequence: 0,
@@ -149,7 +174,6 @@ impl Act for Create {
         };
         self.insert(tx, &queued).await?;
         let mut draft = Draft::of_new(queued);
-        let waits = asked.state == RunState::Queued;
         let reason = if waits && !asked.state_reason.is_empty() {
             asked.state_reason.as_str()
         } else {
@@ -169,16 +193,16 @@ impl Act for Create {
         for body in &self.request.events {
             draft.note(tx, body.clone()).await?;
         }
-        if waits {
-            for table in &self.tables {
-                sqlx::query("INSERT INTO table_holds (target, table_name, run_id) VALUES ($1, $2, $3)")
-                    .bind(rows::text(&asked.target))
-                    .bind(table)
-                    .bind(asked.id.to_string())
-                    .execute(&mut *tx.connection)
-                    .await?;
-            }
-        } else {
+        if uses_plan {
+            approvals::use_plan(tx, asked.plan, asked.id).await?;
+        }
+        if let Some(decision) = &self.request.decision {
+            decisions::insert(tx, decision).await?;
+        }
+        if holds {
+            hold(tx, asked, &self.tables).await?;
+        }
+        if !waits {
             draft.enter(tx, asked.state, &asked.state_reason).await?;
             draft.run.ended_at = asked.ended_at.or(draft.run.ended_at);
         }

@@ -44,7 +44,7 @@ impl Take {
         // The first condition is the one of the index `runs_living`, word for word.
         let sql = format!(
             "SELECT {} FROM runs WHERE state IN ('queued', 'running', 'cancelling', 'interrupted') \
-             AND (state IN ('queued', 'interrupted') OR lease_until_ms <= {}) {skip} ORDER BY id LIMIT 1 {}",
+             AND (state IN ('queued', 'interrupted') OR lease_until_ms <= {}) AND approve_until_ms IS NULL {skip} ORDER BY id LIMIT 1 {}",
             rows::RUN,
             tx.dialect.now_ms(),
             tx.dialect.lock_free_row()

@@ -9,11 +9,13 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `leases`, `updates` and `events` have the SQL; `draft` is a
+//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `leases`, `updates`, `events`, `approvals` and `decisions` have the SQL; `draft` is a
 //! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
+mod approvals;
 mod create;
+mod decisions;
 mod dialect;
 mod draft;
 mod events;
@@ -30,8 +32,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Event, Plan, PlanId, Run, RunId},
-    port::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, Store, StoreError, Update},
+    model::{Decision, DecisionId, Event, Plan, PlanId, Run, RunId},
+    port::{
+        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Renewal, Resolved, RunFilter, Store, StoreError, Update,
+        Verdict,
+    },
 };
 use sqlx::AnyPool;
 use tokio::sync::Semaphore;
@@ -132,5 +137,33 @@ impl Store for ControlStore {
 
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError> {
         self.read_events(run, after, limit).await
+    }
+}
+
+#[async_trait]
+impl Ladder for ControlStore {
+    async fn plan_use(&self, plan: PlanId) -> Result<Option<RunId>, StoreError> {
+        self.read_plan_use(plan).await
+    }
+
+    async fn resolve(&self, run: RunId, verdict: &Verdict, decision: &Decision) -> Result<Resolved, StoreError> {
+        self.write(approvals::Resolve::new(run, verdict, decision)).await
+    }
+
+    async fn expire_approvals(&self, reason: &str, limit: u32) -> Result<Vec<Run>, StoreError> {
+        self.end_unapproved(reason, limit).await
+    }
+
+    async fn record(&self, decision: &Decision) -> Result<(), StoreError> {
+        self.write(decisions::Record::new(decision)).await
+    }
+
+    async fn decisions(
+        &self,
+        filter: &DecisionFilter,
+        before: Option<DecisionId>,
+        limit: u32,
+    ) -> Result<Vec<Decision>, StoreError> {
+        self.read_decisions(filter, before, limit).await
     }
 }

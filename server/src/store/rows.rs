@@ -15,7 +15,8 @@ use super::failure::{corrupt, store_error};
 
 /// The columns that [`stored_run`] reads.
 pub(super) const RUN: &str = "id, kind, target, state, state_reason, operations, plan_id, source_id, undone_by, options, attempts, \
-     report, first_sequence, last_sequence, cancel_reason, created_ms, started_ms, ended_ms, verification, verified_ms";
+     report, first_sequence, last_sequence, cancel_reason, created_ms, started_ms, ended_ms, verification, verified_ms, \
+     started_by, approvals, approvals_required, approve_until_ms";
 
 /// A run with what only the store needs to know of it.
 pub(super) struct StoredRun {
@@ -32,6 +33,7 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
     let (operations, operations_place) = json("operations")?;
     let (options, options_place) = json("options")?;
     let (report, report_place) = json("report")?;
+    let (approvals, approvals_place) = json("approvals")?;
     let kind: String = column_of(row, "kind")?;
     let state: String = column_of(row, "state")?;
     let verification: String = column_of(row, "verification")?;
@@ -56,6 +58,10 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
         ended_at: stamp("ended_ms")?,
         verification: verification_of(&verification, verified_at)
             .ok_or_else(|| corrupt(format!("verification {verification:?} of run {id}")))?,
+        started_by: column_of(row, "started_by")?,
+        approvals: from_json(&approvals, approvals_place)?,
+        approvals_required: unsigned(column_of(row, "approvals_required")?, id)?,
+        approve_until: stamp("approve_until_ms")?,
     };
     Ok(StoredRun {
         run,
@@ -91,7 +97,7 @@ fn parsed<T: FromStr<Err: Display>>(row: &AnyRow, column: &str) -> Result<T, Sto
 }
 
 /// A run's id that may be absent.
-fn optional_id(row: &AnyRow, column: &str) -> Result<Option<RunId>, StoreError> {
+pub(super) fn optional_id(row: &AnyRow, column: &str) -> Result<Option<RunId>, StoreError> {
     let text: Option<String> = column_of(row, column)?;
     text.map(|text| {
         text.parse()

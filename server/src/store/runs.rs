@@ -67,6 +67,9 @@ impl Conditions {
         if filter.captured {
             conditions.sql.push("captured_rows > 0".to_owned());
         }
+        if filter.attempted {
+            conditions.sql.push("attempts > 0".to_owned());
+        }
         if let Some(before) = before {
             let before = conditions.placeholder(Value::Text(before.to_string()));
             conditions.sql.push(format!("id < {before}"));

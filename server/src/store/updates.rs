@@ -1,7 +1,7 @@
 //! What attempts and people change about a run that was accepted.
 
 use dbkeep_engine::{
-    model::{Event, ReportStatus, Run, RunId, RunState, Verification},
+    model::{Event, Run, RunId, RunState, Verification},
     port::{SourceMark, StoreError, Update},
 };
 
@@ -117,10 +117,8 @@ impl Act for Cancel {
         };
         draft.run.cancel_reason = Some(self.reason.clone());
         if to.is_final() {
-            let report = dbkeep_engine::model::Report {
-                status: Some(ReportStatus::PartialSuccess),
-                ..draft.run.report.clone()
-            };
+            let mut report = draft.run.report.clone();
+            report.close(to, &self.reason);
             draft.set_report(report);
         }
         draft.enter(tx, to, &self.reason).await?;

@@ -1,4 +1,5 @@
 //! The real `dbkeepd` as a child process, for tests that kill it.
+#![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -13,8 +13,8 @@ Exit codes:
   1    error, or the run failed
   2    usage: the command line, or a value that the server refused
   3    the run succeeded in part: time limit, failed steps, or rows left over
-  4    refused by a precondition: plan needed, expired, blocked or drifted;
-       table held by another run; state of the run
+  4    refused by a precondition: plan needed, used, expired, blocked or drifted;
+       phrase or approval refused; table held by another run; state of the run
   5    unreachable: the server, its store or the target is away, or a call timed out
   6    cancelled: the run was cancelled, or the question was answered with no
   130  detached by Ctrl-C; the run goes on
@@ -77,7 +77,7 @@ impl Exit {
     /// The code of an error.
     pub(crate) fn of_error(error: &Error) -> Self {
         match error {
-            Error::InvalidAddress { .. } | Error::InvalidField { .. } => Self::Usage,
+            Error::InvalidAddress { .. } | Error::InvalidField { .. } | Error::PrincipalRefused { .. } => Self::Usage,
             Error::UnknownPlan { .. }
             | Error::PlanExpired { .. }
             | Error::PlanMismatch { .. }
@@ -85,7 +85,10 @@ impl Exit {
             | Error::CountDrifted { .. }
             | Error::PlanRequired { .. }
             | Error::PlanBlocked { .. }
-            | Error::ApprovalUnavailable { .. }
+            | Error::PlanUsed { .. }
+            | Error::ConfirmationPhrase { .. }
+            | Error::ApprovalRefused { .. }
+            | Error::FindingsUnconfirmed { .. }
             | Error::CatalogMismatch { .. }
             | Error::RootUnusable { .. }
             | Error::RunAlreadyActive { .. }

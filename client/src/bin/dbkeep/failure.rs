@@ -133,6 +133,18 @@ fn hint(error: &Error) -> Option<String> {
             "leave --plan away to plan, review and run in one go, or give the token of dbkeep plan".to_owned()
         }
         Error::PlanBlocked { remediation, .. } if !remediation.is_empty() => remediation.clone(),
+        Error::PlanUsed { run, .. } => {
+            format!("the run that it started: dbkeep runs show {run}; for another one make a new plan: dbkeep plan OPERATION..")
+        }
+        Error::ConfirmationPhrase { .. } => "give --phrase with the phrase that the plan states, letter by letter".to_owned(),
+        Error::ApprovalRefused { problem, run, .. } if problem == "anonymous" => {
+            format!("say who you are: dbkeep --principal NAME runs approve {run}")
+        }
+        Error::ApprovalRefused { run, .. } => format!("somebody else has to: dbkeep --principal NAME runs approve {run}"),
+        Error::PrincipalRefused { .. } => "give --principal or DBKEEP_PRINCIPAL like ann or ann@host".to_owned(),
+        Error::FindingsUnconfirmed { .. } => {
+            "review it (dbkeep plan OPERATION..) and run with the plan's token, or give --force".to_owned()
+        }
         Error::RunAlreadyActive { run, .. } => format!("follow it: dbkeep runs watch {run}; stop it: dbkeep runs cancel {run}"),
         Error::RunState { allowed, .. } if !allowed.is_empty() => format!("allowed in: {}", allowed.join(", ")),
         Error::RequestIdReused { run, .. } => format!("the first call started run {run}"),

@@ -7,7 +7,7 @@ use std::{future::Future, pin::pin};
 
 use dbkeep_client::{
     Error, RunStream,
-    proto::{RunEvent, RunKind, run_event::Event},
+    proto::{RunEvent, RunKind, RunState, run_event::Event},
 };
 use futures::StreamExt as _;
 
@@ -58,6 +58,9 @@ pub(crate) async fn follow(
                     }
                     plan_token = token_of(&event).or(plan_token);
                     view.event(&event)?;
+                    if is_accepted(&event) {
+                        view.note_approvals(session, &event.run_id).await?;
+                    }
                 }
                 Some(Err(error)) => {
                     view.finish();
@@ -70,7 +73,9 @@ pub(crate) async fn follow(
     view.finish();
     let run = stream.finish().await?;
     if session.output.is_json() {
-        session.output.json(&Line::Run { run: (&run).into() })?;
+        session.output.json(&Line::Run {
+            run: Box::new((&run).into()),
+        })?;
         return Ok(Exit::of_state(run.state()));
     }
     table::report(&run, &session.output)?;
@@ -80,12 +85,7 @@ pub(crate) async fn follow(
             session.command(&format!("run --execute --target {} --plan {token}", run.target))
         ))?;
     }
-    if kind == RunKind::Cleanup && !run.backup_id.is_empty() {
-        session.output.line(format_args!(
-            "To take it back: {}",
-            session.command(&format!("runs undo {}", run.id))
-        ))?;
-    }
+    table::next_steps(&run, session)?;
     Ok(Exit::of_state(run.state()))
 }
 
@@ -95,6 +95,11 @@ fn token_of(event: &RunEvent) -> Option<String> {
         Some(Event::PlanReady(ready)) if !ready.plan_token.is_empty() => Some(ready.plan_token.clone()),
         _ => None,
     }
+}
+
+/// Whether the event is a cleanup's acceptance, after which it may wait for somebody.
+fn is_accepted(event: &RunEvent) -> bool {
+    matches!(&event.event, Some(Event::StateChanged(change)) if change.to() == RunState::Queued)
 }
 
 /// After `--detach`: the run's id is the answer.

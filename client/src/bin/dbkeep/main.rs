@@ -13,9 +13,12 @@ mod exit;
 mod failure;
 mod follow;
 mod json;
+mod next;
 mod output;
+mod principal;
 mod progress;
 mod prompt;
+mod report;
 mod session;
 mod table;
 
@@ -47,6 +50,9 @@ struct Global {
     /// Where the server listens: host:port or http://host:port.
     #[arg(long, global = true, env = "DBKEEP_ADDR", value_name = "ADDRESS", default_value = dbkeep_client::DEFAULT_ADDRESS)]
     addr: String,
+    /// Who calls; needed to approve a run [default: the name of the system's user].
+    #[arg(long, global = true, env = "DBKEEP_PRINCIPAL", value_name = "NAME")]
+    principal: Option<String>,
     /// What the answers look like; with json, every line on stdout is one JSON object.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -67,6 +73,8 @@ enum Command {
     /// What can be cleaned.
     #[command(subcommand)]
     Operations(cmd::operations::Operations),
+    /// Look around in a database and propose rules for its catalog; changes nothing.
+    Discover(cmd::discover::Discover),
     /// Count exactly what a run would delete; changes nothing.
     Plan(cmd::plan::Plan),
     /// Run operations: a dry run unless --execute.
@@ -74,6 +82,9 @@ enum Command {
     /// Runs: look at them, follow them, stop them, take them back.
     #[command(subcommand)]
     Runs(cmd::runs::Runs),
+    /// Who asked for what, and what became of it.
+    #[command(subcommand)]
+    Decisions(cmd::decisions::Decisions),
     /// The rows that runs captured: look at them, prove them.
     #[command(subcommand)]
     Backups(cmd::backups::Backups),
@@ -97,13 +108,16 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         // Works without a server.
         return command.run(&mut Cli::command());
     }
-    let session = Session::connect(&cli.global.addr, cli.global.timeout.into(), output).await?;
+    let principal = cli.global.principal.or_else(principal::of_user);
+    let session = Session::connect(&cli.global.addr, principal, cli.global.timeout.into(), output).await?;
     match cli.command {
         Command::Targets(command) => command.run(&session).await,
         Command::Operations(command) => command.run(&session).await,
+        Command::Discover(command) => command.run(&session).await,
         Command::Plan(command) => command.run(&session).await,
         Command::Run(command) => command.run(&session).await,
         Command::Runs(command) => command.run(&session).await,
+        Command::Decisions(command) => command.run(&session).await,
         Command::Backups(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
@@ -158,12 +172,23 @@ mod tests {
             "dbkeep targets show main",
             "dbkeep operations list --category LOGS --severity medium",
             "dbkeep operations show old_logs --target main",
+            "dbkeep discover",
+            "dbkeep discover --target main --table users --table app.orders --min-confidence 0.5 --limit 10 --toml",
             "dbkeep plan a b --target main --samples 0",
             "dbkeep run --plan TOKEN --execute",
             "dbkeep runs list --target main --state failed --state interrupted --kind cleanup --operation a --since 2h --limit 3",
             "dbkeep runs show ID",
+            "dbkeep runs report ID",
+            "dbkeep runs report ID --json",
+            "dbkeep runs report ID --html",
+            "dbkeep runs report ID --html report.html",
+            "dbkeep run a --stop-on-failure",
             "dbkeep runs watch ID --after 7",
             "dbkeep runs cancel ID --reason because",
+            "dbkeep --principal bob runs approve ID",
+            "dbkeep runs approve ID --deny --reason because --principal bob",
+            "dbkeep run --plan TOKEN --execute --yes --phrase PHRASE --max-rows 10 --force",
+            "dbkeep decisions list --run ID --plan ID --outcome refused --limit 3",
             "dbkeep runs undo ID --yes --batch-size 10 --max-time 2h --full-speed --detach",
             "dbkeep backups list --target main --limit 1",
             "dbkeep backups show ID --max-chunks 5",
@@ -180,10 +205,16 @@ mod tests {
             "dbkeep",
             "dbkeep plan",
             "dbkeep run",
+            "dbkeep discover --min-confidence 2",
+            "dbkeep discover --limit 0",
             "dbkeep run a --batch-size many",
             "dbkeep run a --max-time 30",
             "dbkeep run a --yes",
+            "dbkeep run a --phrase x",
+            "dbkeep run a --execute --max-rows many",
+            "dbkeep decisions list --outcome perhaps",
             "dbkeep runs list --state asleep",
+            "dbkeep runs report ID --html - --json",
             "dbkeep operations list --severity none",
             "dbkeep targets list --output xml",
         ] {

@@ -15,6 +15,7 @@ use crate::{
     duration::Words,
     json::{self, event::Line},
     output::{Output, Tone},
+    session::Session,
     table,
 };
 
@@ -79,6 +80,26 @@ impl View {
                     self.lines.output.json(&line)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Says how a run that waits for approval gets it. Programs find that in the run itself.
+    pub(crate) async fn note_approvals(&self, session: &Session, run_id: &str) -> Result<(), dbkeep_client::Error> {
+        if matches!(self.surface, Surface::Json) {
+            return Ok(());
+        }
+        let run = session.client.runs().get(run_id).await?;
+        let given = u32::try_from(run.approvals.len()).unwrap_or(u32::MAX);
+        if run.state() != RunState::Queued || given >= run.approvals_required {
+            return Ok(());
+        }
+        let command = session.command(&format!("--principal NAME runs approve {run_id}"));
+        let others = table::others(run.approvals_required - given);
+        let line = format!("  {others} has to approve it: {command}");
+        match &self.surface {
+            Surface::Bar(bar) => bar.println(line),
+            Surface::Lines | Surface::Json => self.lines.output.note(line),
         }
         Ok(())
     }
@@ -159,6 +180,14 @@ impl Lines {
                 ready.plan_id,
                 paint(Tone::Strong, &table::rows(ready.row_count))
             ),
+            Event::Approved(approved) => {
+                let principal = approved.approval.as_ref().map_or("", |approval| approval.principal.as_str());
+                let text = format!(
+                    "approved by {principal}, {} of {}",
+                    approved.approvals, approved.approvals_required
+                );
+                paint(Tone::Good, &text)
+            }
             Event::StepStarted(step) => {
                 self.step_count = step.step_count;
                 let done = if step.rows_done == 0 {
@@ -369,6 +398,15 @@ mod tests {
             line(Event::HistoryLost(lost)).unwrap(),
             "events before number 9 are no longer kept"
         );
+        let approved = proto::Approved {
+            approval: Some(proto::Approval {
+                principal: "bob".into(),
+                time: None,
+            }),
+            approvals: 1,
+            approvals_required: 2,
+        };
+        assert_eq!(line(Event::Approved(approved)).unwrap(), "approved by bob, 1 of 2");
         assert_eq!(line(Event::Progress(proto::Progress::default())), None);
     }
 

@@ -22,18 +22,42 @@ pub(crate) async fn confirm(question: &str, output: &Output) -> io::Result<Resul
     write!(stderr, "{} [y/N] ", output.paint_note(Tone::Strong, question))?;
     stderr.flush()?;
     drop(stderr);
-    // Reading blocks; keepalive of the connection must not.
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        io::stdin().lock().read_line(&mut line).map(|_| line)
-    })
-    .await
-    .map_err(io::Error::other)??;
-    if is_yes(&answer) {
+    if is_yes(&read_line().await?) {
         return Ok(Ok(()));
     }
     output.note("Nothing was changed.");
     Ok(Err(Exit::Cancelled))
+}
+
+/// Asks for the phrase that a plan states, and returns what was typed: whether it is the phrase is for the server to say, and to
+/// record. The error is how the command ends otherwise.
+pub(crate) async fn phrase(expected: &str, output: &Output) -> io::Result<Result<String, Exit>> {
+    if !io::stdin().is_terminal() {
+        output.note("This plan needs its confirmation phrase, and stdin is no terminal: give --phrase. Nothing was changed.");
+        return Ok(Err(Exit::Usage));
+    }
+    let mut stderr = io::stderr().lock();
+    writeln!(stderr, "To go on, type: {}", output.paint_note(Tone::Strong, expected))?;
+    write!(stderr, "> ")?;
+    stderr.flush()?;
+    drop(stderr);
+    let typed = read_line().await?;
+    let typed = typed.trim_end_matches(['\r', '\n']);
+    if typed.is_empty() {
+        output.note("Nothing was changed.");
+        return Ok(Err(Exit::Cancelled));
+    }
+    Ok(Ok(typed.to_owned()))
+}
+
+/// Reading blocks; keepalive of the connection must not.
+async fn read_line() -> io::Result<String> {
+    tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).map(|_| line)
+    })
+    .await
+    .map_err(io::Error::other)?
 }
 
 fn is_yes(answer: &str) -> bool {

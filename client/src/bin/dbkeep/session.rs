@@ -21,8 +21,16 @@ pub(crate) struct Session {
 
 impl Session {
     /// Connects at once: somebody waits at a prompt, and wants to know at once that nobody is there.
-    pub(crate) async fn connect(address: &str, timeout: Duration, output: &Output) -> Result<Self, Error> {
-        let client = Client::builder()
+    pub(crate) async fn connect(
+        address: &str,
+        principal: Option<String>,
+        timeout: Duration,
+        output: &Output,
+    ) -> Result<Self, Error> {
+        let builder = principal
+            .into_iter()
+            .fold(Client::builder(), |builder, name| builder.principal(name));
+        let client = builder
             .address(address)
             .call_timeout(timeout)
             .plan_timeout(PLAN_TIMEOUT.max(timeout))

@@ -10,8 +10,9 @@ use indicatif::{HumanBytes, HumanCount};
 
 use crate::{
     duration::Words,
-    json,
+    json, next,
     output::{Output, Tone},
+    session::Session,
 };
 
 /// An instant in UTC to the second; a dash where there is none.
@@ -102,6 +103,10 @@ pub(crate) fn plan(plan: &proto::Plan, samples: usize, output: &Output) -> io::R
             format!("about {} go to the backup first", HumanBytes(plan.capture_bytes))
         },
     ))?;
+    if !plan.confirmation_phrase.is_empty() {
+        let phrase = output.paint(Tone::Strong, &plan.confirmation_phrase);
+        output.line(format_args!("Confirmation phrase: {phrase}"))?;
+    }
     if plan.blocked {
         output.line(output.paint(
             Tone::Bad,
@@ -109,6 +114,22 @@ pub(crate) fn plan(plan: &proto::Plan, samples: usize, output: &Output) -> io::R
         ))?;
     }
     Ok(())
+}
+
+/// The option of `dbkeep run` that carries a plan's confirmation phrase, quoted for a shell; nothing where it has none.
+pub(crate) fn phrase_option(plan: &proto::Plan) -> String {
+    if plan.confirmation_phrase.is_empty() {
+        return String::new();
+    }
+    format!(" --phrase '{}'", plan.confirmation_phrase.replace('\'', "'\\''"))
+}
+
+/// "somebody else", or how many others.
+pub(crate) fn others(approvals: u32) -> String {
+    match approvals {
+        1 => "somebody else".to_owned(),
+        number => format!("each of {number} others"),
+    }
 }
 
 /// What a plan would take.
@@ -227,12 +248,83 @@ fn cut(text: &str, characters: usize) -> String {
     }
 }
 
-/// Prints what a run did: one line per step, warnings, and the sum.
+/// Prints commands that fit the run's state.
+pub(crate) fn next_steps(run: &proto::Run, session: &Session) -> io::Result<()> {
+    for next in next::steps(run) {
+        let command = session.command(&next.arguments);
+        session.output.line(format_args!("{}: {command}", next.purpose))?;
+    }
+    Ok(())
+}
+
+/// Prints what each operation did. A run of one step needs no sums.
+fn operations(run: &proto::Run, report: &proto::RunReport, output: &Output) -> io::Result<()> {
+    if report.steps.len() < 2 || report.operations.is_empty() {
+        return Ok(());
+    }
+    let is_dry = run.kind() == RunKind::Cleanup && is_dry_run(run);
+    let mut table = output.table([
+        "OPERATION",
+        "CATEGORY",
+        "SEVERITY",
+        "RESULT",
+        "PLANNED",
+        if is_dry { "WOULD GO" } else { "DONE" },
+        "BACKED UP",
+        "ERRORS",
+        "WARNINGS",
+        "TIME",
+        "EXPECTED",
+    ]);
+    for operation in &report.operations {
+        let worth_a_look = |count: u64| if count == 0 { Tone::Dim } else { Tone::Warn };
+        let done = if is_dry {
+            operation.rows_planned
+        } else {
+            operation.rows_affected
+        };
+        table.add_row([
+            output.cell(Tone::Strong, &operation.operation),
+            output.cell(Tone::Dim, or_dash(&operation.category)),
+            output.cell(Tone::Dim, severity(operation.severity())),
+            output.cell(step_tone(operation.state()), json::step_state(operation.state())),
+            output.number(Tone::Dim, HumanCount(operation.rows_planned)),
+            output.number(Tone::Strong, HumanCount(done)),
+            output.number(Tone::Dim, HumanCount(operation.rows_captured)),
+            output.number(worth_a_look(operation.error_count.into()), operation.error_count),
+            output.number(worth_a_look(operation.warning_count), HumanCount(operation.warning_count)),
+            output.cell(Tone::Dim, duration(operation.duration.as_ref())),
+            output.cell(Tone::Dim, duration(operation.expected_duration.as_ref())),
+        ]);
+    }
+    output.line(table)
+}
+
+/// A severity in words; a dash where it is unknown.
+pub(crate) fn severity(severity: proto::Severity) -> String {
+    match severity {
+        proto::Severity::Unspecified => "-".to_owned(),
+        known => json::severity(known),
+    }
+}
+
+/// How the state of a step or an operation looks.
+pub(crate) fn step_tone(state: StepState) -> Tone {
+    match state {
+        StepState::Succeeded => Tone::Good,
+        StepState::Failed => Tone::Bad,
+        StepState::Partial | StepState::Skipped => Tone::Warn,
+        StepState::Pending | StepState::Running | StepState::Unspecified => Tone::Dim,
+    }
+}
+
+/// Prints what a run did: one line per operation, one per step, warnings, and the sum.
 pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
     let empty = proto::RunReport::default();
     let report = run.report.as_ref().unwrap_or(&empty);
     let is_dry = run.kind() == RunKind::Cleanup && is_dry_run(run);
     let done = if is_dry { "WOULD GO" } else { "DONE" };
+    operations(run, report, output)?;
     let mut table = output.table([
         "STEP",
         "OPERATION",
@@ -246,12 +338,7 @@ pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
         "TIME",
     ]);
     for step in &report.steps {
-        let tone = match step.state() {
-            StepState::Succeeded => Tone::Good,
-            StepState::Failed => Tone::Bad,
-            StepState::Partial => Tone::Warn,
-            StepState::Pending | StepState::Running | StepState::Unspecified => Tone::Dim,
-        };
+        let tone = step_tone(step.state());
         let left = step.rows_remaining + step.rows_conflicting;
         table.add_row([
             output.number(Tone::Dim, u64::from(step.index) + 1),
@@ -314,7 +401,7 @@ pub(crate) fn is_dry_run(run: &proto::Run) -> bool {
     run.options.as_ref().and_then(|options| options.dry_run).unwrap_or(true)
 }
 
-fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> String {
+pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> String {
     let of_steps = |number: fn(&proto::StepReport) -> u64, sum| {
         if report.steps.iter().any(|step| is_root(&step.table)) {
             of_tables(report.steps.iter().map(|step| (step.table.as_str(), number(step))))
@@ -369,6 +456,19 @@ mod tests {
         assert_eq!(sample(&row), "id=1 a=NULL b=x\\ny");
         assert_eq!(cut("äöü", 2), "äö…");
         assert_eq!(cut("äö", 2), "äö");
+    }
+
+    #[test]
+    fn a_phrase_survives_the_shell() {
+        let plan = |phrase: &str| proto::Plan {
+            confirmation_phrase: phrase.into(),
+            ..Default::default()
+        };
+        assert_eq!(phrase_option(&plan("")), "");
+        assert_eq!(
+            phrase_option(&plan("delete 1 row from \"a'b\" on t")),
+            " --phrase 'delete 1 row from \"a'\\''b\" on t'"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod acceptance;
 mod cancelling;
 mod claims;
+mod ladder;
 mod listing;
 mod logs;
 mod updates;
@@ -17,8 +18,8 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        ChildAction, Event, EventBody, Finding, FindingLevel, Literal, Plan, PlanChild, PlanId, PlanStep, Report, Run, RunId,
-        RunKind, RunOptions, RunState, SampleRow, StepReport, StepState, TableName, Verification, Warning,
+        ChildAction, Event, EventBody, Finding, FindingLevel, Literal, OperationFacts, Plan, PlanChild, PlanId, PlanStep, Report,
+        Run, RunId, RunKind, RunOptions, RunState, SampleRow, StepReport, StepState, TableName, Verification, Warning,
     },
     port::{CreateRun, Created, Grant, Store, Update},
     rule::{
@@ -92,6 +93,14 @@ where
         listing::runs_are_listed_newest_first,
         listing::filters_are_exact_and_combine,
         listing::runs_with_captured_rows_are_found,
+        ladder::a_plan_starts_one_run,
+        ladder::a_waiting_run_is_nobodys_until_its_last_approval,
+        ladder::a_denied_run_ends,
+        ladder::a_run_that_nobody_approves_in_time_fails,
+        ladder::an_approval_races_with_a_denial,
+        ladder::decisions_are_kept_and_listed,
+        ladder::an_acceptance_and_its_decision_are_one,
+        ladder::runs_that_were_worked_on_are_found,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );
@@ -141,6 +150,7 @@ fn plan() -> Plan {
         }],
         strict: Some(true),
         max_fraction: 0.25,
+        max_rows: Some(70),
         kind: RuleKind::Expired(Expired {
             column: "seen_at".to_owned(),
             fallback: Some("made_at".to_owned()),
@@ -185,6 +195,7 @@ fn plan() -> Plan {
             remediation: "make one".to_owned(),
         }],
         selection_sql: "SELECT 1\nFROM \"t\" WHERE a < '\u{1}'".to_owned(),
+        operation_max_rows: Some(80),
     };
     let mut plan = Plan {
         id: PlanId(Uuid::now_v7()),
@@ -196,6 +207,7 @@ fn plan() -> Plan {
         digest: String::new(),
         created_at: Timestamp::now(),
         expires_at: Timestamp::now(),
+        approvals_required: 2,
     };
     plan.digest = plan.compute_digest();
     plan
@@ -221,6 +233,14 @@ fn report(captured: u64) -> Report {
         steps: vec![step],
         warnings: vec![warning],
         duration_ms: 5,
+        operations: vec![OperationFacts {
+            name: "sessions".to_owned(),
+            category: "EXPIRED_DATA".to_owned(),
+            severity: Severity::High,
+            expected_seconds: Some(60),
+            overdue: true,
+            warnings: 1,
+        }],
     }
 }
 
@@ -248,6 +268,10 @@ fn run(target: &str) -> Run {
         started_at: None,
         ended_at: None,
         verification: Verification::Unverified,
+        started_by: "ann".to_owned(),
+        approvals: Vec::new(),
+        approvals_required: 0,
+        approve_until: None,
     }
 }
 
@@ -263,6 +287,7 @@ fn request(run: Run, tables: &[&str]) -> CreateRun {
             step_counts: vec![10],
         }],
         run,
+        decision: None,
     }
 }
 

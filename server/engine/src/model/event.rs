@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    decision::Approval,
     plan::PlanId,
     run::{Report, RunId, RunState, StepReport, Warning},
 };
@@ -104,6 +105,15 @@ pub enum EventBody {
     },
     /// Something to look at.
     Warning(Warning),
+    /// Somebody approved the run.
+    Approved {
+        /// By whom and when.
+        approval: Approval,
+        /// Approvals so far, this one among them.
+        approvals: u32,
+        /// Approvals that it needs.
+        required: u32,
+    },
 }
 
 /// One entry of a run's event log.

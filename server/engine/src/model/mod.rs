@@ -2,9 +2,12 @@
 //! module is needed to understand them.
 
 pub mod backup;
+mod confirmation;
+pub mod decision;
 pub mod event;
 pub mod file;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod selection;
@@ -12,11 +15,13 @@ pub mod target;
 pub mod value;
 
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
+pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Throttle};
 pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
+pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
-pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, RowAction, Selection, TimeEncoding};
+pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};
 pub use target::{Capability, EngineKind, TargetStatus};
 pub use value::{Row, RowKey, Value};

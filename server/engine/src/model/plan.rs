@@ -119,6 +119,9 @@ pub struct PlanStep {
     pub findings: Vec<Finding>,
     /// The selection as SQL, for reading.
     pub selection_sql: String,
+    /// Most rows that all steps of its operation may take together; `None` for no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_max_rows: Option<u64>,
 }
 
 /// An immutable plan.
@@ -142,6 +145,9 @@ pub struct Plan {
     pub created_at: Timestamp,
     /// From when on the token is refused, by the server's clock.
     pub expires_at: Timestamp,
+    /// Principals beside the one that starts the run who have to approve it; 0 below CRITICAL.
+    #[serde(default)]
+    pub approvals_required: u32,
 }
 
 impl PlanStep {
@@ -149,6 +155,12 @@ impl PlanStep {
     #[must_use]
     pub fn along_count(&self) -> u64 {
         self.children.iter().map(|child| child.row_count).sum()
+    }
+
+    /// All rows that the step touches.
+    #[must_use]
+    pub fn reach(&self) -> u64 {
+        self.row_count.saturating_add(self.along_count())
     }
 }
 

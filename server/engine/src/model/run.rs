@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::plan::PlanId;
+use super::{decision::Approval, plan::PlanId, report::OperationFacts};
 
 /// Id of a run, sortable by creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -126,6 +126,16 @@ pub struct RunOptions {
     /// Capture the rows of every operation, whether its catalog entry asks for a backup or not.
     #[serde(default)]
     pub capture: bool,
+    /// Begin no further operation after one that failed. Left out of stored options where it is false, so that the digest of a
+    /// request that does not ask for it stays what it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_on_failure: bool,
+    /// Most rows that the whole run may delete; `None` for no limit of its own.
+    #[serde(default)]
+    pub max_rows: Option<u64>,
+    /// Take findings of level WARN that nobody has confirmed otherwise.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl RunOptions {
@@ -143,6 +153,9 @@ impl Default for RunOptions {
             max_execution_seconds: 1_800,
             full_speed: false,
             capture: false,
+            stop_on_failure: false,
+            max_rows: None,
+            force: false,
         }
     }
 }
@@ -162,6 +175,8 @@ pub enum StepState {
     Partial,
     /// Ended by an error.
     Failed,
+    /// Never begun, and the run has ended or will not come back to it.
+    Skipped,
 }
 
 /// What one step did.
@@ -200,7 +215,7 @@ pub struct StepReport {
     pub rows_remaining: u64,
     /// Time at work, milliseconds.
     pub duration_ms: u64,
-    /// Why it failed or stopped; empty where all is well.
+    /// Why it failed, stopped or was skipped; empty where all is well.
     pub message: String,
 }
 
@@ -238,6 +253,9 @@ pub struct Report {
     pub warnings: Vec<Warning>,
     /// Time at work over all attempts, milliseconds.
     pub duration_ms: u64,
+    /// What the catalog said of each operation when the run was accepted.
+    #[serde(default)]
+    pub operations: Vec<OperationFacts>,
 }
 
 impl Report {
@@ -289,4 +307,12 @@ pub struct Run {
     pub ended_at: Option<Timestamp>,
     /// Whether its backup was proven, and when that was last tried.
     pub verification: super::backup::Verification,
+    /// Principal that started it; empty for runs of versions that did not ask.
+    pub started_by: String,
+    /// Who approved it so far.
+    pub approvals: Vec<Approval>,
+    /// Approvals that it needs.
+    pub approvals_required: u32,
+    /// Until when it may be approved, while it waits for that: no server takes it up, and it holds no table.
+    pub approve_until: Option<Timestamp>,
 }

@@ -93,6 +93,27 @@ pub enum Condition {
         /// Zone of a zone-less column (IANA name).
         zone: Option<String>,
     },
+    /// The columns are all non-NULL, and another row with equal values comes before this one in the order.
+    Duplicate {
+        /// The table that both rows are of.
+        table: Arc<TableSchema>,
+        /// Columns of the key.
+        columns: Vec<String>,
+        /// Which row of a key comes first; what this leaves open, the primary key decides.
+        order: Vec<Order>,
+        /// What must hold of a row so that it counts at all, as the one that goes and as the one that stays.
+        among: Vec<Condition>,
+    },
+    /// The row is an edge of a directed graph, and among those that go so that no cycle is left
+    /// ([`crate::rule::cycle::feedback`]). Cannot be asked of a row by itself, so that no later step may hang on it.
+    Cycle {
+        /// Columns that name the node which the edge leaves.
+        from: Vec<String>,
+        /// Columns that name the node which it enters, pairwise with `from`.
+        to: Vec<String>,
+        /// What must hold of a row so that it is an edge at all.
+        among: Vec<Condition>,
+    },
     /// The column holds one of these values.
     OneOf {
         /// The column.
@@ -114,6 +135,15 @@ pub enum Condition {
     },
 }
 
+/// A part of the order in which rows of one key stand. NULL is always the oldest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The column.
+    pub column: String,
+    /// Whether the largest value comes first.
+    pub newest_first: bool,
+}
+
 impl Condition {
     /// Looks at this condition and at those inside it, except conditions on other tables.
     pub fn visit<'a>(&'a self, look: &mut impl FnMut(&'a Self)) {
@@ -122,6 +152,27 @@ impl Condition {
             Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.visit(look)),
             Self::Not(part) => part.visit(look),
             _ => {}
+        }
+    }
+
+    /// Whether a row goes because of other rows of its table that stay, so that it must be listed together with them.
+    #[must_use]
+    pub fn is_about_sets(&self) -> bool {
+        matches!(self, Self::Duplicate { .. } | Self::Cycle { .. })
+    }
+
+    /// What of a condition about sets is about the row alone: its deciding columns are there, and it counts at all. Any other
+    /// condition is returned as it is.
+    #[must_use]
+    pub fn of_the_row(&self) -> Self {
+        let present = |columns: &mut dyn Iterator<Item = &String>, among: &[Self]| {
+            let present = columns.map(|column| Self::Not(Box::new(Self::IsNull { column: column.clone() })));
+            Self::All(present.chain(among.iter().cloned()).collect())
+        };
+        match self {
+            Self::Duplicate { columns, among, .. } => present(&mut columns.iter(), among),
+            Self::Cycle { from, to, among } => present(&mut from.iter().chain(to), among),
+            other => other.clone(),
         }
     }
 
@@ -148,6 +199,18 @@ pub struct Selection {
     pub matches: Condition,
     /// What must not hold: conditions of earlier steps on the same table.
     pub except: Vec<Condition>,
+}
+
+impl Selection {
+    /// The same rows and those that make them go: what [`Condition::of_the_row`] leaves.
+    #[must_use]
+    pub fn of_the_row(&self) -> Self {
+        Self {
+            table: Arc::clone(&self.table),
+            matches: self.matches.of_the_row(),
+            except: self.except.clone(),
+        }
+    }
 }
 
 /// What becomes of a child row when the row that it names goes.

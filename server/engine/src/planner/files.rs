@@ -313,7 +313,7 @@ pub(super) async fn plan_step(
     clock: Timestamp,
     schemas: &Schemas,
     expected_ms: &impl Fn(&str, &str, u64) -> Option<u64>,
-    recount: Option<Recount<'_>>,
+    (operation_max_rows, recount): (Option<u64>, Option<Recount<'_>>),
 ) -> Result<PlanStep, GatherError> {
     let gathered = files.gather(target).await?;
     let Gathered {
@@ -342,6 +342,7 @@ pub(super) async fn plan_step(
         samples: counted.samples.iter().map(sample).collect(),
         findings,
         selection_sql: String::new(),
+        operation_max_rows,
     })
 }
 

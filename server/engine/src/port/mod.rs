@@ -2,15 +2,19 @@
 //! where tests need it, and one conformance suite that all of them pass.
 
 pub mod archive;
+pub mod explore;
 pub mod files;
+pub mod ladder;
 pub mod store;
 pub mod target;
 
 pub use archive::{Archive, ArchiveError, ChunkFile};
+pub use explore::{DeclaredKey, Explore, Repeats, Sample};
 pub use files::{
     FileRoot, FilesError, Left, PutBack, Roots, Sieve, Sifted, Standing, Taken, Trash, TrashTotals, TrashUsage, Trashed,
     TrashedFile, Visit, Walked,
 };
+pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
 pub use target::{
     BatchTransaction, Captured, Claim, Conflict, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target,

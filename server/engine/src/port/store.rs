@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::model::{Event, EventBody, Plan, PlanId, Report, Run, RunId, RunKind, RunState};
+use super::ladder::Ladder;
+use crate::model::{Decision, Event, EventBody, Plan, PlanId, Report, Run, RunId, RunKind, RunState};
 
 /// A failure of the control store.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub struct CreateRun {
     pub request_digest: String,
     /// First entries of its log, before the `StateChanged` event that the store adds.
     pub events: Vec<EventBody>,
+    /// What lets it through, recorded in the same transaction.
+    pub decision: Option<Decision>,
 }
 
 /// What became of it.
@@ -52,6 +55,8 @@ pub enum Created {
         /// The table.
         table: String,
     },
+    /// The plan's token has started this run before.
+    PlanUsed(RunId),
 }
 
 /// Which runs to list; an empty part does not filter.
@@ -69,6 +74,8 @@ pub struct RunFilter {
     pub created_after: Option<Timestamp>,
     /// Only runs that captured rows.
     pub captured: bool,
+    /// Only runs that a server has worked on, which leaves out dry runs.
+    pub attempted: bool,
 }
 
 /// A run taken up by a server.
@@ -125,14 +132,15 @@ pub struct EventPage {
 
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: Ladder {
     /// Keeps a plan.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 
     /// A plan by its id.
     async fn plan(&self, id: PlanId) -> Result<Option<Plan>, StoreError>;
 
-    /// Accepts a run, unless the request was seen before or a table is held.
+    /// Accepts a run, unless the request was seen before, its plan has started another, or a table is held. A run that has to be
+    /// approved first (`approve_until`) gets its tables with the last approval.
     async fn create_run(&self, request: &CreateRun) -> Result<Created, StoreError>;
 
     /// The run that a request started, with the digest of that request.
@@ -145,7 +153,7 @@ pub trait Store: Send + Sync {
     async fn runs(&self, filter: &RunFilter, before: Option<RunId>, limit: u32) -> Result<Vec<Run>, StoreError>;
 
     /// Gives the oldest run that nobody works on to `holder` for `term`: queued, interrupted, or with a lease that lapsed.
-    /// Runs of the targets in `skip` are passed over.
+    /// Runs of the targets in `skip` are passed over, and those that wait for approval.
     async fn claim(&self, holder: &str, term: Duration, skip: &[String]) -> Result<Option<Grant>, StoreError>;
 
     /// Prolongs a lease.

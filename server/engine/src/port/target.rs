@@ -5,6 +5,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::explore::Explore;
 use crate::model::{
     Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName,
     TableSchema, TargetStatus, Value,
@@ -291,13 +292,12 @@ pub trait BatchTransaction: Send {
 pub trait Scratch: Send {
     /// Restores rows into an empty copy of the table's columns, reads them back and compares. Returns the number of rows
     /// that came back exactly as they were captured.
-    /// Of rows with new values behind the old ones only the old ones count.
     async fn prove(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<u64, TargetError>;
 }
 
 /// A maintained database.
 #[async_trait]
-pub trait Target: Send + Sync {
+pub trait Target: Explore + Send + Sync {
     /// Product.
     fn engine(&self) -> EngineKind;
 
@@ -334,7 +334,7 @@ pub trait Target: Send + Sync {
 
     /// Which of these values the column holds at this moment, by their positions in order; at most 10,000 at a time. Where the
     /// database takes two spellings for equal, so does this.
-    async fn present(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError>;
+    async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError>;
 
     /// Begins a pass that lists matching rows, after `cursor` where one is given, in windows of at most `limit` keys.
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError>;

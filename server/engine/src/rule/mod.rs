@@ -5,7 +5,9 @@
 //! `docs/rules/`; the compiler points at the rest.
 
 pub mod children;
+pub mod cycle;
 pub mod dangling_key;
+pub mod duplicate;
 pub mod expired;
 pub mod filter;
 pub mod orphan;
@@ -34,6 +36,8 @@ pub const KINDS: &[KindInfo] = &[
     expired::INFO,
     dangling_key::INFO,
     filter::INFO,
+    duplicate::INFO,
+    cycle::INFO,
     temp_files::INFO,
     orphan_files::INFO,
 ];
@@ -48,7 +52,7 @@ pub enum Severity {
     Medium,
     /// Needs a token, and captures every row.
     High,
-    /// Needs a token, a backup and the approval of a second person.
+    /// Needs a token, a backup, the plan's confirmation phrase, and the approval of another principal.
     Critical,
 }
 
@@ -237,6 +241,10 @@ pub enum RuleKind {
     Orphan(orphan::Orphan),
     /// Rows older than a retention.
     Expired(expired::Expired),
+    /// All rows of a key but one.
+    Duplicate(duplicate::Duplicate),
+    /// Edges that close a cycle.
+    Cycle(cycle::Cycle),
     /// Rows whose text key names a missing row.
     DanglingKey(dangling_key::DanglingKey),
     /// Rows that meet a condition in SQL.
@@ -267,6 +275,9 @@ pub struct Rule {
     pub strict: Option<bool>,
     /// Largest share of the table that may go, 0 to 1.
     pub max_fraction: f64,
+    /// Most rows that may go in one run; `None` for no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
     /// What it selects.
     pub kind: RuleKind,
     /// Where it is declared.
@@ -288,6 +299,9 @@ pub struct Operation {
     pub backup: bool,
     /// How long its author expects it to take, seconds.
     pub expected_seconds: Option<u64>,
+    /// Most rows that its rules may take together in one run; `None` for no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
     /// Its rules in order.
     pub rules: Vec<Rule>,
     /// Where it is declared.
@@ -322,7 +336,12 @@ impl Rule {
         match &self.kind {
             RuleKind::TempFiles(files) => Some(&files.root),
             RuleKind::OrphanFiles(files) => Some(&files.root),
-            RuleKind::Orphan(_) | RuleKind::Expired(_) | RuleKind::DanglingKey(_) | RuleKind::Filter(_) => None,
+            RuleKind::Orphan(_)
+            | RuleKind::Expired(_)
+            | RuleKind::Duplicate(_)
+            | RuleKind::Cycle(_)
+            | RuleKind::DanglingKey(_)
+            | RuleKind::Filter(_) => None,
         }
     }
 
@@ -341,6 +360,8 @@ impl Rule {
         match &self.kind {
             RuleKind::Orphan(_) => orphan::INFO.name,
             RuleKind::Expired(_) => expired::INFO.name,
+            RuleKind::Duplicate(_) => duplicate::INFO.name,
+            RuleKind::Cycle(_) => cycle::INFO.name,
             RuleKind::DanglingKey(_) => dangling_key::INFO.name,
             RuleKind::Filter(_) => filter::INFO.name,
             RuleKind::TempFiles(_) => temp_files::INFO.name,
@@ -354,6 +375,8 @@ impl Rule {
         let mut text = match &self.kind {
             RuleKind::Orphan(orphan) => orphan.describe(&self.table),
             RuleKind::Expired(expired) => expired.describe(&self.table),
+            RuleKind::Duplicate(duplicate) => duplicate.describe(&self.table),
+            RuleKind::Cycle(cycle) => cycle.describe(&self.table),
             RuleKind::DanglingKey(dangling) => dangling.describe(&self.table),
             RuleKind::Filter(filter) => filter.describe(&self.table),
             RuleKind::TempFiles(files) => files.describe(),
@@ -396,7 +419,7 @@ impl Rule {
             RuleKind::OrphanFiles(files) => tables.extend(files.references.iter().map(|reference| &reference.table)),
             RuleKind::Orphan(orphan) => tables.push(&orphan.parent),
             RuleKind::DanglingKey(dangling) => tables.push(&dangling.parent),
-            RuleKind::Expired(_) | RuleKind::Filter(_) => {}
+            RuleKind::Expired(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => {}
         }
         for child in &self.children {
             tables.push(&child.table);
@@ -415,7 +438,7 @@ impl Rule {
             RuleKind::Expired(expired) => expired.horizon(clock).map(Some),
             RuleKind::TempFiles(files) => files.horizon(clock).map(Some),
             RuleKind::OrphanFiles(files) => files.horizon(clock).map(Some),
-            RuleKind::DanglingKey(_) | RuleKind::Filter(_) => Ok(None),
+            RuleKind::DanglingKey(_) | RuleKind::Filter(_) | RuleKind::Duplicate(_) | RuleKind::Cycle(_) => Ok(None),
         }
     }
 
@@ -424,19 +447,23 @@ impl Rule {
     /// # Errors
     /// Where a column is missing or of a type that the kind cannot work with.
     pub fn condition(&self, engine: EngineKind, schemas: &Schemas, horizon: Option<Timestamp>) -> Result<Condition, Mismatch> {
+        let schema = schema_of(schemas, &self.table)?;
+        self.check_assignments(schema)?;
+        let mut tests = ColumnTest::all(&self.tests, schema)?;
+        tests.extend(self.action.changes());
         let condition = match &self.kind {
             RuleKind::Orphan(orphan) => orphan.condition(engine, &self.table, schemas, horizon)?,
             RuleKind::Expired(expired) => expired.condition(engine, &self.table, schemas, horizon)?,
+            // A row that fails a test neither goes nor keeps others from staying.
+            RuleKind::Duplicate(duplicate) => return duplicate.condition(&self.table, schemas, tests),
+            RuleKind::Cycle(cycle) => return cycle.condition(&self.table, schemas, tests),
             RuleKind::DanglingKey(dangling) => dangling.condition(engine, &self.table, schemas)?,
             RuleKind::Filter(filter) => filter.condition(engine, &self.table, schemas)?,
             // It selects files, hence no row of any table.
             RuleKind::TempFiles(_) | RuleKind::OrphanFiles(_) => return Ok(Condition::Any(Vec::new())),
         };
-        let schema = schema_of(schemas, &self.table)?;
-        self.check_assignments(schema)?;
         let mut parts = vec![condition];
-        parts.extend(ColumnTest::all(&self.tests, schema)?);
-        parts.extend(self.action.changes());
+        parts.extend(tests);
         if parts.len() == 1 {
             Ok(parts.remove(0))
         } else {
@@ -480,6 +507,8 @@ impl Rule {
             RuleKind::Expired(expired) => expired.column == column || expired.fallback.as_deref() == Some(column),
             RuleKind::DanglingKey(dangling) => dangling.column == column,
             RuleKind::Filter(filter) => filter.names(column),
+            RuleKind::Duplicate(duplicate) => duplicate.columns.iter().chain(&duplicate.by).any(|name| name == column),
+            RuleKind::Cycle(cycle) => cycle.from.iter().chain(&cycle.to).any(|name| name == column),
             RuleKind::TempFiles(_) | RuleKind::OrphanFiles(_) => false,
         };
         by_kind || self.tests.iter().any(|test| test.column == column)
@@ -492,7 +521,11 @@ impl Rule {
             RuleKind::Orphan(orphan) => orphan.findings(schemas),
             RuleKind::Expired(expired) => expired.findings(&self.table, schemas),
             RuleKind::OrphanFiles(files) => files.findings(schemas),
-            RuleKind::DanglingKey(_) | RuleKind::Filter(_) | RuleKind::TempFiles(_) => Vec::new(),
+            RuleKind::DanglingKey(_)
+            | RuleKind::Filter(_)
+            | RuleKind::Duplicate(_)
+            | RuleKind::Cycle(_)
+            | RuleKind::TempFiles(_) => Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    allowance,
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
     files,
@@ -36,6 +37,10 @@ pub(super) enum StepEnd {
 }
 
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    // No claim grants such a run; this is the last door before rows go.
+    if attempt.run.approvals.len() < usize::try_from(attempt.run.approvals_required).unwrap_or(usize::MAX) {
+        return Err(Halt::Fail("it was claimed without the approvals that it needs".to_owned()));
+    }
     attempt.target.claim(attempt.claim).await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     check_journal(attempt, &totals)?;
@@ -75,6 +80,12 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
             continue;
         }
         attempt.boundary()?;
+        if attempt.run.options.stop_on_failure
+            && let Some(why) = attempt.ledger.report.stopped_by_failure(index)
+        {
+            attempt.ledger.skip_step(index, why).await?;
+            continue;
+        }
         attempt.ledger.begin_step(index).await?;
         if let RowAction::Archive { into, stamp_column } = &step.effect.action {
             attempt
@@ -142,7 +153,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
 fn is_over(attempt: &Attempt, index: usize) -> bool {
     matches!(
         attempt.ledger.report.steps[index].state,
-        StepState::Succeeded | StepState::Partial | StepState::Failed
+        StepState::Succeeded | StepState::Partial | StepState::Failed | StepState::Skipped
     )
 }
 
@@ -168,15 +179,17 @@ fn done(attempt: &Attempt) -> String {
 fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
     let steps = &attempt.ledger.report.steps;
     let done = done(attempt);
-    let failed = steps.iter().filter(|step| step.state == StepState::Failed).count();
     let (state, reason) = if steps.iter().all(|step| step.state == StepState::Succeeded) {
         (RunState::Succeeded, done)
-    } else if failed == steps.len() {
+    } else if attempt.ledger.report.nothing_succeeded() {
         (
             RunState::Failed,
             format!(
-                "every step failed; the first: {}",
-                steps.first().map_or("", |step| step.message.as_str())
+                "no step succeeded; the first failure: {}",
+                steps
+                    .iter()
+                    .find(|step| step.state == StepState::Failed)
+                    .map_or("", |step| step.message.as_str())
             ),
         )
     } else if out_of_time {
@@ -253,10 +266,16 @@ async fn remove_unjournaled_chunks(attempt: &Attempt) -> Result<(), Halt> {
     Ok(())
 }
 
-/// Most rows that a step may take: what the plan counted and the drift that is tolerated.
+/// Most rows that a step may take.
 pub(super) fn allowance(attempt: &Attempt, index: usize) -> u64 {
-    let planned = attempt.plan.steps[index].row_count;
-    planned.saturating_add(attempt.context.settings.drift.tolerance(planned))
+    let done = &attempt.ledger.report.steps;
+    allowance::of_step(
+        &attempt.plan,
+        index,
+        done,
+        attempt.context.settings.drift,
+        &attempt.run.options,
+    )
 }
 
 /// A scan that runs ahead of the batches by one window, on its own task and connection.

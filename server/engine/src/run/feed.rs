@@ -148,11 +148,13 @@ impl Feeds {
     }
 
     /// Follows a run's log after a sequence until the run's last event. Items come without gap or repeat, and a watcher that
-    /// does not read never holds the run up.
+    /// does not read never holds the run up. `whole` is for a log that is over: it is read for what it says, not followed, so
+    /// that nothing in it is coalesced.
     pub fn watch(
         self: &Arc<Self>,
         run: RunId,
         after: u64,
+        whole: bool,
         shutdown: CancellationToken,
     ) -> impl futures::Stream<Item = Result<WatchItem, EngineError>> + Send + use<> {
         let feeds = Arc::clone(self);
@@ -165,6 +167,7 @@ impl Feeds {
             sequence: after,
             queue: VecDeque::new(),
             ended: false,
+            whole,
             shutdown,
         };
         futures::stream::unfold(watcher, |mut watcher| async move {
@@ -209,6 +212,7 @@ struct Watcher {
     sequence: u64,
     queue: VecDeque<WatchItem>,
     ended: bool,
+    whole: bool,
     shutdown: CancellationToken,
 }
 
@@ -245,7 +249,7 @@ impl Watcher {
     }
 
     fn enqueue(&mut self, events: Vec<Arc<Event>>) {
-        let behind = events.len() > BEHIND_EVENTS;
+        let behind = !self.whole && events.len() > BEHIND_EVENTS;
         let mut coalesced = 0;
         let mut events = events.into_iter().peekable();
         while let Some(event) = events.next() {

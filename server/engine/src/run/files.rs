@@ -138,7 +138,7 @@ async fn referenced(attempt: &Attempt, selection: &FileSelection, files: &[FileE
     let mut found = HashSet::new();
     for (reference, source) in selection.references.iter().flatten() {
         let values: Vec<Vec<u8>> = files.iter().map(|file| reference.value(&file.path)).collect();
-        for position in attempt.target.present(source, &values).await? {
+        for position in attempt.target.holds(source, &values).await? {
             found.extend(files.get(position).map(|file| file.path.clone()));
         }
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{feed::Feeds, meter::Meter};
 use crate::{
-    model::{EventBody, Progress, Report, ReportStatus, RunId, RunState, StepState, StepTotals, Throttle, Warning},
+    model::{EventBody, Progress, Report, RunId, RunState, StepState, StepTotals, Throttle, Warning},
     port::{SourceMark, Store, StoreError, Update},
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Ledger {
     /// Time at work in the current step before this attempt, milliseconds.
     step_before_ms: u64,
     report_written: Instant,
+    /// Duration of the newest batch of this attempt, which windows without a row do not change.
+    newest_batch: Duration,
 }
 
 impl Ledger {
@@ -44,6 +46,7 @@ impl Ledger {
             step_began: now,
             step_before_ms: 0,
             report_written: now,
+            newest_batch: Duration::ZERO,
         }
     }
 
@@ -78,21 +81,8 @@ impl Ledger {
     pub(super) async fn enter(&mut self, to: RunState, reason: String, mark: Option<SourceMark>) -> Result<(), StoreError> {
         self.report.duration_ms = millis(self.worked());
         if to.is_final() {
-            for step in self.report.steps.iter_mut().filter(|step| step.state == StepState::Running) {
-                step.state = if to == RunState::Failed {
-                    StepState::Failed
-                } else {
-                    StepState::Partial
-                };
-                step.message.clone_from(&reason);
-            }
+            self.report.close(to, &reason);
         }
-        self.report.status = match to {
-            RunState::Succeeded => Some(ReportStatus::Success),
-            RunState::PartiallySucceeded | RunState::Cancelled => Some(ReportStatus::PartialSuccess),
-            RunState::Failed => Some(ReportStatus::Failed),
-            _ => None,
-        };
         let update = Update {
             report: Some(self.report.clone()),
             events: Vec::new(),
@@ -160,7 +150,31 @@ impl Ledger {
             step: index(step),
             report: report.clone(),
         };
+        self.write(vec![event], true).await?;
+        self.check_expected_time(step).await
+    }
+
+    /// Leaves a step out that has not begun.
+    pub(super) async fn skip_step(&mut self, step: usize, why: String) -> Result<(), StoreError> {
+        let report = &mut self.report.steps[step];
+        report.state = StepState::Skipped;
+        report.message = why;
+        let event = EventBody::StepFinished {
+            step: index(step),
+            report: report.clone(),
+        };
         self.write(vec![event], true).await
+    }
+
+    /// Says once that the step's operation takes longer than its catalog expects.
+    async fn check_expected_time(&mut self, step: usize) -> Result<(), StoreError> {
+        let Some(warning) = self.report.overdue(step) else {
+            return Ok(());
+        };
+        tracing::warn!(run = %self.run, code = warning.code, message = warning.message, "run warning");
+        self.report.warn(&warning);
+        // With the report, so that a later attempt knows that it was said.
+        self.write(vec![EventBody::Warning(warning)], true).await
     }
 
     pub(super) async fn warn(&mut self, step: Option<usize>, code: &str, message: String) -> Result<(), StoreError> {
@@ -170,9 +184,7 @@ impl Ledger {
             message,
             step: step.map(index),
         };
-        if self.report.warnings.len() < Report::MAX_WARNINGS {
-            self.report.warnings.push(warning.clone());
-        }
+        self.report.warn(&warning);
         self.write(vec![EventBody::Warning(warning)], false).await
     }
 
@@ -186,10 +198,14 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         let affected = self.report.total(|step| step.rows_affected);
         self.meter.note(affected);
+        if !batch.is_zero() {
+            self.newest_batch = batch;
+        }
         if !self.meter.due() {
             return Ok(());
         }
         self.time_step(step);
+        self.check_expected_time(step).await?;
         let planned = self.report.total(|step| step.rows_planned);
         let current = &self.report.steps[step];
         let event = EventBody::Progress(Progress {
@@ -206,7 +222,7 @@ impl Ledger {
             rows_per_second: self.meter.rate(),
             eta_ms: self.meter.eta_ms(planned.saturating_sub(affected)),
             batches: self.report.total(|step| step.batches),
-            batch_ms: millis(batch),
+            batch_ms: millis(self.newest_batch),
             throttle,
         });
         self.write(vec![event], self.report_written.elapsed() >= REPORT_INTERVAL)

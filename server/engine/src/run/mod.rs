@@ -6,6 +6,7 @@
 //! ledger: report and events of the attempt -> store -> feed: watchers
 //! ```
 
+mod allowance;
 mod attempt;
 pub mod batch;
 mod cleanup;

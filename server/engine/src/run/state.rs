@@ -43,6 +43,8 @@ pub const TRANSITIONS: &[(RunState, Trigger, RunState)] = &[
     (Queued, Trigger::Cancel, Cancelled),
     // A dry run is done with its plan; no server needs to work on it.
     (Queued, Trigger::Succeed, Succeeded),
+    // Its approval did not come in time.
+    (Queued, Trigger::Fail, Failed),
     // The batch in flight ends first: a transaction is either committed with its journal row or leaves no trace.
     (Running, Trigger::Cancel, Cancelling),
     // The lease lapsed or was given back; the journal says where to go on.

@@ -64,6 +64,7 @@ impl Supervisor {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut attempts = JoinSet::new();
         while !shutdown.is_cancelled() {
+            self.context.expire_approvals().await;
             while attempts.len() < self.context.settings.concurrent_runs && self.take_up(&mut attempts, &shutdown).await {}
             tokio::select! {
                 () = shutdown.cancelled() => {}

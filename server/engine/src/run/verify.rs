@@ -8,9 +8,9 @@ use super::{
     files,
 };
 use crate::{
-    backup::{ChunkError, read_chunk},
+    backup::{ChunkError, Section, read_chunk},
     model::{RunState, StepState},
-    port::SourceMark,
+    port::{Captured, SourceMark},
 };
 
 /// Journal entries read at a time.
@@ -86,8 +86,11 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                 let problem = match read.map_err(|error| Halt::Fail(error.to_string()))? {
                     Ok(sections) => {
                         let mut proven = 0;
-                        for section in sections {
-                            proven += scratch.prove(&section.layout, section.rows).await?;
+                        for Section { mut layout, mut rows } in sections {
+                            // What proves a backup are the rows as they were, whatever was done to them.
+                            layout.captured = Captured::Deleted;
+                            rows.iter_mut().for_each(|row| row.truncate(layout.columns.len()));
+                            proven += scratch.prove(&layout, rows).await?;
                         }
                         let report = &mut attempt.ledger.report.steps[index];
                         report.rows_matched += chunk.rows;

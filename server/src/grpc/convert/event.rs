@@ -80,6 +80,15 @@ fn body(body: EventBody) -> run_event::Event {
             step: Some(run::step(step, report)),
         }),
         EventBody::Warning(warning) => run_event::Event::Warning(run::warning(warning)),
+        EventBody::Approved {
+            approval,
+            approvals,
+            required,
+        } => run_event::Event::Approved(v1::Approved {
+            approval: Some(run::approval(approval)),
+            approvals,
+            approvals_required: required,
+        }),
     }
 }
 

@@ -2,6 +2,8 @@
 //! that a new variant in the engine asks for its name on the wire. Called by the services.
 
 pub(super) mod backup;
+pub(super) mod decision;
+pub(super) mod discovery;
 pub(super) mod event;
 pub(super) mod plan;
 pub(super) mod run;

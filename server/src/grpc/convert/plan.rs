@@ -15,6 +15,8 @@ pub(in crate::grpc) fn plan(plan: Plan) -> v1::Plan {
         along_row_count: plan.steps.iter().map(PlanStep::along_count).sum(),
         capture_bytes: plan.steps.iter().map(|step| step.capture_bytes).sum(),
         blocked: plan.blocking().is_some(),
+        confirmation_phrase: plan.confirmation_phrase(),
+        approvals_required: plan.approvals_required,
         create_time: Some(time::timestamp(plan.created_at)),
         expire_time: Some(time::timestamp(plan.expires_at)),
         target: plan.target,

@@ -1,12 +1,15 @@
 //! Runs, their reports, and the filter over them.
 
 use dbkeep_engine::{
-    model::{Along, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning},
+    model::{
+        Along, Approval, OperationReport, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
+        Warning,
+    },
     port::RunFilter,
 };
 use dbkeep_proto::v1;
 
-use super::{index, time};
+use super::{index, target, time};
 use crate::grpc::validate::Check;
 
 /// A run with its report so far.
@@ -30,6 +33,17 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
         start_time: run.started_at.map(time::timestamp),
         end_time: run.ended_at.map(time::timestamp),
         backup_id: if captured { run.id.to_string() } else { String::new() },
+        approvals: run.approvals.into_iter().map(approval).collect(),
+        started_by: run.started_by,
+        approvals_required: run.approvals_required,
+    }
+}
+
+/// Consent to a run.
+pub(super) fn approval(approval: Approval) -> v1::Approval {
+    v1::Approval {
+        principal: approval.principal,
+        time: Some(time::timestamp(approval.at)),
     }
 }
 
@@ -44,6 +58,9 @@ fn options(options: RunOptions) -> v1::RunOptions {
         max_execution_time: Some(time::seconds(options.max_execution_seconds.into())),
         full_speed: options.full_speed,
         capture: options.capture,
+        stop_on_failure: options.stop_on_failure,
+        max_rows: options.max_rows,
+        force: options.force,
     }
 }
 
@@ -51,6 +68,7 @@ fn options(options: RunOptions) -> v1::RunOptions {
 pub(super) fn report(report: Report) -> v1::RunReport {
     v1::RunReport {
         status: report.status.map_or(v1::ReportStatus::Unspecified, status).into(),
+        operations: report.operation_reports().into_iter().map(operation).collect(),
         rows_planned: report.total(|step| step.rows_planned),
         rows_examined: report.total(|step| step.rows_examined),
         rows_affected: report.total(|step| step.rows_affected),
@@ -66,6 +84,33 @@ pub(super) fn report(report: Report) -> v1::RunReport {
             .map(|(position, done)| step(index(position), done))
             .collect(),
         warnings: report.warnings.into_iter().map(warning).collect(),
+    }
+}
+
+/// What one operation did.
+fn operation(operation: OperationReport) -> v1::OperationReport {
+    let facts = operation.facts.as_ref();
+    v1::OperationReport {
+        operation: operation.name,
+        state: step_state(operation.state).into(),
+        status: operation.status.map_or(v1::ReportStatus::Unspecified, status).into(),
+        category: facts.map(|facts| facts.category.clone()).unwrap_or_default(),
+        severity: facts
+            .map_or(v1::Severity::Unspecified, |facts| target::severity(facts.severity))
+            .into(),
+        expected_duration: facts.and_then(|facts| facts.expected_seconds).map(time::seconds),
+        duration: Some(time::milliseconds(operation.duration_ms)),
+        rows_planned: operation.rows_planned,
+        rows_examined: operation.rows_examined,
+        rows_matched: operation.rows_matched,
+        rows_affected: operation.rows_affected,
+        rows_captured: operation.rows_captured,
+        captured_bytes: operation.captured_bytes,
+        rows_conflicting: operation.rows_conflicting,
+        rows_remaining: operation.rows_remaining,
+        error_count: operation.errors,
+        warning_count: operation.warnings,
+        step_indexes: operation.steps,
     }
 }
 
@@ -139,6 +184,7 @@ fn step_state(state: StepState) -> v1::StepState {
         StepState::Succeeded => v1::StepState::Succeeded,
         StepState::Partial => v1::StepState::Partial,
         StepState::Failed => v1::StepState::Failed,
+        StepState::Skipped => v1::StepState::Skipped,
     }
 }
 
@@ -195,6 +241,7 @@ pub(in crate::grpc) fn filter(filter: v1::RunFilter, check: &mut Check) -> RunFi
         operation: named(filter.operation),
         created_after,
         captured: false,
+        attempted: false,
     }
 }
 

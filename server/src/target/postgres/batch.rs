@@ -16,7 +16,7 @@ use super::{
     Idle, begin_reading, columns_of,
     error::{self, refused, statement},
     introspect::SHAPE_GUARD,
-    journal, render, restore, text_row,
+    journal, render, restore, sets, text_row,
 };
 
 /// A batch waits for a row lock this long, then is tried again; it must never queue readers behind itself for longer. Hash,
@@ -222,13 +222,13 @@ impl PostgresBatch {
 }
 
 /// Name of a bound column in [`unnest`]; one that no column of a table is likely to have.
-fn key_name(place: usize) -> String {
+pub(super) fn key_name(place: usize) -> String {
     format!("dbkeep_{place}")
 }
 
 /// Rows `k(dbkeep_1, ..)` of these types, bound as one text array for each column, and their places from 1. Values are cast one
 /// by one: an array's text is no array of the elements' texts, and unnesting a composite type would spread its fields.
-fn unnest(types: &[String]) -> String {
+pub(super) fn unnest(types: &[String]) -> String {
     let list = |part: &dyn Fn(usize) -> String| (1..=types.len()).map(part).collect::<Vec<_>>().join(", ");
     format!(
         "(SELECT {}, u.dbkeep_place FROM unnest({}) WITH ORDINALITY AS u({}, dbkeep_place)) AS k",
@@ -238,7 +238,7 @@ fn unnest(types: &[String]) -> String {
     )
 }
 
-fn types(schema: &TableSchema, columns: &[String]) -> Result<Vec<String>, TargetError> {
+pub(super) fn types(schema: &TableSchema, columns: &[String]) -> Result<Vec<String>, TargetError> {
     let type_of = |name: &String| schema.column(name).map(|column| column.type_name.clone());
     columns
         .iter()
@@ -247,7 +247,7 @@ fn types(schema: &TableSchema, columns: &[String]) -> Result<Vec<String>, Target
 }
 
 /// `FROM ONLY t .. WHERE` for the listed rows that still match the whole selection, and the types of what is bound.
-fn listed(selection: &Selection) -> Result<(String, Vec<String>), TargetError> {
+pub(super) fn listed(selection: &Selection) -> Result<(String, Vec<String>), TargetError> {
     let schema = &selection.table;
     let mut key_types = vec!["tid".to_owned()];
     key_types.extend(types(schema, &schema.row_key)?);
@@ -278,6 +278,7 @@ impl BatchTransaction for PostgresBatch {
         keys: &[RowKey],
         mut capture: Option<&mut dyn RowSink>,
     ) -> Result<u64, TargetError> {
+        let (selection, keys) = &sets::justified(&mut self.connection, selection, keys).await?;
         let schema = &selection.table;
         let references = self.check_parents(selection).await?;
         let (same_row, key_types) = listed(selection)?;
@@ -302,7 +303,7 @@ impl BatchTransaction for PostgresBatch {
             unnest(&key_types),
         );
         let mut query = sqlx::query(AssertSqlSafe(sql));
-        for column in columns_of(keys, key_types.len())? {
+        for column in columns_of(keys.iter(), key_types.len())? {
             query = query.bind(column);
         }
         let mut rows = query.fetch(&mut self.connection);
@@ -328,6 +329,7 @@ impl BatchTransaction for PostgresBatch {
     }
 
     async fn hold(&mut self, selection: &Selection, keys: &[RowKey]) -> Result<Vec<Row>, TargetError> {
+        let (selection, keys) = &sets::justified(&mut self.connection, selection, keys).await?;
         let schema = &selection.table;
         let references = self.check_parents(selection).await?;
         let (same_row, key_types) = listed(selection)?;

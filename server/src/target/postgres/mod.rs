@@ -3,12 +3,14 @@
 
 mod batch;
 mod children;
+mod discover;
 mod error;
 mod introspect;
 mod journal;
 mod render;
 mod restore;
 mod scan;
+mod sets;
 mod values;
 
 use std::{
@@ -51,6 +53,8 @@ const IDLE_CONNECTIONS: usize = 8;
 pub struct PostgresTarget {
     options: PgConnectOptions,
     idle: Arc<Idle>,
+    /// How long one statement may take; `None` for as long as it takes.
+    limit: Option<Duration>,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -85,6 +89,7 @@ impl PostgresTarget {
         Ok(Self {
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
+            limit: None,
         })
     }
 
@@ -92,6 +97,9 @@ impl PostgresTarget {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
+            if let Some(limit) = self.limit {
+                discover::arm(&mut connection, limit).await?;
+            }
             Ok(connection)
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
@@ -159,6 +167,21 @@ fn columns_of<'a>(
     Ok(columns)
 }
 
+/// What a plan needs to know, from the exact count and some rows.
+fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
+    let size = |value: &Value| match value {
+        Value::Text(text) => text.len() as u64 + 5,
+        _ => 1,
+    };
+    let bytes = samples.iter().flatten().map(size).sum::<u64>();
+    Survey {
+        row_count,
+        row_bytes: bytes / (samples.len() as u64).max(1),
+        samples,
+        sql,
+    }
+}
+
 #[async_trait]
 impl Target for PostgresTarget {
     fn engine(&self) -> EngineKind {
@@ -207,6 +230,10 @@ impl Target for PostgresTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        if selection.matches.is_about_sets() {
+            // Not to be used again: temporary tables and settings stay with it.
+            return sets::survey(&mut self.connect().await?, selection, samples).await;
+        }
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
         let from = render::from_where(selection)?;
@@ -230,29 +257,13 @@ impl Target for PostgresTarget {
         }
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
-        let bytes = rows
-            .iter()
-            .flatten()
-            .map(|value| {
-                if let Value::Text(text) = value {
-                    text.len() as u64 + 5
-                } else {
-                    1
-                }
-            })
-            .sum::<u64>();
-        Ok(Survey {
-            row_count: u64::try_from(count).unwrap_or(0),
-            row_bytes: bytes / (rows.len() as u64).max(1),
-            samples: rows,
-            sql,
-        })
+        Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
     }
 
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
-        let sql = format!("EXPLAIN SELECT 1 {}", render::from_where(selection)?);
+        let sql = format!("EXPLAIN {}", sets::explain(selection)?);
         connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
@@ -315,6 +326,9 @@ impl Target for PostgresTarget {
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+        if selection.matches.is_about_sets() {
+            return sets::scan(self.connect().await?, selection, limit).await;
+        }
         Ok(Box::new(
             scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
         ))
@@ -324,7 +338,7 @@ impl Target for PostgresTarget {
         Ok(Box::new(values::CursorValues::open(self.connect().await?, source).await?))
     }
 
-    async fn present(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+    async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
         let mut connection = self.connection().await?;
         let found = values::present(&mut connection, source, values).await?;
         self.idle.put(connection);

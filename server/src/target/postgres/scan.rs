@@ -13,6 +13,8 @@ use super::{begin_reading, error::statement, render, text_row};
 pub(super) struct CursorScan {
     connection: PgConnection,
     fetch: String,
+    /// Whether a pass can go on after a row: rows come in the order of the table, whatever else they hang on.
+    resumable: bool,
     /// Pages of the table when the scan began.
     pages: i64,
     ended: bool,
@@ -31,27 +33,37 @@ impl CursorScan {
         let order = "SET LOCAL cursor_tuple_fraction = 1; SET LOCAL enable_mergejoin = off; SET LOCAL enable_indexscan = off; \
                      SET LOCAL enable_indexonlyscan = off";
         connection.execute(order).await.map_err(statement)?;
+        let keys = render::text_columns(selection.table.row_key.iter().map(String::as_str));
+        let mut query = format!("SELECT t.ctid::text, {keys} {}", render::from_where(selection)?);
+        // Only this adapter writes cursors; still nothing but a ctid may enter the statement.
+        if let Some((block, line)) = after.and_then(|after| after.trim_matches(['(', ')']).split_once(','))
+            && let (Ok(block), Ok(line)) = (block.parse::<u32>(), line.parse::<u16>())
+        {
+            query.push_str(&format!(" AND t.ctid > '({block},{line})'::tid"));
+        }
+        Self::begin(connection, selection, &query, limit, true).await
+    }
+
+    /// A pass over what the query lists, in the transaction that is open: each row's ctid, then the rest of its key.
+    pub(super) async fn begin(
+        mut connection: PgConnection,
+        selection: &Selection,
+        query: &str,
+        limit: u32,
+        resumable: bool,
+    ) -> Result<Self, TargetError> {
         let pages = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
         let pages: i64 = sqlx::query_scalar(pages)
             .bind(render::table(&selection.table.name))
             .fetch_one(&mut connection)
             .await
             .map_err(statement)?;
-        let keys = render::text_columns(selection.table.row_key.iter().map(String::as_str));
-        let mut declare = format!(
-            "DECLARE dbkeep_scan NO SCROLL CURSOR FOR SELECT t.ctid::text, {keys} {}",
-            render::from_where(selection)?
-        );
-        // Only this adapter writes cursors; still nothing but a ctid may enter the statement.
-        if let Some((block, line)) = after.and_then(|after| after.trim_matches(['(', ')']).split_once(','))
-            && let (Ok(block), Ok(line)) = (block.parse::<u32>(), line.parse::<u16>())
-        {
-            declare.push_str(&format!(" AND t.ctid > '({block},{line})'::tid"));
-        }
+        let declare = format!("DECLARE dbkeep_scan NO SCROLL CURSOR FOR {query}");
         connection.execute(AssertSqlSafe(declare)).await.map_err(statement)?;
         Ok(Self {
             connection,
             fetch: format!("FETCH FORWARD {limit} FROM dbkeep_scan"),
+            resumable,
             pages,
             ended: false,
         })
@@ -84,7 +96,7 @@ impl Scan for CursorScan {
         let keys = rows.iter().map(text_row).collect::<Result<_, _>>()?;
         Ok(Some(Window {
             keys,
-            cursor,
+            cursor: if self.resumable { cursor } else { String::new() },
             examined: 0,
             fraction,
         }))

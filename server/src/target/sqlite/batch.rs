@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
 use super::{
     Idle, bind,
     error::{self, statement},
-    introspect, journal, render, restore, values,
+    introspect, journal, render, restore, sets, values,
 };
 
 /// Most parameters of one statement; SQLite's limit is 32,766.
@@ -97,12 +97,12 @@ impl SqliteBatch {
 }
 
 /// Keys in parts whose parameters fit into one statement.
-fn parts(keys: &[RowKey]) -> impl Iterator<Item = &[RowKey]> {
+pub(super) fn parts(keys: &[RowKey]) -> impl Iterator<Item = &[RowKey]> {
     keys.chunks(MAX_PARAMETERS / keys.first().map_or(1, Vec::len).max(1))
 }
 
 /// `(?, ?), (?, ?)` for the keys.
-fn tuples(keys: &[RowKey]) -> String {
+pub(super) fn tuples(keys: &[RowKey]) -> String {
     let tuple = |key: &RowKey| format!("({})", key.iter().map(render::placeholder).collect::<Vec<_>>().join(", "));
     keys.iter().map(tuple).collect::<Vec<_>>().join(", ")
 }
@@ -119,6 +119,7 @@ impl BatchTransaction for SqliteBatch {
         keys: &[RowKey],
         mut capture: Option<&mut dyn RowSink>,
     ) -> Result<u64, TargetError> {
+        let (selection, keys) = &sets::justified(&mut self.connection, selection, keys).await?;
         self.check_parents(selection).await?;
         let schema = &selection.table;
         let captured: Vec<&str> = schema.captured_columns().map(|column| column.name.as_str()).collect();
@@ -156,6 +157,7 @@ impl BatchTransaction for SqliteBatch {
     }
 
     async fn hold(&mut self, selection: &Selection, keys: &[RowKey]) -> Result<Vec<Row>, TargetError> {
+        let (selection, keys) = &sets::justified(&mut self.connection, selection, keys).await?;
         self.check_parents(selection).await?;
         let schema = &selection.table;
         let names = render::columns(schema.row_key.iter().map(String::as_str));

@@ -4,12 +4,14 @@
 
 mod batch;
 mod children;
+mod discover;
 mod error;
 mod introspect;
 mod journal;
 mod render;
 mod restore;
 mod scan;
+mod sets;
 mod values;
 
 use std::{
@@ -44,6 +46,8 @@ const IDLE_CONNECTIONS: usize = 4;
 pub struct SqliteTarget {
     options: SqliteConnectOptions,
     idle: Arc<Idle>,
+    /// How long one use of a connection may take; `None` for as long as it takes.
+    limit: Option<Duration>,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -81,14 +85,19 @@ impl SqliteTarget {
         Ok(Self {
             options: options.disable_statement_logging(),
             idle: Arc::default(),
+            limit: None,
         })
     }
 
     async fn connection(&self) -> Result<SqliteConnection, TargetError> {
-        match self.idle.take() {
-            Some(connection) => Ok(connection),
-            None => self.options.connect().await.map_err(error::opening),
+        let mut connection = match self.idle.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(error::opening)?,
+        };
+        if let Some(limit) = self.limit {
+            discover::arm(&mut connection, limit).await?;
         }
+        Ok(connection)
     }
 }
 
@@ -129,6 +138,22 @@ fn bind<'q>(query: Query<'q>, value: &Value) -> Query<'q> {
     }
 }
 
+/// What a plan needs to know, from the exact count and some rows.
+fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
+    let size = |value: &Value| match value {
+        Value::Null => 1,
+        Value::Integer(_) | Value::Real(_) => 9,
+        Value::Text(bytes) | Value::Blob(bytes) => bytes.len() as u64 + 5,
+    };
+    let bytes = samples.iter().flatten().map(size).sum::<u64>();
+    Survey {
+        row_count,
+        row_bytes: bytes / (samples.len() as u64).max(1),
+        samples,
+        sql,
+    }
+}
+
 #[async_trait]
 impl Target for SqliteTarget {
     fn engine(&self) -> EngineKind {
@@ -166,6 +191,9 @@ impl Target for SqliteTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        if selection.matches.is_about_sets() {
+            return sets::survey(self.options.connect().await.map_err(error::opening)?, selection, samples).await;
+        }
         let mut connection = self.connection().await?;
         let from = format!(
             "FROM {} AS t WHERE {}",
@@ -195,27 +223,12 @@ impl Target for SqliteTarget {
             }
         }
         self.idle.put(connection);
-        let size = |value: &Value| match value {
-            Value::Null => 1,
-            Value::Integer(_) | Value::Real(_) => 9,
-            Value::Text(bytes) | Value::Blob(bytes) => bytes.len() as u64 + 5,
-        };
-        let bytes = rows.iter().flatten().map(size).sum::<u64>();
-        Ok(Survey {
-            row_count: u64::try_from(count).unwrap_or(0),
-            row_bytes: bytes / (rows.len() as u64).max(1),
-            samples: rows,
-            sql,
-        })
+        Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
     }
 
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
         let mut connection = self.connection().await?;
-        let sql = format!(
-            "EXPLAIN SELECT 1 FROM {} AS t WHERE {}",
-            render::table(&selection.table.name),
-            render::predicate(selection)?
-        );
+        let sql = format!("EXPLAIN {}", sets::explain(selection)?);
         sqlx::query(AssertSqlSafe(sql))
             .persistent(false)
             .fetch_all(&mut connection)
@@ -284,6 +297,10 @@ impl Target for SqliteTarget {
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+        if selection.matches.is_about_sets() || sets::judges_itself(selection) {
+            let connection = self.options.connect().await.map_err(error::opening)?;
+            return sets::scan(connection, selection, limit).await;
+        }
         let connection = self.connection().await?;
         Ok(Box::new(scan::WindowScan::open(
             connection,
@@ -301,7 +318,7 @@ impl Target for SqliteTarget {
         ))
     }
 
-    async fn present(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+    async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
         let mut connection = self.connection().await?;
         let found = values::present(&mut connection, source, values).await?;
         self.idle.put(connection);

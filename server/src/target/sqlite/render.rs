@@ -6,7 +6,7 @@ use dbkeep_engine::{
 };
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
-use super::error::refused;
+use super::{error::refused, sets};
 
 /// A quoted identifier.
 pub(super) fn identifier(name: &str) -> String {
@@ -81,7 +81,7 @@ fn inner(alias: &str) -> String {
     format!("{alias}p")
 }
 
-fn condition(condition: &Condition, alias: &str) -> Result<String, TargetError> {
+pub(super) fn condition(condition: &Condition, alias: &str) -> Result<String, TargetError> {
     let parts = |parts: &[Condition], operator: &str, none: &str| {
         let parts = parts.iter().map(|part| self::condition(part, alias));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
@@ -189,6 +189,7 @@ fn condition(condition: &Condition, alias: &str) -> Result<String, TargetError> 
             Ok(format!("({column} IS NOT NULL AND {column} IN ({}))", values.join(", ")))
         }
         Condition::IsNull { column } => Ok(format!("({alias}.{} IS NULL)", identifier(column))),
+        Condition::Duplicate { .. } | Condition::Cycle { .. } => sets::is_duplicate(condition, alias),
         // The text names columns without their table.
         Condition::Sql { text, .. } if alias == "t" => Ok(format!("coalesce(({text}), 0)")),
         Condition::Sql { table: of, text } => Ok(format!(

@@ -4,6 +4,8 @@
 
 pub(crate) mod backups;
 pub(crate) mod completions;
+pub(crate) mod decisions;
+pub(crate) mod discover;
 pub(crate) mod operations;
 pub(crate) mod plan;
 pub(crate) mod run;

@@ -33,11 +33,23 @@ impl Plan {
         }
         table::plan(&plan, usize::from(self.samples), output)?;
         if !plan.blocked {
-            let command = session.command(&format!("run --execute --target {} --plan {}", plan.target, plan.token));
+            let command = session.command(&format!(
+                "run --execute --target {} --plan {}{}",
+                plan.target,
+                plan.token,
+                table::phrase_option(&plan)
+            ));
             output.line(format_args!(
                 "To delete exactly this, until {}:\n  {command}",
                 table::instant(plan.expire_time.as_ref())
             ))?;
+            if plan.approvals_required > 0 {
+                output.line(format_args!(
+                    "Then {} has to approve the run that this starts:\n  {}",
+                    table::others(plan.approvals_required),
+                    session.command("--principal NAME runs approve RUN")
+                ))?;
+            }
         }
         Ok(Exit::Success)
     }

@@ -37,11 +37,23 @@ pub(crate) struct Run {
     /// Token of a plan that was reviewed; without it, --execute plans first and shows the plan.
     #[arg(long, value_name = "TOKEN")]
     pub(crate) plan: Option<String>,
+    /// Phrase that a plan of severity CRITICAL states, letter by letter; without it, a terminal is asked.
+    #[arg(long, value_name = "TEXT", requires = "execute")]
+    phrase: Option<String>,
+    /// Refuse to delete more rows than this; at or above the plan's count, it also accepts a count far above earlier runs.
+    #[arg(long, value_name = "ROWS")]
+    max_rows: Option<u64>,
+    /// Do not ask, and take findings of level WARN; stands in for no token, phrase, approval, backup or limit.
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     pace: Pace,
     /// Back up the rows of every operation, also of those that ask for no backup, so that the run can be undone.
     #[arg(long)]
     capture: bool,
+    /// Begin no operation after one that failed; without it, the others go on.
+    #[arg(long)]
+    pub(crate) stop_on_failure: bool,
     /// Do not ask before deleting; for scripts.
     #[arg(long, short, requires = "execute")]
     pub(crate) yes: bool,
@@ -71,13 +83,16 @@ impl Run {
         let mut request = match (&self.plan, self.execute) {
             (Some(token), _) => {
                 let request = RunRequest::new(&self.operations).target(target).plan_token(token);
-                if self.execute && !self.yes {
+                if self.execute && !self.yes && !self.force && self.phrase.is_none() {
                     let question = "Delete the rows of the plan with this token?";
                     if let Err(exit) = prompt::confirm(question, &session.output).await? {
                         return Ok(exit);
                     }
                 }
-                request
+                match &self.phrase {
+                    Some(phrase) => request.confirmation_phrase(phrase),
+                    None => request,
+                }
             }
             (None, false) => RunRequest::new(&self.operations).target(target),
             (None, true) => {
@@ -86,14 +101,20 @@ impl Run {
                     .cleanup()
                     .plan(PlanRequest::new(&self.operations).target(target))
                     .await?;
-                if let Err(exit) = self.review(&plan, session).await? {
-                    return Ok(exit);
+                match self.review(&plan, session).await? {
+                    Ok(phrase) => RunRequest::of_plan(&plan).confirmation_phrase(phrase),
+                    Err(exit) => return Ok(exit),
                 }
-                RunRequest::of_plan(&plan)
             }
         };
         if self.execute {
             request = request.execute();
+        }
+        if let Some(rows) = self.max_rows {
+            request = request.max_rows(rows);
+        }
+        if self.force {
+            request = request.force();
         }
         if let Some(rows) = self.pace.batch_size {
             request = request.batch_size(rows);
@@ -107,27 +128,45 @@ impl Run {
         if self.capture {
             request = request.capture();
         }
+        if self.stop_on_failure {
+            request = request.stop_on_failure();
+        }
         let cleanup = session.client.cleanup();
         follow(session, proto::RunKind::Cleanup, until, cleanup.run(request)).await
     }
 
-    /// Shows the plan and asks. `Ok(())` means go on; the error is how the command ends otherwise.
-    async fn review(&self, plan: &proto::Plan, session: &Session) -> anyhow::Result<Result<(), Exit>> {
+    /// Shows the plan and asks. `Ok` means go on, with the confirmation phrase where the plan has one; the error is how the command
+    /// ends otherwise.
+    async fn review(&self, plan: &proto::Plan, session: &Session) -> anyhow::Result<Result<String, Exit>> {
         let output = &session.output;
         if output.is_json() {
             output.json(&Line::Plan { plan: plan.into() })?;
         } else {
             table::plan(plan, SAMPLES, output)?;
         }
-        if plan.blocked {
+        if plan.blocked && !self.accepts_count(plan) {
             output.note(output.paint_note(Tone::Bad, "A finding blocks this plan. Nothing was changed."));
             return Ok(Err(Exit::Refused));
         }
-        // Nothing to delete is nothing to ask about; the run is recorded all the same.
-        if self.yes || plan.row_count == 0 {
-            return Ok(Ok(()));
+        // Typing the phrase is the answer to any question.
+        if let Some(phrase) = &self.phrase {
+            return Ok(Ok(phrase.clone()));
         }
-        Ok(prompt::confirm(&question(plan), output).await?)
+        if !plan.confirmation_phrase.is_empty() {
+            return Ok(prompt::phrase(&plan.confirmation_phrase, output).await?);
+        }
+        // Nothing to delete is nothing to ask about; the run is recorded all the same.
+        if self.yes || self.force || plan.row_count == 0 {
+            return Ok(Ok(String::new()));
+        }
+        Ok(prompt::confirm(&question(plan), output).await?.map(|()| String::new()))
+    }
+
+    /// Whether the only thing that blocks a plan is a count far above earlier ones, and `--max-rows` says that it is meant.
+    fn accepts_count(&self, plan: &proto::Plan) -> bool {
+        let mut findings = plan.steps.iter().flat_map(|step| &step.findings);
+        self.max_rows.is_some_and(|most| most >= plan.row_count)
+            && findings.all(|finding| finding.level() != proto::FindingLevel::Block || finding.code == "FAR_ABOVE_HISTORY")
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     follow::{Until, follow},
     json,
     output::Tone,
-    prompt,
+    prompt, report,
     session::Session,
     table,
 };
@@ -59,11 +59,24 @@ pub(crate) enum Runs {
         #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
         after: u64,
     },
+    /// Report on a run: what each operation and step did, and charts of its course with --html.
+    Report(report::Report),
     /// Ask a run to stop at its next batch boundary; what was committed stays and can be undone.
     Cancel {
         /// Id of the run.
         id: String,
         /// Why; kept with the run.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Approve a run that waits for it, under another name than the one that started it; or deny it.
+    Approve {
+        /// Id of the run.
+        id: String,
+        /// Deny it: the run ends cancelled.
+        #[arg(long)]
+        deny: bool,
+        /// Why; kept with the decision.
         #[arg(long, default_value = "")]
         reason: String,
     },
@@ -161,7 +174,9 @@ impl Runs {
                 let kind = runs.get(&id).await?.kind();
                 follow(session, kind, Until::End, runs.watch_after(id, after)).await
             }
+            Self::Report(command) => command.run(session).await,
             Self::Cancel { id, reason } => cancel(session, id, reason).await,
+            Self::Approve { id, deny, reason } => approve(session, id, deny, reason).await,
             Self::Undo { id, pace, yes, detach } => undo(session, id, &pace, yes, detach).await,
         }
     }
@@ -223,6 +238,8 @@ async fn show(session: &Session, id: String) -> anyhow::Result<Exit> {
         .add_row(["source run", table::or_dash(&run.source_run_id)])
         .add_row(["undone by", table::or_dash(&run.undone_by_run_id)])
         .add_row(["backup", table::or_dash(&run.backup_id)])
+        .add_row(["started by", table::or_dash(&run.started_by)])
+        .add_row(["approvals", &approvals(&run)])
         .add_row(["attempts", &run.attempts.to_string()])
         .add_row(["accepted", &table::instant(run.create_time.as_ref())])
         .add_row(["began", &table::instant(run.start_time.as_ref())])
@@ -232,16 +249,37 @@ async fn show(session: &Session, id: String) -> anyhow::Result<Exit> {
     }
     output.line(table)?;
     table::report(&run, output)?;
+    table::next_steps(&run, session)?;
     Ok(Exit::Success)
+}
+
+/// Who approved a run, of how many that have to.
+fn approvals(run: &proto::Run) -> String {
+    if run.approvals_required == 0 {
+        return "none needed".to_owned();
+    }
+    let mut text = format!("{} of {}", run.approvals.len(), run.approvals_required);
+    for approval in &run.approvals {
+        let at = table::instant(approval.time.as_ref());
+        text.push_str(&format!("; {} at {at}", approval.principal));
+    }
+    text
 }
 
 fn describe(options: &proto::RunOptions) -> String {
     format!(
-        "{}batches of {} rows, at most {}{}",
+        "{}batches of {} rows, at most {}{}{}{}{}{}",
         if options.dry_run.unwrap_or(true) { "dry run, " } else { "" },
         options.batch_size.unwrap_or_default(),
         table::duration(options.max_execution_time.as_ref()),
         if options.full_speed { ", full speed" } else { "" },
+        if options.stop_on_failure { ", stops on failure" } else { "" },
+        if options.capture { ", backs up everything" } else { "" },
+        options
+            .max_rows
+            .map(|most| format!(", at most {}", table::rows(most)))
+            .unwrap_or_default(),
+        if options.force { ", force" } else { "" },
     )
 }
 
@@ -257,6 +295,29 @@ async fn cancel(session: &Session, id: String, reason: String) -> anyhow::Result
     if run.state() == proto::RunState::Cancelling {
         let command = session.command(&format!("runs watch {}", run.id));
         output.note(format_args!("It stops at its next batch boundary: {command}"));
+    }
+    Ok(Exit::Success)
+}
+
+async fn approve(session: &Session, id: String, deny: bool, reason: String) -> anyhow::Result<Exit> {
+    let output = &session.output;
+    let runs = session.client.runs();
+    let run = if deny {
+        runs.deny(id, reason).await?
+    } else {
+        runs.approve(id, reason).await?
+    };
+    if output.is_json() {
+        output.json(&json!({ "run": json::run::Run::from(&run) }))?;
+        return Ok(Exit::Success);
+    }
+    let state = output.paint(table::state_tone(run.state()), &table::state(run.state()));
+    output.line(format_args!("Run {} is {state}; approvals: {}.", run.id, approvals(&run)))?;
+    if !deny {
+        output.note(format_args!(
+            "Follow it: {}",
+            session.command(&format!("runs watch {}", run.id))
+        ));
     }
     Ok(Exit::Success)
 }

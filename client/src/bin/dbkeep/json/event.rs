@@ -5,7 +5,7 @@
 use dbkeep_client::proto::{self, run_event::Event as Kind};
 use serde::Serialize;
 
-use super::run::{Report, Step};
+use super::run::{Approval, Report, Step};
 
 /// One line of a stream.
 #[derive(Debug, Serialize)]
@@ -30,6 +30,14 @@ pub(crate) enum Line<'a> {
         plan_token: Option<&'a str>,
         step_row_counts: &'a [u64],
         row_count: u64,
+    },
+    /// Somebody approved the run.
+    Approved {
+        #[serde(flatten)]
+        head: Head<'a>,
+        approval: Option<Approval<'a>>,
+        approvals: u32,
+        approvals_required: u32,
     },
     /// A step begins, or goes on.
     StepStarted {
@@ -71,7 +79,7 @@ pub(crate) enum Line<'a> {
         first_available_sequence: u64,
     },
     /// The last line of a run that was followed to its end.
-    Run { run: super::run::Run<'a> },
+    Run { run: Box<super::run::Run<'a>> },
     /// The last line of a run that goes on unwatched.
     Detached { run_id: Option<&'a str> },
 }
@@ -137,6 +145,12 @@ impl<'a> Line<'a> {
                 plan_token: super::text(&ready.plan_token),
                 step_row_counts: &ready.step_row_counts,
                 row_count: ready.row_count,
+            },
+            Kind::Approved(approved) => Self::Approved {
+                head,
+                approval: approved.approval.as_ref().map(Approval::from),
+                approvals: approved.approvals,
+                approvals_required: approved.approvals_required,
             },
             Kind::StepStarted(step) => Self::StepStarted {
                 head,
@@ -277,9 +291,11 @@ mod tests {
         );
         let run = proto::Run::default();
         assert!(
-            serde_json::to_string(&Line::Run { run: (&run).into() })
-                .unwrap()
-                .starts_with(r#"{"type":"run","run":{"id":"#)
+            serde_json::to_string(&Line::Run {
+                run: Box::new((&run).into())
+            })
+            .unwrap()
+            .starts_with(r#"{"type":"run","run":{"id":"#)
         );
     }
 }

@@ -9,15 +9,18 @@
 //! | `operations list` | `{"operations": [operation..]}` |
 //! | `operations show` | `{"operation": operation}` |
 //! | `plan` | `{"plan": plan}` |
+//! | `discover` | `{"discovery": discovery}`; with `--toml` `{"catalog": text}` |
 //! | `run`, `runs watch`, `runs undo`, `backups verify` | a stream, see below |
 //! | `runs list` | `{"runs": [run..], "more": bool}`; `more` is true where `--limit` cut the list |
-//! | `runs show`, `runs cancel` | `{"run": run}` |
+//! | `runs report` | `{"report": {"run": run, "course": course}}` |
+//! | `runs show`, `runs cancel`, `runs approve` | `{"run": run}` |
+//! | `decisions list` | `{"decisions": [decision..], "more": bool}` |
 //! | `backups list` | `{"backups": [backup..], "more": bool}` |
 //! | `backups show` | `{"backup": backup, "chunks": [chunk..], "truncated": bool}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
-//! - `state_changed`, `plan_ready`, `step_started`, `progress`, `step_finished`, `warning`, `history_lost`: an event, with
+//! - `state_changed`, `plan_ready`, `approved`, `step_started`, `progress`, `step_finished`, `warning`, `history_lost`: an event, with
 //!   `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
 //! - last, `run`: `{"type": "run", "run": run}` with the report; or `detached`: `{"type": "detached", "run_id": id}`, by
 //!   `--detach` or Ctrl-C (`run_id` is null where no event had told it yet).
@@ -30,8 +33,11 @@
 
 pub(crate) mod backup;
 pub(crate) mod catalog;
+pub(crate) mod decision;
+pub(crate) mod discovery;
 pub(crate) mod event;
 pub(crate) mod plan;
+pub(crate) mod report;
 pub(crate) mod run;
 
 /// The word for an enum value: its name without prefix, lowercase.
@@ -56,11 +62,14 @@ words! {
     capability: Capability, "CAPABILITY_";
     severity: Severity, "SEVERITY_";
     finding_level: FindingLevel, "FINDING_LEVEL_";
+    hint_kind: DiscoveryHintKind, "DISCOVERY_HINT_KIND_";
     run_kind: RunKind, "RUN_KIND_";
     run_state: RunState, "RUN_STATE_";
     report_status: ReportStatus, "REPORT_STATUS_";
     step_state: StepState, "STEP_STATE_";
     child_action: ChildAction, "CHILD_ACTION_";
+    decision_act: DecisionAct, "DECISION_ACT_";
+    decision_outcome: DecisionOutcome, "DECISION_OUTCOME_";
     verification: VerificationState, "VERIFICATION_STATE_";
 }
 

@@ -23,6 +23,9 @@ pub(crate) struct Plan<'a> {
     create_time: Option<String>,
     expire_time: Option<String>,
     steps: Vec<PlanStep<'a>>,
+    /// Null below "critical".
+    confirmation_phrase: Option<&'a str>,
+    approvals_required: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,6 +110,8 @@ impl<'a> From<&'a proto::Plan> for Plan<'a> {
             create_time: super::time(plan.create_time.as_ref()),
             expire_time: super::time(plan.expire_time.as_ref()),
             steps: plan.steps.iter().map(PlanStep::from).collect(),
+            confirmation_phrase: super::text(&plan.confirmation_phrase),
+            approvals_required: plan.approvals_required,
         }
     }
 }
@@ -200,7 +205,8 @@ mod tests {
                 r#""row_count":12,"children":[],"strict":false,"table_row_count":0,"table_row_count_exact":false,"captured":false,"capture_bytes":0,"#,
                 r#""expected_duration_seconds":null,"horizon":null,"#,
                 r#""samples":[[{"column":"id","value":"1"},{"column":"note","value":null}]],"#,
-                r#""findings":[{"code":"EMPTY_PARENT","level":"block","table":"","detail":"","remediation":""}],"selection_sql":""}]}"#,
+                r#""findings":[{"code":"EMPTY_PARENT","level":"block","table":"","detail":"","remediation":""}],"selection_sql":""}],"#,
+                r#""confirmation_phrase":null,"approvals_required":0}"#,
             )
         );
     }

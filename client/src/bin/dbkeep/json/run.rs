@@ -27,6 +27,25 @@ pub(crate) struct Run<'a> {
     start_time: Option<String>,
     end_time: Option<String>,
     report: Option<Report<'a>>,
+    started_by: Option<&'a str>,
+    approvals: Vec<Approval<'a>>,
+    approvals_required: u32,
+}
+
+/// Somebody's consent.
+#[derive(Debug, Serialize)]
+pub(crate) struct Approval<'a> {
+    principal: &'a str,
+    time: Option<String>,
+}
+
+impl<'a> From<&'a proto::Approval> for Approval<'a> {
+    fn from(approval: &'a proto::Approval) -> Self {
+        Self {
+            principal: &approval.principal,
+            time: super::time(approval.time.as_ref()),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -36,6 +55,9 @@ struct Options {
     max_execution_time_seconds: Option<f64>,
     full_speed: bool,
     capture: bool,
+    stop_on_failure: bool,
+    max_rows: Option<u64>,
+    force: bool,
 }
 
 impl<'a> From<&'a proto::Run> for Run<'a> {
@@ -57,6 +79,9 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
                 max_execution_time_seconds: super::seconds(options.max_execution_time.as_ref()),
                 full_speed: options.full_speed,
                 capture: options.capture,
+                stop_on_failure: options.stop_on_failure,
+                max_rows: options.max_rows,
+                force: options.force,
             }),
             attempts: run.attempts,
             last_sequence: run.last_sequence,
@@ -64,6 +89,9 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
             start_time: super::time(run.start_time.as_ref()),
             end_time: super::time(run.end_time.as_ref()),
             report: run.report.as_ref().map(Report::from),
+            started_by: super::text(&run.started_by),
+            approvals: run.approvals.iter().map(Approval::from).collect(),
+            approvals_required: run.approvals_required,
         }
     }
 }
@@ -81,6 +109,7 @@ pub(crate) struct Report<'a> {
     rows_conflicting: u64,
     rows_along: u64,
     duration_seconds: Option<f64>,
+    operations: Vec<Operation<'a>>,
     steps: Vec<Step<'a>>,
     warnings: Vec<Warning<'a>>,
 }
@@ -98,8 +127,61 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             rows_conflicting: report.rows_conflicting,
             rows_along: report.rows_along,
             duration_seconds: super::seconds(report.duration.as_ref()),
+            operations: report.operations.iter().map(Operation::from).collect(),
             steps: report.steps.iter().map(Step::from).collect(),
             warnings: report.warnings.iter().map(Warning::from).collect(),
+        }
+    }
+}
+
+/// What one operation did: sums over its steps.
+#[derive(Debug, Serialize)]
+struct Operation<'a> {
+    operation: &'a str,
+    /// As of a step.
+    state: String,
+    /// "success", "partial_success" or "failed"; null until the operation has ended, and where it never began.
+    status: Option<String>,
+    category: Option<&'a str>,
+    /// "low", "medium", "high" or "critical"; null where unknown.
+    severity: Option<String>,
+    expected_duration_seconds: Option<f64>,
+    duration_seconds: Option<f64>,
+    rows_planned: u64,
+    rows_examined: u64,
+    rows_matched: u64,
+    rows_affected: u64,
+    rows_captured: u64,
+    captured_bytes: u64,
+    rows_conflicting: u64,
+    rows_remaining: u64,
+    error_count: u32,
+    warning_count: u64,
+    step_indexes: &'a [u32],
+}
+
+impl<'a> From<&'a proto::OperationReport> for Operation<'a> {
+    fn from(operation: &'a proto::OperationReport) -> Self {
+        let (status, severity) = (operation.status(), operation.severity());
+        Self {
+            operation: &operation.operation,
+            state: super::step_state(operation.state()),
+            status: (status != proto::ReportStatus::Unspecified).then(|| super::report_status(status)),
+            category: super::text(&operation.category),
+            severity: (severity != proto::Severity::Unspecified).then(|| super::severity(severity)),
+            expected_duration_seconds: super::seconds(operation.expected_duration.as_ref()),
+            duration_seconds: super::seconds(operation.duration.as_ref()),
+            rows_planned: operation.rows_planned,
+            rows_examined: operation.rows_examined,
+            rows_matched: operation.rows_matched,
+            rows_affected: operation.rows_affected,
+            rows_captured: operation.rows_captured,
+            captured_bytes: operation.captured_bytes,
+            rows_conflicting: operation.rows_conflicting,
+            rows_remaining: operation.rows_remaining,
+            error_count: operation.error_count,
+            warning_count: operation.warning_count,
+            step_indexes: &operation.step_indexes,
         }
     }
 }
@@ -111,7 +193,7 @@ pub(crate) struct Step<'a> {
     operation: &'a str,
     rule: &'a str,
     table: &'a str,
-    /// "pending", "running", "succeeded", "partial" or "failed".
+    /// "pending", "running", "succeeded", "partial", "failed" or "skipped".
     state: String,
     rows_planned: u64,
     rows_examined: u64,
@@ -207,14 +289,35 @@ mod tests {
                 batch_size: Some(1000),
                 max_execution_time: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),
                 full_speed: false,
+                max_rows: Some(12),
+                force: true,
                 ..Default::default()
             }),
+            started_by: "ann".into(),
+            approvals: vec![proto::Approval {
+                principal: "bob".into(),
+                time: None,
+            }],
+            approvals_required: 1,
             attempts: 1,
             last_sequence: 9,
             report: Some(proto::RunReport {
                 status: proto::ReportStatus::PartialSuccess.into(),
                 rows_planned: 10,
                 rows_affected: 8,
+                operations: vec![proto::OperationReport {
+                    operation: "old_logs".into(),
+                    state: proto::StepState::Partial.into(),
+                    status: proto::ReportStatus::PartialSuccess.into(),
+                    category: "LOGS".into(),
+                    severity: proto::Severity::Medium.into(),
+                    expected_duration: Some(prost_types::Duration { seconds: 900, nanos: 0 }),
+                    rows_planned: 10,
+                    rows_affected: 8,
+                    warning_count: 1,
+                    step_indexes: vec![0],
+                    ..Default::default()
+                }],
                 steps: vec![proto::StepReport {
                     table: "logs".into(),
                     state: proto::StepState::Partial.into(),
@@ -236,13 +339,19 @@ mod tests {
             concat!(
                 r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
                 r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
-                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"capture":false},"#,
+                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"#,
+                r#""capture":false,"stop_on_failure":false,"max_rows":12,"force":true},"#,
                 r#""attempts":1,"last_sequence":9,"create_time":null,"start_time":null,"end_time":null,"#,
                 r#""report":{"status":"partial_success","rows_planned":10,"rows_examined":0,"rows_affected":8,"rows_captured":0,"#,
-                r#""captured_bytes":0,"rows_conflicting":0,"rows_along":0,"duration_seconds":null,"steps":[{"index":0,"operation":"","rule":"","#,
+                r#""captured_bytes":0,"rows_conflicting":0,"rows_along":0,"duration_seconds":null,"#,
+                r#""operations":[{"operation":"old_logs","state":"partial","status":"partial_success","category":"LOGS","#,
+                r#""severity":"medium","expected_duration_seconds":900.0,"duration_seconds":null,"rows_planned":10,"rows_examined":0,"#,
+                r#""rows_matched":0,"rows_affected":8,"rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":0,"#,
+                r#""error_count":0,"warning_count":1,"step_indexes":[0]}],"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
-                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]}}"#,
+                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]},"#,
+                r#""started_by":"ann","approvals":[{"principal":"bob","time":null}],"approvals_required":1}"#,
             )
         );
     }

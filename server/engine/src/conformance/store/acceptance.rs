@@ -17,6 +17,9 @@ pub(super) async fn an_accepted_run_comes_back_as_it_was(store: Arc<dyn Store>) 
         max_execution_seconds: 61,
         full_speed: true,
         capture: true,
+        stop_on_failure: true,
+        max_rows: Some(9_000),
+        force: true,
     };
     let operations = vec!["b".to_owned(), "a".to_owned()];
     let asked = Run {

@@ -170,6 +170,7 @@ pub(super) async fn filters_are_exact_and_combine(store: Arc<dyn Store>) {
         operation: Some("sessions".to_owned()),
         created_after: Some(at(1)),
         captured: false,
+        attempted: false,
     };
     check(everything.clone(), &[two]).await;
     assert!(store.runs(&everything, Some(two), 10).await.unwrap().is_empty());

@@ -1,0 +1,27 @@
+//! How many rows a step may take while the run is at work: what the plan counted with the drift that is tolerated, and never more
+//! than the limits of its rule, its operation and the run. The limits were judged before the run began; rows that began to match
+//! since then must not carry it beyond them. Called by the work of a cleanup.
+
+use crate::{
+    engine::Drift,
+    model::{Plan, RunOptions, StepReport},
+};
+
+/// Most rows that a step may have taken when it ends. `done` are the reports of the plan's steps so far.
+pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Drift, options: &RunOptions) -> u64 {
+    let step = &plan.steps[index];
+    let others = |same_operation: bool| -> u64 {
+        let steps = plan.steps.iter().zip(done).enumerate();
+        steps
+            .filter(|(other, (planned, _))| *other != index && (!same_operation || planned.operation == step.operation))
+            .map(|(_, (_, report))| report.rows_affected)
+            .sum()
+    };
+    let drifted = step.row_count.saturating_add(drift.tolerance(step.row_count));
+    let of_rule = step.rule.max_rows.unwrap_or(u64::MAX);
+    let of_operation = step
+        .operation_max_rows
+        .map_or(u64::MAX, |most| most.saturating_sub(others(true)));
+    let of_run = options.max_rows.map_or(u64::MAX, |most| most.saturating_sub(others(false)));
+    drifted.min(of_rule).min(of_operation).min(of_run)
+}

@@ -1,0 +1,577 @@
+//! Rules with children, and every action, over gRPC on both databases: what is planned is what happens, and undo takes it back
+//! bit by bit in every table.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use dbkeep_client::{PlanRequest, RunRequest, UndoRequest, proto};
+use dbkeep_server::Config;
+use support::{Database, World, empty};
+use tokio_util::sync::CancellationToken;
+
+/// Each case on each database.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod postgres { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(super::Database::Postgres).await; })* }
+        mod sqlite { $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(super::Database::Sqlite).await; })* }
+    };
+}
+
+on_both! {
+    cascades_are_counted_captured_and_undone
+    small_batches_hold_whole_families
+    a_restricting_key_blocks_by_name
+    a_declared_child_goes_along_where_the_schema_only_refuses
+    archived_rows_are_copied_and_undo_takes_the_copies_back
+    an_archive_table_that_does_not_fit_is_refused_at_start
+    updated_rows_stay_and_undo_gives_the_old_values_back
+    orphans_of_every_form
+    nullified_orphans_stay
+    text_keys_name_missing_rows
+    a_filter_takes_what_it_says
+    a_circle_of_cascades_is_refused_by_name
+    later_steps_foresee_what_earlier_ones_take
+    what_the_catalog_gets_wrong_is_refused_at_start
+}
+
+/// Accounts 1 to 40, of which every fourth is closed, and what hangs on them.
+const SCHEMA: &str = "
+CREATE TABLE account (id integer PRIMARY KEY, status text NOT NULL, closed_at bigint, seen_at bigint, made_at bigint NOT NULL);
+CREATE TABLE profile (id integer PRIMARY KEY, account_id integer NOT NULL REFERENCES account ON DELETE CASCADE, bio text);
+CREATE INDEX profile_account ON profile (account_id);
+CREATE TABLE post (id integer PRIMARY KEY, account_id integer REFERENCES account ON DELETE CASCADE,
+  reply_to integer REFERENCES post ON DELETE SET NULL, editor_id integer REFERENCES account ON DELETE SET NULL, body text);
+CREATE INDEX post_account ON post (account_id);
+CREATE INDEX post_reply ON post (reply_to);
+CREATE INDEX post_editor ON post (editor_id);
+CREATE TABLE remark (id integer PRIMARY KEY, post_id integer REFERENCES post ON DELETE CASCADE,
+  parent_id integer REFERENCES remark ON DELETE CASCADE, body text);
+CREATE INDEX remark_post ON remark (post_id);
+CREATE INDEX remark_parent ON remark (parent_id);
+CREATE TABLE badge (id integer PRIMARY KEY, account_id integer, title text);
+CREATE INDEX badge_account ON badge (account_id);
+CREATE TABLE cache (id integer PRIMARY KEY, name text, note text);
+CREATE TABLE event (id integer PRIMARY KEY, subject_type text, subject_id integer, at bigint);
+
+INSERT INTO account WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+  SELECT i, CASE WHEN i % 4 = 0 THEN 'closed' WHEN i % 7 = 0 THEN 'barred' ELSE 'open' END, CASE WHEN i % 8 = 0 THEN 1000 END,
+    CASE WHEN i % 5 = 0 THEN NULL WHEN i % 2 = 0 THEN 2000 ELSE 99999999999 END, CASE WHEN i % 10 = 0 THEN 3000 ELSE 99999999999 END FROM n;
+INSERT INTO profile SELECT id, id, 'bio ' || id FROM account;
+INSERT INTO post WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+  SELECT i, 1 + i % 40, CASE WHEN i % 3 = 0 AND i > 10 THEN i - 7 END, CASE WHEN i % 6 = 0 THEN 1 + (i / 6) % 40 END, 'post ' || i FROM n;
+INSERT INTO remark WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+  SELECT i, CASE WHEN i % 10 = 0 THEN NULL ELSE 1 + i % 400 END, CASE WHEN i % 2 = 0 AND i > 20 THEN i - 17 END, 'remark ' || i FROM n;
+INSERT INTO badge WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120)
+  SELECT i, CASE WHEN i % 9 = 0 THEN NULL ELSE 1 + i % 45 END, 'badge ' || i FROM n;
+INSERT INTO cache WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60)
+  SELECT i, CASE WHEN i % 10 = 0 THEN NULL WHEN i % 10 = 1 THEN 'user:x' || i WHEN i % 10 = 2 THEN 'users:' || i ELSE 'user:' || i END, 'n' FROM n;
+INSERT INTO event WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+  SELECT i, CASE WHEN i % 2 = 0 THEN 'account' ELSE 'post' END, i, CASE WHEN i % 10 = 0 THEN NULL WHEN i % 10 < 5 THEN 1000 ELSE 99999999999 END FROM n;
+";
+
+const TABLES: [&str; 7] = ["account", "profile", "post", "remark", "badge", "cache", "event"];
+
+/// Rows that hang on closed accounts, found with nothing but SQL.
+const GONE_POSTS: &str = "(SELECT p.id FROM post AS p JOIN account AS a ON a.id = p.account_id WHERE a.status = 'closed')";
+
+fn operation(name: &str, rules: &str) -> String {
+    format!("[[operation]]\nname = \"{name}\"\ncategory = \"TEST\"\nseverity = \"MEDIUM\"\nbackup = true\n{rules}\n")
+}
+
+fn rule(name: &str, kind: &str, table: &str, rest: &str) -> String {
+    format!("[[operation.rule]]\nname = \"{name}\"\nkind = \"{kind}\"\ntable = \"{table}\"\n{rest}\n")
+}
+
+fn closed_accounts(rest: &str) -> String {
+    operation(
+        "close",
+        &rule(
+            "closed",
+            "filter",
+            "account",
+            &format!("condition = \"status = 'closed'\"\n{rest}"),
+        ),
+    )
+}
+
+async fn hashes(world: &World) -> BTreeMap<&'static str, String> {
+    let mut hashes = BTreeMap::new();
+    for table in TABLES {
+        hashes.insert(table, world.hash(table).await);
+    }
+    hashes
+}
+
+async fn count(world: &World, sql: &str) -> u64 {
+    let rows = world.db.fetch_text(sql).await.expect("a count");
+    rows[0][0].as_deref().and_then(|count| count.parse().ok()).expect("a number")
+}
+
+async fn undo(world: &World, run: &str) -> proto::Run {
+    let undo = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run).full_speed())
+        .await
+        .expect("a stream");
+    undo.finish().await.expect("an end")
+}
+
+/// Plans and runs; the report must be the plan.
+async fn clean(world: &World, operation: &str, batch: u32) -> (proto::Plan, proto::Run) {
+    let plan = world
+        .client
+        .cleanup()
+        .plan(PlanRequest::new([operation]))
+        .await
+        .expect("a plan");
+    assert!(
+        !plan.blocked,
+        "{:?}",
+        plan.steps.iter().map(|step| &step.findings).collect::<Vec<_>>()
+    );
+    let run = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute().batch_size(batch).full_speed())
+        .await
+        .expect("a run");
+    let run = run.finish().await.expect("an end");
+    let report = run.report.clone().expect("a report");
+    assert_eq!(
+        run.state(),
+        proto::RunState::Succeeded,
+        "{}: {:?}",
+        run.state_reason,
+        report.steps
+    );
+    for (planned, done) in plan.steps.iter().zip(&report.steps) {
+        assert_eq!(planned.row_count, done.rows_affected, "{}", planned.rule);
+        let mut along = BTreeMap::new();
+        for child in planned.children.iter().filter(|child| child.row_count > 0) {
+            let (deleted, nullified) = along.entry(child.table.as_str()).or_insert((0, 0));
+            match child.action() {
+                proto::ChildAction::Delete => *deleted += child.row_count,
+                proto::ChildAction::SetNull => *nullified += child.row_count,
+                proto::ChildAction::Unspecified => panic!("a child without an action"),
+            }
+        }
+        let done: BTreeMap<_, _> = done
+            .along
+            .iter()
+            .map(|along| (along.table.as_str(), (along.rows_deleted, along.rows_nullified)))
+            .collect();
+        assert_eq!(along, done, "{}", planned.rule);
+    }
+    (plan, run)
+}
+
+/// Cleans, checks the database, proves the backup, undoes, and compares every table.
+async fn round_trip(world: &World, operation: &str, batch: u32) -> proto::Plan {
+    let before = hashes(world).await;
+    let (plan, run) = clean(world, operation, batch).await;
+    assert_ne!(hashes(world).await, before);
+    let again = world
+        .client
+        .cleanup()
+        .plan(PlanRequest::new([operation]))
+        .await
+        .expect("a plan");
+    assert_eq!(
+        (again.row_count, again.along_row_count),
+        (0, 0),
+        "a second run has nothing to do"
+    );
+    let verified = world.client.backups().verify(run.id.as_str()).await.expect("a stream");
+    let verified = verified.finish().await.expect("an end");
+    assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
+    let undo = undo(world, &run.id).await;
+    assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+    assert_eq!(hashes(world).await, before, "as before, bit by bit");
+    plan
+}
+
+fn along<'a>(plan: &'a proto::Plan, table: &str, action: proto::ChildAction) -> u64 {
+    let children = plan.steps.iter().flat_map(|step| &step.children);
+    let of_table = |child: &&'a proto::PlanChild| child.table.rsplit('.').next() == Some(table) && child.action() == action;
+    children.filter(of_table).map(|child| child.row_count).sum()
+}
+
+async fn cascades_are_counted_captured_and_undone(database: Database) {
+    use proto::ChildAction::{Delete, SetNull};
+    let world = World::with_schema(database, SCHEMA, &closed_accounts("")).await;
+    let remarks = format!(
+        "WITH RECURSIVE gone(id) AS (SELECT id FROM remark WHERE post_id IN {GONE_POSTS} UNION \
+         SELECT r.id FROM remark AS r JOIN gone ON gone.id = r.parent_id) SELECT count(*) FROM gone"
+    );
+    let posts = count(&world, &format!("SELECT count(*) FROM {GONE_POSTS} AS g")).await;
+    let remarks = count(&world, &remarks).await;
+    let replies = format!("SELECT count(*) FROM post WHERE reply_to IN {GONE_POSTS} AND id NOT IN {GONE_POSTS}");
+    let edited = format!(
+        "SELECT count(*) FROM post WHERE editor_id IN (SELECT id FROM account WHERE status = 'closed') AND id NOT IN {GONE_POSTS}"
+    );
+    let changed = count(&world, &replies).await + count(&world, &edited).await;
+    let plan = round_trip(&world, "close", 100).await;
+    assert_eq!(plan.row_count, 10);
+    assert_eq!(along(&plan, "profile", Delete), 10);
+    assert_eq!(
+        (along(&plan, "post", Delete), along(&plan, "remark", Delete)),
+        (posts, remarks)
+    );
+    assert_eq!(along(&plan, "post", SetNull), changed);
+    assert!(posts > 50 && remarks > posts && changed > 20, "{posts} {remarks} {changed}");
+}
+
+async fn small_batches_hold_whole_families(database: Database) {
+    let world = World::with_schema(database, SCHEMA, &closed_accounts("")).await;
+    let before = hashes(&world).await;
+    // One account alone has more rows than a batch may hold: each must go in a batch of its own.
+    let (plan, run) = clean(&world, "close", 4).await;
+    let report = run.report.clone().expect("a report");
+    assert_eq!(report.steps[0].batches, plan.row_count);
+    assert_eq!(undo(&world, &run.id).await.state(), proto::RunState::Succeeded);
+    assert_eq!(hashes(&world).await, before);
+}
+
+const INVOICES: &str = "CREATE TABLE invoice (id integer PRIMARY KEY, account_id integer, CONSTRAINT invoice_of_account FOREIGN KEY (account_id) REFERENCES account);
+CREATE INDEX invoice_account ON invoice (account_id);
+INSERT INTO invoice SELECT id, id FROM account WHERE id IN (3, 4, 5);";
+
+async fn a_restricting_key_blocks_by_name(database: Database) {
+    let world = World::with_schema(database, &format!("{SCHEMA}{INVOICES}"), &closed_accounts("")).await;
+    let plan = world.plan("close").await;
+    let findings = &plan.steps[0].findings;
+    let blocking = findings
+        .iter()
+        .find(|finding| finding.code == "RESTRICTED_BY_CHILD")
+        .expect("a finding");
+    let name = if database == Database::Postgres {
+        "invoice_of_account"
+    } else {
+        "invoice(account_id)"
+    };
+    assert!(
+        blocking.detail.contains(name) && blocking.detail.contains("1 rows"),
+        "{}",
+        blocking.detail
+    );
+    let before = hashes(&world).await;
+    let refused = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await;
+    assert!(refused.is_err(), "blocked");
+    assert_eq!(hashes(&world).await, before);
+    world
+        .db
+        .execute("DELETE FROM invoice WHERE account_id = 4")
+        .await
+        .expect("no invoice");
+    clean(&world, "close", 100).await;
+}
+
+async fn a_declared_child_goes_along_where_the_schema_only_refuses(database: Database) {
+    use proto::ChildAction::{Delete, SetNull};
+    let children = "[[operation.rule.child]]\ntable = \"invoice\"\ncolumns = [\"account_id\"]\nparent_columns = [\"id\"]\non_delete = \"set_null\"\n\
+                    [[operation.rule.child]]\ntable = \"badge\"\ncolumns = [\"account_id\"]\nparent_columns = [\"id\"]\non_delete = \"cascade\"\n";
+    let world = World::with_schema(database, &format!("{SCHEMA}{INVOICES}"), &closed_accounts(children)).await;
+    let badges = count(
+        &world,
+        "SELECT count(*) FROM badge AS b JOIN account AS a ON a.id = b.account_id WHERE a.status = 'closed'",
+    )
+    .await;
+    let invoices = world.db.table_hash("invoice", "id").await.expect("a hash");
+    let plan = round_trip(&world, "close", 1_000).await;
+    assert_eq!((along(&plan, "badge", Delete), along(&plan, "invoice", SetNull)), (badges, 1));
+    assert_eq!(world.db.table_hash("invoice", "id").await.expect("a hash"), invoices);
+}
+
+async fn archived_rows_are_copied_and_undo_takes_the_copies_back(database: Database) {
+    let rest = "action = \"archive\"\ninto = \"old_account\"\nstamp = \"archived_at\"\n";
+    let world = World::with_schema(database, SCHEMA, &closed_accounts(rest)).await;
+    let accounts = world
+        .db
+        .fetch_text("SELECT id, status, closed_at, seen_at, made_at FROM account WHERE status = 'closed' ORDER BY id")
+        .await
+        .expect("rows");
+    let before = hashes(&world).await;
+    let (_, run) = clean(&world, "close", 3).await;
+    let archived = "SELECT id, status, closed_at, seen_at, made_at FROM old_account WHERE archived_at IS NOT NULL ORDER BY id";
+    assert_eq!(world.db.fetch_text(archived).await.expect("rows"), accounts);
+    // A copy that somebody changed is not thrown away; the row is back all the same.
+    world
+        .db
+        .execute("UPDATE old_account SET status = 'looked into' WHERE id = 4")
+        .await
+        .expect("a change");
+    let undone = undo(&world, &run.id).await;
+    assert_eq!(undone.state(), proto::RunState::Succeeded, "{}", undone.state_reason);
+    assert_eq!(hashes(&world).await, before);
+    assert_eq!(world.db.count("old_account").await.expect("a count"), 1);
+    let warnings = undone.report.expect("a report").warnings;
+    assert!(
+        warnings.iter().any(|warning| warning.message.contains("id=4")),
+        "{warnings:?}"
+    );
+}
+
+/// What a server says that does not take its catalog.
+async fn refusal(database: Database, schema: &str, catalog: &str) -> String {
+    let (url, folder) = empty(database).await;
+    let db = dbkeep_testkit::Db::open(&url).await.expect("a connection");
+    db.execute(schema).await.expect("tables");
+    let file = folder.path().join("catalog.toml");
+    std::fs::write(&file, catalog).expect("a catalog");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let config = Config::embedded(folder.path().join("data")).with_target("app", url.as_str(), file.display().to_string());
+    let ended = dbkeep_server::serve(listener, config, CancellationToken::new()).await;
+    ended.expect_err("the catalog must be refused").to_string()
+}
+
+async fn an_archive_table_that_does_not_fit_is_refused_at_start(database: Database) {
+    let rest = "action = \"archive\"\ninto = \"old_account\"\nstamp = \"archived_at\"\n";
+    let schema = format!("{SCHEMA}CREATE TABLE old_account (id integer PRIMARY KEY, status text, archived_at text);");
+    let said = refusal(database, &schema, &closed_accounts(rest)).await;
+    assert!(said.contains("old_account") && said.contains("closed_at"), "{said}");
+}
+
+async fn updated_rows_stay_and_undo_gives_the_old_values_back(database: Database) {
+    let rules = rule(
+        "dormant",
+        "expired",
+        "account",
+        "column = \"seen_at\"\nfallback = \"made_at\"\nretention = \"P1Y\"\nencoding = \"unix_seconds\"\nwhere = { status = \"open\" }\n\
+         action = \"update\"\nset = { status = \"dormant\", made_at = 7 }\n",
+    );
+    let world = World::with_schema(database, SCHEMA, &operation("sleep", &rules)).await;
+    let dormant =
+        "SELECT count(*) FROM account WHERE status = 'open' AND (seen_at < 1000000 OR seen_at IS NULL AND made_at < 1000000)";
+    let expected = count(&world, dormant).await;
+    let plan = round_trip(&world, "sleep", 3).await;
+    assert!(expected > 5 && plan.row_count == expected, "{expected}");
+
+    // A row that was changed since is left and named.
+    let (_, run) = clean(&world, "sleep", 3).await;
+    assert_eq!(
+        count(
+            &world,
+            "SELECT count(*) FROM account WHERE status = 'dormant' AND made_at = 7"
+        )
+        .await,
+        expected
+    );
+    let woken = world
+        .db
+        .fetch_text("SELECT min(id) FROM account WHERE status = 'dormant'")
+        .await
+        .expect("an id");
+    let woken = woken[0][0].clone().expect("an id");
+    world
+        .db
+        .execute(&format!("UPDATE account SET status = 'open' WHERE id = {woken}"))
+        .await
+        .expect("a change");
+    let undone = undo(&world, &run.id).await;
+    assert_eq!(undone.state(), proto::RunState::PartiallySucceeded, "{}", undone.state_reason);
+    let report = undone.report.expect("a report");
+    assert_eq!((report.rows_affected, report.rows_conflicting), (expected - 1, 1));
+    assert!(
+        report
+            .warnings
+            .iter()
+            .any(|warning| warning.message.contains(&format!("id={woken}")))
+    );
+}
+
+async fn orphans_of_every_form(database: Database) {
+    let rules = [
+        // A parent that does not count is no parent.
+        rule(
+            "barred",
+            "orphan",
+            "badge",
+            "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\nparent_where = { status = [\"barred\", \"closed\"] }\n",
+        ),
+        // Only rows that name an account, and only those left alone for a while.
+        rule(
+            "events",
+            "orphan",
+            "event",
+            "columns = [\"subject_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\ntype_column = \"subject_type\"\ntype_value = \"account\"\n\
+             grace = { column = \"at\", age = \"P1D\", encoding = \"unix_seconds\" }\n",
+        ),
+    ];
+    let world = World::with_schema(database, SCHEMA, &operation("tidy", &rules.concat())).await;
+    let badges = "SELECT count(*) FROM badge AS b WHERE b.account_id IS NOT NULL AND NOT EXISTS \
+                  (SELECT 1 FROM account AS a WHERE a.id = b.account_id AND a.status = 'open')";
+    let events = "SELECT count(*) FROM event WHERE subject_type = 'account' AND subject_id > 40 AND at = 1000";
+    let expected = (count(&world, badges).await, count(&world, events).await);
+    let plan = round_trip(&world, "tidy", 10).await;
+    assert_eq!((plan.steps[0].row_count, plan.steps[1].row_count), expected);
+    assert!(expected.0 > 10 && expected.1 > 5, "{expected:?}");
+    assert!(!plan.steps[0].strict, "MEDIUM does not lock parents");
+}
+
+async fn nullified_orphans_stay(database: Database) {
+    let rules = rule(
+        "names",
+        "orphan",
+        "badge",
+        "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\nstrict = true\naction = \"nullify\"\nnullify = [\"account_id\"]\n",
+    );
+    let world = World::with_schema(database, SCHEMA, &operation("tidy", &rules)).await;
+    let expected = count(&world, "SELECT count(*) FROM badge WHERE account_id > 40").await;
+    let plan = round_trip(&world, "tidy", 2).await;
+    assert!(expected > 0 && plan.row_count == expected && plan.steps[0].strict);
+    clean(&world, "tidy", 100).await;
+    assert_eq!(world.db.count("badge").await.expect("a count"), 120);
+}
+
+async fn text_keys_name_missing_rows(database: Database) {
+    let rules = rule(
+        "gone",
+        "dangling_key",
+        "cache",
+        "column = \"name\"\nprefix = \"user:\"\nparent = \"account\"\nparent_column = \"id\"\n",
+    );
+    let world = World::with_schema(database, SCHEMA, &operation("cache", &rules)).await;
+    // Ids 41 to 60, less those whose text has another form: a NULL, user:x.., users:..
+    let plan = round_trip(&world, "cache", 5).await;
+    assert_eq!(plan.row_count, 20 - 2 - 2 - 2);
+}
+
+async fn a_filter_takes_what_it_says(database: Database) {
+    let rules = rule(
+        "some",
+        "filter",
+        "event",
+        "condition = \"subject_type = 'post' AND (subject_id % 3 = 0 OR at IS NULL)\"\n",
+    );
+    let world = World::with_schema(database, SCHEMA, &operation("some", &rules)).await;
+    let expected = count(
+        &world,
+        "SELECT count(*) FROM event WHERE subject_type = 'post' AND (subject_id % 3 = 0 OR at IS NULL)",
+    )
+    .await;
+    assert_eq!(round_trip(&world, "some", 7).await.row_count, expected);
+}
+
+async fn a_circle_of_cascades_is_refused_by_name(database: Database) {
+    let schema = "CREATE TABLE a (id integer PRIMARY KEY, b_id integer); \
+                  CREATE TABLE b (id integer PRIMARY KEY, a_id integer REFERENCES a ON DELETE CASCADE); \
+                  CREATE INDEX a_b ON a (b_id); CREATE INDEX b_a ON b (a_id); INSERT INTO a VALUES (1, 1), (2, NULL), (3, NULL); INSERT INTO b VALUES (1, 1);";
+    let child = "condition = \"id = 1\"\n[[operation.rule.child]]\ntable = \"a\"\nparent = \"b\"\ncolumns = [\"b_id\"]\nparent_columns = [\"id\"]\non_delete = \"cascade\"\n";
+    let world = World::with_schema(database, schema, &operation("circle", &rule("r", "filter", "a", child))).await;
+    let plan = world.plan("circle").await;
+    assert!(plan.blocked);
+    let codes: Vec<_> = plan.steps[0].findings.iter().map(|finding| finding.code.as_str()).collect();
+    assert!(codes.contains(&"CASCADE_LOOP"), "{codes:?}");
+}
+
+async fn later_steps_foresee_what_earlier_ones_take(database: Database) {
+    // Badges of closed accounts become orphans by the first rule; profiles go with it, so that the third finds fewer.
+    let rules = [
+        rule("closed", "filter", "account", "condition = \"status = 'closed'\"\n"),
+        rule(
+            "badges",
+            "orphan",
+            "badge",
+            "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\n",
+        ),
+        rule("profiles", "filter", "profile", "condition = \"id <= 8\"\n"),
+    ];
+    let world = World::with_schema(database, SCHEMA, &operation("all", &rules.concat())).await;
+    let orphans = "SELECT count(*) FROM badge AS b WHERE b.account_id IS NOT NULL AND NOT EXISTS \
+                   (SELECT 1 FROM account AS a WHERE a.id = b.account_id AND a.status <> 'closed')";
+    let orphans = count(&world, orphans).await;
+    let plan = round_trip(&world, "all", 50).await;
+    let counts: Vec<_> = plan.steps.iter().map(|step| step.row_count).collect();
+    assert_eq!(counts, [10, orphans, 6], "profiles 4 and 8 went with their accounts");
+}
+
+async fn what_the_catalog_gets_wrong_is_refused_at_start(database: Database) {
+    let orphan = "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\n";
+    let cases = [
+        (rule("r", "filter", "accounts", "condition = \"id = 1\"\n"), "accounts"),
+        (rule("r", "filter", "account", "condition = \"idd = 1\"\n"), "reads no column"),
+        (
+            rule("r", "filter", "account", "condition = \"id === 1\"\n"),
+            "does not take its condition",
+        ),
+        (
+            rule("r", "filter", "account", "condition = \"'a' = 'a'\"\n"),
+            "names no column",
+        ),
+        (
+            rule("r", "orphan", "badge", &orphan.replace("account_id", "account")),
+            "no column account",
+        ),
+        (
+            rule(
+                "r",
+                "orphan",
+                "badge",
+                &format!("{orphan}parent_where = {{ state = \"x\" }}\n"),
+            ),
+            "no column state",
+        ),
+        (
+            rule(
+                "r",
+                "orphan",
+                "badge",
+                &format!("{orphan}action = \"nullify\"\nnullify = [\"id\"]\n"),
+            ),
+            "primary key",
+        ),
+        (
+            rule(
+                "r",
+                "filter",
+                "account",
+                "condition = \"id = 1\"\naction = \"update\"\nset = { state = 1 }\n",
+            ),
+            "no column state",
+        ),
+        (
+            rule(
+                "r",
+                "filter",
+                "account",
+                "condition = \"id = 1\"\naction = \"nullify\"\nnullify = [\"status\"]\n",
+            ),
+            "NOT NULL",
+        ),
+        (
+            rule("r", "filter", "account", "condition = \"id = 1\"\nwhere = { id = \"one\" }\n"),
+            "expected values of that type",
+        ),
+        (
+            rule("r", "orphan", "badge", orphan) + &rule("s", "orphan", "badge", orphan),
+            "both select the same rows",
+        ),
+        (
+            rule(
+                "r",
+                "filter",
+                "account",
+                "condition = \"id = 1\"\naction = \"update\"\nset = { status = \"x\" }\n",
+            ) + &rule("s", "filter", "account", "condition = \"status = 'closed'\"\n"),
+            "the first changes status",
+        ),
+        (
+            rule(
+                "r",
+                "dangling_key",
+                "event",
+                "column = \"at\"\nprefix = \"x\"\nparent = \"account\"\nparent_column = \"id\"\n",
+            ),
+            "expected text",
+        ),
+    ];
+    for (rules, expected) in cases {
+        let said = refusal(database, SCHEMA, &operation("wrong", &rules)).await;
+        assert!(
+            said.contains("catalog.toml:") && said.contains(expected),
+            "{expected}: {said}"
+        );
+    }
+}
