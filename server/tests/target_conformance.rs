@@ -264,5 +264,5 @@ async fn sqlite_keeps_to_the_collation_of_a_column() {
         except: Vec::new(),
     };
     let wanted = ["a", "photo.png", "b", "Photo.PNG"].map(|name| name.as_bytes().to_vec());
-    assert_eq!(target.present(&source, &wanted).await.expect("an answer"), [1, 2, 3]);
+    assert_eq!(target.holds(&source, &wanted).await.expect("an answer"), [1, 2, 3]);
 }

@@ -39,7 +39,7 @@ async fn values(target: &dyn Target, source: &ColumnSource) -> Vec<String> {
 
 async fn present(target: &dyn Target, source: &ColumnSource, wanted: &[&[u8]]) -> Vec<usize> {
     let wanted: Vec<Vec<u8>> = wanted.iter().map(|value| value.to_vec()).collect();
-    target.present(source, &wanted).await.expect("an answer")
+    target.holds(source, &wanted).await.expect("an answer")
 }
 
 /// The whole suite.
@@ -104,6 +104,6 @@ pub async fn values_conformance(fixture: &dyn Fixture) {
     let batch: Vec<Vec<u8>> = (MANY - 99..MANY + 9_901)
         .map(|number| format!("f{number}").into_bytes())
         .collect();
-    let positions = target.present(&many, &batch).await.expect("an answer");
+    let positions = target.holds(&many, &batch).await.expect("an answer");
     assert_eq!(positions, (0..100).collect::<Vec<_>>(), "10,000 names at a time");
 }
