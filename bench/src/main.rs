@@ -2,6 +2,7 @@
 //! `docs/BENCHMARKS.md`, with the command. It needs PostgreSQL's programs (`./check tools` brings them) and starts a private
 //! cluster; it talks to loopback only and stops by itself.
 
+mod files;
 mod postgres;
 mod report;
 mod server;
@@ -57,14 +58,20 @@ enum Command {
         data: PathBuf,
         /// URL of the target.
         target: String,
+        /// Folder that the target declares as root "files".
+        root: Option<PathBuf>,
     },
+    /// Files of a root against the references of a database: time, and memory of the server.
+    Files(files::Arguments),
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let Arguments { command, options } = Arguments::parse();
-    if let Some(Command::Serve { data, target }) = command {
-        return server::serve(&data, &target).await;
+    match command {
+        Some(Command::Serve { data, target, root }) => return server::serve(&data, &target, root).await,
+        Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,
+        None => {}
     }
     println!(
         "bench-db --rows {} --rounds {} --batch {} --seed {}",
