@@ -3,6 +3,7 @@
 //! cluster; it talks to loopback only and stops by itself.
 
 mod foreground;
+mod files;
 mod postgres;
 mod report;
 mod server;
@@ -67,7 +68,11 @@ enum Command {
         data: PathBuf,
         /// URL of the target.
         target: String,
+        /// Folder that the target declares as root "files".
+        root: Option<PathBuf>,
     },
+    /// Files of a root against the references of a database: time, and memory of the server.
+    Files(files::Arguments),
 }
 
 #[tokio::main]
@@ -85,6 +90,10 @@ async fn main() -> Result<()> {
     }
     if let Some(Command::Foreground(load)) = command {
         return foreground::run(&options, &load).await;
+    match command {
+        Some(Command::Serve { data, target, root }) => return server::serve(&data, &target, root).await,
+        Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,
+        None => {}
     }
     println!(
         "bench-db --rows {} --rounds {} --batch {} --seed {}",

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -45,9 +45,12 @@ max_fraction = 1.0
 "#;
 
 /// Serves until standard input closes: the other side of [`Server::start`].
-pub(crate) async fn serve(data: &Path, target: &str) -> Result<()> {
+pub(crate) async fn serve(data: &Path, target: &str, root: Option<PathBuf>) -> Result<()> {
     let catalog = data.join("catalog.toml");
-    let config = dbkeep_server::Config::embedded(data).with_target("bench", target, catalog.display().to_string());
+    let mut config = dbkeep_server::Config::embedded(data).with_target("bench", target, catalog.display().to_string());
+    if let Some(root) = root {
+        config = config.with_root("bench", "files", root);
+    }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let shutdown = tokio_util::sync::CancellationToken::new();
@@ -79,11 +82,17 @@ impl Server {
 
     /// The same with another catalog.
     pub(crate) async fn start_with(data: &Path, target: &str, catalog: &str) -> Result<Self> {
+        Self::start_with(data, target, CATALOG, None).await
+    }
+
+    /// The same with another catalog, and a folder as root "files".
+    pub(crate) async fn start_with(data: &Path, target: &str, catalog: &str, root: Option<&Path>) -> Result<Self> {
         std::fs::create_dir_all(data)?;
         std::fs::write(data.join("catalog.toml"), catalog)?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg("serve")
             .args([data.as_os_str(), target.as_ref()])
+            .args(root)
             .env("DBKEEP_LOG", "warn")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

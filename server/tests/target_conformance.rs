@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    conformance::target::{Fixture, target_conformance},
-    model::{TimeEncoding, Value},
+    conformance::{
+        target::{Fixture, target_conformance},
+        values::values_conformance,
+    },
+    model::{ColumnSource, TableName, TimeEncoding, Value},
     port::Target,
 };
 use dbkeep_server::target;
@@ -222,4 +225,44 @@ async fn sqlite_with_a_write_ahead_log_conforms() {
 #[tokio::test]
 async fn sqlite_with_a_rollback_journal_conforms() {
     target_conformance(&Sqlite::open("delete").await).await;
+}
+
+#[tokio::test]
+async fn postgres_brings_values() {
+    let url = fresh_database("values").await.expect("a database");
+    let fixture = Postgres {
+        target: target::open(&url).expect("a target"),
+        db: Db::open(&url).await.expect("a database"),
+    };
+    values_conformance(&fixture).await;
+}
+
+#[tokio::test]
+async fn sqlite_brings_values() {
+    values_conformance(&Sqlite::open("wal").await).await;
+    values_conformance(&Sqlite::open("delete").await).await;
+}
+
+/// A column that does not tell upper from lower case refers to a file by either.
+#[tokio::test]
+async fn sqlite_keeps_to_the_collation_of_a_column() {
+    let fixture = Sqlite::open("wal").await;
+    fixture
+        .execute(
+            "CREATE TABLE r (id integer PRIMARY KEY, file text COLLATE NOCASE); INSERT INTO r VALUES (1, 'Photo.PNG'), (2, 'b')",
+        )
+        .await;
+    let target = fixture.target();
+    let table = target
+        .introspect(&TableName::parse("r"))
+        .await
+        .expect("read")
+        .expect("a table");
+    let source = ColumnSource {
+        table: Arc::new(table),
+        column: "file".to_owned(),
+        except: Vec::new(),
+    };
+    let wanted = ["a", "photo.png", "b", "Photo.PNG"].map(|name| name.as_bytes().to_vec());
+    assert_eq!(target.holds(&source, &wanted).await.expect("an answer"), [1, 2, 3]);
 }

@@ -12,7 +12,7 @@ use std::{
 
 use dbkeep_engine::{
     model::{FileEntry, FilePath},
-    port::{FilesError, Sieve, Sifted},
+    port::{FilesError, Sieve, Sifted, Standing},
 };
 
 use super::beneath::failed_io;
@@ -56,7 +56,7 @@ fn read_path(reader: &mut impl io::Read) -> io::Result<FilePath> {
     FilePath::new(read_bytes(reader)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-fn write_file(writer: &mut impl io::Write, file: &FileEntry, takeable: bool) -> io::Result<()> {
+fn write_file(writer: &mut impl io::Write, file: &FileEntry, standing: Standing) -> io::Result<()> {
     write_bytes(writer, file.path.as_bytes())?;
     for number in [file.device, file.inode, file.size] {
         writer.write_all(&number.to_le_bytes())?;
@@ -64,16 +64,27 @@ fn write_file(writer: &mut impl io::Write, file: &FileEntry, takeable: bool) -> 
     for time in [file.modified, file.changed, file.born.unwrap_or_default()] {
         writer.write_all(&time.to_le_bytes())?;
     }
-    writer.write_all(&[u8::from(takeable), u8::from(file.born.is_some())])
+    let standing = match standing {
+        Standing::Takeable => 0,
+        Standing::Touched => 1,
+        Standing::Other => 2,
+    };
+    writer.write_all(&[standing, u8::from(file.born.is_some())])
 }
 
-fn read_file(reader: &mut impl io::Read) -> io::Result<(FileEntry, bool)> {
+fn read_file(reader: &mut impl io::Read) -> io::Result<(FileEntry, Standing)> {
     let path = read_path(reader)?;
     let mut number = || read_array(reader).map(u64::from_le_bytes);
     let (device, inode, size) = (number()?, number()?, number()?);
     let mut time = || read_array(reader).map(i64::from_le_bytes);
     let (modified, changed, born) = (time()?, time()?, time()?);
-    let [takeable, has_born] = read_array(reader)?;
+    let [standing, has_born] = read_array(reader)?;
+    let standing = match standing {
+        0 => Standing::Takeable,
+        1 => Standing::Touched,
+        2 => Standing::Other,
+        _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+    };
     let file = FileEntry {
         path,
         device,
@@ -83,7 +94,7 @@ fn read_file(reader: &mut impl io::Read) -> io::Result<(FileEntry, bool)> {
         changed,
         born: (has_born != 0).then_some(born),
     };
-    Ok((file, takeable != 0))
+    Ok((file, standing))
 }
 
 /// The intake.
@@ -118,9 +129,9 @@ impl SpillSieve {
 }
 
 impl Sieve for SpillSieve {
-    fn file(&mut self, file: &FileEntry, takeable: bool) -> Result<(), FilesError> {
+    fn file(&mut self, file: &FileEntry, standing: Standing) -> Result<(), FilesError> {
         let part = self.part(&file.path);
-        write_file(&mut self.files[part], file, takeable).map_err(|error| self.failed(error))
+        write_file(&mut self.files[part], file, standing).map_err(|error| self.failed(error))
     }
 
     fn name(&mut self, path: &FilePath) -> Result<(), FilesError> {
@@ -142,6 +153,7 @@ impl Sieve for SpillSieve {
             streaming: None,
             ready: Vec::new().into_iter(),
             referenced: 0,
+            touched: 0,
         }))
     }
 }
@@ -157,6 +169,7 @@ struct SpillSifted {
     /// What is left of the part in work where there is.
     ready: std::vec::IntoIter<FileEntry>,
     referenced: u64,
+    touched: u64,
 }
 
 impl SpillSifted {
@@ -164,13 +177,13 @@ impl SpillSifted {
     fn match_part(&mut self, mut files: BufReader<File>, mut names: BufReader<File>) -> io::Result<()> {
         // Positions keep the order of the intake, so that the same tree gives the same order within a part.
         let mut listed: HashMap<FilePath, usize> = HashMap::new();
-        let mut entries: Vec<Option<(FileEntry, bool)>> = Vec::new();
+        let mut entries: Vec<Option<(FileEntry, Standing)>> = Vec::new();
         while !files.fill_buf()?.is_empty() {
-            let (file, takeable) = read_file(&mut files)?;
+            let (file, standing) = read_file(&mut files)?;
             // A folder that changes while it is read may show an entry twice.
             if let Entry::Vacant(place) = listed.entry(file.path.clone()) {
                 place.insert(entries.len());
-                entries.push(Some((file, takeable)));
+                entries.push(Some((file, standing)));
             }
         }
         while !names.fill_buf()?.is_empty() {
@@ -181,12 +194,15 @@ impl SpillSifted {
                 self.referenced += 1;
             }
         }
-        let orphans = entries
-            .into_iter()
-            .flatten()
-            .filter(|(_, takeable)| *takeable)
-            .map(|(file, _)| file);
-        self.ready = orphans.collect::<Vec<_>>().into_iter();
+        let mut orphans = Vec::new();
+        for (file, standing) in entries.into_iter().flatten() {
+            match standing {
+                Standing::Takeable => orphans.push(file),
+                Standing::Touched => self.touched += 1,
+                Standing::Other => {}
+            }
+        }
+        self.ready = orphans.into_iter();
         Ok(())
     }
 
@@ -201,9 +217,11 @@ impl SpillSifted {
                 if files.fill_buf()?.is_empty() {
                     self.streaming = None;
                 } else {
-                    let (file, takeable) = read_file(files)?;
-                    if takeable {
-                        found.push(file);
+                    let (file, standing) = read_file(files)?;
+                    match standing {
+                        Standing::Takeable => found.push(file),
+                        Standing::Touched => self.touched += 1,
+                        Standing::Other => {}
                     }
                 }
                 continue;
@@ -228,6 +246,10 @@ impl Sifted for SpillSifted {
     fn referenced(&self) -> u64 {
         self.referenced
     }
+
+    fn touched(&self) -> u64 {
+        self.touched
+    }
 }
 
 #[cfg(test)]
@@ -248,14 +270,18 @@ mod tests {
         }
     }
 
-    fn drain(sieve: SpillSieve) -> (BTreeSet<String>, u64) {
+    fn standing(takeable: bool) -> Standing {
+        if takeable { Standing::Takeable } else { Standing::Touched }
+    }
+
+    fn drain(sieve: SpillSieve) -> (BTreeSet<String>, u64, u64) {
         let mut sifted = Box::new(sieve).sift().expect("sifted");
         let mut names = BTreeSet::new();
         loop {
             let some = sifted.next(7).expect("files");
             assert!(some.len() <= 7);
             if some.is_empty() {
-                return (names, sifted.referenced());
+                return (names, sifted.referenced(), sifted.touched());
             }
             for file in some {
                 assert_eq!((file.modified, file.born), (-4, None), "what went in comes out");
@@ -269,7 +295,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut sieve = SpillSieve::open(folder.path()).expect("a sieve");
         for number in 0..5_000 {
-            sieve.file(&file(&format!("d/{number}")), number % 10 != 0).expect("taken");
+            sieve
+                .file(&file(&format!("d/{number}")), standing(number % 10 != 0))
+                .expect("taken");
         }
         for number in (0..10_000).step_by(3) {
             for _ in 0..2 {
@@ -283,13 +311,15 @@ mod tests {
             0,
             "spill files have no name"
         );
-        let (found, referenced) = drain(sieve);
+        let (found, referenced, touched) = drain(sieve);
         let expected: BTreeSet<String> = (0..5_000)
             .filter(|n| n % 10 != 0 && n % 3 != 0)
             .map(|n| format!("d/{n}"))
             .collect();
         assert_eq!(found, expected);
         assert_eq!(referenced, 5_000_u64.div_ceil(3), "those that are not takeable count as well");
+        let unreferenced = (0..5_000).filter(|number| number % 10 == 0 && number % 3 != 0).count();
+        assert_eq!(touched, unreferenced as u64);
     }
 
     #[test]
@@ -297,10 +327,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut sieve = SpillSieve::open(folder.path()).expect("a sieve");
         for number in 0..100 {
-            sieve.file(&file(&number.to_string()), number >= 50).expect("taken");
+            sieve.file(&file(&number.to_string()), standing(number >= 50)).expect("taken");
         }
-        let (found, referenced) = drain(sieve);
-        assert_eq!((found.len(), referenced), (50, 0));
+        let (found, referenced, touched) = drain(sieve);
+        assert_eq!((found.len(), referenced, touched), (50, 0, 50));
     }
 
     #[test]

@@ -17,14 +17,21 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    #[allow(dead_code, reason = "not every test binary uses each way to start")]
     /// Starts a server on a free port, with `failpoints` armed where any are given, and waits until it serves.
     pub(crate) fn start(data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
+        Self::start_with_roots(data, target, catalog, &[], failpoints)
+    }
+
+    /// The same with folders whose files the target's rules may take.
+    pub(crate) fn start_with_roots(data: &Path, target: &str, catalog: &Path, roots: &[(&str, &Path)], failpoints: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
         command
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(["--target", &format!("app={target}"), "--catalog"])
             .arg(catalog)
+            .args(roots.iter().map(|(name, path)| format!("--root={name}={}", path.display())))
             .env("DBKEEP_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());

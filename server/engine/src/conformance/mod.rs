@@ -3,3 +3,4 @@
 pub mod archive;
 pub mod store;
 pub mod target;
+pub mod values;

@@ -18,7 +18,7 @@ use crate::{
         ColumnSource, Condition, FileEntry, FileGlob, FileTerms, Finding, FindingLevel, Nanoseconds, PlanStep, SampleRow,
         Selection, TableName, TableSchema, nanoseconds,
     },
-    port::{FileRoot, FilesError, Roots, Sieve, Sifted, Target, TargetError, Walked},
+    port::{FileRoot, FilesError, Roots, Sieve, Sifted, Standing, Target, TargetError, Walked},
     rule::{Mismatch, Rule, RuleKind, Schemas, orphan_files::Reference},
 };
 
@@ -57,8 +57,6 @@ pub(crate) struct FileSelection {
 pub(crate) struct Gathered {
     pub(crate) sifted: Box<dyn Sifted>,
     pub(crate) walked: Walked,
-    /// Files like the rule's that were there when the plan was made and were changed since.
-    pub(crate) touched: u64,
     /// Values that refer to something.
     pub(crate) values: u64,
     /// Values that do not begin with their column's prefix, or lead out of the root.
@@ -178,9 +176,16 @@ pub(super) fn select(
 }
 
 impl FileSelection {
-    /// Whether a file may go, as far as references do not matter.
-    fn takes(&self, file: &FileEntry) -> bool {
-        file.changed <= self.listed_at && self.terms.fit(file) && !self.except.iter().any(|terms| terms.fit(file))
+    /// What a file is to this selection, as far as references do not matter.
+    fn standing(&self, file: &FileEntry) -> Standing {
+        let taken_before = || self.except.iter().any(|terms| terms.fit(file));
+        if file.changed <= self.listed_at && self.terms.fit(file) && !taken_before() {
+            Standing::Takeable
+        } else if self.was_touched(file) {
+            Standing::Touched
+        } else {
+            Standing::Other
+        }
     }
 
     /// Whether a file was there when the plan was made and changed since.
@@ -195,19 +200,17 @@ impl FileSelection {
         let stop = Arc::new(AtomicBool::new(false));
         let _stop = StopOnDrop(Arc::clone(&stop));
         let selection = self.clone();
-        let (sieve, walked, touched) = blocking(move || {
+        let (sieve, walked) = blocking(move || {
             let mut sieve = selection.root.sieve()?;
-            let mut touched = 0;
             let walked = selection.root.list(&mut |file| {
-                touched += u64::from(selection.was_touched(&file));
-                sieve.file(&file, selection.takes(&file))?;
+                sieve.file(&file, selection.standing(&file))?;
                 Ok(if stop.load(Ordering::Relaxed) {
                     ControlFlow::Break(())
                 } else {
                     ControlFlow::Continue(())
                 })
             })?;
-            Ok((sieve, walked, touched))
+            Ok((sieve, walked))
         })
         .await?;
         let (sieve, values, outside) = self.refer(target, sieve).await?;
@@ -215,7 +218,6 @@ impl FileSelection {
         Ok(Gathered {
             sifted,
             walked,
-            touched,
             values,
             outside,
         })

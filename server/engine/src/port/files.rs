@@ -80,13 +80,24 @@ pub struct Walked {
 /// What to do after a visited file.
 pub type Visit<'a> = dyn FnMut(FileEntry) -> Result<ControlFlow<()>, FilesError> + 'a;
 
+/// What a listed file means to a sieve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It comes out where no name refers to it.
+    Takeable,
+    /// It never comes out, and is counted where no name refers to it: it changed since the plan.
+    Touched,
+    /// It never comes out.
+    Other,
+}
+
 /// Finds out which listed files no name refers to, in memory that does not grow with their number.
 pub trait Sieve: Send {
-    /// Takes a file; one that is not `takeable` never comes out, but still tells whether names refer to files of the root.
+    /// Takes a file. Those that never come out still tell whether names refer to files of the root.
     ///
     /// # Errors
     /// Where the system cannot keep it.
-    fn file(&mut self, file: &FileEntry, takeable: bool) -> Result<(), FilesError>;
+    fn file(&mut self, file: &FileEntry, standing: Standing) -> Result<(), FilesError>;
 
     /// Takes a name that is referred to. The same one may come often.
     ///
@@ -109,8 +120,11 @@ pub trait Sifted: Send {
     /// What the system said.
     fn next(&mut self, limit: usize) -> Result<Vec<FileEntry>, FilesError>;
 
-    /// Files, takeable or not, to which a name refers, among those looked at so far; all of them at the end.
+    /// Files of any standing to which a name refers, among those looked at so far; all of them at the end.
     fn referenced(&self) -> u64;
+
+    /// Touched files to which no name refers, likewise.
+    fn touched(&self) -> u64;
 }
 
 /// The manifest of one step, summed up.

@@ -11,8 +11,8 @@ pub mod target;
 pub use archive::{Archive, ArchiveError, ChunkFile};
 pub use explore::{DeclaredKey, Explore, Repeats, Sample};
 pub use files::{
-    FileRoot, FilesError, Left, PutBack, Roots, Sieve, Sifted, Taken, Trash, TrashTotals, TrashUsage, Trashed, TrashedFile,
-    Visit, Walked,
+    FileRoot, FilesError, Left, PutBack, Roots, Sieve, Sifted, Standing, Taken, Trash, TrashTotals, TrashUsage, Trashed,
+    TrashedFile, Visit, Walked,
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use store::{

@@ -162,6 +162,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         lease,
         ledger,
     };
+    failpoint!("attempt-begins");
     let result = attempt.work().await;
     let Attempt { run, mut ledger, .. } = attempt;
     let (state, reason, mark, aftermath) = match result {

@@ -176,11 +176,7 @@ pub(super) async fn clean_step(attempt: &mut Attempt, index: usize, selection: &
         gathered = gathering => gathered.map_err(ungathered)?,
     };
     let Gathered {
-        sifted,
-        walked,
-        touched,
-        values,
-        ..
+        sifted, walked, values, ..
     } = gathered;
     attempt.ledger.report.steps[index].rows_examined = walked.files;
     attempt.ledger.report.steps[index].passes = 1;
@@ -200,7 +196,7 @@ pub(super) async fn clean_step(attempt: &mut Attempt, index: usize, selection: &
         kept: 0,
         named: 0,
     }
-    .run(attempt, touched)
+    .run(attempt)
     .await
 }
 
@@ -232,7 +228,7 @@ impl FileWork<'_> {
         Ok(files)
     }
 
-    async fn run(mut self, attempt: &mut Attempt, touched: u64) -> Result<StepEnd, Halt> {
+    async fn run(mut self, attempt: &mut Attempt) -> Result<StepEnd, Halt> {
         let limit = usize::try_from(attempt.run.options.batch_rows).unwrap_or(usize::MAX);
         let allowance = allowance(attempt, self.index);
         loop {
@@ -264,7 +260,7 @@ impl FileWork<'_> {
                 attempt.lease.rest(took).await?;
             }
         }
-        self.end(attempt, touched).await
+        self.end(attempt).await
     }
 
     /// One batch, from the first question to the seal.
@@ -309,8 +305,9 @@ impl FileWork<'_> {
     }
 
     /// Says what stays, and why.
-    async fn end(self, attempt: &mut Attempt, touched: u64) -> Result<StepEnd, Halt> {
+    async fn end(self, attempt: &mut Attempt) -> Result<StepEnd, Halt> {
         take_totals(attempt, self.index, self.bin.totals());
+        let touched = self.sifted.as_ref().map_or(0, |sifted| sifted.touched());
         let report = &mut attempt.ledger.report.steps[self.index];
         // Of the files that changed since the plan only as many can have been planned as are missing from the count.
         let planned_and_touched = touched.min(

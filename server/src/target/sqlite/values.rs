@@ -110,37 +110,63 @@ pub(super) async fn present(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
+    let column = format!("t.{}", render::identifier(&source.column));
+    let table = render::table(&source.table.name);
+    let mut except = render::none_of(&source.except, "t")?;
+    except.insert(0, String::new());
+    let except = except.join(" AND ");
     let texts: Vec<Value> = wanted.iter().cloned().map(Value::Text).collect();
+    let list = |values: &[Value]| {
+        let marks: Vec<String> = values
+            .iter()
+            .map(|value| format!("({})", render::placeholder(value)))
+            .collect();
+        // SQLite makes an index over the list, in the column's own collation, or uses that of the table.
+        format!("FROM {table} AS t WHERE {column} IN (VALUES {}){except}", marks.join(", "))
+    };
+    let sql = format!("SELECT DISTINCT {column} {}", list(&texts));
+    let found = fetch(connection, sql, texts.iter()).await?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The column may take other spellings for the same, which only the database can say: each is compared with the few that are there.
     let rows: Vec<String> = texts
         .iter()
         .enumerate()
         .map(|(position, text)| format!("({position}, {})", render::placeholder(text)))
         .collect();
-    let mut parts = vec![format!("t.{} = v.value", render::identifier(&source.column))];
-    parts.extend(render::none_of(&source.except, "t")?);
-    // The column's collation decides, since it stands on the left; without an index on it SQLite makes one over the values.
     let sql = format!(
-        "WITH v(position, value) AS (VALUES {}) SELECT DISTINCT v.position FROM {} AS t CROSS JOIN v WHERE {} ORDER BY 1",
+        "WITH v(position, value) AS (VALUES {}), h AS (SELECT DISTINCT {column} AS value {}) \
+         SELECT DISTINCT v.position FROM h CROSS JOIN v WHERE h.value = v.value",
         rows.join(", "),
-        render::table(&source.table.name),
-        parts.join(" AND ")
+        list(&found)
     );
-    let indexed = source.table.indexed(std::slice::from_ref(&source.column));
-    let sql = if indexed {
-        sql.replacen("AS t CROSS JOIN v", "AS t JOIN v", 1)
-    } else {
-        sql
-    };
-    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
-    for text in &texts {
-        query = bind(query, text);
-    }
-    let found = query.fetch_all(connection).await.map_err(statement)?;
-    let mut positions = Vec::with_capacity(found.len());
-    for row in &found {
-        if let Some(Value::Integer(position)) = values(row, 0..1)?.pop() {
-            positions.extend(usize::try_from(position));
-        }
-    }
+    let positions = fetch(connection, sql, texts.iter().chain(&found))
+        .await?
+        .into_iter()
+        .filter_map(|value| match value {
+            Value::Integer(position) => usize::try_from(position).ok(),
+            _ => None,
+        });
+    let mut positions: Vec<usize> = positions.collect();
+    positions.sort_unstable();
     Ok(positions)
+}
+
+/// The only column of each row.
+async fn fetch<'a>(
+    connection: &mut SqliteConnection,
+    sql: String,
+    binds: impl Iterator<Item = &'a Value>,
+) -> Result<Vec<Value>, TargetError> {
+    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+    for value in binds {
+        query = bind(query, value);
+    }
+    let rows = query.fetch_all(connection).await.map_err(statement)?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
+        found.extend(values(row, 0..1)?);
+    }
+    Ok(found)
 }
