@@ -37,6 +37,7 @@ struct OperationSettings {
     severity: Severity,
     backup: bool,
     expected_time: Option<String>,
+    vacuum: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -202,6 +203,7 @@ impl Source<'_> {
             severity: settings.severity,
             backup: settings.backup,
             expected_seconds,
+            vacuum: settings.vacuum.unwrap_or(false),
             rules: checked,
             origin: self.origin(start),
         })

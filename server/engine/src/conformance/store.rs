@@ -196,6 +196,7 @@ fn report(captured: u64) -> Report {
         steps: vec![step],
         warnings: vec![warning],
         duration_ms: 5,
+        ..Report::default()
     }
 }
 
@@ -223,6 +224,7 @@ fn run(target: &str) -> Run {
         started_at: None,
         ended_at: None,
         verification: Verification::Unverified,
+        pruned: None,
     }
 }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    maintenance::MaintenanceProgress,
     plan::PlanId,
     run::{Report, RunId, RunState, StepReport, Warning},
 };
@@ -104,6 +105,8 @@ pub enum EventBody {
     },
     /// Something to look at.
     Warning(Warning),
+    /// How far an act on whole tables is.
+    Maintenance(MaintenanceProgress),
 }
 
 /// One entry of a run's event log.

@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod event;
+pub mod maintenance;
 pub mod plan;
 pub mod run;
 pub mod schema;
@@ -12,6 +13,10 @@ pub mod value;
 
 pub use backup::{Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use event::{Event, EventBody, Progress, Throttle};
+pub use maintenance::{
+    BackupContent, BackupFile, BackupRecord, HorizonHolder, MaintenanceProgress, Pruned, RestoreMode, RestoreRecord, TableCount,
+    TableSpace,
+};
 pub use plan::{Finding, FindingLevel, Plan, PlanId, PlanStep, SampleRow};
 pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::plan::PlanId;
+use super::{
+    maintenance::{BackupRecord, Pruned, RestoreRecord, TableSpace},
+    plan::PlanId,
+};
 
 /// Id of a run, sortable by creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,6 +53,15 @@ pub enum RunKind {
     Undo,
     /// Proves a backup.
     Verify,
+    /// Saves whole tables.
+    Backup,
+    /// Brings a backup back.
+    Restore,
+}
+
+impl RunKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Cleanup, Self::Undo, Self::Verify, Self::Backup, Self::Restore];
 }
 
 /// Where a run stands. The edges between states are in [`crate::run::state`].
@@ -123,6 +135,9 @@ pub struct RunOptions {
     pub max_execution_seconds: u32,
     /// Work without rests.
     pub full_speed: bool,
+    /// Make the space of deleted rows reusable after the last step.
+    #[serde(default)]
+    pub vacuum: bool,
 }
 
 impl RunOptions {
@@ -139,6 +154,7 @@ impl Default for RunOptions {
             batch_rows: 1_000,
             max_execution_seconds: 1_800,
             full_speed: false,
+            vacuum: false,
         }
     }
 }
@@ -231,6 +247,15 @@ pub struct Report {
     pub warnings: Vec<Warning>,
     /// Time at work over all attempts, milliseconds.
     pub duration_ms: u64,
+    /// What became of the space of deleted rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub space: Vec<TableSpace>,
+    /// A backup of whole tables: what was asked for, and what it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupRecord>,
+    /// A restore: what was asked for, and where the rows went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreRecord>,
 }
 
 impl Report {
@@ -282,4 +307,6 @@ pub struct Run {
     pub ended_at: Option<Timestamp>,
     /// Whether its backup was proven, and when that was last tried.
     pub verification: super::backup::Verification,
+    /// The removal of its backup, where that was decided.
+    pub pruned: Option<Pruned>,
 }

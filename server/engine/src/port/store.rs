@@ -52,6 +52,13 @@ pub enum Created {
         /// The table.
         table: String,
     },
+    /// The backup that it is about was pruned.
+    SourcePruned {
+        /// The run that made the backup.
+        source: RunId,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// Which runs to list; an empty part does not filter.
@@ -67,7 +74,7 @@ pub struct RunFilter {
     pub operation: Option<String>,
     /// Accepted at or after.
     pub created_after: Option<Timestamp>,
-    /// Only runs that captured rows.
+    /// Only runs that captured rows, and backups of whole tables that succeeded.
     pub captured: bool,
 }
 
@@ -167,6 +174,13 @@ pub trait Store: Send + Sync {
     /// it did. Returns the run as it is then;
     /// one that has ended is returned unchanged.
     async fn request_cancel(&self, run: RunId, reason: &str) -> Result<Option<Run>, StoreError>;
+
+    /// Decides that the backup of a run goes. From then on [`Store::create_run`] accepts no run about it. Returns false, and
+    /// decides nothing, where the run has not ended, or one about it has not; true also where that was decided before.
+    async fn begin_prune(&self, run: RunId) -> Result<bool, StoreError>;
+
+    /// Notes that nothing of the backup is left.
+    async fn end_prune(&self, run: RunId) -> Result<(), StoreError>;
 
     /// Events after a sequence.
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError>;

@@ -119,6 +119,8 @@ pub struct Operation {
     pub backup: bool,
     /// How long its author expects it to take, seconds.
     pub expected_seconds: Option<u64>,
+    /// Whether its runs vacuum their tables at the end, also where the caller does not ask for it.
+    pub vacuum: bool,
     /// Its rules in order.
     pub rules: Vec<Rule>,
     /// Where it is declared.

@@ -6,14 +6,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cleanup,
+    cleanup, dump,
     lease::{Lease, Stop},
     ledger::Ledger,
-    undo, verify,
+    load, undo, verify,
 };
 use crate::{
     engine::Context,
-    model::{Plan, Run, RunKind, RunState},
+    model::{Plan, PlanId, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
 };
 
@@ -100,7 +100,10 @@ impl Attempt {
         match self.run.kind {
             RunKind::Cleanup => cleanup::work(self).await,
             RunKind::Undo => undo::work(self).await,
+            RunKind::Verify if self.run.report.backup.is_some() => load::prove(self).await,
             RunKind::Verify => verify::work(self).await,
+            RunKind::Backup => dump::work(self).await,
+            RunKind::Restore => load::work(self).await,
         }
     }
 }
@@ -132,7 +135,12 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         );
     };
     let target = Arc::clone(&entry.target);
-    let plan = match store.plan(run.plan).await {
+    let plan = if run.plan == PlanId::NONE {
+        Ok(Some(Plan::none(&run.target, run.created_at)))
+    } else {
+        store.plan(run.plan).await
+    };
+    let plan = match plan {
         Ok(Some(plan)) => plan,
         Ok(None) => {
             return settle(

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
+    vacuum,
 };
 use crate::{
     failpoint,
@@ -110,6 +111,9 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         if out_of_time {
             break;
         }
+    }
+    if attempt.run.options.vacuum {
+        vacuum::after(attempt, selections.steps.iter().map(|selection| selection.table.name.clone())).await?;
     }
     Ok(verdict(attempt, out_of_time))
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{feed::Feeds, meter::Meter};
 use crate::{
-    model::{EventBody, Progress, Report, ReportStatus, RunId, RunState, StepState, StepTotals, Throttle, Warning},
+    model::{EventBody, MaintenanceProgress, Progress, Report, ReportStatus, RunId, RunState, StepState, StepTotals, Throttle, Warning},
     port::{SourceMark, Store, StoreError, Update},
 };
 
@@ -173,6 +173,16 @@ impl Ledger {
             self.report.warnings.push(warning.clone());
         }
         self.write(vec![EventBody::Warning(warning)], false).await
+    }
+
+    /// Writes the report as it stands.
+    pub(super) async fn keep(&mut self) -> Result<(), StoreError> {
+        self.write(Vec::new(), true).await
+    }
+
+    /// Says how far an act on whole tables is.
+    pub(super) async fn maintenance(&mut self, progress: MaintenanceProgress) -> Result<(), StoreError> {
+        self.write(vec![EventBody::Maintenance(progress)], false).await
     }
 
     /// Notes a boundary; writes a progress event where one is due.

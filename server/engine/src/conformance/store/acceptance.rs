@@ -16,6 +16,7 @@ pub(super) async fn an_accepted_run_comes_back_as_it_was(store: Arc<dyn Store>) 
         batch_rows: 17,
         max_execution_seconds: 61,
         full_speed: true,
+        vacuum: true,
     };
     let operations = vec!["b".to_owned(), "a".to_owned()];
     let asked = Run {
