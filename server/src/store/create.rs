@@ -55,6 +55,18 @@ impl Create {
         }))
     }
 
+    /// Whether the backup that the run is about is gone, or going.
+    async fn source_pruned(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
+        let Some(source) = self.request.run.source else {
+            return Ok(None);
+        };
+        let draft = Draft::lock(tx, source).await?;
+        Ok(draft.and_then(|draft| draft.run.pruned).map(|pruned| Created::SourcePruned {
+            source,
+            at: pruned.at,
+        }))
+    }
+
     /// The first table that another run holds.
     async fn held(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
         for table in &self.tables {
@@ -136,6 +148,9 @@ impl Act for Create {
         }
         if let Some(seen) = self.seen(tx).await? {
             return Ok(seen);
+        }
+        if let Some(pruned) = self.source_pruned(tx).await? {
+            return Ok(pruned);
         }
         if let Some(held) = self.held(tx).await? {
             return Ok(held);

@@ -9,7 +9,7 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `leases`, `updates` and `events` have the SQL; `draft` is a
+//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `leases`, `updates`, `prune` and `events` have the SQL; `draft` is a
 //! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
@@ -21,6 +21,7 @@ mod failure;
 mod leases;
 mod open;
 mod plans;
+mod prune;
 mod rows;
 mod runs;
 mod transaction;
@@ -128,6 +129,14 @@ impl Store for ControlStore {
 
     async fn request_cancel(&self, run: RunId, reason: &str) -> Result<Option<Run>, StoreError> {
         self.write(updates::Cancel::new(run, reason)).await
+    }
+
+    async fn begin_prune(&self, run: RunId) -> Result<bool, StoreError> {
+        self.write(prune::Begin { run }).await
+    }
+
+    async fn end_prune(&self, run: RunId) -> Result<(), StoreError> {
+        self.write(prune::End { run }).await
     }
 
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError> {

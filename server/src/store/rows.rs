@@ -3,7 +3,7 @@
 use std::{fmt::Display, str::FromStr};
 
 use dbkeep_engine::{
-    model::{Event, PlanId, Run, RunId, RunKind, RunState, Verification},
+    model::{Event, PlanId, Pruned, Run, RunId, RunKind, RunState, Verification},
     port::StoreError,
 };
 use jiff::Timestamp;
@@ -15,7 +15,8 @@ use super::failure::{corrupt, store_error};
 
 /// The columns that [`stored_run`] reads.
 pub(super) const RUN: &str = "id, kind, target, state, state_reason, operations, plan_id, source_id, undone_by, options, attempts, \
-     report, first_sequence, last_sequence, cancel_reason, created_ms, started_ms, ended_ms, verification, verified_ms";
+     report, first_sequence, last_sequence, cancel_reason, created_ms, started_ms, ended_ms, verification, verified_ms, pruned_ms, \
+     prune_complete";
 
 /// A run with what only the store needs to know of it.
 pub(super) struct StoredRun {
@@ -56,6 +57,14 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
         ended_at: stamp("ended_ms")?,
         verification: verification_of(&verification, verified_at)
             .ok_or_else(|| corrupt(format!("verification {verification:?} of run {id}")))?,
+        pruned: stamp("pruned_ms")?
+            .map(|at| {
+                Ok::<_, StoreError>(Pruned {
+                    at,
+                    complete: column_of::<i64>(row, "prune_complete")? != 0,
+                })
+            })
+            .transpose()?,
     };
     Ok(StoredRun {
         run,
@@ -138,13 +147,13 @@ pub(super) fn kind_name(kind: RunKind) -> &'static str {
         RunKind::Cleanup => "cleanup",
         RunKind::Undo => "undo",
         RunKind::Verify => "verify",
+        RunKind::Backup => "backup",
+        RunKind::Restore => "restore",
     }
 }
 
 fn kind_of(name: &str) -> Option<RunKind> {
-    [RunKind::Cleanup, RunKind::Undo, RunKind::Verify]
-        .into_iter()
-        .find(|kind| kind_name(*kind) == name)
+    RunKind::ALL.into_iter().find(|kind| kind_name(*kind) == name)
 }
 
 fn state_of(name: &str) -> Option<RunState> {

@@ -184,8 +184,9 @@ pub trait Maintenance: Send + Sync {
     /// Removes the place that [`Maintenance::load_scratch`] made for this run; one that is not there is no error.
     async fn drop_scratch(&self, run: RunId, name: &str) -> Result<(), MaintenanceError>;
 
-    /// Makes an empty table that takes rows of a layout, and returns its name; finds it where it was made before.
-    async fn scratch_table(&self, name: &str, layout: &TableLayout) -> Result<TableName, MaintenanceError>;
+    /// Makes an empty table that takes rows of a layout, and returns its name; finds the one that the same run made before. What
+    /// belongs to anybody else is refused.
+    async fn scratch_table(&self, run: RunId, name: &str, layout: &TableLayout) -> Result<TableName, MaintenanceError>;
 
     /// Makes the space of a table's deleted rows reusable, and tells what became of it.
     async fn vacuum(&self, table: &TableName, watch: &Watch) -> Result<TableSpace, MaintenanceError>;

@@ -323,7 +323,7 @@ async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &
         Err(ChunkError::Archive(error)) => return Err(error.into()),
     };
     let mut layout = header.layout();
-    layout.table = attempt.target.maintenance().scratch_table(name, &layout).await?;
+    layout.table = attempt.target.maintenance().scratch_table(attempt.run.id, name, &layout).await?;
     let expected = rows.len() as u64;
     let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
     let restored = transaction.restore(&layout, rows).await?;

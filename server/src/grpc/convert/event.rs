@@ -80,6 +80,13 @@ fn body(body: EventBody) -> run_event::Event {
             step: Some(run::step(step, report)),
         }),
         EventBody::Warning(warning) => run_event::Event::Warning(run::warning(warning)),
+        EventBody::Maintenance(progress) => run_event::Event::Maintenance(v1::MaintenanceProgress {
+            phase: progress.phase,
+            table: progress.table,
+            done: progress.done,
+            total: progress.total,
+            unit: progress.unit,
+        }),
     }
 }
 

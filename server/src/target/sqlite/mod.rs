@@ -2,13 +2,18 @@
 //! transaction, short enough that a waiting writer does not feel it. Nobody else can write during a batch, so that an orphan
 //! cannot be adopted between its recheck and the commit.
 
+mod aside;
 mod batch;
+mod dump;
 mod error;
 mod introspect;
 mod journal;
+mod load;
+mod maintain;
 mod render;
 mod restore;
 mod scan;
+mod vacuum;
 
 use std::{
     str::FromStr,
@@ -19,7 +24,7 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Capability, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema, TargetStatus, Value},
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Maintenance, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions,
@@ -272,6 +277,10 @@ impl Target for SqliteTarget {
             .connect()
             .await;
         Ok(Box::new(restore::SqliteScratch::new(memory.map_err(error::opening)?)))
+    }
+
+    fn maintenance(&self) -> &dyn Maintenance {
+        self
     }
 }
 
