@@ -3,4 +3,4 @@
 
 pub mod chunk;
 
-pub use chunk::{ChunkError, ChunkHeader, ChunkWriter, read_chunk};
+pub use chunk::{ChunkError, ChunkHeader, ChunkWriter, read_alone, read_chunk};

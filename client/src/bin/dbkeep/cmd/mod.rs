@@ -4,6 +4,7 @@
 
 pub(crate) mod backups;
 pub(crate) mod completions;
+pub(crate) mod extract;
 pub(crate) mod operations;
 pub(crate) mod plan;
 pub(crate) mod run;

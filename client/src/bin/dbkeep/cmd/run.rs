@@ -39,6 +39,9 @@ pub(crate) struct Run {
     pub(crate) plan: Option<String>,
     #[command(flatten)]
     pace: Pace,
+    /// Make the space of the deleted rows reusable at the end (VACUUM), and tell what became of it.
+    #[arg(long)]
+    vacuum: bool,
     /// Do not ask before deleting; for scripts.
     #[arg(long, short, requires = "execute")]
     pub(crate) yes: bool,
@@ -100,6 +103,9 @@ impl Run {
         }
         if self.pace.full_speed {
             request = request.full_speed();
+        }
+        if self.vacuum {
+            request = request.vacuum();
         }
         let cleanup = session.client.cleanup();
         follow(session, proto::RunKind::Cleanup, until, cleanup.run(request)).await

@@ -117,6 +117,8 @@ pub(crate) enum Kind {
     Cleanup,
     Undo,
     Verify,
+    Backup,
+    Restore,
 }
 
 impl From<Kind> for proto::RunKind {
@@ -125,6 +127,8 @@ impl From<Kind> for proto::RunKind {
             Kind::Cleanup => Self::Cleanup,
             Kind::Undo => Self::Undo,
             Kind::Verify => Self::Verify,
+            Kind::Backup => Self::Backup,
+            Kind::Restore => Self::Restore,
         }
     }
 }

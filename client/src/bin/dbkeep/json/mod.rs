@@ -9,15 +9,17 @@
 //! | `operations list` | `{"operations": [operation..]}` |
 //! | `operations show` | `{"operation": operation}` |
 //! | `plan` | `{"plan": plan}` |
-//! | `run`, `runs watch`, `runs undo`, `backups verify` | a stream, see below |
+//! | `run`, `runs watch`, `runs undo`, `backups verify`, `backups create`, `backups restore` | a stream, see below |
 //! | `runs list` | `{"runs": [run..], "more": bool}`; `more` is true where `--limit` cut the list |
 //! | `runs show`, `runs cancel` | `{"run": run}` |
 //! | `backups list` | `{"backups": [backup..], "more": bool}` |
+//! | `backups prune` | `{"backups": [pruned..], "freed_bytes": bytes, "dry_run": bool}` |
+//! | `backups extract` | `{"extracted": {"chunks", "rows", "damaged": [{"file", "problem"}]}}` on stderr; rows on stdout, or in `--out` |
 //! | `backups show` | `{"backup": backup, "chunks": [chunk..], "truncated": bool}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
-//! - `state_changed`, `plan_ready`, `step_started`, `progress`, `step_finished`, `warning`, `history_lost`: an event, with
+//! - `state_changed`, `plan_ready`, `step_started`, `progress`, `step_finished`, `warning`, `maintenance`, `history_lost`: an event, with
 //!   `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
 //! - last, `run`: `{"type": "run", "run": run}` with the report; or `detached`: `{"type": "detached", "run_id": id}`, by
 //!   `--detach` or Ctrl-C (`run_id` is null where no event had told it yet).
@@ -61,6 +63,7 @@ words! {
     report_status: ReportStatus, "REPORT_STATUS_";
     step_state: StepState, "STEP_STATE_";
     verification: VerificationState, "VERIFICATION_STATE_";
+    backup_kind: BackupKind, "BACKUP_KIND_";
 }
 
 /// Seconds; null for a duration that is absent or negative.

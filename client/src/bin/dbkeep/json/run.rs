@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub(crate) struct Run<'a> {
     id: &'a str,
-    /// "cleanup", "undo" or "verify".
+    /// "cleanup", "undo", "verify", "backup" or "restore".
     kind: String,
     target: &'a str,
     /// "queued", "running", "cancelling", "cancelled", "interrupted", "succeeded", "partially_succeeded" or "failed".
@@ -35,6 +35,7 @@ struct Options {
     batch_size: Option<u32>,
     max_execution_time_seconds: Option<f64>,
     full_speed: bool,
+    vacuum: bool,
 }
 
 impl<'a> From<&'a proto::Run> for Run<'a> {
@@ -55,6 +56,7 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
                 batch_size: options.batch_size,
                 max_execution_time_seconds: super::seconds(options.max_execution_time.as_ref()),
                 full_speed: options.full_speed,
+                vacuum: options.vacuum,
             }),
             attempts: run.attempts,
             last_sequence: run.last_sequence,
@@ -80,6 +82,7 @@ pub(crate) struct Report<'a> {
     duration_seconds: Option<f64>,
     steps: Vec<Step<'a>>,
     warnings: Vec<Warning<'a>>,
+    space: Vec<Space<'a>>,
 }
 
 impl<'a> From<&'a proto::RunReport> for Report<'a> {
@@ -96,6 +99,7 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             duration_seconds: super::seconds(report.duration.as_ref()),
             steps: report.steps.iter().map(Step::from).collect(),
             warnings: report.warnings.iter().map(Warning::from).collect(),
+            space: report.space.iter().map(Space::from).collect(),
         }
     }
 }
@@ -165,6 +169,60 @@ impl<'a> From<&'a proto::RunWarning> for Warning<'a> {
     }
 }
 
+/// What became of the space of deleted rows.
+#[derive(Debug, Serialize)]
+struct Space<'a> {
+    /// "main" for a whole SQLite file.
+    table: &'a str,
+    bytes_before: u64,
+    bytes_after: u64,
+    bytes_returned: u64,
+    bytes_reusable: u64,
+    /// "freespacemap", "pgstattuple", "estimate" or "freelist".
+    reusable_by: &'a str,
+    dead_rows: u64,
+    holders: Vec<Holder<'a>>,
+    note: Option<&'a str>,
+}
+
+/// Who may still see deleted rows.
+#[derive(Debug, Serialize)]
+struct Holder<'a> {
+    kind: &'a str,
+    name: &'a str,
+    user: Option<&'a str>,
+    detail: Option<&'a str>,
+    age_seconds: Option<f64>,
+    age_transactions: u64,
+}
+
+impl<'a> From<&'a proto::TableSpace> for Space<'a> {
+    fn from(space: &'a proto::TableSpace) -> Self {
+        Self {
+            table: &space.table,
+            bytes_before: space.bytes_before,
+            bytes_after: space.bytes_after,
+            bytes_returned: space.bytes_returned,
+            bytes_reusable: space.bytes_reusable,
+            reusable_by: &space.reusable_by,
+            dead_rows: space.dead_rows,
+            holders: space
+                .holders
+                .iter()
+                .map(|holder| Holder {
+                    kind: &holder.kind,
+                    name: &holder.name,
+                    user: super::text(&holder.user),
+                    detail: super::text(&holder.detail),
+                    age_seconds: super::seconds(holder.age.as_ref()),
+                    age_transactions: holder.age_transactions,
+                })
+                .collect(),
+            note: super::text(&space.note),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +240,7 @@ mod tests {
                 batch_size: Some(1000),
                 max_execution_time: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),
                 full_speed: false,
+                vacuum: false,
             }),
             attempts: 1,
             last_sequence: 9,
@@ -210,13 +269,13 @@ mod tests {
             concat!(
                 r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
                 r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
-                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false},"#,
+                r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"vacuum":false},"#,
                 r#""attempts":1,"last_sequence":9,"create_time":null,"start_time":null,"end_time":null,"#,
                 r#""report":{"status":"partial_success","rows_planned":10,"rows_examined":0,"rows_affected":8,"rows_captured":0,"#,
                 r#""captured_bytes":0,"rows_conflicting":0,"duration_seconds":null,"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"batches":0,"passes":0,"#,
-                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]}}"#,
+                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}],"space":[]}}"#,
             )
         );
     }
