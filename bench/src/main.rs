@@ -2,8 +2,8 @@
 //! `docs/BENCHMARKS.md`, with the command. It needs PostgreSQL's programs (`./check tools` brings them) and starts a private
 //! cluster; it talks to loopback only and stops by itself.
 
-mod foreground;
 mod files;
+mod foreground;
 mod postgres;
 mod report;
 mod server;
@@ -78,20 +78,16 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<()> {
     let Arguments { command, options } = Arguments::parse();
-    if let Some(Command::Serve { data, target }) = &command {
-        return server::serve(data, target).await;
-    }
-    if let Some(Command::Sets { options }) = command {
-        println!(
-            "bench-db sets --rows {} --rounds {} --batch {}",
-            options.rows, options.rounds, options.batch
-        );
-        return sets::run(&options).await;
-    }
-    if let Some(Command::Foreground(load)) = command {
-        return foreground::run(&options, &load).await;
     match command {
         Some(Command::Serve { data, target, root }) => return server::serve(&data, &target, root).await,
+        Some(Command::Sets { options }) => {
+            println!(
+                "bench-db sets --rows {} --rounds {} --batch {}",
+                options.rows, options.rounds, options.batch
+            );
+            return sets::run(&options).await;
+        }
+        Some(Command::Foreground(load)) => return foreground::run(&options, &load).await,
         Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,
         None => {}
     }

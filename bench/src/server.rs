@@ -77,11 +77,6 @@ pub(crate) struct Measured {
 impl Server {
     /// Starts this program again as a server on the target.
     pub(crate) async fn start(data: &Path, target: &str) -> Result<Self> {
-        Self::start_with(data, target, CATALOG).await
-    }
-
-    /// The same with another catalog.
-    pub(crate) async fn start_with(data: &Path, target: &str, catalog: &str) -> Result<Self> {
         Self::start_with(data, target, CATALOG, None).await
     }
 

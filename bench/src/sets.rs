@@ -104,7 +104,7 @@ async fn round<F: Future<Output = Result<String>>>(options: &Options, folder: &P
     for (number, operation) in (1..).zip(["duplicates", "cycles", "chain"]) {
         let url = fresh(number).await?;
         // A server of its own for each, so that its memory is its own too.
-        let server = Server::start_with(&folder.join(operation), &url, CATALOG).await?;
+        let server = Server::start_with(&folder.join(operation), &url, CATALOG, None).await?;
         let run = server.cleanup(operation, true, options.batch).await?;
         let affected = run.run.report.unwrap_or_default().rows_affected;
         measured.push((run.seconds, server.peak_rss_mb()?));

@@ -1,23 +1,27 @@
-//! `BackupService`: looking at the rows that runs captured, and proving them.
+//! `BackupService`: making backups, looking at them, proving them, bringing them back, and removing old ones.
 //!
 //! Owns the typed methods over its RPCs. Putting rows back is [`Runs::undo`](crate::Runs::undo). Made by
 //! [`Client::backups`].
 
+use std::time::Duration;
+
 use dbkeep_proto::v1::{
-    Backup, Chunk, GetBackupRequest, GetBackupResponse, ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest,
+    Backup, Chunk, CreateBackupRequest, GetBackupRequest, GetBackupResponse, ListBackupsRequest, ListBackupsResponse,
+    PruneBackupsRequest, PruneBackupsResponse, RestoreBackupRequest, RestoreMode, VerifyBackupRequest,
     backup_service_client::BackupServiceClient,
 };
 use futures::{Stream, TryStreamExt as _};
 use tonic::transport::Channel;
 
 use crate::{
+    cleanup::wire_duration,
     connect::{Client, MAX_RESPONSE_BYTES},
     error::Error,
     retry,
     watch::{Opening, RunStream},
 };
 
-/// Looks at backups and proves them.
+/// Makes, shows, proves, restores and removes backups.
 ///
 /// ```
 /// use dbkeep_client::{BackupQuery, proto::RunState};
@@ -140,6 +144,39 @@ impl Backups {
     pub async fn verify(&self, request: impl Into<VerifyRequest>) -> Result<RunStream, Error> {
         RunStream::open(self.client.clone(), Opening::Verify(request.into().message)).await
     }
+
+    /// Lets the server copy whole tables, or the whole database, into its backup folder, and follows that. The run's id becomes the
+    /// backup's.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTarget`], [`Error::ToolUnavailable`], [`Error::InvalidField`], [`Error::RequestIdReused`],
+    /// [`Error::TargetUnavailable`].
+    pub async fn create(&self, request: CreateRequest) -> Result<RunStream, Error> {
+        RunStream::open(self.client.clone(), Opening::Backup(request.message)).await
+    }
+
+    /// Lets the server bring a backup back, into place or to a scratch place, and follows that.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBackup`], [`Error::BackupPruned`], [`Error::BackupKind`], [`Error::ConfirmationRequired`],
+    /// [`Error::TablesNotEmpty`], [`Error::ToolUnavailable`], [`Error::RunAlreadyActive`], [`Error::RunState`],
+    /// [`Error::InvalidField`], [`Error::RequestIdReused`], [`Error::TargetUnavailable`].
+    pub async fn restore(&self, request: RestoreRequest) -> Result<RunStream, Error> {
+        RunStream::open(self.client.clone(), Opening::Restore(request.message)).await
+    }
+
+    /// Removes old backups of a target, or tells what would go. It has the time of a plan, since large files go one by one; repeating
+    /// it is safe, and finishes what was cut short.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTarget`], [`Error::InvalidField`], [`Error::BackupStorage`], [`Error::TargetUnavailable`].
+    pub async fn prune(&self, request: PruneRequest) -> Result<PruneBackupsResponse, Error> {
+        retry::unary(&self.client, self.client.plan_timeout(), request.message, |request| {
+            let mut service = self.service();
+            async move { service.prune_backups(request).await }
+        })
+        .await
+    }
 }
 
 /// Which backups to list; all of them by default.
@@ -191,5 +228,135 @@ impl VerifyRequest {
 impl<S: Into<String>> From<S> for VerifyRequest {
     fn from(id: S) -> Self {
         Self::new(id)
+    }
+}
+
+/// What to save. Made with a request id of its own; a clone repeats the same call and starts no second run.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct CreateRequest {
+    message: CreateBackupRequest,
+}
+
+impl CreateRequest {
+    /// The whole database of the server's only target.
+    #[expect(
+        clippy::new_without_default,
+        reason = "a default would hide that each one has its own request id"
+    )]
+    pub fn new() -> Self {
+        Self {
+            message: CreateBackupRequest {
+                request_id: retry::request_id(),
+                ..CreateBackupRequest::default()
+            },
+        }
+    }
+
+    /// The target to save; the server's only one where not set.
+    pub fn target(mut self, target: impl Into<String>) -> Self {
+        self.message.target = target.into();
+        self
+    }
+
+    /// Only this table; call it again for further ones.
+    pub fn table(mut self, table: impl Into<String>) -> Self {
+        self.message.tables.push(table.into());
+        self
+    }
+
+    /// Replaces the request id that was made up; see [`RunRequest::request_id`](crate::RunRequest::request_id).
+    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+        self.message.request_id = id.into();
+        self
+    }
+}
+
+/// What to bring back, and where to. Made with a request id of its own; a clone repeats the same call and starts no second run.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct RestoreRequest {
+    message: RestoreBackupRequest,
+}
+
+impl RestoreRequest {
+    fn of(id: impl Into<String>, mode: RestoreMode) -> Self {
+        Self {
+            message: RestoreBackupRequest {
+                request_id: retry::request_id(),
+                id: id.into(),
+                mode: mode.into(),
+                ..RestoreBackupRequest::default()
+            },
+        }
+    }
+
+    /// To a scratch place that stays, to be looked at.
+    pub fn scratch(id: impl Into<String>) -> Self {
+        Self::of(id, RestoreMode::Scratch)
+    }
+
+    /// Into the target's own tables. `confirm` is typed by whoever wants it: `<target>/<backup id>`.
+    pub fn in_place(id: impl Into<String>, confirm: impl Into<String>) -> Self {
+        let mut request = Self::of(id, RestoreMode::InPlace);
+        request.message.confirm = confirm.into();
+        request
+    }
+
+    /// Into place: tables that hold rows lose them first.
+    pub fn replace(mut self) -> Self {
+        self.message.replace = true;
+        self
+    }
+
+    /// To a scratch place of this name, rather than one that is made up.
+    pub fn scratch_name(mut self, name: impl Into<String>) -> Self {
+        self.message.scratch_name = name.into();
+        self
+    }
+
+    /// Only this table of the backup; call it again for further ones.
+    pub fn table(mut self, table: impl Into<String>) -> Self {
+        self.message.tables.push(table.into());
+        self
+    }
+
+    /// Replaces the request id that was made up; see [`RunRequest::request_id`](crate::RunRequest::request_id).
+    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+        self.message.request_id = id.into();
+        self
+    }
+}
+
+/// Which backups go; a dry run until told to execute.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct PruneRequest {
+    message: PruneBackupsRequest,
+}
+
+impl PruneRequest {
+    /// Those beyond the newest `backups`.
+    pub fn keep_last(mut self, backups: u32) -> Self {
+        self.message.keep_last = Some(backups);
+        self
+    }
+
+    /// Those older than this; with [`keep_last`](Self::keep_last), only where both say so.
+    pub fn older_than(mut self, age: Duration) -> Self {
+        self.message.older_than = Some(wire_duration(age));
+        self
+    }
+
+    /// The target whose backups are looked through; the server's only one where not set.
+    pub fn target(mut self, target: impl Into<String>) -> Self {
+        self.message.target = target.into();
+        self
+    }
+
+    /// Removes them, instead of only saying what would go.
+    pub fn execute(mut self) -> Self {
+        self.message.dry_run = Some(false);
+        self
     }
 }

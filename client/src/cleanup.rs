@@ -296,6 +296,12 @@ impl RunRequest {
         self
     }
 
+    /// Makes the space of the deleted rows reusable after the last step, and tells in the report what became of it.
+    pub fn vacuum(mut self) -> Self {
+        self.options().vacuum = true;
+        self
+    }
+
     /// Replaces the request id that was made up, to attach to a run that an earlier process may have started. The same id
     /// with the same content starts no second run. 1 to 64 characters.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {

@@ -384,6 +384,56 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// The files of the backup were removed.
+    #[error("{message}")]
+    BackupPruned {
+        /// Id of the backup.
+        backup: String,
+        /// When, RFC 3339.
+        pruned_at: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The call overwrites data and needs a typed confirmation.
+    #[error("{message}")]
+    ConfirmationRequired {
+        /// What has to be typed.
+        expected: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// A program that the server needs is missing, or too old for the target.
+    #[error("{message}")]
+    ToolUnavailable {
+        /// The program.
+        tool: String,
+        /// Target that it is needed for.
+        target: String,
+        /// What is wrong and what was expected.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// Tables that would be restored hold rows.
+    #[error("{message}")]
+    TablesNotEmpty {
+        /// Target of the tables.
+        target: String,
+        /// The tables.
+        tables: Vec<String>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The call does not fit what the backup holds.
+    #[error("{message}")]
+    BackupKind {
+        /// Id of the backup.
+        backup: String,
+        /// What would fit.
+        expected: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// A fault of dbkeep; the server's log holds the cause under the incident's id.
     #[error("{message}")]
     Internal {
@@ -492,6 +542,11 @@ impl Error {
             Self::SequenceAhead { .. } => ErrorReason::SequenceAhead,
             Self::MethodNotAllowed { .. } => ErrorReason::MethodNotAllowed,
             Self::Internal { .. } => ErrorReason::Internal,
+            Self::BackupPruned { .. } => ErrorReason::BackupPruned,
+            Self::ConfirmationRequired { .. } => ErrorReason::ConfirmationRequired,
+            Self::ToolUnavailable { .. } => ErrorReason::ToolUnavailable,
+            Self::TablesNotEmpty { .. } => ErrorReason::TablesNotEmpty,
+            Self::BackupKind { .. } => ErrorReason::BackupKind,
             Self::InvalidAddress { .. }
             | Self::InvalidUserAgent { .. }
             | Self::Unreachable { .. }

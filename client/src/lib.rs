@@ -71,7 +71,7 @@ pub use dbkeep_proto::v1 as proto;
 pub use tonic::{Code, transport::Channel};
 
 pub use crate::{
-    backups::{BackupDetail, BackupQuery, Backups, VerifyRequest},
+    backups::{BackupDetail, BackupQuery, Backups, CreateRequest, PruneRequest, RestoreRequest, VerifyRequest},
     cleanup::{Cleanup, OperationQuery, PlanRequest, RunRequest},
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},
     decisions::{DecisionQuery, Decisions},

@@ -2,7 +2,7 @@
 //!
 //! Owns what callers see: the stream, its policy, and word of the connection. What happens behind it (order, reconnecting,
 //! the end) is `watch/follower.rs`. Does not own the run: that is the server's, and dropping a stream stops nothing. Made by
-//! `cleanup.rs` (RunCleanup), `runs.rs` (WatchRun, UndoRun) and `backups.rs` (VerifyBackup).
+//! `cleanup.rs` (RunCleanup), `runs.rs` (WatchRun, UndoRun) and `backups.rs` (VerifyBackup, CreateBackup, RestoreBackup).
 
 mod follower;
 

@@ -206,7 +206,10 @@ pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
 fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeError> {
     let mut targets = BTreeMap::new();
     for declared in &config.targets {
-        let opened = target::open(declared.url.expose());
+        let tools = target::Tools {
+            pg_bin: config.pg_bin.clone(),
+        };
+        let opened = target::open_with(declared.url.expose(), &tools);
         let target = opened.map_err(|source| ComposeError::TargetUrl {
             name: declared.name.clone(),
             source,

@@ -146,6 +146,8 @@ pub struct Config {
     pub store_wait: Duration,
     /// The backup folder, where it is not `backups` in the data folder.
     pub backup_folder: Option<PathBuf>,
+    /// Folder of `pg_dump` and `pg_restore`, where it is not to be found on the PATH.
+    pub pg_bin: Option<PathBuf>,
     /// How runs are worked on.
     pub engine: Settings,
     /// The databases.
@@ -166,6 +168,7 @@ impl Config {
             store_url: None,
             store_wait: Duration::from_secs(60),
             backup_folder: None,
+            pg_bin: None,
             engine: Settings::default(),
             targets: Vec::new(),
             stray_roots: Vec::new(),

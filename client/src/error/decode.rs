@@ -250,6 +250,31 @@ fn from_server(status: &Status) -> Error {
             last_sequence: names.number("last_sequence"),
             message,
         },
+        Some(ErrorReason::BackupPruned) => Error::BackupPruned {
+            backup: names.text("backup"),
+            pruned_at: names.text("pruned_at"),
+            message,
+        },
+        Some(ErrorReason::ConfirmationRequired) => Error::ConfirmationRequired {
+            expected: names.text("expected"),
+            message,
+        },
+        Some(ErrorReason::ToolUnavailable) => Error::ToolUnavailable {
+            tool: names.text("tool"),
+            target: names.text("target"),
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::TablesNotEmpty) => Error::TablesNotEmpty {
+            target: names.text("target"),
+            tables: names.list("tables"),
+            message,
+        },
+        Some(ErrorReason::BackupKind) => Error::BackupKind {
+            backup: names.text("backup"),
+            expected: names.text("expected"),
+            message,
+        },
         Some(ErrorReason::MethodNotAllowed) => Error::MethodNotAllowed { message },
         Some(ErrorReason::Internal) => Error::Internal {
             incident: names.text("incident"),

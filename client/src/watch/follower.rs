@@ -3,7 +3,7 @@
 //! Owns the order of events, the reconnecting, and the decision that a run has ended. `watch.rs` polls it.
 //!
 //! ```text
-//!            RunCleanup / UndoRun / VerifyBackup / WatchRun
+//!   RunCleanup / UndoRun / VerifyBackup / CreateBackup / RestoreBackup / WatchRun
 //!                              |
 //!                              v   event: due -> deliver, old -> drop, too new -> SequenceGap
 //!   +---------------------> following ---- StateChanged into a final state ----> end
@@ -19,7 +19,10 @@
 //! A server closes a stream early when it shuts down, and at once when a run that ended is watched after its last event;
 //! the run itself tells the two apart.
 
-use dbkeep_proto::v1::{RunCleanupRequest, RunEvent, UndoRunRequest, VerifyBackupRequest, WatchRunRequest, run_event::Event};
+use dbkeep_proto::v1::{
+    CreateBackupRequest, RestoreBackupRequest, RunCleanupRequest, RunEvent, UndoRunRequest, VerifyBackupRequest, WatchRunRequest,
+    run_event::Event,
+};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::{
     sync::watch,
@@ -40,10 +43,12 @@ pub(crate) enum Opening {
     Cleanup(RunCleanupRequest),
     Undo(UndoRunRequest),
     Verify(VerifyBackupRequest),
+    Backup(CreateBackupRequest),
+    Restore(RestoreBackupRequest),
     Watch(WatchRunRequest),
 }
 
-/// The four calls stream the same message in different envelopes.
+/// The calls stream the same message in different envelopes.
 type Events = BoxStream<'static, Result<Option<RunEvent>, Status>>;
 
 /// A follower after it waited for an event, and what came of it.
@@ -81,7 +86,7 @@ impl Follower {
     pub(super) async fn begin(client: Client, opening: Opening, connection: watch::Sender<Connection>) -> Result<Self, Error> {
         let (run_id, last_sequence) = match &opening {
             Opening::Watch(request) => (Some(request.id.clone()), request.after_sequence),
-            Opening::Cleanup(_) | Opening::Undo(_) | Opening::Verify(_) => (None, 0),
+            Opening::Cleanup(_) | Opening::Undo(_) | Opening::Verify(_) | Opening::Backup(_) | Opening::Restore(_) => (None, 0),
         };
         let mut follower = Self {
             client,
@@ -260,6 +265,16 @@ impl Follower {
                         .service()
                         .verify_backup(client.prepare(request, None))
                         .await?;
+                    answer.into_inner().map_ok(|response| response.event).boxed()
+                }
+                Opening::Backup(request) => {
+                    let mut service = client.backups().service();
+                    let answer = service.create_backup(Client::prepare(request, None)).await?;
+                    answer.into_inner().map_ok(|response| response.event).boxed()
+                }
+                Opening::Restore(request) => {
+                    let mut service = client.backups().service();
+                    let answer = service.restore_backup(Client::prepare(request, None)).await?;
                     answer.into_inner().map_ok(|response| response.event).boxed()
                 }
                 Opening::Watch(request) => {

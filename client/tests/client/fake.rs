@@ -38,6 +38,9 @@ pub(crate) enum Call {
     Run { request_id: String, phrase: String },
     Undo { request_id: String },
     Verify { request_id: String },
+    Backup { request_id: String },
+    Restore { request_id: String },
+    Prune { dry_run: bool },
     Watch { after: u64 },
     GetRun,
     Plan,
@@ -472,6 +475,50 @@ impl BackupService for Fake {
             })?,
             VerifyBackupResponse
         )
+    }
+
+    type CreateBackupStream = BoxStream<'static, Result<proto::CreateBackupResponse, Status>>;
+
+    async fn create_backup(
+        &self,
+        request: Request<proto::CreateBackupRequest>,
+    ) -> Result<Response<Self::CreateBackupStream>, Status> {
+        let events = self.stream(Call::Backup {
+            request_id: request.into_inner().request_id,
+        })?;
+        Ok(Response::new(
+            events
+                .map(|event| Ok(proto::CreateBackupResponse { event: Some(event?) }))
+                .boxed(),
+        ))
+    }
+
+    type RestoreBackupStream = BoxStream<'static, Result<proto::RestoreBackupResponse, Status>>;
+
+    async fn restore_backup(
+        &self,
+        request: Request<proto::RestoreBackupRequest>,
+    ) -> Result<Response<Self::RestoreBackupStream>, Status> {
+        let events = self.stream(Call::Restore {
+            request_id: request.into_inner().request_id,
+        })?;
+        Ok(Response::new(
+            events
+                .map(|event| Ok(proto::RestoreBackupResponse { event: Some(event?) }))
+                .boxed(),
+        ))
+    }
+
+    async fn prune_backups(
+        &self,
+        request: Request<proto::PruneBackupsRequest>,
+    ) -> Result<Response<proto::PruneBackupsResponse>, Status> {
+        let dry_run = request.into_inner().dry_run.unwrap_or(true);
+        self.unary(Call::Prune { dry_run }).await?;
+        Ok(Response::new(proto::PruneBackupsResponse {
+            dry_run,
+            ..Default::default()
+        }))
     }
 }
 

@@ -44,6 +44,7 @@ struct OperationSettings {
     backup: bool,
     expected_time: Option<String>,
     max_rows: Option<u64>,
+    vacuum: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -317,6 +318,7 @@ impl Source<'_> {
             backup: settings.backup,
             expected_seconds,
             max_rows: settings.max_rows,
+            vacuum: settings.vacuum.unwrap_or(false),
             rules: checked,
             origin: self.origin(start),
         })

@@ -15,6 +15,8 @@ mod files;
 
 mod steering;
 
+pub mod backups;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
@@ -117,6 +119,8 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     /// Tells the supervisor that there is a new run.
     pub(crate) wake: Notify,
+    /// What else goes with a pruned backup, where anything was joined.
+    pub(crate) trash: std::sync::OnceLock<Arc<dyn crate::port::Trash>>,
     /// Tells leases to renew now, which brings a cancel request at once.
     pub(crate) renew: Arc<Notify>,
 }
@@ -173,6 +177,7 @@ impl Engine {
                 feeds,
                 settings,
                 wake: Notify::new(),
+                trash: std::sync::OnceLock::new(),
                 renew: Arc::new(Notify::new()),
             }),
         }
@@ -406,7 +411,10 @@ impl Engine {
             plan.operations.clone(),
             &plan,
             None,
-            request.options,
+            RunOptions {
+                vacuum: request.options.vacuum || wants_vacuum(entry, &plan.operations),
+                ..request.options
+            },
             report,
         );
         run.started_by.clone_from(&request.caller.principal);
@@ -592,6 +600,12 @@ impl Engine {
         if source.undone_by.is_some() {
             return Err(wrong("a run that was not undone before"));
         }
+        if let Some(pruned) = source.pruned {
+            return Err(EngineError::BackupPruned {
+                backup: source.id,
+                at: pruned.at,
+            });
+        }
         let mut run = self.about(RunKind::Undo, &source, options).await?;
         run.started_by.clone_from(&caller.principal);
         let decision = Some(decide::allow_undo(caller, &run, source.id));
@@ -630,13 +644,23 @@ impl Engine {
                 expected: "a run that has ended",
             });
         }
+        if let Some(pruned) = source.pruned {
+            return Err(EngineError::BackupPruned {
+                backup: source.id,
+                at: pruned.at,
+            });
+        }
         let options = RunOptions {
             dry_run: false,
             full_speed: true,
             max_execution_seconds: *RunOptions::MAX_EXECUTION_SECONDS.end(),
             ..RunOptions::default()
         };
-        let mut run = self.about(RunKind::Verify, &source, options).await?;
+        let mut run = if source.kind == RunKind::Backup {
+            self.proof_of_whole(&source)
+        } else {
+            self.about(RunKind::Verify, &source, options).await?
+        };
         run.started_by.clone_from(&caller.principal);
         self.accept(CreateRun {
             run,
@@ -715,6 +739,7 @@ impl Engine {
             approvals: Vec::new(),
             approvals_required: 0,
             approve_until: None,
+            pruned: None,
         }
     }
 
@@ -761,6 +786,7 @@ impl Engine {
                 target,
                 table,
             }),
+            Created::SourcePruned { source, at } => Err(EngineError::BackupPruned { backup: source, at }),
         }
     }
 
@@ -856,7 +882,7 @@ impl Engine {
     pub async fn backups(&self, target: Option<&str>, before: Option<RunId>, limit: u32) -> Result<Vec<Backup>, EngineError> {
         let filter = RunFilter {
             target: target.map(str::to_owned),
-            kinds: vec![RunKind::Cleanup],
+            kinds: vec![RunKind::Cleanup, RunKind::Backup],
             captured: true,
             ..RunFilter::default()
         };
@@ -880,7 +906,8 @@ impl Engine {
             }
         })?;
         let captured = run.report.total(|step| step.rows_captured) > 0;
-        if run.kind == RunKind::Cleanup && captured {
+        let whole = run.kind == RunKind::Backup && run.state == RunState::Succeeded;
+        if whole || run.kind == RunKind::Cleanup && captured {
             Ok(run)
         } else {
             Err(unknown())
@@ -893,6 +920,9 @@ impl Engine {
     /// `UnknownBackup`, `Target`, `Store`.
     pub async fn backup(&self, id: &str, limit: u32) -> Result<(Backup, Vec<JournalEntry>), EngineError> {
         let run = self.backup_run(id).await?;
+        if run.kind == RunKind::Backup || run.pruned.is_some() {
+            return Ok((backup_of(&run), Vec::new()));
+        }
         let (name, entry) = self.target(&run.target)?;
         let chunks = entry
             .target
@@ -921,7 +951,15 @@ fn backup_of(run: &Run) -> Backup {
         chunks,
         verification: run.verification,
         created_at: run.created_at,
+        content: backups::content_of(run),
+        pruned: run.pruned,
     }
+}
+
+/// Whether the catalog asks for a vacuum after one of the operations.
+fn wants_vacuum(entry: &TargetEntry, operations: &[String]) -> bool {
+    let mut declared = operations.iter().filter_map(|name| entry.catalog.get(name));
+    declared.any(|operation| operation.vacuum)
 }
 
 /// Speeds of earlier runs.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    model::{Finding, PlanId, RunId, RunState},
+    model::{Finding, PlanId, RunId, RunState, TableName},
     port::{FilesError, StoreError, TargetError, TargetErrorClass},
     rule::{Origin, Severity},
 };
@@ -222,6 +222,59 @@ pub enum EngineError {
     /// The control store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The backup's files were removed.
+    #[error("backup {backup} was pruned at {at}")]
+    BackupPruned {
+        /// The backup.
+        backup: RunId,
+        /// When.
+        at: Timestamp,
+    },
+    /// The call overwrites data and was not confirmed.
+    #[error("this overwrites tables of the target; expected the confirmation {expected:?}")]
+    ConfirmationRequired {
+        /// What has to be typed.
+        expected: String,
+    },
+    /// A program that is needed is missing or too old.
+    #[error("target {target}: {tool}: {problem}")]
+    ToolUnavailable {
+        /// The target that it is needed for.
+        target: String,
+        /// The program.
+        tool: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// A table cannot be saved or restored.
+    #[error("target {target}: table {table}: {problem}")]
+    TableUnsuitable {
+        /// The target.
+        target: String,
+        /// The table.
+        table: TableName,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// Tables that would be restored hold rows.
+    #[error("target {target}: these tables hold rows: {}; expected replace, or a scratch place", tables.join(", "))]
+    TablesNotEmpty {
+        /// The target.
+        target: String,
+        /// The tables.
+        tables: Vec<String>,
+    },
+    /// The call does not fit what the backup holds.
+    #[error("backup {backup}: expected {expected}")]
+    BackupKind {
+        /// The backup.
+        backup: RunId,
+        /// What would fit.
+        expected: String,
+    },
+    /// The backup folder failed.
+    #[error("backup folder: {0}")]
+    Archive(#[from] crate::port::ArchiveError),
     /// Whoever asked went away before the run was accepted.
     #[error("the caller went away before the run was accepted; nothing was started")]
     GivenUp,

@@ -55,6 +55,13 @@ impl FolderArchive {
         self.folder.join(run.to_string())
     }
 
+    fn make_run_folder(&self, run: RunId) -> io::Result<()> {
+        match DirBuilder::new().mode(FOLDER_MODE).create(self.run_folder(run)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The path of a run's file, and how messages name it.
     fn locate(&self, run: RunId, file: &str) -> Result<(PathBuf, String), ArchiveError> {
         let shown = format!("{run}/{file}");
@@ -74,11 +81,7 @@ impl Archive for FolderArchive {
             source,
         };
         let folder = self.run_folder(run);
-        match DirBuilder::new().mode(FOLDER_MODE).create(&folder) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(error)),
-        }
+        self.make_run_folder(run).map_err(failed)?;
         // A leftover is unlinked rather than truncated: whatever it is, a link included, nothing is written through it.
         remove_if_there(&path).map_err(failed)?;
         let opened = OpenOptions::new()
@@ -135,6 +138,63 @@ impl Archive for FolderArchive {
         let (path, shown) = self.locate(run, file)?;
         remove_if_there(&path).map_err(|source| ArchiveError::Io { path: shown, source })
     }
+
+    fn staging(&self, run: RunId, file: &str) -> Result<PathBuf, ArchiveError> {
+        let (path, shown) = self.locate(run, &staged(file))?;
+        self.make_run_folder(run)
+            .and_then(|()| remove_if_there(&path))
+            .and_then(|()| OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path))
+            .map_err(|source| ArchiveError::Io { path: shown, source })?;
+        Ok(path)
+    }
+
+    fn publish(&self, run: RunId, file: &str) -> Result<(), ArchiveError> {
+        let (from, _) = self.locate(run, &staged(file))?;
+        let (to, shown) = self.locate(run, file)?;
+        let published = || {
+            failpoint!(
+                "archive-file-fsync-fails",
+                Err(io::Error::other("injected: fsync of the file"))
+            );
+            File::open(&from)?.sync_all()?;
+            fs::rename(&from, &to)?;
+            failpoint!("archive-file-renamed");
+            failpoint!(
+                "archive-folder-fsync-fails",
+                Err(io::Error::other("injected: fsync of the folder"))
+            );
+            sync_folder(&self.run_folder(run))?;
+            sync_folder(&self.folder)
+        };
+        published().map_err(|source| ArchiveError::Io { path: shown, source })
+    }
+
+    fn local(&self, run: RunId, file: &str) -> Result<PathBuf, ArchiveError> {
+        let (path, shown) = self.locate(run, file)?;
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_file() => Ok(path),
+            Ok(_) => Err(ArchiveError::Missing { file: shown }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ArchiveError::Missing { file: shown }),
+            Err(source) => Err(ArchiveError::Io { path: shown, source }),
+        }
+    }
+
+    fn remove_folder(&self, run: RunId) -> Result<(), ArchiveError> {
+        // What is made again has to be made durable again.
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(&run);
+        match fs::remove_dir(self.run_folder(run)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ArchiveError::Io {
+                path: run.to_string(),
+                source: error,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Name of a file that a program is still writing.
+fn staged(file: &str) -> String {
+    format!("{file}.partial")
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

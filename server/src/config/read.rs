@@ -23,7 +23,7 @@ struct File {
     server: ServerSection,
     store: StoreSection,
     data: FolderSection,
-    backup: FolderSection,
+    backup: BackupSection,
     engine: EngineSection,
     limits: limits::Section,
     target: Vec<TargetSection>,
@@ -48,6 +48,13 @@ struct StoreSection {
 #[serde(deny_unknown_fields, default)]
 struct FolderSection {
     folder: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct BackupSection {
+    folder: Option<PathBuf>,
+    pg_bin: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
@@ -123,6 +130,7 @@ impl Config {
             Duration::from_secs(3_600),
         )?;
         config.backup_folder = file.backup.folder.map(|folder| base.join(folder));
+        config.pg_bin = file.backup.pg_bin.map(|folder| base.join(folder));
         source.engine(file.engine, &mut config)?;
         source.limits(file.limits, &mut config)?;
         for target in file.target {
@@ -447,11 +455,12 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 24, "every setting has its line");
+        assert_eq!(settings, 25, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|_| {
             Some("value".to_owned())
         });
         let config = read.expect("the example is valid");
+        assert_eq!(config.pg_bin.as_deref(), Some(Path::new("/usr/lib/postgresql/17/bin")));
         let defaults = Config::embedded("/base");
         assert_eq!(
             (config.listen, config.shutdown_grace, config.max_streams),

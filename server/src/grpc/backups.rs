@@ -1,6 +1,9 @@
-//! `BackupService`: looking at backups and proving them. Called by tonic.
+//! `BackupService`: making backups, looking at them, proving them, bringing them back, and removing old ones. Called by tonic.
 
-use dbkeep_engine::Engine;
+use dbkeep_engine::{
+    Engine,
+    engine::backups::{PruneRule, RestoreRequest},
+};
 use dbkeep_proto::v1::{self, backup_service_server::BackupService};
 use tonic::{Request, Response, Status};
 
@@ -86,5 +89,111 @@ impl BackupService for Backups {
         Ok(Response::new(
             events.wrap(|event| v1::VerifyBackupResponse { event: Some(event) }),
         ))
+    }
+
+    type CreateBackupStream = EventStream<v1::CreateBackupResponse>;
+
+    async fn create_backup(
+        &self,
+        request: Request<v1::CreateBackupRequest>,
+    ) -> Result<Response<Self::CreateBackupStream>, Status> {
+        let deadline = deadline_of(&request);
+        let v1::CreateBackupRequest {
+            request_id,
+            target,
+            tables,
+        } = request.into_inner();
+        let mut check = Check::default();
+        check.request_id(&request_id);
+        check.tables(&tables);
+        check.finish()?;
+        let place = self.streams.place()?;
+        let engine = self.engine.clone();
+        let run = detached(async move { engine.create_backup(&request_id, &target, &tables).await }).await?;
+        let events = self
+            .streams
+            .follow(&self.engine, run.id.to_string(), 0, place, deadline)
+            .await?;
+        Ok(Response::new(
+            events.wrap(|event| v1::CreateBackupResponse { event: Some(event) }),
+        ))
+    }
+
+    type RestoreBackupStream = EventStream<v1::RestoreBackupResponse>;
+
+    async fn restore_backup(
+        &self,
+        request: Request<v1::RestoreBackupRequest>,
+    ) -> Result<Response<Self::RestoreBackupStream>, Status> {
+        let deadline = deadline_of(&request);
+        let request = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &request.id, "the id of a backup");
+        check.request_id(&request.request_id);
+        check.tables(&request.tables);
+        let in_place = match request.mode() {
+            v1::RestoreMode::InPlace => true,
+            v1::RestoreMode::Scratch => false,
+            v1::RestoreMode::Unspecified => {
+                check.refuse(
+                    "mode",
+                    "is unspecified; expected RESTORE_MODE_IN_PLACE or RESTORE_MODE_SCRATCH",
+                );
+                false
+            }
+        };
+        if in_place && !request.scratch_name.is_empty() {
+            check.refuse("scratch_name", "is given for a restore into place; expected it empty");
+        }
+        if !in_place && (request.replace || !request.confirm.is_empty()) {
+            check.refuse("replace", "and confirm are for restores into place; expected them absent");
+        }
+        check.finish()?;
+        let place = self.streams.place()?;
+        let engine = self.engine.clone();
+        let order = RestoreRequest {
+            request_id: request.request_id,
+            backup: request.id,
+            in_place,
+            tables: request.tables,
+            scratch_name: request.scratch_name,
+            replace: request.replace,
+            confirm: request.confirm,
+        };
+        let run = detached(async move { engine.restore_backup(&order).await }).await?;
+        let events = self
+            .streams
+            .follow(&self.engine, run.id.to_string(), 0, place, deadline)
+            .await?;
+        Ok(Response::new(
+            events.wrap(|event| v1::RestoreBackupResponse { event: Some(event) }),
+        ))
+    }
+
+    async fn prune_backups(
+        &self,
+        request: Request<v1::PruneBackupsRequest>,
+    ) -> Result<Response<v1::PruneBackupsResponse>, Status> {
+        let v1::PruneBackupsRequest {
+            target,
+            keep_last,
+            older_than,
+            dry_run,
+        } = request.into_inner();
+        let mut check = Check::default();
+        let older_than = older_than.and_then(|age| check.age("older_than", &age));
+        check.finish()?;
+        let rule = PruneRule {
+            keep_last,
+            older_than,
+            dry_run: dry_run.unwrap_or(true),
+        };
+        let engine = self.engine.clone();
+        let outcomes = detached(async move { engine.prune_backups(&target, rule).await }).await?;
+        Ok(Response::new(v1::PruneBackupsResponse {
+            freed_bytes: outcomes.iter().map(|outcome| outcome.freed_bytes).sum(),
+            backups: outcomes.into_iter().map(convert::backup::pruned).collect(),
+            dry_run: rule.dry_run,
+        }))
     }
 }

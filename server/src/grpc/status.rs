@@ -9,7 +9,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use dbkeep_engine::{
     EngineError,
     model::RunId,
-    port::{StoreError, TargetError, TargetErrorClass},
+    port::{ArchiveError, StoreError, TargetError, TargetErrorClass},
 };
 use dbkeep_proto::v1::ErrorReason;
 use tonic::{Code, Status};
@@ -331,6 +331,33 @@ fn of_failure(error: EngineError) -> Answer {
             .retry(RETRY_LATER)
         }
         EngineError::Store(error @ (StoreError::Fenced | StoreError::Corrupt(_))) => internal(&error),
+        EngineError::BackupPruned { backup, at } => Answer::unmet(ErrorReason::BackupPruned, backup, said)
+            .with("backup", backup)
+            .with("pruned_at", at),
+        EngineError::ConfirmationRequired { expected } => {
+            Answer::unmet(ErrorReason::ConfirmationRequired, &expected, said).with("expected", &expected)
+        }
+        EngineError::ToolUnavailable { target, tool, problem } => Answer::unmet(ErrorReason::ToolUnavailable, &tool, said)
+            .with("tool", &tool)
+            .with("target", target)
+            .with("problem", problem),
+        EngineError::TableUnsuitable { target, table, problem } => {
+            Answer::new(Code::InvalidArgument, ErrorReason::InvalidField, said)
+                .field("tables", &format!("{table} of {target}: {problem}"))
+        }
+        EngineError::TablesNotEmpty { target, tables } => Answer::unmet(ErrorReason::TablesNotEmpty, &target, said)
+            .with("target", &target)
+            .with("tables", tables.join(",")),
+        EngineError::BackupKind { backup, expected } => Answer::unmet(ErrorReason::BackupKind, backup, said)
+            .with("backup", backup)
+            .with("expected", expected),
+        EngineError::Archive(error) => {
+            let path = match &error {
+                ArchiveError::Missing { file } => file.clone(),
+                ArchiveError::Io { path, .. } => path.clone(),
+            };
+            Answer::new(Code::ResourceExhausted, ErrorReason::BackupStorage, said).with("path", path)
+        }
         EngineError::GivenUp => Answer::new(Code::DeadlineExceeded, ErrorReason::Deadline, said),
         EngineError::ShuttingDown => {
             let message = "the server is shutting down; runs go on after its restart or on another server";

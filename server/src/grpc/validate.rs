@@ -3,8 +3,10 @@
 //! Bounds that belong to the engine are taken from there. What needs the catalog, the store or a target is refused by the engine
 //! itself. Called by the services before they call the engine.
 
+use std::time::Duration;
+
 use dbkeep_engine::{
-    engine::{MAX_OPERATIONS, MAX_REQUEST_ID},
+    engine::{MAX_OPERATIONS, MAX_REQUEST_ID, backups::MAX_TABLES},
     model::RunOptions,
 };
 use dbkeep_proto::v1;
@@ -142,6 +144,7 @@ impl Check {
             max_replica_lag_seconds: options
                 .max_replica_lag
                 .map(|lag| self.whole_seconds("options.max_replica_lag", &lag, RunOptions::MAX_REPLICA_LAG_SECONDS)),
+            vacuum: options.vacuum,
         }
     }
 
@@ -178,6 +181,39 @@ impl Check {
                 *bounds.start()
             }
         }
+    }
+
+    /// Names of tables, which may be none at all.
+    pub(super) fn tables(&mut self, names: &[String]) {
+        if names.len() > MAX_TABLES {
+            let count = names.len();
+            return self.refuse("tables", format!("names {count} tables; expected at most {MAX_TABLES}"));
+        }
+        for (position, name) in names.iter().enumerate() {
+            if name.is_empty() || name.chars().any(char::is_control) {
+                self.refuse(
+                    format!("tables[{position}]"),
+                    "is empty or not printable; expected the name of a table",
+                );
+            } else if names[..position].contains(name) {
+                self.refuse(
+                    format!("tables[{position}]"),
+                    format!("names {name} again; expected each table once"),
+                );
+            }
+        }
+    }
+
+    /// An age of at least a second.
+    pub(super) fn age(&mut self, field: &str, wire: &prost_types::Duration) -> Option<Duration> {
+        let age = Duration::try_from(*wire).ok().filter(|age| *age >= Duration::from_secs(1));
+        if age.is_none() {
+            self.refuse(
+                field,
+                format!("is {} s and {} ns; expected at least 1 s", wire.seconds, wire.nanos),
+            );
+        }
+        age
     }
 
     /// Number of entries on a page.

@@ -62,6 +62,17 @@ impl Create {
         }))
     }
 
+    /// Whether the backup that the run is about is gone, or going.
+    async fn source_pruned(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
+        let Some(source) = self.request.run.source else {
+            return Ok(None);
+        };
+        let draft = Draft::lock(tx, source).await?;
+        Ok(draft
+            .and_then(|draft| draft.run.pruned)
+            .map(|pruned| Created::SourcePruned { source, at: pruned.at }))
+    }
+
     async fn insert(&self, tx: &mut Tx<'_>, run: &Run) -> Result<(), Failure> {
         let id = run.id.to_string();
         let (verification, verified_ms) = rows::verification_columns(run.verification);
@@ -127,6 +138,9 @@ impl Act for Create {
         }
         if let Some(seen) = self.seen(tx).await? {
             return Ok(seen);
+        }
+        if let Some(pruned) = self.source_pruned(tx).await? {
+            return Ok(pruned);
         }
         let asked = &self.request.run;
         let waits = asked.state == RunState::Queued;

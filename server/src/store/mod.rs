@@ -24,6 +24,7 @@ mod failure;
 mod leases;
 mod open;
 mod plans;
+mod prune;
 mod queue;
 mod rows;
 mod runs;
@@ -140,6 +141,14 @@ impl Store for ControlStore {
 
     async fn steer(&self, request: &SteerRequest) -> Result<Steered, StoreError> {
         self.write(steering::Record::new(request)).await
+    }
+
+    async fn begin_prune(&self, run: RunId) -> Result<bool, StoreError> {
+        self.write(prune::Begin { run }).await
+    }
+
+    async fn end_prune(&self, run: RunId) -> Result<(), StoreError> {
+        self.write(prune::End { run }).await
     }
 
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError> {

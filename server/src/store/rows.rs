@@ -3,7 +3,7 @@
 use std::{fmt::Display, str::FromStr};
 
 use dbkeep_engine::{
-    model::{Event, PlanId, Run, RunId, RunKind, RunLimits, RunOptions, RunState, Verification},
+    model::{Event, PlanId, Pruned, Run, RunId, RunKind, RunLimits, RunOptions, RunState, Verification},
     port::StoreError,
 };
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use super::{
 /// The columns of the table `runs` that [`stored_run`] reads; with [`queue::WAITING`].
 pub(super) const RUN: &str = "id, kind, target, state, state_reason, operations, plan_id, source_id, undone_by, options, limits, attempts, \
      report, first_sequence, last_sequence, cancel_reason, pause_reason, created_ms, started_ms, ended_ms, verification, verified_ms, \
-     started_by, approvals, approvals_required, approve_until_ms";
+     started_by, approvals, approvals_required, approve_until_ms, pruned_ms, prune_complete";
 
 /// `SELECT` of those columns from the table `runs`; conditions follow.
 pub(super) fn select_run() -> String {
@@ -75,6 +75,14 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
         approvals: from_json(&approvals, approvals_place)?,
         approvals_required: unsigned(column_of(row, "approvals_required")?, id)?,
         approve_until: stamp("approve_until_ms")?,
+        pruned: stamp("pruned_ms")?
+            .map(|at| {
+                Ok::<_, StoreError>(Pruned {
+                    at,
+                    complete: column_of::<i64>(row, "prune_complete")? != 0,
+                })
+            })
+            .transpose()?,
     };
     Ok(StoredRun {
         run,
@@ -166,13 +174,13 @@ pub(super) fn kind_name(kind: RunKind) -> &'static str {
         RunKind::Cleanup => "cleanup",
         RunKind::Undo => "undo",
         RunKind::Verify => "verify",
+        RunKind::Backup => "backup",
+        RunKind::Restore => "restore",
     }
 }
 
 fn kind_of(name: &str) -> Option<RunKind> {
-    [RunKind::Cleanup, RunKind::Undo, RunKind::Verify]
-        .into_iter()
-        .find(|kind| kind_name(*kind) == name)
+    RunKind::ALL.into_iter().find(|kind| kind_name(*kind) == name)
 }
 
 pub(super) fn state_of(name: &str) -> Option<RunState> {

@@ -65,7 +65,9 @@ impl Conditions {
             conditions.sql.push(format!("created_ms >= {after}"));
         }
         if filter.captured {
-            conditions.sql.push("captured_rows > 0".to_owned());
+            // The condition of the index `runs_with_backup`, word for word.
+            let backup = "(captured_rows > 0 OR (kind = 'backup' AND state = 'succeeded'))";
+            conditions.sql.push(backup.to_owned());
         }
         if filter.attempted {
             conditions.sql.push("attempts > 0".to_owned());

@@ -1,10 +1,11 @@
 //! Maintained databases: one folder per product, each an adapter of the engine's [`Target`] port. Adapters never import each
 //! other; SQL for targets is written nowhere else.
 
+mod measure;
 mod postgres;
 mod sqlite;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use dbkeep_engine::port::Target;
 
@@ -19,28 +20,43 @@ pub struct UrlError(String);
 /// One database product: how its URLs begin, and how one is opened.
 struct Product {
     schemes: &'static [&'static str],
-    open: fn(&str) -> Result<Arc<dyn Target>, UrlError>,
+    open: fn(&str, &Tools) -> Result<Arc<dyn Target>, UrlError>,
 }
 
 const PRODUCTS: &[Product] = &[
     Product {
         schemes: &["postgres:", "postgresql:"],
-        open: |url| Ok(Arc::new(PostgresTarget::open(url)?)),
+        open: |url, tools| Ok(Arc::new(PostgresTarget::open(url, tools)?)),
     },
     Product {
         schemes: &["sqlite:"],
-        open: |url| Ok(Arc::new(SqliteTarget::open(url)?)),
+        open: |url, _| Ok(Arc::new(SqliteTarget::open(url)?)),
     },
 ];
+
+/// Where the programs are that adapters call.
+#[derive(Debug, Clone, Default)]
+pub struct Tools {
+    /// Folder of PostgreSQL's client programs; the PATH where `None`.
+    pub pg_bin: Option<PathBuf>,
+}
+
+/// As [`open_with`], with the programs on the PATH.
+///
+/// # Errors
+/// Where the URL names no known product or is malformed.
+pub fn open(url: &str) -> Result<Arc<dyn Target>, UrlError> {
+    open_with(url, &Tools::default())
+}
 
 /// Prepares a target; nothing is connected yet.
 ///
 /// # Errors
 /// Where the URL names no known product or is malformed.
-pub fn open(url: &str) -> Result<Arc<dyn Target>, UrlError> {
+pub fn open_with(url: &str, tools: &Tools) -> Result<Arc<dyn Target>, UrlError> {
     let product = PRODUCTS
         .iter()
         .find(|product| product.schemes.iter().any(|scheme| url.starts_with(scheme)));
     let product = product.ok_or_else(|| UrlError("expected a URL that begins with postgres:// or sqlite://".to_owned()))?;
-    (product.open)(url)
+    (product.open)(url, tools)
 }

@@ -96,7 +96,12 @@ impl Exit {
             | Error::RunAlreadyActive { .. }
             | Error::RequestIdReused { .. }
             | Error::RunState { .. }
-            | Error::NothingCaptured { .. } => Self::Refused,
+            | Error::NothingCaptured { .. }
+            | Error::BackupPruned { .. }
+            | Error::ConfirmationRequired { .. }
+            | Error::ToolUnavailable { .. }
+            | Error::TablesNotEmpty { .. }
+            | Error::BackupKind { .. } => Self::Refused,
             Error::Deadline { .. } | Error::TooManyStreams { .. } => Self::Unreachable,
             Error::Other {
                 code: Code::FailedPrecondition | Code::Aborted,

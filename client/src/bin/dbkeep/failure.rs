@@ -155,6 +155,17 @@ fn hint(error: &Error) -> Option<String> {
             format!("give dbkeep's database user on {target} the rights that the message names")
         }
         Error::BackupDamaged { .. } => "restore the file from a copy of the backup folder, then verify again".to_owned(),
+        Error::BackupPruned { .. } => "dbkeep backups list shows what is still there".to_owned(),
+        Error::ConfirmationRequired { expected, .. } => format!("if that is what you want: --confirm {expected}"),
+        Error::ToolUnavailable { tool, .. } => {
+            format!(
+                "install a {tool} that is not older than the target's server, or name its folder: [backup] pg_bin in dbkeep.toml"
+            )
+        }
+        Error::TablesNotEmpty { .. } => {
+            "give --replace to empty them first, or leave --in-place away to look at the rows".to_owned()
+        }
+        Error::BackupKind { backup, .. } => format!("put captured rows back: dbkeep runs undo {backup}"),
         Error::BackupStorage { path, .. } => format!("make room in {path}; nothing was deleted without its backup"),
         Error::RootUnusable { target, .. } => {
             format!("make the folder that the message names usable, or change the roots of {target} in the server's settings")

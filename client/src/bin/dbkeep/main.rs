@@ -85,7 +85,7 @@ enum Command {
     /// Who asked for what, and what became of it.
     #[command(subcommand)]
     Decisions(cmd::decisions::Decisions),
-    /// The rows that runs captured: look at them, prove them.
+    /// What runs saved: make, show, prove, restore and remove backups.
     #[command(subcommand)]
     Backups(cmd::backups::Backups),
     /// Print a completion script for a shell.
@@ -107,6 +107,10 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
     if let Command::Completions(command) = &cli.command {
         // Works without a server.
         return command.run(&mut Cli::command());
+    }
+    if let Command::Backups(cmd::backups::Backups::Extract(extract)) = cli.command {
+        // Works without a server too: that is what it is for.
+        return extract.run(output);
     }
     let principal = cli.global.principal.or_else(principal::of_user);
     let session = Session::connect(&cli.global.addr, principal, cli.global.timeout.into(), output).await?;
@@ -199,6 +203,12 @@ mod tests {
             "dbkeep backups list --target main --limit 1",
             "dbkeep backups show ID --max-chunks 5",
             "dbkeep backups verify ID --detach",
+            "dbkeep backups create --target main --table a --table b --detach",
+            "dbkeep backups restore ID --table a --scratch-name look",
+            "dbkeep backups restore ID --in-place --confirm main/ID --replace",
+            "dbkeep backups prune --keep-last 3 --older-than 30d --execute",
+            "dbkeep backups extract FOLDER --format sql --table a --out HERE",
+            "dbkeep run a --vacuum --execute",
             "dbkeep completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -226,6 +236,9 @@ mod tests {
             "dbkeep runs report ID --html - --json",
             "dbkeep operations list --severity none",
             "dbkeep targets list --output xml",
+            "dbkeep backups prune",
+            "dbkeep backups restore ID --in-place",
+            "dbkeep backups restore ID --replace",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

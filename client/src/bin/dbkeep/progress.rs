@@ -60,6 +60,11 @@ impl View {
                 if let Some(line) = self.lines.of_event(event) {
                     bar.println(line);
                 }
+                if let Some(Event::Maintenance(progress)) = &event.event {
+                    bar.set_length(progress.total.max(progress.done).max(1));
+                    bar.set_message(of_maintenance(progress));
+                    bar.set_position(progress.done);
+                }
                 if let Some(Event::Progress(progress)) = &event.event {
                     // Rows that were planned may have gone meanwhile, and others may have come.
                     bar.set_length(progress.rows_planned.max(progress.rows_affected));
@@ -257,7 +262,7 @@ impl Lines {
                 let text = format!("events before number {} are no longer kept", lost.first_available_sequence);
                 paint(Tone::Warn, &text)
             }
-            Event::Progress(_) => return None,
+            Event::Progress(_) | Event::Maintenance(_) => return None,
         })
     }
 
@@ -287,8 +292,13 @@ impl Lines {
 
     /// A line of progress when enough time has passed, by the events' own clock: what is replayed fast is not told at length.
     fn of_progress_now_and_then(&mut self, event: &RunEvent) -> Option<String> {
-        let Some(Event::Progress(progress)) = &event.event else {
-            return None;
+        let (percent, text) = match &event.event {
+            Some(Event::Progress(progress)) => (
+                percent(progress.rows_affected, progress.rows_planned),
+                self.of_progress(progress),
+            ),
+            Some(Event::Maintenance(progress)) => (percent(progress.done, progress.total), of_maintenance(progress)),
+            _ => return None,
         };
         let now = json::instant(event.time.as_ref())?;
         if self
@@ -298,9 +308,30 @@ impl Lines {
             return None;
         }
         self.last_progress = Some(now);
-        let percent = percent(progress.rows_affected, progress.rows_planned);
-        Some(format!("{percent:>3}%  {}", self.of_progress(progress)))
+        Some(format!("{percent:>3}%  {text}"))
     }
+}
+
+/// An act on whole tables in words: "dumping 3.00 MiB / 12.00 MiB", "vacuuming public.logs 40 / 96 blocks".
+fn of_maintenance(progress: &proto::MaintenanceProgress) -> String {
+    let amount = |number: u64| {
+        if progress.unit == "bytes" {
+            indicatif::HumanBytes(number).to_string()
+        } else {
+            HumanCount(number).to_string()
+        }
+    };
+    let mut text = progress.phase.clone();
+    if !progress.table.is_empty() {
+        text.push_str(&format!(" {}", progress.table));
+    }
+    if progress.total > 0 {
+        text.push_str(&format!("  {} / {}", amount(progress.done), amount(progress.total)));
+        if progress.unit != "bytes" {
+            text.push_str(&format!(" {}", progress.unit));
+        }
+    }
+    text
 }
 
 /// "operation.rule", or the operation alone where the rule has its name or none.

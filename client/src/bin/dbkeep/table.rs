@@ -36,6 +36,8 @@ pub(crate) fn verb(kind: RunKind) -> &'static str {
         RunKind::Cleanup => "deleted",
         RunKind::Undo => "put back",
         RunKind::Verify => "proven",
+        RunKind::Backup => "saved",
+        RunKind::Restore => "restored",
         RunKind::Unspecified => "done",
     }
 }
@@ -397,6 +399,20 @@ pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
     }
     for step in report.steps.iter().filter(|step| !step.message.is_empty()) {
         output.line(output.paint(Tone::Warn, &format!("step {}: {}", u64::from(step.index) + 1, step.message)))?;
+    }
+    for space in &report.space {
+        output.line(format_args!(
+            "space of {}: {} reusable ({}), {} returned to the system{}",
+            output.paint(Tone::Strong, &space.table),
+            HumanBytes(space.bytes_reusable),
+            space.reusable_by,
+            HumanBytes(space.bytes_returned),
+            if space.note.is_empty() {
+                String::new()
+            } else {
+                output.paint(Tone::Dim, &format!("; {}", space.note))
+            },
+        ))?;
     }
     for warning in &report.warnings {
         output.line(output.paint(Tone::Warn, &format!("warning {}: {}", warning.code, warning.message)))?;

@@ -328,6 +328,30 @@ pub fn read_chunk(
     Ok(sections.map(|(layout, rows)| Section { layout, rows }).collect())
 }
 
+/// Reads a chunk without what the journal says of it, for when the target is not there to be asked: content checksum and row count are
+/// checked, and that nothing follows; whether its batch was committed cannot be told. Blocks on the disk.
+///
+/// # Errors
+/// [`ChunkError::Damaged`] with what is wrong, before any row is handed out.
+pub fn read_alone(mut file: impl Read) -> Result<(ChunkHeader, Vec<Section>), ChunkError> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    // The decoder reads ahead and would not tell what it left over.
+    match zstd::zstd_safe::find_frame_compressed_size(&bytes) {
+        Ok(length) if length == bytes.len() => {
+            let (header, rows) = decode(&bytes[..])?;
+            let sections = header.sections.iter().cloned().zip(rows);
+            let sections = sections.map(|(layout, rows)| Section { layout, rows }).collect();
+            Ok((header, sections))
+        }
+        Ok(_) => Err(damaged("something follows its end")),
+        Err(code) => Err(damaged(format!(
+            "cannot be decoded: {}",
+            zstd::zstd_safe::get_error_name(code)
+        ))),
+    }
+}
+
 /// The header, and the rows of each of its sections.
 fn decode(file: impl Read) -> Result<(ChunkHeader, Vec<Vec<Row>>), ChunkError> {
     let decoder = zstd::Decoder::new(file).map_err(|error| unreadable(&error))?;
@@ -489,6 +513,26 @@ mod tests {
                 prop_assert!(matches!(result, Err(ChunkError::Damaged { .. })), "{:?}", result);
             }
         }
+    }
+
+    #[test]
+    fn a_chunk_can_be_read_alone_and_damage_is_found() {
+        let archive = MemoryArchive::default();
+        let run = RunId::new();
+        let rows = vec![vec![Value::Text(b"x".repeat(40)), Value::Integer(7)]; 20];
+        let chunk = write(&archive, run, 2, &rows);
+        let whole = archive.contents(run, &chunk.file).expect("contents");
+        let (header, read) = read_alone(&whole[..]).expect("readable");
+        assert_eq!((header.run, header.batch, read), (run, 1, rows));
+        for length in 0..whole.len() {
+            assert!(
+                matches!(read_alone(&whole[..length]), Err(ChunkError::Damaged { .. })),
+                "cut at {length}"
+            );
+        }
+        let mut longer = whole.clone();
+        longer.push(0);
+        assert!(matches!(read_alone(&longer[..]), Err(ChunkError::Damaged { problem }) if problem.contains("follows")));
     }
 
     #[test]

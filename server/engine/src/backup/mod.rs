@@ -3,4 +3,4 @@
 
 pub mod chunk;
 
-pub use chunk::{ChunkError, ChunkHeader, ChunkWriter, Section, read_chunk};
+pub use chunk::{ChunkError, ChunkHeader, ChunkWriter, Section, read_alone, read_chunk};

@@ -19,6 +19,8 @@ pub fn suite(archive: &dyn Archive) {
     runs_are_kept_apart(archive);
     missing_files_are_told_apart(archive);
     removal_is_idempotent(archive);
+    a_program_s_file_counts_once_it_is_published(archive);
+    a_folder_goes_when_it_is_empty(archive);
 }
 
 fn write(archive: &dyn Archive, run: RunId, file: &str, bytes: &[u8]) {
@@ -113,6 +115,39 @@ fn removal_is_idempotent(archive: &dyn Archive) {
         archive.remove(run, "gone").expect("removing twice is no error");
     }
     assert!(matches!(archive.open(run, "gone"), Err(ArchiveError::Missing { .. })));
+}
+
+fn a_program_s_file_counts_once_it_is_published(archive: &dyn Archive) {
+    let run = RunId::new();
+    for content in [&b"the first, which is longer"[..], b"the second"] {
+        let path = archive.staging(run, "dump").expect("a path");
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"", "it begins empty");
+        std::fs::write(&path, content).expect("a program writes it");
+    }
+    assert!(
+        matches!(archive.open(run, "dump"), Err(ArchiveError::Missing { .. })),
+        "not yet"
+    );
+    assert!(
+        matches!(archive.local(run, "dump"), Err(ArchiveError::Missing { .. })),
+        "not yet"
+    );
+    archive.publish(run, "dump").expect("it is published");
+    assert_eq!(read(archive, run, "dump"), b"the second");
+    assert_eq!(archive.list(run).expect("a list"), ["dump"], "under its own name alone");
+    let path = archive.local(run, "dump").expect("a path");
+    assert_eq!(std::fs::read(path).expect("a program reads it"), b"the second");
+}
+
+fn a_folder_goes_when_it_is_empty(archive: &dyn Archive) {
+    let run = RunId::new();
+    archive.remove_folder(run).expect("one that is not there is no error");
+    write(archive, run, "a", b"x");
+    assert!(archive.remove_folder(run).is_err(), "a file is in it");
+    archive.remove(run, "a").expect("removed");
+    archive.remove_folder(run).expect("removed");
+    write(archive, run, "a", b"y");
+    assert_eq!(read(archive, run, "a"), b"y", "it can be made again");
 }
 
 #[cfg(test)]

@@ -255,6 +255,7 @@ fn report(captured: u64) -> Report {
             overdue: true,
             warnings: 1,
         }],
+        ..Report::default()
     }
 }
 
@@ -290,6 +291,7 @@ fn run(target: &str) -> Run {
         approvals: Vec::new(),
         approvals_required: 0,
         approve_until: None,
+        pruned: None,
     }
 }
 

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::run::RunId;
+use super::{
+    maintenance::{BackupContent, Pruned},
+    run::RunId,
+};
 
 /// A sealed backup file of one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,7 +118,7 @@ pub enum Verification {
     Damaged(Timestamp),
 }
 
-/// The captured rows of one run.
+/// What one run saved: captured rows, or whole tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
     /// The run that captured them, whose id is the backup's.
@@ -134,4 +137,8 @@ pub struct Backup {
     pub verification: Verification,
     /// When the run was accepted.
     pub created_at: Timestamp,
+    /// What it holds.
+    pub content: BackupContent,
+    /// Its removal, where that was decided.
+    pub pruned: Option<Pruned>,
 }

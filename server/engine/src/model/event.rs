@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     decision::Approval,
+    maintenance::MaintenanceProgress,
     plan::PlanId,
     run::{Report, RunId, RunLimits, RunState, StepReport, Warning},
 };
@@ -138,6 +139,8 @@ pub enum EventBody {
     },
     /// Something began to slow the run, or no longer does.
     Throttled(Slowdown),
+    /// How far an act on whole tables is.
+    Maintenance(MaintenanceProgress),
 }
 
 /// One entry of a run's event log.

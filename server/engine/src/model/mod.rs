@@ -6,6 +6,7 @@ mod confirmation;
 pub mod decision;
 pub mod event;
 pub mod file;
+pub mod maintenance;
 pub mod plan;
 pub mod report;
 pub mod run;
@@ -18,6 +19,10 @@ pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification
 pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Slowdown, Throttle};
 pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
+pub use maintenance::{
+    BackupContent, BackupFile, BackupRecord, HorizonHolder, MaintenanceProgress, Pruned, RestoreMode, RestoreRecord, TableCount,
+    TableSpace,
+};
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{

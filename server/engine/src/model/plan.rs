@@ -164,7 +164,29 @@ impl PlanStep {
     }
 }
 
+impl PlanId {
+    /// Of runs that execute no plan.
+    pub const NONE: Self = Self(Uuid::nil());
+}
+
 impl Plan {
+    /// What stands in for a plan where a run executes none.
+    #[must_use]
+    pub fn none(target: &str, at: Timestamp) -> Self {
+        Self {
+            id: PlanId::NONE,
+            target: target.to_owned(),
+            operations: Vec::new(),
+            severity: Severity::Low,
+            steps: Vec::new(),
+            fingerprint: String::new(),
+            digest: String::new(),
+            created_at: at,
+            expires_at: at,
+            approvals_required: 0,
+        }
+    }
+
     /// Sum of the steps' counts, without the rows that go along.
     #[must_use]
     pub fn row_count(&self) -> u64 {

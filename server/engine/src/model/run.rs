@@ -6,7 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{decision::Approval, plan::PlanId, report::OperationFacts};
+use super::{
+    decision::Approval,
+    maintenance::{BackupRecord, Pruned, RestoreRecord, TableSpace},
+    plan::PlanId,
+    report::OperationFacts,
+};
 
 /// Id of a run, sortable by creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,6 +55,15 @@ pub enum RunKind {
     Undo,
     /// Proves a backup.
     Verify,
+    /// Saves whole tables.
+    Backup,
+    /// Brings a backup back.
+    Restore,
+}
+
+impl RunKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Cleanup, Self::Undo, Self::Verify, Self::Backup, Self::Restore];
 }
 
 /// Where a run stands. The edges between states are in [`crate::run::state`].
@@ -160,6 +174,9 @@ pub struct RunOptions {
     pub queue: bool,
     /// A replica that is further behind makes the run wait, seconds; `None` for the default.
     pub max_replica_lag_seconds: Option<u32>,
+    /// Make the space of deleted rows reusable after the last step.
+    #[serde(default)]
+    pub vacuum: bool,
 }
 
 impl RunOptions {
@@ -199,6 +216,7 @@ impl Default for RunOptions {
             duty_cycle_percent: 50,
             queue: false,
             max_replica_lag_seconds: None,
+            vacuum: false,
         }
     }
 }
@@ -350,6 +368,15 @@ pub struct Report {
     /// What the catalog said of each operation when the run was accepted.
     #[serde(default)]
     pub operations: Vec<OperationFacts>,
+    /// What became of the space of deleted rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub space: Vec<TableSpace>,
+    /// A backup of whole tables: what was asked for, and what it made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupRecord>,
+    /// A restore: what was asked for, and where the rows went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreRecord>,
 }
 
 impl Report {
@@ -415,4 +442,6 @@ pub struct Run {
     pub approvals_required: u32,
     /// Until when it may be approved, while it waits for that: no server takes it up, and it holds no table.
     pub approve_until: Option<Timestamp>,
+    /// The removal of its backup, where that was decided.
+    pub pruned: Option<Pruned>,
 }

@@ -1,6 +1,9 @@
 //! The backup folder, as the engine needs it: named files in one folder per run, durable once sealed.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    path::PathBuf,
+};
 
 use crate::model::RunId;
 
@@ -58,4 +61,45 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// What the system said.
     fn remove(&self, run: RunId, file: &str) -> Result<(), ArchiveError>;
+
+    /// Makes an empty file, readable by its user only, that a program may write; a leftover of the same name is replaced. It is no
+    /// file of the run until [`Archive::publish`], and is listed as `<file>.partial`.
+    ///
+    /// # Errors
+    /// Where the folder cannot take it.
+    fn staging(&self, run: RunId, file: &str) -> Result<PathBuf, ArchiveError>;
+
+    /// Makes a staged file durable and gives it its name, in this order. As with [`ChunkFile::seal`], an error is final.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn publish(&self, run: RunId, file: &str) -> Result<(), ArchiveError>;
+
+    /// A path at which a program can read a sealed file.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Missing`], or what the system said.
+    fn local(&self, run: RunId, file: &str) -> Result<PathBuf, ArchiveError>;
+
+    /// Removes a run's folder, which must be empty; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn remove_folder(&self, run: RunId) -> Result<(), ArchiveError>;
+}
+
+/// What else was set aside by a run and goes when its backup is pruned, such as a folder of files that were taken away. Joined to the
+/// engine with [`crate::Engine::join_trash`].
+pub trait Trash: Send + Sync {
+    /// Size of what a run set aside, bytes; 0 where it set nothing aside.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn size(&self, target: &str, run: RunId) -> Result<u64, ArchiveError>;
+
+    /// Removes it for good; what is gone already is no error, so that a removal that was cut short can be repeated.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn remove(&self, target: &str, run: RunId) -> Result<(), ArchiveError>;
 }

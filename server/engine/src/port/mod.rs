@@ -5,6 +5,7 @@ pub mod archive;
 pub mod explore;
 pub mod files;
 pub mod ladder;
+pub mod maintenance;
 pub mod store;
 pub mod target;
 
@@ -15,6 +16,7 @@ pub use files::{
     TrashedFile, Visit, Walked,
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
+pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, Watch};
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };

@@ -64,6 +64,13 @@ pub enum Created {
     },
     /// The plan's token has started this run before.
     PlanUsed(RunId),
+    /// The backup that it is about was pruned.
+    SourcePruned {
+        /// The run that made the backup.
+        source: RunId,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// Which runs to list; an empty part does not filter.
@@ -79,7 +86,7 @@ pub struct RunFilter {
     pub operation: Option<String>,
     /// Accepted at or after.
     pub created_after: Option<Timestamp>,
-    /// Only runs that captured rows.
+    /// Only runs that captured rows, and backups of whole tables that succeeded.
     pub captured: bool,
     /// Only runs that a server has worked on, which leaves out dry runs.
     pub attempted: bool,
@@ -230,6 +237,12 @@ pub trait Store: Ladder {
     /// Records what somebody asks of a run, or finds that the same request did so before. A queued run pauses at once, one that a
     /// server works on at its next boundary, and an interrupted one in its next attempt.
     async fn steer(&self, request: &SteerRequest) -> Result<Steered, StoreError>;
+    /// Decides that the backup of a run goes. From then on [`Store::create_run`] accepts no run about it. Returns false, and
+    /// decides nothing, where the run has not ended, or one about it has not; true also where that was decided before.
+    async fn begin_prune(&self, run: RunId) -> Result<bool, StoreError>;
+
+    /// Notes that nothing of the backup is left.
+    async fn end_prune(&self, run: RunId) -> Result<(), StoreError>;
 
     /// Events after a sequence.
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError>;

@@ -409,4 +409,7 @@ pub trait Target: Explore + Send + Sync {
 
     /// Opens a place to prove backups.
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError>;
+
+    /// What it can do with whole tables.
+    fn maintenance(&self) -> &dyn super::Maintenance;
 }

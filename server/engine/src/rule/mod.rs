@@ -302,6 +302,8 @@ pub struct Operation {
     /// Most rows that its rules may take together in one run; `None` for no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rows: Option<u64>,
+    /// Whether its runs vacuum their tables at the end, also where the caller does not ask for it.
+    pub vacuum: bool,
     /// Its rules in order.
     pub rules: Vec<Rule>,
     /// Where it is declared.

@@ -6,17 +6,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cleanup,
+    cleanup, dump,
     gauge::Gauge,
     lease::{Lease, Stop},
     ledger::Ledger,
+    load,
     pace::Pace,
     undo, verify,
 };
 use crate::{
     engine::Context,
     failpoint,
-    model::{Plan, Run, RunKind, RunState},
+    model::{Plan, PlanId, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
 };
 
@@ -104,7 +105,10 @@ impl Attempt {
         match self.run.kind {
             RunKind::Cleanup => cleanup::work(self).await,
             RunKind::Undo => undo::work(self).await,
+            RunKind::Verify if self.run.report.backup.is_some() => load::prove(self).await,
             RunKind::Verify => verify::work(self).await,
+            RunKind::Backup => dump::work(self).await,
+            RunKind::Restore => load::work(self).await,
         }
     }
 }
@@ -137,7 +141,12 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         );
     };
     let target = Arc::clone(&entry.target);
-    let plan = match store.plan(run.plan).await {
+    let plan = if run.plan == PlanId::NONE {
+        Ok(Some(Plan::none(&run.target, run.created_at)))
+    } else {
+        store.plan(run.plan).await
+    };
+    let plan = match plan {
         Ok(Some(plan)) => plan,
         Ok(None) => {
             return settle(

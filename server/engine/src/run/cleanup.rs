@@ -11,6 +11,7 @@ use super::{
     batch::{BatchOrder, run_batch},
     files,
     supply::Supply,
+    vacuum,
 };
 use crate::{
     failpoint,
@@ -150,6 +151,9 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         if out_of_time {
             break;
         }
+    }
+    if attempt.run.options.vacuum {
+        vacuum::after(attempt, selections.steps.iter().map(|selection| selection.table.name.clone())).await?;
     }
     Ok(verdict(attempt, out_of_time))
 }

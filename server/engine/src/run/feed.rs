@@ -254,7 +254,7 @@ impl Watcher {
         let mut events = events.into_iter().peekable();
         while let Some(event) = events.next() {
             self.sequence = event.sequence;
-            let progress = |event: &Event| matches!(event.body, EventBody::Progress(_));
+            let progress = |event: &Event| matches!(event.body, EventBody::Progress(_) | EventBody::Maintenance(_));
             if behind && progress(&event) && events.peek().is_some_and(|next| progress(next)) {
                 coalesced += 1;
                 continue;

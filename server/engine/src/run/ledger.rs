@@ -6,7 +6,9 @@ use tokio::time::Instant;
 
 use super::{feed::Feeds, meter::Meter};
 use crate::{
-    model::{EventBody, Progress, Report, RunId, RunState, Slowdown, StepState, StepTotals, Throttle, Warning},
+    model::{
+        EventBody, MaintenanceProgress, Progress, Report, RunId, RunState, Slowdown, StepState, StepTotals, Throttle, Warning,
+    },
     port::{SourceMark, Store, StoreError, Update},
 };
 
@@ -201,6 +203,16 @@ impl Ledger {
         }
         self.write(changes.into_iter().map(EventBody::Throttled).collect(), false)
             .await
+    }
+
+    /// Writes the report as it stands.
+    pub(super) async fn keep(&mut self) -> Result<(), StoreError> {
+        self.write(Vec::new(), true).await
+    }
+
+    /// Says how far an act on whole tables is.
+    pub(super) async fn maintenance(&mut self, progress: MaintenanceProgress) -> Result<(), StoreError> {
+        self.write(vec![EventBody::Maintenance(progress)], false).await
     }
 
     /// Notes a boundary; writes a progress event where one is due.

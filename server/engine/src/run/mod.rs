@@ -4,6 +4,7 @@
 //! supervisor: claims runs from the store, one task each -> attempt: lease, then the work of the run's kind
 //!   cleanup: step -> pass -> batch (the batch protocol)      undo: chunk by chunk      verify: chunk by chunk
 //! pace: throttle (decides) <- gauge (measures), lease (limits in effect)      supply: listed rows -> batches
+//!   dump: one file from one snapshot      load: a dump, or captured rows, into a place      vacuum: after a cleanup
 //! ledger: report and events of the attempt -> store -> feed: watchers
 //! ```
 
@@ -11,12 +12,15 @@ mod allowance;
 mod attempt;
 pub mod batch;
 mod cleanup;
+mod dump;
 mod family;
 mod feed;
 mod files;
 mod gauge;
 mod lease;
 mod ledger;
+mod load;
+mod maintain;
 pub(crate) mod meter;
 mod pace;
 pub mod state;
@@ -24,6 +28,7 @@ pub(crate) mod supervisor;
 mod supply;
 mod throttle;
 mod undo;
+mod vacuum;
 mod verify;
 
 pub(crate) use cleanup::tables_of;

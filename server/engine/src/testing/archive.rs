@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, Cursor, Read, Write},
-    sync::{Arc, Mutex, PoisonError},
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use crate::{
@@ -17,9 +19,24 @@ type Files = Arc<Mutex<BTreeMap<(RunId, String), Vec<u8>>>>;
 #[derive(Debug, Clone, Default)]
 pub struct MemoryArchive {
     files: Files,
+    /// What programs write and read; made with the first of them.
+    outside: Arc<OnceLock<tempfile::TempDir>>,
 }
 
 impl MemoryArchive {
+    fn outside(&self, run: RunId, file: &str) -> Result<PathBuf, ArchiveError> {
+        let failed = |source| ArchiveError::Io {
+            path: file.to_owned(),
+            source,
+        };
+        if self.outside.get().is_none() {
+            // A second one made at the same time is dropped again.
+            let _taken = self.outside.set(tempfile::tempdir().map_err(failed)?);
+        }
+        let folder = self.outside.get().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        Ok(folder.path().join(format!("{run}-{file}")))
+    }
+
     /// The bytes of a file.
     #[must_use]
     pub fn contents(&self, run: RunId, file: &str) -> Option<Vec<u8>> {
@@ -92,5 +109,48 @@ impl Archive for MemoryArchive {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&(run, file.to_owned()));
         Ok(())
+    }
+
+    fn staging(&self, run: RunId, file: &str) -> Result<PathBuf, ArchiveError> {
+        let path = self.outside(run, &format!("{file}.partial"))?;
+        fs::write(&path, []).map_err(|source| ArchiveError::Io {
+            path: file.to_owned(),
+            source,
+        })?;
+        Ok(path)
+    }
+
+    fn publish(&self, run: RunId, file: &str) -> Result<(), ArchiveError> {
+        let path = self.outside(run, &format!("{file}.partial"))?;
+        let failed = |source| ArchiveError::Io {
+            path: file.to_owned(),
+            source,
+        };
+        let bytes = fs::read(&path).map_err(failed)?;
+        fs::remove_file(&path).map_err(failed)?;
+        self.replace(run, file, bytes);
+        Ok(())
+    }
+
+    fn local(&self, run: RunId, file: &str) -> Result<PathBuf, ArchiveError> {
+        let contents = self
+            .contents(run, file)
+            .ok_or_else(|| ArchiveError::Missing { file: file.to_owned() })?;
+        let path = self.outside(run, file)?;
+        fs::write(&path, contents).map_err(|source| ArchiveError::Io {
+            path: file.to_owned(),
+            source,
+        })?;
+        Ok(path)
+    }
+
+    fn remove_folder(&self, run: RunId) -> Result<(), ArchiveError> {
+        if self.list(run)?.is_empty() {
+            return Ok(());
+        }
+        Err(ArchiveError::Io {
+            path: run.to_string(),
+            source: io::ErrorKind::DirectoryNotEmpty.into(),
+        })
     }
 }

@@ -109,6 +109,13 @@ fn body(body: EventBody) -> run_event::Event {
             threshold,
             cleared,
         }),
+        EventBody::Maintenance(progress) => run_event::Event::Maintenance(v1::MaintenanceProgress {
+            phase: progress.phase,
+            table: progress.table,
+            done: progress.done,
+            total: progress.total,
+            unit: progress.unit,
+        }),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use dbkeep_engine::{
     model::{
-        Along, Approval, OperationReport, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport,
-        StepState, Warning,
+        Along, Approval, HorizonHolder, OperationReport, PlanId, Report, ReportStatus, Run, RunId, RunKind, RunLimits,
+        RunOptions, RunState, StepReport, StepState, TableSpace, Warning,
     },
     port::RunFilter,
 };
@@ -15,6 +15,7 @@ use crate::grpc::validate::Check;
 /// A run with its report so far.
 pub(in crate::grpc) fn run(run: Run) -> v1::Run {
     let captured = run.kind == RunKind::Cleanup && run.report.total(|step| step.rows_captured) > 0;
+    let saved = captured || run.kind == RunKind::Backup && run.state == RunState::Succeeded;
     v1::Run {
         id: run.id.to_string(),
         kind: kind(run.kind).into(),
@@ -22,7 +23,11 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
         state: state(run.state).into(),
         state_reason: run.state_reason,
         operations: run.operations,
-        plan_id: run.plan.to_string(),
+        plan_id: if run.plan == PlanId::NONE {
+            String::new()
+        } else {
+            run.plan.to_string()
+        },
         source_run_id: id_or_empty(run.source),
         undone_by_run_id: id_or_empty(run.undone_by),
         options: Some(options(run.options)),
@@ -32,7 +37,6 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
         create_time: Some(time::timestamp(run.created_at)),
         start_time: run.started_at.map(time::timestamp),
         end_time: run.ended_at.map(time::timestamp),
-        backup_id: if captured { run.id.to_string() } else { String::new() },
         approvals: run.approvals.into_iter().map(approval).collect(),
         started_by: run.started_by,
         approvals_required: run.approvals_required,
@@ -41,6 +45,7 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
             run_id: waiting.run.to_string(),
             table: waiting.table,
         }),
+        backup_id: if saved { run.id.to_string() } else { String::new() },
     }
 }
 
@@ -54,6 +59,7 @@ fn options(options: RunOptions) -> v1::RunOptions {
         batch_size: Some(options.batch_rows),
         max_execution_time: Some(time::seconds(options.max_execution_seconds.into())),
         full_speed: options.full_speed,
+        vacuum: options.vacuum,
         capture: options.capture,
         stop_on_failure: options.stop_on_failure,
         max_rows: options.max_rows,
@@ -102,6 +108,7 @@ pub(super) fn report(report: Report) -> v1::RunReport {
             .map(|(position, done)| step(index(position), done))
             .collect(),
         warnings: report.warnings.into_iter().map(warning).collect(),
+        space: report.space.into_iter().map(space).collect(),
     }
 }
 
@@ -164,6 +171,31 @@ fn along(along: Along) -> v1::AlongCount {
     }
 }
 
+fn space(space: TableSpace) -> v1::TableSpace {
+    v1::TableSpace {
+        bytes_returned: space.bytes_returned(),
+        table: space.table,
+        bytes_before: space.bytes_before,
+        bytes_after: space.bytes_after,
+        bytes_reusable: space.bytes_reusable,
+        reusable_by: space.reusable_by,
+        dead_rows: space.dead_rows,
+        holders: space.holders.into_iter().map(holder).collect(),
+        note: space.note,
+    }
+}
+
+fn holder(holder: HorizonHolder) -> v1::HorizonHolder {
+    v1::HorizonHolder {
+        kind: holder.kind,
+        name: holder.name,
+        user: holder.user,
+        detail: holder.detail,
+        age: holder.age_seconds.map(time::seconds),
+        age_transactions: holder.age_transactions.unwrap_or(0),
+    }
+}
+
 /// Something to look at.
 pub(super) fn warning(warning: Warning) -> v1::RunWarning {
     v1::RunWarning {
@@ -178,6 +210,8 @@ fn kind(kind: RunKind) -> v1::RunKind {
         RunKind::Cleanup => v1::RunKind::Cleanup,
         RunKind::Undo => v1::RunKind::Undo,
         RunKind::Verify => v1::RunKind::Verify,
+        RunKind::Backup => v1::RunKind::Backup,
+        RunKind::Restore => v1::RunKind::Restore,
     }
 }
 
@@ -287,6 +321,8 @@ fn kind_of(kind: v1::RunKind) -> Option<RunKind> {
         v1::RunKind::Cleanup => Some(RunKind::Cleanup),
         v1::RunKind::Undo => Some(RunKind::Undo),
         v1::RunKind::Verify => Some(RunKind::Verify),
+        v1::RunKind::Backup => Some(RunKind::Backup),
+        v1::RunKind::Restore => Some(RunKind::Restore),
     }
 }
 
@@ -299,7 +335,7 @@ mod tests {
         for known in RunState::ALL {
             assert_eq!(state_of(state(known)), Some(known));
         }
-        for known in [RunKind::Cleanup, RunKind::Undo, RunKind::Verify] {
+        for known in RunKind::ALL {
             assert_eq!(kind_of(kind(known)), Some(known));
         }
     }

@@ -214,6 +214,20 @@ pub(super) async fn record(connection: &mut PgConnection, entry: &JournalEntry) 
     Ok(())
 }
 
+/// Removes what is kept of a run whose backup is gone.
+pub(super) async fn forget(connection: &mut PgConnection, run: RunId) -> Result<u64, TargetError> {
+    if !exists(&mut *connection).await? {
+        return Ok(0);
+    }
+    let sql = "WITH runs AS (DELETE FROM dbkeep.run WHERE run_id = $1) DELETE FROM dbkeep.journal WHERE run_id = $1";
+    let removed = sqlx::query(sql)
+        .bind(run.to_string())
+        .execute(connection)
+        .await
+        .map_err(statement)?;
+    Ok(removed.rows_affected())
+}
+
 fn unsigned(row: &PgRow, column: usize) -> Result<u64, TargetError> {
     let number: i64 = row.try_get(column).map_err(statement)?;
     Ok(u64::try_from(number).unwrap_or(0))

@@ -1,17 +1,23 @@
 //! PostgreSQL targets. Rows are listed by one read-only cursor and deleted by ctid, key and the full predicate again, on
 //! another connection; `docs/adr/0002-postgres-batches.md` tells why.
 
+mod aside;
 mod batch;
 mod children;
 mod discover;
+mod dump;
 mod error;
 mod introspect;
 mod journal;
+mod load;
+mod maintain;
 mod pressure;
 mod render;
 mod restore;
 mod scan;
 mod sets;
+mod tool;
+mod vacuum;
 mod values;
 
 use std::{
@@ -26,14 +32,16 @@ use dbkeep_engine::{
         Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
         TargetStatus, Value,
     },
-    port::{BatchTransaction, Claim, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
+    port::{
+        BatchTransaction, Claim, Maintenance, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream,
+    },
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
 };
 
 use self::error::{lost, refused};
-use super::UrlError;
+use super::{Tools, UrlError};
 
 /// What every session begins with. Text forms are those that `pg_dump` relies on, so that captured values read back as they
 /// were; with `row_security = off` a policy that would hide rows becomes an error instead of a wrong answer. Whoever waits for
@@ -53,6 +61,7 @@ const IDLE_CONNECTIONS: usize = 8;
 /// A PostgreSQL database.
 pub struct PostgresTarget {
     options: PgConnectOptions,
+    programs: tool::Programs,
     idle: Arc<Idle>,
     /// How long one statement may take; `None` for as long as it takes.
     limit: Option<Duration>,
@@ -82,12 +91,13 @@ impl PostgresTarget {
     ///
     /// # Errors
     /// Where the URL is malformed.
-    pub fn open(url: &str) -> Result<Self, UrlError> {
+    pub fn open(url: &str, tools: &Tools) -> Result<Self, UrlError> {
         let options =
             PgConnectOptions::from_str(url).map_err(|_| UrlError("expected postgres://user@host:port/database".to_owned()))?;
         // Statements over large tables are slow by nature, and their text is long.
         let options = options.disable_statement_logging();
         Ok(Self {
+            programs: tool::Programs::new(url, &options, tools.pg_bin.clone()),
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
             limit: None,
@@ -396,5 +406,9 @@ impl Target for PostgresTarget {
 
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {
         Ok(Box::new(restore::PostgresScratch::new(self.connect().await?)))
+    }
+
+    fn maintenance(&self) -> &dyn Maintenance {
+        self
     }
 }

@@ -227,6 +227,26 @@ pub(super) async fn record(connection: &mut SqliteConnection, entry: &JournalEnt
     Ok(())
 }
 
+/// Removes what is kept of a run whose backup is gone.
+pub(super) async fn forget(connection: &mut SqliteConnection, run: RunId) -> Result<u64, TargetError> {
+    if !exists(connection).await? {
+        return Ok(0);
+    }
+    connection.execute("BEGIN IMMEDIATE").await.map_err(statement)?;
+    let removed = sqlx::query("DELETE FROM main._dbkeep_journal WHERE run_id = ?")
+        .bind(run.to_string())
+        .execute(&mut *connection)
+        .await
+        .map_err(statement)?;
+    sqlx::query("DELETE FROM main._dbkeep_run WHERE run_id = ?")
+        .bind(run.to_string())
+        .execute(&mut *connection)
+        .await
+        .map_err(statement)?;
+    connection.execute("COMMIT").await.map_err(statement)?;
+    Ok(removed.rows_affected())
+}
+
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -2,17 +2,22 @@
 //! transaction, short enough that a waiting writer does not feel it. Nobody else can write during a batch, so that an orphan
 //! cannot be adopted between its recheck and the commit.
 
+mod aside;
 mod batch;
 mod children;
 mod discover;
+mod dump;
 mod error;
 mod introspect;
 mod journal;
+mod load;
+mod maintain;
 mod pressure;
 mod render;
 mod restore;
 mod scan;
 mod sets;
+mod vacuum;
 mod values;
 
 use std::{
@@ -27,7 +32,9 @@ use dbkeep_engine::{
         Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
         TargetStatus, Value,
     },
-    port::{BatchTransaction, Claim, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
+    port::{
+        BatchTransaction, Claim, Maintenance, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream,
+    },
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions,
@@ -378,6 +385,10 @@ impl Target for SqliteTarget {
             .connect()
             .await;
         Ok(Box::new(restore::SqliteScratch::new(memory.map_err(error::opening)?)))
+    }
+
+    fn maintenance(&self) -> &dyn Maintenance {
+        self
     }
 }
 

@@ -1,20 +1,22 @@
-//! `dbkeep backups`: the rows that runs captured, and proving them.
+//! `dbkeep backups`: what runs saved: making it, looking at it, proving it, bringing it back, and removing what is old.
 //!
-//! Owns the list and detail views. Following a verification is `follow.rs`; putting rows back is `runs undo`. Called by
-//! `main.rs`.
+//! Owns the list and detail views and the confirmation before a restore into place. Following a run is `follow.rs`; putting captured
+//! rows back is `runs undo`; reading chunks without a server is `cmd/extract.rs`. Called by `main.rs`.
 
 use std::pin::pin;
 
 use clap::Subcommand;
 use dbkeep_client::{
-    BackupQuery,
-    proto::{RunKind, VerificationState},
+    BackupQuery, CreateRequest, PruneRequest, RestoreRequest,
+    proto::{BackupKind, RunKind, VerificationState},
 };
 use futures::TryStreamExt as _;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
 use crate::{
+    cmd::extract::Extract,
+    duration::Span,
     exit::Exit,
     follow::{Until, follow},
     json,
@@ -51,6 +53,59 @@ pub(crate) enum Backups {
         #[arg(long)]
         detach: bool,
     },
+    /// Copy whole tables, or the whole database, into one file: pg_dump for PostgreSQL, VACUUM INTO for SQLite.
+    Create {
+        /// Target to save; may be left away where the server has one.
+        #[arg(long)]
+        target: Option<String>,
+        /// Only this table; may be given again.
+        #[arg(long)]
+        table: Vec<String>,
+        /// Print the run's id and leave it at work.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Bring a backup back: to a scratch place beside the target's tables, or into place with --in-place.
+    Restore {
+        /// Id of the backup.
+        id: String,
+        /// Only this table of the backup; may be given again.
+        #[arg(long)]
+        table: Vec<String>,
+        /// Name of the scratch place (a database, a file, or a schema or prefix for captured rows).
+        #[arg(long, value_name = "NAME", conflicts_with = "in_place")]
+        scratch_name: Option<String>,
+        /// Write into the target's own tables, in one transaction.
+        #[arg(long, requires = "confirm")]
+        in_place: bool,
+        /// What will be written to, typed out: TARGET/BACKUP.
+        #[arg(long, value_name = "TARGET/BACKUP", requires = "in_place")]
+        confirm: Option<String>,
+        /// Tables that hold rows lose them first.
+        #[arg(long, requires = "in_place")]
+        replace: bool,
+        /// Print the run's id and leave it at work.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Tell which old backups would go, and remove them with --execute.
+    #[command(group = clap::ArgGroup::new("rule").required(true).multiple(true))]
+    Prune {
+        /// Target whose backups are looked through; may be left away where the server has one.
+        #[arg(long)]
+        target: Option<String>,
+        /// How many of the newest stay.
+        #[arg(long, value_name = "COUNT", group = "rule")]
+        keep_last: Option<u32>,
+        /// Only those older than this, e.g. 30d.
+        #[arg(long, value_name = "DURATION", group = "rule")]
+        older_than: Option<Span>,
+        /// Remove them.
+        #[arg(long)]
+        execute: bool,
+    },
+    /// Print the rows of chunk files; needs no server.
+    Extract(Extract),
 }
 
 impl Backups {
@@ -69,8 +124,91 @@ impl Backups {
                 let backups = session.client.backups();
                 follow(session, RunKind::Verify, until, backups.verify(id)).await
             }
+            Self::Create { target, table, detach } => {
+                let mut request = CreateRequest::new().target(target.unwrap_or_default());
+                for table in table {
+                    request = request.table(table);
+                }
+                let until = if detach { Until::Started } else { Until::End };
+                let backups = session.client.backups();
+                follow(session, RunKind::Backup, until, backups.create(request)).await
+            }
+            Self::Restore {
+                id,
+                table,
+                scratch_name,
+                in_place,
+                confirm,
+                replace,
+                detach,
+            } => {
+                let mut request = match confirm.filter(|_| in_place) {
+                    Some(confirm) => RestoreRequest::in_place(id, confirm),
+                    None => RestoreRequest::scratch(id).scratch_name(scratch_name.unwrap_or_default()),
+                };
+                if replace {
+                    request = request.replace();
+                }
+                for table in table {
+                    request = request.table(table);
+                }
+                let until = if detach { Until::Started } else { Until::End };
+                let backups = session.client.backups();
+                follow(session, RunKind::Restore, until, backups.restore(request)).await
+            }
+            Self::Prune {
+                target,
+                keep_last,
+                older_than,
+                execute,
+            } => {
+                let mut request = PruneRequest::default().target(target.unwrap_or_default());
+                if let Some(backups) = keep_last {
+                    request = request.keep_last(backups);
+                }
+                if let Some(age) = older_than {
+                    request = request.older_than(age.into());
+                }
+                if execute {
+                    request = request.execute();
+                }
+                prune(session, request).await
+            }
+            Self::Extract(extract) => extract.run(&session.output),
         }
     }
+}
+
+async fn prune(session: &Session, request: PruneRequest) -> anyhow::Result<Exit> {
+    let output = &session.output;
+    let answer = session.client.backups().prune(request).await?;
+    if output.is_json() {
+        let backups: Vec<_> = answer.backups.iter().map(json::backup::Pruned::from).collect();
+        output.json(&json!({ "backups": backups, "freed_bytes": answer.freed_bytes, "dry_run": answer.dry_run }))?;
+        return Ok(Exit::Success);
+    }
+    let gone = if answer.dry_run { "would go" } else { "gone" };
+    let mut table = output.table(["ID", "KIND", "MADE", "SIZE", "", "WHY"]);
+    for pruned in &answer.backups {
+        let Some(backup) = &pruned.backup else { continue };
+        table.add_row([
+            output.cell(Tone::Strong, &backup.id),
+            output.cell(Tone::Dim, json::backup_kind(backup.kind())),
+            output.cell(Tone::Dim, table::instant(backup.create_time.as_ref())),
+            output.number(Tone::Dim, HumanBytes(backup.size_bytes)),
+            output.cell(
+                if pruned.pruned { Tone::Warn } else { Tone::Good },
+                if pruned.pruned { gone } else { "stays" },
+            ),
+            output.cell(Tone::Dim, &pruned.reason),
+        ]);
+    }
+    output.line(table)?;
+    output.line(format_args!("{} {gone}", HumanBytes(answer.freed_bytes)))?;
+    if answer.dry_run {
+        output.note("Nothing was removed; --execute does it.");
+    }
+    Ok(Exit::Success)
 }
 
 fn verification_tone(state: VerificationState) -> Tone {
@@ -98,11 +236,29 @@ async fn list(session: &Session, query: BackupQuery, limit: usize) -> anyhow::Re
         output.json(&json!({ "backups": backups, "more": more }))?;
         return Ok(Exit::Success);
     }
-    let mut table = output.table(["ID", "TARGET", "OPERATIONS", "ROWS", "SIZE", "CHUNKS", "PROVEN", "MADE"]);
+    let mut table = output.table([
+        "ID",
+        "TARGET",
+        "KIND",
+        "OPERATIONS",
+        "ROWS",
+        "SIZE",
+        "CHUNKS",
+        "PROVEN",
+        "MADE",
+    ]);
     for backup in &backups {
         table.add_row([
             output.cell(Tone::Strong, &backup.id),
             output.cell(Tone::Dim, &backup.target),
+            output.cell(
+                Tone::Dim,
+                if backup.prune_time.is_some() {
+                    "pruned".to_owned()
+                } else {
+                    json::backup_kind(backup.kind())
+                },
+            ),
             output.cell(Tone::Dim, backup.operations.join(", ")),
             output.number(Tone::Strong, HumanCount(backup.row_count)),
             output.number(Tone::Dim, HumanBytes(backup.size_bytes)),
@@ -118,6 +274,34 @@ async fn list(session: &Session, query: BackupQuery, limit: usize) -> anyhow::Re
     if more {
         output.note(format_args!("There are more than {limit}; --limit shows them."));
     }
+    Ok(Exit::Success)
+}
+
+/// A backup of whole tables: its files and tables.
+fn whole(session: &Session, backup: &dbkeep_client::proto::Backup) -> anyhow::Result<Exit> {
+    let output = &session.output;
+    let mut files = output.table(["FILE", "SIZE", "SHA-256"]);
+    for file in &backup.files {
+        files.add_row([
+            output.cell(Tone::Strong, &file.file),
+            output.number(Tone::Dim, HumanBytes(file.size_bytes)),
+            output.cell(Tone::Dim, &file.sha256),
+        ]);
+    }
+    let mut tables = output.table(["TABLE", "ROWS"]);
+    for table in &backup.tables {
+        tables.add_row([
+            output.cell(Tone::Strong, &table.table),
+            output.number(Tone::Dim, HumanCount(table.row_count)),
+        ]);
+    }
+    output.line(files)?;
+    output.line(tables)?;
+    output.line(format_args!(
+        "Written by {}. To look at it: {}",
+        backup.tool,
+        session.command(&format!("backups restore {}", backup.id))
+    ))?;
     Ok(Exit::Success)
 }
 
@@ -151,6 +335,15 @@ async fn show(session: &Session, id: String, max_chunks: u32) -> anyhow::Result<
             .unwrap_or_default(),
         table::or_dash(&backup.folder),
     ))?;
+    if backup.prune_time.is_some() {
+        let when = table::instant(backup.prune_time.as_ref());
+        return Ok(output
+            .line(output.paint(Tone::Warn, &format!("Its files were removed {when}.")))
+            .map(|()| Exit::Success)?);
+    }
+    if backup.kind() != BackupKind::Rows {
+        return whole(session, backup);
+    }
     let mut table = output.table(["STEP", "BATCH", "FILE", "ROWS", "SIZE", "SHA-256"]);
     for chunk in &detail.chunks {
         table.add_row([

@@ -54,6 +54,9 @@ pub(crate) struct Run {
     /// Begin no operation after one that failed; without it, the others go on.
     #[arg(long)]
     pub(crate) stop_on_failure: bool,
+    /// Make the space of the deleted rows reusable at the end (VACUUM), and tell what became of it.
+    #[arg(long)]
+    vacuum: bool,
     /// Do not ask before deleting; for scripts.
     #[arg(long, short, requires = "execute")]
     pub(crate) yes: bool,
@@ -163,6 +166,9 @@ impl Run {
         }
         if self.stop_on_failure {
             request = request.stop_on_failure();
+        }
+        if self.vacuum {
+            request = request.vacuum();
         }
         let request = paced!(request, &self.pace);
         let cleanup = session.client.cleanup();

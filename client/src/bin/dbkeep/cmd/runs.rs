@@ -157,6 +157,8 @@ pub(crate) enum Kind {
     Cleanup,
     Undo,
     Verify,
+    Backup,
+    Restore,
 }
 
 impl From<Kind> for proto::RunKind {
@@ -165,6 +167,8 @@ impl From<Kind> for proto::RunKind {
             Kind::Cleanup => Self::Cleanup,
             Kind::Undo => Self::Undo,
             Kind::Verify => Self::Verify,
+            Kind::Backup => Self::Backup,
+            Kind::Restore => Self::Restore,
         }
     }
 }

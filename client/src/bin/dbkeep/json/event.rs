@@ -89,6 +89,16 @@ pub(crate) enum Line<'a> {
         threshold: &'a str,
         cleared: bool,
     },
+    /// How far an act on whole tables is; `total` is null where unknown.
+    Maintenance {
+        #[serde(flatten)]
+        head: Head<'a>,
+        phase: &'a str,
+        table: Option<&'a str>,
+        done: u64,
+        total: Option<u64>,
+        unit: &'a str,
+    },
     /// Events up to `first_available_sequence` are no longer kept.
     HistoryLost {
         #[serde(flatten)]
@@ -186,6 +196,14 @@ impl<'a> Line<'a> {
             Kind::StepFinished(finished) => Self::StepFinished {
                 head,
                 step: finished.step.as_ref().map(Step::from),
+            },
+            Kind::Maintenance(progress) => Self::Maintenance {
+                head,
+                phase: &progress.phase,
+                table: super::text(&progress.table),
+                done: progress.done,
+                total: (progress.total > 0).then_some(progress.total),
+                unit: &progress.unit,
             },
             Kind::Warning(warning) => Self::Warning {
                 head,

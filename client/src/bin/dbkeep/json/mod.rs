@@ -10,18 +10,20 @@
 //! | `operations show` | `{"operation": operation}` |
 //! | `plan` | `{"plan": plan}` |
 //! | `discover` | `{"discovery": discovery}`; with `--toml` `{"catalog": text}` |
-//! | `run`, `runs watch`, `runs undo`, `backups verify` | a stream, see below |
+//! | `run`, `runs watch`, `runs undo`, `backups verify`, `backups create`, `backups restore` | a stream, see below |
 //! | `runs list` | `{"runs": [run..], "more": bool}`; `more` is true where `--limit` cut the list |
 //! | `runs report` | `{"report": {"run": run, "course": course}}` |
 //! | `runs show`, `runs cancel`, `runs approve` | `{"run": run}` |
 //! | `decisions list` | `{"decisions": [decision..], "more": bool}` |
 //! | `runs show`, `runs cancel`, `runs pause`, `runs resume`, `runs limits` | `{"run": run}` |
 //! | `backups list` | `{"backups": [backup..], "more": bool}` |
+//! | `backups prune` | `{"backups": [pruned..], "freed_bytes": bytes, "dry_run": bool}` |
+//! | `backups extract` | `{"extracted": {"chunks", "rows", "damaged": [{"file", "problem"}]}}` on stderr; rows on stdout, or in `--out` |
 //! | `backups show` | `{"backup": backup, "chunks": [chunk..], "truncated": bool}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
-//! - `state_changed`, `plan_ready`, `approved`, `step_started`, `progress`, `step_finished`, `warning`, `history_lost`: an event, with
+//! - `state_changed`, `plan_ready`, `approved`, `step_started`, `progress`, `step_finished`, `warning`, `maintenance`, `history_lost`: an event, with
 //!   `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
 //! - `state_changed`, `plan_ready`, `step_started`, `progress`, `step_finished`, `warning`, `limits_changed`, `throttled`, `history_lost`:
 //!   an event, with `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
@@ -74,6 +76,7 @@ words! {
     decision_act: DecisionAct, "DECISION_ACT_";
     decision_outcome: DecisionOutcome, "DECISION_OUTCOME_";
     verification: VerificationState, "VERIFICATION_STATE_";
+    backup_kind: BackupKind, "BACKUP_KIND_";
 }
 
 /// Seconds; null for a duration that is absent or negative.

@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub(crate) struct Run<'a> {
     id: &'a str,
-    /// "cleanup", "undo" or "verify".
+    /// "cleanup", "undo", "verify", "backup" or "restore".
     kind: String,
     target: &'a str,
     /// "queued", "running", "pausing", "paused", "cancelling", "cancelled", "interrupted", "succeeded", "partially_succeeded" or
@@ -59,6 +59,7 @@ struct Options {
     batch_size: Option<u32>,
     max_execution_time_seconds: Option<f64>,
     full_speed: bool,
+    vacuum: bool,
     capture: bool,
     stop_on_failure: bool,
     max_rows: Option<u64>,
@@ -111,6 +112,7 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
                 batch_size: options.batch_size,
                 max_execution_time_seconds: super::seconds(options.max_execution_time.as_ref()),
                 full_speed: options.full_speed,
+                vacuum: options.vacuum,
                 capture: options.capture,
                 stop_on_failure: options.stop_on_failure,
                 max_rows: options.max_rows,
@@ -154,6 +156,7 @@ pub(crate) struct Report<'a> {
     operations: Vec<Operation<'a>>,
     steps: Vec<Step<'a>>,
     warnings: Vec<Warning<'a>>,
+    space: Vec<Space<'a>>,
 }
 
 impl<'a> From<&'a proto::RunReport> for Report<'a> {
@@ -172,6 +175,7 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             operations: report.operations.iter().map(Operation::from).collect(),
             steps: report.steps.iter().map(Step::from).collect(),
             warnings: report.warnings.iter().map(Warning::from).collect(),
+            space: report.space.iter().map(Space::from).collect(),
         }
     }
 }
@@ -314,6 +318,60 @@ impl<'a> From<&'a proto::RunWarning> for Warning<'a> {
     }
 }
 
+/// What became of the space of deleted rows.
+#[derive(Debug, Serialize)]
+struct Space<'a> {
+    /// "main" for a whole SQLite file.
+    table: &'a str,
+    bytes_before: u64,
+    bytes_after: u64,
+    bytes_returned: u64,
+    bytes_reusable: u64,
+    /// "freespacemap", "pgstattuple", "estimate" or "freelist".
+    reusable_by: &'a str,
+    dead_rows: u64,
+    holders: Vec<Holder<'a>>,
+    note: Option<&'a str>,
+}
+
+/// Who may still see deleted rows.
+#[derive(Debug, Serialize)]
+struct Holder<'a> {
+    kind: &'a str,
+    name: &'a str,
+    user: Option<&'a str>,
+    detail: Option<&'a str>,
+    age_seconds: Option<f64>,
+    age_transactions: u64,
+}
+
+impl<'a> From<&'a proto::TableSpace> for Space<'a> {
+    fn from(space: &'a proto::TableSpace) -> Self {
+        Self {
+            table: &space.table,
+            bytes_before: space.bytes_before,
+            bytes_after: space.bytes_after,
+            bytes_returned: space.bytes_returned,
+            bytes_reusable: space.bytes_reusable,
+            reusable_by: &space.reusable_by,
+            dead_rows: space.dead_rows,
+            holders: space
+                .holders
+                .iter()
+                .map(|holder| Holder {
+                    kind: &holder.kind,
+                    name: &holder.name,
+                    user: super::text(&holder.user),
+                    detail: super::text(&holder.detail),
+                    age_seconds: super::seconds(holder.age.as_ref()),
+                    age_transactions: holder.age_transactions,
+                })
+                .collect(),
+            note: super::text(&space.note),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,7 +450,7 @@ mod tests {
                 r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
                 r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
                 r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"#,
-                r#""capture":false,"stop_on_failure":false,"max_rows":12,"force":true,"#,
+                r#""vacuum":false,"capture":false,"stop_on_failure":false,"max_rows":12,"force":true,"#,
                 r#""max_rows_per_second":0,"duty_cycle_percent":50,"queue":false,"max_replica_lag_seconds":null},"#,
                 r#""limits":{"batch_size":200,"max_rows_per_second":5,"duty_cycle_percent":100},"#,
                 r#""waiting_for":{"run_id":"r0","table":"logs"},"#,
@@ -405,7 +463,7 @@ mod tests {
                 r#""error_count":0,"warning_count":1,"step_indexes":[0]}],"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
-                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}]},"#,
+                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}],"space":[]},"#,
                 r#""started_by":"ann","approvals":[{"principal":"bob","time":null}],"approvals_required":1}"#,
             )
         );

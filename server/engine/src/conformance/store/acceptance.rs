@@ -24,6 +24,7 @@ pub(super) async fn an_accepted_run_comes_back_as_it_was(store: Arc<dyn Store>) 
         duty_cycle_percent: 34,
         queue: false,
         max_replica_lag_seconds: Some(56),
+        vacuum: true,
     };
     let operations = vec!["b".to_owned(), "a".to_owned()];
     let asked = Run {

@@ -1,0 +1,196 @@
+//! Acts on whole tables of a target, which no batch can do: dump, load, vacuum. Each reports how far it is and stops when told to.
+//!
+//! Files lie in the backup folder; adapters get paths there from [`super::Archive::staging`] and [`super::Archive::local`], because
+//! the programs that write and read them are not ours. Nothing here decides what counts: the engine seals a file, names it in the
+//! run's report, and only then it is a backup.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::target::{Claim, TableLayout, TargetError};
+use crate::model::{MaintenanceProgress, RunId, TableCount, TableName, TableSpace};
+
+/// An act on whole tables failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintenanceError {
+    /// A program that is needed is missing or too old.
+    #[error("{tool}: {problem}")]
+    Tool {
+        /// Its name.
+        tool: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// A table is not there, or is of a kind that cannot be dumped.
+    #[error("{table}: {problem}")]
+    Table {
+        /// The table.
+        table: TableName,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// Tables that would be loaded hold rows.
+    #[error("these tables hold rows: {}; restore them with replace, or to a scratch place", tables.join(", "))]
+    NotEmpty {
+        /// Those tables.
+        tables: Vec<String>,
+    },
+    /// The dump cannot be used.
+    #[error("the backup is damaged: {problem}")]
+    Damaged {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The place to restore to is taken, or cannot be made.
+    #[error("{place}: {problem}")]
+    Place {
+        /// The place.
+        place: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// It was told to stop, and nothing of it is left.
+    #[error("stopped")]
+    Stopped,
+    /// The disk said no.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The database said no.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+/// How an act tells of itself and hears of its end.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// The newest word on how far it is.
+    pub progress: watch::Sender<MaintenanceProgress>,
+    /// Cancelled when it has to stop; the act then ends within about a second with [`MaintenanceError::Stopped`].
+    pub stop: CancellationToken,
+}
+
+impl Watch {
+    /// Says how far an act is.
+    pub fn say(&self, phase: &str, table: &str, done: u64, total: u64, unit: &str) {
+        self.progress.send_replace(MaintenanceProgress {
+            phase: phase.to_owned(),
+            table: table.to_owned(),
+            done,
+            total,
+            unit: unit.to_owned(),
+        });
+    }
+
+    /// Waits for `act`, or drops it when told to stop.
+    ///
+    /// # Errors
+    /// `Stopped`, or what the act said.
+    pub async fn or_stop<T, E: Into<MaintenanceError>>(
+        &self,
+        act: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, MaintenanceError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(MaintenanceError::Stopped),
+            result = act => result.map_err(Into::into),
+        }
+    }
+}
+
+/// What could be dumped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DumpScope {
+    /// The tables that were asked for, as the database resolves them; empty for the whole database.
+    pub tables: Vec<TableName>,
+    /// What would write it, with its version.
+    pub tool: String,
+    /// Name that the file should have.
+    pub file: &'static str,
+}
+
+/// A dump to be made.
+#[derive(Debug, Clone)]
+pub struct DumpOrder {
+    /// Tables; empty for the whole database.
+    pub tables: Vec<TableName>,
+    /// An empty file of ours, to be written.
+    pub path: PathBuf,
+}
+
+/// A dump that was made. It is not durable yet.
+#[derive(Debug, Clone)]
+pub struct Dumped {
+    /// Tables in it, with their rows in the snapshot that was saved.
+    pub tables: Vec<TableCount>,
+    /// What the adapter wants to know when it loads the dump; read by nobody else.
+    pub notes: serde_json::Value,
+}
+
+/// A dump to be loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOrder {
+    /// The right to do it.
+    pub claim: Claim,
+    /// The dump, already checked against its checksum.
+    pub path: PathBuf,
+    /// Tables to load, with the rows that the dump holds of each.
+    pub tables: Vec<TableCount>,
+    /// Whether those are all tables of a whole database.
+    pub whole: bool,
+    /// What the adapter noted when it made the dump.
+    pub notes: serde_json::Value,
+}
+
+/// Tables that were loaded and counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where they are, in words.
+    pub place: String,
+    /// The tables, with the rows that are in them now.
+    pub tables: Vec<TableCount>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// What a target can do with whole tables.
+#[async_trait]
+pub trait Maintenance: Send + Sync {
+    /// Looks whether these tables, or the whole database, can be dumped. Changes nothing.
+    async fn scope(&self, tables: &[TableName]) -> Result<DumpScope, MaintenanceError>;
+
+    /// Dumps tables from one snapshot. Nothing it started is alive when it returns, nor for long when it is dropped or this process
+    /// dies.
+    async fn dump(&self, order: &DumpOrder, watch: &Watch) -> Result<Dumped, MaintenanceError>;
+
+    /// Looks whether tables could be loaded into their own place. Changes nothing.
+    async fn may_load(&self, tables: &[TableName], replace: bool) -> Result<(), MaintenanceError>;
+
+    /// Loads tables into their own place in one transaction, which checks the fence and writes a journal row (step 0, batch 1):
+    /// all of them are there with every row, or nothing has changed.
+    async fn load(&self, order: &LoadOrder, replace: bool, watch: &Watch) -> Result<Loaded, MaintenanceError>;
+
+    /// Loads tables into a place of their own, made for it. What an earlier attempt of the same run left there is removed first;
+    /// what belongs to anybody else is refused.
+    async fn load_scratch(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError>;
+
+    /// Removes the place that [`Maintenance::load_scratch`] made for this run; one that is not there is no error.
+    async fn drop_scratch(&self, run: RunId, name: &str) -> Result<(), MaintenanceError>;
+
+    /// Makes an empty table that takes rows of a layout, and returns its name; finds the one that the same run made before. What
+    /// belongs to anybody else is refused.
+    async fn scratch_table(&self, run: RunId, name: &str, layout: &TableLayout) -> Result<TableName, MaintenanceError>;
+
+    /// Makes the space of a table's deleted rows reusable, and tells what became of it.
+    async fn vacuum(&self, table: &TableName, watch: &Watch) -> Result<TableSpace, MaintenanceError>;
+
+    /// Removes what the journal keeps of a run whose backup is gone. Returns the number of rows removed.
+    async fn forget(&self, run: RunId) -> Result<u64, MaintenanceError>;
+}

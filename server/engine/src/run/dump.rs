@@ -1,0 +1,178 @@
+//! The work of a backup of whole tables: the adapter writes one file from one snapshot; here it is hashed, made durable, named, and
+//! only then written into the report. An attempt that was cut short leaves nothing that counts: the next begins with a new file.
+
+use std::{io::Read as _, io::Write as _, sync::Arc};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    attempt::{Attempt, Ending, Halt},
+    maintain::{act, blocking},
+};
+use crate::{
+    failpoint,
+    model::{BackupFile, BackupRecord, RunId, RunState, StepState, TableCount},
+    port::{Archive, ArchiveError, DumpOrder},
+};
+
+/// Bytes read at a time.
+const BUFFER: usize = 1 << 20;
+
+pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    let Some(record) = attempt.ledger.report.backup.clone() else {
+        return Err(Halt::Fail("the run does not say what to save".to_owned()));
+    };
+    let mark = format!("attempt{:04}", attempt.claim.fence);
+    let (archive, run, mine) = (Arc::clone(&attempt.context.archive), attempt.run.id, mark.clone());
+    // Only files of earlier attempts: one that lost its lease and wakes up late must not touch those of its successor.
+    blocking(move || remove_others(archive.as_ref(), run, |file| !file.contains(&mine))).await?;
+    attempt.boundary()?;
+    attempt.ledger.begin_step(0).await?;
+    match save(attempt, &record, &mark).await {
+        Ok(saved) => {
+            let rows = saved.tables.iter().map(|table| table.rows).sum();
+            let bytes = saved.files.iter().map(|file| file.bytes).sum();
+            let reason = format!("{} tables saved, {rows} rows, {bytes} bytes", saved.tables.len());
+            let report = &mut attempt.ledger.report;
+            report.backup = Some(saved);
+            report.steps[0].rows_planned = rows;
+            report.steps[0].rows_affected = rows;
+            report.steps[0].rows_captured = rows;
+            report.steps[0].captured_bytes = bytes;
+            attempt.ledger.end_step(0, StepState::Succeeded, String::new()).await?;
+            Ok(Ending {
+                state: RunState::Succeeded,
+                reason,
+                mark: None,
+            })
+        }
+        Err(halt) => {
+            let archive = Arc::clone(&attempt.context.archive);
+            let removed = blocking(move || {
+                remove_others(archive.as_ref(), run, |file| file.contains(&mark))?;
+                if archive.list(run)?.is_empty() {
+                    archive.remove_folder(run)?;
+                }
+                Ok(())
+            });
+            if removed.await.is_err() {
+                tracing::warn!(%run, "files of a backup that was not made stay; no report names them");
+            }
+            Err(halt)
+        }
+    }
+}
+
+async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Result<BackupRecord, Halt> {
+    let run = attempt.run.id;
+    let target = Arc::clone(&attempt.target);
+    let scope = target.maintenance().scope(&record.asked).await?;
+    let (stem, ending) = scope.file.rsplit_once('.').unwrap_or((scope.file, "dump"));
+    let (file, manifest) = (format!("{stem}-{mark}.{ending}"), format!("manifest-{mark}.json"));
+    let archive = Arc::clone(&attempt.context.archive);
+    let (staging, name) = (Arc::clone(&archive), file.clone());
+    let path = blocking(move || staging.staging(run, &name)).await?;
+    failpoint!("dump-begun");
+    let order = DumpOrder {
+        tables: record.asked.clone(),
+        path: path.clone(),
+    };
+    let dumped = act(attempt, |target, watch| {
+        Box::pin(async move { target.maintenance().dump(&order, &watch).await })
+    })
+    .await?;
+    failpoint!("dump-written");
+    if dumped.tables.is_empty() {
+        return Err(Halt::Fail("there is no table to save".to_owned()));
+    }
+    attempt.boundary()?;
+    let (publishing, name) = (Arc::clone(&archive), file.clone());
+    let sealed = blocking(move || {
+        publishing.publish(run, &name)?;
+        fingerprint(publishing.as_ref(), run, name)
+    })
+    .await?;
+    if sealed.bytes == 0 {
+        return Err(Halt::Fail(format!("{file} is empty")));
+    }
+    failpoint!("dump-published");
+    let description = Description {
+        format: "dbkeep-backup",
+        version: 1,
+        run,
+        target: &attempt.run.target,
+        tool: &scope.tool,
+        file: &sealed,
+        tables: &dumped.tables,
+        notes: &dumped.notes,
+    };
+    let json = serde_json::to_vec_pretty(&description).map_err(|error| Halt::Fail(error.to_string()))?;
+    let manifest = blocking(move || write(archive.as_ref(), run, manifest, &json)).await?;
+    attempt.boundary()?;
+    Ok(BackupRecord {
+        asked: record.asked.clone(),
+        files: vec![sealed, manifest],
+        tables: dumped.tables,
+        tool: scope.tool,
+    })
+}
+
+/// What lies beside a dump, so that it can be understood without dbkeep.
+#[derive(serde::Serialize)]
+struct Description<'a> {
+    format: &'static str,
+    version: u32,
+    run: RunId,
+    target: &'a str,
+    tool: &'a str,
+    file: &'a BackupFile,
+    tables: &'a [TableCount],
+    notes: &'a serde_json::Value,
+}
+
+fn write(archive: &dyn Archive, run: RunId, file: String, bytes: &[u8]) -> Result<BackupFile, ArchiveError> {
+    let mut writing = archive.create(run, &file)?;
+    writing.write_all(bytes).map_err(|source| ArchiveError::Io {
+        path: file.clone(),
+        source,
+    })?;
+    writing.seal()?;
+    Ok(BackupFile {
+        file,
+        bytes: bytes.len() as u64,
+        sha256: hex::encode(Sha256::digest(bytes)),
+    })
+}
+
+fn remove_others(archive: &dyn Archive, run: RunId, chosen: impl Fn(&str) -> bool) -> Result<(), ArchiveError> {
+    for file in archive.list(run)? {
+        if chosen(&file) {
+            archive.remove(run, &file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Size and SHA-256 of a sealed file, read back from the archive.
+pub(super) fn fingerprint(archive: &dyn Archive, run: RunId, file: String) -> Result<BackupFile, ArchiveError> {
+    let mut reading = archive.open(run, &file)?;
+    let mut sha256 = Sha256::new();
+    let mut bytes = 0_u64;
+    let mut buffer = vec![0_u8; BUFFER];
+    loop {
+        let read = reading.read(&mut buffer).map_err(|source| ArchiveError::Io {
+            path: file.clone(),
+            source,
+        })?;
+        if read == 0 {
+            break;
+        }
+        sha256.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+    Ok(BackupFile {
+        file,
+        bytes,
+        sha256: hex::encode(sha256.finalize()),
+    })
+}

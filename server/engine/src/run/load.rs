@@ -1,0 +1,373 @@
+//! The work of a restore, and of the proof of a backup of whole tables: check the files, let the adapter load them, and compare what
+//! is there with what was saved. Captured rows go chunk by chunk into scratch tables, as an undo would put them back.
+
+use std::sync::Arc;
+
+use super::{
+    attempt::{Attempt, Ending, Halt},
+    dump::fingerprint,
+    maintain::{act, blocking},
+};
+use crate::{
+    backup::{ChunkError, read_chunk},
+    failpoint,
+    model::{BackupRecord, JournalEntry, RestoreMode, RunState, StepState, TableCount, TableName},
+    port::{ArchiveError, LoadOrder, Loaded, SourceMark},
+};
+
+/// Journal entries read at a time.
+const PAGE_ENTRIES: u32 = 256;
+
+pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    let (Some(order), Some(_)) = (attempt.ledger.report.restore.clone(), attempt.run.source) else {
+        return Err(Halt::Fail("the run does not say what to restore".to_owned()));
+    };
+    match (attempt.ledger.report.backup.clone(), order.mode) {
+        (Some(record), RestoreMode::InPlace { replace }) => in_place(attempt, &record, replace).await,
+        (Some(record), RestoreMode::Scratch { name }) => scratch(attempt, &record, name).await,
+        (None, RestoreMode::Scratch { name }) => captured_rows(attempt, &name).await,
+        (None, RestoreMode::InPlace { .. }) => Err(Halt::Fail("captured rows are put back by an undo".to_owned())),
+    }
+}
+
+/// Proves a backup of whole tables: everything is loaded into a place that vanishes, and counted.
+pub(super) async fn prove(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    let Some(record) = attempt.ledger.report.backup.clone() else {
+        return Err(Halt::Fail("the run does not say what to prove".to_owned()));
+    };
+    attempt.boundary()?;
+    attempt.ledger.begin_step(0).await?;
+    let order = match checked(attempt, &record, &record.tables).await? {
+        Ok(order) => order,
+        Err(problem) => return damaged(attempt, problem).await,
+    };
+    let (run, place) = (attempt.run.id, format!("dbkeep_proof_{}", attempt.run.id.0.simple()));
+    let name = place.clone();
+    let loaded = act(attempt, |target, watch| {
+        Box::pin(async move {
+            let loaded = target.maintenance().load_scratch(&order, &name, &watch).await;
+            let dropped = target.maintenance().drop_scratch(run, &name).await;
+            let loaded = loaded?;
+            dropped?;
+            Ok(loaded)
+        })
+    })
+    .await;
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(halt) => {
+            // Told to stop, the act above may have been dropped before it tidied up.
+            attempt.target.maintenance().drop_scratch(run, &place).await?;
+            return Err(halt);
+        }
+    };
+    if let Err(problem) = same_counts(&record.tables, &loaded) {
+        return damaged(attempt, problem).await;
+    }
+    let rows = loaded.tables.iter().map(|table| table.rows).sum();
+    let step = &mut attempt.ledger.report.steps[0];
+    (step.rows_affected, step.rows_matched) = (rows, rows);
+    step.captured_bytes = record.files.iter().map(|file| file.bytes).sum();
+    attempt.ledger.end_step(0, StepState::Succeeded, String::new()).await?;
+    Ok(Ending {
+        state: RunState::Succeeded,
+        reason: format!("{rows} rows in {} tables proven", loaded.tables.len()),
+        mark: Some(SourceMark::Verified),
+    })
+}
+
+async fn damaged(attempt: &mut Attempt, problem: String) -> Result<Ending, Halt> {
+    attempt.ledger.warn(None, "BACKUP_DAMAGED", problem.clone()).await?;
+    Ok(Ending {
+        state: RunState::Failed,
+        reason: format!("the backup is damaged: {problem}"),
+        mark: Some(SourceMark::Damaged),
+    })
+}
+
+/// Checks the files of a backup against its record. The inner error says what is damaged.
+async fn checked(attempt: &Attempt, record: &BackupRecord, tables: &[TableCount]) -> Result<Result<LoadOrder, String>, Halt> {
+    let (archive, files) = (Arc::clone(&attempt.context.archive), record.files.clone());
+    let Some(source) = attempt.run.source else {
+        return Err(Halt::Fail("the run names no backup".to_owned()));
+    };
+    let ([dump, manifest], whole) = (
+        match &files[..] {
+            [dump, manifest] => [dump.clone(), manifest.clone()],
+            _ => return Err(Halt::Fail("the backup's record names no files".to_owned())),
+        },
+        record.asked.is_empty(),
+    );
+    let looked = blocking(move || {
+        for file in [&dump, &manifest] {
+            let found = match fingerprint(archive.as_ref(), source, file.file.clone()) {
+                Ok(found) => found,
+                Err(ArchiveError::Missing { .. }) => return Ok(Err(format!("{} is missing", file.file))),
+                Err(other) => return Err(other),
+            };
+            if found.bytes != file.bytes {
+                return Ok(Err(format!(
+                    "{} has {} bytes, its record says {}",
+                    file.file, found.bytes, file.bytes
+                )));
+            }
+            if found.sha256 != file.sha256 {
+                return Ok(Err(format!("the SHA-256 of {} differs from its record's", file.file)));
+            }
+        }
+        let mut reading = archive.open(source, &manifest.file)?;
+        let mut json = Vec::new();
+        std::io::Read::read_to_end(&mut reading, &mut json).map_err(|error| ArchiveError::Io {
+            path: manifest.file.clone(),
+            source: error,
+        })?;
+        Ok(Ok((archive.local(source, &dump.file)?, json)))
+    });
+    let (path, json) = match looked.await? {
+        Ok(found) => found,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let manifest: serde_json::Value = match serde_json::from_slice(&json) {
+        Ok(manifest) => manifest,
+        Err(error) => return Ok(Err(format!("its manifest cannot be read: {error}"))),
+    };
+    Ok(Ok(LoadOrder {
+        claim: attempt.claim,
+        path,
+        whole: whole && tables.len() == record.tables.len(),
+        tables: tables.to_vec(),
+        notes: manifest.get("notes").cloned().unwrap_or_default(),
+    }))
+}
+
+/// The tables that the steps of the run stand for.
+fn wanted(attempt: &Attempt, record: &BackupRecord) -> Vec<TableCount> {
+    let steps = &attempt.ledger.report.steps;
+    record
+        .tables
+        .iter()
+        .filter(|table| steps.iter().any(|step| step.table == table.table.to_string()))
+        .cloned()
+        .collect()
+}
+
+/// A restore that brings nothing, or less or more than was saved, is no restore.
+fn same_counts(expected: &[TableCount], loaded: &Loaded) -> Result<(), String> {
+    if loaded.tables.is_empty() {
+        return Err("nothing was restored".to_owned());
+    }
+    for table in expected {
+        let found = loaded
+            .tables
+            .iter()
+            .find(|found| found.table == table.table)
+            .map(|found| found.rows);
+        if found != Some(table.rows) {
+            let found = found.map_or_else(|| "none".to_owned(), |rows| rows.to_string());
+            return Err(format!("{} has {found} rows, {} were saved", table.table, table.rows));
+        }
+    }
+    Ok(())
+}
+
+async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -> Result<Ending, Halt> {
+    let tables = wanted(attempt, record);
+    attempt.boundary()?;
+    attempt.target.claim(attempt.claim).await?;
+    let done = !attempt.target.totals(attempt.run.id).await?.is_empty();
+    attempt.ledger.begin_step(0).await?;
+    let (place, warnings) = if done {
+        // The journal row came with the commit: an earlier attempt loaded and counted everything, and only its word was lost.
+        (format!("the tables of {}", attempt.run.target), Vec::new())
+    } else {
+        let order = match checked(attempt, record, &tables).await? {
+            Ok(order) => order,
+            Err(problem) => return damaged(attempt, problem).await,
+        };
+        failpoint!("load-checked");
+        let loaded = act(attempt, |target, watch| {
+            Box::pin(async move { target.maintenance().load(&order, replace, &watch).await })
+        })
+        .await?;
+        failpoint!("load-committed");
+        same_counts(&tables, &loaded).map_err(Halt::Fail)?;
+        (loaded.place, loaded.warnings)
+    };
+    finish(attempt, &tables, place, warnings).await
+}
+
+async fn scratch(attempt: &mut Attempt, record: &BackupRecord, name: String) -> Result<Ending, Halt> {
+    let tables = wanted(attempt, record);
+    attempt.boundary()?;
+    attempt.ledger.begin_step(0).await?;
+    let order = match checked(attempt, record, &tables).await? {
+        Ok(order) => order,
+        Err(problem) => return damaged(attempt, problem).await,
+    };
+    let (run, place) = (attempt.run.id, name.clone());
+    let result = act(attempt, |target, watch| {
+        Box::pin(async move { target.maintenance().load_scratch(&order, &place, &watch).await })
+    })
+    .await
+    .and_then(|loaded| same_counts(&tables, &loaded).map(|()| loaded).map_err(Halt::Fail));
+    match result {
+        Ok(loaded) => finish(attempt, &tables, loaded.place, loaded.warnings).await,
+        Err(halt) => {
+            if let Err(error) = attempt.target.maintenance().drop_scratch(run, &name).await {
+                let message = format!("{name} may be left behind: {error}");
+                attempt.ledger.warn(None, "SCRATCH_LEFT", message).await?;
+            }
+            Err(halt)
+        }
+    }
+}
+
+async fn finish(attempt: &mut Attempt, tables: &[TableCount], place: String, warnings: Vec<String>) -> Result<Ending, Halt> {
+    for warning in warnings {
+        attempt.ledger.warn(None, "RESTORE_NOTE", warning).await?;
+    }
+    for index in 0..attempt.ledger.report.steps.len() {
+        let step = &mut attempt.ledger.report.steps[index];
+        let rows = tables
+            .iter()
+            .find(|table| table.table.to_string() == step.table)
+            .map_or(0, |table| table.rows);
+        (step.rows_affected, step.rows_matched) = (rows, rows);
+        attempt.ledger.end_step(index, StepState::Succeeded, String::new()).await?;
+    }
+    let rows: u64 = tables.iter().map(|table| table.rows).sum();
+    let reason = format!("{rows} rows in {} tables are in {place}", tables.len());
+    if let Some(restore) = &mut attempt.ledger.report.restore {
+        restore.place = place;
+    }
+    Ok(Ending {
+        state: RunState::Succeeded,
+        reason,
+        mark: None,
+    })
+}
+
+/// Captured rows into scratch tables, each chunk in a transaction with its journal row.
+async fn captured_rows(attempt: &mut Attempt, name: &str) -> Result<Ending, Halt> {
+    let Some(source) = attempt.run.source else {
+        return Err(Halt::Fail("the run names no backup".to_owned()));
+    };
+    attempt.target.claim(attempt.claim).await?;
+    let totals = attempt.target.totals(attempt.run.id).await?;
+    for step in &totals {
+        attempt.ledger.take_totals(step);
+    }
+    let mut places: Vec<TableName> = Vec::new();
+    let mut left_out = 0_u64;
+    for index in 0..attempt.ledger.report.steps.len() {
+        if attempt.ledger.report.steps[index].rows_planned == 0
+            || attempt.ledger.report.steps[index].state == StepState::Succeeded
+        {
+            continue;
+        }
+        let step = u32::try_from(index).unwrap_or(u32::MAX);
+        attempt.boundary()?;
+        attempt.ledger.begin_step(index).await?;
+        let done = totals.iter().find(|totals| totals.step == step);
+        let mut after = (step, done.and_then(|done| done.cursor.parse().ok()).unwrap_or(0));
+        loop {
+            let page = attempt.target.journal(source, after, PAGE_ENTRIES).await?;
+            let entries: Vec<_> = page.into_iter().filter(|entry| entry.step == step).collect();
+            let Some(last) = entries.last() else { break };
+            after = (step, last.batch);
+            for entry in &entries {
+                attempt.boundary()?;
+                match show(attempt, index, entry, name).await? {
+                    Some(table) if !places.contains(&table) => places.push(table),
+                    Some(_) => {}
+                    None => left_out += entry.chunk.as_ref().map_or(0, |chunk| chunk.rows),
+                }
+            }
+        }
+        attempt.ledger.end_step(index, StepState::Succeeded, String::new()).await?;
+    }
+    let rows = attempt.ledger.report.total(|step| step.rows_affected);
+    let planned = attempt.ledger.report.total(|step| step.rows_planned);
+    if rows == 0 {
+        return Err(Halt::Fail("no row was restored".to_owned()));
+    }
+    let place = if places.is_empty() {
+        name.to_owned()
+    } else {
+        places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    if let Some(restore) = &mut attempt.ledger.report.restore {
+        restore.place.clone_from(&place);
+    }
+    Ok(if rows < planned || left_out > 0 {
+        Ending {
+            state: RunState::PartiallySucceeded,
+            reason: format!("{rows} of {planned} rows are in {place}; the others are in damaged chunks"),
+            mark: Some(SourceMark::Damaged),
+        }
+    } else {
+        Ending {
+            state: RunState::Succeeded,
+            reason: format!("{rows} rows are in {place}"),
+            mark: None,
+        }
+    })
+}
+
+/// Puts the rows of one chunk into their scratch table, whose name is returned; `None` where the chunk is damaged.
+async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &str) -> Result<Option<TableName>, Halt> {
+    let Some(chunk) = entry.chunk.clone() else { return Ok(None) };
+    let (archive, reference) = (Arc::clone(&attempt.context.archive), chunk.clone());
+    let (run, step, batch) = (entry.run, entry.step, entry.batch);
+    let read = tokio::task::spawn_blocking(move || read_chunk(archive.as_ref(), run, step, batch, &reference)).await;
+    let (header, rows) = match read.map_err(|error| Halt::Fail(error.to_string()))? {
+        Ok(read) => read,
+        Err(ChunkError::Damaged { problem }) => {
+            let message = format!("chunk {}: {problem}; its {} rows were left out", chunk.file, chunk.rows);
+            attempt.ledger.warn(Some(index), "BACKUP_DAMAGED", message).await?;
+            return Ok(None);
+        }
+        Err(ChunkError::Archive(error)) => return Err(error.into()),
+    };
+    let mut layout = header.layout();
+    layout.table = attempt
+        .target
+        .maintenance()
+        .scratch_table(attempt.run.id, name, &layout)
+        .await?;
+    let expected = rows.len() as u64;
+    let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
+    let restored = transaction.restore(&layout, rows).await?;
+    if restored.rows != expected {
+        transaction.rollback().await;
+        let why = restored
+            .conflicts
+            .first()
+            .map_or(String::new(), |conflict| format!(": {}", conflict.reason));
+        return Err(Halt::Fail(format!(
+            "{} of {expected} rows went into {}{why}",
+            restored.rows, layout.table
+        )));
+    }
+    let shown = JournalEntry {
+        run: attempt.run.id,
+        fence: attempt.claim.fence,
+        pass: 1,
+        // Where to go on; batches without a chunk leave gaps in the numbers.
+        cursor: entry.batch.to_string(),
+        examined: 0,
+        matched: expected,
+        affected: restored.rows,
+        conflicting: 0,
+        chunk: None,
+        ..entry.clone()
+    };
+    transaction.record(&shown).await?;
+    transaction.commit().await?;
+    failpoint!("show-committed");
+    let report = &mut attempt.ledger.report.steps[index];
+    report.rows_matched += expected;
+    report.rows_affected += restored.rows;
+    report.batches += 1;
+    Ok(Some(layout.table))
+}

@@ -1,0 +1,222 @@
+//! Places beside a target's own tables: a database of its own for whole tables, a schema of its own for captured rows. Each carries
+//! the run that made it in a comment, so that a later attempt tells what is its own from what is anybody else's.
+
+use dbkeep_engine::{
+    failpoint,
+    model::{RunId, TableCount, TableName},
+    port::{LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
+};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+
+use super::{
+    PostgresTarget,
+    dump::{Notes, TableNotes},
+    error::{self, statement},
+    load::{contents, list_file},
+    render,
+    tool::path_argument,
+};
+
+/// The comment that marks a place as a run's.
+fn mark(run: RunId) -> String {
+    format!("Made by dbkeep, restore {run}. Drop it when it is not needed any more.")
+}
+
+fn taken(place: &str) -> MaintenanceError {
+    MaintenanceError::Place {
+        place: place.to_owned(),
+        problem: "is there already and was not made by this restore; expected another name".to_owned(),
+    }
+}
+
+/// The comment of a database of that name; `None` where there is no such database.
+async fn comment_of(connection: &mut PgConnection, name: &str) -> Result<Option<String>, MaintenanceError> {
+    let sql =
+        "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = $1";
+    Ok(sqlx::query_scalar(sql)
+        .bind(name)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?)
+}
+
+impl PostgresTarget {
+    pub(super) async fn drop_database(&self, run: RunId, name: &str) -> Result<(), MaintenanceError> {
+        let mut connection = self.connection().await?;
+        match comment_of(&mut connection, name).await? {
+            None => {}
+            Some(comment) if comment == mark(run) => {
+                let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", render::identifier(name));
+                connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
+            }
+            Some(_) => return Err(taken(&format!("database {name}"))),
+        }
+        self.idle.put(connection);
+        Ok(())
+    }
+
+    pub(super) async fn load_database(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {
+        watch.or_stop(self.fill_database(order, name, watch)).await
+    }
+
+    async fn fill_database(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {
+        let notes: Notes = serde_json::from_value(order.notes.clone()).map_err(|error| MaintenanceError::Damaged {
+            problem: format!("its manifest: {error}"),
+        })?;
+        let mut connection = self.connect().await?;
+        let major = self.server_major(&mut connection).await?;
+        self.programs.check("pg_restore", major).await?;
+        self.drop_database(order.claim.run, name).await?;
+        let quoted = render::identifier(name);
+        let (encoding, collate, ctype): (String, String, String) = sqlx::query_as(
+            "SELECT pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text FROM pg_catalog.pg_database \
+             WHERE datname = current_database()",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(statement)?;
+        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let create = format!(
+            "CREATE DATABASE {quoted} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
+            literal(&encoding),
+            literal(&collate),
+            literal(&ctype)
+        );
+        connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
+        let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark(order.claim.run)));
+        connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
+        failpoint!("scratch-made");
+        let mut inside = PgConnection::connect_with(&self.options.clone().database(name).disable_statement_logging())
+            .await
+            .map_err(error::connecting)?;
+        let mut warnings = Vec::new();
+        if !notes.whole {
+            // A dump of tables does not hold their schemas.
+            for table in &order.tables {
+                if let Some(schema) = &table.table.schema {
+                    let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", render::identifier(schema));
+                    inside.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
+                }
+            }
+        }
+        let listing = self.programs.script(&order.path, &["--list"], None).await?;
+        let chosen: Vec<&TableNotes> = notes
+            .tables
+            .iter()
+            .filter(|notes| order.tables.iter().any(|table| table.table == notes.table))
+            .collect();
+        let part = !order.whole && chosen.len() < notes.tables.len();
+        let own = part.then(|| contents(&listing, &chosen, |_| true));
+        let total = std::fs::metadata(&order.path).map_or(0, |found| found.len());
+        watch.say("restoring", "", 0, total, "bytes");
+        // Everything before the rows comes whole, because a table may need any type or function.
+        self.restore_into(name, order, "--section=pre-data", None, true, &mut warnings)
+            .await?;
+        self.restore_into(name, order, "--section=data", own.as_deref(), true, &mut warnings)
+            .await?;
+        // Keys of a part name tables that are not there, or hold no rows here.
+        let strict = notes.whole && !part;
+        self.restore_into(name, order, "--section=post-data", own.as_deref(), strict, &mut warnings)
+            .await?;
+        let mut tables = Vec::with_capacity(order.tables.len());
+        for table in &order.tables {
+            watch.say("counting", &table.table.to_string(), 0, 0, "rows");
+            let sql = format!("SELECT count(*) FROM ONLY {}", render::table(&table.table));
+            let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut inside)
+                .await
+                .map_err(statement)?;
+            tables.push(TableCount {
+                table: table.table.clone(),
+                rows: u64::try_from(rows).unwrap_or(0),
+            });
+        }
+        // Nobody is left connected, so that the operator can drop it at once.
+        inside.close().await.map_err(statement)?;
+        Ok(Loaded {
+            place: format!("database {name}"),
+            tables,
+            warnings,
+        })
+    }
+
+    async fn restore_into(
+        &self,
+        database: &str,
+        order: &LoadOrder,
+        section: &str,
+        contents: Option<&str>,
+        strict: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), MaintenanceError> {
+        let mut arguments = vec![
+            section.to_owned(),
+            "--no-owner".to_owned(),
+            "--no-privileges".to_owned(),
+            "--no-password".to_owned(),
+            format!("--dbname={database}"),
+        ];
+        if strict {
+            arguments.push("--exit-on-error".to_owned());
+        }
+        let list = contents.map(list_file).transpose()?;
+        if let Some(list) = &list {
+            arguments.push(path_argument("--use-list=", list.path())?);
+        }
+        arguments.push(path_argument("", &order.path)?);
+        match self.programs.run("pg_restore", Some(database), &arguments).await? {
+            Ok(_) => Ok(()),
+            Err(said) if strict => Err(MaintenanceError::Damaged {
+                problem: format!("pg_restore: {said}"),
+            }),
+            Err(said) => {
+                warnings.push(format!("not everything beside the rows could be made: {said}"));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn table_aside(&self, run: RunId, name: &str, layout: &TableLayout) -> Result<TableName, MaintenanceError> {
+        let mut connection = self.connection().await?;
+        let schema = render::identifier(name);
+        let sql = "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = $1";
+        let comment: Option<String> = sqlx::query_scalar(sql)
+            .bind(name)
+            .fetch_optional(&mut connection)
+            .await
+            .map_err(statement)?;
+        match comment {
+            None => {
+                let comment = mark(run).replace('\'', "''");
+                // One transaction: a schema without its mark would be taken for somebody else's.
+                let sql = format!("BEGIN; CREATE SCHEMA {schema}; COMMENT ON SCHEMA {schema} IS '{comment}'; COMMIT");
+                connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
+            }
+            Some(comment) if comment == mark(run) => {}
+            Some(_) => return Err(taken(&format!("schema {name}"))),
+        }
+        // Tables of the same name may come from several schemas.
+        let own = match layout.table.schema.as_deref() {
+            None | Some("public") => layout.table.name.clone(),
+            Some(other) => format!("{other}_{}", layout.table.name),
+        };
+        let table = TableName {
+            schema: Some(name.to_owned()),
+            name: own.chars().take(63).collect(),
+        };
+        let columns = layout
+            .columns
+            .iter()
+            .map(|(column, type_name)| format!("{} {type_name}", render::identifier(column)))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let create = format!("CREATE TABLE IF NOT EXISTS {} ({columns})", render::table(&table));
+        connection
+            .execute("SET client_min_messages = warning")
+            .await
+            .map_err(statement)?;
+        connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
+        self.idle.put(connection);
+        Ok(table)
+    }
+}

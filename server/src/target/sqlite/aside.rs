@@ -1,0 +1,246 @@
+//! Places beside a target's own tables: a file beside the target's for whole tables, prefixed tables for captured rows. Each carries the
+//! run that made it, so that a later attempt tells what is its own from what is anybody else's.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use dbkeep_engine::{
+    failpoint,
+    model::{RunId, TableCount, TableName},
+    port::{LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
+};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
+
+use super::{
+    SqliteTarget,
+    dump::{check, copy_tables, count, open_file, or_stopped, stoppable},
+    error::statement,
+    render,
+};
+
+/// Bytes copied at a time.
+const BUFFER: usize = 1 << 20;
+/// Table of a scratch file that says which run made it.
+const MARK: &str = "_dbkeep_scratch";
+
+fn io(path: &Path) -> impl Fn(io::Error) -> MaintenanceError + '_ {
+    move |source| MaintenanceError::Io {
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+fn taken(place: impl Into<String>) -> MaintenanceError {
+    MaintenanceError::Place {
+        place: place.into(),
+        problem: "is there already and was not made by this restore; expected another name".to_owned(),
+    }
+}
+
+/// The run that made a scratch file; `None` where it is something else.
+async fn maker(path: &Path) -> Option<String> {
+    let mut connection = open_file(path, true).await.ok()?;
+    let maker = sqlx::query_scalar(AssertSqlSafe(format!("SELECT run_id FROM {MARK}")))
+        .fetch_optional(&mut connection)
+        .await;
+    // Whatever cannot be asked is not ours.
+    maker.ok().flatten()
+}
+
+fn remove_if_there(path: &Path) -> Result<(), MaintenanceError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Copies a file, with a look at `watch` now and then.
+fn copy(from: &Path, to: &Path, watch: &Watch) -> Result<(), MaintenanceError> {
+    let mut reading = File::open(from).map_err(io(from))?;
+    let total = reading.metadata().map_err(io(from))?.len();
+    let mut writing = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)
+        .map_err(io(to))?;
+    let mut buffer = vec![0_u8; BUFFER];
+    let mut done = 0_u64;
+    loop {
+        if watch.stop.is_cancelled() {
+            return Err(MaintenanceError::Stopped);
+        }
+        let read = reading.read(&mut buffer).map_err(io(from))?;
+        if read == 0 {
+            return Ok(());
+        }
+        writing.write_all(&buffer[..read]).map_err(io(to))?;
+        done += read as u64;
+        watch.say("copying", "", done, total, "bytes");
+    }
+}
+
+impl SqliteTarget {
+    /// Where a scratch file of this name is: beside the target's own file.
+    fn file_aside(&self, name: &str) -> PathBuf {
+        self.options.get_filename().with_file_name(format!("{name}.db"))
+    }
+
+    pub(super) async fn drop_file(&self, run: RunId, name: &str) -> Result<(), MaintenanceError> {
+        let path = self.file_aside(name);
+        let unfinished = unfinished(&path, run);
+        // What SQLite may have left beside a file that was being written.
+        for beside in ["", "-journal", "-wal", "-shm"] {
+            let mut file = unfinished.clone().into_os_string();
+            file.push(beside);
+            remove_if_there(Path::new(&file))?;
+        }
+        if fs::symlink_metadata(&path).is_err() {
+            return Ok(());
+        }
+        if maker(&path).await.as_deref() == Some(run.to_string().as_str()) {
+            return remove_if_there(&path);
+        }
+        Err(taken(path.display().to_string()))
+    }
+
+    pub(super) async fn load_file(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {
+        let result = self.fill_file(order, name, watch).await;
+        or_stopped(result, watch)
+    }
+
+    async fn fill_file(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {
+        let run = order.claim.run;
+        self.drop_file(run, name).await?;
+        let path = self.file_aside(name);
+        let unfinished = unfinished(&path, run);
+        let mut source = open_file(&order.path, true).await?;
+        let _stop = stoppable(&mut source, watch).await?;
+        let held = super::dump::tables(&mut source, "main").await?;
+        if let Some(missing) = order.tables.iter().find(|table| !held.contains(&table.table)) {
+            return Err(MaintenanceError::Damaged {
+                problem: format!("it does not hold {}", missing.table),
+            });
+        }
+        if held.len() == order.tables.len() {
+            source.close().await.map_err(statement)?;
+            let (from, to, watching) = (order.path.clone(), unfinished.clone(), watch.clone());
+            let copying = tokio::task::spawn_blocking(move || copy(&from, &to, &watching));
+            copying.await.map_err(|error| io(&unfinished)(io::Error::other(error)))??;
+        } else {
+            let tables: Vec<TableName> = order.tables.iter().map(|table| table.table.clone()).collect();
+            // Rights first: SQLite keeps those of a file that is there.
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&unfinished)
+                .map_err(io(&unfinished))?;
+            drop(source);
+            // Read-only would forbid the file that is attached to be written.
+            let mut source = open_file(&order.path, false).await?;
+            let _stop = stoppable(&mut source, watch).await?;
+            copy_tables(&mut source, &tables, &unfinished, watch).await?;
+        }
+        let mut made = open_file(&unfinished, false).await?;
+        let _stop = stoppable(&mut made, watch).await?;
+        watch.say("checking", "", 0, 0, "pages");
+        check(&mut made).await?;
+        let mut tables = Vec::with_capacity(order.tables.len());
+        for table in &order.tables {
+            tables.push(TableCount {
+                table: table.table.clone(),
+                rows: count(&mut made, "main", &table.table).await?,
+            });
+        }
+        mark(&mut made, run).await?;
+        made.close().await.map_err(statement)?;
+        failpoint!("scratch-made");
+        File::open(&unfinished)
+            .and_then(|file| file.sync_all())
+            .map_err(io(&unfinished))?;
+        // A file that has come meanwhile is somebody else's, and must not be written over.
+        rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            &unfinished,
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::RenameFlags::NOREPLACE,
+        )
+        .map_err(|errno| match errno {
+            rustix::io::Errno::EXIST => taken(path.display().to_string()),
+            other => io(&path)(other.into()),
+        })?;
+        let folder = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(folder).and_then(|file| file.sync_all()).map_err(io(folder))?;
+        Ok(Loaded {
+            place: format!("file {}", path.display()),
+            tables,
+            warnings: Vec::new(),
+        })
+    }
+
+    pub(super) async fn table_aside(&self, run: RunId, name: &str, layout: &TableLayout) -> Result<TableName, MaintenanceError> {
+        let mut connection = self.connection().await?;
+        let table = TableName {
+            schema: None,
+            name: format!("{name}__{}", layout.table.name),
+        };
+        let mark = format!("/* made by dbkeep, restore {run} */");
+        let sql: Option<String> = sqlx::query_scalar("SELECT sql FROM main.sqlite_schema WHERE name = ? COLLATE NOCASE")
+            .bind(&table.name)
+            .fetch_optional(&mut connection)
+            .await
+            .map_err(statement)?;
+        match sql {
+            Some(sql) if sql.contains(&mark) => {}
+            Some(_) => return Err(taken(format!("table {}", table.name))),
+            None => {
+                let columns = layout
+                    .columns
+                    .iter()
+                    .map(|(column, type_name)| format!("{} {}", render::identifier(column), affinity(type_name)))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let create = format!("CREATE TABLE {} ({mark} {columns})", render::table(&table));
+                connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
+            }
+        }
+        self.idle.put(connection);
+        Ok(table)
+    }
+}
+
+/// BLOB leaves every value as it is; a declared type would change some on their way in. The type is kept where it is a plain word that
+/// means the same.
+fn affinity(type_name: &str) -> &'static str {
+    match type_name.to_ascii_uppercase().as_str() {
+        "INTEGER" | "INT" => "INTEGER",
+        "TEXT" => "TEXT",
+        _ => "BLOB",
+    }
+}
+
+fn unfinished(path: &Path, run: RunId) -> PathBuf {
+    path.with_extension(format!("dbkeep-{run}"))
+}
+
+async fn mark(connection: &mut SqliteConnection, run: RunId) -> Result<(), MaintenanceError> {
+    connection
+        .execute(AssertSqlSafe(format!("CREATE TABLE {MARK} (run_id TEXT NOT NULL)")))
+        .await
+        .map_err(statement)?;
+    sqlx::query(AssertSqlSafe(format!("INSERT INTO {MARK} (run_id) VALUES (?)")))
+        .bind(run.to_string())
+        .execute(connection)
+        .await
+        .map_err(statement)?;
+    Ok(())
+}
