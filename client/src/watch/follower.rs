@@ -269,12 +269,12 @@ impl Follower {
                 }
                 Opening::Backup(request) => {
                     let mut service = client.backups().service();
-                    let answer = service.create_backup(Client::prepare(request, None)).await?;
+                    let answer = service.create_backup(client.prepare(request, None)).await?;
                     answer.into_inner().map_ok(|response| response.event).boxed()
                 }
                 Opening::Restore(request) => {
                     let mut service = client.backups().service();
-                    let answer = service.restore_backup(Client::prepare(request, None)).await?;
+                    let answer = service.restore_backup(client.prepare(request, None)).await?;
                     answer.into_inner().map_ok(|response| response.event).boxed()
                 }
                 Opening::Watch(request) => {

@@ -119,8 +119,6 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     /// Tells the supervisor that there is a new run.
     pub(crate) wake: Notify,
-    /// What else goes with a pruned backup, where anything was joined.
-    pub(crate) trash: std::sync::OnceLock<Arc<dyn crate::port::Trash>>,
     /// Tells leases to renew now, which brings a cancel request at once.
     pub(crate) renew: Arc<Notify>,
 }
@@ -177,7 +175,6 @@ impl Engine {
                 feeds,
                 settings,
                 wake: Notify::new(),
-                trash: std::sync::OnceLock::new(),
                 renew: Arc::new(Notify::new()),
             }),
         }

@@ -523,7 +523,7 @@ mod tests {
         let chunk = write(&archive, run, 2, &rows);
         let whole = archive.contents(run, &chunk.file).expect("contents");
         let (header, read) = read_alone(&whole[..]).expect("readable");
-        assert_eq!((header.run, header.batch, read), (run, 1, rows));
+        assert_eq!((header.run, header.batch, read[0].rows.as_slice()), (run, 1, rows.as_slice()));
         for length in 0..whole.len() {
             assert!(
                 matches!(read_alone(&whole[..length]), Err(ChunkError::Damaged { .. })),

@@ -5,14 +5,15 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Engine, backup_of, digest_of, request_id};
+use super::{Engine, TargetEntry, backup_of, digest_of, request_id};
 use crate::{
     EngineError, failpoint,
     model::{
         Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions, RunState,
         StepReport, TableName, Verification,
     },
-    port::{Archive, CreateRun, MaintenanceError, RunFilter, Target, Trash},
+    planner::files::blocking,
+    port::{Archive, CreateRun, FilesError, MaintenanceError, Roots, RunFilter},
 };
 
 /// Most tables that a request may name.
@@ -65,6 +66,26 @@ pub struct PruneOutcome {
     pub freed_bytes: u64,
 }
 
+fn files_error(target: &str) -> impl FnOnce(FilesError) -> EngineError {
+    let target = target.to_owned();
+    |source| EngineError::Files { target, source }
+}
+
+/// Size of the files that a run moved to the trash, bytes.
+async fn set_aside(target: &str, roots: &Roots, run: RunId) -> Result<u64, EngineError> {
+    let mut bytes = 0;
+    for root in roots.values() {
+        let root = Arc::clone(root);
+        let usage = blocking(move || root.usage()).await.map_err(files_error(target))?;
+        bytes += usage
+            .iter()
+            .filter(|usage| usage.run == run)
+            .map(|usage| usage.bytes)
+            .sum::<u64>();
+    }
+    Ok(bytes)
+}
+
 /// What the runs about a backup say of its removal.
 enum Need {
     /// Nobody needs it.
@@ -74,11 +95,6 @@ enum Need {
 }
 
 impl Engine {
-    /// Joins what else goes with a pruned backup. Returns whether nothing was joined before.
-    pub fn join_trash(&self, trash: Arc<dyn Trash>) -> bool {
-        self.context.trash.set(trash).is_ok()
-    }
-
     /// Accepts a backup of tables, or of the whole database where none are named.
     ///
     /// # Errors
@@ -115,6 +131,7 @@ impl Engine {
             request_id,
             request_digest: digest,
             events: Vec::new(),
+            decision: None,
         })
         .await
     }
@@ -209,6 +226,7 @@ impl Engine {
             request_id,
             request_digest: digest,
             events: Vec::new(),
+            decision: None,
         })
         .await
     }
@@ -299,7 +317,6 @@ impl Engine {
                     Need::None => Ok(format!("made {}", run.created_at)),
                 },
             };
-            let trash = self.context.trash.get().cloned();
             let outcome = match reason {
                 Err(reason) => PruneOutcome {
                     backup: backup_of(&run),
@@ -308,9 +325,9 @@ impl Engine {
                     freed_bytes: 0,
                 },
                 Ok(reason) => {
-                    let set_aside = trash.as_ref().map_or(Ok(0), |trash| trash.size(name, run.id))?;
+                    let set_aside = set_aside(name, &entry.roots, run.id).await?;
                     let freed_bytes = run.report.total(|step| step.captured_bytes) + set_aside;
-                    let taken = rule.dry_run || self.prune_one(name, entry.target.as_ref(), &run, trash).await?;
+                    let taken = rule.dry_run || self.prune_one(name, entry, &run).await?;
                     let now = self.context.store.run(run.id).await?.unwrap_or(run);
                     PruneOutcome {
                         backup: backup_of(&now),
@@ -329,28 +346,23 @@ impl Engine {
         Ok(outcomes)
     }
 
-    async fn prune_one(
-        &self,
-        name: &str,
-        target: &dyn Target,
-        run: &Run,
-        trash: Option<Arc<dyn Trash>>,
-    ) -> Result<bool, EngineError> {
+    async fn prune_one(&self, name: &str, entry: &TargetEntry, run: &Run) -> Result<bool, EngineError> {
         if !self.context.store.begin_prune(run.id).await? {
             return Ok(false);
         }
         failpoint!("prune-begun");
-        let (archive, id, place) = (Arc::clone(&self.context.archive), run.id, name.to_owned());
-        let removed = tokio::task::spawn_blocking(move || {
-            remove_files(archive.as_ref(), id)?;
-            trash.map_or(Ok(()), |trash| trash.remove(&place, id))
-        });
+        let (archive, id) = (Arc::clone(&self.context.archive), run.id);
+        let removed = tokio::task::spawn_blocking(move || remove_files(archive.as_ref(), id));
         removed.await.map_err(|error| crate::port::ArchiveError::Io {
             path: run.id.to_string(),
             source: std::io::Error::other(error),
         })??;
+        for root in entry.roots.values() {
+            let root = Arc::clone(root);
+            blocking(move || root.prune(id)).await.map_err(files_error(name))?;
+        }
         failpoint!("prune-files-gone");
-        target.maintenance().forget(run.id).await.map_err(refused(name))?;
+        entry.target.maintenance().forget(run.id).await.map_err(refused(name))?;
         failpoint!("prune-forgotten");
         self.context.store.end_prune(run.id).await?;
         tracing::info!(run = %run.id, target = name, "backup pruned");

@@ -87,19 +87,3 @@ pub trait Archive: Send + Sync {
     /// What the system said.
     fn remove_folder(&self, run: RunId) -> Result<(), ArchiveError>;
 }
-
-/// What else was set aside by a run and goes when its backup is pruned, such as a folder of files that were taken away. Joined to the
-/// engine with [`crate::Engine::join_trash`].
-pub trait Trash: Send + Sync {
-    /// Size of what a run set aside, bytes; 0 where it set nothing aside.
-    ///
-    /// # Errors
-    /// What the system said.
-    fn size(&self, target: &str, run: RunId) -> Result<u64, ArchiveError>;
-
-    /// Removes it for good; what is gone already is no error, so that a removal that was cut short can be repeated.
-    ///
-    /// # Errors
-    /// What the system said.
-    fn remove(&self, target: &str, run: RunId) -> Result<(), ArchiveError>;
-}

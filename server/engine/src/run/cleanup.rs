@@ -153,7 +153,12 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         }
     }
     if attempt.run.options.vacuum {
-        vacuum::after(attempt, selections.steps.iter().map(|selection| selection.table.name.clone())).await?;
+        let touched = selections.steps.iter().filter(|step| step.files.is_none());
+        let touched: Vec<_> = touched
+            .flat_map(planner::Step::tables)
+            .map(|table| table.name.clone())
+            .collect();
+        vacuum::after(attempt, touched).await?;
     }
     Ok(verdict(attempt, out_of_time))
 }

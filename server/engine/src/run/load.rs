@@ -9,10 +9,10 @@ use super::{
     maintain::{act, blocking},
 };
 use crate::{
-    backup::{ChunkError, read_chunk},
+    backup::{ChunkError, Section, read_chunk},
     failpoint,
     model::{BackupRecord, JournalEntry, RestoreMode, RunState, StepState, TableCount, TableName},
-    port::{ArchiveError, LoadOrder, Loaded, SourceMark},
+    port::{ArchiveError, Captured, LoadOrder, Loaded, SourceMark},
 };
 
 /// Journal entries read at a time.
@@ -278,8 +278,11 @@ async fn captured_rows(attempt: &mut Attempt, name: &str) -> Result<Ending, Halt
             for entry in &entries {
                 attempt.boundary()?;
                 match show(attempt, index, entry, name).await? {
-                    Some(table) if !places.contains(&table) => places.push(table),
-                    Some(_) => {}
+                    Some(tables) => tables.into_iter().for_each(|table| {
+                        if !places.contains(&table) {
+                            places.push(table);
+                        }
+                    }),
                     None => left_out += entry.chunk.as_ref().map_or(0, |chunk| chunk.rows),
                 }
             }
@@ -314,13 +317,13 @@ async fn captured_rows(attempt: &mut Attempt, name: &str) -> Result<Ending, Halt
     })
 }
 
-/// Puts the rows of one chunk into their scratch table, whose name is returned; `None` where the chunk is damaged.
-async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &str) -> Result<Option<TableName>, Halt> {
+/// Puts the rows of one chunk into their scratch tables, whose names are returned; `None` where the chunk is damaged.
+async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &str) -> Result<Option<Vec<TableName>>, Halt> {
     let Some(chunk) = entry.chunk.clone() else { return Ok(None) };
     let (archive, reference) = (Arc::clone(&attempt.context.archive), chunk.clone());
     let (run, step, batch) = (entry.run, entry.step, entry.batch);
     let read = tokio::task::spawn_blocking(move || read_chunk(archive.as_ref(), run, step, batch, &reference)).await;
-    let (header, rows) = match read.map_err(|error| Halt::Fail(error.to_string()))? {
+    let sections = match read.map_err(|error| Halt::Fail(error.to_string()))? {
         Ok(read) => read,
         Err(ChunkError::Damaged { problem }) => {
             let message = format!("chunk {}: {problem}; its {} rows were left out", chunk.file, chunk.rows);
@@ -329,25 +332,37 @@ async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &
         }
         Err(ChunkError::Archive(error)) => return Err(error.into()),
     };
-    let mut layout = header.layout();
-    layout.table = attempt
-        .target
-        .maintenance()
-        .scratch_table(attempt.run.id, name, &layout)
-        .await?;
-    let expected = rows.len() as u64;
+    let expected = sections.iter().map(|section| section.rows.len()).sum::<usize>() as u64;
+    // Tables are made outside of the transaction.
+    let mut placed = Vec::with_capacity(sections.len());
+    for Section { mut layout, mut rows } in sections {
+        // To look at are the rows as they were, whatever was done to them.
+        layout.captured = Captured::Deleted;
+        rows.iter_mut().for_each(|row| row.truncate(layout.columns.len()));
+        layout.table = attempt
+            .target
+            .maintenance()
+            .scratch_table(attempt.run.id, name, &layout)
+            .await?;
+        placed.push((layout, rows));
+    }
+    let mut tables = Vec::with_capacity(placed.len());
     let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
-    let restored = transaction.restore(&layout, rows).await?;
-    if restored.rows != expected {
-        transaction.rollback().await;
-        let why = restored
-            .conflicts
-            .first()
-            .map_or(String::new(), |conflict| format!(": {}", conflict.reason));
-        return Err(Halt::Fail(format!(
-            "{} of {expected} rows went into {}{why}",
-            restored.rows, layout.table
-        )));
+    for (layout, rows) in placed {
+        let count = rows.len() as u64;
+        let restored = transaction.restore(&layout, rows).await?;
+        if restored.rows != count {
+            transaction.rollback().await;
+            let why = restored
+                .conflicts
+                .first()
+                .map_or(String::new(), |conflict| format!(": {}", conflict.reason));
+            return Err(Halt::Fail(format!(
+                "{} of {count} rows went into {}{why}",
+                restored.rows, layout.table
+            )));
+        }
+        tables.push(layout.table);
     }
     let shown = JournalEntry {
         run: attempt.run.id,
@@ -357,7 +372,8 @@ async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &
         cursor: entry.batch.to_string(),
         examined: 0,
         matched: expected,
-        affected: restored.rows,
+        affected: expected,
+        along: Vec::new(),
         conflicting: 0,
         chunk: None,
         ..entry.clone()
@@ -367,7 +383,7 @@ async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &
     failpoint!("show-committed");
     let report = &mut attempt.ledger.report.steps[index];
     report.rows_matched += expected;
-    report.rows_affected += restored.rows;
+    report.rows_affected += expected;
     report.batches += 1;
-    Ok(Some(layout.table))
+    Ok(Some(tables))
 }

@@ -281,6 +281,7 @@ impl Load<'_> {
             examined: 0,
             matched: total,
             affected: total,
+            along: Vec::new(),
             conflicting: 0,
             chunk: None,
         };

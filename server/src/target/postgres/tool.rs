@@ -25,6 +25,7 @@ const MAX_SAID: usize = 4_096;
 const VERSION_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What every call of a program needs.
+#[derive(Clone)]
 pub(super) struct Programs {
     folder: Option<PathBuf>,
     environment: Vec<(&'static str, String)>,

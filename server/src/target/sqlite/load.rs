@@ -173,6 +173,7 @@ impl SqliteTarget {
             examined: 0,
             matched: total,
             affected: total,
+            along: Vec::new(),
             conflicting: 0,
             chunk: None,
         };

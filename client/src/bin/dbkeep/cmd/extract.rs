@@ -13,8 +13,9 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use dbkeep_engine::{
-    backup::{ChunkError, read_alone},
+    backup::{ChunkError, Section, read_alone},
     model::{Row, TableName, Value},
+    port::Captured,
 };
 use serde_json::json;
 
@@ -64,6 +65,8 @@ impl Form {
 /// Rows of one table from one chunk.
 struct Part {
     table: TableName,
+    /// What was done to the rows: "deleted", "archived" or "changed".
+    effect: &'static str,
     step: u32,
     batch: u64,
     columns: Vec<String>,
@@ -154,17 +157,27 @@ fn chunk_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 /// What a chunk holds, once all of it was found whole.
 fn parts(path: &Path) -> Result<Vec<Part>, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
-    let (header, rows) = read_alone(file).map_err(|error| match error {
+    let (header, sections) = read_alone(file).map_err(|error| match error {
         ChunkError::Damaged { problem } => problem,
         ChunkError::Archive(error) => error.to_string(),
     })?;
-    Ok(vec![Part {
-        table: header.table,
-        step: header.step,
-        batch: header.batch,
-        columns: header.columns.into_iter().map(|(name, _)| name).collect(),
-        rows,
-    }])
+    let part = |Section { layout, mut rows }| {
+        // Of rows that were changed the new values stand behind the old ones; to be had here are the rows as they were.
+        rows.iter_mut().for_each(|row| row.truncate(layout.columns.len()));
+        Part {
+            table: layout.table,
+            effect: match layout.captured {
+                Captured::Deleted => "deleted",
+                Captured::Archived { .. } => "archived",
+                Captured::Changed { .. } => "changed",
+            },
+            step: header.step,
+            batch: header.batch,
+            columns: layout.columns.into_iter().map(|(name, _)| name).collect(),
+            rows,
+        }
+    };
+    Ok(sections.into_iter().map(part).collect())
 }
 
 /// Where rows go: one stream, or one for each table.
@@ -250,7 +263,7 @@ impl Sink {
                 }
                 Form::Jsonl => {
                     let fields: serde_json::Map<_, _> = part.columns.iter().cloned().zip(row.iter().map(json_value)).collect();
-                    let line = json!({ "table": part.table.to_string(), "step": part.step, "batch": part.batch, "row": fields });
+                    let line = json!({ "table": part.table.to_string(), "effect": part.effect, "step": part.step, "batch": part.batch, "row": fields });
                     stream.writer.write_all(line.to_string().as_bytes())?;
                 }
                 Form::Sql => {

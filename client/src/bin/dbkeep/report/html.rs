@@ -98,6 +98,8 @@ fn heading(run: &proto::Run, is_dry: bool) -> &'static str {
         RunKind::Cleanup => "Cleanup",
         RunKind::Undo => "Undo",
         RunKind::Verify => "Verification",
+        RunKind::Backup => "Backup",
+        RunKind::Restore => "Restore",
         RunKind::Unspecified => "Run",
     }
 }
@@ -116,8 +118,9 @@ fn header(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> Markup {
         ("Rows planned", HumanCount(report.rows_planned).to_string()),
         (
             match run.kind() {
-                RunKind::Undo => "Rows put back",
+                RunKind::Undo | RunKind::Restore => "Rows put back",
                 RunKind::Verify => "Rows proven",
+                RunKind::Backup => "Rows saved",
                 RunKind::Cleanup | RunKind::Unspecified => "Rows deleted",
             },
             HumanCount(report.rows_affected).to_string(),

@@ -124,7 +124,12 @@ impl Course {
                 to: x,
             }),
             Event::Throttled(throttled) => self.throttled(x, throttled),
-            Event::Warning(_) | Event::PlanReady(_) | Event::Approved(_) | Event::LimitsChanged(_) | Event::HistoryLost(_) => {}
+            Event::Warning(_)
+            | Event::PlanReady(_)
+            | Event::Approved(_)
+            | Event::Maintenance(_)
+            | Event::LimitsChanged(_)
+            | Event::HistoryLost(_) => {}
         }
     }
 
