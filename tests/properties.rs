@@ -193,8 +193,7 @@ async fn orphans_hold(world: &World, database: Database, case: &Orphans) -> usiz
         assert_eq!(dump(world, tables).await, before);
         return 0;
     }
-    // SQLite lists as it goes, so that the second window would see who lost a parent in the first.
-    cleans(world, &plan, tables, &expected, batch_rows).await;
+    cleans(world, &plan, tables, &expected, case.batch_rows).await;
     expected.len()
 }
 

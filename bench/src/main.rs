@@ -2,6 +2,7 @@
 //! `docs/BENCHMARKS.md`, with the command. It needs PostgreSQL's programs (`./check tools` brings them) and starts a private
 //! cluster; it talks to loopback only and stops by itself.
 
+mod foreground;
 mod postgres;
 mod report;
 mod server;
@@ -27,19 +28,19 @@ struct Arguments {
 #[derive(Debug, Clone, clap::Args)]
 struct Options {
     /// Rows of the table; a fifth of them are orphans.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, global = true)]
     rows: u64,
     /// Rounds; in each every contender runs once.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, global = true)]
     rounds: u32,
     /// Rows of a batch where the engine runs at full speed.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, global = true)]
     batch: u32,
     /// Seed of the rows.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, global = true)]
     seed: u64,
     /// Only this database.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, global = true)]
     only: Option<Database>,
 }
 
@@ -57,6 +58,8 @@ enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// What the foreground feels while rows are deleted: p99 of single-row statements (PostgreSQL).
+    Foreground(foreground::Load),
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
     Serve {
@@ -73,12 +76,15 @@ async fn main() -> Result<()> {
     if let Some(Command::Serve { data, target }) = &command {
         return server::serve(data, target).await;
     }
-    if let Some(Command::Sets { options }) = command {
+    if let Some(Command::Sets { options }) = &command {
         println!(
             "bench-db sets --rows {} --rounds {} --batch {}",
             options.rows, options.rounds, options.batch
         );
-        return sets::run(&options).await;
+        return sets::run(options).await;
+    }
+    if let Some(Command::Foreground(load)) = command {
+        return foreground::run(&options, &load).await;
     }
     println!(
         "bench-db --rows {} --rounds {} --batch {} --seed {}",

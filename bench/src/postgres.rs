@@ -15,18 +15,23 @@ use crate::{
     server::Server,
 };
 
-const ORPHAN: &str = "c.user_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM users p WHERE p.id = c.user_id)";
+pub(crate) const ORPHAN: &str = "c.user_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM users p WHERE p.id = c.user_id)";
 /// The naive way is quadratic: it is stopped after this time.
 const NAIVE_LIMIT: Duration = Duration::from_secs(60);
 
-struct Bench {
+/// A cluster with a database `prepared`, and the copy of it that is in use.
+pub(crate) struct Bench {
     cluster: PrivatePostgres,
     copies: u32,
 }
 
 impl Bench {
+    pub(crate) fn of(cluster: PrivatePostgres) -> Self {
+        Self { cluster, copies: 0 }
+    }
+
     /// A fresh copy of the prepared database, with nothing left to write from making it.
-    async fn copy(&mut self) -> Result<(String, Db)> {
+    pub(crate) async fn copy(&mut self) -> Result<(String, Db)> {
         self.copies += 1;
         let name = format!("copy_{}", self.copies);
         if self.copies > 1 {
@@ -104,7 +109,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         mut copy_back,
     ] = std::array::from_fn(|_| Series::default());
     let [mut rss, mut throttled] = std::array::from_fn(|_| Series::default());
-    let mut bench = Bench { cluster, copies: 0 };
+    let mut bench = Bench::of(cluster);
     let folder = tempfile::tempdir()?;
     for round in 0..options.rounds {
         let (_, db) = bench.copy().await?;

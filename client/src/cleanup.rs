@@ -272,6 +272,30 @@ impl RunRequest {
         self
     }
 
+    /// Most rows a second, on average; 0, the server's default, is no such limit.
+    pub fn max_rows_per_second(mut self, rows: u32) -> Self {
+        self.options().max_rows_per_second = rows;
+        self
+    }
+
+    /// Share of its time that the run is at work, 1 to 100 percent; the server's default is 50.
+    pub fn duty_cycle_percent(mut self, percent: u32) -> Self {
+        self.options().duty_cycle_percent = Some(percent);
+        self
+    }
+
+    /// Holds the run while a replica is further behind, 1 s to 3600 s; the server's default is 10 s, and at full speed none.
+    pub fn max_replica_lag(mut self, lag: Duration) -> Self {
+        self.options().max_replica_lag = Some(wire_duration(lag));
+        self
+    }
+
+    /// Waits in line where another run holds a table, instead of failing with [`Error::RunAlreadyActive`].
+    pub fn queue(mut self) -> Self {
+        self.options().queue = true;
+        self
+    }
+
     /// Replaces the request id that was made up, to attach to a run that an earlier process may have started. The same id
     /// with the same content starts no second run. 1 to 64 characters.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {

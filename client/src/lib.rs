@@ -78,7 +78,7 @@ pub use crate::{
     discovery::DiscoverRequest,
     error::{Error, FieldViolation},
     retry::RetryPolicy,
-    runs::{RunQuery, Runs, UndoRequest},
+    runs::{LimitsUpdate, RunQuery, Runs, UndoRequest},
     targets::{TargetDetail, Targets},
     watch::{Connection, ReconnectPolicy, RunStream, is_final},
 };

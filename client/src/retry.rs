@@ -2,7 +2,7 @@
 //!
 //! Owns the policy, the backoff and the loop around one call. Only UNAVAILABLE is repeated, and only because every call of
 //! dbkeep is safe to repeat: reads change nothing, PlanCleanup changes no row, CancelRun is idempotent, and the calls that
-//! start a run carry a request id that is the same in every repetition. Called by the service files for unary calls and by
+//! start or steer a run carry a request id that is the same in every repetition. Called by the service files for unary calls and by
 //! `watch.rs` for the opening of streams.
 
 use std::{future::Future, time::Duration};

@@ -1,7 +1,9 @@
-//! `RunService`: looking at runs, following them, stopping them, taking them back.
+//! `RunService`: looking at runs, following them, steering them, stopping them, taking them back.
 //!
 //! Owns the typed methods over its RPCs and the builders of their requests. What happens inside a stream is `watch.rs`.
 //! Made by [`Client::runs`].
+
+mod steering;
 
 use std::time::Duration;
 
@@ -20,7 +22,9 @@ use crate::{
     watch::{Opening, RunStream},
 };
 
-/// Looks at runs, follows them, stops them, and takes them back.
+pub use steering::LimitsUpdate;
+
+/// Looks at runs, follows them, steers them, stops them, and takes them back.
 ///
 /// ```
 /// use dbkeep_client::{RunQuery, proto::RunState};
@@ -256,6 +260,30 @@ impl UndoRequest {
     /// Works without the rests that keep the foreground fast.
     pub fn full_speed(mut self) -> Self {
         self.options().full_speed = true;
+        self
+    }
+
+    /// Most rows a second, on average; 0, the server's default, is no such limit.
+    pub fn max_rows_per_second(mut self, rows: u32) -> Self {
+        self.options().max_rows_per_second = rows;
+        self
+    }
+
+    /// Share of its time that the run is at work, 1 to 100 percent; the server's default is 50.
+    pub fn duty_cycle_percent(mut self, percent: u32) -> Self {
+        self.options().duty_cycle_percent = Some(percent);
+        self
+    }
+
+    /// Holds the run while a replica is further behind, 1 s to 3600 s; the server's default is 10 s, and at full speed none.
+    pub fn max_replica_lag(mut self, lag: Duration) -> Self {
+        self.options().max_replica_lag = Some(wire_duration(lag));
+        self
+    }
+
+    /// Waits in line where another run holds a table, instead of failing with [`Error::RunAlreadyActive`].
+    pub fn queue(mut self) -> Self {
+        self.options().queue = true;
         self
     }
 

@@ -25,7 +25,13 @@ use crate::{connect::Client, error::Error};
 pub fn is_final(state: RunState) -> bool {
     match state {
         RunState::Cancelled | RunState::Succeeded | RunState::PartiallySucceeded | RunState::Failed => true,
-        RunState::Unspecified | RunState::Queued | RunState::Running | RunState::Cancelling | RunState::Interrupted => false,
+        RunState::Unspecified
+        | RunState::Queued
+        | RunState::Running
+        | RunState::Pausing
+        | RunState::Paused
+        | RunState::Cancelling
+        | RunState::Interrupted => false,
     }
 }
 

@@ -43,6 +43,9 @@ pub(crate) enum Call {
     Plan,
     Cancel { request_id: String },
     Approve { principal: Option<String>, deny: bool },
+    Pause { request_id: String },
+    Resume { request_id: String },
+    Limits { request_id: String },
 }
 
 /// How a streaming call is answered.
@@ -300,6 +303,16 @@ impl RunService for Fake {
         }))
     }
 
+    async fn pause_run(&self, request: Request<proto::PauseRunRequest>) -> Result<Response<proto::PauseRunResponse>, Status> {
+        self.unary(Call::Pause {
+            request_id: request.into_inner().request_id,
+        })
+        .await?;
+        Ok(Response::new(proto::PauseRunResponse {
+            run: Some(self.state().run.clone()),
+        }))
+    }
+
     /// Three decisions, two on a page.
     async fn list_decisions(
         &self,
@@ -316,6 +329,29 @@ impl RunService for Fake {
         Ok(Response::new(proto::ListDecisionsResponse {
             decisions: decisions.collect(),
             next_page_token: if first == 0 { "2".into() } else { String::new() },
+        }))
+    }
+
+    async fn resume_run(&self, request: Request<proto::ResumeRunRequest>) -> Result<Response<proto::ResumeRunResponse>, Status> {
+        self.unary(Call::Resume {
+            request_id: request.into_inner().request_id,
+        })
+        .await?;
+        Ok(Response::new(proto::ResumeRunResponse {
+            run: Some(self.state().run.clone()),
+        }))
+    }
+
+    async fn update_run_limits(
+        &self,
+        request: Request<proto::UpdateRunLimitsRequest>,
+    ) -> Result<Response<proto::UpdateRunLimitsResponse>, Status> {
+        self.unary(Call::Limits {
+            request_id: request.into_inner().request_id,
+        })
+        .await?;
+        Ok(Response::new(proto::UpdateRunLimitsResponse {
+            run: Some(self.state().run.clone()),
         }))
     }
 

@@ -13,6 +13,8 @@ mod discover;
 
 mod files;
 
+mod steering;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
@@ -698,10 +700,13 @@ impl Engine {
             source,
             undone_by: None,
             options,
+            limits: options.limits(),
+            waiting: None,
             attempts: 0,
             report,
             last_sequence: 0,
             cancel_reason: None,
+            pause_reason: None,
             created_at: Timestamp::now(),
             started_at: None,
             ended_at: None,
@@ -738,10 +743,23 @@ impl Engine {
                 request_id: request.request_id,
                 run,
             }),
-            Created::Held { run, table } => Err(EngineError::RunAlreadyActive { run, target, table }),
             Created::PlanUsed(run) => Err(EngineError::PlanUsed {
                 plan: request.run.plan,
                 run,
+            }),
+            Created::Held {
+                run,
+                table,
+                state,
+                operations,
+                since,
+            } => Err(EngineError::RunAlreadyActive {
+                run,
+                state,
+                operations,
+                since,
+                target,
+                table,
             }),
         }
     }

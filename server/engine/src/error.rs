@@ -152,11 +152,20 @@ pub enum EngineError {
         /// The first of them.
         finding: Box<Finding>,
     },
-    /// Another run needs the same table.
-    #[error("run {run} holds table {table} of target {target}")]
+    /// Another run has the same table, or is to have it first.
+    #[error(
+        "run {run} ({}, {}, accepted at {since}) {} table {table} of target {target}",
+        operations.join(", "), state.name(), if *state == RunState::Queued { "is next to have" } else { "holds" }
+    )]
     RunAlreadyActive {
         /// That run.
         run: RunId,
+        /// Where it stands.
+        state: RunState,
+        /// Its operations.
+        operations: Vec<String>,
+        /// When it was accepted.
+        since: Timestamp,
         /// The target.
         target: String,
         /// The table.

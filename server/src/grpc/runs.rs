@@ -1,8 +1,8 @@
-//! `RunService`: looking at runs, following them, stopping them, and taking them back. Called by tonic.
+//! `RunService`: looking at runs, following them, steering them, stopping them, and taking them back. Called by tonic.
 
 use dbkeep_engine::{
     Engine,
-    model::{DecisionId, RunId},
+    model::{DecisionId, LimitsPatch, RunId},
 };
 use dbkeep_proto::v1::{self, run_service_server::RunService};
 use tonic::{Request, Response, Status};
@@ -81,6 +81,61 @@ impl RunService for Runs {
         let engine = self.engine.clone();
         let run = detached(async move { engine.cancel(&id, &reason, &caller).await }).await?;
         Ok(Response::new(v1::CancelRunResponse {
+            run: Some(convert::run::run(run)),
+        }))
+    }
+
+    async fn pause_run(&self, request: Request<v1::PauseRunRequest>) -> Result<Response<v1::PauseRunResponse>, Status> {
+        let v1::PauseRunRequest { id, reason, request_id } = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &id, "the id of a run");
+        check.reason(&reason);
+        check.request_id(&request_id);
+        check.finish()?;
+        let engine = self.engine.clone();
+        let run = detached(async move { engine.pause(&request_id, &id, &reason).await }).await?;
+        Ok(Response::new(v1::PauseRunResponse {
+            run: Some(convert::run::run(run)),
+        }))
+    }
+
+    async fn resume_run(&self, request: Request<v1::ResumeRunRequest>) -> Result<Response<v1::ResumeRunResponse>, Status> {
+        let v1::ResumeRunRequest { id, request_id } = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &id, "the id of a run");
+        check.request_id(&request_id);
+        check.finish()?;
+        let engine = self.engine.clone();
+        let run = detached(async move { engine.resume(&request_id, &id).await }).await?;
+        Ok(Response::new(v1::ResumeRunResponse {
+            run: Some(convert::run::run(run)),
+        }))
+    }
+
+    async fn update_run_limits(
+        &self,
+        request: Request<v1::UpdateRunLimitsRequest>,
+    ) -> Result<Response<v1::UpdateRunLimitsResponse>, Status> {
+        let v1::UpdateRunLimitsRequest {
+            id,
+            batch_size,
+            max_rows_per_second,
+            duty_cycle_percent,
+            request_id,
+        } = request.into_inner();
+        let mut check = Check::default();
+        check.present("id", &id, "the id of a run");
+        check.request_id(&request_id);
+        check.finish()?;
+        let patch = LimitsPatch {
+            batch_rows: batch_size,
+            max_rows_per_second,
+            duty_cycle_percent,
+        };
+        let engine = self.engine.clone();
+        // Callers are not authenticated, so that there is no name to note.
+        let run = detached(async move { engine.update_limits(&request_id, &id, patch, "").await }).await?;
+        Ok(Response::new(v1::UpdateRunLimitsResponse {
             run: Some(convert::run::run(run)),
         }))
     }

@@ -287,8 +287,18 @@ fn of_failure(error: EngineError) -> Answer {
             .with("table", &finding.table)
             .with("detail", &finding.detail)
             .with("remediation", &finding.remediation),
-        EngineError::RunAlreadyActive { run, target, table } => Answer::new(Code::Aborted, ErrorReason::RunAlreadyActive, said)
+        EngineError::RunAlreadyActive {
+            run,
+            state,
+            operations,
+            since,
+            target,
+            table,
+        } => Answer::new(Code::Aborted, ErrorReason::RunAlreadyActive, said)
             .with("run", run)
+            .with("state", state.name())
+            .with("operations", operations.join(","))
+            .with("since", since)
             .with("target", target)
             .with("table", table),
         EngineError::RequestIdReused { request_id, run } => Answer::new(Code::AlreadyExists, ErrorReason::RequestIdReused, said)

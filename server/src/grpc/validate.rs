@@ -124,22 +124,47 @@ impl Check {
         if !RunOptions::BATCH_ROWS.contains(&batch_rows) {
             self.refuse("options.batch_size", format!("is {batch_rows}; expected {least} to {most}"));
         }
+        let duty_cycle_percent = self.duty_cycle(&options, defaults.duty_cycle_percent);
         RunOptions {
             dry_run: options.dry_run.unwrap_or(defaults.dry_run),
             batch_rows,
-            max_execution_seconds: options
-                .max_execution_time
-                .map_or(defaults.max_execution_seconds, |time| self.max_execution_time(&time)),
+            max_execution_seconds: options.max_execution_time.map_or(defaults.max_execution_seconds, |time| {
+                self.whole_seconds("options.max_execution_time", &time, RunOptions::MAX_EXECUTION_SECONDS)
+            }),
             full_speed: options.full_speed,
             capture: options.capture,
             stop_on_failure: options.stop_on_failure,
             max_rows: options.max_rows,
             force: options.force,
+            max_rows_per_second: options.max_rows_per_second,
+            duty_cycle_percent,
+            queue: options.queue,
+            max_replica_lag_seconds: options
+                .max_replica_lag
+                .map(|lag| self.whole_seconds("options.max_replica_lag", &lag, RunOptions::MAX_REPLICA_LAG_SECONDS)),
         }
     }
 
-    fn max_execution_time(&mut self, time: &prost_types::Duration) -> u32 {
-        let bounds = RunOptions::MAX_EXECUTION_SECONDS;
+    /// The share of its time that a run is at work; full speed is all of it.
+    fn duty_cycle(&mut self, options: &v1::RunOptions, default: u32) -> u32 {
+        let percent = options.duty_cycle_percent.unwrap_or(default);
+        let (least, most) = (RunOptions::DUTY_CYCLE_PERCENT.start(), RunOptions::DUTY_CYCLE_PERCENT.end());
+        if !RunOptions::DUTY_CYCLE_PERCENT.contains(&percent) {
+            self.refuse(
+                "options.duty_cycle_percent",
+                format!("is {percent}; expected {least} to {most}"),
+            );
+        } else if options.full_speed && options.duty_cycle_percent.is_some_and(|percent| percent < *most) {
+            self.refuse(
+                "options.duty_cycle_percent",
+                format!("is {percent} at full speed; expected {most}, or that one of the two is left away"),
+            );
+        }
+        percent
+    }
+
+    /// A time in whole seconds, within bounds.
+    fn whole_seconds(&mut self, field: &str, time: &prost_types::Duration, bounds: std::ops::RangeInclusive<u32>) -> u32 {
         match u32::try_from(time.seconds) {
             Ok(seconds) if time.nanos == 0 && bounds.contains(&seconds) => seconds,
             _ => {
@@ -149,10 +174,7 @@ impl Check {
                     format!("{} s and {} ns", time.seconds, time.nanos)
                 };
                 let (least, most) = (bounds.start(), bounds.end());
-                self.refuse(
-                    "options.max_execution_time",
-                    format!("is {given}; expected {least} s to {most} s in whole seconds"),
-                );
+                self.refuse(field, format!("is {given}; expected {least} s to {most} s in whole seconds"));
                 *bounds.start()
             }
         }
@@ -219,6 +241,45 @@ mod tests {
             let mut check = Check::default();
             check.options(Some(given), true);
             assert_eq!(fields(check), refused, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn pace_has_bounds_and_one_meaning() {
+        let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        for (duty_cycle_percent, full_speed, max_replica_lag, refused) in [
+            (None, false, None, vec![]),
+            (Some(1), false, seconds(1), vec![]),
+            (Some(100), true, seconds(3_600), vec![]),
+            (None, true, None, vec![]),
+            (
+                Some(0),
+                false,
+                seconds(0),
+                vec!["options.duty_cycle_percent", "options.max_replica_lag"],
+            ),
+            (
+                Some(101),
+                false,
+                seconds(3_601),
+                vec!["options.duty_cycle_percent", "options.max_replica_lag"],
+            ),
+            (Some(50), true, None, vec!["options.duty_cycle_percent"]),
+        ] {
+            let given = v1::RunOptions {
+                duty_cycle_percent,
+                full_speed,
+                max_replica_lag,
+                ..v1::RunOptions::default()
+            };
+            let mut check = Check::default();
+            let options = check.options(Some(given), true);
+            let valid = refused.is_empty();
+            assert_eq!(fields(check), refused, "{given:?}");
+            if valid {
+                let percent = duty_cycle_percent.unwrap_or(if full_speed { 100 } else { 50 });
+                assert_eq!(options.limits().duty_cycle_percent, percent, "{given:?}");
+            }
         }
     }
 

@@ -6,16 +6,16 @@
 use std::collections::BTreeSet;
 
 use dbkeep_engine::{
-    model::{Decision, EventBody, PlanId, Report, ReportStatus, Run, RunId, RunState},
-    port::{Resolved, StoreError, Verdict},
+    model::{Decision, EventBody, PlanId, Report, ReportStatus, Run, RunId, RunState, Waiting},
+    port::{Created, Resolved, StoreError, Verdict},
 };
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{
-    ControlStore, create, decisions,
+    ControlStore, decisions,
     draft::Draft,
     failure::{Failure, corrupt, store_error},
-    rows,
+    queue, rows,
     transaction::{Act, Tx},
 };
 
@@ -149,12 +149,23 @@ impl Act for Resolve {
                 let approvals = u32::try_from(run.approvals.len()).unwrap_or(u32::MAX);
                 let required = run.approvals_required;
                 if approvals >= required {
-                    if let Some((run, table)) = create::held(tx, &run.target, &tables).await? {
-                        return Ok(Resolved::Held { run, table });
+                    match queue::obstacle(tx, &run.target, &tables).await? {
+                        Some(Created::Held {
+                            run: holder,
+                            table,
+                            state,
+                            ..
+                        }) if run.options.queue => {
+                            queue::wait(tx, run.id, &run.target, &tables).await?;
+                            run.state_reason = queue::reason(&Waiting { run: holder, table }, state);
+                        }
+                        Some(held) => return Ok(Resolved::Held(Box::new(held))),
+                        None => {
+                            queue::hold(tx, run.id, &run.target, &tables).await?;
+                            run.state_reason = APPROVED.to_owned();
+                        }
                     }
-                    create::hold(tx, run, &tables).await?;
                     run.approve_until = None;
-                    run.state_reason = APPROVED.to_owned();
                 }
                 sqlx::query("UPDATE runs SET approvals = $2, approve_until_ms = $3 WHERE id = $1")
                     .bind(run.id.to_string())

@@ -3,53 +3,21 @@
 use std::collections::BTreeSet;
 
 use dbkeep_engine::{
-    model::{EventBody, Run, RunId, RunKind, RunState},
+    model::{EventBody, Run, RunKind, RunState, Waiting},
     port::{CreateRun, Created, StoreError},
 };
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::AssertSqlSafe;
 
 use super::{
     approvals, decisions,
     draft::{Draft, captured_rows},
-    failure::{Failure, store_error},
-    rows,
+    failure::Failure,
+    queue, rows,
     transaction::{Act, Tx},
 };
 
 /// Reason of the first state.
 const ACCEPTED: &str = "accepted";
-
-/// The first of these tables that a run holds, and that run.
-pub(super) async fn held(tx: &mut Tx<'_>, target: &str, tables: &BTreeSet<String>) -> Result<Option<(RunId, String)>, Failure> {
-    for table in tables {
-        let row = sqlx::query("SELECT run_id FROM table_holds WHERE target = $1 AND table_name = $2")
-            .bind(rows::text(target))
-            .bind(table)
-            .fetch_optional(&mut *tx.connection)
-            .await?;
-        if let Some(row) = row {
-            let holder: String = row.try_get(0).map_err(|error| store_error(&error))?;
-            let run: RunId = holder
-                .parse()
-                .map_err(|_| super::failure::corrupt(format!("holder {holder:?} of {table}")))?;
-            return Ok(Some((run, table.clone())));
-        }
-    }
-    Ok(None)
-}
-
-/// Gives these tables to a run.
-pub(super) async fn hold(tx: &mut Tx<'_>, run: &Run, tables: &BTreeSet<String>) -> Result<(), Failure> {
-    for table in tables {
-        sqlx::query("INSERT INTO table_holds (target, table_name, run_id) VALUES ($1, $2, $3)")
-            .bind(rows::text(&run.target))
-            .bind(table)
-            .bind(run.id.to_string())
-            .execute(&mut *tx.connection)
-            .await?;
-    }
-    Ok(())
-}
 
 /// Accepts a run.
 pub(super) struct Create {
@@ -75,7 +43,11 @@ impl Create {
 
     /// The run that the same request made before.
     async fn seen(&self, tx: &mut Tx<'_>) -> Result<Option<Created>, Failure> {
-        let sql = format!("SELECT {}, request_digest FROM runs WHERE request_id = $1", rows::RUN);
+        let sql = format!(
+            "SELECT {}, {}, request_digest FROM runs WHERE request_id = $1",
+            rows::RUN,
+            queue::WAITING
+        );
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(rows::text(&self.request.request_id))
             .fetch_optional(&mut *tx.connection)
@@ -96,9 +68,9 @@ impl Create {
         sqlx::query(
             "INSERT INTO runs (id, request_id, request_digest, kind, target, state, state_reason, operations, plan_id, source_id, \
              undone_by, options, attempts, report, captured_rows, first_sequence, last_sequence, cancel_reason, created_ms, \
-             started_ms, ended_ms, verification, verified_ms, started_by, approvals, approvals_required, approve_until_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, 0, $16, $17, $18, $19, $20, $21, \
-             $22, $23, $24, $25)",
+             started_ms, ended_ms, verification, verified_ms, started_by, approvals, approvals_required, approve_until_ms, \
+             limits) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1, 0, $16, $17, $18, $19, $20, $21, \
+             $22, $23, $24, $25, $26)",
         )
         .bind(&id)
         .bind(rows::text(&self.request.request_id))
@@ -125,6 +97,7 @@ impl Create {
         .bind(rows::to_json(&run.approvals)?)
         .bind(i64::from(run.approvals_required))
         .bind(run.approve_until.map(|at| at.as_millisecond()))
+        .bind(rows::to_json(&run.limits)?)
         .execute(&mut *tx.connection)
         .await?;
         for operation in run
@@ -163,29 +136,41 @@ impl Act for Create {
         }
         // People take their time to approve, and nobody should wait for that: such a run gets its tables when they have.
         let holds = waits && asked.approve_until.is_none();
-        if holds && let Some((run, table)) = held(tx, &asked.target, &self.tables).await? {
-            return Ok(Created::Held { run, table });
-        }
+        let obstacle = if holds {
+            queue::obstacle(tx, &asked.target, &self.tables).await?
+        } else {
+            None
+        };
+        let waiting = match obstacle {
+            Some(Created::Held { run, table, state, .. }) if asked.options.queue => Some((Waiting { run, table }, state)),
+            Some(held) => return Ok(held),
+            None => None,
+        };
+        let reason = match &waiting {
+            Some((waiting, state)) => queue::reason(waiting, *state),
+            None if waits && !asked.state_reason.is_empty() => asked.state_reason.clone(),
+            None => ACCEPTED.to_owned(),
+        };
         let queued = Run {
             state: RunState::Queued,
+            state_reason: if waiting.is_some() {
+                reason.clone()
+            } else {
+                asked.state_reason.clone()
+            },
             last_sequence: 0,
             ended_at: None,
             ..asked.clone()
         };
         self.insert(tx, &queued).await?;
         let mut draft = Draft::of_new(queued);
-        let reason = if waits && !asked.state_reason.is_empty() {
-            asked.state_reason.as_str()
-        } else {
-            ACCEPTED
-        };
         draft
             .note(
                 tx,
                 EventBody::StateChanged {
                     from: None,
                     to: RunState::Queued,
-                    reason: reason.to_owned(),
+                    reason,
                     report: None,
                 },
             )
@@ -199,8 +184,10 @@ impl Act for Create {
         if let Some(decision) = &self.request.decision {
             decisions::insert(tx, decision).await?;
         }
-        if holds {
-            hold(tx, asked, &self.tables).await?;
+        if waiting.is_some() {
+            queue::wait(tx, asked.id, &asked.target, &self.tables).await?;
+        } else if holds {
+            queue::hold(tx, asked.id, &asked.target, &self.tables).await?;
         }
         if !waits {
             draft.enter(tx, asked.state, &asked.state_reason).await?;

@@ -29,18 +29,18 @@ impl Dialect {
         }
     }
 
-    /// Locks the selected row until the end of the transaction. An immediate transaction has the whole of SQLite locked.
+    /// Locks the selected row of the table `runs` until the end of the transaction. An immediate transaction has the whole of SQLite locked.
     pub(super) fn lock_row(self) -> &'static str {
         match self {
-            Self::Postgres => "FOR UPDATE",
+            Self::Postgres => "FOR UPDATE OF runs",
             Self::Sqlite => "",
         }
     }
 
-    /// Locks the first row that nobody has locked.
+    /// Locks the first row of the table `runs` that nobody has locked.
     pub(super) fn lock_free_row(self) -> &'static str {
         match self {
-            Self::Postgres => "FOR UPDATE SKIP LOCKED",
+            Self::Postgres => "FOR UPDATE OF runs SKIP LOCKED",
             Self::Sqlite => "",
         }
     }

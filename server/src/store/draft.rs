@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, any::AnyRow};
 use super::{
     events,
     failure::Failure,
+    queue,
     rows::{self, StoredRun},
     transaction::Tx,
 };
@@ -36,7 +37,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Locks a run; `None` where there is none.
     pub(super) async fn lock(tx: &mut Tx<'_>, id: RunId) -> Result<Option<Self>, Failure> {
-        let sql = format!("SELECT {} FROM runs WHERE id = $1 {}", rows::RUN, tx.dialect.lock_row());
+        let sql = format!("{} WHERE id = $1 {}", rows::select_run(), tx.dialect.lock_row());
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(id.to_string())
             .fetch_optional(&mut *tx.connection)
@@ -91,7 +92,7 @@ impl Draft {
         };
     }
 
-    /// Enters a state and says so in the log. A final state frees the tables, and it or `Interrupted` ends the lease.
+    /// Enters a state and says so in the log. A final state frees the tables, and it, `Interrupted` or `Paused` ends the lease.
     ///
     /// # Errors
     /// `Fenced` where the transition table has no such edge.
@@ -113,13 +114,13 @@ impl Draft {
             },
         )
         .await?;
-        if to.is_final() || to == RunState::Interrupted {
+        if to.is_final() || matches!(to, RunState::Interrupted | RunState::Paused) {
             self.lease = Lease::Ended;
         }
         if to.is_final() {
             self.run.ended_at = Some(rows::now());
-            let free = sqlx::query("DELETE FROM table_holds WHERE run_id = $1").bind(self.run.id.to_string());
-            free.execute(&mut *tx.connection).await?;
+            queue::leave(tx, self.run.id).await?;
+            self.run.waiting = None;
         }
         Ok(())
     }
@@ -130,12 +131,13 @@ impl Draft {
         self.first_sequence = events::trim(tx, run.id, self.first_sequence, run.last_sequence).await?;
         let lease = match &self.lease {
             Lease::Kept => String::new(),
-            Lease::Given { .. } => format!(", holder = $12, lease_until_ms = {} + $13", tx.dialect.now_ms()),
+            Lease::Given { .. } => format!(", holder = $14, lease_until_ms = {} + $15", tx.dialect.now_ms()),
             Lease::Ended => ", holder = NULL, lease_until_ms = NULL".to_owned(),
         };
         let sql = format!(
             "UPDATE runs SET state = $2, state_reason = $3, attempts = $4, report = COALESCE($5, report), captured_rows = $6, \
-             first_sequence = $7, last_sequence = $8, cancel_reason = $9, started_ms = $10, ended_ms = $11{lease} WHERE id = $1"
+             first_sequence = $7, last_sequence = $8, cancel_reason = $9, started_ms = $10, ended_ms = $11, pause_reason = $12, \
+             limits = $13{lease} WHERE id = $1"
         );
         let report = if self.report_changed {
             Some(rows::to_json(&run.report)?)
@@ -153,7 +155,9 @@ impl Draft {
             .bind(rows::signed(run.last_sequence))
             .bind(run.cancel_reason.as_deref())
             .bind(run.started_at.map(|at| at.as_millisecond()))
-            .bind(run.ended_at.map(|at| at.as_millisecond()));
+            .bind(run.ended_at.map(|at| at.as_millisecond()))
+            .bind(run.pause_reason.as_deref())
+            .bind(rows::to_json(&run.limits)?);
         if let Lease::Given { holder, term_ms } = &self.lease {
             query = query.bind(rows::text(holder)).bind(*term_ms);
         }

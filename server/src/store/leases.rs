@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use dbkeep_engine::{
-    model::{RunId, RunState},
+    model::{RunId, RunOptions, RunState},
     port::{Grant, Renewal, StoreError},
 };
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::AssertSqlSafe;
 
 use super::{
     draft::{Draft, term_ms},
-    failure::{Failure, store_error},
-    rows,
+    failure::Failure,
+    queue, rows,
     transaction::{Act, Tx},
 };
 
@@ -43,10 +43,11 @@ impl Take {
         };
         // The first condition is the one of the index `runs_living`, word for word.
         let sql = format!(
-            "SELECT {} FROM runs WHERE state IN ('queued', 'running', 'cancelling', 'interrupted') \
-             AND (state IN ('queued', 'interrupted') OR lease_until_ms <= {}) AND approve_until_ms IS NULL {skip} ORDER BY id LIMIT 1 {}",
-            rows::RUN,
+            "{} WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'interrupted') \
+             AND (state IN ('queued', 'interrupted') OR lease_until_ms <= {}) AND approve_until_ms IS NULL AND (state <> 'queued' OR {}) {skip} ORDER BY id LIMIT 1 {}",
+            rows::select_run(),
             tx.dialect.now_ms(),
+            queue::UNOBSTRUCTED,
             tx.dialect.lock_free_row()
         );
         let query = self
@@ -65,19 +66,27 @@ impl Act for Take {
         let Some(mut draft) = self.find(tx).await? else {
             return Ok(None);
         };
-        if matches!(draft.run.state, RunState::Running | RunState::Cancelling) {
+        if draft.run.state.is_held() {
             draft
                 .enter(tx, RunState::Interrupted, "the lease of its server lapsed")
                 .await?;
         }
         draft.run.attempts += 1;
         draft.run.started_at.get_or_insert_with(rows::now);
-        let attempt = format!("attempt {}", draft.run.attempts);
+        let waited = queue::promote(tx, draft.run.id).await?;
+        let attempt = format!(
+            "attempt {}{}",
+            draft.run.attempts,
+            if waited { ", its turn has come" } else { "" }
+        );
         draft.enter(tx, RunState::Running, &attempt).await?;
         // Somebody asked before the last attempt came to a boundary. Only a cancelling run may end as cancelled, and this
         // attempt is here to bring it there: the target has to learn of its fence before anybody may say that nothing runs.
         if let Some(reason) = draft.run.cancel_reason.clone() {
             draft.enter(tx, RunState::Cancelling, &reason).await?;
+        } else if let Some(reason) = draft.run.pause_reason.clone() {
+            // As little is known of what the last attempt did; this one pauses when it has read that.
+            draft.enter(tx, RunState::Pausing, &reason).await?;
         }
         draft.give(&self.holder, self.term);
         let fence = u64::from(draft.run.attempts);
@@ -109,8 +118,8 @@ impl Act for Prolong {
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Renewal, Failure> {
         // A lease that lapsed is still this attempt's while nobody else has claimed the run.
         let sql = format!(
-            "UPDATE runs SET lease_until_ms = {} + $3 WHERE id = $1 AND attempts = $2 AND state IN ('running', 'cancelling') \
-             RETURNING cancel_reason",
+            "UPDATE runs SET lease_until_ms = {} + $3 WHERE id = $1 AND attempts = $2 AND state IN ('running', 'pausing', 'cancelling') \
+             RETURNING cancel_reason, pause_reason, options, limits",
             tx.dialect.now_ms()
         );
         let query = sqlx::query(AssertSqlSafe(sql))
@@ -120,8 +129,13 @@ impl Act for Prolong {
         // All rows rather than one: SQLite ends a statement when it is stepped to its end.
         let rows = query.fetch_all(&mut *tx.connection).await?;
         let row = rows.first().ok_or(StoreError::Fenced)?;
+        let options: String = rows::column_of(row, "options")?;
+        let options: RunOptions = rows::from_json(&options, || format!("options of run {}", self.run))?;
+        let limits: Option<String> = rows::column_of(row, "limits")?;
         Ok(Renewal {
-            cancel_reason: row.try_get(0).map_err(|error| store_error(&error))?,
+            cancel_reason: rows::column_of(row, "cancel_reason")?,
+            pause_reason: rows::column_of(row, "pause_reason")?,
+            limits: rows::limits_of(limits.as_deref(), options, self.run)?,
         })
     }
 }
@@ -134,7 +148,7 @@ impl Act for ReleaseAll {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
         // The beginning of time lapses whatever the clock does next.
-        sqlx::query("UPDATE runs SET lease_until_ms = 0 WHERE state IN ('running', 'cancelling')")
+        sqlx::query("UPDATE runs SET lease_until_ms = 0 WHERE state IN ('running', 'pausing', 'cancelling')")
             .execute(&mut *tx.connection)
             .await?;
         Ok(())

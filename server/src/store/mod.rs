@@ -9,7 +9,8 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `leases`, `updates`, `events`, `approvals` and `decisions` have the SQL; `draft` is a
+//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals` and
+//! `decisions` have the SQL; `draft` is a
 //! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
@@ -23,8 +24,10 @@ mod failure;
 mod leases;
 mod open;
 mod plans;
+mod queue;
 mod rows;
 mod runs;
+mod steering;
 mod transaction;
 mod updates;
 
@@ -34,8 +37,8 @@ use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Decision, DecisionId, Event, Plan, PlanId, Run, RunId},
     port::{
-        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Renewal, Resolved, RunFilter, Store, StoreError, Update,
-        Verdict,
+        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Renewal, Resolved, RunFilter, SteerRequest, Steered, Store,
+        StoreError, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -133,6 +136,10 @@ impl Store for ControlStore {
 
     async fn request_cancel(&self, run: RunId, reason: &str) -> Result<Option<Run>, StoreError> {
         self.write(updates::Cancel::new(run, reason)).await
+    }
+
+    async fn steer(&self, request: &SteerRequest) -> Result<Steered, StoreError> {
+        self.write(steering::Record::new(request)).await
     }
 
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError> {

@@ -3,7 +3,7 @@
 use std::{fmt::Display, str::FromStr};
 
 use dbkeep_engine::{
-    model::{Event, PlanId, Run, RunId, RunKind, RunState, Verification},
+    model::{Event, PlanId, Run, RunId, RunKind, RunLimits, RunOptions, RunState, Verification},
     port::StoreError,
 };
 use jiff::Timestamp;
@@ -11,12 +11,20 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Any, Decode, Row, Type, any::AnyRow};
 use uuid::Uuid;
 
-use super::failure::{corrupt, store_error};
+use super::{
+    failure::{corrupt, store_error},
+    queue,
+};
 
-/// The columns that [`stored_run`] reads.
-pub(super) const RUN: &str = "id, kind, target, state, state_reason, operations, plan_id, source_id, undone_by, options, attempts, \
-     report, first_sequence, last_sequence, cancel_reason, created_ms, started_ms, ended_ms, verification, verified_ms, \
+/// The columns of the table `runs` that [`stored_run`] reads; with [`queue::WAITING`].
+pub(super) const RUN: &str = "id, kind, target, state, state_reason, operations, plan_id, source_id, undone_by, options, limits, attempts, \
+     report, first_sequence, last_sequence, cancel_reason, pause_reason, created_ms, started_ms, ended_ms, verification, verified_ms, \
      started_by, approvals, approvals_required, approve_until_ms";
+
+/// `SELECT` of those columns from the table `runs`; conditions follow.
+pub(super) fn select_run() -> String {
+    format!("SELECT {RUN}, {} FROM runs", queue::WAITING)
+}
 
 /// A run with what only the store needs to know of it.
 pub(super) struct StoredRun {
@@ -38,6 +46,8 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
     let state: String = column_of(row, "state")?;
     let verification: String = column_of(row, "verification")?;
     let verified_at = stamp("verified_ms")?;
+    let options: RunOptions = from_json(&options, options_place)?;
+    let limits: Option<String> = column_of(row, "limits")?;
     let run = Run {
         id,
         kind: kind_of(&kind).ok_or_else(|| corrupt(format!("kind {kind:?} of run {id}")))?,
@@ -48,11 +58,14 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
         plan: PlanId(parsed::<Uuid>(row, "plan_id")?),
         source: optional_id(row, "source_id")?,
         undone_by: optional_id(row, "undone_by")?,
-        options: from_json(&options, options_place)?,
+        options,
+        limits: limits_of(limits.as_deref(), options, id)?,
+        waiting: queue::waiting(row)?,
         attempts: unsigned(column_of(row, "attempts")?, id)?,
         report: from_json(&report, report_place)?,
         last_sequence: unsigned(column_of(row, "last_sequence")?, id)?,
         cancel_reason: column_of(row, "cancel_reason")?,
+        pause_reason: column_of(row, "pause_reason")?,
         created_at: timestamp(column_of(row, "created_ms")?, id)?,
         started_at: stamp("started_ms")?,
         ended_at: stamp("ended_ms")?,
@@ -67,6 +80,14 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
         run,
         first_sequence: unsigned(column_of(row, "first_sequence")?, id)?,
     })
+}
+
+/// Limits in effect: what was stored, or, of a run that is older than that column, those of its options.
+pub(super) fn limits_of(stored: Option<&str>, options: RunOptions, run: RunId) -> Result<RunLimits, StoreError> {
+    match stored {
+        Some(json) => from_json(json, || format!("limits of run {run}")),
+        None => Ok(options.limits()),
+    }
 }
 
 /// Reads an event from the columns `sequence`, `at_ms` and `body`; `None` where they are NULL.
@@ -116,7 +137,8 @@ pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn timestamp(ms: i64, run: RunId) -> Result<Timestamp, StoreError> {
+/// An instant of a run.
+pub(super) fn timestamp(ms: i64, run: RunId) -> Result<Timestamp, StoreError> {
     Timestamp::from_millisecond(ms).map_err(|error| corrupt(format!("time {ms} of run {run}: {error}")))
 }
 
@@ -153,7 +175,7 @@ fn kind_of(name: &str) -> Option<RunKind> {
         .find(|kind| kind_name(*kind) == name)
 }
 
-fn state_of(name: &str) -> Option<RunState> {
+pub(super) fn state_of(name: &str) -> Option<RunState> {
     RunState::ALL.into_iter().find(|state| state.name() == name)
 }
 

@@ -89,7 +89,7 @@ fn bind(sql: String, values: Vec<Value>) -> Query<'static, Any, AnyArguments> {
 
 impl ControlStore {
     pub(super) async fn read_run(&self, id: RunId) -> Result<Option<Run>, StoreError> {
-        let sql = format!("SELECT {} FROM runs WHERE id = $1", rows::RUN);
+        let sql = format!("{} WHERE id = $1", rows::select_run());
         let row = self
             .read(
                 sqlx::query(AssertSqlSafe(sql))
@@ -103,11 +103,7 @@ impl ControlStore {
     pub(super) async fn read_runs(&self, filter: &RunFilter, before: Option<RunId>, limit: u32) -> Result<Vec<Run>, StoreError> {
         let mut conditions = Conditions::of(filter, before);
         let limit = conditions.placeholder(Value::Number(i64::from(limit)));
-        let sql = format!(
-            "SELECT {} FROM runs {} ORDER BY id DESC LIMIT {limit}",
-            rows::RUN,
-            conditions.text()
-        );
+        let sql = format!("{} {} ORDER BY id DESC LIMIT {limit}", rows::select_run(), conditions.text());
         let found = self.read(bind(sql, conditions.values).fetch_all(&self.pool)).await?;
         found
             .iter()

@@ -60,8 +60,7 @@ impl Act for Apply {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Vec<Event>, Failure> {
         let mut draft = Draft::lock(tx, self.run).await?.ok_or(StoreError::Fenced)?;
-        let holds =
-            u64::from(draft.run.attempts) == self.fence && matches!(draft.run.state, RunState::Running | RunState::Cancelling);
+        let holds = u64::from(draft.run.attempts) == self.fence && draft.run.state.is_held();
         if !holds {
             return Err(Failure::Store(StoreError::Fenced));
         }
@@ -104,18 +103,19 @@ impl Act for Cancel {
             return Ok(None);
         };
         let to = match draft.run.state {
-            // Nothing was done, so that there is no boundary to wait for.
-            RunState::Queued => RunState::Cancelled,
+            // Nothing is in flight, so that there is no boundary to wait for.
+            RunState::Queued | RunState::Paused => RunState::Cancelled,
             RunState::Interrupted => {
                 // Its last COMMIT may have taken effect unheard: the next attempt reads what it did, then ends it.
                 draft.run.cancel_reason = Some(self.reason.clone());
                 return Ok(Some(draft.save(tx).await?.0));
             }
-            RunState::Running => RunState::Cancelling,
+            RunState::Running | RunState::Pausing => RunState::Cancelling,
             // Asked already, or too late.
             _ => return Ok(Some(draft.run)),
         };
         draft.run.cancel_reason = Some(self.reason.clone());
+        draft.run.pause_reason = None;
         if to.is_final() {
             let mut report = draft.run.report.clone();
             report.close(to, &self.reason);

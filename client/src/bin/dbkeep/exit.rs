@@ -69,6 +69,8 @@ impl Exit {
             | RunState::Unspecified
             | RunState::Queued
             | RunState::Running
+            | RunState::Pausing
+            | RunState::Paused
             | RunState::Cancelling
             | RunState::Interrupted => Self::Success,
         }

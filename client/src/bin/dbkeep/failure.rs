@@ -145,7 +145,9 @@ fn hint(error: &Error) -> Option<String> {
         Error::FindingsUnconfirmed { .. } => {
             "review it (dbkeep plan OPERATION..) and run with the plan's token, or give --force".to_owned()
         }
-        Error::RunAlreadyActive { run, .. } => format!("follow it: dbkeep runs watch {run}; stop it: dbkeep runs cancel {run}"),
+        Error::RunAlreadyActive { run, .. } => {
+            format!("follow it: dbkeep runs watch {run}; stop it: dbkeep runs cancel {run}; wait in line for it: --queue")
+        }
         Error::RunState { allowed, .. } if !allowed.is_empty() => format!("allowed in: {}", allowed.join(", ")),
         Error::RequestIdReused { run, .. } => format!("the first call started run {run}"),
         Error::NothingCaptured { .. } => "its operation declares no backup, or it deleted nothing".to_owned(),
@@ -201,12 +203,12 @@ mod tests {
             [
                 "error: run r1 holds table logs (RUN_ALREADY_ACTIVE)",
                 "  options.batch_size: 1 to 10000",
-                "hint: follow it: dbkeep runs watch r1; stop it: dbkeep runs cancel r1",
+                "hint: follow it: dbkeep runs watch r1; stop it: dbkeep runs cancel r1; wait in line for it: --queue",
             ]
         );
         assert_eq!(
             serde_json::to_string(&Failure { error: detail }).unwrap(),
-            r#"{"error":{"message":"run r1 holds table logs","reason":"RUN_ALREADY_ACTIVE","violations":[{"field":"options.batch_size","expected":"1 to 10000"}],"retry_after_seconds":null,"hint":"follow it: dbkeep runs watch r1; stop it: dbkeep runs cancel r1","exit_code":4}}"#
+            r#"{"error":{"message":"run r1 holds table logs","reason":"RUN_ALREADY_ACTIVE","violations":[{"field":"options.batch_size","expected":"1 to 10000"}],"retry_after_seconds":null,"hint":"follow it: dbkeep runs watch r1; stop it: dbkeep runs cancel r1; wait in line for it: --queue","exit_code":4}}"#
         );
     }
 

@@ -73,9 +73,10 @@ pub(crate) async fn follow(
     view.finish();
     let run = stream.finish().await?;
     if session.output.is_json() {
-        session.output.json(&Line::Run {
+        let run_line = Line::Run {
             run: Box::new((&run).into()),
-        })?;
+        };
+        session.output.json(&run_line)?;
         return Ok(Exit::of_state(run.state()));
     }
     table::report(&run, &session.output)?;

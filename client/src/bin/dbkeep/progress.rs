@@ -228,6 +228,31 @@ impl Lines {
                 )
             }
             Event::Warning(warning) => paint(Tone::Warn, &format!("warning {}: {}", warning.code, warning.message)),
+            Event::LimitsChanged(change) => {
+                let by = if change.principal.is_empty() {
+                    String::new()
+                } else {
+                    format!(" by {}", change.principal)
+                };
+                let words = |limits: Option<&proto::RunLimits>| limits.map_or_else(|| "-".to_owned(), table::limits);
+                format!(
+                    "limits changed{by}: {} (before: {})",
+                    paint(Tone::Strong, &words(change.after.as_ref())),
+                    words(change.before.as_ref())
+                )
+            }
+            // Every run with the default pace rests; the progress says so.
+            Event::Throttled(slowdown) if slowdown.reason == "DUTY_CYCLE" => return None,
+            Event::Throttled(slowdown) if slowdown.cleared => {
+                paint(Tone::Good, &format!("no longer slowed by {}", slowdown.reason))
+            }
+            Event::Throttled(slowdown) => paint(
+                Tone::Warn,
+                &format!(
+                    "slowed by {}: {} (threshold {})",
+                    slowdown.reason, slowdown.value, slowdown.threshold
+                ),
+            ),
             Event::HistoryLost(lost) => {
                 let text = format!("events before number {} are no longer kept", lost.first_available_sequence);
                 paint(Tone::Warn, &text)
@@ -252,7 +277,7 @@ impl Lines {
         if let Some(throttle) = &progress.throttle {
             let word = match throttle.reason.as_str() {
                 "DUTY_CYCLE" => "resting",
-                "RETRY" => "trying again",
+                "REPLICA_LAG" => "waiting for a replica",
                 other => other,
             };
             text.push_str(&self.output.paint_note(Tone::Dim, &format!("  {word} ({})", throttle.value)));
@@ -390,6 +415,40 @@ mod tests {
         assert_eq!(
             line(Event::StateChanged(change)).unwrap(),
             "run r1 interrupted: server stops; it will go on"
+        );
+        let slowdown = |reason: &str, cleared| {
+            Event::Throttled(proto::Throttled {
+                reason: reason.into(),
+                value: "12.4 s behind (replica eu2)".into(),
+                threshold: "10 s".into(),
+                cleared,
+            })
+        };
+        assert_eq!(
+            line(slowdown("REPLICA_LAG", false)).unwrap(),
+            "slowed by REPLICA_LAG: 12.4 s behind (replica eu2) (threshold 10 s)"
+        );
+        assert_eq!(
+            line(slowdown("REPLICA_LAG", true)).unwrap(),
+            "no longer slowed by REPLICA_LAG"
+        );
+        assert_eq!(line(slowdown("DUTY_CYCLE", false)), None);
+        let limits = |batch_size, max_rows_per_second, duty_cycle_percent| {
+            Some(proto::RunLimits {
+                batch_size,
+                max_rows_per_second,
+                duty_cycle_percent,
+            })
+        };
+        let changed = proto::LimitsChanged {
+            principal: "anna".into(),
+            before: limits(1_000, 0, 50),
+            after: limits(200, 5_000, 100),
+        };
+        assert_eq!(
+            line(Event::LimitsChanged(changed)).unwrap(),
+            "limits changed by anna: batches of 200 rows, full speed, at most 5,000 rows/s \
+             (before: batches of 1,000 rows, at work 50 % of the time)"
         );
         let lost = proto::HistoryLost {
             first_available_sequence: 9,

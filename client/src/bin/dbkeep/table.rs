@@ -45,7 +45,12 @@ pub(crate) fn state_tone(state: RunState) -> Tone {
     match state {
         RunState::Succeeded => Tone::Good,
         RunState::Failed => Tone::Bad,
-        RunState::PartiallySucceeded | RunState::Cancelled | RunState::Cancelling | RunState::Interrupted => Tone::Warn,
+        RunState::PartiallySucceeded
+        | RunState::Cancelled
+        | RunState::Cancelling
+        | RunState::Interrupted
+        | RunState::Pausing
+        | RunState::Paused => Tone::Warn,
         RunState::Running | RunState::Queued | RunState::Unspecified => Tone::Strong,
     }
 }
@@ -53,6 +58,19 @@ pub(crate) fn state_tone(state: RunState) -> Tone {
 /// A run's state in words.
 pub(crate) fn state(state: RunState) -> String {
     json::run_state(state).replace('_', " ")
+}
+
+/// Limits of a run in words.
+pub(crate) fn limits(limits: &proto::RunLimits) -> String {
+    let rate = match limits.max_rows_per_second {
+        0 => String::new(),
+        rows => format!(", at most {}/s", self::rows(rows.into())),
+    };
+    let duty = match limits.duty_cycle_percent {
+        100 => "full speed".to_owned(),
+        percent => format!("at work {percent} % of the time"),
+    };
+    format!("batches of {}, {duty}{rate}", rows(limits.batch_size.into()))
 }
 
 /// Prints a plan: what would go, findings, up to `samples` rows of each step, and how to run it.

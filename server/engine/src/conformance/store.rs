@@ -9,6 +9,8 @@ mod claims;
 mod ladder;
 mod listing;
 mod logs;
+mod queue;
+mod steering;
 mod updates;
 
 use std::{sync::Arc, time::Duration};
@@ -90,6 +92,18 @@ where
         cancelling::an_ended_run_stays_as_it_is,
         cancelling::a_request_races_with_the_end,
         cancelling::a_request_is_not_overwritten,
+        queue::a_run_waits_in_line_for_its_tables,
+        queue::nobody_overtakes,
+        queue::who_leaves_the_line_frees_it,
+        queue::many_waiters_get_the_table_one_by_one,
+        steering::a_running_run_pauses_at_its_boundary,
+        steering::a_paused_run_keeps_its_tables_and_its_place,
+        steering::a_pause_is_taken_back_before_the_boundary,
+        steering::a_pause_outlives_the_attempt,
+        steering::a_paused_run_is_cancelled_at_once,
+        steering::limits_change_for_good,
+        steering::a_request_steers_once,
+        steering::ended_runs_are_not_steered,
         listing::runs_are_listed_newest_first,
         listing::filters_are_exact_and_combine,
         listing::runs_with_captured_rows_are_found,
@@ -246,6 +260,10 @@ fn report(captured: u64) -> Report {
 
 /// A cleanup of the target, to be queued.
 fn run(target: &str) -> Run {
+    let options = RunOptions {
+        dry_run: false,
+        ..RunOptions::default()
+    };
     Run {
         id: RunId::new(),
         kind: RunKind::Cleanup,
@@ -256,14 +274,14 @@ fn run(target: &str) -> Run {
         plan: PlanId(Uuid::now_v7()),
         source: None,
         undone_by: None,
-        options: RunOptions {
-            dry_run: false,
-            ..RunOptions::default()
-        },
+        options,
+        limits: options.limits(),
+        waiting: None,
         attempts: 0,
         report: report(0),
         last_sequence: 0,
         cancel_reason: None,
+        pause_reason: None,
         created_at: now(),
         started_at: None,
         ended_at: None,

@@ -17,7 +17,7 @@ use crate::{
     EngineError,
     engine::{CleanupRequest, Context, Engine},
     model::{Act, Approval, Caller, Decision, Plan, Run, RunState},
-    port::{Resolved, Verdict},
+    port::{Created, Resolved, StoreError, Verdict},
     rule::Severity,
     run::tables_of,
 };
@@ -168,11 +168,23 @@ impl Engine {
         match self.context.store.resolve(run.id, verdict, decision).await? {
             Resolved::Taken(run) => Ok(run),
             Resolved::NotWaiting(run) => Err(wrong_state(&run)),
-            Resolved::Held { run: holder, table } => Err(EngineError::RunAlreadyActive {
-                run: holder,
-                target: run.target.clone(),
-                table,
-            }),
+            Resolved::Held(held) => match *held {
+                Created::Held {
+                    run: holder,
+                    table,
+                    state,
+                    operations,
+                    since,
+                } => Err(EngineError::RunAlreadyActive {
+                    run: holder,
+                    state,
+                    operations,
+                    since,
+                    target: run.target.clone(),
+                    table,
+                }),
+                other => Err(EngineError::Store(StoreError::Corrupt(format!("an approval met {other:?}")))),
+            },
             Resolved::Unknown => Err(EngineError::UnknownRun { id: run.id.to_string() }),
         }
     }

@@ -61,6 +61,9 @@ impl Engine {
             if let Some(active) = page.iter().find(|active| active.source == Some(run)) {
                 return Err(EngineError::RunAlreadyActive {
                     run: active.id,
+                    state: active.state,
+                    operations: active.operations.clone(),
+                    since: active.created_at,
                     target: active.target.clone(),
                     table: format!("the trash of run {run}"),
                 });

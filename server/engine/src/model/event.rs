@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     decision::Approval,
     plan::PlanId,
-    run::{Report, RunId, RunState, StepReport, Warning},
+    run::{Report, RunId, RunLimits, RunState, StepReport, Warning},
 };
 
 /// Why a run is slower than it could be.
@@ -16,6 +16,19 @@ pub struct Throttle {
     pub reason: String,
     /// The measured value that led to it.
     pub value: String,
+}
+
+/// Something that began to slow a run, or no longer does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slowdown {
+    /// Stable name in capitals.
+    pub reason: String,
+    /// The measured value, with its unit.
+    pub value: String,
+    /// The value from which on the reason holds.
+    pub threshold: String,
+    /// Whether it no longer slows the run.
+    pub cleared: bool,
 }
 
 /// How far a run is.
@@ -114,6 +127,17 @@ pub enum EventBody {
         /// Approvals that it needs.
         required: u32,
     },
+    /// Somebody changed the limits.
+    LimitsChanged {
+        /// Who; empty where callers are not authenticated.
+        principal: String,
+        /// Limits until then.
+        before: RunLimits,
+        /// Limits from the next boundary on.
+        after: RunLimits,
+    },
+    /// Something began to slow the run, or no longer does.
+    Throttled(Slowdown),
 }
 
 /// One entry of a run's event log.

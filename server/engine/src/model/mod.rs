@@ -16,11 +16,14 @@ pub mod value;
 
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
-pub use event::{Event, EventBody, Progress, Throttle};
+pub use event::{Event, EventBody, Progress, Slowdown, Throttle};
 pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
-pub use run::{Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, Warning};
+pub use run::{
+    LimitsPatch, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport, StepState, Waiting,
+    Warning,
+};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};
 pub use target::{Capability, EngineKind, TargetStatus};

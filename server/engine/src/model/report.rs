@@ -231,7 +231,12 @@ impl Report {
             RunState::Succeeded => Some(ReportStatus::Success),
             RunState::PartiallySucceeded | RunState::Cancelled => Some(ReportStatus::PartialSuccess),
             RunState::Failed => Some(ReportStatus::Failed),
-            RunState::Queued | RunState::Running | RunState::Cancelling | RunState::Interrupted => None,
+            RunState::Queued
+            | RunState::Running
+            | RunState::Pausing
+            | RunState::Paused
+            | RunState::Cancelling
+            | RunState::Interrupted => None,
         };
     }
 

@@ -60,6 +60,10 @@ pub enum RunState {
     Queued,
     /// A server holds its lease.
     Running,
+    /// Will pause at the next batch boundary.
+    Pausing,
+    /// Nobody works on it until somebody resumes it. Nothing of it is in flight.
+    Paused,
     /// Will end at the next batch boundary.
     Cancelling,
     /// Ended because somebody asked.
@@ -76,9 +80,11 @@ pub enum RunState {
 
 impl RunState {
     /// Every state.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Queued,
         Self::Running,
+        Self::Pausing,
+        Self::Paused,
         Self::Cancelling,
         Self::Cancelled,
         Self::Interrupted,
@@ -96,12 +102,20 @@ impl RunState {
         )
     }
 
+    /// Whether a server holds its lease.
+    #[must_use]
+    pub fn is_held(self) -> bool {
+        matches!(self, Self::Running | Self::Pausing | Self::Cancelling)
+    }
+
     /// Name in stores and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
@@ -112,8 +126,10 @@ impl RunState {
     }
 }
 
-/// How a run works. Bounds are the platform's.
+/// How a run works. Bounds are the platform's. What is not there in a stored value was not known when it was written, and has
+/// its default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunOptions {
     /// Stop after planning.
     pub dry_run: bool,
@@ -136,6 +152,14 @@ pub struct RunOptions {
     /// Take findings of level WARN that nobody has confirmed otherwise.
     #[serde(default)]
     pub force: bool,
+    /// Most rows a second; 0 for no such limit.
+    pub max_rows_per_second: u32,
+    /// Share of its time that the run is at work, percent; without effect at full speed.
+    pub duty_cycle_percent: u32,
+    /// Wait in line where another run holds a table.
+    pub queue: bool,
+    /// A replica that is further behind makes the run wait, seconds; `None` for the default.
+    pub max_replica_lag_seconds: Option<u32>,
 }
 
 impl RunOptions {
@@ -143,6 +167,20 @@ impl RunOptions {
     pub const BATCH_ROWS: std::ops::RangeInclusive<u32> = 1..=10_000;
     /// Allowed time limits, seconds.
     pub const MAX_EXECUTION_SECONDS: std::ops::RangeInclusive<u32> = 60..=7_200;
+    /// Allowed duty cycles, percent.
+    pub const DUTY_CYCLE_PERCENT: std::ops::RangeInclusive<u32> = 1..=100;
+    /// Allowed limits for replicas, seconds.
+    pub const MAX_REPLICA_LAG_SECONDS: std::ops::RangeInclusive<u32> = 1..=3_600;
+
+    /// The limits that a run begins with.
+    #[must_use]
+    pub fn limits(&self) -> RunLimits {
+        RunLimits {
+            batch_rows: self.batch_rows,
+            max_rows_per_second: self.max_rows_per_second,
+            duty_cycle_percent: if self.full_speed { 100 } else { self.duty_cycle_percent },
+        }
+    }
 }
 
 impl Default for RunOptions {
@@ -156,8 +194,64 @@ impl Default for RunOptions {
             stop_on_failure: false,
             max_rows: None,
             force: false,
+            max_rows_per_second: 0,
+            // Measured: rests as long as the batches keep the foreground's p99 where it is when nothing runs.
+            duty_cycle_percent: 50,
+            queue: false,
+            max_replica_lag_seconds: None,
         }
     }
+}
+
+/// What can be changed about a run while it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLimits {
+    /// Rows per transaction.
+    pub batch_rows: u32,
+    /// Most rows a second; 0 for no such limit.
+    pub max_rows_per_second: u32,
+    /// Share of its time that the run is at work, percent; 100 is full speed.
+    pub duty_cycle_percent: u32,
+}
+
+impl RunLimits {
+    /// Whether the run works without rests, and what strains the database does not slow it.
+    #[must_use]
+    pub fn is_full_speed(&self) -> bool {
+        self.duty_cycle_percent >= 100
+    }
+}
+
+/// A change of limits; what is `None` stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct LimitsPatch {
+    /// Rows per transaction.
+    pub batch_rows: Option<u32>,
+    /// Most rows a second; 0 for no such limit.
+    pub max_rows_per_second: Option<u32>,
+    /// Share of its time that the run is at work, percent.
+    pub duty_cycle_percent: Option<u32>,
+}
+
+impl LimitsPatch {
+    /// The limits with this change.
+    #[must_use]
+    pub fn applied_to(&self, limits: RunLimits) -> RunLimits {
+        RunLimits {
+            batch_rows: self.batch_rows.unwrap_or(limits.batch_rows),
+            max_rows_per_second: self.max_rows_per_second.unwrap_or(limits.max_rows_per_second),
+            duty_cycle_percent: self.duty_cycle_percent.unwrap_or(limits.duty_cycle_percent),
+        }
+    }
+}
+
+/// What stands before a run in the queue of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The run that holds the table, or is to have it first.
+    pub run: RunId,
+    /// The table.
+    pub table: String,
 }
 
 /// Where a step stands.
@@ -289,8 +383,12 @@ pub struct Run {
     pub source: Option<RunId>,
     /// The run that undid this one.
     pub undone_by: Option<RunId>,
-    /// Options in effect.
+    /// Options that it was accepted with.
     pub options: RunOptions,
+    /// Limits in effect.
+    pub limits: RunLimits,
+    /// What it waits for while nobody works on it; `None` where no other run stands before it.
+    pub waiting: Option<Waiting>,
     /// How often a server took it up; also the fence of the newest attempt.
     pub attempts: u32,
     /// Its report.
@@ -299,6 +397,8 @@ pub struct Run {
     pub last_sequence: u64,
     /// Why somebody asked to cancel it; `None` where nobody did.
     pub cancel_reason: Option<String>,
+    /// Why somebody asked to pause it; `None` where nobody did, or it was resumed.
+    pub pause_reason: Option<String>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When work began.

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 
-use super::store::StoreError;
+use super::store::{Created, StoreError};
 use crate::model::{Approval, Decision, DecisionId, Outcome, PlanId, Run, RunId};
 
 /// What somebody says to a run that waits for approval.
@@ -30,13 +30,8 @@ pub enum Resolved {
     Taken(Run),
     /// The run does not wait for approval; nothing was changed.
     NotWaiting(Run),
-    /// It would have been the last approval, and another run holds a table; nothing was changed.
-    Held {
-        /// That run.
-        run: RunId,
-        /// The table.
-        table: String,
-    },
+    /// It would have been the last approval, and another run holds a table ([`Created::Held`]); nothing was changed.
+    Held(Box<Created>),
     /// There is no such run.
     Unknown,
 }

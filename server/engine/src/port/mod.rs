@@ -15,8 +15,10 @@ pub use files::{
     Visit, Walked,
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
-pub use store::{CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Store, StoreError, Update};
+pub use store::{
+    CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
+};
 pub use target::{
-    BatchTransaction, Captured, Claim, Conflict, Restored, RowSink, Scan, Scratch, SinkError, Survey, TableLayout, Target,
-    TargetError, TargetErrorClass, ValueStream, Window,
+    BatchTransaction, Captured, Claim, Conflict, Pressure, Replica, Restored, RowSink, Scan, Scratch, SinkError, Survey,
+    TableLayout, Target, TargetError, TargetErrorClass, ValueStream, Window,
 };

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::ladder::Ladder;
-use crate::model::{Decision, Event, EventBody, Plan, PlanId, Report, Run, RunId, RunKind, RunState};
+use crate::model::{Decision, Event, EventBody, LimitsPatch, Plan, PlanId, Report, Run, RunId, RunKind, RunLimits, RunState};
 
 /// A failure of the control store.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,8 @@ pub enum StoreError {
 pub struct CreateRun {
     /// The run, in state queued (or in a final state, for a dry run).
     pub run: Run,
-    /// Tables that it needs for itself, as the database names them.
+    /// Tables that it needs for itself, as the database names them. Where another run has one of them, `run.options.queue` decides
+    /// between waiting in line and a refusal.
     pub tables: Vec<String>,
     /// Makes the call idempotent.
     pub request_id: String,
@@ -48,12 +49,18 @@ pub enum Created {
     Repeated(Run),
     /// The request id was used before for something else.
     RequestIdReused(RunId),
-    /// A run that has not ended needs one of the tables.
+    /// A run that has not ended has one of the tables, or is to have it first.
     Held {
         /// That run.
         run: RunId,
         /// The table.
         table: String,
+        /// Where that run stands.
+        state: RunState,
+        /// Its operations.
+        operations: Vec<String>,
+        /// When it was accepted.
+        since: Timestamp,
     },
     /// The plan's token has started this run before.
     PlanUsed(RunId),
@@ -92,6 +99,47 @@ pub struct Grant {
 pub struct Renewal {
     /// Why somebody asked to cancel the run; `None` where nobody did.
     pub cancel_reason: Option<String>,
+    /// Why somebody asked to pause the run; `None` where nobody did, or the request was taken back.
+    pub pause_reason: Option<String>,
+    /// Limits in effect.
+    pub limits: RunLimits,
+}
+
+/// Something that somebody asks of a run that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Steer {
+    /// To pause, for this reason.
+    Pause(String),
+    /// To go on.
+    Resume,
+    /// To work within other limits from now on, on behalf of this principal.
+    Limits(LimitsPatch, String),
+}
+
+/// A request to steer a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SteerRequest {
+    /// The run.
+    pub run: RunId,
+    /// What is asked.
+    pub steer: Steer,
+    /// Makes the call idempotent; empty for none.
+    pub request_id: String,
+    /// Tells whether a second call with the same id asks for the same.
+    pub request_digest: String,
+}
+
+/// What became of it.
+#[derive(Debug, Clone)]
+pub enum Steered {
+    /// The run as it is now. What is asked was recorded, now or before, or was so already.
+    Done(Run),
+    /// The run's state does not allow it; nothing was changed.
+    Refused(Run),
+    /// The request id was used before for something else, on this run.
+    RequestIdReused(RunId),
+    /// There is no such run.
+    Unknown,
 }
 
 /// What the end of a run means for the run that it is about.
@@ -113,7 +161,7 @@ pub struct Update {
     /// New entries of the log, in order.
     pub events: Vec<EventBody>,
     /// New state with its reason, entered after those entries. The store adds the `StateChanged` event, since only it knows
-    /// the state that is left. Final states and `Interrupted` give the lease back, final states also the tables.
+    /// the state that is left. Final states, `Interrupted` and `Paused` give the lease back, final states also the tables.
     pub state: Option<(RunState, String)>,
     /// What it means for the run's source.
     pub source_mark: Option<SourceMark>,
@@ -141,6 +189,8 @@ pub trait Store: Ladder {
 
     /// Accepts a run, unless the request was seen before, its plan has started another, or a table is held. A run that has to be
     /// approved first (`approve_until`) gets its tables with the last approval.
+    /// A run that queues is accepted all the same, holds nothing, and is not granted before it can have all of its tables at once.
+    /// It has its place by its id: no later run gets a table that it waits for.
     async fn create_run(&self, request: &CreateRun) -> Result<Created, StoreError>;
 
     /// The run that a request started, with the digest of that request.
@@ -152,7 +202,8 @@ pub trait Store: Ladder {
     /// Runs, newest first, older than `before` where given.
     async fn runs(&self, filter: &RunFilter, before: Option<RunId>, limit: u32) -> Result<Vec<Run>, StoreError>;
 
-    /// Gives the oldest run that nobody works on to `holder` for `term`: queued, interrupted, or with a lease that lapsed.
+    /// Gives the oldest run that nobody works on to `holder` for `term`: queued and not waiting for a table, interrupted, or with
+    /// a lease that lapsed.
     /// Runs of the targets in `skip` are passed over, and those that wait for approval.
     async fn claim(&self, holder: &str, term: Duration, skip: &[String]) -> Result<Option<Grant>, StoreError>;
 
@@ -175,6 +226,10 @@ pub trait Store: Ladder {
     /// it did. Returns the run as it is then;
     /// one that has ended is returned unchanged.
     async fn request_cancel(&self, run: RunId, reason: &str) -> Result<Option<Run>, StoreError>;
+
+    /// Records what somebody asks of a run, or finds that the same request did so before. A queued run pauses at once, one that a
+    /// server works on at its next boundary, and an interrupted one in its next attempt.
+    async fn steer(&self, request: &SteerRequest) -> Result<Steered, StoreError>;
 
     /// Events after a sequence.
     async fn events(&self, run: RunId, after: u64, limit: u32) -> Result<EventPage, StoreError>;

@@ -2,6 +2,8 @@
 //!
 //! The order inside a batch belongs to [`crate::run::batch`]; adapters bring the single acts.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -295,6 +297,32 @@ pub trait Scratch: Send {
     async fn prove(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<u64, TargetError>;
 }
 
+/// A replica of the target, as the target sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replica {
+    /// Its name: of the application that streams, or of its slot.
+    pub name: String,
+    /// How far it is behind; `None` where that is not known.
+    pub behind: Option<Duration>,
+    /// Log that the target keeps for it, bytes; `None` where that is not known.
+    pub retained_bytes: Option<u64>,
+    /// Whether it is stopped: it has a slot, and does not use it.
+    pub stopped: bool,
+}
+
+/// How strained the target is. `None` is what this database, or this user, cannot tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Its replicas.
+    pub replicas: Option<Vec<Replica>>,
+    /// Sessions of others that wait for locks of dbkeep's sessions.
+    pub lock_waiters: Option<u64>,
+    /// How long a small fixed act took, on a connection of its own: what a statement of the foreground waits for.
+    pub probe: Option<Duration>,
+    /// Size of the write-ahead log beside the database, where it grows with what cannot be checkpointed, bytes.
+    pub wal_bytes: Option<u64>,
+}
+
 /// A maintained database.
 #[async_trait]
 pub trait Target: Explore + Send + Sync {
@@ -374,6 +402,10 @@ pub trait Target: Explore + Send + Sync {
         tables: &[&TableSchema],
         still: &[&TableSchema],
     ) -> Result<Box<dyn BatchTransaction>, TargetError>;
+
+    /// Measures how strained the database is. Called about once a second while a run works, never inside a batch, and, where
+    /// [`Capability::ConcurrentWriters`] is missing, never while a batch of the same run is open.
+    async fn pressure(&self) -> Result<Pressure, TargetError>;
 
     /// Opens a place to prove backups.
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError>;

@@ -7,12 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cleanup,
+    gauge::Gauge,
     lease::{Lease, Stop},
     ledger::Ledger,
+    pace::Pace,
     undo, verify,
 };
 use crate::{
     engine::Context,
+    failpoint,
     model::{Plan, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
 };
@@ -78,6 +81,7 @@ pub(super) struct Attempt {
     pub(super) target: Arc<dyn Target>,
     pub(super) lease: Lease,
     pub(super) ledger: Ledger,
+    pub(super) pace: Pace,
 }
 
 impl Attempt {
@@ -118,6 +122,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         fence,
         settings.lease_term,
         granted,
+        run.limits,
         shutdown,
         Arc::clone(&context.renew),
     );
@@ -146,7 +151,9 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         Err(error) => return settle(Err(error), &run, Aftermath::Settled),
     };
     tracing::info!(run = %id, attempt = fence, kind = ?run.kind, target = run.target, "attempt begins");
+    let pace = Pace::of(&run, Gauge::start(Arc::clone(&target), id));
     let mut attempt = Attempt {
+        pace,
         claim: Claim { run: id, fence },
         context: Arc::clone(&context),
         run,
@@ -160,6 +167,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
     let (state, reason, mark, aftermath) = match result {
         Ok(Ending { state, reason, mark }) => (state, reason, mark, Aftermath::Settled),
         Err(Halt::Stop(Stop::Cancelled(reason))) => (RunState::Cancelled, reason, None, Aftermath::Settled),
+        Err(Halt::Stop(Stop::Paused(reason))) => (RunState::Paused, reason, None, Aftermath::Settled),
         Err(Halt::Stop(Stop::Shutdown)) => (
             RunState::Interrupted,
             "the server is shutting down".to_owned(),
@@ -187,7 +195,21 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         Err(Halt::Store(error)) => return settle(Err(error), &run, Aftermath::Settled),
     };
     tracing::info!(run = %id, attempt = fence, state = state.name(), reason, "attempt ends");
-    settle(ledger.enter(state, reason, mark).await, &run, aftermath)
+    if state == RunState::Paused {
+        failpoint!("run-pausing");
+    }
+    let mut written = ledger.enter(state, reason, mark).await;
+    if state == RunState::Paused {
+        failpoint!("run-paused");
+    }
+    if state == RunState::Paused && matches!(written, Err(StoreError::Fenced)) {
+        // Either this attempt does not hold the run any more, which the store says again; or somebody resumed or cancelled it just
+        // before it paused, and the next attempt does as they want.
+        let reason = "resumed or cancelled while it was pausing".to_owned();
+        written = ledger.enter(RunState::Interrupted, reason, None).await;
+        context.wake.notify_one();
+    }
+    settle(written, &run, aftermath)
 }
 
 /// A store that does not take the last word is no reason to lose it: the lease lapses, and the next attempt says it.

@@ -10,10 +10,11 @@ use super::{
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
     files,
+    supply::Supply,
 };
 use crate::{
     failpoint,
-    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableSchema, Throttle},
+    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableSchema},
     planner,
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
 };
@@ -26,6 +27,10 @@ const MAX_TRIES: u32 = 8;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// A scan is reopened after this time, because its snapshot keeps VACUUM from removing dead rows.
 const SCAN_LIFETIME: Duration = Duration::from_secs(180);
+/// A scan is closed where the run is held for longer than this, for the same reason.
+const HELD_SCAN_LIFETIME: Duration = Duration::from_secs(5);
+/// Tries after which a batch that waits for locks is made smaller: the first may have met a passing lock.
+const LOCK_TRIES: u32 = 2;
 
 /// How a step ended, where it ended in order.
 pub(super) enum StepEnd {
@@ -283,7 +288,7 @@ struct Ahead {
     windows: mpsc::Receiver<Result<Window, TargetError>>,
     /// When the first window came: what went before is the price of the scan, not its age.
     first_window: Option<Instant>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Ahead {
@@ -306,8 +311,14 @@ impl Ahead {
         Ok(Self {
             windows,
             first_window: None,
-            _task: AbortOnDropHandle::new(task),
+            task: AbortOnDropHandle::new(task),
         })
+    }
+
+    /// Ends the scan. What it had listed ahead is listed again by the next one.
+    fn close(&mut self) {
+        self.task.abort();
+        self.windows.close();
     }
 }
 
@@ -371,75 +382,85 @@ impl StepWork<'_> {
     }
 
     /// One pass over the table; `None` where it reached the end.
-    async fn pass(&mut self, mut cursor: Option<String>) -> Result<Option<StepEnd>, Halt> {
-        let limit = self.attempt.run.options.batch_rows;
+    async fn pass(&mut self, cursor: Option<String>) -> Result<Option<StepEnd>, Halt> {
+        self.attempt.rest(None).await?;
         let target = Arc::clone(&self.attempt.target);
-        let allowance = allowance(self.attempt, self.index);
-        let mut ahead = Ahead::open(target.as_ref(), self.selection, cursor.as_deref(), limit).await?;
-        let mut examined = 0;
+        let mut supply = Supply::after(cursor.as_deref().unwrap_or_default());
+        let mut limit = self.attempt.pace.rows();
+        let mut ahead = Ahead::open(target.as_ref(), self.selection, supply.listed_to(), limit).await?;
+        let mut ended = false;
+        // Where windows come full there are more rows to be had at once; others took the scan its time.
+        let mut plenty = true;
         loop {
-            let window = tokio::select! {
-                stop = self.attempt.lease.stopped() => return Err(stop.into()),
-                () = tokio::time::sleep(self.attempt.time_left()) => return Ok(Some(StepEnd::OutOfTime)),
-                window = ahead.windows.recv() => window,
-            };
-            let Some(window) = window.transpose()? else { return Ok(None) };
-            let scanning_since = *ahead.first_window.get_or_insert_with(Instant::now);
-            examined += window.examined;
-            cursor = Some(window.cursor.clone());
-            if self.attempt.out_of_time() {
-                return Ok(Some(StepEnd::OutOfTime));
-            }
-            if window.keys.is_empty() {
-                self.attempt.ledger.report.steps[self.index].rows_examined = self.totals.examined + examined;
-                self.attempt
-                    .ledger
-                    .progress(self.index, window.fraction, Duration::ZERO, None)
-                    .await?;
-                continue;
-            }
-            let listed = window.keys.len() as u64;
-            if self.totals.affected + listed > allowance {
-                let message = format!(
-                    "stopped before the plan was exceeded: {} rows deleted, {listed} more listed, at most {allowance} allowed; make a new plan",
-                    self.totals.affected
-                );
-                self.attempt
-                    .ledger
-                    .warn(Some(self.index), "COUNT_DRIFTED", message.clone())
-                    .await?;
-                return Ok(Some(StepEnd::Partial(message)));
-            }
-            let mut parts = vec![window];
-            while let Some(mut part) = parts.pop() {
-                let began = Instant::now();
-                let entry = match self.batch(&target, &part, examined).await {
-                    // More rows hang on these than one transaction should take: half of them at a time.
-                    Err(Halt::Target(error)) if error.class == TargetErrorClass::OverBudget && part.keys.len() > 1 => {
-                        let rest = part.keys.split_off(part.keys.len() / 2);
-                        parts.push(Window {
-                            keys: rest,
-                            ..part.clone()
-                        });
-                        // A pass that resumes must not begin behind rows that the second half still holds.
-                        part.cursor.clone_from(&self.totals.cursor);
-                        parts.push(part);
-                        continue;
-                    }
-                    entry => entry?,
+            self.attempt.look_around().await?;
+            let wanted = usize::try_from(self.attempt.pace.rows()).unwrap_or(usize::MAX);
+            while !ended && (supply.len() == 0 || (plenty && supply.len() < wanted)) {
+                let window = tokio::select! {
+                    stop = self.attempt.lease.stopped() => return Err(stop.into()),
+                    () = tokio::time::sleep(self.attempt.time_left()) => return Ok(Some(StepEnd::OutOfTime)),
+                    window = ahead.windows.recv() => window,
                 };
-                let took = began.elapsed();
-                examined = 0;
-                self.note(&entry, took, &part).await?;
-                if !self.attempt.run.options.full_speed {
-                    self.attempt.lease.rest(took).await?;
+                let Some(window) = window.transpose()? else {
+                    ended = true;
+                    break;
+                };
+                ahead.first_window.get_or_insert_with(Instant::now);
+                if self.attempt.out_of_time() {
+                    return Ok(Some(StepEnd::OutOfTime));
+                }
+                plenty = window.keys.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+                let (fraction, empty) = (window.fraction, window.keys.is_empty());
+                supply.add(window);
+                if empty {
+                    self.attempt.ledger.report.steps[self.index].rows_examined = self.totals.examined + supply.examined();
+                    self.attempt
+                        .ledger
+                        .progress(self.index, fraction, Duration::ZERO, None)
+                        .await?;
                 }
             }
-            if scanning_since.elapsed() > SCAN_LIFETIME {
-                ahead = Ahead::open(target.as_ref(), self.selection, cursor.as_deref(), limit).await?;
+            if supply.len() == 0 {
+                return Ok(None);
+            }
+            let window = supply.take(self.attempt.pace.rows());
+            if let Some(end) = self.over_the_plan(&window).await? {
+                return Ok(Some(end));
+            }
+            let Some((entry, window, took)) = self.batch(&target, &mut supply, window).await? else {
+                return Ok(Some(StepEnd::OutOfTime));
+            };
+            self.attempt.pace.after_batch(entry.affected, took);
+            self.note(&entry, took, &window).await?;
+            let mut old = ahead.first_window.is_some_and(|first| first.elapsed() > SCAN_LIFETIME);
+            if !self.attempt.rest(Some(HELD_SCAN_LIFETIME)).await? {
+                ahead.close();
+                self.attempt.rest(None).await?;
+                old = true;
+            }
+            if old && !ended {
+                limit = self.attempt.pace.rows();
+                ahead = Ahead::open(target.as_ref(), self.selection, supply.listed_to(), limit).await?;
                 self.reopened = true;
             }
         }
+    }
+
+    /// The end of a step that would take more than its plan counted.
+    async fn over_the_plan(&mut self, window: &Window) -> Result<Option<StepEnd>, Halt> {
+        let allowance = allowance(self.attempt, self.index);
+        let listed = window.keys.len() as u64;
+        if self.totals.affected + listed <= allowance {
+            return Ok(None);
+        }
+        let message = format!(
+            "stopped before the plan was exceeded: {} rows deleted, {listed} more listed, at most {allowance} allowed; make a new plan",
+            self.totals.affected
+        );
+        self.attempt
+            .ledger
+            .warn(Some(self.index), "COUNT_DRIFTED", message.clone())
+            .await?;
+        Ok(Some(StepEnd::Partial(message)))
     }
 
     async fn note(&mut self, entry: &JournalEntry, took: Duration, window: &Window) -> Result<(), Halt> {
@@ -456,10 +477,7 @@ impl StepWork<'_> {
         totals.step = entry.step;
         totals.cursor.clone_from(&entry.cursor);
         self.attempt.ledger.take_totals(totals);
-        let throttle = (!self.attempt.run.options.full_speed).then(|| Throttle {
-            reason: "DUTY_CYCLE".to_owned(),
-            value: format!("{} ms", took.as_millis()),
-        });
+        let throttle = self.attempt.pace.shown();
         Ok(self
             .attempt
             .ledger
@@ -467,12 +485,22 @@ impl StepWork<'_> {
             .await?)
     }
 
-    /// One batch, tried again while that can help.
-    async fn batch(&mut self, target: &Arc<dyn Target>, window: &Window, examined: u64) -> Result<JournalEntry, Halt> {
+    /// One batch, tried again while that can help, and with fewer rows where time limits are in the way. Returns what was
+    /// recorded, the rows that were meant, and the time of the try that succeeded; `None` where the run's time ran out.
+    async fn batch(
+        &mut self,
+        target: &Arc<dyn Target>,
+        supply: &mut Supply,
+        mut window: Window,
+    ) -> Result<Option<(JournalEntry, Window, Duration)>, Halt> {
         let mut wait = FIRST_RETRY;
         let mut tries = 1;
+        let mut lock_timeouts = 0;
         loop {
             self.attempt.boundary()?;
+            if self.attempt.out_of_time() {
+                return Ok(None);
+            }
             let order = BatchOrder {
                 claim: self.attempt.claim,
                 step: u32::try_from(self.index).unwrap_or(u32::MAX),
@@ -481,20 +509,35 @@ impl StepWork<'_> {
                 selection: self.selection,
                 effect: self.effect,
                 still: self.still,
-                budget: self.attempt.run.options.batch_rows,
-                window,
-                examined,
+                budget: self.attempt.pace.rows(),
+                window: &window,
+                examined: window.examined,
                 capture: self.attempt.run.options.capture || self.attempt.plan.steps[self.index].captured,
             };
-            let error = match run_batch(target.as_ref(), &self.attempt.context.archive, &order).await {
-                Ok(entry) => return Ok(entry),
+            let turn = tokio::select! {
+                stop = self.attempt.lease.stopped() => return Err(stop.into()),
+                turn = self.attempt.pace.turn() => turn,
+            };
+            let began = Instant::now();
+            let result = run_batch(target.as_ref(), &self.attempt.context.archive, &order).await;
+            let took = began.elapsed();
+            drop(turn);
+            let (batch, rows) = (order.batch, window.keys.len());
+            let error = match result {
+                Ok(entry) => return Ok(Some((entry, window, took))),
                 Err(error) => error,
             };
+            if error.class == TargetErrorClass::OverBudget && rows > 1 {
+                // More rows hang on these than one transaction should take.
+                let half = u32::try_from(rows / 2).unwrap_or(u32::MAX);
+                window = supply.take_less(window, half);
+                continue;
+            }
             if !error.is_retryable() {
                 return Err(error.into());
             }
             if tries == MAX_TRIES {
-                let message = format!("batch {} was tried {MAX_TRIES} times; the last time: {error}", order.batch);
+                let message = format!("batch {batch} was tried {MAX_TRIES} times; the last time: {error}");
                 return Err(TargetError {
                     class: TargetErrorClass::Refused,
                     message,
@@ -502,8 +545,19 @@ impl StepWork<'_> {
                 }
                 .into());
             }
-            let message = format!("batch {} is tried again in {} ms: {error}", order.batch, wait.as_millis());
+            lock_timeouts += u32::from(error.class == TargetErrorClass::LockTimeout);
+            let too_large = error.class == TargetErrorClass::Timeout || lock_timeouts >= LOCK_TRIES;
+            if too_large && rows > 1 {
+                self.attempt.pace.timed_out(rows);
+                window = supply.take_less(window, self.attempt.pace.rows());
+            }
+            let message = format!(
+                "batch {batch} of {rows} rows is tried again in {} ms with {}: {error}",
+                wait.as_millis(),
+                window.keys.len()
+            );
             self.attempt.ledger.warn(Some(self.index), "BATCH_RETRIED", message).await?;
+            self.attempt.look_around().await?;
             self.attempt.lease.rest(wait).await?;
             wait *= 2;
             tries += 1;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{feed::Feeds, meter::Meter};
 use crate::{
-    model::{EventBody, Progress, Report, RunId, RunState, StepState, StepTotals, Throttle, Warning},
+    model::{EventBody, Progress, Report, RunId, RunState, Slowdown, StepState, StepTotals, Throttle, Warning},
     port::{SourceMark, Store, StoreError, Update},
 };
 
@@ -186,6 +186,21 @@ impl Ledger {
         };
         self.report.warn(&warning);
         self.write(vec![EventBody::Warning(warning)], false).await
+    }
+
+    /// Says what began or ended to slow the run.
+    pub(super) async fn throttled(&mut self, changes: Vec<Slowdown>) -> Result<(), StoreError> {
+        for change in &changes {
+            let Slowdown {
+                reason,
+                value,
+                threshold,
+                cleared,
+            } = change;
+            tracing::info!(run = %self.run, reason, value, threshold, cleared, "throttled");
+        }
+        self.write(changes.into_iter().map(EventBody::Throttled).collect(), false)
+            .await
     }
 
     /// Notes a boundary; writes a progress event where one is due.

@@ -3,6 +3,7 @@
 //! ```text
 //! supervisor: claims runs from the store, one task each -> attempt: lease, then the work of the run's kind
 //!   cleanup: step -> pass -> batch (the batch protocol)      undo: chunk by chunk      verify: chunk by chunk
+//! pace: throttle (decides) <- gauge (measures), lease (limits in effect)      supply: listed rows -> batches
 //! ledger: report and events of the attempt -> store -> feed: watchers
 //! ```
 
@@ -13,11 +14,15 @@ mod cleanup;
 mod family;
 mod feed;
 mod files;
+mod gauge;
 mod lease;
 mod ledger;
 pub(crate) mod meter;
+mod pace;
 pub mod state;
 pub(crate) mod supervisor;
+mod supply;
+mod throttle;
 mod undo;
 mod verify;
 

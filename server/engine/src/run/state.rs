@@ -1,7 +1,9 @@
 //! The states of a run and every edge between them. State changes happen nowhere else: the store asks [`next`] before it
 //! writes a state.
 
-use crate::model::RunState::{self, Cancelled, Cancelling, Failed, Interrupted, PartiallySucceeded, Queued, Running, Succeeded};
+use crate::model::RunState::{
+    self, Cancelled, Cancelling, Failed, Interrupted, PartiallySucceeded, Paused, Pausing, Queued, Running, Succeeded,
+};
 
 /// What moves a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +12,11 @@ pub enum Trigger {
     Claim,
     /// Somebody asks to cancel it.
     Cancel,
-    /// A batch boundary is reached after that.
+    /// Somebody asks to pause it.
+    Pause,
+    /// Somebody asks to let it go on.
+    Resume,
+    /// A batch boundary is reached after a request to cancel or to pause.
     Stop,
     /// Its server stops, dies, or cannot reach the target.
     Interrupt,
@@ -24,9 +30,11 @@ pub enum Trigger {
 
 impl Trigger {
     /// Every trigger.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Claim,
         Self::Cancel,
+        Self::Pause,
+        Self::Resume,
         Self::Stop,
         Self::Interrupt,
         Self::Succeed,
@@ -41,17 +49,43 @@ pub const TRANSITIONS: &[(RunState, Trigger, RunState)] = &[
     (Queued, Trigger::Claim, Running),
     // Nothing was done, so there is no boundary to wait for.
     (Queued, Trigger::Cancel, Cancelled),
+    // Nobody works on it, so that nothing is in flight; it keeps its place in the queue of its tables.
+    (Queued, Trigger::Pause, Paused),
+    // It is not paused; asking for what is so changes nothing.
+    (Queued, Trigger::Resume, Queued),
     // A dry run is done with its plan; no server needs to work on it.
     (Queued, Trigger::Succeed, Succeeded),
     // Its approval did not come in time.
     (Queued, Trigger::Fail, Failed),
     // The batch in flight ends first: a transaction is either committed with its journal row or leaves no trace.
     (Running, Trigger::Cancel, Cancelling),
+    // As with a request to cancel: the batch in flight ends first.
+    (Running, Trigger::Pause, Pausing),
+    (Running, Trigger::Resume, Running),
     // The lease lapsed or was given back; the journal says where to go on.
     (Running, Trigger::Interrupt, Interrupted),
     (Running, Trigger::Succeed, Succeeded),
     (Running, Trigger::FinishPartly, PartiallySucceeded),
     (Running, Trigger::Fail, Failed),
+    // Asking twice is asking once.
+    (Pausing, Trigger::Pause, Pausing),
+    // The boundary was not reached yet; the attempt goes on as if nobody had asked.
+    (Pausing, Trigger::Resume, Running),
+    // Who wants it to end does not care that it was to pause.
+    (Pausing, Trigger::Cancel, Cancelling),
+    // The attempt has claimed the target and read its journal: nothing of this run can take effect any more.
+    (Pausing, Trigger::Stop, Paused),
+    // The server died before the boundary; the next attempt finds the request, reads the journal, and pauses.
+    (Pausing, Trigger::Interrupt, Interrupted),
+    // The work ended before the request was seen.
+    (Pausing, Trigger::Succeed, Succeeded),
+    (Pausing, Trigger::FinishPartly, PartiallySucceeded),
+    (Pausing, Trigger::Fail, Failed),
+    (Paused, Trigger::Pause, Paused),
+    // Any server may take it up again.
+    (Paused, Trigger::Resume, Queued),
+    // Nothing is in flight: it was queued when it was paused, or an attempt came to a boundary.
+    (Paused, Trigger::Cancel, Cancelled),
     // Asking twice is asking once.
     (Cancelling, Trigger::Cancel, Cancelling),
     (Cancelling, Trigger::Stop, Cancelled),
@@ -65,6 +99,9 @@ pub const TRANSITIONS: &[(RunState, Trigger, RunState)] = &[
     (Interrupted, Trigger::Claim, Running),
     // Its last COMMIT may have taken effect without a reply: the next attempt reads the journal, then ends the run.
     (Interrupted, Trigger::Cancel, Interrupted),
+    // For the same reason it is not paused at once, but by the next attempt.
+    (Interrupted, Trigger::Pause, Interrupted),
+    (Interrupted, Trigger::Resume, Interrupted),
 ];
 
 /// The state that a trigger leads to; `None` where the edge does not exist.
@@ -97,6 +134,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn pausing_and_cancelling_have_an_answer_wherever_they_make_sense() {
+        for from in RunState::ALL.into_iter().filter(|state| !state.is_final()) {
+            assert!(next(from, Trigger::Cancel).is_some(), "{from:?} cannot be cancelled");
+            for trigger in [Trigger::Pause, Trigger::Resume] {
+                assert_eq!(next(from, trigger).is_some(), from != Cancelling, "{from:?} {trigger:?}");
+            }
+            // A lease may lapse wherever somebody holds it, and nowhere else.
+            assert_eq!(next(from, Trigger::Interrupt).is_some(), from.is_held(), "{from:?}");
+            assert_eq!(
+                next(from, Trigger::Claim).is_some(),
+                matches!(from, Queued | Interrupted),
+                "{from:?}"
+            );
+        }
+        assert_eq!(next(Paused, Trigger::Resume), Some(Queued), "a server has to take it up");
     }
 
     #[test]

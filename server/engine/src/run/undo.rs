@@ -34,6 +34,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         attempt.ledger.take_totals(step);
     }
     failpoint!("undo-claimed");
+    attempt.rest(None).await?;
     // Later steps deleted last, so that their rows are the first to come back.
     for index in (0..attempt.ledger.report.steps.len()).rev() {
         let step = u32::try_from(index).unwrap_or(u32::MAX);
@@ -79,14 +80,16 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                     damaged_here += 1;
                 }
                 let took = began.elapsed();
+                attempt
+                    .pace
+                    .after_batch(entry.chunk.as_ref().map_or(0, |chunk| chunk.rows), took);
                 let affected =
                     attempt.ledger.report.steps[index].rows_affected + attempt.ledger.report.steps[index].rows_conflicting;
                 let planned = attempt.ledger.report.steps[index].rows_planned.max(1);
                 let fraction = super::meter::as_f64(affected) / super::meter::as_f64(planned);
-                attempt.ledger.progress(index, fraction.min(1.0), took, None).await?;
-                if !attempt.run.options.full_speed {
-                    attempt.lease.rest(took).await?;
-                }
+                let throttle = attempt.pace.shown();
+                attempt.ledger.progress(index, fraction.min(1.0), took, throttle).await?;
+                attempt.rest(None).await?;
             }
         }
         let conflicting = attempt.ledger.report.steps[index].rows_conflicting;
@@ -177,6 +180,7 @@ async fn restore_in_transaction(
     sections: Vec<Section>,
 ) -> Result<(), Halt> {
     let expected = sections.iter().map(|section| section.rows.len()).sum::<usize>() as u64;
+    let _turn = attempt.pace.turn().await;
     let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
     let mut restored = Restored::default();
     // What went last comes back first: a parent before the rows that name it.

@@ -1,7 +1,7 @@
 //! Entries of a run's log: the one message that every stream carries.
 
 use dbkeep_engine::{
-    model::{Event, EventBody, Progress, RunId, Throttle},
+    model::{Event, EventBody, Progress, RunId, Slowdown, Throttle},
     run::WatchItem,
 };
 use dbkeep_proto::v1::{self, run_event};
@@ -88,6 +88,26 @@ fn body(body: EventBody) -> run_event::Event {
             approval: Some(run::approval(approval)),
             approvals,
             approvals_required: required,
+        }),
+        EventBody::LimitsChanged {
+            principal,
+            before,
+            after,
+        } => run_event::Event::LimitsChanged(v1::LimitsChanged {
+            principal,
+            before: Some(run::limits(before)),
+            after: Some(run::limits(after)),
+        }),
+        EventBody::Throttled(Slowdown {
+            reason,
+            value,
+            threshold,
+            cleared,
+        }) => run_event::Event::Throttled(v1::Throttled {
+            reason,
+            value,
+            threshold,
+            cleared,
         }),
     }
 }

@@ -2,8 +2,8 @@
 
 use dbkeep_engine::{
     model::{
-        Along, Approval, OperationReport, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
-        Warning,
+        Along, Approval, OperationReport, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport,
+        StepState, Warning,
     },
     port::RunFilter,
 };
@@ -36,14 +36,11 @@ pub(in crate::grpc) fn run(run: Run) -> v1::Run {
         approvals: run.approvals.into_iter().map(approval).collect(),
         started_by: run.started_by,
         approvals_required: run.approvals_required,
-    }
-}
-
-/// Consent to a run.
-pub(super) fn approval(approval: Approval) -> v1::Approval {
-    v1::Approval {
-        principal: approval.principal,
-        time: Some(time::timestamp(approval.at)),
+        limits: Some(limits(run.limits)),
+        waiting_for: run.waiting.map(|waiting| v1::WaitingFor {
+            run_id: waiting.run.to_string(),
+            table: waiting.table,
+        }),
     }
 }
 
@@ -61,6 +58,27 @@ fn options(options: RunOptions) -> v1::RunOptions {
         stop_on_failure: options.stop_on_failure,
         max_rows: options.max_rows,
         force: options.force,
+        max_rows_per_second: options.max_rows_per_second,
+        duty_cycle_percent: Some(options.limits().duty_cycle_percent),
+        queue: options.queue,
+        max_replica_lag: options.max_replica_lag_seconds.map(|seconds| time::seconds(seconds.into())),
+    }
+}
+
+/// Consent to a run.
+pub(super) fn approval(approval: Approval) -> v1::Approval {
+    v1::Approval {
+        principal: approval.principal,
+        time: Some(time::timestamp(approval.at)),
+    }
+}
+
+/// Limits of a run.
+pub(super) fn limits(limits: RunLimits) -> v1::RunLimits {
+    v1::RunLimits {
+        batch_size: limits.batch_rows,
+        max_rows_per_second: limits.max_rows_per_second,
+        duty_cycle_percent: limits.duty_cycle_percent,
     }
 }
 
@@ -168,6 +186,8 @@ pub(super) fn state(state: RunState) -> v1::RunState {
     match state {
         RunState::Queued => v1::RunState::Queued,
         RunState::Running => v1::RunState::Running,
+        RunState::Pausing => v1::RunState::Pausing,
+        RunState::Paused => v1::RunState::Paused,
         RunState::Cancelling => v1::RunState::Cancelling,
         RunState::Cancelled => v1::RunState::Cancelled,
         RunState::Interrupted => v1::RunState::Interrupted,
@@ -250,6 +270,8 @@ fn state_of(state: v1::RunState) -> Option<RunState> {
         v1::RunState::Unspecified => None,
         v1::RunState::Queued => Some(RunState::Queued),
         v1::RunState::Running => Some(RunState::Running),
+        v1::RunState::Pausing => Some(RunState::Pausing),
+        v1::RunState::Paused => Some(RunState::Paused),
         v1::RunState::Cancelling => Some(RunState::Cancelling),
         v1::RunState::Cancelled => Some(RunState::Cancelled),
         v1::RunState::Interrupted => Some(RunState::Interrupted),

@@ -7,6 +7,7 @@ mod discover;
 mod error;
 mod introspect;
 mod journal;
+mod pressure;
 mod render;
 mod restore;
 mod scan;
@@ -25,7 +26,7 @@ use dbkeep_engine::{
         Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
         TargetStatus, Value,
     },
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
+    port::{BatchTransaction, Claim, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
@@ -384,6 +385,13 @@ impl Target for PostgresTarget {
         Ok(Box::new(
             batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables, still).await?,
         ))
+    }
+
+    async fn pressure(&self) -> Result<Pressure, TargetError> {
+        let mut connection = self.connection().await?;
+        let pressure = pressure::measure(&mut connection).await?;
+        self.idle.put(connection);
+        Ok(pressure)
     }
 
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {

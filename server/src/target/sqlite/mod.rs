@@ -8,6 +8,7 @@ mod discover;
 mod error;
 mod introspect;
 mod journal;
+mod pressure;
 mod render;
 mod restore;
 mod scan;
@@ -26,7 +27,7 @@ use dbkeep_engine::{
         Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
         TargetStatus, Value,
     },
-    port::{BatchTransaction, Claim, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
+    port::{BatchTransaction, Claim, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream},
 };
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection, TypeInfo as _, ValueRef as _, sqlite::SqliteConnectOptions,
@@ -364,6 +365,10 @@ impl Target for SqliteTarget {
         Ok(Box::new(
             batch::SqliteBatch::begin(connection, Arc::clone(&self.idle), claim, tables).await?,
         ))
+    }
+
+    async fn pressure(&self) -> Result<Pressure, TargetError> {
+        pressure::measure(&self.options).await
     }
 
     async fn scratch(&self) -> Result<Box<dyn Scratch>, TargetError> {

@@ -10,4 +10,5 @@ pub(crate) mod operations;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod steer;
 pub(crate) mod targets;

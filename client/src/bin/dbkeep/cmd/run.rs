@@ -3,7 +3,7 @@
 //! Owns the order of things before rows go: plan, show, ask, and only then run with the plan's token, so that what was shown
 //! is what runs. Called by `main.rs`.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use clap::Args;
 use dbkeep_client::{PlanRequest, RunRequest, proto};
@@ -74,7 +74,49 @@ pub(crate) struct Pace {
     /// Work without rests; the foreground will feel it.
     #[arg(long)]
     pub(crate) full_speed: bool,
+    /// Most rows a second, on average [server default: no limit].
+    #[arg(long, value_name = "ROWS")]
+    pub(crate) rows_per_second: Option<u32>,
+    /// Share of its time that the run is at work, 1 to 100 percent [server default: 50].
+    #[arg(long, value_name = "PERCENT", conflicts_with = "full_speed")]
+    pub(crate) duty_cycle: Option<u32>,
+    /// Hold the run while a replica is further behind, 1s to 1h [server default: 10s, and none at full speed].
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) max_replica_lag: Option<Span>,
+    /// Wait in line where another run holds a table, instead of being refused.
+    #[arg(long)]
+    pub(crate) queue: bool,
 }
+
+/// Applies a [`Pace`] to the builder of a request; both builders have the same methods.
+macro_rules! paced {
+    ($request:expr, $pace:expr) => {{
+        let (mut request, pace): (_, &$crate::cmd::run::Pace) = ($request, $pace);
+        if let Some(rows) = pace.batch_size {
+            request = request.batch_size(rows);
+        }
+        if let Some(time) = pace.max_time {
+            request = request.max_execution_time(time.into());
+        }
+        if pace.full_speed {
+            request = request.full_speed();
+        }
+        if let Some(rows) = pace.rows_per_second {
+            request = request.max_rows_per_second(rows);
+        }
+        if let Some(percent) = pace.duty_cycle {
+            request = request.duty_cycle_percent(percent);
+        }
+        if let Some(lag) = pace.max_replica_lag {
+            request = request.max_replica_lag(lag.into());
+        }
+        if pace.queue {
+            request = request.queue();
+        }
+        request
+    }};
+}
+pub(crate) use paced;
 
 impl Run {
     pub(crate) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
@@ -116,21 +158,13 @@ impl Run {
         if self.force {
             request = request.force();
         }
-        if let Some(rows) = self.pace.batch_size {
-            request = request.batch_size(rows);
-        }
-        if let Some(time) = self.pace.max_time {
-            request = request.max_execution_time(Duration::from(time));
-        }
-        if self.pace.full_speed {
-            request = request.full_speed();
-        }
         if self.capture {
             request = request.capture();
         }
         if self.stop_on_failure {
             request = request.stop_on_failure();
         }
+        let request = paced!(request, &self.pace);
         let cleanup = session.client.cleanup();
         follow(session, proto::RunKind::Cleanup, until, cleanup.run(request)).await
     }

@@ -1,6 +1,6 @@
-//! `dbkeep runs`: looking at runs, following them, stopping them, taking them back.
+//! `dbkeep runs`: looking at runs, following them, steering them, stopping them, taking them back.
 //!
-//! Owns the list and detail views and the question before an undo. Following is `follow.rs`. Called by `main.rs`.
+//! Owns the list and detail views and the question before an undo. Following is `follow.rs`, steering `steer.rs`. Called by `main.rs`.
 
 use std::{pin::pin, time::Duration};
 
@@ -11,7 +11,10 @@ use indicatif::HumanCount;
 use serde_json::json;
 
 use crate::{
-    cmd::run::Pace,
+    cmd::{
+        run::{Pace, paced},
+        steer,
+    },
     duration::Span,
     exit::Exit,
     follow::{Until, follow},
@@ -80,6 +83,26 @@ pub(crate) enum Runs {
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Ask a run to pause at its next batch boundary; it keeps its tables and waits for `resume`.
+    Pause {
+        /// Id of the run.
+        id: String,
+        /// Why; kept with the run.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Let a paused run go on.
+    Resume {
+        /// Id of the run.
+        id: String,
+    },
+    /// Change the limits of a run while it works.
+    Limits {
+        /// Id of the run.
+        id: String,
+        #[command(flatten)]
+        limits: steer::Limits,
+    },
     /// Put the rows back that a run deleted.
     Undo {
         /// Id of the run.
@@ -101,6 +124,8 @@ pub(crate) enum Runs {
 pub(crate) enum State {
     Queued,
     Running,
+    Pausing,
+    Paused,
     Cancelling,
     Cancelled,
     Interrupted,
@@ -114,6 +139,8 @@ impl From<State> for proto::RunState {
         match state {
             State::Queued => Self::Queued,
             State::Running => Self::Running,
+            State::Pausing => Self::Pausing,
+            State::Paused => Self::Paused,
             State::Cancelling => Self::Cancelling,
             State::Cancelled => Self::Cancelled,
             State::Interrupted => Self::Interrupted,
@@ -177,6 +204,9 @@ impl Runs {
             Self::Report(command) => command.run(session).await,
             Self::Cancel { id, reason } => cancel(session, id, reason).await,
             Self::Approve { id, deny, reason } => approve(session, id, deny, reason).await,
+            Self::Pause { id, reason } => steer::pause(session, id, reason).await,
+            Self::Resume { id } => steer::resume(session, id).await,
+            Self::Limits { id, limits } => steer::limits(session, id, &limits).await,
             Self::Undo { id, pace, yes, detach } => undo(session, id, &pace, yes, detach).await,
         }
     }
@@ -247,6 +277,12 @@ async fn show(session: &Session, id: String) -> anyhow::Result<Exit> {
     if let Some(options) = &run.options {
         table.add_row(["options", &describe(options)]);
     }
+    if let Some(limits) = &run.limits {
+        table.add_row(["limits", &table::limits(limits)]);
+    }
+    if let Some(waiting) = &run.waiting_for {
+        table.add_row(["waits for", &format!("table {} of run {}", waiting.table, waiting.run_id)]);
+    }
     output.line(table)?;
     table::report(&run, output)?;
     table::next_steps(&run, session)?;
@@ -268,7 +304,7 @@ fn approvals(run: &proto::Run) -> String {
 
 fn describe(options: &proto::RunOptions) -> String {
     format!(
-        "{}batches of {} rows, at most {}{}{}{}{}{}",
+        "{}batches of {} rows, at most {}{}{}{}{}{}{}",
         if options.dry_run.unwrap_or(true) { "dry run, " } else { "" },
         options.batch_size.unwrap_or_default(),
         table::duration(options.max_execution_time.as_ref()),
@@ -280,6 +316,7 @@ fn describe(options: &proto::RunOptions) -> String {
             .map(|most| format!(", at most {}", table::rows(most)))
             .unwrap_or_default(),
         if options.force { ", force" } else { "" },
+        if options.queue { ", in line" } else { "" },
     )
 }
 
@@ -331,16 +368,7 @@ async fn undo(session: &Session, id: String, pace: &Pace, yes: bool, detach: boo
             return Ok(exit);
         }
     }
-    let mut request = UndoRequest::new(id);
-    if let Some(rows) = pace.batch_size {
-        request = request.batch_size(rows);
-    }
-    if let Some(time) = pace.max_time {
-        request = request.max_execution_time(time.into());
-    }
-    if pace.full_speed {
-        request = request.full_speed();
-    }
+    let request = paced!(UndoRequest::new(id), pace);
     let until = if detach { Until::Started } else { Until::End };
     let runs = session.client.runs();
     follow(session, proto::RunKind::Undo, until, runs.undo(request)).await

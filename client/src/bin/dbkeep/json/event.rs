@@ -5,7 +5,7 @@
 use dbkeep_client::proto::{self, run_event::Event as Kind};
 use serde::Serialize;
 
-use super::run::{Approval, Report, Step};
+use super::run::{Approval, Limits, Report, Step};
 
 /// One line of a stream.
 #[derive(Debug, Serialize)]
@@ -72,6 +72,23 @@ pub(crate) enum Line<'a> {
         message: &'a str,
         step_index: Option<u32>,
     },
+    /// Somebody changed the limits.
+    LimitsChanged {
+        #[serde(flatten)]
+        head: Head<'a>,
+        principal: Option<&'a str>,
+        before: Option<Limits>,
+        after: Option<Limits>,
+    },
+    /// Something began to slow the run, or, where `cleared`, no longer does.
+    Throttled {
+        #[serde(flatten)]
+        head: Head<'a>,
+        reason: &'a str,
+        value: &'a str,
+        threshold: &'a str,
+        cleared: bool,
+    },
     /// Events up to `first_available_sequence` are no longer kept.
     HistoryLost {
         #[serde(flatten)]
@@ -113,7 +130,7 @@ pub(crate) struct Progress<'a> {
     throttle: Option<Throttle<'a>>,
 }
 
-/// What slows a run. `reason` is a stable name of the protocol, in its own spelling: "DUTY_CYCLE", "RETRY".
+/// What slows a run. `reason` is a stable name of the protocol, in its own spelling: "DUTY_CYCLE", "REPLICA_LAG".
 #[derive(Debug, Serialize)]
 struct Throttle<'a> {
     reason: &'a str,
@@ -175,6 +192,19 @@ impl<'a> Line<'a> {
                 code: &warning.code,
                 message: &warning.message,
                 step_index: warning.step_index,
+            },
+            Kind::LimitsChanged(change) => Self::LimitsChanged {
+                head,
+                principal: super::text(&change.principal),
+                before: change.before.as_ref().map(Limits::from),
+                after: change.after.as_ref().map(Limits::from),
+            },
+            Kind::Throttled(slowdown) => Self::Throttled {
+                head,
+                reason: &slowdown.reason,
+                value: &slowdown.value,
+                threshold: &slowdown.threshold,
+                cleared: slowdown.cleared,
             },
             Kind::HistoryLost(lost) => Self::HistoryLost {
                 head,
@@ -254,6 +284,27 @@ mod tests {
                 step_index: None
             })),
             r#"{"type":"warning","run_id":"r1","sequence":3,"time":null,"coalesced":0,"code":"C","message":"m","step_index":null}"#
+        );
+        assert_eq!(
+            line(Kind::LimitsChanged(proto::LimitsChanged {
+                principal: String::new(),
+                before: None,
+                after: Some(proto::RunLimits {
+                    batch_size: 10,
+                    max_rows_per_second: 0,
+                    duty_cycle_percent: 100
+                })
+            })),
+            r#"{"type":"limits_changed","run_id":"r1","sequence":3,"time":null,"coalesced":0,"principal":null,"before":null,"after":{"batch_size":10,"max_rows_per_second":0,"duty_cycle_percent":100}}"#
+        );
+        assert_eq!(
+            line(Kind::Throttled(proto::Throttled {
+                reason: "REPLICA_LAG".into(),
+                value: "v".into(),
+                threshold: "10 s".into(),
+                cleared: true
+            })),
+            r#"{"type":"throttled","run_id":"r1","sequence":3,"time":null,"coalesced":0,"reason":"REPLICA_LAG","value":"v","threshold":"10 s","cleared":true}"#
         );
         assert!(line(Kind::StepStarted(proto::StepStarted::default())).starts_with(r#"{"type":"step_started","#));
         assert!(line(Kind::StepFinished(proto::StepFinished::default())).ends_with(r#""step":null}"#));

@@ -15,6 +15,7 @@
 //! | `runs report` | `{"report": {"run": run, "course": course}}` |
 //! | `runs show`, `runs cancel`, `runs approve` | `{"run": run}` |
 //! | `decisions list` | `{"decisions": [decision..], "more": bool}` |
+//! | `runs show`, `runs cancel`, `runs pause`, `runs resume`, `runs limits` | `{"run": run}` |
 //! | `backups list` | `{"backups": [backup..], "more": bool}` |
 //! | `backups show` | `{"backup": backup, "chunks": [chunk..], "truncated": bool}` |
 //!
@@ -22,6 +23,8 @@
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
 //! - `state_changed`, `plan_ready`, `approved`, `step_started`, `progress`, `step_finished`, `warning`, `history_lost`: an event, with
 //!   `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
+//! - `state_changed`, `plan_ready`, `step_started`, `progress`, `step_finished`, `warning`, `limits_changed`, `throttled`, `history_lost`:
+//!   an event, with `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
 //! - last, `run`: `{"type": "run", "run": run}` with the report; or `detached`: `{"type": "detached", "run_id": id}`, by
 //!   `--detach` or Ctrl-C (`run_id` is null where no event had told it yet).
 //!

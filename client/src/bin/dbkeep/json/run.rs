@@ -12,7 +12,8 @@ pub(crate) struct Run<'a> {
     /// "cleanup", "undo" or "verify".
     kind: String,
     target: &'a str,
-    /// "queued", "running", "cancelling", "cancelled", "interrupted", "succeeded", "partially_succeeded" or "failed".
+    /// "queued", "running", "pausing", "paused", "cancelling", "cancelled", "interrupted", "succeeded", "partially_succeeded" or
+    /// "failed".
     state: String,
     state_reason: Option<&'a str>,
     operations: &'a [String],
@@ -21,6 +22,10 @@ pub(crate) struct Run<'a> {
     undone_by_run_id: Option<&'a str>,
     backup_id: Option<&'a str>,
     options: Option<Options>,
+    /// Limits in effect.
+    limits: Option<Limits>,
+    /// What a queued or paused run waits for; null where no other run stands before it.
+    waiting_for: Option<WaitingFor<'a>>,
     attempts: u32,
     last_sequence: u64,
     create_time: Option<String>,
@@ -58,6 +63,34 @@ struct Options {
     stop_on_failure: bool,
     max_rows: Option<u64>,
     force: bool,
+    max_rows_per_second: u32,
+    duty_cycle_percent: Option<u32>,
+    queue: bool,
+    max_replica_lag_seconds: Option<f64>,
+}
+
+/// What can be changed about a run while it works.
+#[derive(Debug, Serialize)]
+pub(crate) struct Limits {
+    batch_size: u32,
+    max_rows_per_second: u32,
+    duty_cycle_percent: u32,
+}
+
+impl From<&proto::RunLimits> for Limits {
+    fn from(limits: &proto::RunLimits) -> Self {
+        Self {
+            batch_size: limits.batch_size,
+            max_rows_per_second: limits.max_rows_per_second,
+            duty_cycle_percent: limits.duty_cycle_percent,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct WaitingFor<'a> {
+    run_id: &'a str,
+    table: &'a str,
 }
 
 impl<'a> From<&'a proto::Run> for Run<'a> {
@@ -82,6 +115,15 @@ impl<'a> From<&'a proto::Run> for Run<'a> {
                 stop_on_failure: options.stop_on_failure,
                 max_rows: options.max_rows,
                 force: options.force,
+                max_rows_per_second: options.max_rows_per_second,
+                duty_cycle_percent: options.duty_cycle_percent,
+                queue: options.queue,
+                max_replica_lag_seconds: super::seconds(options.max_replica_lag.as_ref()),
+            }),
+            limits: run.limits.as_ref().map(Limits::from),
+            waiting_for: run.waiting_for.as_ref().map(|waiting| WaitingFor {
+                run_id: &waiting.run_id,
+                table: &waiting.table,
             }),
             attempts: run.attempts,
             last_sequence: run.last_sequence,
@@ -291,7 +333,17 @@ mod tests {
                 full_speed: false,
                 max_rows: Some(12),
                 force: true,
+                duty_cycle_percent: Some(50),
                 ..Default::default()
+            }),
+            limits: Some(proto::RunLimits {
+                batch_size: 200,
+                max_rows_per_second: 5,
+                duty_cycle_percent: 100,
+            }),
+            waiting_for: Some(proto::WaitingFor {
+                run_id: "r0".into(),
+                table: "logs".into(),
             }),
             started_by: "ann".into(),
             approvals: vec![proto::Approval {
@@ -340,7 +392,10 @@ mod tests {
                 r#"{"id":"r1","kind":"cleanup","target":"main","state":"partially_succeeded","state_reason":null,"#,
                 r#""operations":["old_logs"],"plan_id":null,"source_run_id":null,"undone_by_run_id":null,"backup_id":null,"#,
                 r#""options":{"dry_run":false,"batch_size":1000,"max_execution_time_seconds":1800.0,"full_speed":false,"#,
-                r#""capture":false,"stop_on_failure":false,"max_rows":12,"force":true},"#,
+                r#""capture":false,"stop_on_failure":false,"max_rows":12,"force":true,"#,
+                r#""max_rows_per_second":0,"duty_cycle_percent":50,"queue":false,"max_replica_lag_seconds":null},"#,
+                r#""limits":{"batch_size":200,"max_rows_per_second":5,"duty_cycle_percent":100},"#,
+                r#""waiting_for":{"run_id":"r0","table":"logs"},"#,
                 r#""attempts":1,"last_sequence":9,"create_time":null,"start_time":null,"end_time":null,"#,
                 r#""report":{"status":"partial_success","rows_planned":10,"rows_examined":0,"rows_affected":8,"rows_captured":0,"#,
                 r#""captured_bytes":0,"rows_conflicting":0,"rows_along":0,"duration_seconds":null,"#,

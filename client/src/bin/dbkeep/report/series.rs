@@ -123,7 +123,8 @@ impl Course {
                 from: x,
                 to: x,
             }),
-            Event::Warning(_) | Event::PlanReady(_) | Event::Approved(_) | Event::HistoryLost(_) => {}
+            Event::Throttled(throttled) => self.throttled(x, throttled),
+            Event::Warning(_) | Event::PlanReady(_) | Event::Approved(_) | Event::LimitsChanged(_) | Event::HistoryLost(_) => {}
         }
     }
 
@@ -155,6 +156,21 @@ impl Course {
     }
 
     /// The one place where slowdowns enter: whatever else an event tells of them belongs here.
+    /// A slowdown that the log tells by its begin and its end.
+    fn throttled(&mut self, x: f64, throttled: &proto::Throttled) {
+        let open = self.slow.iter_mut().rev().find(|slow| slow.reason == throttled.reason);
+        match open {
+            Some(slow) if throttled.cleared => slow.to = x,
+            _ if throttled.cleared => {}
+            _ => self.slow.push(Slow {
+                reason: throttled.reason.clone(),
+                value: format!("{} (from {})", throttled.value, throttled.threshold),
+                from: x,
+                to: x,
+            }),
+        }
+    }
+
     fn throttle(&mut self, x: f64, throttle: Option<&proto::Throttle>) {
         let Some(throttle) = throttle else {
             if self.slow_goes_on

@@ -20,12 +20,17 @@ pub(super) async fn an_accepted_run_comes_back_as_it_was(store: Arc<dyn Store>) 
         stop_on_failure: true,
         max_rows: Some(9_000),
         force: true,
+        max_rows_per_second: 12,
+        duty_cycle_percent: 34,
+        queue: false,
+        max_replica_lag_seconds: Some(56),
     };
     let operations = vec!["b".to_owned(), "a".to_owned()];
     let asked = Run {
         kind: RunKind::Undo,
         source: Some(RunId::new()),
         options,
+        limits: options.limits(),
         operations,
         report: report(3),
         ..run("shop")
@@ -89,7 +94,16 @@ pub(super) async fn a_table_has_one_run(store: Arc<dyn Store>) {
     let holder = accept(store.as_ref(), &first).await;
     let refused = request(run("shop"), &["c", "b"]);
     match store.create_run(&refused).await.unwrap() {
-        Created::Held { run, table } => assert_eq!((run, table.as_str()), (holder.id, "b")),
+        Created::Held {
+            run,
+            table,
+            state,
+            operations,
+            since,
+        } => assert_eq!(
+            (run, table.as_str(), state, operations, since),
+            (holder.id, "b", RunState::Queued, holder.operations.clone(), holder.created_at)
+        ),
         other => panic!("expected Held, got {other:?}"),
     }
     assert_eq!(store.run(refused.run.id).await.unwrap(), None, "a refused run leaves nothing");
@@ -166,6 +180,8 @@ pub(super) async fn a_dry_run_ends_at_once(store: Arc<dyn Store>) {
 pub(super) async fn a_run_does_not_begin_in_any_other_state(store: Arc<dyn Store>) {
     for state in [
         RunState::Running,
+        RunState::Pausing,
+        RunState::Paused,
         RunState::Cancelling,
         RunState::Interrupted,
         RunState::Failed,

@@ -165,7 +165,11 @@ pub(super) async fn a_lapsed_lease_that_nobody_claimed_is_prolonged(store: Arc<d
         .expect("it is still its run");
     assert_eq!(
         store.renew(id, grant.fence, LONG).await.unwrap(),
-        Renewal { cancel_reason: None }
+        Renewal {
+            cancel_reason: None,
+            pause_reason: None,
+            limits: grant.run.limits,
+        }
     );
     assert!(
         store.claim("another", LONG, &[]).await.unwrap().is_none(),

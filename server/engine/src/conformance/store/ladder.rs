@@ -127,7 +127,7 @@ pub(super) async fn a_waiting_run_is_nobodys_until_its_last_approval(store: Arc<
     let holder = accept(store.as_ref(), &request(run("shop"), &["t"])).await;
     let held = resolve(store.as_ref(), id, &approve("carl", &["a", "t"])).await;
     assert!(
-        matches!(&held, Resolved::Held { run, table } if *run == holder.id && table == "t"),
+        matches!(&held, Resolved::Held(held) if matches!(held.as_ref(), Created::Held { run, table, .. } if *run == holder.id && table == "t")),
         "{held:?}"
     );
     assert_eq!(store.run(id).await.unwrap().unwrap(), once, "it waits on");

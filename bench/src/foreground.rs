@@ -1,0 +1,266 @@
+//! What the foreground feels: sessions that read and update single rows at half of what the machine can do, while rows are deleted
+//! from the same table in four ways: not at all, by dbkeep as it comes, by dbkeep at full speed, and in naive batches.
+//!
+//! The load is open: each statement has its time, whether the one before has ended or not, and its latency counts from that time.
+//! A stall is felt by everybody who came during it, and not by one statement alone.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use dbkeep_client::{RunRequest, proto};
+use dbkeep_testkit::{Db, Durability, PrivatePostgres};
+use sqlx::{Connection as _, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Options,
+    postgres::{Bench, ORPHAN},
+    report::{Series, line, percentile, ratio},
+    server::Server,
+};
+
+/// How the foreground is loaded, and for how long it is watched.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Load {
+    /// Sessions of the foreground.
+    #[arg(long, default_value_t = 8)]
+    connections: u32,
+    /// Longest time for which each contender is watched, seconds; one that is done earlier is watched only until then.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Share of the machine's capacity that the foreground takes, percent.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100))]
+    capacity: u32,
+}
+
+/// Rows that the foreground reads and updates; none of them is an orphan.
+const KEYS: usize = 10_000;
+/// One statement of so many is an update, the others read.
+const UPDATE_EVERY: usize = 5;
+/// How long the capacity is measured.
+const CALIBRATION: Duration = Duration::from_secs(5);
+
+async fn keys(db: &Db) -> Result<Arc<Vec<String>>> {
+    // Spread over the whole table by a hash, the same in every round.
+    let sql = format!("SELECT c.id FROM user_progress c WHERE NOT ({ORPHAN}) ORDER BY md5(c.id) LIMIT {KEYS}");
+    let keys: Vec<String> = db
+        .fetch_text(&sql)
+        .await?
+        .into_iter()
+        .filter_map(|mut row| row.pop().flatten())
+        .collect();
+    ensure!(!keys.is_empty(), "every row is an orphan");
+    Ok(Arc::new(keys))
+}
+
+/// One session: a statement at each of its times until the end; latencies in milliseconds. Without an interval one after the other.
+async fn session(
+    url: String,
+    keys: Arc<Vec<String>>,
+    offset: usize,
+    interval: Option<Duration>,
+    end: CancellationToken,
+) -> Result<Vec<f64>> {
+    let mut connection = PgConnection::connect(&url).await?;
+    let began = Instant::now();
+    let mut latencies = Vec::new();
+    let mut due = began;
+    for number in 0.. {
+        if let Some(interval) = interval {
+            due = began + interval * number;
+            tokio::time::sleep_until(due.into()).await;
+        } else {
+            due = due.max(Instant::now());
+        }
+        if end.is_cancelled() {
+            break;
+        }
+        let number = usize::try_from(number)?;
+        let key = &keys[(offset + number * 7) % keys.len()];
+        let sql = if number % UPDATE_EVERY == 0 {
+            "UPDATE user_progress SET status = status WHERE id = $1"
+        } else {
+            "SELECT * FROM user_progress WHERE id = $1"
+        };
+        sqlx::query(sql).bind(key).execute(&mut connection).await?;
+        latencies.push(due.elapsed().as_secs_f64() * 1e3);
+    }
+    connection.close().await?;
+    Ok(latencies)
+}
+
+/// The foreground at work, from its start to [`Foreground::end`].
+struct Foreground {
+    sessions: Vec<tokio::task::JoinHandle<Result<Vec<f64>>>>,
+    end: CancellationToken,
+}
+
+impl Foreground {
+    /// At this rate, statements a second over all sessions; as fast as it goes without one.
+    fn start(url: &str, keys: &Arc<Vec<String>>, connections: u32, rate: Option<f64>) -> Self {
+        let end = CancellationToken::new();
+        let interval = rate.map(|rate| Duration::from_secs_f64(f64::from(connections) / rate));
+        let sessions = (0..connections)
+            .map(|number| {
+                // Far apart from each other, so that no two sessions wait for the same row.
+                let offset = keys.len() * number as usize / connections as usize;
+                tokio::spawn(session(url.to_owned(), Arc::clone(keys), offset, interval, end.clone()))
+            })
+            .collect();
+        Self { sessions, end }
+    }
+
+    async fn end(self) -> Result<Vec<f64>> {
+        self.end.cancel();
+        let mut latencies = Vec::new();
+        for session in self.sessions {
+            latencies.extend(session.await??);
+        }
+        Ok(latencies)
+    }
+}
+
+/// What works beside the foreground.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contender {
+    Idle,
+    Throttled,
+    FullSpeed,
+    Naive,
+}
+
+impl Contender {
+    const ALL: [Self; 4] = [Self::Idle, Self::Throttled, Self::FullSpeed, Self::Naive];
+}
+
+/// Deletes orphans in this way until the time is over, or none are left. Returns the rows that went.
+async fn work(contender: Contender, url: &str, db: &Db, folder: &Path, time: Duration) -> Result<u64> {
+    let began = Instant::now();
+    match contender {
+        Contender::Idle => {
+            tokio::time::sleep(time).await;
+            Ok(0)
+        }
+        Contender::Naive => {
+            let mut rows = 0;
+            while began.elapsed() < time {
+                let sql =
+                    format!("DELETE FROM user_progress WHERE id IN (SELECT c.id FROM user_progress c WHERE {ORPHAN} LIMIT 1000)");
+                let deleted = db.execute(&sql).await?;
+                rows += deleted;
+                if deleted == 0 {
+                    break;
+                }
+            }
+            Ok(rows)
+        }
+        Contender::Throttled | Contender::FullSpeed => {
+            let server = Server::start(folder, url).await?;
+            let mut request = RunRequest::new(["with_capture"]).execute();
+            if contender == Contender::FullSpeed {
+                request = request.full_speed();
+            }
+            let mut stream = server.client.cleanup().run(request).await?;
+            let followed = tokio::time::timeout(time.saturating_sub(began.elapsed()), async {
+                while let Some(event) = futures::StreamExt::next(&mut stream).await {
+                    event?;
+                }
+                anyhow::Ok(())
+            });
+            if let Ok(ended) = followed.await {
+                ended?;
+            } else {
+                let id = stream.run_id().context("the run has told its id")?.to_owned();
+                server.client.runs().cancel(id, "watched for long enough").await?;
+            }
+            let run = stream.finish().await?;
+            ensure!(
+                matches!(run.state(), proto::RunState::Succeeded | proto::RunState::Cancelled),
+                "the run ended {:?}: {}",
+                run.state(),
+                run.state_reason
+            );
+            Ok(run.report.unwrap_or_default().rows_affected)
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate of statements")]
+async fn capacity(url: &str, keys: &Arc<Vec<String>>, connections: u32) -> Result<f64> {
+    let foreground = Foreground::start(url, keys, connections, None);
+    tokio::time::sleep(CALIBRATION).await;
+    let done = foreground.end().await?.len();
+    Ok(done as f64 / CALIBRATION.as_secs_f64())
+}
+
+pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
+    let time = Duration::from_secs(load.seconds);
+    println!(
+        "\nForeground on PostgreSQL: {} sessions at {} % of capacity, {} rows, fsync on, {} s each, {} interleaved rounds",
+        load.connections, load.capacity, options.rows, load.seconds, options.rounds
+    );
+    let settings = [
+        ("shared_buffers", "1GB"),
+        ("max_wal_size", "16GB"),
+        ("checkpoint_timeout", "1h"),
+    ];
+    let cluster = PrivatePostgres::start_with(Durability::Durable, &settings).await?;
+    cluster.create_database("prepared").await?;
+    dbkeep_demo::single_table(&cluster.url("prepared"), options.rows, 0.2, options.seed).await?;
+    let db = Db::open(&cluster.url("prepared")).await?;
+    db.execute("DROP TABLE api_logs").await?;
+    db.execute("VACUUM ANALYZE").await?;
+    let keys = keys(&db).await?;
+    db.close().await;
+
+    let mut bench = Bench::of(cluster);
+    let folder = tempfile::tempdir()?;
+    let (url, db) = bench.copy().await?;
+    db.close().await;
+    let all = capacity(&url, &keys, load.connections).await?;
+    let rate = all * f64::from(load.capacity) / 100.0;
+    println!("capacity {all:.0} statements/s, load {rate:.0} statements/s, one in {UPDATE_EVERY} an update");
+
+    let mut p99: [Series; 4] = std::array::from_fn(|_| Series::default());
+    let mut rows: [Series; 4] = std::array::from_fn(|_| Series::default());
+    for round in 0..options.rounds {
+        for (place, contender) in Contender::ALL.into_iter().enumerate() {
+            let (url, db) = bench.copy().await?;
+            let foreground = Foreground::start(&url, &keys, load.connections, Some(rate));
+            let began = Instant::now();
+            let data = folder.path().join(format!("{contender:?}{round}"));
+            let deleted = work(contender, &url, &db, &data, time).await?;
+            let seconds = began.elapsed().as_secs_f64();
+            let mut latencies = foreground.end().await?;
+            db.close().await;
+            let latency = percentile(&mut latencies, 0.99);
+            println!(
+                "round {round} {contender:?}: p99 {latency:.2} ms over {} statements, {deleted} rows in {seconds:.1} s",
+                latencies.len()
+            );
+            p99[place].push(latency);
+            #[expect(clippy::cast_precision_loss, reason = "a rate of rows")]
+            rows[place].push(deleted as f64 / seconds);
+        }
+    }
+    let [idle, throttled, full_speed, naive] = &p99;
+    line("foreground p99, nothing else", idle, "ms");
+    line("foreground p99, dbkeep as it comes", throttled, "ms");
+    line("foreground p99, dbkeep at full speed", full_speed, "ms");
+    line("foreground p99, naive batches", naive, "ms");
+    line("rows deleted a second, dbkeep as it comes", &rows[1], "/s");
+    line("rows deleted a second, dbkeep at full speed", &rows[2], "/s");
+    line("rows deleted a second, naive batches", &rows[3], "/s");
+    ratio("foreground p99, default throttle / idle", &throttled.ratios(idle), 1.5);
+    ratio(
+        "foreground p99, default throttle / naive batches",
+        &throttled.ratios(naive),
+        0.1,
+    );
+    line("foreground p99, full speed / idle (no target)", &full_speed.ratios(idle), "");
+    Ok(())
+}
