@@ -18,7 +18,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a server on a free port, with `failpoints` armed where any are given, and waits until it serves.
     pub(crate) fn start(data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_dbkeepd")), data, target, catalog, failpoints)
+    }
+
+    /// The same by a command that ends in `dbkeepd`.
+    pub(crate) fn start_by(mut command: Command, data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
         command
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
