@@ -9,7 +9,7 @@ use super::{Engine, backup_of, digest_of, request_id};
 use crate::{
     EngineError, failpoint,
     model::{
-        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions, RunState,
+        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions,
         StepReport, TableName, Verification,
     },
     port::{Archive, CreateRun, MaintenanceError, RunFilter, Target, Trash},
@@ -547,6 +547,7 @@ pub(super) fn content_of(run: &Run) -> BackupContent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::RunState;
 
     #[test]
     fn names_of_scratch_places_are_plain() {
