@@ -23,6 +23,8 @@ macro_rules! on_both {
 
 on_both! {
     a_damaged_database_comes_back_bit_by_bit
+    an_emptied_database_comes_back_whole
+    a_catalog_can_ask_for_a_vacuum
     a_dropped_table_comes_back_with_all_that_belongs_to_it
     tables_alone_are_saved_and_shown_beside
     a_backup_is_proven_and_damage_is_found
@@ -133,6 +135,86 @@ async fn a_damaged_database_comes_back_bit_by_bit(database: Database) {
     // The journal is not what a dump brings back: dbkeep works on.
     let cleaned = world.clean("orphans").await;
     assert_eq!(cleaned.state(), proto::RunState::Succeeded, "{}", cleaned.state_reason);
+}
+
+/// Everything is gone, also what tables need: views, functions, types.
+async fn an_emptied_database_comes_back_whole(database: Database) {
+    let world = World::new(database).await;
+    furnish(&world, database).await;
+    world.db.execute("CREATE VIEW half AS SELECT id FROM child WHERE id % 2 = 0").await.expect("a view");
+    let before = (world.hash("child").await, world.hash("item").await);
+    let backup = save(&world.client, &[]).await;
+    let drop_all = match database {
+        Database::Postgres => "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
+        Database::Sqlite => "DROP VIEW half; DROP TABLE item; DROP TABLE child; DROP TABLE parent; DROP TABLE session; DROP TABLE seen",
+    };
+    world.db.execute(drop_all).await.expect("damage");
+    let run = restore(&world.client, in_place(&backup)).await.expect("a restore");
+    assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+    assert_eq!((world.hash("child").await, world.hash("item").await), before, "as before, bit by bit");
+    world.db.execute("INSERT INTO item (parent_id) VALUES (1)").await.expect("a new row");
+    assert_eq!(number(&world.db, "SELECT n FROM seen").await, "1", "its trigger is there");
+    if database == Database::Postgres {
+        assert_eq!(world.db.count("half").await.expect("the view"), CHILDREN / 2);
+    }
+}
+
+async fn a_catalog_can_ask_for_a_vacuum(database: Database) {
+    let catalog = CATALOG.replacen("severity = \"LOW\"\nbackup = false", "severity = \"LOW\"\nbackup = false\nvacuum = true", 1);
+    let world = World::with_catalog(database, &catalog).await;
+    let run = world.clean("stale").await;
+    assert!(run.options.is_some_and(|options| options.vacuum));
+    let report = run.report.expect("a report");
+    assert_eq!(report.space.len(), 1, "{report:?}");
+    assert!(report.space[0].bytes_before > 0 && !report.space[0].reusable_by.is_empty(), "{report:?}");
+    let other = world.clean("orphans").await;
+    assert_eq!(other.report.map(|report| report.space.len()), Some(0), "this one does not");
+}
+
+/// A VACUUM that waits for a lock ends when its run is cancelled, and nothing of it is left on the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vacuum_can_be_cancelled() {
+    let world = World::new(Database::Postgres).await;
+    let locker = Db::open(&world.url).await.expect("a connection");
+    // Rows may be deleted under this lock; VACUUM wants the same one.
+    locker
+        .fetch_text("BEGIN; LOCK TABLE session IN SHARE UPDATE EXCLUSIVE MODE; SELECT 1")
+        .await
+        .expect("a lock");
+    let request = RunRequest::new(["stale"]).execute().full_speed().vacuum();
+    let mut stream = world.client.cleanup().run(request).await.expect("a run");
+    use futures::StreamExt as _;
+    let first = stream.next().await.expect("an event").expect("an event");
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'VACUUM (ANALYZE)%' AND state = 'active' AND datname = current_database()";
+    while number(&world.db, waiting).await == "0" {}
+    world.client.runs().cancel(first.run_id.as_str(), "enough").await.expect("cancelled");
+    let run = stream.finish().await.expect("an end");
+    assert_eq!(run.state(), proto::RunState::Cancelled, "{}", run.state_reason);
+    assert_eq!(run.report.map(|report| report.rows_affected), Some(200), "the rows are gone all the same");
+    assert_eq!(number(&world.db, waiting).await, "0", "nobody waits for the lock any more");
+    locker.close().await;
+}
+
+/// Partitions are saved with their parent, and come back into their places.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_saved_with_their_parent() {
+    let world = World::new(Database::Postgres).await;
+    world
+        .db
+        .execute(
+            "CREATE TABLE event (id integer NOT NULL, at date NOT NULL, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); \
+             CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM ('2024-01-01') TO ('2024-02-01'); \
+             CREATE TABLE event_2 PARTITION OF event FOR VALUES FROM ('2024-02-01') TO ('2024-03-01'); \
+             INSERT INTO event SELECT i, '2024-01-01'::date + i % 60 FROM generate_series(1, 600) AS i",
+        )
+        .await
+        .expect("partitions");
+    let before = world.hash("event").await;
+    let backup = save(&world.client, &["event"]).await;
+    world.db.execute("DELETE FROM event WHERE id % 2 = 0").await.expect("damage");
+    let run = restore(&world.client, in_place(&backup).replace()).await.expect("a restore");
+    assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+    assert_eq!(world.hash("event").await, before);
 }
 
 async fn a_dropped_table_comes_back_with_all_that_belongs_to_it(database: Database) {

@@ -144,9 +144,13 @@ fn hint(error: &Error) -> Option<String> {
         Error::BackupPruned { .. } => "dbkeep backups list shows what is still there".to_owned(),
         Error::ConfirmationRequired { expected, .. } => format!("if that is what you want: --confirm {expected}"),
         Error::ToolUnavailable { tool, .. } => {
-            format!("install a {tool} that is not older than the target's server, or name its folder: [backup] pg_bin in dbkeep.toml")
+            format!(
+                "install a {tool} that is not older than the target's server, or name its folder: [backup] pg_bin in dbkeep.toml"
+            )
         }
-        Error::TablesNotEmpty { .. } => "give --replace to empty them first, or leave --in-place away to look at the rows".to_owned(),
+        Error::TablesNotEmpty { .. } => {
+            "give --replace to empty them first, or leave --in-place away to look at the rows".to_owned()
+        }
         Error::BackupKind { backup, .. } => format!("put captured rows back: dbkeep runs undo {backup}"),
         Error::BackupStorage { path, .. } => format!("make room in {path}; nothing was deleted without its backup"),
         Error::Internal { incident, .. } if !incident.is_empty() => format!("the server's log has the cause under {incident}"),

@@ -8,6 +8,7 @@ mod cancelling;
 mod claims;
 mod listing;
 mod logs;
+mod pruning;
 mod updates;
 
 use std::{sync::Arc, time::Duration};
@@ -91,6 +92,10 @@ where
         listing::runs_are_listed_newest_first,
         listing::filters_are_exact_and_combine,
         listing::runs_with_captured_rows_are_found,
+        pruning::a_backup_that_is_needed_is_not_taken,
+        pruning::a_backup_that_goes_is_not_given_to_anybody,
+        pruning::a_prune_races_with_an_undo,
+        pruning::backups_of_whole_tables_are_found,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );

@@ -236,7 +236,17 @@ async fn list(session: &Session, query: BackupQuery, limit: usize) -> anyhow::Re
         output.json(&json!({ "backups": backups, "more": more }))?;
         return Ok(Exit::Success);
     }
-    let mut table = output.table(["ID", "TARGET", "KIND", "OPERATIONS", "ROWS", "SIZE", "CHUNKS", "PROVEN", "MADE"]);
+    let mut table = output.table([
+        "ID",
+        "TARGET",
+        "KIND",
+        "OPERATIONS",
+        "ROWS",
+        "SIZE",
+        "CHUNKS",
+        "PROVEN",
+        "MADE",
+    ]);
     for backup in &backups {
         table.add_row([
             output.cell(Tone::Strong, &backup.id),
@@ -327,7 +337,9 @@ async fn show(session: &Session, id: String, max_chunks: u32) -> anyhow::Result<
     ))?;
     if backup.prune_time.is_some() {
         let when = table::instant(backup.prune_time.as_ref());
-        return Ok(output.line(output.paint(Tone::Warn, &format!("Its files were removed {when}."))).map(|()| Exit::Success)?);
+        return Ok(output
+            .line(output.paint(Tone::Warn, &format!("Its files were removed {when}.")))
+            .map(|()| Exit::Success)?);
     }
     if backup.kind() != BackupKind::Rows {
         return whole(session, backup);

@@ -142,7 +142,10 @@ fn chunk_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     if files.is_empty() {
-        anyhow::bail!("{}: holds no chunk; expected a chunk file, or a folder with *.chunk files", path.display());
+        anyhow::bail!(
+            "{}: holds no chunk; expected a chunk file, or a folder with *.chunk files",
+            path.display()
+        );
     }
     files.sort_unstable();
     Ok(files)
@@ -203,7 +206,9 @@ impl Sink {
                     let plain = part.table.to_string().replace(['/', '\0'], "_");
                     let path = folder.join(format!("{plain}.{}", self.form.ending()));
                     let made = OpenOptions::new().write(true).create_new(true).open(&path);
-                    Box::new(BufWriter::new(made.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?))
+                    Box::new(BufWriter::new(
+                        made.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?,
+                    ))
                 }
                 // Rows of a second table under the header of the first would be read as rows of the first.
                 None if self.form == Form::Csv && !self.streams.is_empty() => {
@@ -231,7 +236,10 @@ impl Sink {
         let form = self.form;
         let stream = self.stream(part)?;
         if form == Form::Csv && stream.columns != part.columns {
-            anyhow::bail!("{} changed its columns on the way; expected --format jsonl or sql", part.table);
+            anyhow::bail!(
+                "{} changed its columns on the way; expected --format jsonl or sql",
+                part.table
+            );
         }
         let insert = insert(part);
         for row in &part.rows {
@@ -308,7 +316,12 @@ fn identifier(name: &str) -> String {
 
 /// `INSERT INTO .. VALUES` up to the values. PostgreSQL names a schema, and its identity columns take values only when told to.
 fn insert(part: &Part) -> String {
-    let columns = part.columns.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", ");
+    let columns = part
+        .columns
+        .iter()
+        .map(|name| identifier(name))
+        .collect::<Vec<_>>()
+        .join(", ");
     match &part.table.schema {
         Some(schema) => format!(
             "INSERT INTO {}.{} ({columns}) OVERRIDING SYSTEM VALUE VALUES",
@@ -362,9 +375,20 @@ mod tests {
         let json: Vec<_> = values().iter().map(|value| json_value(value).to_string()).collect();
         assert_eq!(
             json,
-            ["null", "-7", "0.5", r#""it's \"x\"""#, r#"{"$hex":"ff"}"#, r#"{"$hex":"0102"}"#, r#""""#]
+            [
+                "null",
+                "-7",
+                "0.5",
+                r#""it's \"x\"""#,
+                r#"{"$hex":"ff"}"#,
+                r#"{"$hex":"0102"}"#,
+                r#""""#
+            ]
         );
         let sql: Vec<_> = values().iter().map(sql_value).collect();
-        assert_eq!(sql, ["NULL", "-7", "5e-1", "'it''s \"x\"'", "CAST(x'ff' AS TEXT)", "x'0102'", "''"]);
+        assert_eq!(
+            sql,
+            ["NULL", "-7", "5e-1", "'it''s \"x\"'", "CAST(x'ff' AS TEXT)", "x'0102'", "''"]
+        );
     }
 }
