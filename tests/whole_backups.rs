@@ -67,9 +67,19 @@ async fn save(client: &Client, tables: &[&str]) -> proto::Run {
     for table in tables {
         request = request.table(*table);
     }
-    let run = client.backups().create(request).await.expect("a stream").finish().await.expect("an end");
+    let run = client
+        .backups()
+        .create(request)
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
-    assert_eq!((run.kind(), run.backup_id.as_str()), (proto::RunKind::Backup, run.id.as_str()));
+    assert_eq!(
+        (run.kind(), run.backup_id.as_str()),
+        (proto::RunKind::Backup, run.id.as_str())
+    );
     run
 }
 
@@ -93,19 +103,47 @@ async fn number(db: &Db, sql: &str) -> String {
 async fn a_damaged_database_comes_back_bit_by_bit(database: Database) {
     let world = World::new(database).await;
     furnish(&world, database).await;
-    let before = (world.hash("child").await, world.hash("item").await, world.hash("parent").await, world.hash("session").await);
+    let before = (
+        world.hash("child").await,
+        world.hash("item").await,
+        world.hash("parent").await,
+        world.hash("session").await,
+    );
     let backup = save(&world.client, &[]).await;
-    let shown = world.client.backups().get(backup.id.as_str(), 0).await.expect("the backup").backup;
+    let shown = world
+        .client
+        .backups()
+        .get(backup.id.as_str(), 0)
+        .await
+        .expect("the backup")
+        .backup;
     assert_eq!(shown.kind(), proto::BackupKind::Database);
-    let rows = |name: &str| shown.tables.iter().find(|table| table.table.ends_with(name)).map(|table| table.row_count);
-    assert_eq!((rows("child"), rows("item"), rows("seen")), (Some(CHILDREN), Some(500), Some(1)));
+    let rows = |name: &str| {
+        shown
+            .tables
+            .iter()
+            .find(|table| table.table.ends_with(name))
+            .map(|table| table.row_count)
+    };
+    assert_eq!(
+        (rows("child"), rows("item"), rows("seen")),
+        (Some(CHILDREN), Some(500), Some(1))
+    );
     assert_eq!(shown.files.len(), 2, "the dump and its manifest");
     for file in &shown.files {
         let path = world.folder.path().join("data/backups").join(&backup.id).join(&file.file);
         let found = fs::metadata(&path).expect("the file");
-        assert_eq!((found.len(), found.permissions().mode() & 0o777), (file.size_bytes, 0o600), "{}", file.file);
+        assert_eq!(
+            (found.len(), found.permissions().mode() & 0o777),
+            (file.size_bytes, 0o600),
+            "{}",
+            file.file
+        );
     }
-    assert!(!shown.tool.is_empty() && shown.size_bytes > 0 && shown.row_count > CHILDREN, "{shown:?}");
+    assert!(
+        !shown.tool.is_empty() && shown.size_bytes > 0 && shown.row_count > CHILDREN,
+        "{shown:?}"
+    );
 
     world
         .db
@@ -114,7 +152,10 @@ async fn a_damaged_database_comes_back_bit_by_bit(database: Database) {
         .expect("damage");
     // Nothing happens by accident.
     let refused = restore(&world.client, RestoreRequest::in_place(backup.id.as_str(), "app")).await;
-    assert!(matches!(&refused, Err(Error::ConfirmationRequired { expected, .. }) if *expected == format!("app/{}", backup.id)), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Error::ConfirmationRequired { expected, .. }) if *expected == format!("app/{}", backup.id)),
+        "{refused:?}"
+    );
     let refused = restore(&world.client, in_place(&backup)).await;
     assert!(
         matches!(&refused, Err(Error::TablesNotEmpty { tables, .. }) if tables.iter().any(|table| table.ends_with("child"))),
@@ -125,12 +166,25 @@ async fn a_damaged_database_comes_back_bit_by_bit(database: Database) {
     let run = restore(&world.client, in_place(&backup).replace()).await.expect("a restore");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     assert_eq!(run.source_run_id, backup.id);
-    let after = (world.hash("child").await, world.hash("item").await, world.hash("parent").await, world.hash("session").await);
+    let after = (
+        world.hash("child").await,
+        world.hash("item").await,
+        world.hash("parent").await,
+        world.hash("session").await,
+    );
     assert_eq!(after, before, "as before, bit by bit");
     assert_eq!(number(&world.db, "SELECT n FROM seen").await, "0", "no trigger fired");
-    world.db.execute("INSERT INTO item (parent_id) VALUES (1)").await.expect("a new row");
+    world
+        .db
+        .execute("INSERT INTO item (parent_id) VALUES (1)")
+        .await
+        .expect("a new row");
     assert_eq!(number(&world.db, "SELECT n FROM seen").await, "1", "the trigger is on again");
-    assert_eq!(number(&world.db, "SELECT max(id) FROM item").await, "501", "keys go on where they were");
+    assert_eq!(
+        number(&world.db, "SELECT max(id) FROM item").await,
+        "501",
+        "keys go on where they were"
+    );
 
     // The journal is not what a dump brings back: dbkeep works on.
     let cleaned = world.clean("orphans").await;
@@ -141,18 +195,32 @@ async fn a_damaged_database_comes_back_bit_by_bit(database: Database) {
 async fn an_emptied_database_comes_back_whole(database: Database) {
     let world = World::new(database).await;
     furnish(&world, database).await;
-    world.db.execute("CREATE VIEW half AS SELECT id FROM child WHERE id % 2 = 0").await.expect("a view");
+    world
+        .db
+        .execute("CREATE VIEW half AS SELECT id FROM child WHERE id % 2 = 0")
+        .await
+        .expect("a view");
     let before = (world.hash("child").await, world.hash("item").await);
     let backup = save(&world.client, &[]).await;
     let drop_all = match database {
         Database::Postgres => "DROP SCHEMA public CASCADE; CREATE SCHEMA public",
-        Database::Sqlite => "DROP VIEW half; DROP TABLE item; DROP TABLE child; DROP TABLE parent; DROP TABLE session; DROP TABLE seen",
+        Database::Sqlite => {
+            "DROP VIEW half; DROP TABLE item; DROP TABLE child; DROP TABLE parent; DROP TABLE session; DROP TABLE seen"
+        }
     };
     world.db.execute(drop_all).await.expect("damage");
     let run = restore(&world.client, in_place(&backup)).await.expect("a restore");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
-    assert_eq!((world.hash("child").await, world.hash("item").await), before, "as before, bit by bit");
-    world.db.execute("INSERT INTO item (parent_id) VALUES (1)").await.expect("a new row");
+    assert_eq!(
+        (world.hash("child").await, world.hash("item").await),
+        before,
+        "as before, bit by bit"
+    );
+    world
+        .db
+        .execute("INSERT INTO item (parent_id) VALUES (1)")
+        .await
+        .expect("a new row");
     assert_eq!(number(&world.db, "SELECT n FROM seen").await, "1", "its trigger is there");
     if database == Database::Postgres {
         assert_eq!(world.db.count("half").await.expect("the view"), CHILDREN / 2);
@@ -160,13 +228,20 @@ async fn an_emptied_database_comes_back_whole(database: Database) {
 }
 
 async fn a_catalog_can_ask_for_a_vacuum(database: Database) {
-    let catalog = CATALOG.replacen("severity = \"LOW\"\nbackup = false", "severity = \"LOW\"\nbackup = false\nvacuum = true", 1);
+    let catalog = CATALOG.replacen(
+        "severity = \"LOW\"\nbackup = false",
+        "severity = \"LOW\"\nbackup = false\nvacuum = true",
+        1,
+    );
     let world = World::with_catalog(database, &catalog).await;
     let run = world.clean("stale").await;
     assert!(run.options.is_some_and(|options| options.vacuum));
     let report = run.report.expect("a report");
     assert_eq!(report.space.len(), 1, "{report:?}");
-    assert!(report.space[0].bytes_before > 0 && !report.space[0].reusable_by.is_empty(), "{report:?}");
+    assert!(
+        report.space[0].bytes_before > 0 && !report.space[0].reusable_by.is_empty(),
+        "{report:?}"
+    );
     let other = world.clean("orphans").await;
     assert_eq!(other.report.map(|report| report.space.len()), Some(0), "this one does not");
 }
@@ -187,10 +262,19 @@ async fn a_vacuum_can_be_cancelled() {
     let first = stream.next().await.expect("an event").expect("an event");
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'VACUUM (ANALYZE)%' AND state = 'active' AND datname = current_database()";
     while number(&world.db, waiting).await == "0" {}
-    world.client.runs().cancel(first.run_id.as_str(), "enough").await.expect("cancelled");
+    world
+        .client
+        .runs()
+        .cancel(first.run_id.as_str(), "enough")
+        .await
+        .expect("cancelled");
     let run = stream.finish().await.expect("an end");
     assert_eq!(run.state(), proto::RunState::Cancelled, "{}", run.state_reason);
-    assert_eq!(run.report.map(|report| report.rows_affected), Some(200), "the rows are gone all the same");
+    assert_eq!(
+        run.report.map(|report| report.rows_affected),
+        Some(200),
+        "the rows are gone all the same"
+    );
     assert_eq!(number(&world.db, waiting).await, "0", "nobody waits for the lock any more");
     locker.close().await;
 }
@@ -222,8 +306,14 @@ async fn a_dropped_table_comes_back_with_all_that_belongs_to_it(database: Databa
     furnish(&world, database).await;
     let before = (world.hash("item").await, world.hash("child").await);
     let backup = save(&world.client, &[]).await;
-    world.db.execute("DROP TABLE item; DELETE FROM child WHERE id <= 10").await.expect("damage");
-    let run = restore(&world.client, in_place(&backup).table("item")).await.expect("a restore");
+    world
+        .db
+        .execute("DROP TABLE item; DELETE FROM child WHERE id <= 10")
+        .await
+        .expect("damage");
+    let run = restore(&world.client, in_place(&backup).table("item"))
+        .await
+        .expect("a restore");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     assert_eq!(world.hash("item").await, before.0, "as before, bit by bit");
     assert_ne!(world.hash("child").await, before.1, "nobody asked for the other table");
@@ -235,7 +325,11 @@ async fn a_dropped_table_comes_back_with_all_that_belongs_to_it(database: Databa
     assert_eq!(number(&world.db, index).await, "1");
     let orphan = world.db.execute("INSERT INTO item (parent_id) VALUES (-1)").await;
     assert_eq!(orphan.is_err(), refused, "its key is there");
-    world.db.execute("INSERT INTO item (parent_id) VALUES (1)").await.expect("a new row");
+    world
+        .db
+        .execute("INSERT INTO item (parent_id) VALUES (1)")
+        .await
+        .expect("a new row");
     assert_eq!(number(&world.db, "SELECT n FROM seen").await, "1", "its trigger is there");
     let next = number(&world.db, "SELECT max(id) FROM item").await;
     assert!(next == "501" || next == "502", "keys go on where they were: {next}");
@@ -258,14 +352,28 @@ async fn open_aside(world: &World, database: Database, run: &proto::Run, name: &
         Database::Sqlite => {
             let file = world.folder.path().join(format!("{name}.db"));
             assert!(run.state_reason.contains(&file.display().to_string()), "{}", run.state_reason);
-            Db::open(&format!("sqlite://{}", file.display())).await.expect("the scratch file")
+            Db::open(&format!("sqlite://{}", file.display()))
+                .await
+                .expect("the scratch file")
         }
     }
 }
 
 /// A name that no other test takes: the databases of a cluster are shared.
 fn scratch_name() -> String {
-    format!("look_{}", tempfile::Builder::new().rand_bytes(10).tempdir().expect("a name").path().file_name().expect("a name").to_string_lossy().to_lowercase().replace('.', ""))
+    format!(
+        "look_{}",
+        tempfile::Builder::new()
+            .rand_bytes(10)
+            .tempdir()
+            .expect("a name")
+            .path()
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .to_lowercase()
+            .replace('.', "")
+    )
 }
 
 async fn tables_alone_are_saved_and_shown_beside(database: Database) {
@@ -273,28 +381,55 @@ async fn tables_alone_are_saved_and_shown_beside(database: Database) {
     furnish(&world, database).await;
     let before = (world.hash("item").await, world.hash("session").await);
     let backup = save(&world.client, &["item", "session"]).await;
-    let shown = world.client.backups().get(backup.id.as_str(), 0).await.expect("the backup").backup;
+    let shown = world
+        .client
+        .backups()
+        .get(backup.id.as_str(), 0)
+        .await
+        .expect("the backup")
+        .backup;
     assert_eq!((shown.kind(), shown.tables.len()), (proto::BackupKind::Tables, 2));
-    world.db.execute("DELETE FROM item; DELETE FROM session").await.expect("damage");
+    world
+        .db
+        .execute("DELETE FROM item; DELETE FROM session")
+        .await
+        .expect("damage");
 
     let name = scratch_name();
-    let run = restore(&world.client, RestoreRequest::scratch(backup.id.as_str()).scratch_name(&name)).await.expect("a restore");
+    let run = restore(&world.client, RestoreRequest::scratch(backup.id.as_str()).scratch_name(&name))
+        .await
+        .expect("a restore");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     let aside = open_aside(&world, database, &run, &name).await;
-    assert_eq!((hash(&aside, "item").await, hash(&aside, "session").await), before, "as before, bit by bit");
+    assert_eq!(
+        (hash(&aside, "item").await, hash(&aside, "session").await),
+        before,
+        "as before, bit by bit"
+    );
     aside.close().await;
-    assert_eq!(world.db.count("item").await.expect("a count"), 0, "the target was not touched");
+    assert_eq!(
+        world.db.count("item").await.expect("a count"),
+        0,
+        "the target was not touched"
+    );
 
     // A part of it, under a name of its own; and never over what is there.
     let other = scratch_name();
-    let run = restore(&world.client, RestoreRequest::scratch(backup.id.as_str()).scratch_name(&other).table("session"))
-        .await
-        .expect("a restore");
+    let run = restore(
+        &world.client,
+        RestoreRequest::scratch(backup.id.as_str())
+            .scratch_name(&other)
+            .table("session"),
+    )
+    .await
+    .expect("a restore");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     let aside = open_aside(&world, database, &run, &other).await;
     assert_eq!(hash(&aside, "session").await, before.1);
     aside.close().await;
-    let run = restore(&world.client, RestoreRequest::scratch(backup.id.as_str()).scratch_name(&name)).await.expect("a run");
+    let run = restore(&world.client, RestoreRequest::scratch(backup.id.as_str()).scratch_name(&name))
+        .await
+        .expect("a run");
     assert_eq!(run.state(), proto::RunState::Failed, "{}", run.state_reason);
     assert!(run.state_reason.contains("another name"), "{}", run.state_reason);
     let kept = open_aside_again(&world, database, &name).await;
@@ -317,25 +452,58 @@ async fn open_aside_again(world: &World, database: Database, name: &str) -> Db {
 
 /// The dump of a backup.
 async fn dump_of(world: &World, backup: &proto::Run) -> PathBuf {
-    let shown = world.client.backups().get(backup.id.as_str(), 0).await.expect("the backup").backup;
-    world.folder.path().join("data/backups").join(&backup.id).join(&shown.files[0].file)
+    let shown = world
+        .client
+        .backups()
+        .get(backup.id.as_str(), 0)
+        .await
+        .expect("the backup")
+        .backup;
+    world
+        .folder
+        .path()
+        .join("data/backups")
+        .join(&backup.id)
+        .join(&shown.files[0].file)
 }
 
 async fn a_backup_is_proven_and_damage_is_found(database: Database) {
     let world = World::new(database).await;
     let backup = save(&world.client, &[]).await;
-    let proof = world.client.backups().verify(backup.id.as_str()).await.expect("a stream").finish().await.expect("an end");
+    let proof = world
+        .client
+        .backups()
+        .verify(backup.id.as_str())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(proof.state(), proto::RunState::Succeeded, "{}", proof.state_reason);
-    let shown = world.client.backups().get(backup.id.as_str(), 0).await.expect("the backup").backup;
+    let shown = world
+        .client
+        .backups()
+        .get(backup.id.as_str(), 0)
+        .await
+        .expect("the backup")
+        .backup;
     assert_eq!(shown.verification(), proto::VerificationState::Verified);
     let left = match database {
         Database::Postgres => {
             let name = format!("dbkeep_proof_{}", proof.id.replace('-', ""));
-            number(&world.db, &format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'")).await
+            number(
+                &world.db,
+                &format!("SELECT count(*) FROM pg_database WHERE datname = '{name}'"),
+            )
+            .await
         }
         Database::Sqlite => fs::read_dir(world.folder.path())
             .expect("the folder")
-            .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().contains("proof")))
+            .filter(|entry| {
+                entry
+                    .as_ref()
+                    .is_ok_and(|entry| entry.file_name().to_string_lossy().contains("proof"))
+            })
             .count()
             .to_string(),
     };
@@ -347,7 +515,11 @@ async fn a_backup_is_proven_and_damage_is_found(database: Database) {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     world.db.execute("DELETE FROM child").await.expect("damage");
-    for (altered, what) in [(Some(flipped), "SHA-256"), (Some(whole[..whole.len() - 1].to_vec()), "bytes"), (None, "missing")] {
+    for (altered, what) in [
+        (Some(flipped), "SHA-256"),
+        (Some(whole[..whole.len() - 1].to_vec()), "bytes"),
+        (None, "missing"),
+    ] {
         match altered {
             Some(bytes) => fs::write(&path, bytes).expect("written"),
             None => fs::remove_file(&path).expect("removed"),
@@ -357,9 +529,23 @@ async fn a_backup_is_proven_and_damage_is_found(database: Database) {
         assert!(run.state_reason.contains(what), "{what}: {}", run.state_reason);
         assert_eq!(world.db.count("child").await.expect("a count"), 0, "nothing of it was used");
     }
-    let proof = world.client.backups().verify(backup.id.as_str()).await.expect("a stream").finish().await.expect("an end");
+    let proof = world
+        .client
+        .backups()
+        .verify(backup.id.as_str())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(proof.state(), proto::RunState::Failed, "{}", proof.state_reason);
-    let shown = world.client.backups().get(backup.id.as_str(), 0).await.expect("the backup").backup;
+    let shown = world
+        .client
+        .backups()
+        .get(backup.id.as_str(), 0)
+        .await
+        .expect("the backup")
+        .backup;
     assert_eq!(shown.verification(), proto::VerificationState::Damaged);
 }
 
@@ -367,9 +553,14 @@ async fn captured_rows_are_shown_beside_and_not_put_in_place(database: Database)
     let world = World::new(database).await;
     let run = world.clean("orphans").await;
     let refused = restore(&world.client, in_place(&run)).await;
-    assert!(matches!(&refused, Err(Error::BackupKind { expected, .. }) if expected.contains("UndoRun")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Error::BackupKind { expected, .. }) if expected.contains("UndoRun")),
+        "{refused:?}"
+    );
     let name = scratch_name();
-    let shown = restore(&world.client, RestoreRequest::scratch(run.id.as_str()).scratch_name(&name)).await.expect("a restore");
+    let shown = restore(&world.client, RestoreRequest::scratch(run.id.as_str()).scratch_name(&name))
+        .await
+        .expect("a restore");
     assert_eq!(shown.state(), proto::RunState::Succeeded, "{}", shown.state_reason);
     let table = match database {
         Database::Postgres => format!("{name}.child"),
@@ -386,16 +577,24 @@ async fn captured_rows_are_shown_beside_and_not_put_in_place(database: Database)
     there.sort();
     assert_eq!(there.len() as u64, ORPHANS);
     assert_eq!(there, captured, "what is shown is what was captured");
-    assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN - ORPHANS, "nothing was put back");
+    assert_eq!(
+        world.db.count("child").await.expect("a count"),
+        CHILDREN - ORPHANS,
+        "nothing was put back"
+    );
 
     // Somebody else's place is not written to.
     let taken = scratch_name();
     let sql = match database {
-        Database::Postgres => format!("CREATE SCHEMA {taken}; CREATE TABLE {taken}.child (id integer, parent_id integer, other_id integer, note text)"),
+        Database::Postgres => format!(
+            "CREATE SCHEMA {taken}; CREATE TABLE {taken}.child (id integer, parent_id integer, other_id integer, note text)"
+        ),
         Database::Sqlite => format!("CREATE TABLE {taken}__child (id integer, parent_id integer, other_id integer, note text)"),
     };
     world.db.execute(&sql).await.expect("a table");
-    let failed = restore(&world.client, RestoreRequest::scratch(run.id.as_str()).scratch_name(&taken)).await.expect("a run");
+    let failed = restore(&world.client, RestoreRequest::scratch(run.id.as_str()).scratch_name(&taken))
+        .await
+        .expect("a run");
     assert_eq!(failed.state(), proto::RunState::Failed, "{}", failed.state_reason);
     let table = match database {
         Database::Postgres => format!("{taken}.child"),
@@ -404,7 +603,12 @@ async fn captured_rows_are_shown_beside_and_not_put_in_place(database: Database)
     assert_eq!(world.db.count(&table).await.expect("a count"), 0);
 
     // The undo works as if nobody had looked.
-    let undo = world.client.runs().undo(UndoRequest::new(run.id.as_str()).full_speed()).await.expect("an undo");
+    let undo = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.id.as_str()).full_speed())
+        .await
+        .expect("an undo");
     assert_eq!(undo.finish().await.expect("an end").state(), proto::RunState::Succeeded);
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN);
 }
@@ -430,43 +634,86 @@ async fn old_backups_go_by_count_and_age(database: Database) {
 
     let refused = world.client.backups().prune(PruneRequest::default()).await;
     assert!(matches!(refused, Err(Error::InvalidField { .. })), "{refused:?}");
-    let told = world.client.backups().prune(PruneRequest::default().keep_last(1)).await.expect("told");
+    let told = world
+        .client
+        .backups()
+        .prune(PruneRequest::default().keep_last(1))
+        .await
+        .expect("told");
     assert!(told.dry_run && told.freed_bytes > 0, "{told:?}");
     assert_eq!(gone(&told), [rows.id.as_str(), first.id.as_str()]);
     assert!(folder(&rows).exists() && folder(&first).exists(), "a dry run removes nothing");
     let none = world
         .client
         .backups()
-        .prune(PruneRequest::default().keep_last(0).older_than(Duration::from_secs(3600)).execute())
+        .prune(
+            PruneRequest::default()
+                .keep_last(0)
+                .older_than(Duration::from_secs(3600))
+                .execute(),
+        )
         .await
         .expect("done");
     assert_eq!(gone(&none), Vec::<&str>::new(), "all are young");
 
     // The newest that was proven stays, whatever the count says.
-    let proof = world.client.backups().verify(first.id.as_str()).await.expect("a stream").finish().await.expect("an end");
+    let proof = world
+        .client
+        .backups()
+        .verify(first.id.as_str())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(proof.state(), proto::RunState::Succeeded, "{}", proof.state_reason);
-    let done = world.client.backups().prune(PruneRequest::default().keep_last(1).execute()).await.expect("done");
+    let done = world
+        .client
+        .backups()
+        .prune(PruneRequest::default().keep_last(1).execute())
+        .await
+        .expect("done");
     assert_eq!(gone(&done), [rows.id.as_str()]);
     assert!(!folder(&rows).exists() && folder(&first).exists() && folder(&second).exists());
-    let kept = done.backups.iter().find(|pruned| pruned.backup.as_ref().is_some_and(|backup| backup.id == first.id));
+    let kept = done
+        .backups
+        .iter()
+        .find(|pruned| pruned.backup.as_ref().is_some_and(|backup| backup.id == first.id));
     assert!(kept.is_some_and(|kept| kept.reason.contains("proven")), "{kept:?}");
 
     let journal = match database {
         Database::Postgres => "dbkeep.journal",
         Database::Sqlite => "_dbkeep_journal",
     };
-    let left = world.db.count_where(journal, &format!("run_id = '{}'", rows.id)).await.expect("a count");
+    let left = world
+        .db
+        .count_where(journal, &format!("run_id = '{}'", rows.id))
+        .await
+        .expect("a count");
     assert_eq!(left, 0, "its journal is gone");
     let shown = world.client.backups().get(rows.id.as_str(), 0).await.expect("the backup");
     assert!(shown.backup.prune_time.is_some() && shown.chunks.is_empty());
     for refused in [
         world.client.runs().undo(rows.id.as_str()).await.map(drop),
         world.client.backups().verify(rows.id.as_str()).await.map(drop),
-        world.client.backups().restore(RestoreRequest::scratch(rows.id.as_str())).await.map(drop),
+        world
+            .client
+            .backups()
+            .restore(RestoreRequest::scratch(rows.id.as_str()))
+            .await
+            .map(drop),
     ] {
-        assert!(matches!(&refused, Err(Error::BackupPruned { backup, .. }) if *backup == rows.id), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Error::BackupPruned { backup, .. }) if *backup == rows.id),
+            "{refused:?}"
+        );
     }
-    let again = world.client.backups().prune(PruneRequest::default().keep_last(1).execute()).await.expect("done");
+    let again = world
+        .client
+        .backups()
+        .prune(PruneRequest::default().keep_last(1).execute())
+        .await
+        .expect("done");
     assert_eq!(gone(&again), Vec::<&str>::new(), "a second prune has nothing to do");
 }
 
@@ -475,30 +722,82 @@ async fn old_backups_go_by_count_and_age(database: Database) {
 async fn what_an_ended_undo_left_is_told(database: Database) {
     let world = World::new(database).await;
     let run = world.clean("orphans").await;
-    world.db.execute("INSERT INTO child (id, note) VALUES (5, 'in the way')").await.expect("a row");
-    let undo = world.client.runs().undo(run.id.as_str()).await.expect("a stream").finish().await.expect("an end");
+    world
+        .db
+        .execute("INSERT INTO child (id, note) VALUES (5, 'in the way')")
+        .await
+        .expect("a row");
+    let undo = world
+        .client
+        .runs()
+        .undo(run.id.as_str())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(undo.state(), proto::RunState::PartiallySucceeded, "{}", undo.state_reason);
-    let told = world.client.backups().prune(PruneRequest::default().keep_last(0)).await.expect("told");
+    let told = world
+        .client
+        .backups()
+        .prune(PruneRequest::default().keep_last(0))
+        .await
+        .expect("told");
     assert_eq!(gone(&told), [run.id.as_str()]);
     assert!(told.backups[0].reason.contains("left 1 rows"), "{:?}", told.backups);
 }
 
 async fn what_cannot_be_saved_is_refused_before_a_run(database: Database) {
     let world = World::new(database).await;
-    world.db.execute("CREATE VIEW seen_through AS SELECT id FROM child").await.expect("a view");
+    world
+        .db
+        .execute("CREATE VIEW seen_through AS SELECT id FROM child")
+        .await
+        .expect("a view");
     for table in ["nowhere", "seen_through"] {
-        let refused = world.client.backups().create(CreateRequest::new().table(table)).await.map(drop);
+        let refused = world
+            .client
+            .backups()
+            .create(CreateRequest::new().table(table))
+            .await
+            .map(drop);
         assert!(matches!(&refused, Err(Error::InvalidField { .. })), "{table}: {refused:?}");
     }
-    let refused = world.client.backups().create(CreateRequest::new().target("other")).await.map(drop);
+    let refused = world
+        .client
+        .backups()
+        .create(CreateRequest::new().target("other"))
+        .await
+        .map(drop);
     assert!(matches!(&refused, Err(Error::UnknownTarget { .. })), "{refused:?}");
-    let runs = world.client.runs().list_all(dbkeep_client::RunQuery::default()).await.expect("runs");
+    let runs = world
+        .client
+        .runs()
+        .list_all(dbkeep_client::RunQuery::default())
+        .await
+        .expect("runs");
     assert_eq!(runs.len(), 0, "nothing was started");
 
     // The same request twice is one run.
     let request = CreateRequest::new().table("session");
-    let first = world.client.backups().create(request.clone()).await.expect("a stream").finish().await.expect("an end");
-    let second = world.client.backups().create(request).await.expect("a stream").finish().await.expect("an end");
+    let first = world
+        .client
+        .backups()
+        .create(request.clone())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
+    let second = world
+        .client
+        .backups()
+        .create(request)
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(first.id, second.id);
 }
 
@@ -506,7 +805,11 @@ async fn a_run_tells_what_became_of_the_space(database: Database) {
     let world = World::new(database).await;
     let Database::Postgres = database else {
         // On one connection: the setting takes effect with the VACUUM.
-        world.db.execute("PRAGMA auto_vacuum = INCREMENTAL; VACUUM").await.expect("a setting");
+        world
+            .db
+            .execute("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
+            .await
+            .expect("a setting");
         world
             .db
             .execute("INSERT INTO session WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) SELECT i, CASE WHEN i < 20000 THEN 5 END FROM n")
@@ -514,36 +817,68 @@ async fn a_run_tells_what_became_of_the_space(database: Database) {
             .expect("rows");
         let run = vacuumed(&world).await;
         let space = &run.report.as_ref().expect("a report").space;
-        assert_eq!((space.len(), space[0].table.as_str(), space[0].reusable_by.as_str()), (1, "main", "freelist"));
+        assert_eq!(
+            (space.len(), space[0].table.as_str(), space[0].reusable_by.as_str()),
+            (1, "main", "freelist")
+        );
         assert!(space[0].bytes_returned > 0, "free pages went back: {space:?}");
         assert_eq!(space[0].bytes_before - space[0].bytes_after, space[0].bytes_returned);
         return;
     };
     // Somebody looks at an old state of the table while the rows go.
     let holder = Db::open(&world.url).await.expect("a connection");
-    let process = number(&holder, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_backend_pid(), (SELECT count(*) FROM session)").await;
+    let process = number(
+        &holder,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_backend_pid(), (SELECT count(*) FROM session)",
+    )
+    .await;
     let run = vacuumed(&world).await;
     let report = run.report.expect("a report");
     let space = &report.space[0];
     assert!(space.dead_rows >= 200, "{space:?}");
     let named = space.holders.iter().find(|holder| holder.name == process);
-    assert!(named.is_some_and(|named| named.kind == "session" && named.user == "postgres" && named.detail.contains("idle in transaction")), "{space:?}");
+    assert!(
+        named.is_some_and(|named| named.kind == "session"
+            && named.user == "postgres"
+            && named.detail.contains("idle in transaction")),
+        "{space:?}"
+    );
     let warning = report.warnings.iter().find(|warning| warning.code == "VACUUM_HELD");
-    assert!(warning.is_some_and(|warning| warning.message.contains(&process)), "{:?}", report.warnings);
+    assert!(
+        warning.is_some_and(|warning| warning.message.contains(&process)),
+        "{:?}",
+        report.warnings
+    );
     holder.close().await;
 
     // With nobody in the way the space is reusable, and says by what it was found.
-    world.db.execute("INSERT INTO session SELECT i, 5 FROM generate_series(100000, 100200) AS i; CREATE EXTENSION pg_freespacemap").await.expect("rows");
+    world
+        .db
+        .execute("INSERT INTO session SELECT i, 5 FROM generate_series(100000, 100200) AS i; CREATE EXTENSION pg_freespacemap")
+        .await
+        .expect("rows");
     let run = vacuumed(&world).await;
     let space = &run.report.as_ref().expect("a report").space[0];
-    assert_eq!((space.dead_rows, space.holders.len(), space.reusable_by.as_str()), (0, 0, "freespacemap"), "{space:?}");
+    assert_eq!(
+        (space.dead_rows, space.holders.len(), space.reusable_by.as_str()),
+        (0, 0, "freespacemap"),
+        "{space:?}"
+    );
     assert!(space.bytes_reusable > 0, "{space:?}");
 }
 
 /// Runs `stale` with a vacuum at the end.
 async fn vacuumed(world: &World) -> proto::Run {
     let request = RunRequest::new(["stale"]).execute().full_speed().vacuum();
-    let run = world.client.cleanup().run(request).await.expect("a run").finish().await.expect("an end");
+    let run = world
+        .client
+        .cleanup()
+        .run(request)
+        .await
+        .expect("a run")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     run
 }
@@ -590,10 +925,24 @@ async fn a_wrong_pg_dump_is_refused_before_a_run_and_a_failing_one_leaves_nothin
                   printf half > \"${argument#--file=}\";; esac; done; echo 'No space left on device' >&2; exit 1;; esac";
     fs::write(folder.path().join("tools/pg_dump"), format!("#!/bin/sh\n{script}\n")).expect("a script");
     fs::set_permissions(folder.path().join("tools/pg_dump"), fs::Permissions::from_mode(0o700)).expect("executable");
-    let run = client.backups().create(CreateRequest::new()).await.expect("a stream").finish().await.expect("an end");
+    let run = client
+        .backups()
+        .create(CreateRequest::new())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.state(), proto::RunState::Failed);
-    assert!(run.state_reason.contains("No space left on device") && run.backup_id.is_empty(), "{}", run.state_reason);
-    assert!(!folder.path().join("data/backups").join(&run.id).exists(), "nothing is left of it");
+    assert!(
+        run.state_reason.contains("No space left on device") && run.backup_id.is_empty(),
+        "{}",
+        run.state_reason
+    );
+    assert!(
+        !folder.path().join("data/backups").join(&run.id).exists(),
+        "nothing is left of it"
+    );
     assert_eq!(client.backups().list_all(Default::default()).await.expect("backups").len(), 0);
 
     // One that never ends is gone when its run is cancelled: its lock on a file says when.

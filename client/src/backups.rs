@@ -240,7 +240,10 @@ pub struct CreateRequest {
 
 impl CreateRequest {
     /// The whole database of the server's only target.
-    #[expect(clippy::new_without_default, reason = "a default would hide that each one has its own request id")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a default would hide that each one has its own request id"
+    )]
     pub fn new() -> Self {
         Self {
             message: CreateBackupRequest {

@@ -62,7 +62,11 @@ async fn captured(database: &str) -> (tempfile::TempDir, PathBuf, String) {
     .unwrap();
     let series = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)";
     let odd = "CASE i % 4 WHEN 0 THEN NULL WHEN 1 THEN '' WHEN 2 THEN 'it''s, \"odd\"' ELSE 'line' || chr(10) || 'two ' || i END";
-    let odd = if database == "postgres" { odd.to_owned() } else { odd.replace("chr(10)", "char(10)") };
+    let odd = if database == "postgres" {
+        odd.to_owned()
+    } else {
+        odd.replace("chr(10)", "char(10)")
+    };
     for table in ["log", "note"] {
         db.execute(&format!(
             "INSERT INTO {table} {series} SELECT i, CASE WHEN i <= 210 THEN 5 END, {odd} FROM n"
@@ -165,11 +169,18 @@ async fn every_form_holds_every_row(database: &str) {
     let out = folder.path().join("sql");
     let output = extract(&chunks, &["--format", "sql", "--out", out.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let db = Db::open(&format!("sqlite://{}?mode=rwc", folder.path().join("again.db").display())).await.unwrap();
+    let db = Db::open(&format!("sqlite://{}?mode=rwc", folder.path().join("again.db").display()))
+        .await
+        .unwrap();
     let mut found = Rows::new();
     for (table, columns) in &columns {
-        let names: Vec<_> = columns.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
-        db.execute(&format!("CREATE TABLE {table} ({})", names.join(", "))).await.unwrap();
+        let names: Vec<_> = columns
+            .iter()
+            .map(|name| format!("\"{}\"", name.replace('"', "\"\"")))
+            .collect();
+        db.execute(&format!("CREATE TABLE {table} ({})", names.join(", ")))
+            .await
+            .unwrap();
         let file = fs::read_dir(&out)
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -182,7 +193,10 @@ async fn every_form_holds_every_row(database: &str) {
             .iter()
             .map(|name| format!("CASE typeof({name}) WHEN 'blob' THEN lower(hex({name})) ELSE CAST({name} AS TEXT) END"))
             .collect();
-        let mut rows = db.fetch_text(&format!("SELECT {} FROM {table}", shown.join(", "))).await.unwrap();
+        let mut rows = db
+            .fetch_text(&format!("SELECT {} FROM {table}", shown.join(", ")))
+            .await
+            .unwrap();
         rows.sort();
         found.insert(table.clone(), rows);
     }
@@ -195,7 +209,10 @@ async fn every_form_holds_every_row(database: &str) {
     let output = extract(&chunks, &["--format", "csv", "--table", "note"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("\"id\",\"at\",\"body\"\n"), "{text:.60}");
-    assert!(text.contains("\n\"4\",\"5\",\n") && text.contains("\n\"5\",\"5\",\"\"\n"), "NULL is nothing, empty is in quotes");
+    assert!(
+        text.contains("\n\"4\",\"5\",\n") && text.contains("\n\"5\",\"5\",\"\"\n"),
+        "NULL is nothing, empty is in quotes"
+    );
     assert!(text.contains("\"it's, \"\"odd\"\"\""));
     // Files that are there are not replaced.
     let output = extract(&chunks, &["--format", "sql", "--out", out.to_str().unwrap()]);
@@ -244,7 +261,11 @@ async fn damage_is_told_by_file_and_the_good_chunks_are_read() {
     assert_eq!(lines, 320);
 
     let output = extract(cut, &[]);
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "nothing of a damaged chunk is shown");
+    assert_eq!(
+        (output.status.code(), output.stdout.len()),
+        (Some(1), 0),
+        "nothing of a damaged chunk is shown"
+    );
     assert!(String::from_utf8_lossy(&output.stderr).contains(cut.file_name().unwrap().to_str().unwrap()));
     let output = extract(Path::new("nowhere"), &[]);
     assert_eq!(output.status.code(), Some(1));

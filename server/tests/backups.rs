@@ -80,7 +80,9 @@ impl World {
 
     fn files(&self, run: &str) -> Vec<String> {
         let folder = self.folder.path().join("data/backups").join(run);
-        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(folder) else {
+            return Vec::new();
+        };
         let mut names: Vec<_> = entries
             .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
             .collect();
@@ -100,7 +102,14 @@ async fn the_run(client: &Client, kind: proto::RunKind) -> String {
 }
 
 async fn finish(client: &Client, run: &str) -> proto::Run {
-    client.runs().watch(run).await.expect("a stream").finish().await.expect("an end")
+    client
+        .runs()
+        .watch(run)
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end")
 }
 
 async fn drain(stream: Result<dbkeep_client::RunStream, dbkeep_client::Error>) {
@@ -110,7 +119,14 @@ async fn drain(stream: Result<dbkeep_client::RunStream, dbkeep_client::Error>) {
 }
 
 async fn save(client: &Client) -> proto::Run {
-    let run = client.backups().create(CreateRequest::new()).await.expect("a stream").finish().await.expect("an end");
+    let run = client
+        .backups()
+        .create(CreateRequest::new())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     run
 }
@@ -149,14 +165,31 @@ async fn a_dump_that_is_killed_begins_anew(database: &str) {
         let client = daemon.client().await;
         let run = the_run(&client, proto::RunKind::Backup).await;
         let ended = finish(&client, &run).await;
-        assert_eq!((ended.state(), ended.attempts), (proto::RunState::Succeeded, 2), "{point}: {}", ended.state_reason);
+        assert_eq!(
+            (ended.state(), ended.attempts),
+            (proto::RunState::Succeeded, 2),
+            "{point}: {}",
+            ended.state_reason
+        );
         let shown = client.backups().get(run.as_str(), 0).await.expect("the backup").backup;
         let mut named: Vec<_> = shown.files.iter().map(|file| file.file.clone()).collect();
         named.sort_unstable();
         assert_eq!(world.files(&run), named, "{point}: nothing is left of the first attempt");
         world.db.execute("DELETE FROM child").await.expect("damage");
-        let restored = client.backups().restore(in_place(&run)).await.expect("a stream").finish().await.expect("an end");
-        assert_eq!(restored.state(), proto::RunState::Succeeded, "{point}: {}", restored.state_reason);
+        let restored = client
+            .backups()
+            .restore(in_place(&run))
+            .await
+            .expect("a stream")
+            .finish()
+            .await
+            .expect("an end");
+        assert_eq!(
+            restored.state(),
+            proto::RunState::Succeeded,
+            "{point}: {}",
+            restored.state_reason
+        );
         assert_eq!(world.hash().await, before, "{point}");
     }
 }
@@ -168,7 +201,11 @@ async fn a_restore_that_is_killed_is_all_or_nothing(database: &str) {
         let daemon = world.start("");
         let backup = save(&daemon.client().await).await.id;
         drop(daemon);
-        world.db.execute("DELETE FROM child WHERE id > 1000; UPDATE child SET note = 'x'").await.expect("damage");
+        world
+            .db
+            .execute("DELETE FROM child WHERE id > 1000; UPDATE child SET note = 'x'")
+            .await
+            .expect("damage");
         let damaged = world.hash().await;
         let mut daemon = world.start(&format!("{point}=panic"));
         drain(daemon.client().await.backups().restore(in_place(&backup)).await).await;
@@ -179,7 +216,12 @@ async fn a_restore_that_is_killed_is_all_or_nothing(database: &str) {
         let client = daemon.client().await;
         let run = the_run(&client, proto::RunKind::Restore).await;
         let ended = finish(&client, &run).await;
-        assert_eq!((ended.state(), ended.attempts), (proto::RunState::Succeeded, 2), "{point}: {}", ended.state_reason);
+        assert_eq!(
+            (ended.state(), ended.attempts),
+            (proto::RunState::Succeeded, 2),
+            "{point}: {}",
+            ended.state_reason
+        );
         assert_eq!(world.hash().await, before, "{point}");
         assert_eq!(ended.report.expect("a report").rows_affected, 3_100, "{point}: both tables");
     }
@@ -220,7 +262,14 @@ async fn a_restore_beside_that_is_killed_begins_anew(database: &str) {
 
 async fn clean(client: &Client) -> proto::Run {
     let request = RunRequest::new(["orphans"]).execute().batch_size(100).full_speed();
-    let run = client.cleanup().run(request).await.expect("a run").finish().await.expect("an end");
+    let run = client
+        .cleanup()
+        .run(request)
+        .await
+        .expect("a run")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
     run
 }
@@ -238,8 +287,17 @@ async fn rows_shown_beside_go_on_where_they_were(database: &str) {
     let client = daemon.client().await;
     let restore = the_run(&client, proto::RunKind::Restore).await;
     let ended = finish(&client, &restore).await;
-    assert_eq!((ended.state(), ended.attempts), (proto::RunState::Succeeded, 2), "{}", ended.state_reason);
-    let table = if database == "postgres" { "shown.child" } else { "shown__child" };
+    assert_eq!(
+        (ended.state(), ended.attempts),
+        (proto::RunState::Succeeded, 2),
+        "{}",
+        ended.state_reason
+    );
+    let table = if database == "postgres" {
+        "shown.child"
+    } else {
+        "shown__child"
+    };
     assert_eq!(world.db.count(table).await.expect("a count"), 600, "no row is shown twice");
 }
 
@@ -257,14 +315,39 @@ async fn a_prune_that_is_killed_is_finished_by_the_next(database: &str) {
         let daemon = world.start("");
         let client = daemon.client().await;
         let refused = client.runs().undo(run.as_str()).await.map(drop);
-        assert!(matches!(&refused, Err(dbkeep_client::Error::BackupPruned { .. })), "{point}: {refused:?}");
+        assert!(
+            matches!(&refused, Err(dbkeep_client::Error::BackupPruned { .. })),
+            "{point}: {refused:?}"
+        );
         // Even a rule that would keep it: what was begun cannot be had back.
-        let done = client.backups().prune(PruneRequest::default().keep_last(9).execute()).await.expect("done");
-        assert!(done.backups[0].pruned && done.backups[0].reason.contains("finished now"), "{point}: {done:?}");
-        assert!(!world.folder.path().join("data/backups").join(&run).exists(), "{point}: every file is gone");
-        let journal = if database == "postgres" { "dbkeep.journal" } else { "_dbkeep_journal" };
-        assert_eq!(world.db.count(journal).await.expect("a count"), 0, "{point}: the journal is gone");
-        let done = client.backups().prune(PruneRequest::default().keep_last(0).execute()).await.expect("done");
+        let done = client
+            .backups()
+            .prune(PruneRequest::default().keep_last(9).execute())
+            .await
+            .expect("done");
+        assert!(
+            done.backups[0].pruned && done.backups[0].reason.contains("finished now"),
+            "{point}: {done:?}"
+        );
+        assert!(
+            !world.folder.path().join("data/backups").join(&run).exists(),
+            "{point}: every file is gone"
+        );
+        let journal = if database == "postgres" {
+            "dbkeep.journal"
+        } else {
+            "_dbkeep_journal"
+        };
+        assert_eq!(
+            world.db.count(journal).await.expect("a count"),
+            0,
+            "{point}: the journal is gone"
+        );
+        let done = client
+            .backups()
+            .prune(PruneRequest::default().keep_last(0).execute())
+            .await
+            .expect("done");
         assert_eq!(done.backups.len(), 0, "{point}: nothing is left to do");
     }
 }
@@ -276,13 +359,28 @@ async fn a_backup_that_an_undo_needs_stays(database: &str) {
     let run = clean(&daemon.client().await).await.id;
     drop(daemon);
     let mut daemon = world.start("undo-committed=1*off->panic");
-    drain(daemon.client().await.runs().undo(UndoRequest::new(run.as_str()).full_speed()).await).await;
+    drain(
+        daemon
+            .client()
+            .await
+            .runs()
+            .undo(UndoRequest::new(run.as_str()).full_speed())
+            .await,
+    )
+    .await;
     assert!(!daemon.wait().success(), "the server was killed");
     // The undo is taken up again, and stands still.
     let daemon = world.start("undo-claimed=pause");
     let client = daemon.client().await;
-    let done = client.backups().prune(PruneRequest::default().keep_last(0).execute()).await.expect("done");
-    assert!(!done.backups[0].pruned && done.backups[0].reason.contains("about it is"), "{done:?}");
+    let done = client
+        .backups()
+        .prune(PruneRequest::default().keep_last(0).execute())
+        .await
+        .expect("done");
+    assert!(
+        !done.backups[0].pruned && done.backups[0].reason.contains("about it is"),
+        "{done:?}"
+    );
     assert_eq!(world.files(&run).len(), 6, "every chunk is there");
     drop(daemon);
     let daemon = world.start("");
@@ -291,7 +389,11 @@ async fn a_backup_that_an_undo_needs_stays(database: &str) {
     let ended = finish(&client, &undo).await;
     assert_eq!(ended.state(), proto::RunState::Succeeded, "{}", ended.state_reason);
     assert_eq!(world.hash().await, before);
-    let done = client.backups().prune(PruneRequest::default().keep_last(0).execute()).await.expect("done");
+    let done = client
+        .backups()
+        .prune(PruneRequest::default().keep_last(0).execute())
+        .await
+        .expect("done");
     assert!(done.backups[0].pruned, "{done:?}");
     assert_eq!(world.files(&run).len(), 0);
 }
@@ -302,11 +404,27 @@ async fn an_fsync_that_fails_makes_no_backup(database: &str) {
         // Once only: a second try would report success for data that may be gone.
         let daemon = world.start(&format!("{point}=1*return->off"));
         let client = daemon.client().await;
-        let run = client.backups().create(CreateRequest::new()).await.expect("a stream").finish().await.expect("an end");
-        assert_eq!((run.state(), run.attempts), (proto::RunState::Failed, 1), "{point}: {}", run.state_reason);
+        let run = client
+            .backups()
+            .create(CreateRequest::new())
+            .await
+            .expect("a stream")
+            .finish()
+            .await
+            .expect("an end");
+        assert_eq!(
+            (run.state(), run.attempts),
+            (proto::RunState::Failed, 1),
+            "{point}: {}",
+            run.state_reason
+        );
         assert!(run.state_reason.contains("injected"), "{point}: {}", run.state_reason);
         assert_eq!(world.files(&run.id), Vec::<String>::new(), "{point}");
-        assert_eq!(client.backups().list_all(Default::default()).await.expect("backups").len(), 0, "{point}");
+        assert_eq!(
+            client.backups().list_all(Default::default()).await.expect("backups").len(),
+            0,
+            "{point}"
+        );
         save(&client).await;
     }
 }
@@ -323,14 +441,29 @@ async fn a_full_disk_makes_no_backup(database: &str) {
     world.db.execute(noise).await.expect("noise");
     // 4 MiB for each file, for dbkeepd and whatever it starts; the signal is ignored, so that writing fails as on a full disk.
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dbkeepd")]);
+    command.args([
+        "-c",
+        "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_dbkeepd"),
+    ]);
     let daemon = Daemon::start_by(command, &world.folder.path().join("data"), &world.url, &world.catalog, "");
     let client = daemon.client().await;
-    let run = client.backups().create(CreateRequest::new()).await.expect("a stream").finish().await.expect("an end");
+    let run = client
+        .backups()
+        .create(CreateRequest::new())
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
     assert_eq!(run.state(), proto::RunState::Failed, "{}", run.state_reason);
     assert_eq!(world.files(&run.id), Vec::<String>::new(), "nothing is left of it");
     assert_eq!(client.backups().list_all(Default::default()).await.expect("backups").len(), 0);
     // What fits is saved, by the same server.
-    let small = client.backups().create(CreateRequest::new().table("child")).await.expect("a stream");
+    let small = client
+        .backups()
+        .create(CreateRequest::new().table("child"))
+        .await
+        .expect("a stream");
     assert_eq!(small.finish().await.expect("an end").state(), proto::RunState::Succeeded);
 }

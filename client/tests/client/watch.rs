@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dbkeep_client::{CreateRequest, RestoreRequest, 
-    Client, Connection, Error, ReconnectPolicy, RunRequest, RunStream,
+use dbkeep_client::{
+    Client, Connection, CreateRequest, Error, ReconnectPolicy, RestoreRequest, RunRequest, RunStream,
     proto::{RunEvent, RunState, run_event::Event},
 };
 use futures::StreamExt as _;
@@ -87,11 +87,17 @@ async fn undo_and_verify_are_resumed_in_the_same_way() {
     assert!(matches!(&fake.calls()[..], [Call::Verify { .. }, Call::Watch { after: 1 }]));
     let fake = Fake::new(script());
     let create = CreateRequest::new().target("main").table("a");
-    assert_eq!(read(&mut fake.client().backups().create(create).await.unwrap()).await.0, [1, 2]);
+    assert_eq!(
+        read(&mut fake.client().backups().create(create).await.unwrap()).await.0,
+        [1, 2]
+    );
     assert!(matches!(&fake.calls()[..], [Call::Backup { .. }, Call::Watch { after: 1 }]));
     let fake = Fake::new(script());
     let restore = RestoreRequest::in_place(RUN, "main/run-1").replace().table("a");
-    assert_eq!(read(&mut fake.client().backups().restore(restore).await.unwrap()).await.0, [1, 2]);
+    assert_eq!(
+        read(&mut fake.client().backups().restore(restore).await.unwrap()).await.0,
+        [1, 2]
+    );
     assert!(matches!(&fake.calls()[..], [Call::Restore { .. }, Call::Watch { after: 1 }]));
 }
 

@@ -133,7 +133,10 @@ impl BackupService for Backups {
             v1::RestoreMode::InPlace => true,
             v1::RestoreMode::Scratch => false,
             v1::RestoreMode::Unspecified => {
-                check.refuse("mode", "is unspecified; expected RESTORE_MODE_IN_PLACE or RESTORE_MODE_SCRATCH");
+                check.refuse(
+                    "mode",
+                    "is unspecified; expected RESTORE_MODE_IN_PLACE or RESTORE_MODE_SCRATCH",
+                );
                 false
             }
         };
@@ -165,7 +168,10 @@ impl BackupService for Backups {
         ))
     }
 
-    async fn prune_backups(&self, request: Request<v1::PruneBackupsRequest>) -> Result<Response<v1::PruneBackupsResponse>, Status> {
+    async fn prune_backups(
+        &self,
+        request: Request<v1::PruneBackupsRequest>,
+    ) -> Result<Response<v1::PruneBackupsResponse>, Status> {
         let v1::PruneBackupsRequest {
             target,
             keep_last,

@@ -152,9 +152,15 @@ impl Check {
         }
         for (position, name) in names.iter().enumerate() {
             if name.is_empty() || name.chars().any(char::is_control) {
-                self.refuse(format!("tables[{position}]"), "is empty or not printable; expected the name of a table");
+                self.refuse(
+                    format!("tables[{position}]"),
+                    "is empty or not printable; expected the name of a table",
+                );
             } else if names[..position].contains(name) {
-                self.refuse(format!("tables[{position}]"), format!("names {name} again; expected each table once"));
+                self.refuse(
+                    format!("tables[{position}]"),
+                    format!("names {name} again; expected each table once"),
+                );
             }
         }
     }

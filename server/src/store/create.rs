@@ -61,10 +61,9 @@ impl Create {
             return Ok(None);
         };
         let draft = Draft::lock(tx, source).await?;
-        Ok(draft.and_then(|draft| draft.run.pruned).map(|pruned| Created::SourcePruned {
-            source,
-            at: pruned.at,
-        }))
+        Ok(draft
+            .and_then(|draft| draft.run.pruned)
+            .map(|pruned| Created::SourcePruned { source, at: pruned.at }))
     }
 
     /// The first table that another run holds.

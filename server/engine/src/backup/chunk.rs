@@ -326,7 +326,10 @@ pub fn read_alone(mut file: impl Read) -> Result<(ChunkHeader, Vec<Row>), ChunkE
     match zstd::zstd_safe::find_frame_compressed_size(&bytes) {
         Ok(length) if length == bytes.len() => decode(&bytes[..]),
         Ok(_) => Err(damaged("something follows its end")),
-        Err(code) => Err(damaged(format!("cannot be decoded: {}", zstd::zstd_safe::get_error_name(code)))),
+        Err(code) => Err(damaged(format!(
+            "cannot be decoded: {}",
+            zstd::zstd_safe::get_error_name(code)
+        ))),
     }
 }
 
@@ -495,7 +498,10 @@ mod tests {
         let (header, read) = read_alone(&whole[..]).expect("readable");
         assert_eq!((header.run, header.batch, read), (run, 1, rows));
         for length in 0..whole.len() {
-            assert!(matches!(read_alone(&whole[..length]), Err(ChunkError::Damaged { .. })), "cut at {length}");
+            assert!(
+                matches!(read_alone(&whole[..length]), Err(ChunkError::Damaged { .. })),
+                "cut at {length}"
+            );
         }
         let mut longer = whole.clone();
         longer.push(0);

@@ -124,8 +124,14 @@ fn a_program_s_file_counts_once_it_is_published(archive: &dyn Archive) {
         assert_eq!(std::fs::read(&path).expect("it is there"), b"", "it begins empty");
         std::fs::write(&path, content).expect("a program writes it");
     }
-    assert!(matches!(archive.open(run, "dump"), Err(ArchiveError::Missing { .. })), "not yet");
-    assert!(matches!(archive.local(run, "dump"), Err(ArchiveError::Missing { .. })), "not yet");
+    assert!(
+        matches!(archive.open(run, "dump"), Err(ArchiveError::Missing { .. })),
+        "not yet"
+    );
+    assert!(
+        matches!(archive.local(run, "dump"), Err(ArchiveError::Missing { .. })),
+        "not yet"
+    );
     archive.publish(run, "dump").expect("it is published");
     assert_eq!(read(archive, run, "dump"), b"the second");
     assert_eq!(archive.list(run).expect("a list"), ["dump"], "under its own name alone");

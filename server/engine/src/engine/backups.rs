@@ -189,7 +189,9 @@ impl Engine {
         }
         let report = Report {
             steps,
-            backup: (source.kind == RunKind::Backup).then(|| source.report.backup.clone()).flatten(),
+            backup: (source.kind == RunKind::Backup)
+                .then(|| source.report.backup.clone())
+                .flatten(),
             restore: Some(RestoreRecord {
                 mode,
                 tables: wanted,
@@ -237,7 +239,15 @@ impl Engine {
         };
         let operations = source.map(|source| source.operations.clone()).unwrap_or_default();
         let plan = Plan::none(target, Timestamp::now());
-        self.new_run(kind, target, operations, &plan, source.map(|source| source.id), options, report)
+        self.new_run(
+            kind,
+            target,
+            operations,
+            &plan,
+            source.map(|source| source.id),
+            options,
+            report,
+        )
     }
 
     /// Removes old backups of a target, or tells what would go. A removal goes in this order: the store takes no new run about the
@@ -298,16 +308,18 @@ impl Engine {
                     freed_bytes: 0,
                 },
                 Ok(reason) => {
-                    let set_aside = trash
-                        .as_ref()
-                        .map_or(Ok(0), |trash| trash.size(name, run.id))?;
+                    let set_aside = trash.as_ref().map_or(Ok(0), |trash| trash.size(name, run.id))?;
                     let freed_bytes = run.report.total(|step| step.captured_bytes) + set_aside;
                     let taken = rule.dry_run || self.prune_one(name, entry.target.as_ref(), &run, trash).await?;
                     let now = self.context.store.run(run.id).await?.unwrap_or(run);
                     PruneOutcome {
                         backup: backup_of(&now),
                         pruned: taken,
-                        reason: if taken { reason } else { "a run about it has just begun".to_owned() },
+                        reason: if taken {
+                            reason
+                        } else {
+                            "a run about it has just begun".to_owned()
+                        },
                         freed_bytes: if taken { freed_bytes } else { 0 },
                     }
                 }
@@ -404,7 +416,10 @@ fn need(run: &Run, about: &[Run]) -> Need {
     let damaged = matches!(run.verification, Verification::Damaged(_));
     if run.undone_by.is_none() && back + left < undo.report.total(|step| step.rows_planned) && !damaged {
         let state = undo.state.name();
-        return Need::Kept(format!("its undo {} is {state} with {back} rows put back, and can be tried again", undo.id));
+        return Need::Kept(format!(
+            "its undo {} is {state} with {back} rows put back, and can be tried again",
+            undo.id
+        ));
     }
     Need::None(if left > 0 {
         format!("; its undo left {left} rows in conflict")
@@ -423,7 +438,11 @@ fn step(operation: &str, table: &str, planned: u64) -> StepReport {
 }
 
 /// One step for each table of a backup of whole tables, with those tables.
-fn whole_steps(source: &Run, record: &BackupRecord, wanted: &[TableName]) -> Result<(Vec<StepReport>, Vec<TableName>), EngineError> {
+fn whole_steps(
+    source: &Run,
+    record: &BackupRecord,
+    wanted: &[TableName],
+) -> Result<(Vec<StepReport>, Vec<TableName>), EngineError> {
     let chosen = choose(source, record.tables.iter().map(|table| (&table.table, table.rows)), wanted)?;
     let steps = chosen
         .iter()
@@ -475,19 +494,34 @@ fn choose<'a>(
             _ if name.schema.is_none() && found.iter().any(|(table, _)| table.schema != found[0].0.schema) => {
                 return Err(EngineError::InvalidField {
                     field: "tables",
-                    problem: format!("names {name}, which backup {} holds in several schemas; expected schema.table", source.id),
+                    problem: format!(
+                        "names {name}, which backup {} holds in several schemas; expected schema.table",
+                        source.id
+                    ),
                 });
             }
-            _ => chosen.extend(found.into_iter().filter(|entry| !chosen.contains(*entry)).cloned().collect::<Vec<_>>()),
+            _ => chosen.extend(
+                found
+                    .into_iter()
+                    .filter(|entry| !chosen.contains(*entry))
+                    .cloned()
+                    .collect::<Vec<_>>(),
+            ),
         }
     }
     Ok(chosen)
 }
 
 fn named(tables: &[String]) -> Result<Vec<TableName>, EngineError> {
-    let invalid = |problem| EngineError::InvalidField { field: "tables", problem };
+    let invalid = |problem| EngineError::InvalidField {
+        field: "tables",
+        problem,
+    };
     if tables.len() > MAX_TABLES {
-        return Err(invalid(format!("names {} tables; expected at most {MAX_TABLES}", tables.len())));
+        return Err(invalid(format!(
+            "names {} tables; expected at most {MAX_TABLES}",
+            tables.len()
+        )));
     }
     for (position, table) in tables.iter().enumerate() {
         if table.is_empty() || table.chars().any(char::is_control) {
@@ -597,10 +631,7 @@ mod tests {
         let source = run(RunKind::Cleanup, RunState::Succeeded, None, (9, 9, 0));
         let kept = |source: &Run, about: &[Run]| matches!(need(source, about), Need::Kept(_));
         for state in RunState::ALL {
-            let own = Run {
-                state,
-                ..source.clone()
-            };
+            let own = Run { state, ..source.clone() };
             assert_eq!(kept(&own, &[]), !state.is_final(), "its own run is {state:?}");
             for kind in [RunKind::Undo, RunKind::Verify, RunKind::Restore] {
                 let other = run(kind, state, Some(source.id), (9, 9, 0));
@@ -636,7 +667,10 @@ mod tests {
         assert!(goes(0, rule(None, Some(10)), later(10)) && !goes(0, rule(None, Some(10)), later(9)));
         assert!(goes(2, rule(Some(2), Some(10)), later(10)));
         assert!(!goes(1, rule(Some(2), Some(10)), later(99)) && !goes(9, rule(Some(2), Some(10)), later(9)));
-        assert!(!goes(9, rule(None, Some(10)), later(-99)), "a clock that went back makes nothing old");
+        assert!(
+            !goes(9, rule(None, Some(10)), later(-99)),
+            "a clock that went back makes nothing old"
+        );
     }
 
     #[test]

@@ -6,7 +6,9 @@ use tokio::time::Instant;
 
 use super::{feed::Feeds, meter::Meter};
 use crate::{
-    model::{EventBody, MaintenanceProgress, Progress, Report, ReportStatus, RunId, RunState, StepState, StepTotals, Throttle, Warning},
+    model::{
+        EventBody, MaintenanceProgress, Progress, Report, ReportStatus, RunId, RunState, StepState, StepTotals, Throttle, Warning,
+    },
     port::{SourceMark, Store, StoreError, Update},
 };
 

@@ -106,7 +106,10 @@ async fn checked(attempt: &Attempt, record: &BackupRecord, tables: &[TableCount]
                 Err(other) => return Err(other),
             };
             if found.bytes != file.bytes {
-                return Ok(Err(format!("{} has {} bytes, its record says {}", file.file, found.bytes, file.bytes)));
+                return Ok(Err(format!(
+                    "{} has {} bytes, its record says {}",
+                    file.file, found.bytes, file.bytes
+                )));
             }
             if found.sha256 != file.sha256 {
                 return Ok(Err(format!("the SHA-256 of {} differs from its record's", file.file)));
@@ -154,7 +157,11 @@ fn same_counts(expected: &[TableCount], loaded: &Loaded) -> Result<(), String> {
         return Err("nothing was restored".to_owned());
     }
     for table in expected {
-        let found = loaded.tables.iter().find(|found| found.table == table.table).map(|found| found.rows);
+        let found = loaded
+            .tables
+            .iter()
+            .find(|found| found.table == table.table)
+            .map(|found| found.rows);
         if found != Some(table.rows) {
             let found = found.map_or_else(|| "none".to_owned(), |rows| rows.to_string());
             return Err(format!("{} has {found} rows, {} were saved", table.table, table.rows));
@@ -215,18 +222,16 @@ async fn scratch(attempt: &mut Attempt, record: &BackupRecord, name: String) -> 
     }
 }
 
-async fn finish(
-    attempt: &mut Attempt,
-    tables: &[TableCount],
-    place: String,
-    warnings: Vec<String>,
-) -> Result<Ending, Halt> {
+async fn finish(attempt: &mut Attempt, tables: &[TableCount], place: String, warnings: Vec<String>) -> Result<Ending, Halt> {
     for warning in warnings {
         attempt.ledger.warn(None, "RESTORE_NOTE", warning).await?;
     }
     for index in 0..attempt.ledger.report.steps.len() {
         let step = &mut attempt.ledger.report.steps[index];
-        let rows = tables.iter().find(|table| table.table.to_string() == step.table).map_or(0, |table| table.rows);
+        let rows = tables
+            .iter()
+            .find(|table| table.table.to_string() == step.table)
+            .map_or(0, |table| table.rows);
         (step.rows_affected, step.rows_matched) = (rows, rows);
         attempt.ledger.end_step(index, StepState::Succeeded, String::new()).await?;
     }
@@ -255,7 +260,9 @@ async fn captured_rows(attempt: &mut Attempt, name: &str) -> Result<Ending, Halt
     let mut places: Vec<TableName> = Vec::new();
     let mut left_out = 0_u64;
     for index in 0..attempt.ledger.report.steps.len() {
-        if attempt.ledger.report.steps[index].rows_planned == 0 || attempt.ledger.report.steps[index].state == StepState::Succeeded {
+        if attempt.ledger.report.steps[index].rows_planned == 0
+            || attempt.ledger.report.steps[index].state == StepState::Succeeded
+        {
             continue;
         }
         let step = u32::try_from(index).unwrap_or(u32::MAX);
@@ -323,14 +330,24 @@ async fn show(attempt: &mut Attempt, index: usize, entry: &JournalEntry, name: &
         Err(ChunkError::Archive(error)) => return Err(error.into()),
     };
     let mut layout = header.layout();
-    layout.table = attempt.target.maintenance().scratch_table(attempt.run.id, name, &layout).await?;
+    layout.table = attempt
+        .target
+        .maintenance()
+        .scratch_table(attempt.run.id, name, &layout)
+        .await?;
     let expected = rows.len() as u64;
     let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
     let restored = transaction.restore(&layout, rows).await?;
     if restored.rows != expected {
         transaction.rollback().await;
-        let why = restored.conflicts.first().map_or(String::new(), |conflict| format!(": {}", conflict.reason));
-        return Err(Halt::Fail(format!("{} of {expected} rows went into {}{why}", restored.rows, layout.table)));
+        let why = restored
+            .conflicts
+            .first()
+            .map_or(String::new(), |conflict| format!(": {}", conflict.reason));
+        return Err(Halt::Fail(format!(
+            "{} of {expected} rows went into {}{why}",
+            restored.rows, layout.table
+        )));
     }
     let shown = JournalEntry {
         run: attempt.run.id,

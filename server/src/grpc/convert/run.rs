@@ -2,8 +2,8 @@
 
 use dbkeep_engine::{
     model::{
-        HorizonHolder, PlanId, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState, TableSpace,
-        Warning,
+        HorizonHolder, PlanId, Report, ReportStatus, Run, RunId, RunKind, RunOptions, RunState, StepReport, StepState,
+        TableSpace, Warning,
     },
     port::RunFilter,
 };

@@ -31,7 +31,8 @@ fn taken(place: &str) -> MaintenanceError {
 
 /// The comment of a database of that name; `None` where there is no such database.
 async fn comment_of(connection: &mut PgConnection, name: &str) -> Result<Option<String>, MaintenanceError> {
-    let sql = "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = $1";
+    let sql =
+        "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = $1";
     Ok(sqlx::query_scalar(sql)
         .bind(name)
         .fetch_optional(connection)
@@ -109,11 +110,14 @@ impl PostgresTarget {
         let total = std::fs::metadata(&order.path).map_or(0, |found| found.len());
         watch.say("restoring", "", 0, total, "bytes");
         // Everything before the rows comes whole, because a table may need any type or function.
-        self.restore_into(name, order, "--section=pre-data", None, true, &mut warnings).await?;
-        self.restore_into(name, order, "--section=data", own.as_deref(), true, &mut warnings).await?;
+        self.restore_into(name, order, "--section=pre-data", None, true, &mut warnings)
+            .await?;
+        self.restore_into(name, order, "--section=data", own.as_deref(), true, &mut warnings)
+            .await?;
         // Keys of a part name tables that are not there, or hold no rows here.
         let strict = notes.whole && !part;
-        self.restore_into(name, order, "--section=post-data", own.as_deref(), strict, &mut warnings).await?;
+        self.restore_into(name, order, "--section=post-data", own.as_deref(), strict, &mut warnings)
+            .await?;
         let mut tables = Vec::with_capacity(order.tables.len());
         for table in &order.tables {
             watch.say("counting", &table.table.to_string(), 0, 0, "rows");
@@ -207,7 +211,10 @@ impl PostgresTarget {
             .collect::<Vec<_>>()
             .join(", ");
         let create = format!("CREATE TABLE IF NOT EXISTS {} ({columns})", render::table(&table));
-        connection.execute("SET client_min_messages = warning").await.map_err(statement)?;
+        connection
+            .execute("SET client_min_messages = warning")
+            .await
+            .map_err(statement)?;
         connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
         self.idle.put(connection);
         Ok(table)

@@ -102,7 +102,9 @@ async fn resolve(connection: &mut PgConnection, asked: &TableName) -> Result<Tab
     let schema = schema.ok_or_else(|| problem("is not there; expected the name of a table"))?;
     match schema.kind {
         TableKind::View => Err(problem("is a view; expected a table")),
-        TableKind::Foreign => Err(problem("is a foreign table, whose rows are elsewhere; expected a table of this database")),
+        TableKind::Foreign => Err(problem(
+            "is a foreign table, whose rows are elsewhere; expected a table of this database",
+        )),
         _ if OWN_SCHEMAS.contains(&schema.name.schema.as_deref().unwrap_or_default()) => {
             Err(problem("belongs to dbkeep itself; expected another table"))
         }

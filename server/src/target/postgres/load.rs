@@ -114,7 +114,12 @@ fn nameless(entry: &str, notes: &TableNotes) -> bool {
 
 impl Programs {
     /// What `pg_restore` writes for a dump.
-    pub(super) async fn script(&self, path: &Path, arguments: &[&str], contents: Option<&str>) -> Result<String, MaintenanceError> {
+    pub(super) async fn script(
+        &self,
+        path: &Path,
+        arguments: &[&str],
+        contents: Option<&str>,
+    ) -> Result<String, MaintenanceError> {
         let mut all = arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>();
         let list = contents.map(list_file).transpose()?;
         if let Some(list) = &list {
@@ -230,7 +235,9 @@ impl Load<'_> {
         let mut warnings = Vec::new();
         let (present, absent) = self.make_room(connection).await?;
         let listing = self.programs.script(&self.order.path, &["--list"], None).await?;
-        let made = self.make_absent(connection, &absent, present.is_empty(), &listing, &mut warnings).await?;
+        let made = self
+            .make_absent(connection, &absent, present.is_empty(), &listing, &mut warnings)
+            .await?;
         let triggers = silence(connection, &present).await?;
         let tables = parents_first(connection, &self.order.tables, &present).await?;
         let total: u64 = tables.iter().map(|table| table.rows).sum();
@@ -353,7 +360,10 @@ impl Load<'_> {
                         .execute("ROLLBACK TO SAVEPOINT everything")
                         .await
                         .map_err(statement)?;
-                    warnings.push(format!("only tables and what belongs to them were made again: {}", error.message));
+                    warnings.push(format!(
+                        "only tables and what belongs to them were made again: {}",
+                        error.message
+                    ));
                     whole = false;
                 }
                 Err(error) => return Err(error.into()),
@@ -367,7 +377,12 @@ impl Load<'_> {
         let mut made = Vec::new();
         let sequences = contents(listing, absent, |entry| entry.starts_with("SEQUENCE SET "));
         if !sequences.is_empty() {
-            made.push(own_sql(&self.programs.script(path, &["--section=data", "--file=-"], Some(&sequences)).await?));
+            made.push(own_sql(
+                &self
+                    .programs
+                    .script(path, &["--section=data", "--file=-"], Some(&sequences))
+                    .await?,
+            ));
         }
         let contents = (!whole).then_some(own.as_str());
         made.push(own_sql(&self.programs.script(path, &after, contents).await?));
@@ -375,7 +390,13 @@ impl Load<'_> {
     }
 
     /// The rows of one table.
-    async fn copy(&self, connection: &mut PgConnection, table: &TableCount, before: u64, total: u64) -> Result<(), MaintenanceError> {
+    async fn copy(
+        &self,
+        connection: &mut PgConnection,
+        table: &TableCount,
+        before: u64,
+        total: u64,
+    ) -> Result<(), MaintenanceError> {
         let damaged = |problem: String| MaintenanceError::Damaged { problem };
         let shown = table.table.to_string();
         let arguments = vec![
@@ -400,7 +421,10 @@ impl Load<'_> {
                 return Err(damaged(format!("it holds no rows of {shown}. {said}")));
             }
             let text = String::from_utf8_lossy(&line);
-            if let Some(begin) = text.strip_prefix("COPY ").and_then(|rest| rest.trim_end().strip_suffix(" FROM stdin;")) {
+            if let Some(begin) = text
+                .strip_prefix("COPY ")
+                .and_then(|rest| rest.trim_end().strip_suffix(" FROM stdin;"))
+            {
                 break format!("COPY {begin} FROM stdin");
             }
         };
@@ -438,7 +462,10 @@ impl Load<'_> {
         if taken == table.rows && rows == table.rows {
             return Ok(());
         }
-        Err(damaged(format!("{shown}: {rows} rows in the file, {taken} taken, {} were saved", table.rows)))
+        Err(damaged(format!(
+            "{shown}: {rows} rows in the file, {taken} taken, {} were saved",
+            table.rows
+        )))
     }
 }
 
@@ -472,10 +499,7 @@ async fn parents_first(
     tables: &[TableCount],
     present: &[TableName],
 ) -> Result<Vec<TableCount>, MaintenanceError> {
-    connection
-        .execute("SET CONSTRAINTS ALL DEFERRED")
-        .await
-        .map_err(statement)?;
+    connection.execute("SET CONSTRAINTS ALL DEFERRED").await.map_err(statement)?;
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_constraint AS f \
                JOIN pg_catalog.pg_class AS c ON c.oid = f.confrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
                WHERE f.contype = 'f' AND f.conrelid = to_regclass($1) AND f.confrelid <> f.conrelid";
@@ -505,7 +529,11 @@ async fn parents_first(
         };
         let (now, later): (Vec<_>, Vec<_>) = left.into_iter().partition(|table| ready(table));
         if now.is_empty() {
-            let circle = later.iter().map(|table| table.table.to_string()).collect::<Vec<_>>().join(", ");
+            let circle = later
+                .iter()
+                .map(|table| table.table.to_string())
+                .collect::<Vec<_>>()
+                .join(", ");
             let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS f WHERE f.contype = 'f' AND NOT f.condeferrable \
                        AND f.conrelid = to_regclass($1))";
             for table in &later {
@@ -576,9 +604,17 @@ mod tests {
             sequences: vec!["public child_id_seq".to_owned()],
         };
         let chosen = contents(listing, &[&notes], |_| true);
-        let numbers = chosen.lines().map(|line| line.split_once(';').expect("a number").0).collect::<Vec<_>>();
+        let numbers = chosen
+            .lines()
+            .map(|line| line.split_once(';').expect("a number").0)
+            .collect::<Vec<_>>();
         assert_eq!(numbers, ["215", "3344", "3201", "3202", "3356", "3357", "3359"]);
-        assert_eq!(contents(listing, &[&notes], |entry| entry.starts_with("SEQUENCE SET ")).lines().count(), 1);
+        assert_eq!(
+            contents(listing, &[&notes], |entry| entry.starts_with("SEQUENCE SET "))
+                .lines()
+                .count(),
+            1
+        );
     }
 
     #[test]

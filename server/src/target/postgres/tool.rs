@@ -48,12 +48,18 @@ impl Programs {
             ("PGHOST", host),
             ("PGPORT", options.get_port().to_string()),
             ("PGUSER", options.get_username().to_owned()),
-            ("PGDATABASE", options.get_database().unwrap_or(options.get_username()).to_owned()),
+            (
+                "PGDATABASE",
+                options.get_database().unwrap_or(options.get_username()).to_owned(),
+            ),
             ("PGSSLMODE", mode.to_owned()),
             ("PGAPPNAME", "dbkeep".to_owned()),
             ("PGCONNECT_TIMEOUT", "10".to_owned()),
             // Its own limits: a dump of a large table takes what it takes.
-            ("PGOPTIONS", "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0".to_owned()),
+            (
+                "PGOPTIONS",
+                "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0".to_owned(),
+            ),
             ("LC_ALL", "C".to_owned()),
         ];
         // What the driver's options do not hand out is in the URL, percent-encoded as the driver reads it.
@@ -93,9 +99,9 @@ impl Programs {
             None => {
                 let path = std::env::var_os("PATH").unwrap_or_default();
                 let mut places = std::env::split_paths(&path).map(|folder| folder.join(tool));
-                places
-                    .find(is_program)
-                    .ok_or_else(|| missing("is not on the PATH; expected PostgreSQL's client programs, or [backup] pg_bin".to_owned()))
+                places.find(is_program).ok_or_else(|| {
+                    missing("is not on the PATH; expected PostgreSQL's client programs, or [backup] pg_bin".to_owned())
+                })
             }
         }
     }
@@ -131,7 +137,10 @@ impl Programs {
         let asking = async {
             let mut running = Running::start(tool, &mut command)?;
             let said = running.read_all().await?;
-            running.end().await?.map_err(|problem| failed(format!("does not run: {problem}")))?;
+            running
+                .end()
+                .await?
+                .map_err(|problem| failed(format!("does not run: {problem}")))?;
             Ok::<_, MaintenanceError>(said)
         };
         let said = tokio::time::timeout(VERSION_TIMEOUT, asking)
@@ -208,13 +217,22 @@ impl Running {
 
     /// Waits for its end. The inner error is what it said.
     pub(super) async fn end(self) -> Result<Result<(), String>, MaintenanceError> {
-        let Self { tool, mut child, said, .. } = self;
+        let Self {
+            tool, mut child, said, ..
+        } = self;
         // wait() would close standard input first, which is what keeps the program alive.
         let kept = child.stdin.take();
-        let status = child.wait().await.map_err(|source| MaintenanceError::Io { path: tool, source })?;
+        let status = child
+            .wait()
+            .await
+            .map_err(|source| MaintenanceError::Io { path: tool, source })?;
         drop(kept);
         let said = said.await.unwrap_or_default();
-        Ok(if status.success() { Ok(()) } else { Err(complaint(status, &said)) })
+        Ok(if status.success() {
+            Ok(())
+        } else {
+            Err(complaint(status, &said))
+        })
     }
 }
 
@@ -245,7 +263,11 @@ pub(super) fn path_argument(name: &str, path: &Path) -> Result<String, Maintenan
         source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is no UTF-8"),
     })?;
     // A relative path that begins with a dash would be taken for an option.
-    let text = if text.starts_with('-') { format!("./{text}") } else { text.to_owned() };
+    let text = if text.starts_with('-') {
+        format!("./{text}")
+    } else {
+        text.to_owned()
+    };
     Ok(format!("{name}{text}"))
 }
 
@@ -260,12 +282,28 @@ mod tests {
         let url = "postgres://me:s%40cret@db.example:6543/app?sslmode=require&sslrootcert=/ca.pem";
         let options = PgConnectOptions::from_str(url).expect("options");
         let programs = Programs::new(url, &options, Some(PathBuf::from("/bin")));
-        let value = |name| programs.environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
+        let value = |name| {
+            programs
+                .environment
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value.as_str())
+        };
         assert_eq!(value("PGPASSWORD"), Some("s@cret"));
-        assert_eq!((value("PGHOST"), value("PGPORT"), value("PGDATABASE")), (Some("db.example"), Some("6543"), Some("app")));
-        assert_eq!((value("PGSSLMODE"), value("PGSSLROOTCERT")), (Some("require"), Some("/ca.pem")));
+        assert_eq!(
+            (value("PGHOST"), value("PGPORT"), value("PGDATABASE")),
+            (Some("db.example"), Some("6543"), Some("app"))
+        );
+        assert_eq!(
+            (value("PGSSLMODE"), value("PGSSLROOTCERT")),
+            (Some("require"), Some("/ca.pem"))
+        );
         let command = programs.command("sh", None, &["-c".to_owned()]).expect("a command");
-        let shown = command.as_std().get_args().map(|argument| argument.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let shown = command
+            .as_std()
+            .get_args()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect::<Vec<_>>();
         assert!(!shown.join(" ").contains("cret"), "{shown:?}");
     }
 
@@ -294,7 +332,11 @@ mod tests {
         assert_eq!(programs.check("pg_dump", 12).await.expect("new enough"), "12.9");
 
         script("echo first >&2; echo 'no room' >&2; exit 3");
-        let said = programs.run("pg_dump", None, &[]).await.expect("it runs").expect_err("it fails");
+        let said = programs
+            .run("pg_dump", None, &[])
+            .await
+            .expect("it runs")
+            .expect_err("it fails");
         assert_eq!(said, "first; no room");
     }
 
@@ -306,18 +348,25 @@ mod tests {
         let options = PgConnectOptions::from_str(url).expect("options");
         let programs = Programs::new(url, &options, Some(PathBuf::from("/bin")));
         let script = "echo $$; while :; do read -r line < fifo; done".to_owned();
-        let fifo = std::process::Command::new("mkfifo").arg(folder.path().join("fifo")).status().expect("mkfifo");
+        let fifo = std::process::Command::new("mkfifo")
+            .arg(folder.path().join("fifo"))
+            .status()
+            .expect("mkfifo");
         assert!(fifo.success());
         let mut command = programs.command("sh", None, &["-c".to_owned(), script]).expect("a command");
         command.current_dir(folder.path());
         let mut running = Running::start("sh", &mut command).expect("started");
         let mut line = String::new();
         let mut reader = tokio::io::BufReader::new(&mut running.stdout);
-        tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut line).await.expect("its id");
+        tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut line)
+            .await
+            .expect("its id");
         let process = PathBuf::from(format!("/proc/{}", line.trim()));
         assert!(process.exists());
         // Its standard output ends when it does: the pipe is held open by nobody else.
-        let Running { child, mut stdout, said, .. } = running;
+        let Running {
+            child, mut stdout, said, ..
+        } = running;
         drop(child);
         let mut rest = Vec::new();
         stdout.read_to_end(&mut rest).await.expect("its end");

@@ -67,8 +67,16 @@ async fn sizes(connection: &mut PgConnection, name: &str) -> Result<Sizes, Targe
 /// Free bytes inside a table and how they were found; `None` where no extension can tell.
 async fn free_space(connection: &mut PgConnection, name: &str) -> Result<Option<(u64, &'static str)>, TargetError> {
     for (extension, function, label) in [
-        ("pg_freespacemap", "SELECT coalesce(sum(f.avail), 0)::bigint FROM {}.pg_freespace($1::regclass) AS f", "freespacemap"),
-        ("pgstattuple", "SELECT a.approx_free_space::bigint FROM {}.pgstattuple_approx($1::regclass) AS a", "pgstattuple"),
+        (
+            "pg_freespacemap",
+            "SELECT coalesce(sum(f.avail), 0)::bigint FROM {}.pg_freespace($1::regclass) AS f",
+            "freespacemap",
+        ),
+        (
+            "pgstattuple",
+            "SELECT a.approx_free_space::bigint FROM {}.pgstattuple_approx($1::regclass) AS a",
+            "pgstattuple",
+        ),
     ] {
         let sql = "SELECT n.nspname::text FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = $1";
         let schema: Option<String> = sqlx::query_scalar(sql)
@@ -78,7 +86,10 @@ async fn free_space(connection: &mut PgConnection, name: &str) -> Result<Option<
             .map_err(statement)?;
         let Some(schema) = schema else { continue };
         let sql = function.replace("{}", &render::identifier(&schema));
-        let free: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(name).fetch_one(&mut *connection).await;
+        let free: Result<i64, _> = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(name)
+            .fetch_one(&mut *connection)
+            .await;
         match free.map_err(statement) {
             Ok(free) => return Ok(Some((u64::try_from(free).unwrap_or(0), label))),
             // Not everybody may call it; the next way is taken.
@@ -90,7 +101,11 @@ async fn free_space(connection: &mut PgConnection, name: &str) -> Result<Option<
 }
 
 async fn holders(connection: &mut PgConnection) -> Result<Vec<HorizonHolder>, TargetError> {
-    let rows = sqlx::query(HOLDERS).bind(NAMED).fetch_all(connection).await.map_err(statement)?;
+    let rows = sqlx::query(HOLDERS)
+        .bind(NAMED)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
     rows.iter()
         .map(|row| {
             let number = |column: usize| -> Result<Option<u64>, TargetError> {
@@ -146,14 +161,20 @@ impl PostgresTarget {
         let since = tokio::time::Instant::now();
         while after.vacuums == before.vacuums && since.elapsed() < STATISTICS {
             tokio::time::sleep(LOOK).await;
-            eyes.execute("SELECT pg_catalog.pg_stat_clear_snapshot()").await.map_err(statement)?;
+            eyes.execute("SELECT pg_catalog.pg_stat_clear_snapshot()")
+                .await
+                .map_err(statement)?;
             after = sizes(&mut eyes, &name).await?;
         }
         let (reusable, by) = match free_space(&mut eyes, &name).await? {
             Some((free, by)) => (free, by),
             None => (estimate(&before, &after), "estimate"),
         };
-        let holders = if after.dead > 0 { holders(&mut eyes).await? } else { Vec::new() };
+        let holders = if after.dead > 0 {
+            holders(&mut eyes).await?
+        } else {
+            Vec::new()
+        };
         self.idle.put(eyes);
         let note = if after.vacuums == before.vacuums {
             "the server's statistics had not told of this vacuum yet".to_owned()
@@ -188,7 +209,11 @@ async fn tell(eyes: &mut PgConnection, process: i32, table: &TableName, watch: &
     let sql = "SELECT p.phase::text, p.heap_blks_scanned, p.heap_blks_total FROM pg_catalog.pg_stat_progress_vacuum AS p WHERE p.pid = $1";
     let row = sqlx::query(sql).bind(process).fetch_optional(eyes).await.map_err(statement)?;
     if let Some(row) = row {
-        let number = |column: usize| row.try_get::<i64, _>(column).map(|number| u64::try_from(number).unwrap_or(0)).map_err(statement);
+        let number = |column: usize| {
+            row.try_get::<i64, _>(column)
+                .map(|number| u64::try_from(number).unwrap_or(0))
+                .map_err(statement)
+        };
         let phase: String = row.try_get(0).map_err(statement)?;
         watch.say(&phase, &table.to_string(), number(1)?, number(2)?, "blocks");
     }

@@ -175,7 +175,10 @@ impl SqliteTarget {
             rustix::io::Errno::EXIST => taken(path.display().to_string()),
             other => io(&path)(other.into()),
         })?;
-        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         File::open(folder).and_then(|file| file.sync_all()).map_err(io(folder))?;
         Ok(Loaded {
             place: format!("file {}", path.display()),

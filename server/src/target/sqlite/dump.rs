@@ -7,7 +7,9 @@ use dbkeep_engine::{
     model::{TableCount, TableKind, TableName},
     port::{DumpOrder, DumpScope, Dumped, MaintenanceError, TargetError, TargetErrorClass, Watch},
 };
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection, sqlite::SqliteConnectOptions,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -63,7 +65,11 @@ pub(super) async fn tables(connection: &mut SqliteConnection, schema: &str) -> R
 }
 
 pub(super) async fn count(connection: &mut SqliteConnection, schema: &str, table: &TableName) -> Result<u64, TargetError> {
-    let sql = format!("SELECT count(*) FROM {}.{}", render::identifier(schema), render::identifier(&table.name));
+    let sql = format!(
+        "SELECT count(*) FROM {}.{}",
+        render::identifier(schema),
+        render::identifier(&table.name)
+    );
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_one(connection)
         .await
@@ -111,7 +117,11 @@ pub(super) async fn copy_rows(
     table: &TableName,
 ) -> Result<u64, TargetError> {
     let columns = stored_columns(connection, from, table).await?;
-    let columns = columns.iter().map(|column| render::identifier(column)).collect::<Vec<_>>().join(", ");
+    let columns = columns
+        .iter()
+        .map(|column| render::identifier(column))
+        .collect::<Vec<_>>()
+        .join(", ");
     let name = render::identifier(&table.name);
     let (from, to) = (render::identifier(from), render::identifier(to));
     let sql = format!("INSERT INTO {to}.{name} ({columns}) SELECT {columns} FROM {from}.{name}");
@@ -126,13 +136,20 @@ pub(super) async fn copy_tables(
     path: &Path,
     watch: &Watch,
 ) -> Result<Vec<TableCount>, MaintenanceError> {
-    let shown = path.to_str().ok_or_else(|| error::refused("the backup folder's path is no UTF-8".to_owned()))?;
+    let shown = path
+        .to_str()
+        .ok_or_else(|| error::refused("the backup folder's path is no UTF-8".to_owned()))?;
     let mut defined = Vec::new();
     for table in tables {
         defined.push(definitions(source, "main", table).await?);
     }
     let mut made = open_file(path, false).await?;
-    for sql in defined.iter().flatten().filter(|(kind, ..)| kind == "table").map(|(_, _, sql)| sql) {
+    for sql in defined
+        .iter()
+        .flatten()
+        .filter(|(kind, ..)| kind == "table")
+        .map(|(_, _, sql)| sql)
+    {
         made.execute(AssertSqlSafe(sql.clone())).await.map_err(statement)?;
     }
     made.close().await.map_err(statement)?;
@@ -161,7 +178,12 @@ pub(super) async fn copy_tables(
     source.execute("COMMIT").await.map_err(statement)?;
     source.execute("DETACH DATABASE dbkeep_copy").await.map_err(statement)?;
     let mut made = open_file(path, false).await?;
-    for sql in defined.iter().flatten().filter(|(kind, ..)| kind != "table").map(|(_, _, sql)| sql) {
+    for sql in defined
+        .iter()
+        .flatten()
+        .filter(|(kind, ..)| kind != "table")
+        .map(|(_, _, sql)| sql)
+    {
         made.execute(AssertSqlSafe(sql.clone())).await.map_err(statement)?;
     }
     made.close().await.map_err(statement)?;
@@ -177,7 +199,9 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<(), Maint
     if said == ["ok"] {
         return Ok(());
     }
-    Err(MaintenanceError::Damaged { problem: said.join("; ") })
+    Err(MaintenanceError::Damaged {
+        problem: said.join("; "),
+    })
 }
 
 /// An error of a statement that was told to stop is no error of the statement.
@@ -247,10 +271,14 @@ impl SqliteTarget {
                 .map_err(statement)?;
             let total: i64 = row.try_get_unchecked(0).map_err(statement)?;
             let path = Arc::new(order.path.clone());
-            let shown = path.to_str().ok_or_else(|| error::refused("the backup folder's path is no UTF-8".to_owned()))?;
+            let shown = path
+                .to_str()
+                .ok_or_else(|| error::refused("the backup folder's path is no UTF-8".to_owned()))?;
             let vacuum = sqlx::query("VACUUM INTO ?").bind(shown).execute(&mut connection);
             let total = u64::try_from(total).unwrap_or(0);
-            growing(&order.path, total, "dumping", watch, vacuum).await.map_err(statement)?;
+            growing(&order.path, total, "dumping", watch, vacuum)
+                .await
+                .map_err(statement)?;
             // A copy of a database in WAL mode would make files beside itself when it is read.
             let mut made = open_file(&order.path, false).await?;
             let mode: String = sqlx::query_scalar("PRAGMA journal_mode = DELETE")

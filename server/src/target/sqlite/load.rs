@@ -25,11 +25,12 @@ fn unsuitable(table: &TableName, problem: impl Into<String>) -> MaintenanceError
 
 /// Whether a table is there; an error where something else of that name is.
 async fn is_there(connection: &mut SqliteConnection, table: &TableName) -> Result<bool, MaintenanceError> {
-    let kind: Option<String> = sqlx::query_scalar("SELECT type FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE")
-        .bind(&table.name)
-        .fetch_optional(connection)
-        .await
-        .map_err(statement)?;
+    let kind: Option<String> =
+        sqlx::query_scalar("SELECT type FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE")
+            .bind(&table.name)
+            .fetch_optional(connection)
+            .await
+            .map_err(statement)?;
     match kind.as_deref() {
         None => Ok(false),
         Some("table") => Ok(true),
@@ -67,7 +68,10 @@ impl SqliteTarget {
     }
 
     async fn load_in_one(&self, order: &LoadOrder, replace: bool, watch: &Watch) -> Result<Loaded, MaintenanceError> {
-        let path = order.path.to_str().ok_or_else(|| refused("the backup folder's path is no UTF-8".to_owned()))?;
+        let path = order
+            .path
+            .to_str()
+            .ok_or_else(|| refused("the backup folder's path is no UTF-8".to_owned()))?;
         // Without foreign keys: emptying a table must not reach its children, and rows come in any order.
         let mut connection = self.apart().await?;
         let stop = stoppable(&mut connection, watch).await?;
@@ -94,7 +98,10 @@ impl SqliteTarget {
                 here.sort_unstable();
                 there.sort_unstable();
                 if here != there {
-                    return Err(unsuitable(&table.table, "has other columns than in the backup; expected the same, or a scratch place"));
+                    return Err(unsuitable(
+                        &table.table,
+                        "has other columns than in the backup; expected the same, or a scratch place",
+                    ));
                 }
                 for (kind, name, sql) in definitions(&mut connection, "main", &table.table).await? {
                     if kind == "trigger" {
@@ -187,7 +194,10 @@ impl SqliteTarget {
 async fn move_sequence(connection: &mut SqliteConnection, table: &TableName) -> Result<(), MaintenanceError> {
     let known = "SELECT (SELECT count(*) FROM dbkeep_backup.sqlite_schema WHERE name = 'sqlite_sequence') \
                  + (SELECT count(*) FROM main.sqlite_schema WHERE name = 'sqlite_sequence')";
-    let both: i64 = sqlx::query_scalar(known).fetch_one(&mut *connection).await.map_err(statement)?;
+    let both: i64 = sqlx::query_scalar(known)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
     if both < 2 {
         return Ok(());
     }

@@ -91,7 +91,10 @@ impl SqliteTarget {
             notes.push("the file does not shrink without VACUUM; new rows take the free pages first".to_owned());
         }
         if held {
-            notes.push(format!("{} pages of the write-ahead log wait for a reader to end", log - moved));
+            notes.push(format!(
+                "{} pages of the write-ahead log wait for a reader to end",
+                log - moved
+            ));
         }
         let holders = held.then(|| HorizonHolder {
             kind: "reader".to_owned(),

@@ -40,11 +40,21 @@ pub(super) async fn a_backup_that_is_needed_is_not_taken(store: Arc<dyn Store>) 
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
     assert_eq!(grant.run.id, undo.id);
     assert!(!store.begin_prune(source.id).await.unwrap(), "an undo is at work");
-    store.update(undo.id, grant.fence, &enter(RunState::Interrupted, "later")).await.unwrap();
+    store
+        .update(undo.id, grant.fence, &enter(RunState::Interrupted, "later"))
+        .await
+        .unwrap();
     assert!(!store.begin_prune(source.id).await.unwrap(), "an undo will go on");
-    assert_eq!(store.run(source.id).await.unwrap().unwrap().pruned, None, "nothing was decided");
+    assert_eq!(
+        store.run(source.id).await.unwrap().unwrap().pruned,
+        None,
+        "nothing was decided"
+    );
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
-    store.update(undo.id, grant.fence, &enter(RunState::Succeeded, "done")).await.unwrap();
+    store
+        .update(undo.id, grant.fence, &enter(RunState::Succeeded, "done"))
+        .await
+        .unwrap();
     assert!(store.begin_prune(source.id).await.unwrap());
 }
 
@@ -62,7 +72,11 @@ pub(super) async fn a_backup_that_goes_is_not_given_to_anybody(store: Arc<dyn St
     assert!(store.begin_prune(source.id).await.unwrap(), "what was begun is gone on with");
     store.end_prune(source.id).await.unwrap();
     let done = store.run(source.id).await.unwrap().unwrap();
-    assert_eq!(done.pruned.map(|pruned| (pruned.at, pruned.complete)), Some((at, true)), "decided once");
+    assert_eq!(
+        done.pruned.map(|pruned| (pruned.at, pruned.complete)),
+        Some((at, true)),
+        "decided once"
+    );
     assert_eq!(Run { pruned: None, ..done }, source, "nothing else changes");
     // A run about another backup is none of its business.
     let other = ended(store).await;
@@ -106,6 +120,12 @@ pub(super) async fn backups_of_whole_tables_are_found(store: Arc<dyn Store>) {
         captured: true,
         ..RunFilter::default()
     };
-    let found: Vec<_> = store.runs(&filter, None, 10).await.unwrap().into_iter().map(|run| run.id).collect();
+    let found: Vec<_> = store
+        .runs(&filter, None, 10)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|run| run.id)
+        .collect();
     assert_eq!(found, [made, rows.id], "one that failed is no backup");
 }
