@@ -146,6 +146,7 @@ macro_rules! on_both {
 on_both! {
     a_dump_that_is_killed_begins_anew
     a_restore_that_is_killed_is_all_or_nothing
+    a_lost_reply_to_the_commit_of_a_restore_is_no_second_restore
     a_restore_beside_that_is_killed_begins_anew
     rows_shown_beside_go_on_where_they_were
     a_prune_that_is_killed_is_finished_by_the_next
@@ -225,6 +226,41 @@ async fn a_restore_that_is_killed_is_all_or_nothing(database: &str) {
         assert_eq!(world.hash().await, before, "{point}");
         assert_eq!(ended.report.expect("a report").rows_affected, 3_100, "{point}: both tables");
     }
+}
+
+async fn a_lost_reply_to_the_commit_of_a_restore_is_no_second_restore(database: &str) {
+    let world = World::new(database).await;
+    let daemon = world.start("load-commit-reply-lost=1*return->off");
+    let client = daemon.client().await;
+    let backup = save(&client).await.id;
+    let before = world.hash().await;
+    world.db.execute("DELETE FROM child").await.expect("damage");
+    let run = client
+        .backups()
+        .restore(in_place(&backup))
+        .await
+        .expect("a stream")
+        .finish()
+        .await
+        .expect("an end");
+    assert_eq!(
+        (run.state(), run.attempts),
+        (proto::RunState::Succeeded, 2),
+        "{}",
+        run.state_reason
+    );
+    assert_eq!(world.hash().await, before);
+    let journal = if database == "postgres" {
+        "dbkeep.journal"
+    } else {
+        "_dbkeep_journal"
+    };
+    let rows = world
+        .db
+        .count_where(journal, &format!("run_id = '{}'", run.id))
+        .await
+        .expect("a count");
+    assert_eq!(rows, 1, "it was carried out once");
 }
 
 async fn a_restore_beside_that_is_killed_begins_anew(database: &str) {
