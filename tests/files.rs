@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dbkeep_client::{Client, Error, PlanRequest, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Client, Error, PlanRequest, PruneRequest, RunRequest, UndoRequest, proto};
 use dbkeep_server::Config;
 use dbkeep_testkit::{Db, fresh_database};
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -33,6 +33,7 @@ on_both! {
     old_files_go_to_the_trash_and_come_back
     exactly_the_files_that_nothing_refers_to_go
     what_changes_after_the_plan_stays
+    pruned_files_are_gone_for_good
     rows_and_their_files_go_in_one_run
     emptied_or_foreign_references_are_refused
     a_rule_that_does_not_fit_is_refused_at_start
@@ -359,6 +360,36 @@ async fn exactly_the_files_that_nothing_refers_to_go(database: Database) {
     assert_eq!(world.plan("uploads").await.row_count, 0);
     assert_eq!(world.undo(&run).await.state(), proto::RunState::Succeeded);
     assert_eq!(world.tree("uploads"), before);
+}
+
+async fn pruned_files_are_gone_for_good(database: Database) {
+    let world = World::new(database).await;
+    for number in 0..9 {
+        world.file(&format!("temp/{number}.tmp"), 25);
+    }
+    let plan = world.plan("temporary").await;
+    let run = world.run(&plan).await;
+    let trash = world.path("temp/.dbkeep-trash").join(&run.id);
+    assert!(trash.exists());
+    let prune = |keep| PruneRequest::default().keep_last(keep);
+    let told = world.client.backups().prune(prune(0)).await.expect("an answer");
+    assert_eq!((told.backups.len(), told.backups[0].pruned), (1, true));
+    assert!(
+        told.backups[0].freed_bytes >= plan.steps[0].capture_bytes && trash.exists(),
+        "a dry run removes nothing"
+    );
+    let kept = world.client.backups().prune(prune(1).execute()).await.expect("an answer");
+    assert!(!kept.backups[0].pruned && trash.exists(), "the newest is kept");
+    let done = world.client.backups().prune(prune(0).execute()).await.expect("an answer");
+    assert!(done.backups[0].pruned && !trash.exists());
+    let refused = world
+        .client
+        .runs()
+        .undo(UndoRequest::new(run.id.as_str()))
+        .await
+        .err()
+        .expect("nothing to put back");
+    assert!(matches!(refused, Error::BackupPruned { .. }), "{refused:?}");
 }
 
 async fn what_changes_after_the_plan_stays(database: Database) {

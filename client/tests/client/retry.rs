@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dbkeep_client::{Client, Error, PlanRequest, RetryPolicy, RunQuery};
+use dbkeep_client::{Client, Error, PlanRequest, PruneRequest, RetryPolicy, RunQuery};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -98,6 +98,23 @@ async fn every_service_answers_with_its_types() {
     ));
     assert_eq!(client.cleanup().operation("main", "old_logs").await.unwrap().name, "old_logs");
     assert_eq!(client.backups().list_all(Default::default()).await.unwrap()[0].id, RUN);
+    // Nothing goes unless it is told to.
+    assert!(
+        client
+            .backups()
+            .prune(PruneRequest::default().keep_last(1))
+            .await
+            .unwrap()
+            .dry_run
+    );
+    assert!(
+        !client
+            .backups()
+            .prune(PruneRequest::default().keep_last(1).execute())
+            .await
+            .unwrap()
+            .dry_run
+    );
     let detail = client.backups().get(RUN, 1).await.unwrap();
     assert!(detail.truncated && detail.chunks.len() == 1);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dbkeep_client::{
-    Client, Connection, Error, ReconnectPolicy, RunRequest, RunStream,
+    Client, Connection, CreateRequest, Error, ReconnectPolicy, RestoreRequest, RunRequest, RunStream,
     proto::{RunEvent, RunState, run_event::Event},
 };
 use futures::StreamExt as _;
@@ -88,6 +88,20 @@ async fn undo_and_verify_are_resumed_in_the_same_way() {
     let fake = Fake::new(script());
     assert_eq!(read(&mut fake.client().backups().verify(RUN).await.unwrap()).await.0, [1, 2]);
     assert!(matches!(&fake.calls()[..], [Call::Verify { .. }, Call::Watch { after: 1 }]));
+    let fake = Fake::new(script());
+    let create = CreateRequest::new().target("main").table("a");
+    assert_eq!(
+        read(&mut fake.client().backups().create(create).await.unwrap()).await.0,
+        [1, 2]
+    );
+    assert!(matches!(&fake.calls()[..], [Call::Backup { .. }, Call::Watch { after: 1 }]));
+    let fake = Fake::new(script());
+    let restore = RestoreRequest::in_place(RUN, "main/run-1").replace().table("a");
+    assert_eq!(
+        read(&mut fake.client().backups().restore(restore).await.unwrap()).await.0,
+        [1, 2]
+    );
+    assert!(matches!(&fake.calls()[..], [Call::Restore { .. }, Call::Watch { after: 1 }]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -480,6 +480,17 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_may_ask_for_a_vacuum() {
+        let rule = "[[operation.rule]]\nname = \"b\"\nkind = \"expired\"\ntable = \"t\"\ncolumn = \"at\"\nexpiry = true\n";
+        let wants = |line: &str| {
+            let catalog = Catalog::parse("c.toml", &format!("{HEAD}{line}{rule}")).expect("a catalog");
+            catalog.operations()[0].vacuum
+        };
+        assert!(!wants("") && !wants("vacuum = false\n") && wants("vacuum = true\n"));
+        assert!(refusal(&format!("vacuum = 1\n{rule}")).starts_with("c.toml:6"));
+    }
+
+    #[test]
     fn refuses_with_line_and_expectation() {
         let rule = "[[operation.rule]]\nname = \"b\"\nkind = \"expired\"\ntable = \"t\"\ncolumn = \"at\"\n";
         let cases = [

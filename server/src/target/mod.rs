@@ -17,10 +17,13 @@ pub use sqlite::SqliteTarget;
 #[error("{0}")]
 pub struct UrlError(String);
 
+/// Prepares a target of a product.
+type Open = fn(&str, &Tools) -> Result<Arc<dyn Target>, UrlError>;
+
 /// One database product: how its URLs begin, and how one is opened.
 struct Product {
     schemes: &'static [&'static str],
-    open: fn(&str, &Tools) -> Result<Arc<dyn Target>, UrlError>,
+    open: Open,
 }
 
 const PRODUCTS: &[Product] = &[

@@ -25,7 +25,29 @@ impl Daemon {
 
     /// The same with folders whose files the target's rules may take.
     pub(crate) fn start_with_roots(data: &Path, target: &str, catalog: &Path, roots: &[(&str, &Path)], failpoints: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
+        Self::launch(
+            Command::new(env!("CARGO_BIN_EXE_dbkeepd")),
+            data,
+            target,
+            catalog,
+            roots,
+            failpoints,
+        )
+    }
+
+    /// The same by a command that ends in `dbkeepd`.
+    pub(crate) fn start_by(command: Command, data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
+        Self::launch(command, data, target, catalog, &[], failpoints)
+    }
+
+    fn launch(
+        mut command: Command,
+        data: &Path,
+        target: &str,
+        catalog: &Path,
+        roots: &[(&str, &Path)],
+        failpoints: &str,
+    ) -> Self {
         command
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)

@@ -9,6 +9,7 @@ mod claims;
 mod ladder;
 mod listing;
 mod logs;
+mod pruning;
 mod queue;
 mod steering;
 mod updates;
@@ -115,6 +116,10 @@ where
         ladder::decisions_are_kept_and_listed,
         ladder::an_acceptance_and_its_decision_are_one,
         ladder::runs_that_were_worked_on_are_found,
+        pruning::a_backup_that_is_needed_is_not_taken,
+        pruning::a_backup_that_goes_is_not_given_to_anybody,
+        pruning::a_prune_races_with_an_undo,
+        pruning::backups_of_whole_tables_are_found,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );

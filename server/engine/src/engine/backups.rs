@@ -9,7 +9,7 @@ use super::{Engine, TargetEntry, backup_of, digest_of, request_id};
 use crate::{
     EngineError, failpoint,
     model::{
-        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions, RunState,
+        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions,
         StepReport, TableName, Verification,
     },
     planner::files::blocking,
@@ -88,8 +88,8 @@ async fn set_aside(target: &str, roots: &Roots, run: RunId) -> Result<u64, Engin
 
 /// What the runs about a backup say of its removal.
 enum Need {
-    /// Nobody needs it.
-    None,
+    /// Nobody needs it; with what should be known of it all the same.
+    None(String),
     /// It stays, for this reason.
     Kept(String),
 }
@@ -314,7 +314,7 @@ impl Engine {
                 None if newest_proven == Some(run.id) => Err("the newest backup of this target that was proven".to_owned()),
                 None => match need(&run, &about) {
                     Need::Kept(why) => Err(why),
-                    Need::None => Ok(format!("made {}", run.created_at)),
+                    Need::None(known) => Ok(format!("made {}{known}", run.created_at)),
                 },
             };
             let outcome = match reason {
@@ -416,16 +416,28 @@ fn need(run: &Run, about: &[Run]) -> Need {
     if let Some(other) = mine().find(|other| !other.state.is_final()) {
         return Need::Kept(format!("run {} about it is {}", other.id, other.state.name()));
     }
-    if run.undone_by.is_none()
-        && let Some(undo) = mine().find(|other| other.kind == RunKind::Undo && other.state != RunState::Succeeded)
-    {
+    // Runs come newest first; an older undo that was cut short says nothing once a newer one came to its end.
+    let Some(undo) = mine().find(|other| other.kind == RunKind::Undo) else {
+        return Need::None(String::new());
+    };
+    let (back, left) = (
+        undo.report.total(|step| step.rows_affected),
+        undo.report.total(|step| step.rows_conflicting),
+    );
+    // Rows of damaged chunks never come back, however often it is tried.
+    let damaged = matches!(run.verification, Verification::Damaged(_));
+    if run.undone_by.is_none() && back + left < undo.report.total(|step| step.rows_planned) && !damaged {
+        let state = undo.state.name();
         return Need::Kept(format!(
-            "its undo {} is {} and can be tried again",
-            undo.id,
-            undo.state.name()
+            "its undo {} is {state} with {back} rows put back, and can be tried again",
+            undo.id
         ));
     }
-    Need::None
+    Need::None(if left > 0 {
+        format!("; its undo left {left} rows in conflict")
+    } else {
+        String::new()
+    })
 }
 
 fn step(operation: &str, table: &str, planned: u64) -> StepReport {
@@ -581,6 +593,7 @@ pub(super) fn content_of(run: &Run) -> BackupContent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::RunState;
 
     #[test]
     fn names_of_scratch_places_are_plain() {
@@ -590,6 +603,93 @@ mod tests {
         for refused in ["1look", "Look", "a-b", "a.b", "a\"b", "../x", &"x".repeat(51)] {
             assert!(scratch_name(refused, run).is_err(), "{refused}");
         }
+    }
+
+    fn run(kind: RunKind, state: RunState, source: Option<RunId>, rows: (u64, u64, u64)) -> Run {
+        let report = Report {
+            steps: vec![StepReport {
+                rows_planned: rows.0,
+                rows_affected: rows.1,
+                rows_conflicting: rows.2,
+                ..StepReport::default()
+            }],
+            ..Report::default()
+        };
+        Run {
+            id: RunId::new(),
+            kind,
+            target: "t".to_owned(),
+            state,
+            state_reason: String::new(),
+            operations: Vec::new(),
+            plan: crate::model::PlanId::NONE,
+            source,
+            undone_by: None,
+            options: RunOptions::default(),
+            attempts: 1,
+            report,
+            last_sequence: 1,
+            cancel_reason: None,
+            created_at: Timestamp::now(),
+            started_at: None,
+            ended_at: None,
+            verification: Verification::Unverified,
+            pruned: None,
+            limits: RunOptions::default().limits(),
+            waiting: None,
+            pause_reason: None,
+            started_by: String::new(),
+            approvals: Vec::new(),
+            approvals_required: 0,
+            approve_until: None,
+        }
+    }
+
+    #[test]
+    fn a_backup_is_kept_while_somebody_needs_it() {
+        let source = run(RunKind::Cleanup, RunState::Succeeded, None, (9, 9, 0));
+        let kept = |source: &Run, about: &[Run]| matches!(need(source, about), Need::Kept(_));
+        for state in RunState::ALL {
+            let own = Run { state, ..source.clone() };
+            assert_eq!(kept(&own, &[]), !state.is_final(), "its own run is {state:?}");
+            for kind in [RunKind::Undo, RunKind::Verify, RunKind::Restore] {
+                let other = run(kind, state, Some(source.id), (9, 9, 0));
+                assert_eq!(kept(&source, &[other]), !state.is_final(), "{kind:?} is {state:?}");
+                let elsewhere = run(kind, state, Some(RunId::new()), (9, 0, 0));
+                assert!(!kept(&source, &[elsewhere]), "about another backup");
+            }
+        }
+        for state in [RunState::Cancelled, RunState::Failed, RunState::PartiallySucceeded] {
+            let undo = run(RunKind::Undo, state, Some(source.id), (9, 4, 1));
+            assert!(kept(&source, std::slice::from_ref(&undo)), "cut short, {state:?}");
+            let newer = run(RunKind::Undo, RunState::Succeeded, Some(source.id), (9, 8, 1));
+            assert!(!kept(&source, &[newer, undo.clone()]), "a newer one came to its end");
+            let damaged = Run {
+                verification: Verification::Damaged(Timestamp::now()),
+                ..source.clone()
+            };
+            assert!(!kept(&damaged, &[undo]), "no try brings the rest back");
+        }
+    }
+
+    #[test]
+    fn count_and_age_must_both_agree() {
+        let source = run(RunKind::Cleanup, RunState::Succeeded, None, (9, 9, 0));
+        let later = |seconds: i64| source.created_at + jiff::SignedDuration::from_secs(seconds);
+        let rule = |keep_last, seconds: Option<u64>| PruneRule {
+            keep_last,
+            older_than: seconds.map(Duration::from_secs),
+            dry_run: true,
+        };
+        let goes = |newer, rule, at| rule_keeps(&source, newer, rule, at).is_none();
+        assert!(goes(2, rule(Some(2), None), later(0)) && !goes(1, rule(Some(2), None), later(0)));
+        assert!(goes(0, rule(None, Some(10)), later(10)) && !goes(0, rule(None, Some(10)), later(9)));
+        assert!(goes(2, rule(Some(2), Some(10)), later(10)));
+        assert!(!goes(1, rule(Some(2), Some(10)), later(99)) && !goes(9, rule(Some(2), Some(10)), later(9)));
+        assert!(
+            !goes(9, rule(None, Some(10)), later(-99)),
+            "a clock that went back makes nothing old"
+        );
     }
 
     #[test]

@@ -172,13 +172,16 @@ fn same_counts(expected: &[TableCount], loaded: &Loaded) -> Result<(), String> {
 
 async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -> Result<Ending, Halt> {
     let tables = wanted(attempt, record);
-    attempt.boundary()?;
+    // The journal before the wish to stop: an earlier attempt may have committed without hearing of it.
     attempt.target.claim(attempt.claim).await?;
     let done = !attempt.target.totals(attempt.run.id).await?.is_empty();
+    if !done {
+        attempt.boundary()?;
+    }
     attempt.ledger.begin_step(0).await?;
     let (place, warnings) = if done {
         // The journal row came with the commit: an earlier attempt loaded and counted everything, and only its word was lost.
-        (format!("the tables of {}", attempt.run.target), Vec::new())
+        ("their own place".to_owned(), Vec::new())
     } else {
         let order = match checked(attempt, record, &tables).await? {
             Ok(order) => order,
@@ -190,6 +193,11 @@ async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -
         })
         .await?;
         failpoint!("load-committed");
+        // A reply that is lost after the server committed looks exactly like this.
+        failpoint!(
+            "load-commit-reply-lost",
+            Err(crate::port::TargetError::new(crate::port::TargetErrorClass::Lost, "the reply to COMMIT was lost").into())
+        );
         same_counts(&tables, &loaded).map_err(Halt::Fail)?;
         (loaded.place, loaded.warnings)
     };

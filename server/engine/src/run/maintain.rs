@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Attempt, Halt};
 use crate::{
     model::MaintenanceProgress,
-    port::{ArchiveError, MaintenanceError, Target, Watch},
+    port::{ArchiveError, MaintenanceError, Target, TargetErrorClass, Watch},
 };
 
 /// Least time between two progress events.
 const TELL_INTERVAL: Duration = Duration::from_millis(500);
-/// How long an act may take to end after it was told to.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long an act may take to end after it was told to. It does so at once, unless it is just committing.
+const GRACE: Duration = Duration::from_secs(60);
 
 impl From<MaintenanceError> for Halt {
     fn from(error: MaintenanceError) -> Self {
@@ -82,8 +82,15 @@ pub(super) async fn act_within<T>(
                 stop.cancel();
                 // Its processes and statements are to be gone before the run says so. One that does not end is dropped, which
                 // ends it too, only less gently.
-                let _ended = tokio::time::timeout(GRACE, &mut acting).await;
-                return Err(Halt::Stop(stopped));
+                return match tokio::time::timeout(GRACE, &mut acting).await {
+                    // It came to its end first: a commit that was on its way is not taken back by a wish.
+                    Ok(Ok(done)) => Ok(Acted::Ended(Ok(done))),
+                    // Whether it took effect is unknown, so that nobody may say that it was stopped.
+                    Ok(Err(MaintenanceError::Target(error))) if error.class == TargetErrorClass::Lost => {
+                        Ok(Acted::Ended(Err(MaintenanceError::Target(error))))
+                    }
+                    _ => Err(Halt::Stop(stopped)),
+                };
             }
             () = end => {
                 stop.cancel();

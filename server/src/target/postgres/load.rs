@@ -25,6 +25,9 @@ const SEND: usize = 256 << 10;
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0; \
      SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronous_commit = on; SET LOCAL row_security = off";
 
+/// Where loaded tables are, in words.
+const IN_PLACE: &str = "their own place";
+
 /// SQLSTATEs of things that are there already.
 const THERE_ALREADY: [&str; 6] = ["42P04", "42P06", "42P07", "42710", "42723", "42712"];
 
@@ -184,7 +187,17 @@ impl PostgresTarget {
         // Closing the connection alone would leave a long statement at work, and the locks with it.
         drop(connection);
         self.cancel(process).await;
-        Err(MaintenanceError::Stopped)
+        // The COMMIT may have been on its way. A claim waits until that transaction is over; then the journal tells.
+        let mut connection = self.connect().await?;
+        journal::claim(&mut connection, order.claim).await?;
+        if journal::totals(&mut connection, order.claim.run).await?.is_empty() {
+            return Err(MaintenanceError::Stopped);
+        }
+        Ok(Loaded {
+            place: IN_PLACE.to_owned(),
+            tables: order.tables.clone(),
+            warnings: Vec::new(),
+        })
     }
 
     /// Ends the statement of another connection. Failing to is no error: the server ends it when it next talks to its client.
@@ -289,7 +302,7 @@ impl Load<'_> {
         failpoint!("load-recorded");
         connection.execute("COMMIT").await.map_err(error::commit)?;
         Ok(Loaded {
-            place: "their own place".to_owned(),
+            place: IN_PLACE.to_owned(),
             tables: loaded,
             warnings,
         })
