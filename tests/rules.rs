@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use dbkeep_client::{PlanRequest, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Error, PlanRequest, RunRequest, UndoRequest, proto};
 use dbkeep_server::Config;
 use support::{Database, World, empty};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ on_both! {
     a_filter_takes_what_it_says
     a_circle_of_cascades_is_refused_by_name
     later_steps_foresee_what_earlier_ones_take
+    children_that_came_since_the_plan_are_too_many
     what_the_catalog_gets_wrong_is_refused_at_start
 }
 
@@ -485,6 +486,23 @@ async fn later_steps_foresee_what_earlier_ones_take(database: Database) {
     let plan = round_trip(&world, "all", 50).await;
     let counts: Vec<_> = plan.steps.iter().map(|step| step.row_count).collect();
     assert_eq!(counts, [10, orphans, 6], "profiles 4 and 8 went with their accounts");
+}
+
+async fn children_that_came_since_the_plan_are_too_many(database: Database) {
+    let world = World::with_schema(database, SCHEMA, &closed_accounts("")).await;
+    let plan = world.plan("close").await;
+    let more = "INSERT INTO remark WITH RECURSIVE n(i) AS (SELECT 2001 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
+                SELECT i, (SELECT min(id) FROM post WHERE account_id = 4), NULL, 'late' FROM n";
+    world.db.execute(more).await.expect("remarks");
+    let before = hashes(&world).await;
+    let refused = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await.err().expect("refused");
+    assert!(matches!(refused, Error::CountDrifted { .. }), "{refused:?}");
+    // A limit counts them as well.
+    let plan = world.plan("close").await;
+    let request = RunRequest::of_plan(&plan).execute().max_rows(1_000);
+    let refused = world.client.cleanup().run(request).await.err().expect("refused");
+    assert!(matches!(&refused, Error::PlanBlocked { finding, .. } if finding == "OVER_MAX_ROWS"), "{refused:?}");
+    assert_eq!(hashes(&world).await, before);
 }
 
 async fn what_the_catalog_gets_wrong_is_refused_at_start(database: Database) {

@@ -1,7 +1,6 @@
 //! Backups of whole tables and databases, end to end: a real server, the real client, both databases, and an oracle in raw SQL that
 //! hashes tables before the damage and after the restore.
 
-#[expect(dead_code, reason = "shared with end_to_end, which uses all of it")]
 mod support;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};

@@ -379,6 +379,20 @@ pub struct Report {
     pub restore: Option<RestoreRecord>,
 }
 
+impl StepReport {
+    /// Rows that went or changed along with the selected ones.
+    #[must_use]
+    pub fn along_count(&self) -> u64 {
+        self.along.iter().map(|along| along.deleted + along.nullified).sum()
+    }
+
+    /// All rows that the step touched.
+    #[must_use]
+    pub fn reach(&self) -> u64 {
+        self.rows_affected + self.along_count()
+    }
+}
+
 impl Report {
     /// Most warnings that a report keeps; the event log has all of them.
     pub const MAX_WARNINGS: usize = 100;

@@ -14,7 +14,7 @@ pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Dri
         let steps = plan.steps.iter().zip(done).enumerate();
         steps
             .filter(|(other, (planned, _))| *other != index && (!same_operation || planned.operation == step.operation))
-            .map(|(_, (_, report))| report.rows_affected)
+            .map(|(_, (_, report))| report.reach())
             .sum()
     };
     let drifted = step.row_count.saturating_add(drift.tolerance(step.row_count));
@@ -23,5 +23,13 @@ pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Dri
         .operation_max_rows
         .map_or(u64::MAX, |most| most.saturating_sub(others(true)));
     let of_run = options.max_rows.map_or(u64::MAX, |most| most.saturating_sub(others(false)));
-    drifted.min(of_rule).min(of_operation).min(of_run)
+    // What went along counts against the limits as well.
+    let along = done.get(index).map_or(0, StepReport::along_count);
+    drifted.min(of_rule.min(of_operation).min(of_run).saturating_sub(along))
+}
+
+/// Most rows that may go or change along with the selected ones of a step: what the plan counted, with the drift that is tolerated.
+pub(super) fn along_step(plan: &Plan, index: usize, drift: Drift) -> u64 {
+    let planned = plan.steps[index].along_count();
+    planned.saturating_add(drift.tolerance(planned))
 }

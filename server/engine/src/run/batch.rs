@@ -47,6 +47,8 @@ pub struct BatchOrder<'a> {
     pub still: &'a [&'a TableSchema],
     /// Most rows of all tables that the transaction should touch, where it has more than one listed row.
     pub budget: u32,
+    /// Most rows that may go or change along with the listed ones; a batch with more is not carried out.
+    pub most_along: u64,
     /// Whether the rows are captured.
     pub capture: bool,
 }

@@ -519,6 +519,8 @@ impl StepWork<'_> {
                 effect: self.effect,
                 still: self.still,
                 budget: self.attempt.pace.rows(),
+                most_along: allowance::along_step(&self.attempt.plan, self.index, self.attempt.context.settings.drift)
+                    .saturating_sub(self.attempt.ledger.report.steps[self.index].along_count()),
                 window: &window,
                 examined: window.examined,
                 capture: self.attempt.run.options.capture || self.attempt.plan.steps[self.index].captured,

@@ -304,6 +304,13 @@ pub(super) async fn work(
         let rows = walk.unseen(0, rows)?;
         walk.deletions.push(Held { table: 0, rows });
         walk.follow(transaction, &order.effect.children).await?;
+        let along = walk.count - affected;
+        if along > order.most_along {
+            return Err(mismatch(format!(
+                "COUNT_DRIFTED: {along} rows hang on the rows of this batch, at most {} more were planned; make a new plan",
+                order.most_along
+            )));
+        }
         delete_all(transaction, &mut sections, &mut done, order, walk).await?;
     }
     done.captured = sections.0.iter().map(|(_, rows)| rows.len() as u64).sum();
