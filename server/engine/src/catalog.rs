@@ -533,7 +533,7 @@ mod tests {
             (
                 rule.replace("expired", "expierd"),
                 "c.toml:6",
-                "expected one of orphan, expired, dangling_key, filter, temp_files, orphan_files",
+                "expected one of orphan, expired, dangling_key, filter, duplicate, cycle, temp_files, orphan_files",
             ),
             (format!("{rule}expiry = true\n[wrong]\n"), "c.toml:12", "unknown key `wrong`"),
             (
