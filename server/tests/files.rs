@@ -253,7 +253,7 @@ fn other_mounts_and_unreadable_folders_are_told_and_left() {
         println!("this user may not mount; the other mount was not tried");
     }
     if !rustix::process::geteuid().is_root() {
-        fs::set_permissions(&mount, fs::Permissions::from_mode(0)).expect("closed");
+        fs::set_permissions(&mount, fs::Permissions::from_mode(0o000)).expect("closed");
         let walked = world.root.list(&mut |_| Ok(ControlFlow::Continue(()))).expect("a listing");
         fs::set_permissions(&mount, fs::Permissions::from_mode(0o700)).expect("opened");
         assert_eq!((walked.files, walked.unreadable), (1, 1));
