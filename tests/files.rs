@@ -387,8 +387,7 @@ async fn pruned_files_are_gone_for_good(database: Database) {
         .runs()
         .undo(UndoRequest::new(run.id.as_str()))
         .await
-        .err()
-        .expect("nothing to put back");
+        .expect_err("nothing to put back");
     assert!(matches!(refused, Error::BackupPruned { .. }), "{refused:?}");
 }
 

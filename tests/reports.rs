@@ -1,6 +1,5 @@
 //! Reports over several operations: a real server, the real client, both databases.
 
-#[allow(dead_code, reason = "each file of tests uses a part of it")]
 mod support;
 
 use dbkeep_client::{Error, OperationQuery, PlanRequest, RunRequest, proto};

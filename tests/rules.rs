@@ -495,13 +495,21 @@ async fn children_that_came_since_the_plan_are_too_many(database: Database) {
                 SELECT i, (SELECT min(id) FROM post WHERE account_id = 4), NULL, 'late' FROM n";
     world.db.execute(more).await.expect("remarks");
     let before = hashes(&world).await;
-    let refused = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await.err().expect("refused");
+    let refused = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute())
+        .await
+        .expect_err("refused");
     assert!(matches!(refused, Error::CountDrifted { .. }), "{refused:?}");
     // A limit counts them as well.
     let plan = world.plan("close").await;
     let request = RunRequest::of_plan(&plan).execute().max_rows(1_000);
-    let refused = world.client.cleanup().run(request).await.err().expect("refused");
-    assert!(matches!(&refused, Error::PlanBlocked { finding, .. } if finding == "OVER_MAX_ROWS"), "{refused:?}");
+    let refused = world.client.cleanup().run(request).await.expect_err("refused");
+    assert!(
+        matches!(&refused, Error::PlanBlocked { finding, .. } if finding == "OVER_MAX_ROWS"),
+        "{refused:?}"
+    );
     assert_eq!(hashes(&world).await, before);
 }
 

@@ -253,14 +253,12 @@ impl RunRequest {
     }
 
     /// Captures the rows of every operation, also of those that ask for no backup, so that the run can be undone.
-    #[must_use]
     pub fn capture(mut self) -> Self {
         self.options().capture = true;
         self
     }
 
     /// Works without the rests that keep the foreground fast.
-    #[must_use]
     pub fn full_speed(mut self) -> Self {
         self.options().full_speed = true;
         self

@@ -17,7 +17,6 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    #[allow(dead_code, reason = "not every test binary uses each way to start")]
     /// Starts a server on a free port, with `failpoints` armed where any are given, and waits until it serves.
     pub(crate) fn start(data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
         Self::start_with_roots(data, target, catalog, &[], failpoints)
