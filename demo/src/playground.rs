@@ -38,7 +38,8 @@ pub async fn playground() -> Result<Playground> {
         name: "learning-platform.toml".to_owned(),
         text: CATALOG.to_owned(),
     };
-    let config = dbkeep_server::Config::embedded(folder.path().join("data")).with_target("platform", url.as_str(), catalog)
+    let config = dbkeep_server::Config::embedded(folder.path().join("data"))
+        .with_target("platform", url.as_str(), catalog)
         .with_root("platform", "temp", folder.path().join("temp"))
         .with_root("platform", "uploads", folder.path().join("uploads"));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
