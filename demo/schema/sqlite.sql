@@ -170,3 +170,7 @@ CREATE INDEX error_logs_created ON error_logs (created_at);
 CREATE INDEX error_logs_session ON error_logs (session_id);
 CREATE INDEX audit_logs_created ON audit_logs (created_at);
 CREATE INDEX cache_entries_expires ON cache_entries (expires_at);
+-- Without them the question whether a file is still named reads the whole table.
+CREATE INDEX users_avatar ON users (avatar);
+CREATE INDEX courses_thumbnail ON courses (thumbnail);
+CREATE INDEX lessons_attachment ON lessons (attachment);

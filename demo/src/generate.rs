@@ -3,6 +3,7 @@
 //! A generation is one stream of rows (`platform`, `single`) into one database (`postgres`, `sqlite`), over a short channel
 //! (`rows`), so that memory does not grow with the number of rows. The same options bring the same rows.
 
+mod files;
 mod platform;
 mod postgres;
 mod random;
@@ -67,6 +68,15 @@ pub async fn generate(options: &GenerateOptions) -> Result<GroundTruth> {
             .await
         }
     }
+}
+
+/// Makes the platform's files in two new folders beneath `place`: `temp` and `uploads`, with what `temporary_files` must find and
+/// much that must stay. The options are those of [`generate`], and what the rows name is there.
+///
+/// # Errors
+/// Where one of the folders exists already, or the disk fails.
+pub fn generate_files(options: &GenerateOptions, place: &std::path::Path) -> Result<()> {
+    files::make(&platform::Platform::new(options, "files")?, place)
 }
 
 /// Creates three tables for benchmarks and fills them: `rows` rows of `user_progress`, of which exactly the share

@@ -6,6 +6,10 @@
 //! database may change.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt as _;
@@ -48,6 +52,45 @@ pub async fn table_hashes(url: &str) -> Result<BTreeMap<String, String>> {
         }
     }
     Ok(hashes)
+}
+
+/// The SHA-256, in hexadecimal, of a folder: names, kinds, contents, times of writing and targets of links of all that is in it. What
+/// dbkeep keeps for itself in a folder, `.dbkeep-trash`, is passed by.
+///
+/// # Errors
+/// Where something cannot be read.
+pub fn folder_hash(folder: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    hash_folder(folder, folder, &mut hasher)?;
+    Ok(hex::encode(hasher.finalize()))
+}
+
+fn hash_folder(root: &Path, folder: &Path, hasher: &mut Sha256) -> Result<()> {
+    let mut entries: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries.into_iter().filter(|entry| entry.file_name() != ".dbkeep-trash") {
+        let path = entry.path();
+        let kind = entry.file_type()?;
+        let name = path.strip_prefix(root)?.as_os_str().as_bytes();
+        hasher.update(u64::try_from(name.len())?.to_be_bytes());
+        hasher.update(name);
+        if kind.is_dir() {
+            // Its own time changes with every file that leaves and comes back.
+            hasher.update(b"d");
+            hash_folder(root, &path, hasher)?;
+        } else if kind.is_symlink() {
+            hasher.update(b"l");
+            hasher.update(fs::read_link(&path)?.as_os_str().as_bytes());
+        } else {
+            let metadata = entry.metadata()?;
+            hasher.update(b"f");
+            hasher.update(metadata.mtime().to_be_bytes());
+            hasher.update(metadata.mtime_nsec().to_be_bytes());
+            hasher.update(metadata.len().to_be_bytes());
+            hasher.update(fs::read(&path)?);
+        }
+    }
+    Ok(())
 }
 
 /// The text form of COPY tells NULL from text, escapes what separates values, and brings every value back to the same bits.

@@ -15,8 +15,8 @@ mod playground;
 pub mod schema;
 mod truth;
 
-pub use generate::{GenerateOptions, drop_tables, generate, single_table};
-pub use hashes::table_hashes;
+pub use generate::{GenerateOptions, drop_tables, generate, generate_files, single_table};
+pub use hashes::{folder_hash, table_hashes};
 pub use playground::{Playground, playground};
 pub use truth::{GroundTruth, OperationTruth, RuleTruth, SingleTableTruth};
 

@@ -1,7 +1,9 @@
-//! The command line of the demonstration. It only reads arguments and prints; the demonstration itself is in `show.rs`, the data
-//! in the library.
+//! The command line of the demonstration. It only reads arguments and prints; the demonstration itself is in `show.rs` and `tour.rs`, the
+//! data in the library.
 
 mod show;
+mod tour;
+mod voice;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,9 @@ struct ShowArguments {
     /// The same seed brings the same rows.
     #[arg(long, default_value_t = 42)]
     seed: u64,
+    /// Declare foreign keys (CASCADE, SET NULL, deferrable) that the platform itself does not have.
+    #[arg(long)]
+    declared_keys: bool,
     /// Drop the platform's tables in the target first where they exist, and nothing else.
     #[arg(long)]
     drop: bool,
@@ -102,6 +107,7 @@ async fn run(cli: Cli) -> Result<()> {
                 target,
                 rows,
                 seed,
+                declared_keys,
                 drop,
                 once,
                 output,
@@ -116,6 +122,7 @@ async fn run(cli: Cli) -> Result<()> {
                 target,
                 rows,
                 seed,
+                declared_keys,
                 drop_existing: drop,
                 once,
                 json,

@@ -5,7 +5,7 @@ use dbkeep_client::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{CATALOG, GenerateOptions, generate};
+use crate::{CATALOG, GenerateOptions, generate, generate_files};
 
 /// A server on loopback with one target, `platform`. Dropped, it ends.
 #[derive(Debug)]
@@ -24,20 +24,24 @@ pub async fn playground() -> Result<Playground> {
     let folder = tempfile::tempdir()?;
     let url = format!("sqlite://{}", folder.path().join("platform.db").display());
     let now = jiff::Timestamp::now();
-    generate(&GenerateOptions {
+    let options = GenerateOptions {
         url: url.clone(),
         rows: 2_000,
         seed: 42,
         now,
         declared_keys: false,
         drop_existing: false,
-    })
-    .await?;
+    };
+    generate(&options).await?;
+    generate_files(&options, folder.path())?;
     let catalog = dbkeep_server::CatalogSource::Text {
         name: "learning-platform.toml".to_owned(),
         text: CATALOG.to_owned(),
     };
-    let config = dbkeep_server::Config::embedded(folder.path().join("data")).with_target("platform", url.as_str(), catalog);
+    let config = dbkeep_server::Config::embedded(folder.path().join("data"))
+        .with_target("platform", url.as_str(), catalog)
+        .with_root("platform", "temp", folder.path().join("temp"))
+        .with_root("platform", "uploads", folder.path().join("uploads"));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let shutdown = CancellationToken::new();

@@ -41,17 +41,23 @@ pub struct OperationTruth {
 pub struct RuleTruth {
     /// The rule's name in the catalog.
     pub name: String,
-    /// The table whose rows go.
+    /// The table whose rows go; `files:` and a root where files do.
     pub table: String,
     /// Rows of that table that go by this rule, without those that an earlier rule of the same operation takes.
     pub rows: u64,
-    /// Rows of other tables that go along by a declared CASCADE, without those that an earlier rule of the same operation
-    /// takes. Empty unless the schema declares such a key.
+    /// Rows of other tables that go along, because the catalog or a declared CASCADE says so, without those that an earlier rule of the
+    /// same operation takes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cascaded: BTreeMap<String, u64>,
     /// Rows of other tables whose key becomes NULL by a declared SET NULL. Empty unless the schema declares such a key.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nullified: BTreeMap<String, u64>,
+    /// As `cascaded`, but where all operations that delete rows of those tables have run before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cascaded_last: BTreeMap<String, u64>,
+    /// As `nullified`, but where all operations that delete rows of those tables have run before.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nullified_last: BTreeMap<String, u64>,
 }
 
 /// What [`single_table`](crate::single_table) wrote.

@@ -119,6 +119,15 @@ fn slice((from, to): (Micros, Micros), index: u64, parts: u64) -> (Micros, Micro
     (start, start + length)
 }
 
+/// The instant `months` calendar months before `now`, in UTC.
+pub(super) fn months_before(now: Timestamp, months: i64) -> Result<Micros> {
+    Ok(now
+        .to_zoned(TimeZone::UTC)
+        .checked_sub(months.months())?
+        .timestamp()
+        .as_microsecond())
+}
+
 /// The instant `years` calendar years before `now`, in UTC.
 pub(super) fn years_before(now: Timestamp, years: i64) -> Result<Micros> {
     Ok(now

@@ -1,8 +1,11 @@
 //! What users did: the rows that are most numerous, and those that are left over when a user, lesson or course goes.
 
 use super::courses::SUBJECTS;
-use super::{Platform, Reference, References, Space, flag, rule};
-use crate::generate::random::Quota;
+use std::collections::HashSet;
+
+use super::people::Standing;
+use super::{Along, Platform, Reference, References, Space, flag, rule};
+use crate::generate::random::{GONE, Quota};
 use crate::generate::rows::{Closed, RowWriter, Rows};
 use crate::truth::RuleTruth;
 
@@ -10,30 +13,35 @@ pub(in crate::generate) const PROGRESS_STATES: [&str; 4] = ["NOT_STARTED", "IN_P
 const BOARDS: [&str; 4] = ["weekly", "monthly", "all_time", "course"];
 
 impl Platform {
-    /// Also tells how many rows of users that exist were earned for an achievement that goes.
+    /// Also tells how many rows of users that exist were earned for an achievement that goes, and how many go along with their users.
     pub(super) fn user_achievements<W: RowWriter>(
         &self,
         rows: &mut Rows<W>,
         orphaned: &[bool],
-    ) -> Result<(RuleTruth, u64), Closed> {
+    ) -> Result<(RuleTruth, u64, Along), Closed> {
         rows.table("user_achievements")?;
         let mut random = self.random(Space::UserAchievements);
         let size = self.sizes.user_achievements;
         let mut users = References::new(size, 150, 10);
         let mut achievements = Quota::per_mille(10, size);
-        let (mut without_user, mut taken_along) = (0, 0);
+        let (mut without_user, mut taken_along, mut along) = (0, 0, Along::default());
         for index in 0..size {
             let user = users.draw(&mut random);
             let achievement = random.below(self.sizes.achievements);
             let named = !achievements.draw(&mut random);
+            let of_orphaned = named && flag(orphaned, achievement);
             if user == Reference::Gone {
                 without_user += 1;
-            } else if named && flag(orphaned, achievement) {
+            } else if of_orphaned {
                 taken_along += 1;
+            }
+            let user = self.named(user, self.sizes.users, &mut random);
+            if Self::leaves(user) {
+                along.add(!(self.declared_keys && of_orphaned));
             }
             let row = rows.row();
             row.key(self.key(Space::UserAchievements, index));
-            row.key_or_null(self.reference(Space::Users, user, self.sizes.users, &mut random));
+            row.key_or_null(user.map(|user| self.key(Space::Users, user)));
             row.key_or_null(named.then(|| self.key(Space::Achievements, achievement)));
             row.text(&format!("Master of {}", random.pick(&SUBJECTS)));
             let earned = (!random.chance(20)).then(|| self.ago(&mut random, 1, 700));
@@ -43,12 +51,13 @@ impl Platform {
         Ok((
             rule("user_achievements_without_user", "user_achievements", without_user),
             taken_along,
+            along,
         ))
     }
 
     /// A fifth of the rows goes. The three references come out independently of each other, and some rows have lost two or
     /// three of them on purpose: each such row belongs to the first rule that finds it.
-    pub(super) fn user_progress<W: RowWriter>(&self, rows: &mut Rows<W>) -> Result<[RuleTruth; 3], Closed> {
+    pub(super) fn user_progress<W: RowWriter>(&self, rows: &mut Rows<W>) -> Result<([RuleTruth; 3], Along), Closed> {
         rows.table("user_progress")?;
         let mut random = self.random(Space::Progress);
         let size = self.sizes.user_progress;
@@ -58,7 +67,7 @@ impl Platform {
         let mut without_user_and_lesson = Quota::per_mille(10, size);
         let mut without_lesson_and_course = Quota::per_mille(10, size);
         let mut without_any = Quota::per_mille(5, size);
-        let mut found = [0; 3];
+        let (mut found, mut along) = ([0; 3], Along::default());
         for index in 0..size {
             let mut references = [users.draw(&mut random), lessons.draw(&mut random), courses.draw(&mut random)];
             if without_user_and_lesson.draw(&mut random) {
@@ -75,9 +84,13 @@ impl Platform {
             }
             let [user, lesson, course] = references;
             let lesson_index = random.below(self.sizes.lessons);
+            let user = self.named(user, self.sizes.users, &mut random);
+            if Self::leaves(user) {
+                along.add(!references.contains(&Reference::Gone));
+            }
             let row = rows.row();
             row.key(self.key(Space::Progress, index));
-            row.key_or_null(self.reference(Space::Users, user, self.sizes.users, &mut random));
+            row.key_or_null(user.map(|user| self.key(Space::Users, user)));
             match lesson {
                 Reference::Kept => row.key(self.key(Space::Lessons, lesson_index)),
                 _ => row.key_or_null(self.reference(Space::Lessons, lesson, self.sizes.lessons, &mut random)),
@@ -97,38 +110,62 @@ impl Platform {
             rows.end_row()?;
         }
         let [user, lesson, course] = found;
-        Ok([
+        let rules = [
             rule("progress_without_user", "user_progress", user),
             rule("progress_without_lesson", "user_progress", lesson),
             rule("progress_without_course", "user_progress", course),
-        ])
+        ];
+        Ok((rules, along))
     }
 
-    /// With users that are gone, and with several entries of one user in one category.
-    pub(super) fn leaderboard_entries<W: RowWriter>(&self, rows: &mut Rows<W>) -> Result<(), Closed> {
+    /// With users that are gone or hold no place, and with several entries of one user in one category: by chance, and a tenth on
+    /// purpose, of which some have the same time as the entry before, or none. Of each user that holds a place and each category one
+    /// entry stays.
+    pub(super) fn leaderboard_entries<W: RowWriter>(&self, rows: &mut Rows<W>) -> Result<([RuleTruth; 2], Along), Closed> {
         rows.table("leaderboard_entries")?;
         let mut random = self.random(Space::Leaderboard);
         let size = self.sizes.leaderboard;
         let mut users = References::new(size, 50, 10);
         let mut repeats = Quota::per_mille(100, size);
-        let mut last = (Some(self.key(Space::Users, 0)), BOARDS[0]);
+        let (mut placeless, mut ranked, mut along) = (0, 0, Along::default());
+        let mut places = HashSet::new();
+        let (mut user, mut board, mut updated) = (Some(0), BOARDS[0], None);
         for index in 0..size {
-            let user = users.draw(&mut random);
-            if !repeats.draw(&mut random) {
-                let user = self.reference(Space::Users, user, self.sizes.users, &mut random);
-                last = (user, random.pick(&BOARDS));
+            let drawn = users.draw(&mut random);
+            let repeated = repeats.draw(&mut random);
+            if !repeated {
+                user = self.named(drawn, self.sizes.users, &mut random);
+                board = random.pick(&BOARDS);
+            }
+            if !(repeated && random.chance(300)) {
+                updated = (!random.chance(30)).then(|| self.ago(&mut random, 1, 300));
+            }
+            if let Some(user) = user {
+                if user >= GONE || !Standing::of(user).ranks() {
+                    placeless += 1;
+                } else {
+                    ranked += 1;
+                    places.insert((user, board));
+                }
+            }
+            if Self::leaves(user) {
+                along.add(false);
             }
             let row = rows.row();
             row.key(self.key(Space::Leaderboard, index));
-            row.key_or_null(last.0);
-            row.text(last.1);
+            row.key_or_null(user.map(|user| self.key(Space::Users, user)));
+            row.text(board);
             // Tenths do not have an exact binary form: a lossy copy of the row would show.
             let tenths = u32::try_from(random.below(100_000)).expect("below 100,000");
             row.real(f64::from(tenths) / 10.0);
-            let updated = (!random.chance(30)).then(|| self.ago(&mut random, 1, 300));
             row.time_or_null(updated);
             rows.end_row()?;
         }
-        Ok(())
+        let kept = u64::try_from(places.len()).expect("a length fits into 64 bits");
+        let rules = [
+            rule("entries_without_user", "leaderboard_entries", placeless),
+            rule("duplicate_entries", "leaderboard_entries", ranked - kept),
+        ];
+        Ok((rules, along))
     }
 }

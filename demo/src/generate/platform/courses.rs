@@ -1,12 +1,10 @@
 //! What there is to learn, and what there is to earn by it.
 
+use super::uploads::Upload;
 use super::{Platform, Reference, References, Space, count, rule};
-use crate::generate::random::{GONE, hashed_below};
+use crate::generate::random::hashed_below;
 use crate::generate::rows::{Closed, RowWriter, Rows};
 use crate::truth::RuleTruth;
-
-/// Lessons in one block of the prerequisite pattern; see [`Platform::lesson_prerequisites`].
-const PREREQUISITE_BLOCK: u64 = 20;
 
 pub(super) const SUBJECTS: [&str; 10] = [
     "Storage layout",
@@ -29,7 +27,7 @@ impl Platform {
             let row = rows.row();
             row.key(self.key(Space::Courses, index));
             row.text(&format!("{}, part {index}", random.pick(&SUBJECTS)));
-            let thumbnail = random.chance(800).then(|| format!("uploads/thumbnails/course-{index}.jpg"));
+            let thumbnail = self.upload(Upload::Thumbnail, index);
             row.text_or_null(thumbnail.as_deref());
             row.time(self.ago(&mut random, 300, 1_500));
             rows.end_row()?;
@@ -50,33 +48,9 @@ impl Platform {
                 "# {subject}\n\n```solidity\ncontract Lesson{index} {{\n\tuint256 public value = {};\n}}\n```\n",
                 random.below(1_000_000)
             ));
-            let attachment = random.chance(200).then(|| format!("uploads/lessons/{index}/notes v2.pdf"));
+            let attachment = self.upload(Upload::Attachment, index);
             row.text_or_null(attachment.as_deref());
             row.time(self.ago(&mut random, 100, 1_400));
-            rows.end_row()?;
-        }
-        Ok(())
-    }
-
-    /// One edge per lesson. In each full block of twenty lessons the first requires a lesson that is gone, the second is
-    /// required by one, the next two to six require each other in a circle, and each other lesson requires some earlier one.
-    pub(super) fn lesson_prerequisites<W: RowWriter>(&self, rows: &mut Rows<W>) -> Result<(), Closed> {
-        rows.table("lesson_prerequisites")?;
-        let mut random = self.random(Space::Prerequisites);
-        for index in 0..self.sizes.lessons {
-            let (block, position) = (index / PREREQUISITE_BLOCK, index % PREREQUISITE_BLOCK);
-            let circle_length = 2 + block % 5;
-            let circle = block * PREREQUISITE_BLOCK + 2;
-            let (lesson, prerequisite) = match position {
-                _ if (block + 1) * PREREQUISITE_BLOCK > self.sizes.lessons => (index, random.below(index)),
-                0 => (index, GONE + index),
-                1 => (GONE + index, index),
-                _ if index < circle + circle_length => (index, circle + (index + 1 - circle) % circle_length),
-                _ => (index, random.below(index)),
-            };
-            let row = rows.row();
-            row.key(self.key(Space::Lessons, lesson));
-            row.key(self.key(Space::Lessons, prerequisite));
             rows.end_row()?;
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The three logs.
 
-use super::{Platform, Space, email, flag, rule};
+use super::people::Tokens;
+use super::{Along, Platform, Space, email, flag, rule};
 use crate::generate::random::{Quota, Random};
 use crate::generate::rows::{Closed, Micros, RowWriter, Rows};
 use crate::generate::times::{LogTimes, whole};
@@ -39,19 +40,27 @@ impl Platform {
         Ok(rule("api_logs", "api_logs", times.expired))
     }
 
-    /// Also tells how many rows name a session that goes.
-    pub(super) fn error_logs<W: RowWriter>(&self, rows: &mut Rows<W>, ended: &[bool]) -> Result<(RuleTruth, u64), Closed> {
+    /// Also tells how many rows name a session that goes: by its end, and along with its user.
+    pub(super) fn error_logs<W: RowWriter>(
+        &self,
+        rows: &mut Rows<W>,
+        sessions: &Tokens,
+    ) -> Result<(RuleTruth, u64, Along), Closed> {
         rows.table("error_logs")?;
         let mut random = self.random(Space::ErrorLogs);
         let size = self.sizes.error_logs;
         let mut times = LogTimes::in_order(size, 250, self.year_ago, self.now_micros);
         let mut without_session = Quota::per_mille(600, size);
-        let mut of_ended_sessions = 0;
+        let (mut of_ended_sessions, mut along) = (0, Along::default());
         for index in 0..size {
             let created = times.next(&mut random);
             let session = random.below(self.sizes.sessions);
             let named = !without_session.draw(&mut random);
-            of_ended_sessions += u64::from(named && flag(ended, session));
+            let of_ended = flag(&sessions.ended, session);
+            of_ended_sessions += u64::from(named && of_ended);
+            if named && flag(&sessions.theirs, session) {
+                along.add(!of_ended && created.is_none_or(|created| created >= self.year_ago));
+            }
             let row = rows.row();
             row.integer(number(index));
             row.time_or_null(created);
@@ -65,7 +74,7 @@ impl Platform {
             ));
             rows.end_row()?;
         }
-        Ok((rule("error_logs", "error_logs", times.expired), of_ended_sessions))
+        Ok((rule("error_logs", "error_logs", times.expired), of_ended_sessions, along))
     }
 
     /// In no order, as after an import: old rows are spread over the whole table.
