@@ -479,20 +479,6 @@ async fn declared_keys() {
             Blocked("CHILD_KEY_UNINDEXED"),
         ),
         case(
-            "a cascade",
-            "CREATE TABLE p (id INTEGER PRIMARY KEY, at TEXT); INSERT INTO p VALUES (1, '2001-01-01'); \
-             CREATE TABLE c (id INTEGER PRIMARY KEY, up INTEGER REFERENCES \"P\" ON DELETE CASCADE); CREATE INDEX c_up ON c (up); INSERT INTO c VALUES (1, 1)",
-            expired("p", "at"),
-            Gone(&["1"]),
-        ),
-        case(
-            "a key that is set to NULL",
-            "CREATE TABLE p (id INTEGER PRIMARY KEY, at TEXT); INSERT INTO p VALUES (1, '2001-01-01'); \
-             CREATE TABLE c (id INTEGER PRIMARY KEY, up INTEGER, FOREIGN KEY (up) REFERENCES p (id) ON DELETE SET NULL); CREATE INDEX c_up ON c (up); INSERT INTO c VALUES (1, 1)",
-            expired("p", "at"),
-            Gone(&["1"]),
-        ),
-        case(
             "a chain in one table, children before parents",
             "CREATE TABLE t (id INTEGER PRIMARY KEY, up INTEGER REFERENCES t (id), at TEXT); CREATE INDEX t_up ON t (up); \
              INSERT INTO t VALUES (1, 2, '2001-01-01'), (2, 3, '2001-01-01'), (3, 4, '2001-01-01'), (4, 5, '2001-01-01'), (5, NULL, '2001-01-01'), (6, NULL, '2999-01-01')",

@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic with the error is the report")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use dbkeep_demo::{CATALOG, GenerateOptions, GroundTruth, drop_tables, generate, schema, single_table, table_hashes};
+use dbkeep_demo::{
+    CATALOG, GenerateOptions, GroundTruth, drop_tables, folder_hash, generate, generate_files, schema, single_table, table_hashes,
+};
 use dbkeep_testkit::{Db, fresh_database};
 use jiff::Timestamp;
 
@@ -15,7 +17,7 @@ const ROWS: u64 = 20_000;
 
 /// What each rule takes: operation, rule, table, and the condition without the rows that earlier rules of the operation take.
 /// [`condition`] fills the placeholders.
-const CONDITIONS: [(&str, &str, &str, &str); 11] = [
+const CONDITIONS: [(&str, &str, &str, &str); 19] = [
     ("expired_tokens", "refresh_tokens", "refresh_tokens", "expires_at < '{now}'"),
     ("expired_tokens", "user_sessions", "user_sessions", "expires_at < '{now}'"),
     (
@@ -55,6 +57,65 @@ const CONDITIONS: [(&str, &str, &str, &str); 11] = [
         "achievements",
         "course_id IS NOT NULL AND course_id NOT IN (SELECT id FROM courses)",
     ),
+    (
+        "orphaned_leaderboard",
+        "entries_without_user",
+        "leaderboard_entries",
+        "user_id IS NOT NULL AND user_id NOT IN (SELECT id FROM users WHERE status NOT IN ('SUSPENDED', 'DELETED'))",
+    ),
+    (
+        "orphaned_leaderboard",
+        "duplicate_entries",
+        "leaderboard_entries",
+        "user_id IN (SELECT id FROM users WHERE status IN ('ACTIVE', 'INACTIVE')) \
+         AND EXISTS (SELECT 1 FROM leaderboard_entries AS o WHERE o.user_id = leaderboard_entries.user_id \
+         AND o.category = leaderboard_entries.category AND (o.updated_at > leaderboard_entries.updated_at \
+         OR (o.updated_at IS NOT NULL AND leaderboard_entries.updated_at IS NULL) \
+         OR (o.id < leaderboard_entries.id AND (o.updated_at = leaderboard_entries.updated_at \
+         OR (o.updated_at IS NULL AND leaderboard_entries.updated_at IS NULL)))))",
+    ),
+    (
+        "orphaned_prerequisites",
+        "prerequisites_of_no_lesson",
+        "lesson_prerequisites",
+        "lesson_id NOT IN (SELECT id FROM lessons)",
+    ),
+    (
+        "orphaned_prerequisites",
+        "prerequisites_on_no_lesson",
+        "lesson_prerequisites",
+        "prerequisite_id NOT IN (SELECT id FROM lessons) AND lesson_id IN (SELECT id FROM lessons)",
+    ),
+    ("cached_data", "expired_entries", "cache_entries", "expires_at < '{now}'"),
+    (
+        "cached_data",
+        "entries_of_no_user",
+        "cache_entries",
+        "substr(cache_key, 1, 5) = 'user:' AND substr(cache_key, 6) NOT IN (SELECT id FROM users) \
+         AND (expires_at IS NULL OR expires_at >= '{now}')",
+    ),
+    ("inactive_accounts", "suspended_users", "users", LEAVING),
+    (
+        "inactive_accounts",
+        "absent_users",
+        "users",
+        "status = 'ACTIVE' AND coalesce(last_login_at, created_at) < '{login_year}'",
+    ),
+];
+
+const LEAVING: &str = "status = 'SUSPENDED' AND suspended_at < '{half_year}'";
+
+/// What of a table goes along with the users that leave, and which of it the other operations have not taken before: table, and the
+/// latter condition.
+const THEIRS: [(&str, &str); 5] = [
+    (
+        "user_progress",
+        "(lesson_id IS NULL OR lesson_id IN (SELECT id FROM lessons)) AND (course_id IS NULL OR course_id IN (SELECT id FROM courses))",
+    ),
+    ("user_achievements", "{achievement_stays}"),
+    ("user_sessions", "(expires_at IS NULL OR expires_at >= '{now}')"),
+    ("refresh_tokens", "(expires_at IS NULL OR expires_at >= '{now}')"),
+    ("leaderboard_entries", "1 = 0"),
 ];
 
 const NO_USER: &str = "user_id IS NOT NULL AND user_id NOT IN (SELECT id FROM users)";
@@ -110,6 +171,8 @@ fn condition(template: &str, postgres: bool) -> String {
     template
         .replace("{now}", &format!("2025-06-01 12:00:00{zone}"))
         .replace("{year}", "2024-06-01 12:00:00")
+        .replace("{login_year}", &format!("2024-06-01 12:00:00{zone}"))
+        .replace("{half_year}", &format!("2024-12-01 12:00:00{zone}"))
         .replace("{two_years}", "2023-06-01 12:00:00")
         .replace("{api_created}", "created_at")
         .replace("{api_year}", if postgres { "'2024-06-01 12:00:00+00'" } else { "1717243200" })
@@ -147,14 +210,173 @@ async fn agrees_with_sql(url: &str, truth: &GroundTruth) {
     assert!(count(&db, "user_progress", &both).await > 0);
     let all = format!("{both} AND course_id NOT IN (SELECT id FROM courses)");
     assert!(count(&db, "user_progress", &all).await > 0);
-    // For the operations that have no truth yet: something to find for each.
-    assert!(count(&db, "leaderboard_entries", NO_USER).await > 0);
-    assert!(count(&db, "lesson_prerequisites", "lesson_id NOT IN (SELECT id FROM lessons)").await > 0);
-    assert!(count(&db, "lesson_prerequisites", "prerequisite_id NOT IN (SELECT id FROM lessons)").await > 0);
-    let circle = "EXISTS (SELECT 1 FROM lesson_prerequisites b \
-                  WHERE b.lesson_id = lesson_prerequisites.prerequisite_id AND b.prerequisite_id = lesson_prerequisites.lesson_id)";
-    assert!(count(&db, "lesson_prerequisites", circle).await > 0);
+    let postgres = url.starts_with("postgres");
+    let achievement_stays = if truth.declared_keys {
+        "(achievement_id IS NULL OR achievement_id NOT IN \
+         (SELECT id FROM achievements WHERE course_id IS NOT NULL AND course_id NOT IN (SELECT id FROM courses)))"
+    } else {
+        "1 = 1"
+    };
+    let suspended = truth.rule("inactive_accounts", "suspended_users").unwrap();
+    for (table, left) in THEIRS {
+        let theirs = format!("user_id IN (SELECT id FROM users WHERE {LEAVING})");
+        let theirs = condition(&theirs, postgres);
+        assert_eq!(count(&db, table, &theirs).await, suspended.cascaded[table], "{table}");
+        let left = condition(&left.replace("{achievement_stays}", achievement_stays), postgres);
+        let last = count(&db, table, &format!("{theirs} AND {left}")).await;
+        assert_eq!(last, suspended.cascaded_last[table], "{table} after the others");
+    }
+    let edges = db
+        .fetch_text("SELECT lesson_id, prerequisite_id FROM lesson_prerequisites")
+        .await
+        .unwrap();
+    let edges: Vec<(String, String)> = edges
+        .into_iter()
+        .map(|row| (row[0].clone().unwrap(), row[1].clone().unwrap()))
+        .collect();
+    let circular = truth.rule("orphaned_prerequisites", "circular_prerequisites").unwrap();
+    assert_eq!(fewest_that_break_every_cycle(&edges), circular.rows);
+    // Names that only look like a user's, and equal times among duplicates.
+    assert!(
+        count(
+            &db,
+            "cache_entries",
+            "cache_key LIKE 'User:%' OR cache_key LIKE 'last_user:%'"
+        )
+        .await
+            > 0
+    );
+    if truth.total_rows == ROWS {
+        let ties = "EXISTS (SELECT 1 FROM leaderboard_entries AS o WHERE o.id < leaderboard_entries.id \
+                    AND o.user_id = leaderboard_entries.user_id AND o.category = leaderboard_entries.category \
+                    AND o.updated_at = leaderboard_entries.updated_at)";
+        assert!(count(&db, "leaderboard_entries", ties).await > 0);
+    }
     assert!(count(&db, "users", "status = 'SUSPENDED' AND suspended_at IS NULL").await > 0);
+    db.close().await;
+}
+
+/// Found without any knowledge of how the edges were made: the parts in which every lesson leads to every other are taken by themselves;
+/// one with as many edges as lessons is a circle; in any other all choices of edges are tried, the small ones first.
+fn fewest_that_break_every_cycle(edges: &[(String, String)]) -> u64 {
+    let mut from: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (lesson, prerequisite) in edges {
+        from.entry(lesson).or_default().push(prerequisite);
+    }
+    let reached = |start: &str, without: &dyn Fn(&str, &str) -> bool| -> BTreeSet<String> {
+        let (mut reached, mut open) = (BTreeSet::new(), vec![start.to_owned()]);
+        while let Some(node) = open.pop() {
+            for next in from.get(node.as_str()).into_iter().flatten() {
+                if !without(&node, next) && reached.insert((*next).to_owned()) {
+                    open.push((*next).to_owned());
+                }
+            }
+        }
+        reached
+    };
+    let nodes: Vec<String> = from.keys().map(|node| (*node).to_owned()).collect();
+    let from_each: BTreeMap<&String, BTreeSet<String>> = nodes.iter().map(|node| (node, reached(node, &|_, _| false))).collect();
+    let mut parts: BTreeMap<&str, Vec<&(String, String)>> = BTreeMap::new();
+    for edge in edges {
+        if edge.0 == edge.1 || from_each.get(&edge.1).is_some_and(|reached| reached.contains(&edge.0)) {
+            // The part is known by its first lesson.
+            let both =
+                |node: &&String| **node == edge.0 || from_each[&edge.0].contains(*node) && from_each[*node].contains(&edge.0);
+            parts.entry(nodes.iter().find(both).unwrap()).or_default().push(edge);
+        }
+    }
+    let mut fewest = 0;
+    for part in parts.values() {
+        let lessons: BTreeSet<&String> = part.iter().map(|edge| &edge.0).collect();
+        if part.len() == lessons.len() {
+            fewest += 1;
+            continue;
+        }
+        assert!(part.len() <= 12, "too many edges to try all choices");
+        let breaks = |choice: u32| {
+            let gone = |node: &str, next: &str| {
+                part.iter()
+                    .enumerate()
+                    .any(|(bit, edge)| choice & (1 << bit) != 0 && edge.0 == node && edge.1 == next)
+            };
+            lessons.iter().all(|lesson| !reached(lesson, &gone).contains(*lesson))
+        };
+        let choices = 1..1_u32 << part.len();
+        fewest += u64::from(choices.filter(|choice| breaks(*choice)).map(u32::count_ones).min().unwrap());
+    }
+    fewest
+}
+
+/// The files are what the truth says, by their times and by what the rows name.
+#[tokio::test]
+async fn files_agree_with_the_rows() {
+    let files = Sqlite::new();
+    let options = GenerateOptions {
+        now: Timestamp::now(),
+        ..options(&files.url("named.db"))
+    };
+    let truth = generate(&options).await.unwrap();
+    generate_files(&options, files.folder.path()).unwrap();
+    let before = ["temp", "uploads"].map(|root| folder_hash(&files.folder.path().join(root)).unwrap());
+    assert!(
+        generate_files(&options, files.folder.path()).is_err(),
+        "folders that exist are refused"
+    );
+
+    let db = Db::open(&options.url).await.unwrap();
+    let named = "SELECT avatar FROM users WHERE avatar IS NOT NULL UNION SELECT thumbnail FROM courses WHERE thumbnail IS NOT NULL \
+                 UNION SELECT attachment FROM lessons WHERE attachment IS NOT NULL";
+    let named: BTreeSet<String> = db
+        .fetch_text(named)
+        .await
+        .unwrap()
+        .into_iter()
+        .filter_map(|row| row[0].clone())
+        .collect();
+    let (mut old, mut unused, mut used, mut all, mut links) = (0, 0, 0, [0, 0], 0);
+    let mut open = vec![files.folder.path().join("temp"), files.folder.path().join("uploads")];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry
+                .path()
+                .strip_prefix(files.folder.path())
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+                continue;
+            }
+            if entry.file_type().unwrap().is_symlink() {
+                links += 1;
+                continue;
+            }
+            let is_old = entry.metadata().unwrap().modified().unwrap().elapsed().unwrap().as_secs() > 86_400;
+            all[usize::from(name.starts_with("uploads/"))] += 1;
+            match (name.starts_with("temp/"), is_old, named.contains(&name)) {
+                (true, true, _) => old += 1,
+                (false, true, false) => unused += 1,
+                (false, _, true) => used += 1,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(old, truth.rule("temporary_files", "stale_temp_files").unwrap().rows);
+    assert_eq!(unused, truth.rule("temporary_files", "unused_uploads").unwrap().rows);
+    assert!(
+        used > 0 && links == 2 && old * 2 < all[0] && unused * 2 < all[1],
+        "{used} {links} {all:?}"
+    );
+    // The hash sees a time that moved.
+    let moved = std::fs::File::options()
+        .append(true)
+        .open(files.folder.path().join("temp/odd/-rf"))
+        .unwrap();
+    moved.set_modified(std::time::SystemTime::now()).unwrap();
+    assert_ne!(before[0], folder_hash(&files.folder.path().join("temp")).unwrap());
+    assert_eq!(before[1], folder_hash(&files.folder.path().join("uploads")).unwrap());
     db.close().await;
 }
 
@@ -174,6 +396,19 @@ async fn agrees_on_declared_keys(url: &str, truth: &GroundTruth) {
     );
     let nullified = &truth.rule("expired_tokens", "user_sessions").unwrap().nullified;
     assert_eq!(count(&db, "error_logs", &ended).await, nullified["error_logs"]);
+    let theirs = format!(
+        "session_id IN (SELECT id FROM user_sessions WHERE {{open}} user_id IN (SELECT id FROM users WHERE {LEAVING})) AND {{young}}"
+    );
+    let suspended = truth.rule("inactive_accounts", "suspended_users").unwrap();
+    let alone = condition(&theirs.replace("{open}", "").replace("{young}", "1 = 1"), postgres);
+    assert_eq!(count(&db, "error_logs", &alone).await, suspended.nullified["error_logs"]);
+    let last = theirs
+        .replace("{open}", "(expires_at IS NULL OR expires_at >= '{now}') AND")
+        .replace("{young}", "(created_at IS NULL OR created_at >= '{year}')");
+    assert_eq!(
+        count(&db, "error_logs", &condition(&last, postgres)).await,
+        suspended.nullified_last["error_logs"]
+    );
     db.close().await;
 }
 
@@ -387,9 +622,14 @@ async fn truth_and_catalog_name_the_same_rules() {
         .iter()
         .flat_map(|operation| {
             let rules = operation["rule"].as_array().unwrap();
-            rules
-                .iter()
-                .map(move |rule| (text(operation, "name"), text(rule, "name"), text(rule, "table")))
+            rules.iter().map(move |rule| {
+                // A rule on files has a root instead of a table.
+                let table = match rule.get("root") {
+                    Some(root) => format!("files:{}", root.as_str().unwrap()),
+                    None => text(rule, "table"),
+                };
+                (text(operation, "name"), text(rule, "name"), table)
+            })
         })
         .collect();
     let known: Vec<_> = truth
