@@ -12,8 +12,11 @@ use serde_json::Value;
 /// Enough for circles of 50 lessons.
 const ROWS: &str = "20000";
 
-/// Operation, severity, and its rules with their actions, in the order of the runs.
-const OPERATIONS: [(&str, &str, &[(&str, &str)]); 9] = [
+/// Rules with their actions.
+type Rules = &'static [(&'static str, &'static str)];
+
+/// Operation, severity, and its rules, in the order of the runs.
+const OPERATIONS: [(&str, &str, Rules); 9] = [
     (
         "orphaned_achievements",
         "MEDIUM",

@@ -5,7 +5,10 @@
 //! ```no_run
 //! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-//! let config = dbkeep_server::Config::embedded("data").with_target("app", "sqlite://app.db", "builtin:learning-platform");
+//! let config = dbkeep_server::Config::embedded("data")
+//!     .with_target("app", "sqlite://app.db", "builtin:learning-platform")
+//!     .with_root("app", "temp", "/srv/app/temp")
+//!     .with_root("app", "uploads", "/srv/app/uploads");
 //! let shutdown = tokio_util::sync::CancellationToken::new();
 //! tokio::spawn(dbkeep_server::serve(listener, config, shutdown.clone()));
 //! # Ok(())
