@@ -21,6 +21,8 @@ macro_rules! on_both {
 on_both! {
     cascades_are_counted_captured_and_undone
     small_batches_hold_whole_families
+    threads_go_whole_whatever_is_listed_of_them
+    a_child_of_a_column_that_is_not_unique_is_refused_at_start
     a_restricting_key_blocks_by_name
     a_declared_child_goes_along_where_the_schema_only_refuses
     archived_rows_are_copied_and_undo_takes_the_copies_back
@@ -233,6 +235,57 @@ async fn small_batches_hold_whole_families(database: Database) {
     assert_eq!(report.steps[0].batches, plan.row_count);
     assert_eq!(undo(&world, &run.id).await.state(), proto::RunState::Succeeded);
     assert_eq!(hashes(&world).await, before);
+}
+
+async fn threads_go_whole_whatever_is_listed_of_them(database: Database) {
+    // Every remark from 20 on answers the one 17 before it, and more than one answers the first: listed rows hang on listed rows.
+    let rules = rule("old", "filter", "remark", "condition = \"id < 300\"\n");
+    let world = World::with_schema(database, SCHEMA, &operation("old", &rules)).await;
+    world
+        .db
+        .execute("UPDATE remark SET parent_id = CASE WHEN id % 50 = 0 THEN 7 ELSE id - 17 END WHERE id > 20")
+        .await
+        .expect("threads");
+    let before = hashes(&world).await;
+    let remarks = world.db.count("remark").await.expect("a count");
+    let plan = world.plan("old").await;
+    for batch in [10, 299, 1_000] {
+        let plan = if batch == 10 { plan.clone() } else { world.plan("old").await };
+        let request = RunRequest::of_plan(&plan).execute().batch_size(batch).full_speed();
+        let run = world
+            .client
+            .cleanup()
+            .run(request)
+            .await
+            .expect("a run")
+            .finish()
+            .await
+            .expect("an end");
+        let report = run.report.clone().expect("a report");
+        assert_eq!(
+            run.state(),
+            proto::RunState::Succeeded,
+            "{}: {:?}",
+            run.state_reason,
+            report.steps
+        );
+        let gone = remarks - world.db.count("remark").await.expect("a count");
+        assert_eq!(gone, plan.row_count + plan.along_row_count, "what was planned, batch {batch}");
+        assert_eq!(
+            (report.rows_affected + report.rows_along, report.rows_captured),
+            (gone, gone),
+            "batch {batch}"
+        );
+        let undone = undo(&world, &run.id).await;
+        assert_eq!(undone.state(), proto::RunState::Succeeded, "{}", undone.state_reason);
+        assert_eq!(hashes(&world).await, before, "as before, batch {batch}");
+    }
+}
+
+async fn a_child_of_a_column_that_is_not_unique_is_refused_at_start(database: Database) {
+    let child = "[[operation.rule.child]]\ntable = \"badge\"\ncolumns = [\"title\"]\nparent_columns = [\"status\"]\non_delete = \"cascade\"\n";
+    let said = refusal(database, SCHEMA, &closed_accounts(child)).await;
+    assert!(said.contains("may have two rows alike"), "{said}");
 }
 
 const INVOICES: &str = "CREATE TABLE invoice (id integer PRIMARY KEY, account_id integer, CONSTRAINT invoice_of_account FOREIGN KEY (account_id) REFERENCES account);

@@ -29,7 +29,7 @@ impl Act for Begin {
             return Ok(false);
         }
         let about = sqlx::query(
-            "SELECT 1 FROM runs WHERE source_id = $1 AND state IN ('queued', 'running', 'cancelling', 'interrupted') LIMIT 1",
+            "SELECT 1 FROM runs WHERE source_id = $1 AND state NOT IN ('succeeded', 'partially_succeeded', 'failed', 'cancelled') LIMIT 1",
         )
         .bind(self.run.to_string())
         .fetch_all(&mut *tx.connection)

@@ -9,11 +9,12 @@ use super::{Engine, TargetEntry, backup_of, digest_of, request_id};
 use crate::{
     EngineError, failpoint,
     model::{
-        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions,
-        StepReport, TableName, Verification,
+        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions, RunState,
+        StepReport, StepState, TableName, Verification,
     },
     planner::files::blocking,
     port::{Archive, CreateRun, FilesError, MaintenanceError, Roots, RunFilter},
+    run::OUT_OF_TIME,
 };
 
 /// Most tables that a request may name.
@@ -424,9 +425,16 @@ fn need(run: &Run, about: &[Run]) -> Need {
         undo.report.total(|step| step.rows_affected),
         undo.report.total(|step| step.rows_conflicting),
     );
-    // Rows of damaged chunks never come back, however often it is tried.
-    let damaged = matches!(run.verification, Verification::Damaged(_));
-    if run.undone_by.is_none() && back + left < undo.report.total(|step| step.rows_planned) && !damaged {
+    // Rows of damaged chunks never come back, however often it is tried; but only an undo that went through every chunk has tried.
+    let went_through = undo.state == RunState::PartiallySucceeded
+        && !undo.state_reason.starts_with(OUT_OF_TIME)
+        && undo
+            .report
+            .steps
+            .iter()
+            .all(|step| matches!(step.state, StepState::Succeeded | StepState::Partial));
+    let lost = went_through && matches!(run.verification, Verification::Damaged(_));
+    if run.undone_by.is_none() && back + left < undo.report.total(|step| step.rows_planned) && !lost {
         let state = undo.state.name();
         return Need::Kept(format!(
             "its undo {} is {state} with {back} rows put back, and can be tried again",
@@ -668,7 +676,14 @@ mod tests {
                 verification: Verification::Damaged(Timestamp::now()),
                 ..source.clone()
             };
-            assert!(!kept(&damaged, &[undo]), "no try brings the rest back");
+            assert!(
+                kept(&damaged, std::slice::from_ref(&undo)),
+                "what is whole can still come back, {state:?}"
+            );
+            let mut through = undo;
+            through.report.steps[0].state = StepState::Partial;
+            let lost = state == RunState::PartiallySucceeded;
+            assert_eq!(!kept(&damaged, &[through]), lost, "no try brings the rest back, {state:?}");
         }
     }
 

@@ -76,6 +76,15 @@ fn of_table<'a>(
             continue;
         }
         check_pairs(resolved, &child.columns, table, &child.parent_columns)?;
+        if !identifies(table, &child.parent_columns) {
+            // Children of a row that stays would go with one that has the same values.
+            return Err(Mismatch::new(format!(
+                "child {}: {} ({}) may have two rows alike; expected its primary key or unique columns",
+                child.table,
+                table.name,
+                child.parent_columns.join(", ")
+            )));
+        }
         declared.push(Declared {
             name: format!("{} ({}) in the catalog", resolved.name, child.columns.join(", ")),
             child: &resolved.name,
@@ -176,6 +185,7 @@ pub(super) fn links(rule: &Rule, schemas: &Schemas) -> Result<Links, Mismatch> {
         }
     }
     findings.extend(unreached(rule, schemas, &tables));
+    findings.extend(nulled_twice(&links));
     match ranks(&tables, &links) {
         Ok(ranks) => {
             let rank = |link: &ChildLink| {
@@ -215,6 +225,32 @@ fn unreached(rule: &Rule, schemas: &Schemas, tables: &[Arc<TableSchema>]) -> Opt
     ))
 }
 
+/// Two keys that empty the same column of a row: which of the two an undo has to fill again could not be told.
+fn nulled_twice(links: &[ChildLink]) -> Option<Finding> {
+    let nulling = || links.iter().filter(|link| link.action == ChildAction::SetNull);
+    let pairs = nulling()
+        .enumerate()
+        .flat_map(|(place, one)| nulling().skip(place + 1).map(move |other| (one, other)));
+    let (one, other) = pairs
+        .filter(|(one, other)| one.child.name == other.child.name)
+        .find(|(one, other)| one.null_columns.iter().any(|column| other.null_columns.contains(column)))?;
+    Some(block(
+        "CHILD_NULLED_TWICE",
+        &one.child,
+        format!(
+            "{} and {} both set the same column of {} to NULL",
+            one.name, other.name, one.child.name
+        ),
+        "declare one of the children with on_delete = \"cascade\"",
+    ))
+}
+
+/// Whether some key of the table keeps two rows from having the same values in these columns.
+fn identifies(table: &TableSchema, columns: &[String]) -> bool {
+    let covers = |key: &[String]| !key.is_empty() && key.iter().all(|column| columns.contains(column));
+    covers(&table.primary_key) || table.indexes.iter().any(|index| index.unique && covers(&index.columns))
+}
+
 fn unindexed(parent: &TableSchema, child: &TableSchema, declared: &Declared<'_>) -> Option<Finding> {
     (!child.indexed(declared.columns)).then(|| {
         let place = format!("{} ({})", child.name, declared.columns.join(", "));
@@ -234,7 +270,8 @@ fn unindexed(parent: &TableSchema, child: &TableSchema, declared: &Declared<'_>)
 /// name one another is no circle: its rows go together.
 fn ranks(tables: &[Arc<TableSchema>], links: &[ChildLink]) -> Result<Vec<(TableName, usize)>, String> {
     let mut ranks: Vec<(TableName, usize)> = tables.iter().map(|table| (table.name.clone(), 0)).collect();
-    let deleting = |link: &&ChildLink| link.action == ChildAction::Delete && link.parent.name != link.child.name;
+    // Whatever a key does: between two tables whose rows go it tells which of them must go first.
+    let deleting = |link: &&ChildLink| link.parent.name != link.child.name;
     for _ in 0..=tables.len() {
         let mut moved = Vec::new();
         for link in links.iter().filter(deleting) {

@@ -7,8 +7,9 @@ use crate::{
     model::{Plan, RunOptions, StepReport},
 };
 
-/// Most rows that a step may have taken when it ends. `done` are the reports of the plan's steps so far.
-pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Drift, options: &RunOptions) -> u64 {
+/// Most rows that a step may have touched when it ends, by the limits of its rule, its operation and the run. `done` are the
+/// reports of the plan's steps so far.
+fn limit(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -> u64 {
     let step = &plan.steps[index];
     let others = |same_operation: bool| -> u64 {
         let steps = plan.steps.iter().zip(done).enumerate();
@@ -17,19 +18,41 @@ pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Dri
             .map(|(_, (_, report))| report.reach())
             .sum()
     };
-    let drifted = step.row_count.saturating_add(drift.tolerance(step.row_count));
     let of_rule = step.rule.max_rows.unwrap_or(u64::MAX);
     let of_operation = step
         .operation_max_rows
         .map_or(u64::MAX, |most| most.saturating_sub(others(true)));
     let of_run = options.max_rows.map_or(u64::MAX, |most| most.saturating_sub(others(false)));
-    // What went along counts against the limits as well.
-    let along = done.get(index).map_or(0, StepReport::along_count);
-    drifted.min(of_rule.min(of_operation).min(of_run).saturating_sub(along))
+    of_rule.min(of_operation).min(of_run)
 }
 
-/// Most rows that may go or change along with the selected ones of a step: what the plan counted, with the drift that is tolerated.
-pub(super) fn along_step(plan: &Plan, index: usize, drift: Drift) -> u64 {
-    let planned = plan.steps[index].along_count();
-    planned.saturating_add(drift.tolerance(planned))
+/// Most rows that a step may have taken when it ends. `done` are the reports of the plan's steps so far.
+pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Drift, options: &RunOptions) -> u64 {
+    let planned = plan.steps[index].row_count;
+    let drifted = planned.saturating_add(drift.tolerance(planned));
+    // What went along counts against the limits as well.
+    let along = done.get(index).map_or(0, StepReport::along_count);
+    drifted.min(limit(plan, index, done, options).saturating_sub(along))
+}
+
+/// Most rows that may go or change along with `listed` rows of a step: what the plan counted with the drift that is tolerated, and
+/// what the limits leave. Where rows of the table hang on others of it (`itself`), rows that a later batch would list go along
+/// now: then what is left of the step's own count may go along too.
+pub(super) fn along(
+    plan: &Plan,
+    index: usize,
+    done: &[StepReport],
+    (drift, options): (Drift, &RunOptions),
+    (listed, itself): (u64, bool),
+) -> u64 {
+    let step = &plan.steps[index];
+    let (affected, gone_along) = done
+        .get(index)
+        .map_or((0, 0), |report| (report.rows_affected, report.along_count()));
+    let planned = step.along_count();
+    let mut most = planned.saturating_add(drift.tolerance(planned)).saturating_sub(gone_along);
+    if itself {
+        most = most.saturating_add(step.row_count.saturating_sub(affected + listed));
+    }
+    most.min(limit(plan, index, done, options).saturating_sub(affected + gone_along + listed))
 }

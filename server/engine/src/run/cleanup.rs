@@ -448,10 +448,19 @@ impl StepWork<'_> {
             }
             if old && !ended {
                 limit = self.attempt.pace.rows();
+                // A listing without positions begins anew, and lists again what waits here.
+                if supply.listed_to().is_none_or(str::is_empty) {
+                    supply = Supply::after("");
+                }
                 ahead = Ahead::open(target.as_ref(), self.selection, supply.listed_to(), limit).await?;
                 self.reopened = true;
             }
         }
+    }
+
+    /// Whether rows of the table go along with others of it.
+    fn hangs_on_itself(&self) -> bool {
+        self.effect.acting().any(|link| link.child.name == self.selection.table.name)
     }
 
     /// The end of a step that would take more than its plan counted.
@@ -519,8 +528,13 @@ impl StepWork<'_> {
                 effect: self.effect,
                 still: self.still,
                 budget: self.attempt.pace.rows(),
-                most_along: allowance::along_step(&self.attempt.plan, self.index, self.attempt.context.settings.drift)
-                    .saturating_sub(self.attempt.ledger.report.steps[self.index].along_count()),
+                most_along: allowance::along(
+                    &self.attempt.plan,
+                    self.index,
+                    &self.attempt.ledger.report.steps,
+                    (self.attempt.context.settings.drift, &self.attempt.run.options),
+                    (window.keys.len() as u64, self.hangs_on_itself()),
+                ),
                 window: &window,
                 examined: window.examined,
                 capture: self.attempt.run.options.capture || self.attempt.plan.steps[self.index].captured,

@@ -166,8 +166,10 @@ impl<'a> Walk<'a> {
                 if named.is_empty() {
                     continue;
                 }
-                let left = self.budget.saturating_sub(self.count) + 1;
-                let children = transaction.hold_children(link, &named, left).await?;
+                // Of these up to `count` may be held already, so that an answer which is cut off always breaks the budget: a row that
+                // was not held would go by the database's own cascade, uncaptured and uncounted.
+                let most = self.budget.saturating_add(1).saturating_add(self.count);
+                let children = transaction.hold_children(link, &named, most).await?;
                 let child = self.table(&link.child);
                 if link.action == ChildAction::SetNull {
                     self.charge(children.len())?;
@@ -411,10 +413,15 @@ async fn delete_all(
                 table.name
             )));
         }
-        if !along.is_empty() {
-            sections.put(table, Captured::Deleted, along);
+        // Rows of one table may name one another: those that were deleted alike go back together, in whatever order it takes.
+        let mut together = along;
+        if captured == Captured::Deleted {
+            together.extend_from_slice(listed);
         }
-        if position == 0 {
+        if !together.is_empty() {
+            sections.put(table, Captured::Deleted, together);
+        }
+        if captured != Captured::Deleted && !listed.is_empty() {
             sections.put(table, captured, listed.to_vec());
         }
     }

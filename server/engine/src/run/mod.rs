@@ -35,3 +35,4 @@ pub(crate) use cleanup::tables_of;
 pub use feed::{Feeds, WatchItem};
 pub(crate) use meter::as_f64;
 pub use supervisor::Supervisor;
+pub(crate) use undo::OUT_OF_TIME;

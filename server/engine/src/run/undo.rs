@@ -15,6 +15,8 @@ use crate::{
     port::{Restored, SourceMark, TargetError, TargetErrorClass},
 };
 
+/// How the reason of an undo begins that its time limit has ended.
+pub(crate) const OUT_OF_TIME: &str = "stopped at the time limit";
 /// Tries of one chunk before the undo fails.
 const MAX_TRIES: u32 = 8;
 /// First wait before a chunk is tried again; doubled each time.
@@ -67,7 +69,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
             for entry in &entries {
                 attempt.boundary()?;
                 if attempt.out_of_time() {
-                    let message = format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds);
+                    let message = format!("{OUT_OF_TIME} of {} s", attempt.run.options.max_execution_seconds);
                     attempt.ledger.end_step(index, StepState::Partial, message.clone()).await?;
                     return Ok(Ending {
                         state: RunState::PartiallySucceeded,

@@ -26,6 +26,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeo
      SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL jit = off; SET LOCAL synchronous_commit = on; \
      SET LOCAL row_security = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off; SET CONSTRAINTS ALL IMMEDIATE";
 
+const FOREIGN_KEY_VIOLATION: &str = "23503";
+
 pub(super) struct PostgresBatch {
     connection: PgConnection,
     validator: PgConnection,
@@ -373,7 +375,18 @@ impl BatchTransaction for PostgresBatch {
         for column in columns_of(keys, key_types.len())? {
             query = query.bind(column);
         }
-        Ok(query.execute(&mut self.connection).await.map_err(statement)?.rows_affected())
+        let removed = query
+            .execute(&mut self.connection)
+            .await
+            .map_err(statement)
+            .map_err(|mut error| {
+                // Everything that the snapshot shows was dealt with: this is a row that another session has added since.
+                if error.code.as_deref() == Some(FOREIGN_KEY_VIOLATION) {
+                    error.class = TargetErrorClass::Conflict;
+                }
+                error
+            });
+        Ok(removed?.rows_affected())
     }
 
     async fn assign(

@@ -222,7 +222,12 @@ pub(super) fn text_key(condition: &Condition, alias: &str) -> Result<TextKey, Ta
     let base = match json_path {
         Some(path) => {
             let path: Vec<String> = path.iter().map(|name| literal(name)).collect();
-            format!("({alias}.{} #>> ARRAY[{}])", identifier(column), path.join(", "))
+            let (column, path) = (identifier(column), path.join(", "));
+            // An object or a list names nothing, whatever its text looks like.
+            format!(
+                "(CASE WHEN jsonb_typeof(({alias}.{column})::jsonb #> ARRAY[{path}]) IN ('string', 'number') \
+                 THEN {alias}.{column} #>> ARRAY[{path}] END)"
+            )
         }
         None => format!("{alias}.{}::text", identifier(column)),
     };

@@ -142,7 +142,11 @@ pub(super) fn condition(condition: &Condition, alias: &str) -> Result<String, Ta
                 Some(path) => {
                     let path: String = path.iter().map(|name| format!(".\"{}\"", name.replace('"', ""))).collect();
                     let whole = format!("CASE WHEN json_valid({column}) THEN {column} END");
-                    format!("CAST(json_extract({whole}, {}) AS TEXT)", literal(&format!("${path}")))
+                    let path = literal(&format!("${path}"));
+                    // An object or a list names nothing, whatever its text looks like.
+                    format!(
+                        "CASE WHEN json_type({whole}, {path}) IN ('text', 'integer') THEN CAST(json_extract({whole}, {path}) AS TEXT) END"
+                    )
                 }
                 None => format!("CASE WHEN typeof({column}) = 'text' THEN {column} END"),
             };
