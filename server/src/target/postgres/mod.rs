@@ -3,6 +3,7 @@
 
 mod aside;
 mod batch;
+mod contents;
 mod dump;
 mod error;
 mod introspect;
