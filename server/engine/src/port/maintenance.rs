@@ -181,8 +181,9 @@ pub trait Maintenance: Send + Sync {
     /// what belongs to anybody else is refused.
     async fn load_scratch(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError>;
 
-    /// Removes the place that [`Maintenance::load_scratch`] made for this run; one that is not there is no error.
-    async fn drop_scratch(&self, run: RunId, name: &str) -> Result<(), MaintenanceError>;
+    /// Removes the place that [`Maintenance::load_scratch`] made for this attempt or one before it; one that is not there is no error,
+    /// one of a later attempt or of anybody else is left and refused.
+    async fn drop_scratch(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError>;
 
     /// Makes an empty table that takes rows of a layout, and returns its name; finds the one that the same run made before. What
     /// belongs to anybody else is refused.

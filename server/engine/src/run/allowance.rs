@@ -37,7 +37,7 @@ pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Dri
 
 /// Most rows that may go or change along with `listed` rows of a step: what the plan counted with the drift that is tolerated, and
 /// what the limits leave. Where rows of the table hang on others of it (`itself`), rows that a later batch would list go along
-/// now: then what is left of the step's own count may go along too.
+/// now: then both counts are one.
 pub(super) fn along(
     plan: &Plan,
     index: usize,
@@ -49,10 +49,11 @@ pub(super) fn along(
     let (affected, gone_along) = done
         .get(index)
         .map_or((0, 0), |report| (report.rows_affected, report.along_count()));
-    let planned = step.along_count();
-    let mut most = planned.saturating_add(drift.tolerance(planned)).saturating_sub(gone_along);
-    if itself {
-        most = most.saturating_add(step.row_count.saturating_sub(affected + listed));
-    }
+    let drifted = |planned: u64| planned.saturating_add(drift.tolerance(planned));
+    let most = if itself {
+        drifted(step.reach()).saturating_sub(affected + gone_along + listed)
+    } else {
+        drifted(step.along_count()).saturating_sub(gone_along)
+    };
     most.min(limit(plan, index, done, options).saturating_sub(affected + gone_along + listed))
 }

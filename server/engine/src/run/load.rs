@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     attempt::{Attempt, Ending, Halt},
     dump::fingerprint,
+    lease::Stop,
     maintain::{act, blocking},
 };
 use crate::{
@@ -41,12 +42,12 @@ pub(super) async fn prove(attempt: &mut Attempt) -> Result<Ending, Halt> {
         Ok(order) => order,
         Err(problem) => return damaged(attempt, problem).await,
     };
-    let (run, place) = (attempt.run.id, format!("dbkeep_proof_{}", attempt.run.id.0.simple()));
+    let (claim, place) = (attempt.claim, format!("dbkeep_proof_{}", attempt.run.id.0.simple()));
     let name = place.clone();
     let loaded = act(attempt, |target, watch| {
         Box::pin(async move {
             let loaded = target.maintenance().load_scratch(&order, &name, &watch).await;
-            let dropped = target.maintenance().drop_scratch(run, &name).await;
+            let dropped = target.maintenance().drop_scratch(claim, &name).await;
             let loaded = loaded?;
             dropped?;
             Ok(loaded)
@@ -57,7 +58,9 @@ pub(super) async fn prove(attempt: &mut Attempt) -> Result<Ending, Halt> {
         Ok(loaded) => loaded,
         Err(halt) => {
             // Told to stop, the act above may have been dropped before it tidied up.
-            attempt.target.maintenance().drop_scratch(run, &place).await?;
+            if is_ours_to_tidy(&halt) {
+                attempt.target.maintenance().drop_scratch(claim, &place).await?;
+            }
             return Err(halt);
         }
     };
@@ -212,7 +215,7 @@ async fn scratch(attempt: &mut Attempt, record: &BackupRecord, name: String) -> 
         Ok(order) => order,
         Err(problem) => return damaged(attempt, problem).await,
     };
-    let (run, place) = (attempt.run.id, name.clone());
+    let (claim, place) = (attempt.claim, name.clone());
     let result = act(attempt, |target, watch| {
         Box::pin(async move { target.maintenance().load_scratch(&order, &place, &watch).await })
     })
@@ -221,13 +224,20 @@ async fn scratch(attempt: &mut Attempt, record: &BackupRecord, name: String) -> 
     match result {
         Ok(loaded) => finish(attempt, &tables, loaded.place, loaded.warnings).await,
         Err(halt) => {
-            if let Err(error) = attempt.target.maintenance().drop_scratch(run, &name).await {
+            if is_ours_to_tidy(&halt)
+                && let Err(error) = attempt.target.maintenance().drop_scratch(claim, &name).await
+            {
                 let message = format!("{name} may be left behind: {error}");
                 attempt.ledger.warn(None, "SCRATCH_LEFT", message).await?;
             }
             Err(halt)
         }
     }
+}
+
+/// Whether this attempt still speaks for its run: one that was shut out must leave the place to its successor.
+fn is_ours_to_tidy(halt: &Halt) -> bool {
+    matches!(halt, Halt::Fail(_) | Halt::Target(_) | Halt::Stop(Stop::Cancelled(_)))
 }
 
 async fn finish(attempt: &mut Attempt, tables: &[TableCount], place: String, warnings: Vec<String>) -> Result<Ending, Halt> {

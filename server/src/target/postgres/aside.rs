@@ -4,15 +4,15 @@
 use dbkeep_engine::{
     failpoint,
     model::{RunId, TableCount, TableName},
-    port::{LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
+    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 
 use super::{
     PostgresTarget,
+    contents::{contents, list_file},
     dump::{Notes, TableNotes},
     error::{self, statement},
-    load::{contents, list_file},
     render,
     tool::path_argument,
 };
@@ -20,6 +20,20 @@ use super::{
 /// The comment that marks a place as a run's.
 fn mark(run: RunId) -> String {
     format!("Made by dbkeep, restore {run}. Drop it when it is not needed any more.")
+}
+
+/// The same with the attempt, for a place that a later attempt makes anew.
+fn mark_of_attempt(claim: Claim) -> String {
+    format!("{} Attempt {}.", mark(claim.run), claim.fence)
+}
+
+/// Whether a comment is that of this attempt or one before it. An attempt that lost its lease and wakes up late must not take the place
+/// of its successor.
+fn is_mine(comment: &str, claim: Claim) -> bool {
+    let attempt = comment
+        .strip_prefix(&mark(claim.run))
+        .and_then(|rest| rest.trim().strip_prefix("Attempt ")?.strip_suffix('.')?.parse::<u64>().ok());
+    attempt.is_some_and(|attempt| attempt <= claim.fence)
 }
 
 fn taken(place: &str) -> MaintenanceError {
@@ -41,11 +55,11 @@ async fn comment_of(connection: &mut PgConnection, name: &str) -> Result<Option<
 }
 
 impl PostgresTarget {
-    pub(super) async fn drop_database(&self, run: RunId, name: &str) -> Result<(), MaintenanceError> {
+    pub(super) async fn drop_database(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError> {
         let mut connection = self.connection().await?;
         match comment_of(&mut connection, name).await? {
             None => {}
-            Some(comment) if comment == mark(run) => {
+            Some(comment) if is_mine(&comment, claim) => {
                 let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", render::identifier(name));
                 connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
             }
@@ -66,7 +80,7 @@ impl PostgresTarget {
         let mut connection = self.connect().await?;
         let major = self.server_major(&mut connection).await?;
         self.programs.check("pg_restore", major).await?;
-        self.drop_database(order.claim.run, name).await?;
+        self.drop_database(order.claim, name).await?;
         let quoted = render::identifier(name);
         let (encoding, collate, ctype): (String, String, String) = sqlx::query_as(
             "SELECT pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text FROM pg_catalog.pg_database \
@@ -83,7 +97,7 @@ impl PostgresTarget {
             literal(&ctype)
         );
         connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
-        let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark(order.claim.run)));
+        let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark_of_attempt(order.claim)));
         connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
         failpoint!("scratch-made");
         let mut inside = PgConnection::connect_with(&self.options.clone().database(name).disable_statement_logging())
@@ -218,5 +232,20 @@ impl PostgresTarget {
         connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
         self.idle.put(connection);
         Ok(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_belongs_to_its_attempt_and_those_after_it() {
+        let claim = |run, fence| Claim { run, fence };
+        let (run, other) = (RunId::new(), RunId::new());
+        let comment = mark_of_attempt(claim(run, 2));
+        assert!(is_mine(&comment, claim(run, 2)) && is_mine(&comment, claim(run, 3)));
+        assert!(!is_mine(&comment, claim(run, 1)), "an attempt that wakes up late");
+        assert!(!is_mine(&comment, claim(other, 9)) && !is_mine("", claim(run, 9)));
     }
 }

@@ -4,6 +4,7 @@
 mod aside;
 mod batch;
 mod children;
+mod contents;
 mod discover;
 mod dump;
 mod error;

@@ -11,7 +11,7 @@ use std::{
 use dbkeep_engine::{
     failpoint,
     model::{RunId, TableCount, TableName},
-    port::{LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
+    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
 
@@ -41,14 +41,18 @@ fn taken(place: impl Into<String>) -> MaintenanceError {
     }
 }
 
-/// The run that made a scratch file; `None` where it is something else.
-async fn maker(path: &Path) -> Option<String> {
-    let mut connection = open_file(path, true).await.ok()?;
-    let maker = sqlx::query_scalar(AssertSqlSafe(format!("SELECT run_id FROM {MARK}")))
+/// Whether a scratch file is that of this attempt or one before it. An attempt that lost its lease and wakes up late must not take the
+/// place of its successor.
+async fn is_mine(path: &Path, claim: Claim) -> bool {
+    // Whatever cannot be asked is not ours.
+    let Ok(mut connection) = open_file(path, true).await else {
+        return false;
+    };
+    let maker: Result<Option<(String, i64)>, _> = sqlx::query_as(AssertSqlSafe(format!("SELECT run_id, attempt FROM {MARK}")))
         .fetch_optional(&mut connection)
         .await;
-    // Whatever cannot be asked is not ours.
-    maker.ok().flatten()
+    let Ok(Some((run, attempt))) = maker else { return false };
+    run == claim.run.to_string() && u64::try_from(attempt).is_ok_and(|attempt| attempt <= claim.fence)
 }
 
 fn remove_if_there(path: &Path) -> Result<(), MaintenanceError> {
@@ -90,19 +94,21 @@ impl SqliteTarget {
         self.options.get_filename().with_file_name(format!("{name}.db"))
     }
 
-    pub(super) async fn drop_file(&self, run: RunId, name: &str) -> Result<(), MaintenanceError> {
+    pub(super) async fn drop_file(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError> {
         let path = self.file_aside(name);
-        let unfinished = unfinished(&path, run);
-        // What SQLite may have left beside a file that was being written.
-        for beside in ["", "-journal", "-wal", "-shm"] {
-            let mut file = unfinished.clone().into_os_string();
-            file.push(beside);
-            remove_if_there(Path::new(&file))?;
+        for attempt in 1..=claim.fence {
+            let unfinished = unfinished(&path, Claim { fence: attempt, ..claim });
+            // What SQLite may have left beside a file that was being written.
+            for beside in ["", "-journal", "-wal", "-shm"] {
+                let mut file = unfinished.clone().into_os_string();
+                file.push(beside);
+                remove_if_there(Path::new(&file))?;
+            }
         }
         if fs::symlink_metadata(&path).is_err() {
             return Ok(());
         }
-        if maker(&path).await.as_deref() == Some(run.to_string().as_str()) {
+        if is_mine(&path, claim).await {
             return remove_if_there(&path);
         }
         Err(taken(path.display().to_string()))
@@ -114,10 +120,10 @@ impl SqliteTarget {
     }
 
     async fn fill_file(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {
-        let run = order.claim.run;
-        self.drop_file(run, name).await?;
+        let claim = order.claim;
+        self.drop_file(claim, name).await?;
         let path = self.file_aside(name);
-        let unfinished = unfinished(&path, run);
+        let unfinished = unfinished(&path, claim);
         let mut source = open_file(&order.path, true).await?;
         let _stop = stoppable(&mut source, watch).await?;
         let held = super::dump::tables(&mut source, "main").await?;
@@ -157,7 +163,7 @@ impl SqliteTarget {
                 rows: count(&mut made, "main", &table.table).await?,
             });
         }
-        mark(&mut made, run).await?;
+        mark(&mut made, claim).await?;
         made.close().await.map_err(statement)?;
         failpoint!("scratch-made");
         File::open(&unfinished)
@@ -228,17 +234,20 @@ fn affinity(type_name: &str) -> &'static str {
     }
 }
 
-fn unfinished(path: &Path, run: RunId) -> PathBuf {
-    path.with_extension(format!("dbkeep-{run}"))
+fn unfinished(path: &Path, claim: Claim) -> PathBuf {
+    path.with_extension(format!("dbkeep-{}-{}", claim.run, claim.fence))
 }
 
-async fn mark(connection: &mut SqliteConnection, run: RunId) -> Result<(), MaintenanceError> {
+async fn mark(connection: &mut SqliteConnection, claim: Claim) -> Result<(), MaintenanceError> {
     connection
-        .execute(AssertSqlSafe(format!("CREATE TABLE {MARK} (run_id TEXT NOT NULL)")))
+        .execute(AssertSqlSafe(format!(
+            "CREATE TABLE {MARK} (run_id TEXT NOT NULL, attempt INTEGER NOT NULL)"
+        )))
         .await
         .map_err(statement)?;
-    sqlx::query(AssertSqlSafe(format!("INSERT INTO {MARK} (run_id) VALUES (?)")))
-        .bind(run.to_string())
+    sqlx::query(AssertSqlSafe(format!("INSERT INTO {MARK} (run_id, attempt) VALUES (?, ?)")))
+        .bind(claim.run.to_string())
+        .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
         .execute(connection)
         .await
         .map_err(statement)?;

@@ -197,8 +197,11 @@ impl BatchTransaction for SqliteBatch {
                 .map_err(statement)?;
         }
         let name = render::table(&table.name);
-        self.execute(|keys| format!("DELETE FROM {name} AS t WHERE ({names}) IN (VALUES {keys})"), keys)
-            .await?;
+        self.execute(
+            |keys| format!("DELETE FROM {name} AS t WHERE ({names}) IN (VALUES {keys})"),
+            keys,
+        )
+        .await?;
         // A row that names another of these is gone by the other's cascade before its own turn comes, and is not counted as a change.
         // What counts is that none of the held rows is there any more.
         let left = |keys: &str| format!("SELECT 1 FROM {name} AS t WHERE ({names}) IN (VALUES {keys})");

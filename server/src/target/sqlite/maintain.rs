@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{RunId, TableName, TableSpace},
-    port::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Watch},
+    port::{Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Watch},
 };
 
 use super::{SqliteTarget, journal};
@@ -30,8 +30,8 @@ impl Maintenance for SqliteTarget {
         self.load_file(order, name, watch).await
     }
 
-    async fn drop_scratch(&self, run: RunId, name: &str) -> Result<(), MaintenanceError> {
-        self.drop_file(run, name).await
+    async fn drop_scratch(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError> {
+        self.drop_file(claim, name).await
     }
 
     async fn scratch_table(&self, run: RunId, name: &str, layout: &TableLayout) -> Result<TableName, MaintenanceError> {
