@@ -35,25 +35,37 @@ pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Dri
     drifted.min(limit(plan, index, done, options).saturating_sub(along))
 }
 
-/// Most rows that may go or change along with `listed` rows of a step: what the plan counted with the drift that is tolerated, and
-/// what the limits leave. Where rows of the table hang on others of it (`itself`), rows that a later batch would list go along
-/// now: then both counts are one.
-pub(super) fn along(
+/// How many rows a batch may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchAllowance {
+    /// Rows that go or change along with the listed ones.
+    pub along: u64,
+    /// Those and the listed ones together.
+    pub touched: u64,
+}
+
+/// What the next batch of a step may touch, by what the plan counted with the drift that is tolerated, and by what the limits leave.
+/// Where rows of the table hang on others of it (`itself`), rows that a later batch would list go along now: then both counts are
+/// one.
+pub(super) fn of_batch(
     plan: &Plan,
     index: usize,
     done: &[StepReport],
     (drift, options): (Drift, &RunOptions),
-    (listed, itself): (u64, bool),
-) -> u64 {
+    itself: bool,
+) -> BatchAllowance {
     let step = &plan.steps[index];
-    let (affected, gone_along) = done
+    let (reach, along) = done
         .get(index)
-        .map_or((0, 0), |report| (report.rows_affected, report.along_count()));
+        .map_or((0, 0), |report| (report.reach(), report.along_count()));
     let drifted = |planned: u64| planned.saturating_add(drift.tolerance(planned));
-    let most = if itself {
-        drifted(step.reach()).saturating_sub(affected + gone_along + listed)
-    } else {
-        drifted(step.along_count()).saturating_sub(gone_along)
-    };
-    most.min(limit(plan, index, done, options).saturating_sub(affected + gone_along + listed))
+    let touched = drifted(step.reach()).min(limit(plan, index, done, options));
+    BatchAllowance {
+        along: if itself {
+            u64::MAX
+        } else {
+            drifted(step.along_count()).saturating_sub(along)
+        },
+        touched: touched.saturating_sub(reach),
+    }
 }

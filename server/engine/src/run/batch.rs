@@ -23,6 +23,7 @@ use crate::{
     port::{Archive, Captured, Claim, RowSink, TableLayout, Target, TargetError, TargetErrorClass, Window},
 };
 
+pub use super::allowance::BatchAllowance;
 use super::family;
 
 /// One batch to be carried out.
@@ -47,8 +48,8 @@ pub struct BatchOrder<'a> {
     pub still: &'a [&'a TableSchema],
     /// Most rows of all tables that the transaction should touch, where it has more than one listed row.
     pub budget: u32,
-    /// Most rows that may go or change along with the listed ones; a batch with more is not carried out.
-    pub most_along: u64,
+    /// What the batch may touch; one with more is not carried out.
+    pub allowance: BatchAllowance,
     /// Whether the rows are captured.
     pub capture: bool,
 }

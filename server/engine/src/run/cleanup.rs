@@ -528,12 +528,12 @@ impl StepWork<'_> {
                 effect: self.effect,
                 still: self.still,
                 budget: self.attempt.pace.rows(),
-                most_along: allowance::along(
+                allowance: allowance::of_batch(
                     &self.attempt.plan,
                     self.index,
                     &self.attempt.ledger.report.steps,
                     (self.attempt.context.settings.drift, &self.attempt.run.options),
-                    (window.keys.len() as u64, self.hangs_on_itself()),
+                    self.hangs_on_itself(),
                 ),
                 window: &window,
                 examined: window.examined,

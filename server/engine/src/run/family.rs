@@ -307,10 +307,10 @@ pub(super) async fn work(
         walk.deletions.push(Held { table: 0, rows });
         walk.follow(transaction, &order.effect.children).await?;
         let along = walk.count - affected;
-        if along > order.most_along {
+        let most = order.allowance.along.min(order.allowance.touched.saturating_sub(affected));
+        if along > most {
             return Err(mismatch(format!(
-                "COUNT_DRIFTED: {along} rows hang on the rows of this batch, at most {} more were planned; make a new plan",
-                order.most_along
+                "COUNT_DRIFTED: {along} rows hang on the {affected} of this batch, at most {most} more were planned or allowed; make a new plan"
             )));
         }
         delete_all(transaction, &mut sections, &mut done, order, walk).await?;
