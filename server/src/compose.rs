@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn the_builtin_catalog_is_valid() {
         let config = Config::embedded("d").with_target("a", "sqlite://a.db", BUILTIN_CATALOG);
-        assert_eq!(catalog(&config.targets[0]).expect("a catalog").operations().len(), 4);
+        assert_eq!(catalog(&config.targets[0]).expect("a catalog").operations().len(), 9);
     }
 
     #[test]
