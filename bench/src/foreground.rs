@@ -5,7 +5,6 @@
 //! A stall is felt by everybody who came during it, and not by one statement alone.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,6 +34,12 @@ pub(crate) struct Load {
     /// Share of the machine's capacity that the foreground takes, percent.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100))]
     capacity: u32,
+    /// Only this contender, beside the idle database; may be given again.
+    #[arg(long, value_enum)]
+    contender: Vec<Contender>,
+    /// Print the longest latency of each tenth of a second, to see what a stall coincides with.
+    #[arg(long)]
+    timeline: bool,
 }
 
 /// Rows that the foreground reads and updates; none of them is an orphan.
@@ -57,14 +62,15 @@ async fn keys(db: &Db) -> Result<Arc<Vec<String>>> {
     Ok(Arc::new(keys))
 }
 
-/// One session: a statement at each of its times until the end; latencies in milliseconds. Without an interval one after the other.
+/// One session: a statement at each of its times until the end; (its time, seconds since the begin; latency, milliseconds). Without
+/// an interval one after the other.
 async fn session(
     url: String,
     keys: Arc<Vec<String>>,
     offset: usize,
     interval: Option<Duration>,
     end: CancellationToken,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<(f64, f64)>> {
     let mut connection = PgConnection::connect(&url).await?;
     let began = Instant::now();
     let mut latencies = Vec::new();
@@ -87,7 +93,7 @@ async fn session(
             "SELECT * FROM user_progress WHERE id = $1"
         };
         sqlx::query(sql).bind(key).execute(&mut connection).await?;
-        latencies.push(due.elapsed().as_secs_f64() * 1e3);
+        latencies.push((due.duration_since(began).as_secs_f64(), due.elapsed().as_secs_f64() * 1e3));
     }
     connection.close().await?;
     Ok(latencies)
@@ -95,7 +101,7 @@ async fn session(
 
 /// The foreground at work, from its start to [`Foreground::end`].
 struct Foreground {
-    sessions: Vec<tokio::task::JoinHandle<Result<Vec<f64>>>>,
+    sessions: Vec<tokio::task::JoinHandle<Result<Vec<(f64, f64)>>>>,
     end: CancellationToken,
 }
 
@@ -114,7 +120,7 @@ impl Foreground {
         Self { sessions, end }
     }
 
-    async fn end(self) -> Result<Vec<f64>> {
+    async fn end(self) -> Result<Vec<(f64, f64)>> {
         self.end.cancel();
         let mut latencies = Vec::new();
         for session in self.sessions {
@@ -125,11 +131,15 @@ impl Foreground {
 }
 
 /// What works beside the foreground.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Contender {
+    /// Nothing.
     Idle,
+    /// dbkeep as it comes.
     Throttled,
+    /// dbkeep at full speed.
     FullSpeed,
+    /// Find 1,000, delete them, again.
     Naive,
 }
 
@@ -138,7 +148,7 @@ impl Contender {
 }
 
 /// Deletes orphans in this way until the time is over, or none are left. Returns the rows that went.
-async fn work(contender: Contender, url: &str, db: &Db, folder: &Path, time: Duration) -> Result<u64> {
+async fn work(contender: Contender, server: Option<&Server>, db: &Db, time: Duration) -> Result<u64> {
     let began = Instant::now();
     match contender {
         Contender::Idle => {
@@ -159,7 +169,7 @@ async fn work(contender: Contender, url: &str, db: &Db, folder: &Path, time: Dur
             Ok(rows)
         }
         Contender::Throttled | Contender::FullSpeed => {
-            let server = Server::start(folder, url).await?;
+            let server = server.context("a contender that is a server has one")?;
             let mut request = RunRequest::new(["with_capture"]).execute();
             if contender == Contender::FullSpeed {
                 request = request.full_speed();
@@ -197,6 +207,22 @@ async fn capacity(url: &str, keys: &Arc<Vec<String>>, connections: u32) -> Resul
     Ok(done as f64 / CALIBRATION.as_secs_f64())
 }
 
+/// The longest latency of the statements that were due in each tenth of a second.
+fn print_timeline(timed: &[(f64, f64)]) {
+    let mut longest: std::collections::BTreeMap<u64, f64> = std::collections::BTreeMap::new();
+    for (due, latency) in timed {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "tenths of seconds since the begin"
+        )]
+        let longest = longest.entry((due * 10.0) as u64).or_default();
+        *longest = longest.max(*latency);
+    }
+    let tenths: Vec<String> = longest.values().map(|latency| format!("{latency:.0}")).collect();
+    println!("longest latency by tenths of a second, ms: {}", tenths.join(" "));
+}
+
 pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
     let time = Duration::from_secs(load.seconds);
     println!(
@@ -206,6 +232,8 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
     let settings = [
         ("shared_buffers", "1GB"),
         ("max_wal_size", "16GB"),
+        // A server that has been up for a while writes into log segments that it has used before; making a new one stalls everybody.
+        ("min_wal_size", "4GB"),
         ("checkpoint_timeout", "1h"),
     ];
     let cluster = PrivatePostgres::start_with(Durability::Durable, &settings).await?;
@@ -229,14 +257,28 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
     let mut rows: [Series; 4] = std::array::from_fn(|_| Series::default());
     for round in 0..options.rounds {
         for (place, contender) in Contender::ALL.into_iter().enumerate() {
+            let chosen = load.contender.is_empty() || load.contender.contains(&contender);
+            if !chosen && contender != Contender::Idle {
+                continue;
+            }
             let (url, db) = bench.copy().await?;
+            // Up before the foreground is watched: a server does not start when it has work.
+            let server = if matches!(contender, Contender::Throttled | Contender::FullSpeed) {
+                Some(Server::start(&folder.path().join(format!("{contender:?}{round}")), &url).await?)
+            } else {
+                None
+            };
             let foreground = Foreground::start(&url, &keys, load.connections, Some(rate));
             let began = Instant::now();
-            let data = folder.path().join(format!("{contender:?}{round}"));
-            let deleted = work(contender, &url, &db, &data, time).await?;
+            let deleted = work(contender, server.as_ref(), &db, time).await?;
             let seconds = began.elapsed().as_secs_f64();
-            let mut latencies = foreground.end().await?;
+            let timed = foreground.end().await?;
+            drop(server);
             db.close().await;
+            if load.timeline {
+                print_timeline(&timed);
+            }
+            let mut latencies: Vec<f64> = timed.into_iter().map(|(_, latency)| latency).collect();
             let latency = percentile(&mut latencies, 0.99);
             println!(
                 "round {round} {contender:?}: p99 {latency:.2} ms over {} statements, {deleted} rows in {seconds:.1} s",

@@ -217,6 +217,18 @@ async fn postgres_conforms() {
     target_conformance(&fixture).await;
 }
 
+/// What shares the database with others counts and lists otherwise, and has to come to the same.
+#[tokio::test]
+async fn postgres_conforms_where_it_is_gentle() {
+    let url = fresh_database("gentle").await.expect("a database");
+    let target = target::open(&url).expect("a target");
+    let fixture = Postgres {
+        target: target.gentle().expect("it makes a difference on PostgreSQL"),
+        db: Db::open(&url).await.expect("a database"),
+    };
+    target_conformance(&fixture).await;
+}
+
 #[tokio::test]
 async fn sqlite_with_a_write_ahead_log_conforms() {
     target_conformance(&Sqlite::open("wal").await).await;

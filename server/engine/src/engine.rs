@@ -29,8 +29,8 @@ use crate::{
     EngineError,
     catalog::Catalog,
     model::{
-        Act, Backup, Caller, EventBody, JournalEntry, OperationFacts, Plan, Report, Run, RunId, RunKind, RunOptions, RunState,
-        StepReport, StepState, TargetStatus, Verification,
+        Act, Backup, Caller, EventBody, JournalEntry, OperationFacts, Plan, Report, Run, RunId, RunKind, RunLimits, RunOptions,
+        RunState, StepReport, StepState, TargetStatus, Verification,
     },
     planner::{self, PlanError, Recount},
     port::{Archive, CreateRun, Created, Roots, RunFilter, Store, Target},
@@ -108,6 +108,14 @@ pub struct TargetEntry {
     pub catalog: Arc<Catalog>,
     /// Folders whose files its rules may take.
     pub roots: Arc<Roots>,
+}
+
+impl TargetEntry {
+    /// The database as a run of these limits reads it: at full speed with all that it has, otherwise so that others keep theirs.
+    pub(crate) fn paced(&self, limits: RunLimits) -> Arc<dyn Target> {
+        let gentle = if limits.is_full_speed() { None } else { self.target.gentle() };
+        gentle.unwrap_or_else(|| Arc::clone(&self.target))
+    }
 }
 
 /// What attempts and requests share.
@@ -371,7 +379,7 @@ impl Engine {
             let expected = |operation: &str, rule: &str, rows: u64| speeds.expected_ms(operation, rule, rows);
             let (mut plan, selections) = planner::plan(
                 name,
-                entry.target.as_ref(),
+                entry.paced(request.options.limits()).as_ref(),
                 &entry.roots,
                 &operations,
                 &self.context.settings,
@@ -516,7 +524,7 @@ impl Engine {
         }
         let (mut recount, selections) = planner::plan(
             name,
-            entry.target.as_ref(),
+            entry.paced(request.options.limits()).as_ref(),
             &entry.roots,
             &operations,
             &self.context.settings,

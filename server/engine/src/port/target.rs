@@ -2,7 +2,7 @@
 //!
 //! The order inside a batch belongs to [`crate::run::batch`]; adapters bring the single acts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -334,6 +334,11 @@ pub trait Target: Explore + Send + Sync {
 
     /// What it can do.
     fn capabilities(&self) -> &'static [Capability];
+
+    /// The same database, none of whose statements keeps more than one of its processors busy; `None` where none does anyway.
+    fn gentle(&self) -> Option<Arc<dyn Target>> {
+        None
+    }
 
     /// Connects and reads version, size and clock.
     async fn status(&self) -> Result<TargetStatus, TargetError>;

@@ -140,7 +140,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
             Aftermath::TargetLost,
         );
     };
-    let target = Arc::clone(&entry.target);
+    let target = entry.paced(run.limits);
     let plan = if run.plan == PlanId::NONE {
         Ok(Some(Plan::none(&run.target, run.created_at)))
     } else {

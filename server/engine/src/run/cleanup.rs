@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -30,6 +33,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const SCAN_LIFETIME: Duration = Duration::from_secs(180);
 /// A scan is closed where the run is held for longer than this, for the same reason.
 const HELD_SCAN_LIFETIME: Duration = Duration::from_secs(5);
+/// Windows that are listed beside a batch at full speed.
+const WINDOWS_AHEAD: u32 = 2;
 /// Tries after which a batch that waits for locks is made smaller: the first may have met a passing lock.
 const LOCK_TRIES: u32 = 2;
 
@@ -292,9 +297,14 @@ pub(super) fn allowance(attempt: &Attempt, index: usize) -> u64 {
     )
 }
 
-/// A scan that runs ahead of the batches by one window, on its own task and connection.
+/// A scan that runs ahead of the batches, on its own task and connection. It lists a window only when it is let to, so that a run
+/// that shares the database with others keeps one process of it busy at a time, and not two.
 struct Ahead {
     windows: mpsc::Receiver<Result<Window, TargetError>>,
+    /// Leave to list a window; `let_go` of them were given, and `received` windows came.
+    leave: Arc<Semaphore>,
+    let_go: u32,
+    received: u32,
     /// When the first window came: what went before is the price of the scan, not its age.
     first_window: Option<Instant>,
     task: AbortOnDropHandle<()>,
@@ -304,8 +314,11 @@ impl Ahead {
     async fn open(target: &dyn Target, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Self, TargetError> {
         let mut scan: Box<dyn Scan> = target.scan(selection, cursor, limit).await?;
         let (sender, windows) = mpsc::channel(1);
+        let leave = Arc::new(Semaphore::new(0));
+        let waiting = Arc::clone(&leave);
         let task = tokio::spawn(async move {
-            loop {
+            while let Ok(leave) = waiting.acquire().await {
+                leave.forget();
                 let window = match scan.next().await {
                     Ok(Some(window)) => Ok(window),
                     Ok(None) => return,
@@ -319,9 +332,29 @@ impl Ahead {
         });
         Ok(Self {
             windows,
+            leave,
+            let_go: 0,
+            received: 0,
             first_window: None,
             task: AbortOnDropHandle::new(task),
         })
+    }
+
+    /// Lets it be so many windows ahead of what was received.
+    fn run_ahead(&mut self, windows: u32) {
+        while self.let_go.wrapping_sub(self.received) < windows {
+            self.let_go = self.let_go.wrapping_add(1);
+            self.leave.add_permits(1);
+        }
+    }
+
+    /// The next window; `None` at the end. May be dropped while it waits.
+    async fn next(&mut self) -> Option<Result<Window, TargetError>> {
+        self.run_ahead(1);
+        let window = self.windows.recv().await;
+        self.received = self.received.wrapping_add(1);
+        self.first_window.get_or_insert_with(Instant::now);
+        window
     }
 
     /// Ends the scan. What it had listed ahead is listed again by the next one.
@@ -407,13 +440,12 @@ impl StepWork<'_> {
                 let window = tokio::select! {
                     stop = self.attempt.lease.stopped() => return Err(stop.into()),
                     () = tokio::time::sleep(self.attempt.time_left()) => return Ok(Some(StepEnd::OutOfTime)),
-                    window = ahead.windows.recv() => window,
+                    window = ahead.next() => window,
                 };
                 let Some(window) = window.transpose()? else {
                     ended = true;
                     break;
                 };
-                ahead.first_window.get_or_insert_with(Instant::now);
                 if self.attempt.out_of_time() {
                     return Ok(Some(StepEnd::OutOfTime));
                 }
@@ -435,10 +467,15 @@ impl StepWork<'_> {
             if let Some(end) = self.over_the_plan(&window).await? {
                 return Ok(Some(end));
             }
+            if self.attempt.pace.is_full_speed() {
+                ahead.run_ahead(WINDOWS_AHEAD);
+            }
             let Some((entry, window, took)) = self.batch(&target, &mut supply, window).await? else {
                 return Ok(Some(StepEnd::OutOfTime));
             };
             self.attempt.pace.after_batch(entry.affected, took);
+            // The next rows are listed while the run rests.
+            ahead.run_ahead(1);
             self.note(&entry, took, &window).await?;
             let mut old = ahead.first_window.is_some_and(|first| first.elapsed() > SCAN_LIFETIME);
             if !self.attempt.rest(Some(HELD_SCAN_LIFETIME)).await? {

@@ -40,6 +40,11 @@ impl Pace {
         self.throttle.rows()
     }
 
+    /// Whether whoever asked owns the database for this time.
+    pub(super) fn is_full_speed(&self) -> bool {
+        self.throttle.limits().is_full_speed()
+    }
+
     /// Takes limits that are in effect from now on.
     pub(super) fn set_limits(&mut self, limits: RunLimits) {
         self.throttle.set_limits(limits);

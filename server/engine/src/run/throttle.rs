@@ -1,8 +1,9 @@
 //! The throttle: how large batches are and how long a run rests between them, so that whoever else works on the database does
 //! not feel it. Decides and measures nothing: batch times, limits and [`Pressure`] come in, rows, rests and reasons go out.
 //!
-//! By default a run rests as long as each batch took, which measured better than anything that adapts (docs/BENCHMARKS.md). What
-//! adapts does so on top of that, and only where something shows strain:
+//! By default a run rests as long as each batch took, and works in short bursts: two batches in a row over 10 ms make the next ones
+//! smaller, down to a quarter of their full size, which takes as long in all and is felt less (docs/BENCHMARKS.md). What adapts beyond
+//! that does so only where something shows strain:
 //!
 //! | reason | begins | ends | does |
 //! |---|---|---|---|
@@ -31,6 +32,11 @@ use crate::{
 
 /// Longest time that a batch is meant to take.
 const BATCH_TIME: Duration = Duration::from_millis(200);
+/// Time that a batch should take where others share the processors: what a burst of work piles up before them is gone in about the
+/// same time again. Batches are not made smaller than a part of their full size for it, or their fixed costs would outweigh the rows.
+const BURST_TIME: Duration = Duration::from_millis(10);
+/// That part.
+const BURST_PART: u32 = 4;
 /// The same at full speed: a run is steered at batch boundaries.
 const BATCH_TIME_FULL_SPEED: Duration = Duration::from_secs(1);
 /// Batches over that time in a row that make the next ones smaller: one of them may be an accident of the disk.
@@ -130,6 +136,25 @@ impl Throttle {
         }
     }
 
+    /// How long a batch of this size may take, and the smallest size that it is made for that.
+    fn aim(&self, rows: u32) -> (Duration, u32) {
+        let part = (self.ceiling() / BURST_PART).max(1);
+        if self.limits.is_full_speed() {
+            (BATCH_TIME_FULL_SPEED, 1)
+        } else if rows > part {
+            (BURST_TIME, part)
+        } else {
+            (BATCH_TIME, 1)
+        }
+    }
+
+    /// The next larger size; the part of [`BURST_PART`] is not jumped over, since other times hold beyond it.
+    fn more(&self) -> u32 {
+        let part = (self.ceiling() / BURST_PART).max(1);
+        let end = if self.rows < part { part } else { self.ceiling() };
+        self.rows.saturating_add((self.ceiling() / GROWTH).max(1)).min(end)
+    }
+
     /// Limits in effect.
     pub(super) fn limits(&self) -> RunLimits {
         self.limits
@@ -168,24 +193,23 @@ impl Throttle {
     /// Notes a batch.
     pub(super) fn after_batch(&mut self, affected: u64, took: Duration) {
         self.last = Some(Batch { affected, took });
-        let longest = if self.limits.is_full_speed() {
-            BATCH_TIME_FULL_SPEED
-        } else {
-            BATCH_TIME
-        };
+        let (longest, least) = self.aim(self.rows);
+        let more = self.more();
         if took > longest {
             self.slow_batches += 1;
-            if self.slow_batches >= SLOW_BATCHES && self.rows > 1 {
+            if self.slow_batches >= SLOW_BATCHES && self.rows > least {
                 let share = (longest.as_secs_f64() / took.as_secs_f64()).max(0.25);
-                self.rows = scaled(self.rows, share);
+                self.rows = scaled(self.rows, share).max(least);
                 self.slow_batches = 0;
-                let value = format!("{} ms; batches of {} rows from now on", took.as_millis(), self.rows);
-                self.set(Reason::BatchTime, Some((value, format!("{} ms", longest.as_millis()))));
+                if longest > BURST_TIME {
+                    let value = format!("{} ms; batches of {} rows from now on", took.as_millis(), self.rows);
+                    self.set(Reason::BatchTime, Some((value, format!("{} ms", longest.as_millis()))));
+                }
             }
         } else {
             self.slow_batches = 0;
-            if took < longest / 2 && self.rows < self.ceiling() {
-                self.rows = (self.rows + (self.ceiling() / GROWTH).max(1)).min(self.ceiling());
+            if took < self.aim(more).0 / 2 && self.rows < self.ceiling() {
+                self.rows = more;
                 self.size_is_back();
             }
         }

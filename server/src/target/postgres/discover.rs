@@ -74,6 +74,7 @@ impl Explore for PostgresTarget {
             options: self.options.clone(),
             idle: Arc::default(),
             limit: Some(limit),
+            parallel: self.parallel,
             programs: self.programs.clone(),
         })
     }

@@ -17,6 +17,7 @@ mod render;
 mod restore;
 mod scan;
 mod sets;
+mod survey;
 mod tool;
 mod vacuum;
 mod values;
@@ -66,6 +67,8 @@ pub struct PostgresTarget {
     idle: Arc<Idle>,
     /// How long one statement may take; `None` for as long as it takes.
     limit: Option<Duration>,
+    /// Whether a statement may have parallel workers, as far as the database's own settings allow.
+    parallel: bool,
 }
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
@@ -102,6 +105,7 @@ impl PostgresTarget {
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
             limit: None,
+            parallel: true,
         })
     }
 
@@ -109,6 +113,10 @@ impl PostgresTarget {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
+            if !self.parallel {
+                let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
+                connection.execute(serial).await.map_err(error::statement)?;
+            }
             if let Some(limit) = self.limit {
                 discover::arm(&mut connection, limit).await?;
             }
@@ -212,6 +220,16 @@ impl Target for PostgresTarget {
         )
     }
 
+    fn gentle(&self) -> Option<Arc<dyn Target>> {
+        Some(Arc::new(Self {
+            options: self.options.clone(),
+            idle: Arc::default(),
+            limit: self.limit,
+            programs: self.programs.clone(),
+            parallel: false,
+        }))
+    }
+
     fn capabilities(&self) -> &'static [Capability] {
         &[Capability::Capture, Capability::Undo, Capability::ConcurrentWriters]
     }
@@ -248,6 +266,12 @@ impl Target for PostgresTarget {
         }
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
+        if !self.parallel {
+            let survey = survey::in_slices(&mut connection, selection, samples).await?;
+            connection.execute("COMMIT").await.map_err(error::statement)?;
+            self.idle.put(connection);
+            return Ok(survey);
+        }
         let from = render::from_where(selection)?;
         let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
             .fetch_one(&mut connection)

@@ -1,0 +1,92 @@
+//! A survey that others do not feel: the selection is executed once, as a cursor, and moved over in short slices with a rest as long
+//! as each. A cursor has no parallel workers, so that no more than one processor of the database is kept busy. Called where a run
+//! shares the database; a plan that somebody waits for is counted in one statement.
+
+use std::time::{Duration, Instant};
+
+use dbkeep_engine::{
+    model::Selection,
+    port::{Survey, TargetError},
+};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+
+use super::{error::statement, render, surveyed, text_row};
+
+/// Time that a slice should take.
+const SLICE: Duration = Duration::from_millis(5);
+/// Rows of the first slice; the others follow the time that it took.
+const FIRST_ROWS: u32 = 200;
+/// Most rows of a slice.
+const MAX_ROWS: u32 = 100_000;
+
+/// Counts the selection and reads some of its rows. The transaction, which only reads, is the caller's.
+pub(super) async fn in_slices(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+    let from = render::from_where(selection)?;
+    let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
+    let declare =
+        format!("SET LOCAL cursor_tuple_fraction = 1; DECLARE dbkeep_survey NO SCROLL CURSOR FOR SELECT t.ctid::text {from}");
+    connection.execute(AssertSqlSafe(declare)).await.map_err(statement)?;
+    let fetch = format!("FETCH FORWARD {samples} FROM dbkeep_survey");
+    let addresses: Vec<String> = sqlx::query_scalar(AssertSqlSafe(fetch))
+        .persistent(false)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let mut count = addresses.len() as u64;
+    let mut rows = FIRST_ROWS;
+    while samples == 0 || addresses.len() as u64 == u64::from(samples) {
+        let began = Instant::now();
+        let sql = format!("MOVE FORWARD {rows} FROM dbkeep_survey");
+        let moved = connection
+            .execute(AssertSqlSafe(sql))
+            .await
+            .map_err(statement)?
+            .rows_affected();
+        count += moved;
+        if moved < u64::from(rows) {
+            break;
+        }
+        let took = began.elapsed();
+        tokio::time::sleep(took).await;
+        rows = next_rows(rows, took);
+    }
+    connection.execute("CLOSE dbkeep_survey").await.map_err(statement)?;
+    let sql = format!("SELECT {columns} {from}");
+    let mut sampled = Vec::with_capacity(addresses.len());
+    if !addresses.is_empty() {
+        let table = render::table(&selection.table.name);
+        let read = format!("SELECT {columns} FROM ONLY {table} AS t WHERE t.ctid = ANY ($1::tid[])");
+        let found = sqlx::query(AssertSqlSafe(read)).persistent(false).bind(&addresses);
+        for row in found.fetch_all(&mut *connection).await.map_err(statement)? {
+            sampled.push(text_row(&row)?);
+        }
+    }
+    Ok(surveyed(count, sampled, sql))
+}
+
+/// Twice as many at most, half as many at least, so that one slice that met a full processor does not decide alone.
+fn next_rows(rows: u32, took: Duration) -> u32 {
+    let wanted = if took < SLICE / 2 {
+        rows.saturating_mul(2)
+    } else if took > SLICE * 2 {
+        rows / 2
+    } else {
+        rows
+    };
+    wanted.clamp(FIRST_ROWS / 4, MAX_ROWS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_follow_their_time() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_rows(200, ms(1)), 400);
+        assert_eq!(next_rows(400, ms(5)), 400);
+        assert_eq!(next_rows(400, ms(11)), 200);
+        assert_eq!(next_rows(60, ms(500)), 50);
+        assert_eq!(next_rows(MAX_ROWS, ms(0)), MAX_ROWS);
+    }
+}
