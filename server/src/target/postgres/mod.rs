@@ -266,34 +266,14 @@ impl Target for PostgresTarget {
         }
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
-        if !self.parallel {
-            let survey = survey::in_slices(&mut connection, selection, samples).await?;
-            connection.execute("COMMIT").await.map_err(error::statement)?;
-            self.idle.put(connection);
-            return Ok(survey);
-        }
-        let from = render::from_where(selection)?;
-        let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
-            .fetch_one(&mut connection)
-            .await
-            .map_err(error::statement)?;
-        let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
-        let sql = format!("SELECT {columns} {from}");
-        let mut rows = Vec::new();
-        if samples > 0 && count > 0 {
-            let sampling = format!("{sql} LIMIT {samples}");
-            for row in sqlx::query(AssertSqlSafe(sampling))
-                .persistent(false)
-                .fetch_all(&mut connection)
-                .await
-                .map_err(error::statement)?
-            {
-                rows.push(text_row(&row)?);
-            }
-        }
+        let survey = if self.parallel {
+            survey::at_once(&mut connection, selection, samples).await?
+        } else {
+            survey::in_slices(&mut connection, selection, samples).await?
+        };
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
-        Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
+        Ok(survey)
     }
 
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {

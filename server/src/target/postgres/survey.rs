@@ -1,6 +1,8 @@
-//! A survey that others do not feel: the selection is executed once, as a cursor, and moved over in short slices with a rest as long
-//! as each. A cursor has no parallel workers, so that no more than one processor of the database is kept busy. Called where a run
-//! shares the database; a plan that somebody waits for is counted in one statement.
+//! Surveys: how many rows a selection takes, and some of them. The transaction, which only reads, is the caller's.
+//!
+//! A plan that somebody waits for is counted in one statement. Where a run shares the database, the selection is executed as a cursor
+//! and moved over in short slices with a rest as long as each: a cursor has no parallel workers, so that no more than one
+//! processor of the database is kept busy.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use dbkeep_engine::{
     model::Selection,
     port::{Survey, TargetError},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 
 use super::{error::statement, render, surveyed, text_row};
 
@@ -19,7 +21,53 @@ const FIRST_ROWS: u32 = 200;
 /// Most rows of a slice.
 const MAX_ROWS: u32 = 100_000;
 
-/// Counts the selection and reads some of its rows. The transaction, which only reads, is the caller's.
+/// Rows after the first match among which samples are looked for.
+const SAMPLED_FROM: u32 = 2_000;
+/// First version that has `min(tid)` and finds rows by a range of them.
+const TID_RANGES: i32 = 140_000;
+
+/// In one statement, as fast as the database can. Samples are read from where the first match was seen, so that the join is not made a
+/// second time for them.
+pub(super) async fn at_once(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+    let from = render::from_where(selection)?;
+    let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
+    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let first = if version >= TID_RANGES {
+        "min(t.ctid)::text"
+    } else {
+        "NULL::text"
+    };
+    let counted = sqlx::query(AssertSqlSafe(format!("SELECT count(*), {first} {from}")))
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let count: i64 = counted.try_get(0).map_err(statement)?;
+    let first: Option<String> = counted.try_get(1).map_err(statement)?;
+    let sql = format!("SELECT {columns} {from}");
+    let mut rows = Vec::new();
+    if samples > 0 && count > 0 {
+        let sampling = match first {
+            Some(first) => format!(
+                "SELECT {columns} FROM (SELECT s.ctid, s.* FROM ONLY {} AS s WHERE s.ctid >= {}::tid LIMIT {SAMPLED_FROM}) AS t WHERE {} LIMIT {samples}",
+                render::table(&selection.table.name),
+                render::literal(&first),
+                render::predicate(selection)?
+            ),
+            None => format!("{sql} LIMIT {samples}"),
+        };
+        let found = sqlx::query(AssertSqlSafe(sampling)).persistent(false);
+        for row in found.fetch_all(&mut *connection).await.map_err(statement)? {
+            rows.push(text_row(&row)?);
+        }
+    }
+    Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
+}
+
+/// In slices that others do not feel.
 pub(super) async fn in_slices(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let from = render::from_where(selection)?;
     let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
