@@ -6,9 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use dbkeep_client::{Error, PlanRequest, RunRequest, UndoRequest, proto};
-use dbkeep_server::Config;
-use support::{Database, World, empty};
-use tokio_util::sync::CancellationToken;
+use support::{Database, World, refusal};
 
 /// Each case on each database.
 macro_rules! on_both {
@@ -367,19 +365,6 @@ async fn archived_rows_are_copied_and_undo_takes_the_copies_back(database: Datab
     );
 }
 
-/// What a server says that does not take its catalog.
-async fn refusal(database: Database, schema: &str, catalog: &str) -> String {
-    let (url, folder) = empty(database).await;
-    let db = dbkeep_testkit::Db::open(&url).await.expect("a connection");
-    db.execute(schema).await.expect("tables");
-    let file = folder.path().join("catalog.toml");
-    std::fs::write(&file, catalog).expect("a catalog");
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let config = Config::embedded(folder.path().join("data")).with_target("app", url.as_str(), file.display().to_string());
-    let ended = dbkeep_server::serve(listener, config, CancellationToken::new()).await;
-    ended.expect_err("the catalog must be refused").to_string()
-}
-
 async fn an_archive_table_that_does_not_fit_is_refused_at_start(database: Database) {
     let rest = "action = \"archive\"\ninto = \"old_account\"\nstamp = \"archived_at\"\n";
     let schema = format!("{SCHEMA}CREATE TABLE old_account (id integer PRIMARY KEY, status text, archived_at text);");
@@ -635,6 +620,14 @@ async fn what_the_catalog_gets_wrong_is_refused_at_start(database: Database) {
                 "condition = \"id = 1\"\naction = \"update\"\nset = { status = \"x\" }\n",
             ) + &rule("s", "filter", "account", "condition = \"status = 'closed'\"\n"),
             "the first changes status",
+        ),
+        (
+            rule("r", "orphan", "badge", &orphan.replace("parent_columns = [\"id\"]\n", "")),
+            "missing field `parent_columns`",
+        ),
+        (
+            rule("r", "orphan", "badge", &orphan.replace("[\"id\"]", "[\"id\", \"status\"]")),
+            "columns has 1 entries and parent_columns 2",
         ),
         (
             rule(

@@ -3,6 +3,7 @@
 
 mod children;
 pub(crate) mod files;
+mod names;
 mod sets;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -10,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+use self::names::{archive_table, look_up};
 use crate::{
     engine::Settings,
     failpoint,
@@ -131,7 +133,7 @@ async fn introspect(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Schem
         let mut names: Vec<TableName> = step.rule.tables().into_iter().cloned().collect();
         while let Some(table) = names.pop() {
             if !schemas.contains_key(&table)
-                && let Some(schema) = target.introspect(&table).await?
+                && let Some(schema) = look_up(target, step, &table).await?
             {
                 schemas.insert(table, Arc::new(schema));
             }
@@ -236,11 +238,12 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
         let action = match &step.rule.action {
             Action::Delete => RowAction::Delete,
             Action::Archive { into, stamp_column } => {
-                if let Some(archive) = target.introspect(into).await? {
+                let (into, archive) = archive_table(target, step, into).await?;
+                if let Some(archive) = archive {
                     check_archive(table, &archive, stamp_column).map_err(|mismatch| step.mismatch(mismatch))?;
                 }
                 RowAction::Archive {
-                    into: into.clone(),
+                    into,
                     stamp_column: stamp_column.clone(),
                 }
             }

@@ -2,7 +2,7 @@
 
 use dbkeep_engine::{
     model::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass},
-    port::TargetError,
+    port::{Namesakes, TargetError},
 };
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
@@ -54,6 +54,51 @@ const INCOMING: &str = "SELECT f.conname::text, n.nspname::text, c.relname::text
 
 const TRIGGERS: &str = "SELECT tgname::text, tgtype & 8 <> 0, tgtype & 4 <> 0, tgtype & 66 <> 0, tgtype & 16 <> 0 FROM pg_catalog.pg_trigger \
      WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY tgname";
+
+/// Relations of a name, and where their schemas stand in the search path. Whatever the path reaches takes the name, also an
+/// index; elsewhere only what could be meant is of interest.
+const NAMESAKES: &str = "SELECT n.nspname::text, p.place IS NOT NULL \
+     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+     LEFT JOIN unnest(current_schemas(true)) WITH ORDINALITY AS p(name, place) ON p.name = n.nspname \
+     WHERE c.relname = $1 AND (p.place IS NOT NULL OR c.relkind IN ('r', 'p', 'f', 'v', 'm') \
+       AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_t%') ORDER BY p.place, n.nspname";
+
+pub(super) async fn namesakes(connection: &mut PgConnection, name: &TableName) -> Result<Namesakes, TargetError> {
+    if name.schema.is_some() {
+        return Ok(Namesakes {
+            reached: vec![name.clone()],
+            elsewhere: Vec::new(),
+            made: name.clone(),
+        });
+    }
+    let of_schema = |schema: Option<String>| TableName {
+        schema,
+        name: name.name.clone(),
+    };
+    let schema: Option<String> = sqlx::query_scalar("SELECT current_schema()::text")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let mut namesakes = Namesakes {
+        reached: Vec::new(),
+        elsewhere: Vec::new(),
+        made: of_schema(schema),
+    };
+    let found = sqlx::query(NAMESAKES)
+        .bind(&name.name)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    for row in found {
+        let table = of_schema(Some(get(&row, 0)?));
+        if get(&row, 1)? {
+            namesakes.reached.push(table);
+        } else {
+            namesakes.elsewhere.push(table);
+        }
+    }
+    Ok(namesakes)
+}
 
 pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
     let found = sqlx::query(TABLE)

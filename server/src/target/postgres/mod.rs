@@ -34,7 +34,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, Claim, Maintenance, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, Claim, Maintenance, Namesakes, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass,
+        ValueStream,
     },
 };
 use sqlx::{
@@ -239,6 +240,13 @@ impl Target for PostgresTarget {
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
         Ok(schema)
+    }
+
+    async fn namesakes(&self, table: &TableName) -> Result<Namesakes, TargetError> {
+        let mut connection = self.connection().await?;
+        let namesakes = introspect::namesakes(&mut connection, table).await?;
+        self.idle.put(connection);
+        Ok(namesakes)
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
