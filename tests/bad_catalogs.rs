@@ -100,3 +100,19 @@ async fn a_name_that_could_mean_several_tables_is_refused() {
     assert_eq!((full.steps[0].table.as_str(), full.row_count), ("two.draft", 1));
     assert_eq!((short.steps[0].table.as_str(), short.row_count), ("one.single", 1));
 }
+
+/// Two names of one table are one table, also where it comes to rules that conflict.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_conflict_by_the_names_that_the_database_resolved() {
+    let first = rule(
+        "filter",
+        "draft",
+        "condition = \"id = 1\"\naction = \"update\"\nset = { opened = 7 }",
+    );
+    let second = rule("filter", "public.draft", "condition = \"opened = 7\"").replace("\"r\"", "\"s\"");
+    let said = refusal(Database::Postgres, DRAFTS, &operation("o", &(first + &second))).await;
+    assert!(
+        said.contains("rule s of operation o") && said.contains("changes opened"),
+        "{said}"
+    );
+}

@@ -33,6 +33,7 @@ on_both! {
     a_circle_of_cascades_is_refused_by_name
     later_steps_foresee_what_earlier_ones_take
     children_that_came_since_the_plan_are_too_many
+    rules_of_several_operations_that_conflict_are_not_planned_together
     what_the_catalog_gets_wrong_is_refused_at_start
 }
 
@@ -551,6 +552,56 @@ async fn children_that_came_since_the_plan_are_too_many(database: Database) {
     assert_eq!(hashes(&world).await, before);
 }
 
+async fn rules_of_several_operations_that_conflict_are_not_planned_together(database: Database) {
+    let retire = rule(
+        "retire",
+        "filter",
+        "account",
+        "condition = \"id < 10\"\nwhere = { status = \"open\" }\naction = \"update\"\nset = { status = \"retired\" }\n",
+    );
+    let badges = |status: &str| {
+        let rest = format!(
+            "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\nparent_where = {{ status = \"{status}\" }}\n"
+        );
+        rule("badges", "orphan", "badge", &rest)
+    };
+    let catalog = [
+        operation("retire", &retire),
+        operation("retired_badges", &badges("retired")),
+        operation("barred_badges", &badges("barred")),
+    ];
+    let world = World::with_schema(database, SCHEMA, &catalog.concat()).await;
+    let before = hashes(&world).await;
+    let plan = async |operations: [&str; 2]| world.client.cleanup().plan(PlanRequest::new(operations)).await;
+    let refused = plan(["retire", "retired_badges"]).await.expect_err("refused");
+    let said = refused.to_string();
+    assert!(matches!(refused, Error::CatalogMismatch { .. }), "{refused:?}");
+    for part in [
+        "rule badges of operation retired_badges",
+        "rule retire of operation retire",
+        "status",
+        "catalog.toml:",
+        "in a plan of its own",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(hashes(&world).await, before);
+    // In the other order, and where the change is none to the second, the counts are what happens.
+    for operations in [["retired_badges", "retire"], ["retire", "barred_badges"]] {
+        let plan = plan(operations).await.expect("a plan");
+        let request = RunRequest::of_plan(&plan).execute().full_speed();
+        let run = world.client.cleanup().run(request).await.expect("a run");
+        let run = run.finish().await.expect("an end");
+        let report = run.report.expect("a report");
+        let done: Vec<_> = report.steps.iter().map(|step| step.rows_affected).collect();
+        let planned: Vec<_> = plan.steps.iter().map(|step| step.row_count).collect();
+        assert_eq!(done, planned, "{operations:?}");
+        assert!(planned.iter().sum::<u64>() > 0, "{operations:?}");
+        assert_eq!(undo(&world, &run.id).await.state(), proto::RunState::Succeeded);
+    }
+    assert_eq!(hashes(&world).await, before);
+}
+
 async fn what_the_catalog_gets_wrong_is_refused_at_start(database: Database) {
     let orphan = "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\n";
     let cases = [
@@ -620,6 +671,26 @@ async fn what_the_catalog_gets_wrong_is_refused_at_start(database: Database) {
                 "condition = \"id = 1\"\naction = \"update\"\nset = { status = \"x\" }\n",
             ) + &rule("s", "filter", "account", "condition = \"status = 'closed'\"\n"),
             "the first changes status",
+        ),
+        (
+            rule(
+                "r",
+                "filter",
+                "account",
+                "condition = \"id = 1\"\naction = \"update\"\nset = { status = \"x\" }\n",
+            ) + &rule(
+                "s",
+                "orphan",
+                "badge",
+                &format!("{orphan}parent_where = {{ status = \"x\" }}\n"),
+            ),
+            "the first changes account.status, by which the second selects",
+        ),
+        (
+            // A key of the database empties what the second one looks at.
+            rule("r", "filter", "account", "condition = \"id = 1\"\n")
+                + &rule("s", "filter", "post", "condition = \"editor_id = 1\"\n"),
+            "changes editor_id, by which it selects",
         ),
         (
             rule("r", "orphan", "badge", &orphan.replace("parent_columns = [\"id\"]\n", "")),

@@ -1,6 +1,7 @@
 //! The planner: catalog rules and the target's schema become selections, and selections become an exact plan. The live run
 //! takes its selections from here too, so that a dry run and a run cannot differ.
 
+mod changes;
 mod children;
 pub(crate) mod files;
 mod names;
@@ -11,7 +12,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use self::names::{archive_table, look_up};
+use self::{
+    changes::Changes,
+    names::{archive_table, look_up},
+};
 use crate::{
     engine::Settings,
     failpoint,
@@ -194,9 +198,14 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
     let schemas = introspect(target, rules).await?;
     let mut gone: Vec<(TableName, Condition)> = Vec::new();
     let mut sets = sets::Sets::default();
+    let mut changes = Changes::default();
     let mut steps = Vec::with_capacity(rules.len());
     let mut identities = Vec::new();
+    let resolved = |name: &TableName| schemas.get(name).map_or_else(|| name.clone(), |schema| schema.name.clone());
     for step in rules {
+        if purpose == Purpose::Count {
+            changes.check(step, resolved).map_err(|mismatch| step.mismatch(mismatch))?;
+        }
         if step.rule.root().is_some() {
             let earlier: Vec<_> = steps.iter().filter_map(|step: &Step| step.files.clone()).collect();
             let (gone, earlier) = match purpose {
@@ -265,13 +274,15 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
             }
         }
         let judged_by_parents = !condition.parents().is_empty();
+        let effect = Effect { action, children: links };
+        changes.add(step, &effect, resolved);
         steps.push(Step {
             selection: Selection {
                 table: Arc::clone(table),
                 matches: condition,
                 except,
             },
-            effect: Effect { action, children: links },
+            effect,
             files: None,
             strict: judged_by_parents && step.rule.strict.unwrap_or(step.severity >= Severity::High),
             findings,

@@ -152,10 +152,11 @@ fn words(text: &str) -> Result<Vec<String>, String> {
 }
 
 impl Filter {
-    pub(super) fn names(&self, column: &str) -> bool {
+    /// All names and words of its conditions; the columns that they read are among them.
+    pub(super) fn words(&self) -> Vec<String> {
         let texts = [&self.postgres, &self.sqlite];
-        let mut words = texts.into_iter().flatten().flat_map(|text| words(text).unwrap_or_default());
-        words.any(|word| word.eq_ignore_ascii_case(column))
+        let words = texts.into_iter().flatten().flat_map(|text| words(text).unwrap_or_default());
+        words.collect()
     }
 
     pub(super) fn describe(&self, table: &TableName) -> String {
