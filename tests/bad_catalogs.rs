@@ -13,6 +13,8 @@ macro_rules! on_both {
 }
 
 on_both! {
+    conditions_that_depend_on_the_present_or_on_other_rows_are_refused
+    conditions_on_the_row_alone_are_taken
     a_schema_that_there_is_not_is_refused
 }
 
@@ -37,6 +39,90 @@ fn filter(database: Database, condition: &str) -> String {
         "sqlite"
     };
     rule("filter", "draft", &format!("{key} = \"\"\"{condition}\"\"\""))
+}
+
+async fn conditions_that_depend_on_the_present_or_on_other_rows_are_refused(database: Database) {
+    const PRESENT: &str = "changes between plan and run";
+    const OTHERS: &str = "asks other rows";
+    let conditions: &[(&str, &str)] = match database {
+        Database::Postgres => &[
+            ("at < 'now'", PRESENT),
+            ("at < 'yesterday'::date", PRESENT),
+            ("at < timestamp 'today'", PRESENT),
+            ("at < CAST('now' AS timestamp)", PRESENT),
+            ("at < ('no' || 'w')::timestamp", PRESENT),
+            ("age(at) > '1 year'", PRESENT),
+            ("id IN (TABLE other)", OTHERS),
+            ("id IN (VALUES (1))", OTHERS),
+            ("id IN (WITH o AS (TABLE other) TABLE o)", OTHERS),
+            ("opened > pg_sleep_until(at)::text::integer", "is declared VOLATILE"),
+            ("opened < dice()", "is declared VOLATILE"),
+            ("opened < public.others()", "is declared STABLE"),
+        ],
+        Database::Sqlite => &[
+            ("at < datetime('now')", PRESENT),
+            ("at < date('now', '-30 days')", PRESENT),
+            ("at < datetime()", PRESENT),
+            ("at < strftime('%Y')", PRESENT),
+            ("at < \"datetime\"(lower('NOW'))", PRESENT),
+            ("julianday(at) < julianday()", PRESENT),
+            ("at < unixepoch('subsec')", PRESENT),
+            ("id IN other", OTHERS),
+            ("id IN (VALUES (1))", OTHERS),
+            ("title = \"nothing\"", "which is no column"),
+        ],
+    };
+    let functions = "CREATE FUNCTION dice() RETURNS integer LANGUAGE sql VOLATILE AS 'SELECT 3'; \
+                     CREATE FUNCTION others() RETURNS integer LANGUAGE sql STABLE AS 'SELECT count(*)::integer FROM other';";
+    let functions = if database == Database::Postgres { functions } else { "" };
+    // A test on a column is read by the database just the same.
+    if database == Database::Postgres {
+        let said = refusal(
+            database,
+            DRAFTS,
+            &operation("o", &(filter(database, "id = 1") + "where = { at = \"yesterday\" }\n")),
+        )
+        .await;
+        assert!(said.contains("catalog.toml:6") && said.contains(PRESENT), "{said}");
+    }
+    for (condition, expected) in conditions {
+        let said = refusal(
+            database,
+            &format!("{DRAFTS}{functions}"),
+            &operation("o", &filter(database, condition)),
+        )
+        .await;
+        assert!(
+            said.contains("catalog.toml:6") && said.contains(expected),
+            "{condition}: {said}"
+        );
+    }
+}
+
+async fn conditions_on_the_row_alone_are_taken(database: Database) {
+    let conditions: &[(&str, u64)] = match database {
+        Database::Postgres => &[
+            ("at < '2025-01-01'", 1),
+            ("at::date < date '2025-01-01' AND title LIKE 'a%'", 1),
+            ("date_trunc('year', at) = timestamp '2020-01-01'", 1),
+            ("age(at, '2019-01-01'::timestamp) < '2 years'", 1),
+            ("title LIKE 'now%'", 1),
+        ],
+        Database::Sqlite => &[
+            ("datetime(at) < '2025-01-01'", 1),
+            ("julianday(at) < julianday('2025-01-01')", 1),
+            ("strftime('%Y', at) = '2020'", 1),
+            ("title = 'now'", 1),
+        ],
+    };
+    let operations = conditions.iter().enumerate();
+    let catalog: String = operations
+        .map(|(place, (condition, _))| operation(&format!("o{place}"), &filter(database, condition)))
+        .collect();
+    let world = World::with_schema(database, DRAFTS, &catalog).await;
+    for (place, (condition, rows)) in conditions.iter().enumerate() {
+        assert_eq!(world.plan(&format!("o{place}")).await.row_count, *rows, "{condition}");
+    }
 }
 
 async fn a_schema_that_there_is_not_is_refused(database: Database) {

@@ -1,12 +1,19 @@
 //! Reads the shape of a table from PostgreSQL's catalogs.
 
 use dbkeep_engine::{
-    model::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass},
+    model::{
+        Column, Condition, ForeignKey, Generated, Index, OnDelete, Selection, TableKind, TableName, TableSchema, Trigger,
+        TypeClass,
+    },
     port::{Namesakes, TargetError},
+    rule::filter,
 };
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
-use super::{error::statement, render};
+use super::{
+    error::{refused, statement},
+    render,
+};
 
 /// A digest of everything about the table of oid `$1` that decides what a deletion does. Cheap enough for every batch: three
 /// index look-ups. A key of another table that points here shows as one of its internal triggers.
@@ -98,6 +105,42 @@ pub(super) async fn namesakes(connection: &mut PgConnection, name: &TableName) -
         }
     }
     Ok(namesakes)
+}
+
+/// Functions of these names, each with its schema where one is named, that need not return the same from one moment to the next. Of
+/// PostgreSQL's own the stable ones depend on settings, which do not change; whatever else is called stable may look at anything.
+const UNSTABLE: &str = "SELECT p.proname::text, p.provolatile = 'v' FROM unnest($1::text[], $2::text[]) AS f(schema, name) \
+     JOIN pg_catalog.pg_proc AS p ON p.proname = f.name JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace \
+     WHERE CASE WHEN f.schema IS NULL THEN pg_catalog.pg_function_is_visible(p.oid) ELSE n.nspname = f.schema END \
+       AND (p.provolatile = 'v' OR p.provolatile = 's' AND n.nspname <> 'pg_catalog') ORDER BY 1 LIMIT 1";
+
+/// Whether the functions of conditions in SQL return the same to the plan and to the run.
+///
+/// # Errors
+/// Class `Refused` with the name of one that may not.
+pub(super) async fn check_functions(connection: &mut PgConnection, selection: &Selection) -> Result<(), TargetError> {
+    let mut called = Vec::new();
+    selection.matches.visit(&mut |part| {
+        if let Condition::Sql { text, .. } = part {
+            called.extend(filter::functions(text));
+        }
+    });
+    if called.is_empty() {
+        return Ok(());
+    }
+    let (schemas, names): (Vec<_>, Vec<_>) = called.into_iter().unzip();
+    let found = sqlx::query(UNSTABLE)
+        .bind(schemas)
+        .bind(names)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?;
+    let Some(found) = found else { return Ok(()) };
+    let (name, volatile): (String, bool) = (get(&found, 0)?, get(&found, 1)?);
+    let declared = if volatile { "VOLATILE" } else { "STABLE" };
+    Err(refused(format!(
+        "function {name} is declared {declared}, so that a run could find other rows than its plan; expected one that is IMMUTABLE"
+    )))
 }
 
 pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {

@@ -283,6 +283,7 @@ impl Target for PostgresTarget {
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
+        introspect::check_functions(&mut connection, selection).await?;
         let sql = format!("EXPLAIN {}", sets::explain(selection)?);
         connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
         connection.execute("COMMIT").await.map_err(error::statement)?;
