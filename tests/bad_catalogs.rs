@@ -1,8 +1,13 @@
-//! Catalogs that do not say clearly which rows go: refused when the server starts. Over gRPC, both databases.
+//! Catalogs that do not say clearly which rows go: refused when the server starts, or, where the target was out of reach then, by
+//! the first plan. Over gRPC, both databases.
 
 mod support;
 
-use support::{Database, World, refusal};
+use dbkeep_client::{Error, PlanRequest, RunRequest, proto};
+use dbkeep_server::Config;
+use dbkeep_testkit::Db;
+use support::{Database, World, connect, empty, refusal};
+use tokio_util::sync::CancellationToken;
 
 /// Each case on each database.
 macro_rules! on_both {
@@ -15,6 +20,7 @@ macro_rules! on_both {
 on_both! {
     conditions_that_depend_on_the_present_or_on_other_rows_are_refused
     conditions_on_the_row_alone_are_taken
+    a_catalog_that_could_not_be_checked_at_start_is_checked_by_the_plan
     a_schema_that_there_is_not_is_refused
 }
 
@@ -123,6 +129,97 @@ async fn conditions_on_the_row_alone_are_taken(database: Database) {
     for (place, (condition, rows)) in conditions.iter().enumerate() {
         assert_eq!(world.plan(&format!("o{place}")).await.row_count, *rows, "{condition}");
     }
+}
+
+/// Starts a server whose target is out of reach, then brings the target.
+async fn late_target(database: Database, catalog: &str) -> (String, tempfile::TempDir, dbkeep_client::Client, CancellationToken) {
+    let (url, folder) = empty(database).await;
+    let late = match database {
+        Database::Postgres => format!("{url}_late"),
+        Database::Sqlite => {
+            std::fs::remove_file(folder.path().join("app.db")).expect("no file");
+            url.clone()
+        }
+    };
+    let file = folder.path().join("catalog.toml");
+    std::fs::write(&file, catalog).expect("a catalog");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let config = Config::embedded(folder.path().join("data")).with_target("app", late.as_str(), file.display().to_string());
+    let shutdown = CancellationToken::new();
+    tokio::spawn(dbkeep_server::serve(listener, config, shutdown.clone()));
+    let client = connect(&address).await;
+    client.targets().list().await.expect("it serves");
+    match database {
+        Database::Postgres => {
+            let name = late.rsplit('/').next().expect("a name");
+            let db = Db::open(&url).await.expect("a connection");
+            db.execute(&format!("CREATE DATABASE {name}")).await.expect("a database");
+        }
+        Database::Sqlite => std::fs::write(folder.path().join("app.db"), []).expect("an empty database"),
+    }
+    let db = Db::open(&late).await.expect("a connection");
+    db.execute(DRAFTS).await.expect("tables");
+    (late, folder, client, shutdown)
+}
+
+async fn a_catalog_that_could_not_be_checked_at_start_is_checked_by_the_plan(database: Database) {
+    let orphan = "columns = [\"opened\"]\nparent = \"other\"\nparent_columns = [\"id\"]\n";
+    let mut wrong = vec![
+        (
+            "no_table",
+            rule("filter", "drafts", "condition = \"id = 1\""),
+            "does not exist",
+        ),
+        (
+            "no_column",
+            rule("orphan", "draft", &orphan.replace("opened", "opener")),
+            "has no column opener",
+        ),
+        ("no_sql", filter(database, "id === 1"), "does not take its condition"),
+        (
+            "archive",
+            rule(
+                "filter",
+                "draft",
+                "condition = \"id = 1\"\naction = \"archive\"\ninto = \"other\"\nstamp = \"at\"",
+            ),
+            "archive table",
+        ),
+    ];
+    match database {
+        Database::Postgres => wrong.push((
+            "volatile",
+            filter(database, "opened > pg_sleep_until(at)::text::integer"),
+            "VOLATILE",
+        )),
+        Database::Sqlite => wrong.push(("quoted", filter(database, "title = \"nothing\""), "which is no column")),
+    }
+    let mut catalog: String = wrong.iter().map(|(name, rules, _)| operation(name, rules)).collect();
+    catalog += &operation("right", &filter(database, "id = 1"));
+    let (url, _folder, client, shutdown) = late_target(database, &catalog).await;
+    let db = Db::open(&url).await.expect("a connection");
+    let before = db.table_hash("draft", "id").await.expect("a hash");
+    for (name, _, expected) in &wrong {
+        let refused = client.cleanup().plan(PlanRequest::new([*name])).await.expect_err(name);
+        let said = refused.to_string();
+        assert!(
+            matches!(refused, Error::CatalogMismatch { .. }) && said.contains("catalog.toml:") && said.contains(expected),
+            "{name}: {refused:?}"
+        );
+        let refused = client.cleanup().run(RunRequest::new([*name]).execute()).await.map(|_| ());
+        assert!(matches!(refused, Err(Error::CatalogMismatch { .. })), "{name}: {refused:?}");
+    }
+    assert_eq!(db.table_hash("draft", "id").await.expect("a hash"), before);
+    let run = client
+        .cleanup()
+        .run(RunRequest::new(["right"]).execute())
+        .await
+        .expect("a run");
+    let run = run.finish().await.expect("an end");
+    assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+    assert_eq!(db.count("draft").await.expect("a count"), 3);
+    shutdown.cancel();
 }
 
 async fn a_schema_that_there_is_not_is_refused(database: Database) {

@@ -24,7 +24,7 @@ use crate::{
         RowAction, SampleRow, Selection, TableKind, TableName, TableSchema, TypeClass,
     },
     port::{FilesError, Roots, Target, TargetError, TargetErrorClass},
-    rule::{Action, Mismatch, Operation, Origin, Rule, Schemas, Severity},
+    rule::{Action, Mismatch, Operation, Origin, Rule, RuleKind, Schemas, Severity},
 };
 
 /// Sample rows of a step.
@@ -320,6 +320,17 @@ pub(crate) async fn selections(target: &dyn Target, roots: &Roots, plan: &Plan) 
     select(target, roots, &rules, Purpose::Execute).await
 }
 
+/// Has the database judge a condition.
+async fn explain(target: &dyn Target, rule: &StepRule<'_>, step: &Step) -> Result<(), PlanError> {
+    match target.explain(&step.selection).await {
+        Err(error) if matches!(error.class, TargetErrorClass::Refused | TargetErrorClass::SchemaChanged) => {
+            let expected = format!("the database does not take its condition: {error}; expected one that it can plan");
+            Err(rule.mismatch(Mismatch::new(expected)))
+        }
+        planned => Ok(planned?),
+    }
+}
+
 /// Checks that every rule fits the target's schema, and that the database takes its condition; counts nothing.
 ///
 /// # Errors
@@ -339,13 +350,7 @@ pub async fn check(target: &dyn Target, roots: &Roots, operations: &[Operation])
             .collect();
         let selections = select(target, roots, &rules, Purpose::Count).await?;
         for (rule, step) in rules.iter().zip(&selections.steps).filter(|(_, step)| step.files.is_none()) {
-            match target.explain(&step.selection).await {
-                Err(error) if matches!(error.class, TargetErrorClass::Refused | TargetErrorClass::SchemaChanged) => {
-                    let expected = format!("the database does not take its condition: {error}; expected one that it can plan");
-                    return Err(rule.mismatch(Mismatch::new(expected)));
-                }
-                planned => planned?,
-            }
+            explain(target, rule, step).await?;
         }
     }
     Ok(())
@@ -430,6 +435,10 @@ pub(crate) async fn plan(
                 .await?,
             );
             continue;
+        }
+        // The catalog may have been loaded while the target was out of reach.
+        if matches!(step.rule.kind, RuleKind::Filter(_)) {
+            explain(target, step, selected).await?;
         }
         let Step { selection, effect, .. } = selected;
         let mut findings = structural_findings(&selection.table, captured, effect.removes());
