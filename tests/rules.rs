@@ -24,6 +24,7 @@ on_both! {
     a_restricting_key_blocks_by_name
     a_declared_child_goes_along_where_the_schema_only_refuses
     archived_rows_are_copied_and_undo_takes_the_copies_back
+    archived_rows_come_back_where_the_archive_table_is_gone
     an_archive_table_that_does_not_fit_is_refused_at_start
     updated_rows_stay_and_undo_gives_the_old_values_back
     orphans_of_every_form
@@ -364,6 +365,23 @@ async fn archived_rows_are_copied_and_undo_takes_the_copies_back(database: Datab
         warnings.iter().any(|warning| warning.message.contains("id=4")),
         "{warnings:?}"
     );
+}
+
+async fn archived_rows_come_back_where_the_archive_table_is_gone(database: Database) {
+    let rest = "action = \"archive\"\ninto = \"old_account\"\nstamp = \"archived_at\"\n";
+    for sql in ["DROP TABLE old_account", "ALTER TABLE old_account DROP COLUMN archived_at"] {
+        let world = World::with_schema(database, SCHEMA, &closed_accounts(rest)).await;
+        let before = hashes(&world).await;
+        let (_, run) = clean(&world, "close", 3).await;
+        world.db.execute(sql).await.expect("a change");
+        let undone = undo(&world, &run.id).await;
+        assert_eq!(undone.state(), proto::RunState::Succeeded, "{sql}: {}", undone.state_reason);
+        assert_eq!(hashes(&world).await, before, "{sql}");
+        let warnings = undone.report.expect("a report").warnings;
+        let told: Vec<_> = warnings.iter().filter(|warning| warning.code == "ARCHIVE_GONE").collect();
+        assert_eq!(told.len(), 1, "once, not for each chunk: {warnings:?}");
+        assert!(told[0].message.contains("old_account"), "{}", told[0].message);
+    }
 }
 
 async fn an_archive_table_that_does_not_fit_is_refused_at_start(database: Database) {

@@ -224,8 +224,10 @@ pub struct Restored {
     pub rows: u64,
     /// Rows left.
     pub conflicting: u64,
-    /// Some of those.
+    /// Some of those, and rows that are back without all that was done to them being undone.
     pub conflicts: Vec<Conflict>,
+    /// The archive table whose copies of the rows could not be looked for: it is gone, or lacks their columns.
+    pub archive_gone: Option<TableName>,
 }
 
 /// One transaction on the target, on a connection of its own that never goes back to a pool after an error.
