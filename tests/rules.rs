@@ -5,7 +5,8 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use dbkeep_client::{Error, PlanRequest, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Error, PlanRequest, RunRequest, RunStream, UndoRequest, proto};
+use futures::StreamExt as _;
 use support::{Database, World, refusal};
 
 /// Each case on each database.
@@ -34,6 +35,7 @@ on_both! {
     a_circle_of_cascades_is_refused_by_name
     later_steps_foresee_what_earlier_ones_take
     children_that_came_since_the_plan_are_too_many
+    what_a_run_and_its_undo_write_to_is_held
     rules_of_several_operations_that_conflict_are_not_planned_together
     what_the_catalog_gets_wrong_is_refused_at_start
 }
@@ -568,6 +570,78 @@ async fn children_that_came_since_the_plan_are_too_many(database: Database) {
         "{refused:?}"
     );
     assert_eq!(hashes(&world).await, before);
+}
+
+/// The run of a stream that has done something.
+async fn at_work(stream: &mut RunStream) -> String {
+    loop {
+        let event = stream.next().await.expect("no end yet").expect("an event");
+        if matches!(&event.event, Some(proto::run_event::Event::Progress(progress)) if progress.rows_affected > 0) {
+            return event.run_id;
+        }
+    }
+}
+
+async fn what_a_run_and_its_undo_write_to_is_held(database: Database) {
+    let time = if database == Database::Postgres {
+        "timestamptz"
+    } else {
+        "text"
+    };
+    let archive = format!(
+        "CREATE TABLE old_account (id integer PRIMARY KEY, status text, closed_at bigint, seen_at bigint, made_at bigint, archived_at {time});"
+    );
+    let own = |name: &str, table: &str| operation(name, &rule("one", "filter", table, "condition = \"id = 1\"\n"));
+    let others = [
+        ("profiles", "profile"),
+        ("posts", "post"),
+        ("remarks", "remark"),
+        ("archives", "old_account"),
+    ];
+    let mut catalog = closed_accounts("action = \"archive\"\ninto = \"old_account\"\nstamp = \"archived_at\"\n");
+    others.iter().for_each(|(name, table)| catalog += &own(name, table));
+    catalog += &own("badges", "badge");
+    let world = World::with_schema(database, &format!("{SCHEMA}{archive}"), &catalog).await;
+    let before = hashes(&world).await;
+    let all_held = async |holder: &str| {
+        for (name, table) in others {
+            let request = RunRequest::of_plan(&world.plan(name).await).execute();
+            let refused = world.client.cleanup().run(request).await.map(|_| ()).expect_err(table);
+            assert!(
+                matches!(&refused, Error::RunAlreadyActive { run, .. } if run == holder),
+                "{table}: {refused:?}"
+            );
+        }
+        // What it has nothing to do with is free.
+        assert_eq!(world.clean("badges").await.state(), proto::RunState::Succeeded);
+    };
+    // So slow that it is still at work when everything has been tried.
+    let plan = world.plan("close").await;
+    let request = RunRequest::of_plan(&plan).execute().batch_size(1).max_rows_per_second(1);
+    let mut stream = world.client.cleanup().run(request).await.expect("a run");
+    let run = at_work(&mut stream).await;
+    all_held(&run).await;
+    world.client.runs().cancel(run.as_str(), "enough").await.expect("cancelled");
+    stream.finish().await.expect("an end");
+    assert_eq!(undo(&world, &run).await.state(), proto::RunState::Succeeded);
+
+    let (_, run) = clean(&world, "close", 1).await;
+    let request = UndoRequest::new(&run.id).max_rows_per_second(1);
+    let mut stream = world.client.runs().undo(request).await.expect("a stream");
+    let undoing = at_work(&mut stream).await;
+    all_held(&undoing).await;
+    world
+        .client
+        .runs()
+        .cancel(undoing.as_str(), "enough")
+        .await
+        .expect("cancelled");
+    stream.finish().await.expect("an end");
+    // Another undo brings the rest.
+    undo(&world, &run.id).await;
+    let mut after = hashes(&world).await;
+    after.insert("badge", before["badge"].clone());
+    assert_eq!(after, before);
 }
 
 async fn rules_of_several_operations_that_conflict_are_not_planned_together(database: Database) {

@@ -12,6 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::names::archive_name;
 use self::{
     changes::Changes,
     names::{archive_table, look_up},
@@ -86,6 +87,15 @@ impl Step {
         } else {
             Vec::new()
         }
+    }
+
+    /// Names of all tables that a run needs for itself.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &TableName> {
+        let archive = match &self.effect.action {
+            RowAction::Archive { into, .. } => Some(into),
+            RowAction::Delete | RowAction::Set { .. } => None,
+        };
+        self.tables().map(|table| &table.name).chain(archive)
     }
 
     /// Tables whose rows a batch changes.

@@ -63,3 +63,11 @@ pub(super) async fn archive_table(
         None => (namesakes.made, None),
     })
 }
+
+/// Full name of the table that a run has archived rows into, or would have: it may be gone.
+pub(crate) async fn archive_name(target: &dyn Target, into: &TableName) -> Result<TableName, TargetError> {
+    Ok(match target.introspect(into).await? {
+        Some(archive) => archive.name,
+        None => target.namesakes(into).await?.made,
+    })
+}

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableSchema},
+    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableName, TableSchema},
     planner,
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
 };
@@ -596,12 +596,8 @@ impl StepWork<'_> {
     }
 }
 
-/// Tables that a cleanup or its undo needs for itself.
-pub(crate) fn tables_of<'a>(schemas: impl IntoIterator<Item = &'a TableSchema>) -> Vec<String> {
-    schemas
-        .into_iter()
-        .map(|schema| schema.name.to_string())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect()
+/// Tables that a cleanup or its undo needs for itself, each once.
+pub(crate) fn tables_of<'a>(names: impl IntoIterator<Item = &'a TableName>) -> Vec<String> {
+    let names: BTreeSet<String> = names.into_iter().map(ToString::to_string).collect();
+    names.into_iter().collect()
 }
