@@ -16,6 +16,8 @@ macro_rules! on_both {
 
 on_both! {
     an_operation_that_fails_does_not_stop_the_others
+    what_changes_under_one_operation_fails_that_one_alone
+    an_archive_table_that_cannot_be_made_fails_its_operation_alone
     a_run_stops_on_failure_where_asked
     a_run_in_which_everything_fails_has_failed
     an_operation_over_its_expected_time_is_named_once
@@ -170,6 +172,108 @@ async fn an_operation_that_fails_does_not_stop_the_others(database: Database) {
     // The report can be read later, and is the same.
     let again = world.client.runs().get(run.id.as_str()).await.expect("the run");
     assert_eq!(again.report, Some(report));
+}
+
+/// Begins a run, changes the database by `sql` after the first batch, and waits for the end.
+async fn meddled(world: &World, request: RunRequest, sql: &str) -> proto::Run {
+    let request = request.execute().batch_size(10).max_rows_per_second(200);
+    let mut stream = world.client.cleanup().run(request).await.expect("a run");
+    loop {
+        let event = stream.next().await.expect("no end yet").expect("an event");
+        if matches!(&event.event, Some(proto::run_event::Event::Progress(progress)) if progress.rows_affected > 0) {
+            break;
+        }
+    }
+    world.db.execute(sql).await.expect("a change");
+    stream.finish().await.expect("an end")
+}
+
+async fn what_changes_under_one_operation_fails_that_one_alone(database: Database) {
+    use proto::{ReportStatus, StepState};
+    // On PostgreSQL a new trigger, since a new column would wait for the listing of the rows.
+    let reshape = |table: &str| match database {
+        Database::Postgres => format!(
+            "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; \
+             CREATE TRIGGER grown AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION nothing()"
+        ),
+        Database::Sqlite => format!("ALTER TABLE {table} ADD COLUMN grown integer"),
+    };
+    let emptied = || "DELETE FROM parent".to_owned();
+    let cases = [
+        (emptied(), "parent", "was emptied during the run", false),
+        (reshape("parent"), "parent", "changed its shape", false),
+        (reshape("child"), "child", "changed its shape", false),
+        (emptied(), "parent", "was emptied during the run", true),
+    ];
+    for (sql, table, says, stop) in cases {
+        let world = World::new(database).await;
+        let plan = plan(&world, &["orphans", "stale"]).await;
+        let mut request = RunRequest::of_plan(&plan);
+        if stop {
+            request = request.stop_on_failure();
+        }
+        let run = meddled(&world, request, &sql).await;
+        // A run of which nothing came to its end has failed.
+        let (state, status, after) = if stop {
+            let skipped = ("stale", StepState::Skipped, ReportStatus::Unspecified);
+            (proto::RunState::Failed, ReportStatus::Failed, skipped)
+        } else {
+            let done = ("stale", StepState::Succeeded, ReportStatus::Success);
+            (proto::RunState::PartiallySucceeded, ReportStatus::PartialSuccess, done)
+        };
+        assert_eq!(run.state(), state, "{sql}: {}", run.state_reason);
+        let report = run.report.expect("a report");
+        assert_eq!(report.status(), status, "{sql}");
+        assert_eq!(
+            verdicts(&report),
+            [("orphans", StepState::Failed, ReportStatus::Failed), after],
+            "{sql}"
+        );
+        let message = &report.steps[0].message;
+        assert!(message.contains(table) && message.contains(says), "{message}");
+        let gone = report.steps[0].rows_affected;
+        assert!(gone > 0 && gone < ORPHANS, "{sql}: {gone} rows");
+        assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN - gone);
+        let sessions = if stop { 500 } else { 300 };
+        assert_eq!(world.db.count("session").await.expect("a count"), sessions, "{sql}");
+    }
+}
+
+async fn an_archive_table_that_cannot_be_made_fails_its_operation_alone(database: Database) {
+    use proto::{ReportStatus, StepState};
+    let archiving = CATALOG.replacen(
+        "expiry = true\n",
+        "expiry = true\naction = \"archive\"\ninto = \"old_session\"\nstamp = \"archived_at\"\n",
+        1,
+    );
+    let world = World::with_catalog(database, &archiving).await;
+    let plan = plan(&world, &["second", "first"]).await;
+    // The name is taken by the time that the table is needed.
+    let taken = match database {
+        Database::Postgres => "CREATE TYPE old_session AS ENUM ('taken')",
+        Database::Sqlite => "CREATE TABLE spare (id integer); CREATE INDEX old_session ON spare (id)",
+    };
+    let run = meddled(&world, RunRequest::of_plan(&plan), taken).await;
+    let report = run.report.expect("a report");
+    assert_eq!(
+        verdicts(&report),
+        [
+            ("second", StepState::Succeeded, ReportStatus::Success),
+            ("first", StepState::Partial, ReportStatus::PartialSuccess),
+        ],
+        "{}",
+        run.state_reason
+    );
+    let states: Vec<_> = report.steps.iter().map(|step| (step.rule.as_str(), step.state())).collect();
+    assert_eq!(
+        states,
+        [
+            ("parents", StepState::Succeeded),
+            ("sessions", StepState::Failed),
+            ("others", StepState::Succeeded)
+        ]
+    );
+    assert_eq!(world.db.count("session").await.expect("a count"), 500);
 }
 
 async fn a_run_stops_on_failure_where_asked(database: Database) {

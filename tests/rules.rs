@@ -5,10 +5,9 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use dbkeep_client::{Error, PlanRequest, RunRequest, UndoRequest, proto};
-use dbkeep_server::Config;
-use support::{Database, World, empty};
-use tokio_util::sync::CancellationToken;
+use dbkeep_client::{Error, PlanRequest, RunRequest, RunStream, UndoRequest, proto};
+use futures::StreamExt as _;
+use support::{Database, World, refusal};
 
 /// Each case on each database.
 macro_rules! on_both {
@@ -26,6 +25,7 @@ on_both! {
     a_restricting_key_blocks_by_name
     a_declared_child_goes_along_where_the_schema_only_refuses
     archived_rows_are_copied_and_undo_takes_the_copies_back
+    archived_rows_come_back_where_the_archive_table_is_gone
     an_archive_table_that_does_not_fit_is_refused_at_start
     updated_rows_stay_and_undo_gives_the_old_values_back
     orphans_of_every_form
@@ -35,6 +35,8 @@ on_both! {
     a_circle_of_cascades_is_refused_by_name
     later_steps_foresee_what_earlier_ones_take
     children_that_came_since_the_plan_are_too_many
+    what_a_run_and_its_undo_write_to_is_held
+    rules_of_several_operations_that_conflict_are_not_planned_together
     what_the_catalog_gets_wrong_is_refused_at_start
 }
 
@@ -367,17 +369,21 @@ async fn archived_rows_are_copied_and_undo_takes_the_copies_back(database: Datab
     );
 }
 
-/// What a server says that does not take its catalog.
-async fn refusal(database: Database, schema: &str, catalog: &str) -> String {
-    let (url, folder) = empty(database).await;
-    let db = dbkeep_testkit::Db::open(&url).await.expect("a connection");
-    db.execute(schema).await.expect("tables");
-    let file = folder.path().join("catalog.toml");
-    std::fs::write(&file, catalog).expect("a catalog");
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let config = Config::embedded(folder.path().join("data")).with_target("app", url.as_str(), file.display().to_string());
-    let ended = dbkeep_server::serve(listener, config, CancellationToken::new()).await;
-    ended.expect_err("the catalog must be refused").to_string()
+async fn archived_rows_come_back_where_the_archive_table_is_gone(database: Database) {
+    let rest = "action = \"archive\"\ninto = \"old_account\"\nstamp = \"archived_at\"\n";
+    for sql in ["DROP TABLE old_account", "ALTER TABLE old_account DROP COLUMN archived_at"] {
+        let world = World::with_schema(database, SCHEMA, &closed_accounts(rest)).await;
+        let before = hashes(&world).await;
+        let (_, run) = clean(&world, "close", 3).await;
+        world.db.execute(sql).await.expect("a change");
+        let undone = undo(&world, &run.id).await;
+        assert_eq!(undone.state(), proto::RunState::Succeeded, "{sql}: {}", undone.state_reason);
+        assert_eq!(hashes(&world).await, before, "{sql}");
+        let warnings = undone.report.expect("a report").warnings;
+        let told: Vec<_> = warnings.iter().filter(|warning| warning.code == "ARCHIVE_GONE").collect();
+        assert_eq!(told.len(), 1, "once, not for each chunk: {warnings:?}");
+        assert!(told[0].message.contains("old_account"), "{}", told[0].message);
+    }
 }
 
 async fn an_archive_table_that_does_not_fit_is_refused_at_start(database: Database) {
@@ -566,6 +572,128 @@ async fn children_that_came_since_the_plan_are_too_many(database: Database) {
     assert_eq!(hashes(&world).await, before);
 }
 
+/// The run of a stream that has done something.
+async fn at_work(stream: &mut RunStream) -> String {
+    loop {
+        let event = stream.next().await.expect("no end yet").expect("an event");
+        if matches!(&event.event, Some(proto::run_event::Event::Progress(progress)) if progress.rows_affected > 0) {
+            return event.run_id;
+        }
+    }
+}
+
+async fn what_a_run_and_its_undo_write_to_is_held(database: Database) {
+    let time = if database == Database::Postgres {
+        "timestamptz"
+    } else {
+        "text"
+    };
+    let archive = format!(
+        "CREATE TABLE old_account (id integer PRIMARY KEY, status text, closed_at bigint, seen_at bigint, made_at bigint, archived_at {time});"
+    );
+    let own = |name: &str, table: &str| operation(name, &rule("one", "filter", table, "condition = \"id = 1\"\n"));
+    let others = [
+        ("profiles", "profile"),
+        ("posts", "post"),
+        ("remarks", "remark"),
+        ("archives", "old_account"),
+    ];
+    let mut catalog = closed_accounts("action = \"archive\"\ninto = \"old_account\"\nstamp = \"archived_at\"\n");
+    others.iter().for_each(|(name, table)| catalog += &own(name, table));
+    catalog += &own("badges", "badge");
+    let world = World::with_schema(database, &format!("{SCHEMA}{archive}"), &catalog).await;
+    let before = hashes(&world).await;
+    let all_held = async |holder: &str| {
+        for (name, table) in others {
+            let request = RunRequest::of_plan(&world.plan(name).await).execute();
+            let refused = world.client.cleanup().run(request).await.map(|_| ()).expect_err(table);
+            assert!(
+                matches!(&refused, Error::RunAlreadyActive { run, .. } if run == holder),
+                "{table}: {refused:?}"
+            );
+        }
+        // What it has nothing to do with is free.
+        assert_eq!(world.clean("badges").await.state(), proto::RunState::Succeeded);
+    };
+    // So slow that it is still at work when everything has been tried.
+    let plan = world.plan("close").await;
+    let request = RunRequest::of_plan(&plan).execute().batch_size(1).max_rows_per_second(1);
+    let mut stream = world.client.cleanup().run(request).await.expect("a run");
+    let run = at_work(&mut stream).await;
+    all_held(&run).await;
+    world.client.runs().cancel(run.as_str(), "enough").await.expect("cancelled");
+    stream.finish().await.expect("an end");
+    assert_eq!(undo(&world, &run).await.state(), proto::RunState::Succeeded);
+
+    let (_, run) = clean(&world, "close", 1).await;
+    let request = UndoRequest::new(&run.id).max_rows_per_second(1);
+    let mut stream = world.client.runs().undo(request).await.expect("a stream");
+    let undoing = at_work(&mut stream).await;
+    all_held(&undoing).await;
+    world
+        .client
+        .runs()
+        .cancel(undoing.as_str(), "enough")
+        .await
+        .expect("cancelled");
+    stream.finish().await.expect("an end");
+    // Another undo brings the rest.
+    undo(&world, &run.id).await;
+    let mut after = hashes(&world).await;
+    after.insert("badge", before["badge"].clone());
+    assert_eq!(after, before);
+}
+
+async fn rules_of_several_operations_that_conflict_are_not_planned_together(database: Database) {
+    let retire = rule(
+        "retire",
+        "filter",
+        "account",
+        "condition = \"id < 10\"\nwhere = { status = \"open\" }\naction = \"update\"\nset = { status = \"retired\" }\n",
+    );
+    let badges = |status: &str| {
+        let rest = format!(
+            "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\nparent_where = {{ status = \"{status}\" }}\n"
+        );
+        rule("badges", "orphan", "badge", &rest)
+    };
+    let catalog = [
+        operation("retire", &retire),
+        operation("retired_badges", &badges("retired")),
+        operation("barred_badges", &badges("barred")),
+    ];
+    let world = World::with_schema(database, SCHEMA, &catalog.concat()).await;
+    let before = hashes(&world).await;
+    let plan = async |operations: [&str; 2]| world.client.cleanup().plan(PlanRequest::new(operations)).await;
+    let refused = plan(["retire", "retired_badges"]).await.expect_err("refused");
+    let said = refused.to_string();
+    assert!(matches!(refused, Error::CatalogMismatch { .. }), "{refused:?}");
+    for part in [
+        "rule badges of operation retired_badges",
+        "rule retire of operation retire",
+        "status",
+        "catalog.toml:",
+        "in a plan of its own",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(hashes(&world).await, before);
+    // In the other order, and where the change is none to the second, the counts are what happens.
+    for operations in [["retired_badges", "retire"], ["retire", "barred_badges"]] {
+        let plan = plan(operations).await.expect("a plan");
+        let request = RunRequest::of_plan(&plan).execute().full_speed();
+        let run = world.client.cleanup().run(request).await.expect("a run");
+        let run = run.finish().await.expect("an end");
+        let report = run.report.expect("a report");
+        let done: Vec<_> = report.steps.iter().map(|step| step.rows_affected).collect();
+        let planned: Vec<_> = plan.steps.iter().map(|step| step.row_count).collect();
+        assert_eq!(done, planned, "{operations:?}");
+        assert!(planned.iter().sum::<u64>() > 0, "{operations:?}");
+        assert_eq!(undo(&world, &run.id).await.state(), proto::RunState::Succeeded);
+    }
+    assert_eq!(hashes(&world).await, before);
+}
+
 async fn what_the_catalog_gets_wrong_is_refused_at_start(database: Database) {
     let orphan = "columns = [\"account_id\"]\nparent = \"account\"\nparent_columns = [\"id\"]\n";
     let cases = [
@@ -635,6 +763,34 @@ async fn what_the_catalog_gets_wrong_is_refused_at_start(database: Database) {
                 "condition = \"id = 1\"\naction = \"update\"\nset = { status = \"x\" }\n",
             ) + &rule("s", "filter", "account", "condition = \"status = 'closed'\"\n"),
             "the first changes status",
+        ),
+        (
+            rule(
+                "r",
+                "filter",
+                "account",
+                "condition = \"id = 1\"\naction = \"update\"\nset = { status = \"x\" }\n",
+            ) + &rule(
+                "s",
+                "orphan",
+                "badge",
+                &format!("{orphan}parent_where = {{ status = \"x\" }}\n"),
+            ),
+            "the first changes account.status, by which the second selects",
+        ),
+        (
+            // A key of the database empties what the second one looks at.
+            rule("r", "filter", "account", "condition = \"id = 1\"\n")
+                + &rule("s", "filter", "post", "condition = \"editor_id = 1\"\n"),
+            "changes editor_id, by which it selects",
+        ),
+        (
+            rule("r", "orphan", "badge", &orphan.replace("parent_columns = [\"id\"]\n", "")),
+            "missing field `parent_columns`",
+        ),
+        (
+            rule("r", "orphan", "badge", &orphan.replace("[\"id\"]", "[\"id\", \"status\"]")),
+            "columns has 1 entries and parent_columns 2",
         ),
         (
             rule(

@@ -241,6 +241,19 @@ pub(crate) async fn empty(database: Database) -> (String, tempfile::TempDir) {
     (url, folder)
 }
 
+/// What a server says that does not take its catalog.
+pub(crate) async fn refusal(database: Database, schema: &str, catalog: &str) -> String {
+    let (url, folder) = empty(database).await;
+    let db = Db::open(&url).await.expect("a connection");
+    db.execute(schema).await.expect("tables");
+    let file = folder.path().join("catalog.toml");
+    fs::write(&file, catalog).expect("a catalog");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let config = Config::embedded(folder.path().join("data")).with_target("app", url.as_str(), file.display().to_string());
+    let ended = dbkeep_server::serve(listener, config, CancellationToken::new()).await;
+    ended.expect_err("the catalog must be refused").to_string()
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();

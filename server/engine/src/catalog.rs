@@ -13,8 +13,8 @@ use toml::{
 use crate::{
     model::{Literal, TableName},
     rule::{
-        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, cycle, dangling_key,
-        duplicate, expired, filter, orphan, orphan_files, temp_files,
+        Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, conflict, cycle,
+        dangling_key, duplicate, expired, filter, orphan, orphan_files, temp_files,
     },
 };
 
@@ -324,32 +324,35 @@ impl Source<'_> {
         })
     }
 
-    /// Rules of one operation must not depend on one another's effects: the plan counts them side by side.
+    /// Rules of one operation must not depend on one another's effects: the plan counts them side by side. The planner looks once
+    /// more, at all rules of a plan and with the names that the database resolved.
     fn check_conflicts(&self, operation: &str, earlier: &[Rule], rule: &Rule) -> Result<(), CatalogError> {
-        let conflict = |other: &Rule, problem: String| CatalogError {
+        let refusal = |other: &Rule, problem: String| CatalogError {
             origin: rule.origin.clone(),
             problem: format!(
                 "rules {} (line {}) and {} of operation {operation} conflict: {problem}",
                 other.name, other.origin.line, rule.name
             ),
         };
-        for other in earlier.iter().filter(|other| other.table == rule.table) {
-            if other.kind == rule.kind && other.tests == rule.tests {
-                return Err(conflict(
+        let looks = conflict::looks(rule);
+        for other in earlier {
+            if other.table == rule.table && other.kind == rule.kind && other.tests == rule.tests {
+                return Err(refusal(
                     other,
                     format!("both select the same rows of {}; expected one of them", rule.table),
                 ));
             }
-            for (column, _) in other.action.assignments() {
-                if rule.reads(&column) {
-                    return Err(conflict(
-                        other,
-                        format!("the first changes {column}, by which the second selects; expected the second one first"),
-                    ));
-                }
-                if rule.action.assignments().iter().any(|(second, _)| *second == column) {
-                    return Err(conflict(other, format!("both change {column}; expected one of them")));
-                }
+            if let Some(done) = conflict::conflict(&conflict::writes(other), &looks) {
+                return Err(refusal(
+                    other,
+                    format!("the first {done} the second selects; expected the second one first"),
+                ));
+            }
+            let changes = |rule: &Rule| rule.action.assignments().into_iter().map(|(column, _)| column);
+            if other.table == rule.table
+                && let Some(column) = changes(other).find(|column| changes(rule).any(|second| second == *column))
+            {
+                return Err(refusal(other, format!("both change {column}; expected one of them")));
             }
         }
         Ok(())

@@ -17,7 +17,11 @@ mod steering;
 
 pub mod backups;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -34,7 +38,7 @@ use crate::{
     },
     planner::{self, PlanError, Recount},
     port::{Archive, CreateRun, Created, Roots, RunFilter, Store, Target},
-    rule::{Operation, Severity},
+    rule::{Action, Operation, Severity},
     run::{Feeds, Supervisor, WatchItem, tables_of},
 };
 
@@ -423,7 +427,7 @@ impl Engine {
             report,
         );
         run.started_by.clone_from(&request.caller.principal);
-        let mut tables = tables_of(schemas.iter().flat_map(planner::Step::tables));
+        let mut tables = tables_of(schemas.iter().flat_map(planner::Step::held));
         if request.options.dry_run {
             tables.clear();
             run.state = RunState::Succeeded;
@@ -534,7 +538,7 @@ impl Engine {
         .await
         .map_err(plan_error(name))?;
         if recount.fingerprint != plan.fingerprint {
-            let tables = tables_of(selections.schemas.values().map(Arc::as_ref)).join(", ");
+            let tables = tables_of(selections.schemas.values().map(|schema| &schema.name)).join(", ");
             return Err(EngineError::SchemaChanged { plan: plan.id, tables });
         }
         for (step, (planned, now)) in plan.steps.iter().zip(&recount.steps).enumerate() {
@@ -562,7 +566,7 @@ impl Engine {
     /// Accepts an undo of a cleanup.
     ///
     /// # Errors
-    /// `UnknownRun`, `WrongState`, `NothingCaptured`, `RunAlreadyActive`, `RequestIdReused`, `InvalidField`, `Store`.
+    /// `UnknownRun`, `WrongState`, `NothingCaptured`, `RunAlreadyActive`, `RequestIdReused`, `InvalidField`, `Target`, `Store`.
     pub async fn undo(
         &self,
         request_id_text: &str,
@@ -614,21 +618,35 @@ impl Engine {
         let mut run = self.about(RunKind::Undo, &source, options).await?;
         run.started_by.clone_from(&caller.principal);
         let decision = Some(decide::allow_undo(caller, &run, source.id));
-        let tables = source
-            .report
-            .steps
-            .iter()
-            .map(|step| step.table.clone())
-            .collect::<std::collections::BTreeSet<_>>();
+        let tables = self.written_by(&source).await?;
         self.accept(CreateRun {
             run,
-            tables: tables.into_iter().collect(),
+            tables,
             request_id,
             request_digest: digest,
             events: Vec::new(),
             decision,
         })
         .await
+    }
+
+    /// All tables that a cleanup has written to, or could have: its own, those of rows that went along, and archives.
+    async fn written_by(&self, source: &Run) -> Result<Vec<String>, EngineError> {
+        let plan = self.context.store.plan(source.plan).await?.ok_or(EngineError::UnknownPlan)?;
+        let mut tables = BTreeSet::new();
+        for step in &source.report.steps {
+            tables.insert(step.table.clone());
+            tables.extend(step.along.iter().map(|along| along.table.clone()));
+        }
+        for step in &plan.steps {
+            tables.extend(step.children.iter().map(|child| child.table.clone()));
+            if let Action::Archive { into, .. } = &step.rule.action {
+                let (name, entry) = self.target(&source.target)?;
+                let archive = planner::archive_name(entry.target.as_ref(), into).await;
+                tables.insert(archive.map_err(EngineError::target(name))?.to_string());
+            }
+        }
+        Ok(tables.into_iter().collect())
     }
 
     /// Accepts a verification of a backup.

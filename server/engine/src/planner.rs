@@ -1,8 +1,10 @@
 //! The planner: catalog rules and the target's schema become selections, and selections become an exact plan. The live run
 //! takes its selections from here too, so that a dry run and a run cannot differ.
 
+mod changes;
 mod children;
 pub(crate) mod files;
+mod names;
 mod sets;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -10,6 +12,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::names::archive_name;
+use self::{
+    changes::Changes,
+    names::{archive_table, look_up},
+};
 use crate::{
     engine::Settings,
     failpoint,
@@ -18,7 +25,7 @@ use crate::{
         RowAction, SampleRow, Selection, TableKind, TableName, TableSchema, TypeClass,
     },
     port::{FilesError, Roots, Target, TargetError, TargetErrorClass},
-    rule::{Action, Mismatch, Operation, Origin, Rule, Schemas, Severity},
+    rule::{Action, Mismatch, Operation, Origin, Rule, RuleKind, Schemas, Severity},
 };
 
 /// Sample rows of a step.
@@ -82,6 +89,15 @@ impl Step {
         }
     }
 
+    /// Names of all tables that a run needs for itself.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &TableName> {
+        let archive = match &self.effect.action {
+            RowAction::Archive { into, .. } => Some(into),
+            RowAction::Delete | RowAction::Set { .. } => None,
+        };
+        self.tables().map(|table| &table.name).chain(archive)
+    }
+
     /// Tables whose rows a batch changes.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &TableSchema> {
         let children = self.effect.acting().map(|link| link.child.as_ref());
@@ -131,7 +147,7 @@ async fn introspect(target: &dyn Target, rules: &[StepRule<'_>]) -> Result<Schem
         let mut names: Vec<TableName> = step.rule.tables().into_iter().cloned().collect();
         while let Some(table) = names.pop() {
             if !schemas.contains_key(&table)
-                && let Some(schema) = target.introspect(&table).await?
+                && let Some(schema) = look_up(target, step, &table).await?
             {
                 schemas.insert(table, Arc::new(schema));
             }
@@ -192,9 +208,14 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
     let schemas = introspect(target, rules).await?;
     let mut gone: Vec<(TableName, Condition)> = Vec::new();
     let mut sets = sets::Sets::default();
+    let mut changes = Changes::default();
     let mut steps = Vec::with_capacity(rules.len());
     let mut identities = Vec::new();
+    let resolved = |name: &TableName| schemas.get(name).map_or_else(|| name.clone(), |schema| schema.name.clone());
     for step in rules {
+        if purpose == Purpose::Count {
+            changes.check(step, resolved).map_err(|mismatch| step.mismatch(mismatch))?;
+        }
         if step.rule.root().is_some() {
             let earlier: Vec<_> = steps.iter().filter_map(|step: &Step| step.files.clone()).collect();
             let (gone, earlier) = match purpose {
@@ -236,11 +257,12 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
         let action = match &step.rule.action {
             Action::Delete => RowAction::Delete,
             Action::Archive { into, stamp_column } => {
-                if let Some(archive) = target.introspect(into).await? {
+                let (into, archive) = archive_table(target, step, into).await?;
+                if let Some(archive) = archive {
                     check_archive(table, &archive, stamp_column).map_err(|mismatch| step.mismatch(mismatch))?;
                 }
                 RowAction::Archive {
-                    into: into.clone(),
+                    into,
                     stamp_column: stamp_column.clone(),
                 }
             }
@@ -262,13 +284,15 @@ async fn select(target: &dyn Target, roots: &Roots, rules: &[StepRule<'_>], purp
             }
         }
         let judged_by_parents = !condition.parents().is_empty();
+        let effect = Effect { action, children: links };
+        changes.add(step, &effect, resolved);
         steps.push(Step {
             selection: Selection {
                 table: Arc::clone(table),
                 matches: condition,
                 except,
             },
-            effect: Effect { action, children: links },
+            effect,
             files: None,
             strict: judged_by_parents && step.rule.strict.unwrap_or(step.severity >= Severity::High),
             findings,
@@ -306,6 +330,17 @@ pub(crate) async fn selections(target: &dyn Target, roots: &Roots, plan: &Plan) 
     select(target, roots, &rules, Purpose::Execute).await
 }
 
+/// Has the database judge a condition.
+async fn explain(target: &dyn Target, rule: &StepRule<'_>, step: &Step) -> Result<(), PlanError> {
+    match target.explain(&step.selection).await {
+        Err(error) if matches!(error.class, TargetErrorClass::Refused | TargetErrorClass::SchemaChanged) => {
+            let expected = format!("the database does not take its condition: {error}; expected one that it can plan");
+            Err(rule.mismatch(Mismatch::new(expected)))
+        }
+        planned => Ok(planned?),
+    }
+}
+
 /// Checks that every rule fits the target's schema, and that the database takes its condition; counts nothing.
 ///
 /// # Errors
@@ -325,13 +360,7 @@ pub async fn check(target: &dyn Target, roots: &Roots, operations: &[Operation])
             .collect();
         let selections = select(target, roots, &rules, Purpose::Count).await?;
         for (rule, step) in rules.iter().zip(&selections.steps).filter(|(_, step)| step.files.is_none()) {
-            match target.explain(&step.selection).await {
-                Err(error) if matches!(error.class, TargetErrorClass::Refused | TargetErrorClass::SchemaChanged) => {
-                    let expected = format!("the database does not take its condition: {error}; expected one that it can plan");
-                    return Err(rule.mismatch(Mismatch::new(expected)));
-                }
-                planned => planned?,
-            }
+            explain(target, rule, step).await?;
         }
     }
     Ok(())
@@ -416,6 +445,10 @@ pub(crate) async fn plan(
                 .await?,
             );
             continue;
+        }
+        // The catalog may have been loaded while the target was out of reach.
+        if matches!(step.rule.kind, RuleKind::Filter(_)) {
+            explain(target, step, selected).await?;
         }
         let Step { selection, effect, .. } = selected;
         let mut findings = structural_findings(&selection.table, captured, effect.removes());

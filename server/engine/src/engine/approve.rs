@@ -137,7 +137,7 @@ impl Engine {
                 principal: caller.principal.clone(),
                 at: decision.at,
             },
-            tables: tables_of(selections.iter().flat_map(crate::planner::Step::tables)),
+            tables: tables_of(selections.iter().flat_map(crate::planner::Step::held)),
         };
         let run = self.resolve(&run, &verdict, &decision).await?;
         tracing::info!(run = %run.id, principal = caller.principal, approvals = run.approvals.len(), "run approved");

@@ -224,8 +224,10 @@ pub struct Restored {
     pub rows: u64,
     /// Rows left.
     pub conflicting: u64,
-    /// Some of those.
+    /// Some of those, and rows that are back without all that was done to them being undone.
     pub conflicts: Vec<Conflict>,
+    /// The archive table whose copies of the rows could not be looked for: it is gone, or lacks their columns.
+    pub archive_gone: Option<TableName>,
 }
 
 /// One transaction on the target, on a connection of its own that never goes back to a pool after an error.
@@ -310,6 +312,17 @@ pub struct Replica {
     pub stopped: bool,
 }
 
+/// What a table's name without a schema could mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namesakes {
+    /// Tables that the name alone reaches. The database takes the first; where there are more, somebody may have meant another.
+    pub reached: Vec<TableName>,
+    /// Tables of that name elsewhere, which only a full name reaches.
+    pub elsewhere: Vec<TableName>,
+    /// Full name of the table that would be made under this name.
+    pub made: TableName,
+}
+
 /// How strained the target is. `None` is what this database, or this user, cannot tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pressure {
@@ -345,6 +358,9 @@ pub trait Target: Explore + Send + Sync {
 
     /// Shape of a table; `None` where there is none of that name.
     async fn introspect(&self, table: &TableName) -> Result<Option<TableSchema>, TargetError>;
+
+    /// What a table's name could mean; one with a schema means itself.
+    async fn namesakes(&self, table: &TableName) -> Result<Namesakes, TargetError>;
 
     /// Exact count and samples of a selection.
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError>;

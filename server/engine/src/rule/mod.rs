@@ -5,6 +5,7 @@
 //! `docs/rules/`; the compiler points at the rest.
 
 pub mod children;
+pub(crate) mod conflict;
 pub mod cycle;
 pub mod dangling_key;
 pub mod duplicate;
@@ -225,6 +226,16 @@ impl ColumnTest {
                     return Err(Mismatch::new(format!(
                         "{}.{} is {}; expected values of that type, found {value:?}",
                         schema.name, column.name, column.type_name
+                    )));
+                }
+                let is_time = matches!(column.class, TypeClass::Instant | TypeClass::CivilTime | TypeClass::Date);
+                if let Literal::Text(text) = value
+                    && is_time
+                    && let Some(word) = filter::present_in(text)
+                {
+                    return Err(Mismatch::new(format!(
+                        "{}.{} is tested for {text:?}, and {word} changes between plan and run; expected kind \"expired\" for ages",
+                        schema.name, column.name
                     )));
                 }
             }
@@ -495,25 +506,6 @@ impl Rule {
             }
         }
         Ok(())
-    }
-
-    /// Whether the rule selects by this column. A filter's text counts wherever it has the name as a word.
-    #[must_use]
-    pub fn reads(&self, column: &str) -> bool {
-        let by_kind = match &self.kind {
-            RuleKind::Orphan(orphan) => {
-                orphan.columns.iter().any(|name| name == column)
-                    || orphan.of_type.as_ref().is_some_and(|(name, _)| name == column)
-                    || orphan.grace.as_ref().is_some_and(|grace| grace.column == column)
-            }
-            RuleKind::Expired(expired) => expired.column == column || expired.fallback.as_deref() == Some(column),
-            RuleKind::DanglingKey(dangling) => dangling.column == column,
-            RuleKind::Filter(filter) => filter.names(column),
-            RuleKind::Duplicate(duplicate) => duplicate.columns.iter().chain(&duplicate.by).any(|name| name == column),
-            RuleKind::Cycle(cycle) => cycle.from.iter().chain(&cycle.to).any(|name| name == column),
-            RuleKind::TempFiles(_) | RuleKind::OrphanFiles(_) => false,
-        };
-        by_kind || self.tests.iter().any(|test| test.column == column)
     }
 
     /// What a reviewer should know about this kind on this schema, beyond what holds for every deletion.

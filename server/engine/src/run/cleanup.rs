@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableSchema},
+    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableName, TableSchema},
     planner,
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
 };
@@ -98,12 +98,6 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
             continue;
         }
         attempt.ledger.begin_step(index).await?;
-        if let RowAction::Archive { into, stamp_column } = &step.effect.action {
-            attempt
-                .target
-                .create_archive(&step.selection.table, into, stamp_column)
-                .await?;
-        }
         let done = totals
             .iter()
             .find(|totals| usize::try_from(totals.step) == Ok(index))
@@ -112,17 +106,17 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         let result = match &step.files {
             Some(selection) => files::clean_step(attempt, index, selection).await,
             None => {
-                StepWork {
+                let still = step.still();
+                let work = StepWork {
                     attempt,
                     index,
                     selection: &step.selection,
                     effect: &step.effect,
-                    still: &step.still(),
+                    still: &still,
                     totals: done,
                     reopened: false,
-                }
-                .run()
-                .await
+                };
+                work.run().await
             }
         };
         let (state, message) = match result {
@@ -135,18 +129,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
                     format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds),
                 )
             }
-            // These concern the step alone: the tables of others may be fine.
-            Err(Halt::Target(error))
-                if matches!(
-                    error.class,
-                    TargetErrorClass::Constraint
-                        | TargetErrorClass::Refused
-                        | TargetErrorClass::Permission
-                        | TargetErrorClass::Unsupported
-                ) =>
-            {
-                (StepState::Failed, error.to_string())
-            }
+            Err(Halt::Target(error)) if is_of_the_step(&error) => (StepState::Failed, error.to_string()),
             Err(halt) => {
                 attempt.ledger.pause_step(index);
                 return Err(halt);
@@ -166,6 +149,25 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         vacuum::after(attempt, touched).await?;
     }
     Ok(verdict(attempt, out_of_time))
+}
+
+/// Whether a failure concerns the step alone: the tables of others may be fine. Each of their batches looks for itself.
+fn is_of_the_step(error: &TargetError) -> bool {
+    match error.class {
+        TargetErrorClass::Constraint
+        | TargetErrorClass::Refused
+        | TargetErrorClass::Permission
+        | TargetErrorClass::SchemaChanged
+        | TargetErrorClass::Unsupported
+        | TargetErrorClass::OverBudget
+        | TargetErrorClass::Sink => true,
+        // Without its connection or its right to the run nothing can go on.
+        TargetErrorClass::Lost
+        | TargetErrorClass::Fenced
+        | TargetErrorClass::LockTimeout
+        | TargetErrorClass::Conflict
+        | TargetErrorClass::Timeout => false,
+    }
 }
 
 /// Whether an earlier attempt has ended a step.
@@ -380,6 +382,10 @@ struct StepWork<'a> {
 
 impl StepWork<'_> {
     async fn run(mut self) -> Result<StepEnd, Halt> {
+        if let RowAction::Archive { into, stamp_column } = &self.effect.action {
+            let target = Arc::clone(&self.attempt.target);
+            target.create_archive(&self.selection.table, into, stamp_column).await?;
+        }
         let mut cursor = (!self.totals.cursor.is_empty()).then(|| self.totals.cursor.clone());
         self.totals.pass = self.totals.pass.max(1);
         let mut slipping = 0;
@@ -627,12 +633,8 @@ impl StepWork<'_> {
     }
 }
 
-/// Tables that a cleanup or its undo needs for itself.
-pub(crate) fn tables_of<'a>(schemas: impl IntoIterator<Item = &'a TableSchema>) -> Vec<String> {
-    schemas
-        .into_iter()
-        .map(|schema| schema.name.to_string())
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect()
+/// Tables that a cleanup or its undo needs for itself, each once.
+pub(crate) fn tables_of<'a>(names: impl IntoIterator<Item = &'a TableName>) -> Vec<String> {
+    let names: BTreeSet<String> = names.into_iter().map(ToString::to_string).collect();
+    names.into_iter().collect()
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     backup::{ChunkError, Section, read_chunk},
     failpoint,
-    model::{JournalEntry, RunState, StepState},
+    model::{JournalEntry, RunState, StepState, Warning},
     port::{Restored, SourceMark, TargetError, TargetErrorClass},
 };
 
@@ -191,6 +191,7 @@ async fn restore_in_transaction(
         restored.rows += part.rows;
         restored.conflicting += part.conflicting;
         restored.conflicts.extend(part.conflicts);
+        restored.archive_gone = restored.archive_gone.or(part.archive_gone);
     }
     if restored.rows + restored.conflicting != expected {
         transaction.rollback().await;
@@ -223,13 +224,17 @@ async fn restore_in_transaction(
     report.rows_conflicting += entry.conflicting;
     report.batches += 1;
     report.passes = 1;
-    let named = attempt
-        .ledger
-        .report
-        .warnings
-        .iter()
-        .filter(|warning| warning.code == "UNDO_CONFLICT")
-        .count();
+    let warnings = &attempt.ledger.report.warnings;
+    let named = warnings.iter().filter(|warning| warning.code == "UNDO_CONFLICT").count();
+    let step = u32::try_from(index).ok();
+    let told = |warning: &Warning| warning.code == "ARCHIVE_GONE" && warning.step == step;
+    if let Some(archive) = restored.archive_gone.filter(|_| !warnings.iter().any(told)) {
+        let message = format!(
+            "archive table {archive} is gone, or has other columns by now: the rows are back from the backup, and copies of \
+             them were not removed from there"
+        );
+        attempt.ledger.warn(Some(index), "ARCHIVE_GONE", message).await?;
+    }
     for conflict in restored.conflicts.iter().take(NAMED_CONFLICTS.saturating_sub(named)) {
         let message = format!("{} {}: {}", conflict.table, conflict.key, conflict.reason);
         attempt.ledger.warn(Some(index), "UNDO_CONFLICT", message).await?;

@@ -1,12 +1,19 @@
 //! Reads the shape of a table from PostgreSQL's catalogs.
 
 use dbkeep_engine::{
-    model::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass},
-    port::TargetError,
+    model::{
+        Column, Condition, ForeignKey, Generated, Index, OnDelete, Selection, TableKind, TableName, TableSchema, Trigger,
+        TypeClass,
+    },
+    port::{Namesakes, TargetError},
+    rule::filter,
 };
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
-use super::{error::statement, render};
+use super::{
+    error::{refused, statement},
+    render,
+};
 
 /// A digest of everything about the table of oid `$1` that decides what a deletion does. Cheap enough for every batch: three
 /// index look-ups. A key of another table that points here shows as one of its internal triggers.
@@ -54,6 +61,87 @@ const INCOMING: &str = "SELECT f.conname::text, n.nspname::text, c.relname::text
 
 const TRIGGERS: &str = "SELECT tgname::text, tgtype & 8 <> 0, tgtype & 4 <> 0, tgtype & 66 <> 0, tgtype & 16 <> 0 FROM pg_catalog.pg_trigger \
      WHERE tgrelid = $1 AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY tgname";
+
+/// Relations of a name, and where their schemas stand in the search path. Whatever the path reaches takes the name, also an
+/// index; elsewhere only what could be meant is of interest.
+const NAMESAKES: &str = "SELECT n.nspname::text, p.place IS NOT NULL \
+     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+     LEFT JOIN unnest(current_schemas(true)) WITH ORDINALITY AS p(name, place) ON p.name = n.nspname \
+     WHERE c.relname = $1 AND (p.place IS NOT NULL OR c.relkind IN ('r', 'p', 'f', 'v', 'm') \
+       AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_t%') ORDER BY p.place, n.nspname";
+
+pub(super) async fn namesakes(connection: &mut PgConnection, name: &TableName) -> Result<Namesakes, TargetError> {
+    if name.schema.is_some() {
+        return Ok(Namesakes {
+            reached: vec![name.clone()],
+            elsewhere: Vec::new(),
+            made: name.clone(),
+        });
+    }
+    let of_schema = |schema: Option<String>| TableName {
+        schema,
+        name: name.name.clone(),
+    };
+    let schema: Option<String> = sqlx::query_scalar("SELECT current_schema()::text")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let mut namesakes = Namesakes {
+        reached: Vec::new(),
+        elsewhere: Vec::new(),
+        made: of_schema(schema),
+    };
+    let found = sqlx::query(NAMESAKES)
+        .bind(&name.name)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    for row in found {
+        let table = of_schema(Some(get(&row, 0)?));
+        if get(&row, 1)? {
+            namesakes.reached.push(table);
+        } else {
+            namesakes.elsewhere.push(table);
+        }
+    }
+    Ok(namesakes)
+}
+
+/// Functions of these names, each with its schema where one is named, that need not return the same from one moment to the next. Of
+/// PostgreSQL's own the stable ones depend on settings, which do not change; whatever else is called stable may look at anything.
+const UNSTABLE: &str = "SELECT p.proname::text, p.provolatile = 'v' FROM unnest($1::text[], $2::text[]) AS f(schema, name) \
+     JOIN pg_catalog.pg_proc AS p ON p.proname = f.name JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace \
+     WHERE CASE WHEN f.schema IS NULL THEN pg_catalog.pg_function_is_visible(p.oid) ELSE n.nspname = f.schema END \
+       AND (p.provolatile = 'v' OR p.provolatile = 's' AND n.nspname <> 'pg_catalog') ORDER BY 1 LIMIT 1";
+
+/// Whether the functions of conditions in SQL return the same to the plan and to the run.
+///
+/// # Errors
+/// Class `Refused` with the name of one that may not.
+pub(super) async fn check_functions(connection: &mut PgConnection, selection: &Selection) -> Result<(), TargetError> {
+    let mut called = Vec::new();
+    selection.matches.visit(&mut |part| {
+        if let Condition::Sql { text, .. } = part {
+            called.extend(filter::functions(text));
+        }
+    });
+    if called.is_empty() {
+        return Ok(());
+    }
+    let (schemas, names): (Vec<_>, Vec<_>) = called.into_iter().unzip();
+    let found = sqlx::query(UNSTABLE)
+        .bind(schemas)
+        .bind(names)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?;
+    let Some(found) = found else { return Ok(()) };
+    let (name, volatile): (String, bool) = (get(&found, 0)?, get(&found, 1)?);
+    let declared = if volatile { "VOLATILE" } else { "STABLE" };
+    Err(refused(format!(
+        "function {name} is declared {declared}, so that a run could find other rows than its plan; expected one that is IMMUTABLE"
+    )))
+}
 
 pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
     let found = sqlx::query(TABLE)

@@ -35,7 +35,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, Claim, Maintenance, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, Claim, Maintenance, Namesakes, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass,
+        ValueStream,
     },
 };
 use sqlx::{
@@ -259,6 +260,13 @@ impl Target for PostgresTarget {
         Ok(schema)
     }
 
+    async fn namesakes(&self, table: &TableName) -> Result<Namesakes, TargetError> {
+        let mut connection = self.connection().await?;
+        let namesakes = introspect::namesakes(&mut connection, table).await?;
+        self.idle.put(connection);
+        Ok(namesakes)
+    }
+
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
         if selection.matches.is_about_sets() {
             // Not to be used again: temporary tables and settings stay with it.
@@ -279,6 +287,7 @@ impl Target for PostgresTarget {
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
+        introspect::check_functions(&mut connection, selection).await?;
         let sql = format!("EXPLAIN {}", sets::explain(selection)?);
         connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
         connection.execute("COMMIT").await.map_err(error::statement)?;

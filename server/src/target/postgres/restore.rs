@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Row, TableName, Value},
-    port::{Captured, Conflict, Restored, Scratch, TableLayout, TargetError},
+    port::{Captured, Conflict, Restored, Scratch, TableLayout, TargetError, TargetErrorClass},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
@@ -65,8 +65,16 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
             let (mut restored, back) = insert_back(connection, layout, rows).await?;
             let back: Vec<&Row> = rows.iter().zip(back).filter(|(_, back)| *back).map(|(row, _)| row).collect();
             let stamped = (into, stamp_column.as_str(), stamp.as_str());
-            let stray = take_from_archive(connection, layout, &back, stamped).await?;
-            restored.conflicts.extend(stray);
+            connection.execute("SAVEPOINT archive").await.map_err(statement)?;
+            match take_from_archive(connection, layout, &back, stamped).await {
+                Ok(stray) => restored.conflicts.extend(stray),
+                Err(error) if error.class == TargetErrorClass::SchemaChanged => {
+                    connection.execute("ROLLBACK TO SAVEPOINT archive").await.map_err(statement)?;
+                    restored.archive_gone = Some(into.clone());
+                }
+                Err(error) => return Err(error),
+            }
+            connection.execute("RELEASE SAVEPOINT archive").await.map_err(statement)?;
             Ok(restored)
         }
         Captured::Changed { changed } => change_back(connection, layout, changed, rows).await,

@@ -2,7 +2,7 @@
 
 use dbkeep_engine::{
     model::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass},
-    port::TargetError,
+    port::{Namesakes, TargetError},
 };
 use sha2::{Digest as _, Sha256};
 use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
@@ -89,6 +89,23 @@ pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -
     };
     schema.indexes = indexes(connection, &table).await?;
     Ok(Some(schema))
+}
+
+/// What a name could mean: there is one schema only, in which no two names differ by case alone.
+pub(super) async fn namesakes(connection: &mut SqliteConnection, name: &TableName) -> Result<Namesakes, TargetError> {
+    is_main(name)?;
+    let of_main = |name: String| TableName { schema: None, name };
+    let sql = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE";
+    let found: Option<String> = sqlx::query_scalar(sql)
+        .bind(&name.name)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?;
+    Ok(Namesakes {
+        reached: found.map(of_main).into_iter().collect(),
+        elsewhere: Vec::new(),
+        made: of_main(name.name.clone()),
+    })
 }
 
 /// A digest of everything that decides what a deletion from this table does: its own definition, its indexes and triggers,

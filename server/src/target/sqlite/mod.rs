@@ -33,7 +33,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, Claim, Maintenance, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, Claim, Maintenance, Namesakes, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass,
+        ValueStream,
     },
 };
 use sqlx::{
@@ -196,6 +197,13 @@ impl Target for SqliteTarget {
         let schema = introspect::table(&mut connection, table).await?;
         self.idle.put(connection);
         Ok(schema)
+    }
+
+    async fn namesakes(&self, table: &TableName) -> Result<Namesakes, TargetError> {
+        let mut connection = self.connection().await?;
+        let namesakes = introspect::namesakes(&mut connection, table).await?;
+        self.idle.put(connection);
+        Ok(namesakes)
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {

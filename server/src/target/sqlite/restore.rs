@@ -52,20 +52,15 @@ pub(super) async fn restore(
             stamp,
         } => {
             let (mut restored, back) = insert_back(connection, layout, rows).await?;
-            let names = layout.columns.iter().map(|(name, _)| name.as_str());
-            let same = names
-                .map(|name| format!("{} IS ?", render::identifier(name)))
-                .collect::<Vec<_>>();
             for (row, _) in rows.iter().zip(back).filter(|(_, back)| *back) {
-                let same: Vec<String> = same
-                    .iter()
-                    .zip(row)
-                    .map(|(same, value)| same.replace('?', render::placeholder(value)))
-                    .collect();
+                let columns = layout.columns.iter().zip(row);
+                // With its table, since a quoted name of no column alone would be taken for a string.
+                let same =
+                    columns.map(|((name, _), value)| format!("a.{} IS {}", render::identifier(name), render::placeholder(value)));
                 let sql = format!(
-                    "DELETE FROM {} WHERE {} AND {} = {}",
+                    "DELETE FROM {} AS a WHERE {} AND a.{} = {}",
                     render::table(into),
-                    same.join(" AND "),
+                    same.collect::<Vec<_>>().join(" AND "),
                     render::identifier(stamp_column),
                     render::literal(stamp)
                 );
@@ -73,7 +68,15 @@ pub(super) async fn restore(
                 for value in row {
                     query = bind(query, value);
                 }
-                let taken = query.execute(&mut *connection).await.map_err(statement)?.rows_affected();
+                // A statement that fails takes back nothing but itself.
+                let taken = match query.execute(&mut *connection).await.map_err(statement) {
+                    Ok(done) => done.rows_affected(),
+                    Err(error) if error.class == TargetErrorClass::SchemaChanged => {
+                        restored.archive_gone = Some(into.clone());
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                };
                 if taken == 0 && restored.conflicts.len() < NAMED_CONFLICTS {
                     restored.conflicts.push(Conflict {
                         table: into.clone(),
