@@ -22,6 +22,7 @@ on_both! {
     cascades_are_counted_captured_and_undone
     small_batches_hold_whole_families
     threads_go_whole_whatever_is_listed_of_them
+    archived_threads_come_back_at_the_first_undo
     a_child_of_a_column_that_is_not_unique_is_refused_at_start
     a_restricting_key_blocks_by_name
     a_declared_child_goes_along_where_the_schema_only_refuses
@@ -238,12 +239,33 @@ async fn small_batches_hold_whole_families(database: Database) {
 }
 
 async fn threads_go_whole_whatever_is_listed_of_them(database: Database) {
-    // Every remark from 20 on answers the one 17 before it, and more than one answers the first: listed rows hang on listed rows.
-    let rules = rule("old", "filter", "remark", "condition = \"id < 300\"\n");
+    threads(database, "").await;
+}
+
+async fn archived_threads_come_back_at_the_first_undo(database: Database) {
+    threads(
+        database,
+        "action = \"archive\"\ninto = \"old_remark\"\nstamp = \"archived_at\"\n",
+    )
+    .await;
+}
+
+async fn threads(database: Database, action: &str) {
+    // Every remark from 20 on answers the one 17 before it, and more than one answers the first: listed rows hang on listed rows,
+    // and on rows that only go along. Two answer each other.
+    let rules = rule(
+        "old",
+        "filter",
+        "remark",
+        &format!("condition = \"id < 300 OR id % 7 = 0\"\nmax_fraction = 1.0\n{action}"),
+    );
     let world = World::with_schema(database, SCHEMA, &operation("old", &rules)).await;
     world
         .db
-        .execute("UPDATE remark SET parent_id = CASE WHEN id % 50 = 0 THEN 7 ELSE id - 17 END WHERE id > 20")
+        .execute(
+            "UPDATE remark SET parent_id = CASE WHEN id = 3 THEN 899 WHEN id = 899 THEN 3 WHEN id % 50 = 0 THEN 7 ELSE id - 17 END \
+             WHERE id > 20 OR id = 3",
+        )
         .await
         .expect("threads");
     let before = hashes(&world).await;
@@ -279,6 +301,9 @@ async fn threads_go_whole_whatever_is_listed_of_them(database: Database) {
         let undone = undo(&world, &run.id).await;
         assert_eq!(undone.state(), proto::RunState::Succeeded, "{}", undone.state_reason);
         assert_eq!(hashes(&world).await, before, "as before, batch {batch}");
+        if !action.is_empty() {
+            assert_eq!(world.db.count("old_remark").await.expect("a count"), 0, "no copy is left");
+        }
     }
 }
 
