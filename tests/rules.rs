@@ -33,6 +33,7 @@ on_both! {
     nullified_orphans_stay
     text_keys_name_missing_rows
     a_filter_takes_what_it_says
+    a_filter_before_others_means_its_own_columns
     a_circle_of_cascades_is_refused_by_name
     later_steps_foresee_what_earlier_ones_take
     children_that_came_since_the_plan_are_too_many
@@ -531,6 +532,76 @@ async fn a_filter_takes_what_it_says(database: Database) {
     )
     .await;
     assert_eq!(round_trip(&world, "some", 7).await.row_count, expected);
+}
+
+async fn a_filter_before_others_means_its_own_columns(database: Database) {
+    // Each of the later rules looks at two rows of the filter's table at once, or at other tables whose columns have such names.
+    let schema = "
+        CREATE TABLE node (id integer PRIMARY KEY, parent_id integer, body text, place integer);
+        CREATE TABLE note (id integer PRIMARY KEY, node_id integer, body text, place integer, members integer, address integer);
+        CREATE TABLE edge (id integer PRIMARY KEY, a integer, b integer, place integer, members integer, address integer, ring integer);
+        CREATE INDEX node_parent ON node (parent_id);
+        CREATE INDEX note_node ON note (node_id);
+        INSERT INTO node VALUES (1, NULL, 'root', 1), (2, 1, 'leaf', 2), (3, 1, 'old', 3), (4, 99, 'lost', 4), (5, 4, 'under the lost', 5),
+            (6, 5, 'old', 6), (7, 6, 'under an old one', 7), (8, 1, 'leaf', 8), (9, 1, 'leaf', 9), (10, 8, 'leaf', 10),
+            (11, 8, 'leaf', 11), (12, 9, 'leaf', 12), (13, 9, 'leaf', 13), (14, 9, 'leaf', 14), (15, 9, 'leaf', 15);
+        INSERT INTO note VALUES (1, 1, 'x', 1, 0, 0), (2, 1, 'x', 2, 0, 0), (3, 1, 'old', 3, 0, 0), (4, 2, 'y', 4, 0, 0), (5, 2, 'y', 5, 0, 0),
+            (6, 2, 'z', 6, 0, 0), (7, 2, 'w', 7, 0, 0), (8, 2, 'v', 8, 0, 0);
+        INSERT INTO edge VALUES (1, 1, 2, 1, 0, 0, 0), (2, 2, 1, 2, 0, 0, 0), (3, 2, 3, -1, 0, 0, 0), (4, 3, 3, 4, 0, 0, 0), (5, 4, 5, 5, 0, 0, 0),
+            (6, 5, 6, 6, 0, 0, 0);";
+    let child = "[[operation.rule.child]]\ntable = \"node\"\ncolumns = [\"parent_id\"]\nparent_columns = [\"id\"]\non_delete = \"cascade\"\n";
+    let lost = format!("columns = [\"parent_id\"]\nparent = \"node\"\nparent_columns = [\"id\"]\n{child}");
+    let tree = operation(
+        "tree",
+        &(rule(
+            "old",
+            "filter",
+            "node",
+            "condition = \"body = 'old' AND id > 0 AND place > 0\"\n",
+        ) + &rule("lost", "orphan", "node", &lost)),
+    );
+    let twice = operation(
+        "twice",
+        &(rule(
+            "old",
+            "filter",
+            "note",
+            "condition = \"body = 'old' AND id > 0 AND place > 0\"\n",
+        ) + &rule(
+            "same",
+            "duplicate",
+            "note",
+            "columns = [\"node_id\", \"body\"]\nkeep = \"oldest\"\nby = [\"id\"]\n",
+        )),
+    );
+    let ring = operation(
+        "ring",
+        &(rule(
+            "old",
+            "filter",
+            "edge",
+            "condition = \"place < 0 AND members = 0 AND address = 0 AND ring = 0\"\n",
+        ) + &rule("rings", "cycle", "edge", "from = [\"a\"]\nto = [\"b\"]\n")),
+    );
+    let world = World::with_schema(database, schema, &[tree, twice, ring].concat()).await;
+    for (name, expected, along) in [("tree", [2, 2], 1), ("twice", [1, 2], 0), ("ring", [1, 2], 0)] {
+        let before = [
+            world.db.table_hash("node", "id").await.expect("a hash"),
+            world.db.table_hash("note", "id").await.expect("a hash"),
+            world.db.table_hash("edge", "id").await.expect("a hash"),
+        ];
+        let (plan, run) = clean(&world, name, 10).await;
+        let counts: Vec<_> = plan.steps.iter().map(|step| step.row_count).collect();
+        assert_eq!((counts, plan.along_row_count), (expected.to_vec(), along), "{name}");
+        let undone = undo(&world, &run.id).await;
+        assert_eq!(undone.state(), proto::RunState::Succeeded, "{name}: {}", undone.state_reason);
+        let after = [
+            world.db.table_hash("node", "id").await.expect("a hash"),
+            world.db.table_hash("note", "id").await.expect("a hash"),
+            world.db.table_hash("edge", "id").await.expect("a hash"),
+        ];
+        assert_eq!(after, before, "{name}");
+    }
 }
 
 async fn a_circle_of_cascades_is_refused_by_name(database: Database) {
