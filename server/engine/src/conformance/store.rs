@@ -111,6 +111,7 @@ where
         ladder::a_plan_starts_one_run,
         ladder::a_waiting_run_is_nobodys_until_its_last_approval,
         ladder::a_denied_run_ends,
+        ladder::a_paused_run_takes_verdicts,
         ladder::a_run_that_nobody_approves_in_time_fails,
         ladder::an_approval_races_with_a_denial,
         ladder::decisions_are_kept_and_listed,
