@@ -37,6 +37,7 @@ on_both! {
     a_circle_of_cascades_is_refused_by_name
     later_steps_foresee_what_earlier_ones_take
     children_that_came_since_the_plan_are_too_many
+    the_share_of_a_child_table_is_limited_as_well
     what_the_catalog_gets_wrong_is_refused_at_start
 }
 
@@ -638,7 +639,7 @@ async fn later_steps_foresee_what_earlier_ones_take(database: Database) {
 }
 
 async fn children_that_came_since_the_plan_are_too_many(database: Database) {
-    let world = World::with_schema(database, SCHEMA, &closed_accounts("")).await;
+    let world = World::with_schema(database, SCHEMA, &closed_accounts("max_fraction = 1.0\n")).await;
     let plan = world.plan("close").await;
     let more = "INSERT INTO remark WITH RECURSIVE n(i) AS (SELECT 2001 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
                 SELECT i, (SELECT min(id) FROM post WHERE account_id = 4), NULL, 'late' FROM n";
@@ -657,6 +658,75 @@ async fn children_that_came_since_the_plan_are_too_many(database: Database) {
     let refused = world.client.cleanup().run(request).await.expect_err("refused");
     assert!(
         matches!(&refused, Error::PlanBlocked { finding, .. } if finding == "OVER_MAX_ROWS"),
+        "{refused:?}"
+    );
+    assert_eq!(hashes(&world).await, before);
+}
+
+async fn the_share_of_a_child_table_is_limited_as_well(database: Database) {
+    // Of three invoices one would go, of the accounts a quarter; of the remarks 20, and 8 that answer them.
+    let child = |on_delete: &str| {
+        format!(
+            "[[operation.rule.child]]\ntable = \"invoice\"\ncolumns = [\"account_id\"]\nparent_columns = [\"id\"]\non_delete = \"{on_delete}\"\n"
+        )
+    };
+    let accounts = |name: &str, rest: String| {
+        operation(
+            name,
+            &rule(
+                "closed",
+                "filter",
+                "account",
+                &format!("condition = \"status = 'closed'\"\n{rest}"),
+            ),
+        )
+    };
+    let remarks = |name: &str, fraction: &str| {
+        operation(
+            name,
+            &rule(
+                "first",
+                "filter",
+                "remark",
+                &format!("condition = \"id <= 20\"\nmax_fraction = {fraction}\n"),
+            ),
+        )
+    };
+    let catalog = [
+        accounts("cascade", format!("max_fraction = 0.3\n{}", child("cascade"))),
+        accounts("set_null", format!("max_fraction = 0.3\n{}", child("set_null"))),
+        remarks("tight", "0.025"),
+        remarks("loose", "0.04"),
+    ];
+    let world = World::with_schema(database, &format!("{SCHEMA}{INVOICES}"), &catalog.concat()).await;
+    let shares = async |name: &str, table: &str| -> Vec<String> {
+        let plan = world.plan(name).await;
+        let findings = plan.steps.into_iter().flat_map(|step| step.findings);
+        let of_table =
+            findings.filter(|finding| finding.code == "OVER_MAX_FRACTION" && finding.table.rsplit('.').next() == Some(table));
+        of_table.map(|finding| finding.detail).collect()
+    };
+    let over = shares("cascade", "invoice").await;
+    assert!(over.len() == 1 && over[0].starts_with("1 of 3 rows"), "{over:?}");
+    assert_eq!(shares("cascade", "account").await, [""; 0]);
+    assert_eq!(
+        shares("set_null", "invoice").await,
+        [""; 0],
+        "what stays is no part of the share"
+    );
+    let over = shares("tight", "remark").await;
+    assert!(over.len() == 1 && over[0].starts_with("28 of 900 rows"), "{over:?}");
+    assert_eq!(shares("loose", "remark").await, [""; 0]);
+    let before = hashes(&world).await;
+    let plan = world.plan("cascade").await;
+    let refused = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute())
+        .await
+        .expect_err("refused");
+    assert!(
+        matches!(&refused, Error::PlanBlocked { finding, .. } if finding == "OVER_MAX_FRACTION"),
         "{refused:?}"
     );
     assert_eq!(hashes(&world).await, before);
