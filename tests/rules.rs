@@ -21,6 +21,7 @@ on_both! {
     cascades_are_counted_captured_and_undone
     small_batches_hold_whole_families
     threads_go_whole_whatever_is_listed_of_them
+    archived_threads_come_back_at_the_first_undo
     a_child_of_a_column_that_is_not_unique_is_refused_at_start
     a_restricting_key_blocks_by_name
     a_declared_child_goes_along_where_the_schema_only_refuses
@@ -32,11 +33,13 @@ on_both! {
     nullified_orphans_stay
     text_keys_name_missing_rows
     a_filter_takes_what_it_says
+    a_filter_before_others_means_its_own_columns
     a_circle_of_cascades_is_refused_by_name
     later_steps_foresee_what_earlier_ones_take
     children_that_came_since_the_plan_are_too_many
     what_a_run_and_its_undo_write_to_is_held
     rules_of_several_operations_that_conflict_are_not_planned_together
+    the_share_of_a_child_table_is_limited_as_well
     what_the_catalog_gets_wrong_is_refused_at_start
 }
 
@@ -240,12 +243,33 @@ async fn small_batches_hold_whole_families(database: Database) {
 }
 
 async fn threads_go_whole_whatever_is_listed_of_them(database: Database) {
-    // Every remark from 20 on answers the one 17 before it, and more than one answers the first: listed rows hang on listed rows.
-    let rules = rule("old", "filter", "remark", "condition = \"id < 300\"\n");
+    threads(database, "").await;
+}
+
+async fn archived_threads_come_back_at_the_first_undo(database: Database) {
+    threads(
+        database,
+        "action = \"archive\"\ninto = \"old_remark\"\nstamp = \"archived_at\"\n",
+    )
+    .await;
+}
+
+async fn threads(database: Database, action: &str) {
+    // Every remark from 20 on answers the one 17 before it, and more than one answers the first: listed rows hang on listed rows,
+    // and on rows that only go along. Two answer each other.
+    let rules = rule(
+        "old",
+        "filter",
+        "remark",
+        &format!("condition = \"id < 300 OR id % 7 = 0\"\nmax_fraction = 1.0\n{action}"),
+    );
     let world = World::with_schema(database, SCHEMA, &operation("old", &rules)).await;
     world
         .db
-        .execute("UPDATE remark SET parent_id = CASE WHEN id % 50 = 0 THEN 7 ELSE id - 17 END WHERE id > 20")
+        .execute(
+            "UPDATE remark SET parent_id = CASE WHEN id = 3 THEN 899 WHEN id = 899 THEN 3 WHEN id % 50 = 0 THEN 7 ELSE id - 17 END \
+             WHERE id > 20 OR id = 3",
+        )
         .await
         .expect("threads");
     let before = hashes(&world).await;
@@ -281,6 +305,9 @@ async fn threads_go_whole_whatever_is_listed_of_them(database: Database) {
         let undone = undo(&world, &run.id).await;
         assert_eq!(undone.state(), proto::RunState::Succeeded, "{}", undone.state_reason);
         assert_eq!(hashes(&world).await, before, "as before, batch {batch}");
+        if !action.is_empty() {
+            assert_eq!(world.db.count("old_remark").await.expect("a count"), 0, "no copy is left");
+        }
     }
 }
 
@@ -514,6 +541,76 @@ async fn a_filter_takes_what_it_says(database: Database) {
     assert_eq!(round_trip(&world, "some", 7).await.row_count, expected);
 }
 
+async fn a_filter_before_others_means_its_own_columns(database: Database) {
+    // Each of the later rules looks at two rows of the filter's table at once, or at other tables whose columns have such names.
+    let schema = "
+        CREATE TABLE node (id integer PRIMARY KEY, parent_id integer, body text, place integer);
+        CREATE TABLE note (id integer PRIMARY KEY, node_id integer, body text, place integer, members integer, address integer);
+        CREATE TABLE edge (id integer PRIMARY KEY, a integer, b integer, place integer, members integer, address integer, ring integer);
+        CREATE INDEX node_parent ON node (parent_id);
+        CREATE INDEX note_node ON note (node_id);
+        INSERT INTO node VALUES (1, NULL, 'root', 1), (2, 1, 'leaf', 2), (3, 1, 'old', 3), (4, 99, 'lost', 4), (5, 4, 'under the lost', 5),
+            (6, 5, 'old', 6), (7, 6, 'under an old one', 7), (8, 1, 'leaf', 8), (9, 1, 'leaf', 9), (10, 8, 'leaf', 10),
+            (11, 8, 'leaf', 11), (12, 9, 'leaf', 12), (13, 9, 'leaf', 13), (14, 9, 'leaf', 14), (15, 9, 'leaf', 15);
+        INSERT INTO note VALUES (1, 1, 'x', 1, 0, 0), (2, 1, 'x', 2, 0, 0), (3, 1, 'old', 3, 0, 0), (4, 2, 'y', 4, 0, 0), (5, 2, 'y', 5, 0, 0),
+            (6, 2, 'z', 6, 0, 0), (7, 2, 'w', 7, 0, 0), (8, 2, 'v', 8, 0, 0);
+        INSERT INTO edge VALUES (1, 1, 2, 1, 0, 0, 0), (2, 2, 1, 2, 0, 0, 0), (3, 2, 3, -1, 0, 0, 0), (4, 3, 3, 4, 0, 0, 0), (5, 4, 5, 5, 0, 0, 0),
+            (6, 5, 6, 6, 0, 0, 0);";
+    let child = "[[operation.rule.child]]\ntable = \"node\"\ncolumns = [\"parent_id\"]\nparent_columns = [\"id\"]\non_delete = \"cascade\"\n";
+    let lost = format!("columns = [\"parent_id\"]\nparent = \"node\"\nparent_columns = [\"id\"]\n{child}");
+    let tree = operation(
+        "tree",
+        &(rule(
+            "old",
+            "filter",
+            "node",
+            "condition = \"body = 'old' AND id > 0 AND place > 0\"\n",
+        ) + &rule("lost", "orphan", "node", &lost)),
+    );
+    let twice = operation(
+        "twice",
+        &(rule(
+            "old",
+            "filter",
+            "note",
+            "condition = \"body = 'old' AND id > 0 AND place > 0\"\n",
+        ) + &rule(
+            "same",
+            "duplicate",
+            "note",
+            "columns = [\"node_id\", \"body\"]\nkeep = \"oldest\"\nby = [\"id\"]\n",
+        )),
+    );
+    let ring = operation(
+        "ring",
+        &(rule(
+            "old",
+            "filter",
+            "edge",
+            "condition = \"place < 0 AND members = 0 AND address = 0 AND ring = 0\"\n",
+        ) + &rule("rings", "cycle", "edge", "from = [\"a\"]\nto = [\"b\"]\n")),
+    );
+    let world = World::with_schema(database, schema, &[tree, twice, ring].concat()).await;
+    for (name, expected, along) in [("tree", [2, 2], 1), ("twice", [1, 2], 0), ("ring", [1, 2], 0)] {
+        let before = [
+            world.db.table_hash("node", "id").await.expect("a hash"),
+            world.db.table_hash("note", "id").await.expect("a hash"),
+            world.db.table_hash("edge", "id").await.expect("a hash"),
+        ];
+        let (plan, run) = clean(&world, name, 10).await;
+        let counts: Vec<_> = plan.steps.iter().map(|step| step.row_count).collect();
+        assert_eq!((counts, plan.along_row_count), (expected.to_vec(), along), "{name}");
+        let undone = undo(&world, &run.id).await;
+        assert_eq!(undone.state(), proto::RunState::Succeeded, "{name}: {}", undone.state_reason);
+        let after = [
+            world.db.table_hash("node", "id").await.expect("a hash"),
+            world.db.table_hash("note", "id").await.expect("a hash"),
+            world.db.table_hash("edge", "id").await.expect("a hash"),
+        ];
+        assert_eq!(after, before, "{name}");
+    }
+}
+
 async fn a_circle_of_cascades_is_refused_by_name(database: Database) {
     let schema = "CREATE TABLE a (id integer PRIMARY KEY, b_id integer); \
                   CREATE TABLE b (id integer PRIMARY KEY, a_id integer REFERENCES a ON DELETE CASCADE); \
@@ -548,7 +645,7 @@ async fn later_steps_foresee_what_earlier_ones_take(database: Database) {
 }
 
 async fn children_that_came_since_the_plan_are_too_many(database: Database) {
-    let world = World::with_schema(database, SCHEMA, &closed_accounts("")).await;
+    let world = World::with_schema(database, SCHEMA, &closed_accounts("max_fraction = 1.0\n")).await;
     let plan = world.plan("close").await;
     let more = "INSERT INTO remark WITH RECURSIVE n(i) AS (SELECT 2001 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) \
                 SELECT i, (SELECT min(id) FROM post WHERE account_id = 4), NULL, 'late' FROM n";
@@ -691,6 +788,75 @@ async fn rules_of_several_operations_that_conflict_are_not_planned_together(data
         assert!(planned.iter().sum::<u64>() > 0, "{operations:?}");
         assert_eq!(undo(&world, &run.id).await.state(), proto::RunState::Succeeded);
     }
+    assert_eq!(hashes(&world).await, before);
+}
+
+async fn the_share_of_a_child_table_is_limited_as_well(database: Database) {
+    // Of three invoices one would go, of the accounts a quarter; of the remarks 20, and 8 that answer them.
+    let child = |on_delete: &str| {
+        format!(
+            "[[operation.rule.child]]\ntable = \"invoice\"\ncolumns = [\"account_id\"]\nparent_columns = [\"id\"]\non_delete = \"{on_delete}\"\n"
+        )
+    };
+    let accounts = |name: &str, rest: String| {
+        operation(
+            name,
+            &rule(
+                "closed",
+                "filter",
+                "account",
+                &format!("condition = \"status = 'closed'\"\n{rest}"),
+            ),
+        )
+    };
+    let remarks = |name: &str, fraction: &str| {
+        operation(
+            name,
+            &rule(
+                "first",
+                "filter",
+                "remark",
+                &format!("condition = \"id <= 20\"\nmax_fraction = {fraction}\n"),
+            ),
+        )
+    };
+    let catalog = [
+        accounts("cascade", format!("max_fraction = 0.3\n{}", child("cascade"))),
+        accounts("set_null", format!("max_fraction = 0.3\n{}", child("set_null"))),
+        remarks("tight", "0.025"),
+        remarks("loose", "0.04"),
+    ];
+    let world = World::with_schema(database, &format!("{SCHEMA}{INVOICES}"), &catalog.concat()).await;
+    let shares = async |name: &str, table: &str| -> Vec<String> {
+        let plan = world.plan(name).await;
+        let findings = plan.steps.into_iter().flat_map(|step| step.findings);
+        let of_table =
+            findings.filter(|finding| finding.code == "OVER_MAX_FRACTION" && finding.table.rsplit('.').next() == Some(table));
+        of_table.map(|finding| finding.detail).collect()
+    };
+    let over = shares("cascade", "invoice").await;
+    assert!(over.len() == 1 && over[0].starts_with("1 of 3 rows"), "{over:?}");
+    assert_eq!(shares("cascade", "account").await, [""; 0]);
+    assert_eq!(
+        shares("set_null", "invoice").await,
+        [""; 0],
+        "what stays is no part of the share"
+    );
+    let over = shares("tight", "remark").await;
+    assert!(over.len() == 1 && over[0].starts_with("28 of 900 rows"), "{over:?}");
+    assert_eq!(shares("loose", "remark").await, [""; 0]);
+    let before = hashes(&world).await;
+    let plan = world.plan("cascade").await;
+    let refused = world
+        .client
+        .cleanup()
+        .run(RunRequest::of_plan(&plan).execute())
+        .await
+        .expect_err("refused");
+    assert!(
+        matches!(&refused, Error::PlanBlocked { finding, .. } if finding == "OVER_MAX_FRACTION"),
+        "{refused:?}"
+    );
     assert_eq!(hashes(&world).await, before);
 }
 

@@ -247,6 +247,97 @@ async fn a_denied_or_cancelled_run_ends_and_stays_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_paused_run_is_approved_and_denied_like_one_that_waits() {
+    for database in BOTH {
+        let world = World::new(database).await;
+        let before = world.children().await;
+        // Denied, it ends.
+        let id = world.waiting().await;
+        world.pause(&id).await;
+        let run = world.deny("bob", &id).await.expect("denied");
+        assert_eq!(
+            (run.state(), run.state_reason.as_str()),
+            (RunState::Cancelled, "denied by bob: because")
+        );
+        // Who may not approve may not here either.
+        let id = world.waiting().await;
+        world.pause(&id).await;
+        let answer = world.approve("ann", &id).await;
+        let expected = (Code::PermissionDenied, "APPROVAL_REFUSED");
+        world
+            .refused("ann", answer, expected, "ann", DecisionAct::Approve, &before)
+            .await;
+        // Approved, it holds its table and stays paused, also over a restart, and says so.
+        let run = world.approve("bob", &id).await.expect("approved");
+        assert_eq!(
+            (run.state(), run.approvals.len(), run.state_reason.as_str()),
+            (RunState::Paused, 1, "not now")
+        );
+        let same = world.plan("MEDIUM").await;
+        let refusal = world.run("carl", confirmed(&same)).await.expect_err("held");
+        assert_eq!(
+            (refusal.reason.as_str(), &refusal.metadata["run"]),
+            ("RUN_ALREADY_ACTIVE", &id)
+        );
+        let younger = world.finish("carl", bare("other")).await;
+        assert_eq!(younger.state(), RunState::Succeeded, "the server is at work");
+        assert_eq!(
+            (world.run_of(&id).await.attempts, world.children().await),
+            (0, before.clone())
+        );
+        world.resume(&id).await;
+        let run = world.end_of(&id).await;
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(world.count().await, CHILDREN - ORPHANS);
+        assert_eq!(world.approvals_in_log(&id).await.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_resumed_first_waits_on() {
+    for database in BOTH {
+        let world = World::new(database).await;
+        let id = world.waiting().await;
+        world.pause(&id).await;
+        world.resume(&id).await;
+        let younger = world.finish("carl", bare("other")).await;
+        assert_eq!(younger.state(), RunState::Succeeded, "the server is at work");
+        still_waits(&world, &id).await;
+        world.approve("bob", &id).await.expect("approved");
+        assert_eq!(world.end_of(&id).await.state(), RunState::Succeeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_run_is_not_approved_after_its_plan() {
+    let world = World::with(Database::Sqlite, |config| {
+        config.engine.plan_lifetime = Duration::from_secs(2)
+    })
+    .await;
+    let before = world.children().await;
+    // A slow machine may let the plan expire before the run is accepted, or paused; then it is planned again.
+    let id = loop {
+        let plan = world.plan("CRITICAL").await;
+        if let Ok(id) = world.run("ann", confirmed(&plan)).await {
+            world.pause(&id).await;
+            if world.run_of(&id).await.state() == RunState::Paused {
+                break id;
+            }
+        }
+    };
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let answer = world.approve("bob", &id).await;
+    let expected = (Code::FailedPrecondition, "PLAN_EXPIRED");
+    world
+        .refused("too late", answer, expected, "bob", DecisionAct::Approve, &before)
+        .await;
+    assert_eq!(world.run_of(&id).await.state(), RunState::Paused);
+    world.resume(&id).await;
+    assert_eq!(world.end_of(&id).await.state(), RunState::Failed);
+    assert_eq!(world.children().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_wait_cannot_be_approved() {
     let world = World::new(Database::Sqlite).await;
     let ended = world.finish("ann", bare("other")).await;

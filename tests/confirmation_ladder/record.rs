@@ -202,3 +202,32 @@ async fn what_cannot_be_recorded_does_not_happen() {
     );
     assert_eq!(world.count().await, CHILDREN);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_who_changed_the_limits() {
+    let world = World::new(Database::Sqlite).await;
+    let id = world.waiting().await;
+    for (principal, batch_size) in [("ann", 7), ("", 8)] {
+        let request = v1::UpdateRunLimitsRequest {
+            id: id.clone(),
+            batch_size: Some(batch_size),
+            ..Default::default()
+        };
+        world
+            .runs()
+            .update_run_limits(by(principal, request))
+            .await
+            .expect("new limits");
+    }
+    world.deny("bob", &id).await.expect("denied");
+    let request = v1::WatchRunRequest { id, after_sequence: 0 };
+    let mut events = world.runs().watch_run(request).await.expect("a stream").into_inner();
+    let mut who = Vec::new();
+    while let Some(response) = events.message().await.expect("an event") {
+        if let Some(v1::run_event::Event::LimitsChanged(changed)) = response.event.and_then(|event| event.event) {
+            who.push((changed.principal, changed.after.map(|limits| limits.batch_size)));
+        }
+    }
+    let expected = [("ann", 7), ("anonymous@loopback", 8)];
+    assert_eq!(who, expected.map(|(principal, size)| (principal.to_owned(), Some(size))));
+}

@@ -285,6 +285,24 @@ impl World {
         Ok(answer.into_inner().run.expect("the run"))
     }
 
+    /// Asks for a pause, which a run that has just ended refuses.
+    pub(crate) async fn pause(&self, id: &str) {
+        let request = v1::PauseRunRequest {
+            id: id.into(),
+            reason: "not now".into(),
+            ..Default::default()
+        };
+        drop(self.runs().pause_run(request).await);
+    }
+
+    pub(crate) async fn resume(&self, id: &str) {
+        let request = v1::ResumeRunRequest {
+            id: id.into(),
+            ..Default::default()
+        };
+        self.runs().resume_run(request).await.expect("resumed");
+    }
+
     pub(crate) async fn decisions(&self, filter: v1::DecisionFilter) -> Vec<v1::Decision> {
         let request = v1::ListDecisionsRequest {
             filter: Some(filter),

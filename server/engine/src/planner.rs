@@ -464,15 +464,21 @@ pub(crate) async fn plan(
             survey = Some(target.survey(selection, if recount.is_some() { 0 } else { SAMPLES }).await?);
         }
         let row_count = survey.as_ref().map_or(0, |survey| survey.row_count);
-        let (table_rows, exact) = table_size(target, selection, row_count, step.rule.max_fraction, &mut whole_tables).await?;
         findings.extend(step.rule.findings(&selections.schemas));
         let mut plan_children = Vec::new();
+        let mut going: Vec<(&TableSchema, u64)> = vec![(&selection.table, row_count)];
         if countable && row_count > 0 && !effect.children.is_empty() {
             let counts = target.count_children(selection, &effect.children).await?;
             for (link, row_count) in effect.children.iter().zip(counts) {
                 if link.action == ChildAction::Refuse {
                     findings.extend(refusing(&selection.table, link, row_count));
                 } else {
+                    if link.action == ChildAction::Delete && row_count > 0 {
+                        match going.iter_mut().find(|(table, _)| table.name == link.child.name) {
+                            Some((_, rows)) => *rows += row_count,
+                            None => going.push((&link.child, row_count)),
+                        }
+                    }
                     plan_children.push(PlanChild {
                         table: link.child.name.to_string(),
                         constraint: link.name.clone(),
@@ -482,7 +488,16 @@ pub(crate) async fn plan(
                 }
             }
         }
-        findings.extend(count_findings(target, selection, step.rule, row_count, table_rows).await?);
+        if row_count > 0 {
+            findings.extend(empty_parents(target, selection).await?);
+        }
+        let mut sizes = Vec::with_capacity(going.len());
+        for (table, rows) in going {
+            let (whole, exact) = table_size(target, table, rows, step.rule.max_fraction, &mut whole_tables).await?;
+            findings.extend(over_fraction(table, step.rule, rows, whole));
+            sizes.push((whole, exact));
+        }
+        let (table_rows, exact) = sizes.first().copied().unwrap_or_default();
         if step.horizon.is_some() {
             findings.extend(clock_finding(&selection.table, clock, Timestamp::now()));
         }
@@ -539,24 +554,24 @@ pub(crate) async fn plan(
 /// Rows of the table and whether that is exact. An estimate will do, unless it has to decide whether too much would go.
 async fn table_size(
     target: &dyn Target,
-    selection: &Selection,
+    table: &TableSchema,
     row_count: u64,
     max_fraction: f64,
     counted: &mut BTreeMap<TableName, (u64, bool)>,
 ) -> Result<(u64, bool), TargetError> {
     let decisive = |rows: u64| crate::run::as_f64(row_count) * ESTIMATE_MARGIN > max_fraction * crate::run::as_f64(rows);
-    let known = counted.get(&selection.table.name).copied();
-    let known = known.or(selection.table.row_estimate.map(|rows| (rows, false)));
+    let known = counted.get(&table.name).copied();
+    let known = known.or(table.row_estimate.map(|rows| (rows, false)));
     if let Some((rows, exact)) = known
         && (exact || !decisive(rows))
     {
         return Ok((rows, exact));
     }
-    if matches!(selection.table.kind, TableKind::View | TableKind::Foreign) {
+    if matches!(table.kind, TableKind::View | TableKind::Foreign) {
         return Ok((0, false));
     }
-    let rows = target.count_rows(&selection.table, None).await?;
-    counted.insert(selection.table.name.clone(), (rows, true));
+    let rows = target.count_rows(table, None).await?;
+    counted.insert(table.name.clone(), (rows, true));
     Ok((rows, true))
 }
 
@@ -697,18 +712,12 @@ fn clock_finding(table: &TableSchema, target: Timestamp, server: Timestamp) -> O
     })
 }
 
-/// What the counts mean.
-async fn count_findings(
-    target: &dyn Target,
-    selection: &Selection,
-    rule: &Rule,
-    row_count: u64,
-    table_rows: u64,
-) -> Result<Vec<Finding>, TargetError> {
+/// Parents without a row: every row looks orphaned then.
+async fn empty_parents(target: &dyn Target, selection: &Selection) -> Result<Vec<Finding>, TargetError> {
     let mut findings = Vec::new();
     let table = &selection.table;
     for parent in selection.matches.parents() {
-        if row_count == 0 || target.count_rows(parent, Some(1)).await? > 0 {
+        if target.count_rows(parent, Some(1)).await? > 0 {
             continue;
         }
         findings.push(block(
@@ -721,20 +730,25 @@ async fn count_findings(
             "make sure that the parent is the right table and was not emptied by mistake",
         ));
     }
-    let share = crate::run::as_f64(row_count) / crate::run::as_f64(table_rows.max(1));
-    if share > rule.max_fraction {
-        findings.push(block(
+    Ok(findings)
+}
+
+/// Too large a share of a table, the rule's own or one whose rows go along: `rows` of `whole` would go, however they are reached.
+fn over_fraction(table: &TableSchema, rule: &Rule, rows: u64, whole: u64) -> Option<Finding> {
+    let share = crate::run::as_f64(rows) / crate::run::as_f64(whole.max(1));
+    (share > rule.max_fraction).then(|| {
+        block(
             "OVER_MAX_FRACTION",
             table,
             format!(
-                "{row_count} of {table_rows} rows would go, {:.1} %; the rule allows {:.1} %",
+                "{rows} of {whole} rows of {} would go, {:.1} %; the rule allows {:.1} %",
+                table.name,
                 share * 100.0,
                 rule.max_fraction * 100.0
             ),
             "check the rule; raise its max_fraction where this is meant",
-        ));
-    }
-    Ok(findings)
+        )
+    })
 }
 
 #[cfg(test)]

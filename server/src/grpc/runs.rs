@@ -116,6 +116,7 @@ impl RunService for Runs {
         &self,
         request: Request<v1::UpdateRunLimitsRequest>,
     ) -> Result<Response<v1::UpdateRunLimitsResponse>, Status> {
+        let caller = caller_of(&request);
         let v1::UpdateRunLimitsRequest {
             id,
             batch_size,
@@ -133,8 +134,7 @@ impl RunService for Runs {
             duty_cycle_percent,
         };
         let engine = self.engine.clone();
-        // Callers are not authenticated, so that there is no name to note.
-        let run = detached(async move { engine.update_limits(&request_id, &id, patch, "").await }).await?;
+        let run = detached(async move { engine.update_limits(&request_id, &id, patch, &caller).await }).await?;
         Ok(Response::new(v1::UpdateRunLimitsResponse {
             run: Some(convert::run::run(run)),
         }))

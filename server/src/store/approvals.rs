@@ -1,7 +1,7 @@
 //! Runs that wait for approval, and plans that were used.
 //!
-//! A run waits while it is queued and `approve_until_ms` is set; a claim passes it over. Every verdict locks its row, so that of two
-//! that come at the same time one is first.
+//! A run waits while it is queued or paused and `approve_until_ms` is set; a claim passes it over. Every verdict locks its row, so
+//! that of two that come at the same time one is first.
 
 use std::collections::BTreeSet;
 
@@ -78,10 +78,10 @@ impl ControlStore {
 }
 
 fn is_waiting(run: &Run) -> bool {
-    run.state == RunState::Queued && run.approve_until.is_some()
+    matches!(run.state, RunState::Queued | RunState::Paused) && run.approve_until.is_some()
 }
 
-/// Ends a run whose time for approval is over, unless somebody has decided meanwhile.
+/// Ends a run whose time for approval is over, unless somebody has decided meanwhile. A paused one ends when it is resumed.
 struct Expire {
     run: RunId,
     reason: String,
@@ -94,7 +94,7 @@ impl Act for Expire {
         let Some(mut draft) = Draft::lock(tx, self.run).await? else {
             return Ok(None);
         };
-        if !is_waiting(&draft.run) {
+        if draft.run.state != RunState::Queued || !is_waiting(&draft.run) {
             return Ok(None);
         }
         draft.set_report(Report {
@@ -148,6 +148,8 @@ impl Act for Resolve {
                 run.approvals.push(approval.clone());
                 let approvals = u32::try_from(run.approvals.len()).unwrap_or(u32::MAX);
                 let required = run.approvals_required;
+                // A paused run stays so, and says why; it begins when it is resumed.
+                let paused = run.state == RunState::Paused;
                 if approvals >= required {
                     match queue::obstacle(tx, &run.target, &tables).await? {
                         Some(Created::Held {
@@ -157,12 +159,16 @@ impl Act for Resolve {
                             ..
                         }) if run.options.queue => {
                             queue::wait(tx, run.id, &run.target, &tables).await?;
-                            run.state_reason = queue::reason(&Waiting { run: holder, table }, state);
+                            if !paused {
+                                run.state_reason = queue::reason(&Waiting { run: holder, table }, state);
+                            }
                         }
                         Some(held) => return Ok(Resolved::Held(Box::new(held))),
                         None => {
                             queue::hold(tx, run.id, &run.target, &tables).await?;
-                            run.state_reason = APPROVED.to_owned();
+                            if !paused {
+                                run.state_reason = APPROVED.to_owned();
+                            }
                         }
                     }
                     run.approve_until = None;

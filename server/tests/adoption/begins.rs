@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use dbkeep_engine::{
+    backup::Section,
     model::{ChildLink, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema, Value},
-    port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError},
+    port::{BatchTransaction, Claim, Restored, RowSink, TargetError},
 };
 use futures::{FutureExt as _, future::BoxFuture};
 use sqlx::PgConnection;
@@ -95,8 +96,8 @@ impl BatchTransaction for Blind {
         Ok(0)
     }
 
-    async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError> {
-        self.inner.restore(layout, rows).await
+    async fn restore_together(&mut self, parts: Vec<Section>) -> Result<Restored, TargetError> {
+        self.inner.restore_together(parts).await
     }
 
     async fn record(&mut self, entry: &JournalEntry) -> Result<(), TargetError> {
@@ -179,7 +180,7 @@ impl BatchTransaction for Naive {
         Ok(0)
     }
 
-    async fn restore(&mut self, _: &TableLayout, _: Vec<Row>) -> Result<Restored, TargetError> {
+    async fn restore_together(&mut self, _: Vec<Section>) -> Result<Restored, TargetError> {
         unreachable!("nothing is put back here")
     }
 

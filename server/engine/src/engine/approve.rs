@@ -5,6 +5,7 @@
 //!   approval by another principal  -> once more: age, schema, counts, limits; the last one takes the tables -> claimed
 //!   denial, cancel                 -> cancelled
 //!   the plan's lifetime is over    -> failed
+//!   pause                          -> paused; a verdict is taken all the same, and it begins once it is approved and resumed
 //! ```
 //!
 //! A waiting run holds nothing because people take their time, and other runs should not wait for them. So the tables are asked for
@@ -45,7 +46,7 @@ pub(super) fn check_phrase(plan: &Plan, given: &str) -> Result<(), EngineError> 
 }
 
 fn is_waiting(run: &Run) -> bool {
-    run.state == RunState::Queued && run.approve_until.is_some()
+    matches!(run.state, RunState::Queued | RunState::Paused) && run.approve_until.is_some()
 }
 
 fn wrong_state(run: &Run) -> EngineError {
@@ -101,7 +102,7 @@ impl Engine {
             return Ok(run);
         }
         let plan = self.context.store.plan(run.plan).await?.ok_or(EngineError::UnknownPlan)?;
-        let unapproved = run.approve_until.is_some() && matches!(run.state, RunState::Queued | RunState::Failed);
+        let unapproved = run.approve_until.is_some() && (is_waiting(&run) || run.state == RunState::Failed);
         if unapproved && Timestamp::now() >= plan.expires_at {
             self.context.expire_approvals().await;
             return Err(EngineError::PlanExpired {

@@ -4,7 +4,7 @@
 use super::{Engine, MAX_REQUEST_ID, digest_of};
 use crate::{
     EngineError,
-    model::{LimitsPatch, Run, RunOptions},
+    model::{Caller, LimitsPatch, Run, RunOptions},
     port::{Steer, SteerRequest, Steered},
 };
 
@@ -27,7 +27,7 @@ impl Engine {
         self.steer(request_id, id, Steer::Resume, &["resume", id]).await
     }
 
-    /// Changes the limits of a run from its next batch boundary on, on behalf of `principal`, who may be unknown and empty.
+    /// Changes the limits of a run from its next batch boundary on; its log says on whose behalf.
     ///
     /// # Errors
     /// `UnknownRun`, `WrongState` where it has ended, `RequestIdReused`, `InvalidField`, `Store`.
@@ -36,7 +36,7 @@ impl Engine {
         request_id: &str,
         id: &str,
         patch: LimitsPatch,
-        principal: &str,
+        caller: &Caller,
     ) -> Result<Run, EngineError> {
         if patch == LimitsPatch::default() {
             return Err(EngineError::InvalidField {
@@ -54,7 +54,7 @@ impl Engine {
             }
         }
         let asked = serde_json::to_string(&patch).unwrap_or_default();
-        let steer = Steer::Limits(patch, principal.to_owned());
+        let steer = Steer::Limits(patch, caller.principal.clone());
         self.steer(request_id, id, steer, &["limits", id, &asked]).await
     }
 

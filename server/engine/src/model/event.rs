@@ -130,7 +130,7 @@ pub enum EventBody {
     },
     /// Somebody changed the limits.
     LimitsChanged {
-        /// Who; empty where callers are not authenticated.
+        /// Who, as callers name themselves; empty in logs of versions that did not note it.
         principal: String,
         /// Limits until then.
         before: RunLimits,

@@ -53,10 +53,10 @@ pub trait Ladder: Send + Sync {
     /// The run that a plan's token has started; `None` while it is unused. Only [`create_run`](super::Store::create_run) decides.
     async fn plan_use(&self, plan: PlanId) -> Result<Option<RunId>, StoreError>;
 
-    /// Takes a verdict over a run that waits for approval, together with the decision that lets it through.
+    /// Takes a verdict over a run that waits for approval, paused or not, together with the decision that lets it through.
     async fn resolve(&self, run: RunId, verdict: &Verdict, decision: &Decision) -> Result<Resolved, StoreError>;
 
-    /// Ends runs as failed whose time for approval is over, by the store's clock, at most `limit`; returns them as they are then.
+    /// Ends queued runs as failed whose time for approval is over, by the store's clock, at most `limit`; returns them as they are then.
     async fn expire_approvals(&self, reason: &str, limit: u32) -> Result<Vec<Run>, StoreError>;
 
     /// Adds to the record of decisions. Adding the same decision again changes nothing.

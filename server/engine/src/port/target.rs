@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::explore::Explore;
+use crate::backup::Section;
 use crate::model::{
     Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName,
     TableSchema, TargetStatus, Value,
@@ -277,8 +278,15 @@ pub trait BatchTransaction: Send {
     /// parent is there now. More than zero means that the batch must be rolled back and tried again.
     async fn adopted(&mut self, selection: &Selection) -> Result<u64, TargetError>;
 
-    /// Puts rows back, by what was done to them; those that conflict with what the table holds are left and reported.
-    async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError>;
+    /// Puts rows of one table back, by what was done to them; those that conflict with what the table holds are left and
+    /// reported. Several parts were all deleted or archived: their rows may name one another, so that they go back together.
+    async fn restore_together(&mut self, parts: Vec<Section>) -> Result<Restored, TargetError>;
+
+    /// The same of rows that were all treated alike.
+    async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError> {
+        let layout = layout.clone();
+        self.restore_together(vec![Section { layout, rows }]).await
+    }
 
     /// Writes the journal's row of this batch.
     async fn record(&mut self, entry: &JournalEntry) -> Result<(), TargetError>;

@@ -284,7 +284,7 @@ pub struct Rule {
     /// Whether nobody may write to the parents during a batch; where it is not said, the severity decides.
     #[serde(default)]
     pub strict: Option<bool>,
-    /// Largest share of the table that may go, 0 to 1.
+    /// Largest share of the table, and of each table whose rows go along, that may go, 0 to 1.
     pub max_fraction: f64,
     /// Most rows that may go in one run; `None` for no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

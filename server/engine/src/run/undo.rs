@@ -12,7 +12,7 @@ use crate::{
     backup::{ChunkError, Section, read_chunk},
     failpoint,
     model::{JournalEntry, RunState, StepState, Warning},
-    port::{Restored, SourceMark, TargetError, TargetErrorClass},
+    port::{Captured, Restored, SourceMark, TableLayout, TargetError, TargetErrorClass},
 };
 
 /// How the reason of an undo begins that its time limit has ended.
@@ -175,6 +175,24 @@ async fn put_back(attempt: &mut Attempt, index: usize, entry: &JournalEntry) -> 
     Ok(true)
 }
 
+/// The sections of a chunk from the last to the first; those that are inserted into one table together, because an archived row
+/// may hang on one that only went along, and that one on another archived row.
+fn together(sections: Vec<Section>) -> Vec<Vec<Section>> {
+    let inserted = |layout: &TableLayout| !matches!(layout.captured, Captured::Changed { .. });
+    let mut together: Vec<Vec<Section>> = Vec::new();
+    for section in sections.into_iter().rev() {
+        let fits = |last: &Section| {
+            let (last, layout) = (&last.layout, &section.layout);
+            inserted(last) && inserted(layout) && last.table == layout.table && last.columns == layout.columns
+        };
+        match together.last_mut() {
+            Some(parts) if parts.last().is_some_and(fits) => parts.push(section),
+            _ => together.push(vec![section]),
+        }
+    }
+    together
+}
+
 async fn restore_in_transaction(
     attempt: &mut Attempt,
     index: usize,
@@ -186,8 +204,8 @@ async fn restore_in_transaction(
     let mut transaction = attempt.target.begin(attempt.claim, &[]).await?;
     let mut restored = Restored::default();
     // What went last comes back first: a parent before the rows that name it.
-    for Section { layout, rows } in sections.into_iter().rev() {
-        let part = transaction.restore(&layout, rows).await?;
+    for parts in together(sections) {
+        let part = transaction.restore_together(parts).await?;
         restored.rows += part.rows;
         restored.conflicting += part.conflicting;
         restored.conflicts.extend(part.conflicts);

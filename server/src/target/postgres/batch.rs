@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
+    backup::Section,
     model::{ChildLink, Condition, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema, Value},
-    port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Restored, RowSink, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
@@ -490,8 +491,8 @@ impl BatchTransaction for PostgresBatch {
         Ok(adopted)
     }
 
-    async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError> {
-        restore::restore(&mut self.connection, layout, &rows).await
+    async fn restore_together(&mut self, parts: Vec<Section>) -> Result<Restored, TargetError> {
+        restore::restore(&mut self.connection, &parts).await
     }
 
     async fn record(&mut self, entry: &JournalEntry) -> Result<(), TargetError> {

@@ -43,11 +43,8 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
     };
     let mut parts = Vec::new();
     for (number, table) in tables.iter().enumerate() {
-        let from = format!(
-            "SELECT {} FROM ONLY {} AS t",
-            list(&columns(table, links)),
-            render::table(&table.name)
-        );
+        let (listed, name) = (list(&columns(table, links)), render::table(&table.name));
+        let from = format!("SELECT {listed} FROM ONLY {name} AS t");
         let mut within = Vec::new();
         let mut reached = Vec::new();
         let mut gone = Vec::new();
@@ -77,9 +74,16 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
         let recursion = if within.is_empty() {
             String::new()
         } else {
-            let mut all = vec![format!("({})", within.join(" OR "))];
-            all.extend(gone);
-            format!(" UNION {from}, d{number} AS p WHERE {}", all.join(" AND "))
+            // A condition in SQL names columns without their table: it must not see `p`, which has some of the same.
+            let left = if gone.is_empty() {
+                format!("ONLY {name}")
+            } else {
+                format!("(SELECT t.* FROM ONLY {name} AS t WHERE {})", gone.join(" AND "))
+            };
+            format!(
+                " UNION SELECT {listed} FROM {left} AS t, d{number} AS p WHERE {}",
+                within.join(" OR ")
+            )
         };
         parts.push(format!("d{number} AS ({first}{recursion})"));
     }

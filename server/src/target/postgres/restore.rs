@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use dbkeep_engine::{
+    backup::Section,
     model::{Row, TableName, Value},
     port::{Captured, Conflict, Restored, Scratch, TableLayout, TargetError, TargetErrorClass},
 };
@@ -45,25 +46,38 @@ fn insert(table: &str, layout: &TableLayout) -> String {
     )
 }
 
-async fn insert_rows(connection: &mut PgConnection, sql: &str, rows: &[Row], width: usize) -> Result<u64, sqlx::Error> {
+async fn insert_rows(connection: &mut PgConnection, sql: &str, rows: &[&Row], width: usize) -> Result<u64, sqlx::Error> {
     let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
-    for column in columns_of(rows, width).map_err(|error| sqlx::Error::Protocol(error.to_string()))? {
+    for column in columns_of(rows.iter().copied(), width).map_err(|error| sqlx::Error::Protocol(error.to_string()))? {
         query = query.bind(column);
     }
     Ok(query.execute(connection).await?.rows_affected())
 }
 
-/// Puts rows back, by what was done to them.
-pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout, rows: &[Row]) -> Result<Restored, TargetError> {
-    match &layout.captured {
-        Captured::Deleted => Ok(insert_back(connection, layout, rows).await?.0),
-        Captured::Archived {
+/// Puts rows of one table back, by what was done to them.
+pub(super) async fn restore(connection: &mut PgConnection, parts: &[Section]) -> Result<Restored, TargetError> {
+    let Some(Section { layout, rows }) = parts.first() else {
+        return Ok(Restored::default());
+    };
+    if let Captured::Changed { changed } = &layout.captured {
+        return change_back(connection, layout, changed, rows).await;
+    }
+    let all: Vec<&Row> = parts.iter().flat_map(|part| &part.rows).collect();
+    let (mut restored, back) = insert_back(connection, layout, &all).await?;
+    let mut back = back.into_iter();
+    for Section { layout, rows } in parts {
+        let back: Vec<&Row> = rows
+            .iter()
+            .zip(back.by_ref())
+            .filter(|(_, back)| *back)
+            .map(|(row, _)| row)
+            .collect();
+        if let Captured::Archived {
             into,
             stamp_column,
             stamp,
-        } => {
-            let (mut restored, back) = insert_back(connection, layout, rows).await?;
-            let back: Vec<&Row> = rows.iter().zip(back).filter(|(_, back)| *back).map(|(row, _)| row).collect();
+        } = &layout.captured
+        {
             let stamped = (into, stamp_column.as_str(), stamp.as_str());
             connection.execute("SAVEPOINT archive").await.map_err(statement)?;
             match take_from_archive(connection, layout, &back, stamped).await {
@@ -75,10 +89,9 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
                 Err(error) => return Err(error),
             }
             connection.execute("RELEASE SAVEPOINT archive").await.map_err(statement)?;
-            Ok(restored)
         }
-        Captured::Changed { changed } => change_back(connection, layout, changed, rows).await,
     }
+    Ok(restored)
 }
 
 /// Inserts deleted rows; tells of each whether it is back. Where all go in at once, one statement does it; otherwise each row is
@@ -87,7 +100,7 @@ pub(super) async fn restore(connection: &mut PgConnection, layout: &TableLayout,
 async fn insert_back(
     connection: &mut PgConnection,
     layout: &TableLayout,
-    rows: &[Row],
+    rows: &[&Row],
 ) -> Result<(Restored, Vec<bool>), TargetError> {
     let sql = insert(&render::table(&layout.table), layout);
     let width = layout.columns.len();
@@ -118,12 +131,9 @@ async fn insert_back(
         // Rows whose parent is missing; it may be a later row of the same table.
         let mut orphaned = Vec::new();
         for place in pending {
-            let row = &rows[place];
+            let row = rows[place];
             connection.execute("SAVEPOINT one").await.map_err(statement)?;
-            let reason = match insert_rows(connection, &sql, std::slice::from_ref(row), width)
-                .await
-                .map_err(statement)
-            {
+            let reason = match insert_rows(connection, &sql, &[row], width).await.map_err(statement) {
                 Ok(inserted) => {
                     connection.execute("RELEASE SAVEPOINT one").await.map_err(statement)?;
                     restored.rows += inserted;
@@ -148,13 +158,32 @@ async fn insert_back(
             };
             leave(&mut restored, layout, row, reason);
         }
-        if orphaned.is_empty() || restored.rows == before {
-            for (place, reason) in orphaned {
-                leave(&mut restored, layout, &rows[place], reason);
+        if restored.rows == before && !orphaned.is_empty() {
+            // In a ring each row waits for another: only one statement has them all there.
+            let ring: Vec<&Row> = orphaned.iter().map(|(place, _)| rows[*place]).collect();
+            connection.execute("SAVEPOINT ring").await.map_err(statement)?;
+            match insert_rows(connection, &sql, &ring, width).await.map_err(statement) {
+                Ok(inserted) if inserted == ring.len() as u64 => {
+                    restored.rows += inserted;
+                    orphaned.drain(..).for_each(|(place, _)| back[place] = true);
+                }
+                Ok(_) => {}
+                Err(error) if about_the_row(&error) => {}
+                Err(error) => return Err(error),
             }
+            if !orphaned.is_empty() {
+                connection.execute("ROLLBACK TO SAVEPOINT ring").await.map_err(statement)?;
+            }
+            connection.execute("RELEASE SAVEPOINT ring").await.map_err(statement)?;
+            for (place, reason) in orphaned.drain(..) {
+                leave(&mut restored, layout, rows[place], reason);
+            }
+        }
+        if orphaned.is_empty() {
             return Ok((restored, back));
         }
-        pending = orphaned.into_iter().map(|(place, _)| place).collect();
+        // The other way round each time, so that a long chain does not take a round for every row.
+        pending = orphaned.into_iter().rev().map(|(place, _)| place).collect();
     }
 }
 
@@ -393,7 +422,8 @@ impl Scratch for PostgresScratch {
             .execute(AssertSqlSafe(format!("TRUNCATE {table}")))
             .await
             .map_err(statement)?;
-        insert_rows(&mut self.connection, &insert(&table, layout), &rows, layout.columns.len())
+        let all: Vec<&Row> = rows.iter().collect();
+        insert_rows(&mut self.connection, &insert(&table, layout), &all, layout.columns.len())
             .await
             .map_err(statement)?;
         let columns = render::text_columns(layout.columns.iter().map(|(name, _)| name.as_str()));

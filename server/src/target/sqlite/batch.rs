@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
+    backup::Section,
     model::{ChildLink, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema},
-    port::{BatchTransaction, Claim, Restored, RowSink, TableLayout, TargetError, TargetErrorClass},
+    port::{BatchTransaction, Claim, Restored, RowSink, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
@@ -272,8 +273,8 @@ impl BatchTransaction for SqliteBatch {
         Ok(0)
     }
 
-    async fn restore(&mut self, layout: &TableLayout, rows: Vec<Row>) -> Result<Restored, TargetError> {
-        restore::restore(&mut self.connection, layout, &rows).await
+    async fn restore_together(&mut self, parts: Vec<Section>) -> Result<Restored, TargetError> {
+        restore::restore(&mut self.connection, &parts).await
     }
 
     async fn record(&mut self, entry: &JournalEntry) -> Result<(), TargetError> {

@@ -37,8 +37,14 @@ pub(super) fn placeholder(value: &Value) -> &'static str {
 
 /// The whole predicate of a selection over `t`. No part of it is ever NULL, so that `NOT` means what it says.
 pub(super) fn predicate(selection: &Selection) -> Result<String, TargetError> {
-    let mut parts = vec![condition(&selection.matches, "t")?];
-    parts.extend(none_of(&selection.except, "t")?);
+    predicate_of(selection, "t")
+}
+
+/// The same over a row under this alias. Beside other tables it must not be `t`: a condition in SQL names columns without their
+/// table, and is given a row of its own only under another alias.
+pub(super) fn predicate_of(selection: &Selection, alias: &str) -> Result<String, TargetError> {
+    let mut parts = vec![condition(&selection.matches, alias)?];
+    parts.extend(none_of(&selection.except, alias)?);
     Ok(parts.join(" AND "))
 }
 

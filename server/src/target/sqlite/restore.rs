@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Row, Value},
+    backup::Section,
+    model::{Row, TableName, Value},
     port::{Captured, Conflict, Restored, Scratch, TableLayout, TargetError, TargetErrorClass},
 };
 use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
@@ -21,74 +22,95 @@ const FOREIGN_KEY_VIOLATION: &str = "787";
 const INSERT_ROWS: usize = 200;
 const MAX_PARAMETERS: usize = 30_000;
 
-async fn insert(connection: &mut SqliteConnection, table: &str, layout: &TableLayout, rows: &[Row]) -> Result<u64, TargetError> {
+async fn insert(connection: &mut SqliteConnection, table: &str, layout: &TableLayout, rows: &[&Row]) -> Result<u64, TargetError> {
     let names = layout
         .columns
         .iter()
         .map(|(name, _)| render::identifier(name))
         .collect::<Vec<_>>()
         .join(", ");
-    let tuple = |row: &Row| format!("({})", row.iter().map(render::placeholder).collect::<Vec<_>>().join(", "));
+    let tuple = |row: &&Row| format!("({})", row.iter().map(render::placeholder).collect::<Vec<_>>().join(", "));
     let tuples = rows.iter().map(tuple).collect::<Vec<_>>().join(", ");
     let sql = format!("INSERT INTO {table} ({names}) VALUES {tuples} ON CONFLICT DO NOTHING");
     let mut query = sqlx::query(AssertSqlSafe(sql));
-    for value in rows.iter().flatten() {
+    for value in rows.iter().copied().flatten() {
         query = bind(query, value);
     }
     Ok(query.execute(connection).await.map_err(statement)?.rows_affected())
 }
 
-/// Puts rows back, by what was done to them.
-pub(super) async fn restore(
-    connection: &mut SqliteConnection,
-    layout: &TableLayout,
-    rows: &[Row],
-) -> Result<Restored, TargetError> {
-    match &layout.captured {
-        Captured::Deleted => Ok(insert_back(connection, layout, rows).await?.0),
-        Captured::Archived {
+/// Puts rows of one table back, by what was done to them.
+pub(super) async fn restore(connection: &mut SqliteConnection, parts: &[Section]) -> Result<Restored, TargetError> {
+    let Some(Section { layout, rows }) = parts.first() else {
+        return Ok(Restored::default());
+    };
+    if let Captured::Changed { changed } = &layout.captured {
+        return change_back(connection, layout, changed, rows).await;
+    }
+    let all: Vec<&Row> = parts.iter().flat_map(|part| &part.rows).collect();
+    let (mut restored, back) = insert_back(connection, layout, &all).await?;
+    let mut back = back.into_iter();
+    for Section { layout, rows } in parts {
+        let back: Vec<&Row> = rows
+            .iter()
+            .zip(back.by_ref())
+            .filter(|(_, back)| *back)
+            .map(|(row, _)| row)
+            .collect();
+        if let Captured::Archived {
             into,
             stamp_column,
             stamp,
-        } => {
-            let (mut restored, back) = insert_back(connection, layout, rows).await?;
-            for (row, _) in rows.iter().zip(back).filter(|(_, back)| *back) {
-                let columns = layout.columns.iter().zip(row);
-                // With its table, since a quoted name of no column alone would be taken for a string.
-                let same =
-                    columns.map(|((name, _), value)| format!("a.{} IS {}", render::identifier(name), render::placeholder(value)));
-                let sql = format!(
-                    "DELETE FROM {} AS a WHERE {} AND a.{} = {}",
-                    render::table(into),
-                    same.collect::<Vec<_>>().join(" AND "),
-                    render::identifier(stamp_column),
-                    render::literal(stamp)
-                );
-                let mut query = sqlx::query(AssertSqlSafe(sql));
-                for value in row {
-                    query = bind(query, value);
-                }
-                // A statement that fails takes back nothing but itself.
-                let taken = match query.execute(&mut *connection).await.map_err(statement) {
-                    Ok(done) => done.rows_affected(),
-                    Err(error) if error.class == TargetErrorClass::SchemaChanged => {
-                        restored.archive_gone = Some(into.clone());
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                };
-                if taken == 0 && restored.conflicts.len() < NAMED_CONFLICTS {
-                    restored.conflicts.push(Conflict {
-                        table: into.clone(),
-                        key: key_of(layout, row),
-                        reason: "the row is back, but its copy in the archive is gone or was changed since".to_owned(),
-                    });
-                }
-            }
-            Ok(restored)
+        } = &layout.captured
+        {
+            let stamped = (into, stamp_column.as_str(), stamp.as_str());
+            take_from_archive(connection, layout, &back, stamped, &mut restored).await?;
         }
-        Captured::Changed { changed } => change_back(connection, layout, changed, rows).await,
     }
+    Ok(restored)
+}
+
+/// Deletes the copies of rows that are back. A copy that somebody has changed is left and named; so is an archive that is gone.
+async fn take_from_archive(
+    connection: &mut SqliteConnection,
+    layout: &TableLayout,
+    rows: &[&Row],
+    (into, stamp_column, stamp): (&TableName, &str, &str),
+    restored: &mut Restored,
+) -> Result<(), TargetError> {
+    for row in rows {
+        let columns = layout.columns.iter().zip(*row);
+        // With its table, since a quoted name of no column alone would be taken for a string.
+        let same = columns.map(|((name, _), value)| format!("a.{} IS {}", render::identifier(name), render::placeholder(value)));
+        let sql = format!(
+            "DELETE FROM {} AS a WHERE {} AND a.{} = {}",
+            render::table(into),
+            same.collect::<Vec<_>>().join(" AND "),
+            render::identifier(stamp_column),
+            render::literal(stamp)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for value in *row {
+            query = bind(query, value);
+        }
+        // A statement that fails takes back nothing but itself.
+        let taken = match query.execute(&mut *connection).await.map_err(statement) {
+            Ok(done) => done.rows_affected(),
+            Err(error) if error.class == TargetErrorClass::SchemaChanged => {
+                restored.archive_gone = Some(into.clone());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if taken == 0 && restored.conflicts.len() < NAMED_CONFLICTS {
+            restored.conflicts.push(Conflict {
+                table: into.clone(),
+                key: key_of(layout, row),
+                reason: "the row is back, but its copy in the archive is gone or was changed since".to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Gives changed columns their old values, where they still hold the new ones.
@@ -154,12 +176,32 @@ async fn change_back(
     Ok(restored)
 }
 
+/// Inserts all of the rows in one statement, or none of them.
+async fn insert_all(
+    connection: &mut SqliteConnection,
+    table: &str,
+    layout: &TableLayout,
+    rows: &[&Row],
+) -> Result<bool, TargetError> {
+    connection.execute("SAVEPOINT part").await.map_err(statement)?;
+    let all = match insert(connection, table, layout, rows).await {
+        Ok(inserted) => inserted == rows.len() as u64,
+        Err(error) if error.class == TargetErrorClass::Constraint => false,
+        Err(error) => return Err(error),
+    };
+    if !all {
+        connection.execute("ROLLBACK TO part").await.map_err(statement)?;
+    }
+    connection.execute("RELEASE part").await.map_err(statement)?;
+    Ok(all)
+}
+
 /// Inserts deleted rows, many at a time; tells of each whether it is back. Where some cannot go, each row of that part is tried
 /// by itself in the end, so that those are named.
 async fn insert_back(
     connection: &mut SqliteConnection,
     layout: &TableLayout,
-    rows: &[Row],
+    rows: &[&Row],
 ) -> Result<(Restored, Vec<bool>), TargetError> {
     let table = render::table(&layout.table);
     let mut restored = Restored::default();
@@ -168,30 +210,21 @@ async fn insert_back(
     let part_rows = INSERT_ROWS.min(MAX_PARAMETERS / layout.columns.len().max(1)).max(1);
     for (number, part) in rows.chunks(part_rows).enumerate() {
         let places = number * part_rows..number * part_rows + part.len();
-        connection.execute("SAVEPOINT part").await.map_err(statement)?;
-        match insert(connection, &table, layout, part).await {
-            Ok(inserted) if inserted == part.len() as u64 => {
-                connection.execute("RELEASE part").await.map_err(statement)?;
-                restored.rows += inserted;
-                back[places].fill(true);
-                continue;
-            }
-            Ok(_) => {}
-            Err(error) if error.class == TargetErrorClass::Constraint => {}
-            Err(error) => return Err(error),
+        if insert_all(connection, &table, layout, part).await? {
+            restored.rows += part.len() as u64;
+            back[places].fill(true);
+        } else {
+            pending.extend(places);
         }
-        connection.execute("ROLLBACK TO part").await.map_err(statement)?;
-        connection.execute("RELEASE part").await.map_err(statement)?;
-        pending.extend(places);
     }
     while !pending.is_empty() {
         let before = restored.rows;
         // Rows whose parent is missing; it may be a later row of the same table.
         let mut orphaned = Vec::new();
         for place in pending {
-            let row = &rows[place];
+            let row = rows[place];
             // A single statement that fails takes itself back.
-            let reason = match insert(connection, &table, layout, std::slice::from_ref(row)).await {
+            let reason = match insert(connection, &table, layout, &[row]).await {
                 Ok(1) => {
                     restored.rows += 1;
                     back[place] = true;
@@ -207,12 +240,19 @@ async fn insert_back(
             };
             leave(&mut restored, layout, row, reason);
         }
-        if restored.rows == before {
+        if restored.rows == before && !orphaned.is_empty() {
+            // In a ring each row waits for another: only one statement has them all there.
+            let ring: Vec<&Row> = orphaned.iter().map(|(place, _)| rows[*place]).collect();
+            if ring.len() * layout.columns.len() <= MAX_PARAMETERS && insert_all(connection, &table, layout, &ring).await? {
+                restored.rows += ring.len() as u64;
+                orphaned.drain(..).for_each(|(place, _)| back[place] = true);
+            }
             for (place, reason) in orphaned.drain(..) {
-                leave(&mut restored, layout, &rows[place], reason);
+                leave(&mut restored, layout, rows[place], reason);
             }
         }
-        pending = orphaned.into_iter().map(|(place, _)| place).collect();
+        // The other way round each time, so that a long chain does not take a round for every row.
+        pending = orphaned.into_iter().rev().map(|(place, _)| place).collect();
     }
     Ok((restored, back))
 }
@@ -302,7 +342,8 @@ impl Scratch for SqliteScratch {
             .execute(AssertSqlSafe(format!("BEGIN; DELETE FROM {table}")))
             .await
             .map_err(statement)?;
-        for part in rows.chunks(INSERT_ROWS.min(MAX_PARAMETERS / layout.columns.len().max(1)).max(1)) {
+        let all: Vec<&Row> = rows.iter().collect();
+        for part in all.chunks(INSERT_ROWS.min(MAX_PARAMETERS / layout.columns.len().max(1)).max(1)) {
             insert(&mut self.connection, &table, layout, part).await?;
         }
         let columns = render::columns(layout.columns.iter().map(|(name, _)| name.as_str()));

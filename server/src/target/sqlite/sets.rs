@@ -321,22 +321,25 @@ async fn kept(
         ));
     }
     let table = render::table(&schema.name);
-    let mut keeper = vec![render::condition(&row.matches, "w")?];
-    keeper.extend(render::none_of(&row.except, "w")?);
+    let names: Vec<String> = schema
+        .row_key
+        .iter()
+        .map(|name| format!("r.{}", render::identifier(name)))
+        .collect();
     let mut proven = Vec::new();
     for part in parts(keys) {
         // CROSS JOIN keeps the order: the listed keys first, then the rows by their keys and no other index.
         let sql = format!(
-            "SELECT {} FROM (VALUES {}) AS k CROSS JOIN {table} AS t NOT INDEXED CROSS JOIN {table} AS w NOT INDEXED \
+            "SELECT {} FROM (VALUES {}) AS k CROSS JOIN {table} AS r NOT INDEXED CROSS JOIN {table} AS w NOT INDEXED \
              WHERE {} AND {} AND {} AND {} AND {} AND {}",
-            render::columns(schema.row_key.iter().map(String::as_str)),
+            names.join(", "),
             tuples(part),
-            same_key(schema, "t", 0),
+            same_key(schema, "r", 0),
             same_key(schema, "w", width),
-            render::same("w", columns, "t", columns),
-            before(schema, order, "w", "t"),
-            render::predicate(row)?,
-            keeper.join(" AND "),
+            render::same("w", columns, "r", columns),
+            before(schema, order, "w", "r"),
+            render::predicate_of(row, "r")?,
+            render::predicate_of(row, "w")?,
         );
         let query = bind_all(sqlx::query(AssertSqlSafe(sql)), part.iter().flatten());
         for found in query.fetch_all(&mut *connection).await.map_err(statement)? {

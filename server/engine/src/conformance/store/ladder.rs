@@ -11,7 +11,7 @@ use crate::{
     model::{
         Act, Approval, Caller, Decision, DecisionId, EventBody, Outcome, PlanId, ReportStatus, Run, RunId, RunKind, RunState,
     },
-    port::{Created, DecisionFilter, Resolved, RunFilter, Store, Verdict},
+    port::{Created, DecisionFilter, Resolved, RunFilter, Steer, SteerRequest, Steered, Store, Verdict},
 };
 
 fn ann() -> Caller {
@@ -165,6 +165,53 @@ pub(super) async fn a_waiting_run_is_nobodys_until_its_last_approval(store: Arc<
         })
         .collect();
     assert_eq!(approvals, [("bob", 1, 2), ("carl", 2, 2)]);
+}
+
+pub(super) async fn a_paused_run_takes_verdicts(store: Arc<dyn Store>) {
+    let steer = async |id, steer| {
+        let asked = SteerRequest {
+            run: id,
+            steer,
+            request_id: String::new(),
+            request_digest: String::new(),
+        };
+        match store.steer(&asked).await.unwrap() {
+            Steered::Done(run) => run,
+            other => panic!("expected Done, got {other:?}"),
+        }
+    };
+    let asked = waiting(1);
+    let id = asked.id;
+    accept(store.as_ref(), &request(asked, &["t"])).await;
+    steer(id, Steer::Pause("later".to_owned())).await;
+    let approved = taken(store.as_ref(), id, &approve("bob", &["t"])).await;
+    assert_eq!(
+        (approved.state, approved.state_reason.as_str(), approved.approve_until),
+        (RunState::Paused, "later", None)
+    );
+    assert_eq!(store.run(id).await.unwrap().unwrap(), approved);
+    assert!(!is_free(store.as_ref(), "t").await, "it holds its table");
+    assert!(store.claim("holder", LONG, &[]).await.unwrap().is_none(), "nobody claims it");
+    steer(id, Steer::Resume).await;
+    let grant = store.claim("holder", LONG, &[]).await.unwrap().expect("it is free now");
+    assert_eq!(grant.run.id, id);
+    let late = Run {
+        approve_until: Some(Timestamp::from_millisecond(1_000).unwrap()),
+        ..waiting(1)
+    };
+    let denied = waiting(1);
+    for asked in [&late, &denied] {
+        accept(store.as_ref(), &request(asked.clone(), &["u"])).await;
+        steer(asked.id, Steer::Pause("later".to_owned())).await;
+    }
+    let reason = "no".to_owned();
+    let denied = taken(store.as_ref(), denied.id, &Verdict::Deny { reason }).await;
+    assert_eq!(denied.state, RunState::Cancelled);
+    // Nobody ends what is paused; resumed it is over.
+    assert!(store.expire_approvals("too late", 10).await.unwrap().is_empty());
+    steer(late.id, Steer::Resume).await;
+    let ended = store.expire_approvals("too late", 10).await.unwrap();
+    assert_eq!(ended.iter().map(|run| run.id).collect::<Vec<_>>(), [late.id]);
 }
 
 pub(super) async fn a_denied_run_ends(store: Arc<dyn Store>) {

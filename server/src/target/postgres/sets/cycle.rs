@@ -324,10 +324,12 @@ pub(super) async fn closed(
     };
     let meets = (0..from.len())
         .map(|place| format!("m.finish{place} = coalesce(lead(m.start{place}) OVER o, first_value(m.start{place}) OVER o)"));
+    // A condition in SQL names columns without their table: it must not see those of `x`.
     let sql = format!(
-        "WITH m AS MATERIALIZED (SELECT x.ring, x.place, x.members, {}, {} FROM \
+        "WITH m AS MATERIALIZED (SELECT x.ring, x.place, x.members, e.* FROM \
          (SELECT u.place AS ring, y.place, cardinality(u.ring::tid[]) AS members, y.address FROM unnest($1::text[]) WITH ORDINALITY AS u(ring, place), \
-          unnest(u.ring::tid[]) WITH ORDINALITY AS y(address, place)) AS x JOIN ONLY {table} AS t ON t.ctid = x.address WHERE {predicate}) \
+          unnest(u.ring::tid[]) WITH ORDINALITY AS y(address, place)) AS x \
+          CROSS JOIN LATERAL (SELECT {}, {} FROM ONLY {table} AS t WHERE t.ctid = x.address AND {predicate}) AS e) \
          SELECT r.ring FROM (SELECT m.ring, m.members, {} AS meets FROM m WINDOW o AS (PARTITION BY m.ring ORDER BY m.place)) AS r \
          GROUP BY r.ring, r.members HAVING count(*) = r.members AND bool_and(r.meets)",
         names(from, "start"),

@@ -289,16 +289,16 @@ pub(super) async fn closed(
     }
     let meets = from.iter().zip(to).map(|(from, to)| {
         let (from, to) = (render::identifier(from), render::identifier(to));
-        format!("t.{to} = coalesce(lead(t.{from}) OVER o, first_value(t.{from}) OVER o)")
+        format!("e.{to} = coalesce(lead(e.{from}) OVER o, first_value(e.{from}) OVER o)")
     });
     let sql = format!(
-        "SELECT r.ring FROM (SELECT x.ring, x.members, {} AS meets FROM temp.dbkeep_ring_{width} AS x CROSS JOIN {} AS t NOT INDEXED \
+        "SELECT r.ring FROM (SELECT x.ring, x.members, {} AS meets FROM temp.dbkeep_ring_{width} AS x CROSS JOIN {} AS e NOT INDEXED \
          WHERE {} AND {} WINDOW o AS (PARTITION BY x.ring ORDER BY x.place)) AS r \
          GROUP BY r.ring, r.members HAVING count(*) = r.members AND min(r.meets) = 1 ORDER BY r.ring",
         meets.collect::<Vec<_>>().join(" AND "),
         render::table(&schema.name),
-        render::same("t", &schema.row_key, "x", &columns),
-        render::predicate(row)?,
+        render::same("e", &schema.row_key, "x", &columns),
+        render::predicate_of(row, "e")?,
     );
     let rows = sqlx::query(AssertSqlSafe(sql))
         .fetch_all(&mut *connection)
