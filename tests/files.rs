@@ -40,6 +40,7 @@ on_both! {
     conflicts_and_damage_are_reported
     a_root_is_held_and_its_replacement_noticed
     the_documented_examples_run
+    a_full_disk_strands_nothing
 }
 
 const CATALOG: &str = r#"
@@ -599,6 +600,96 @@ async fn a_root_is_held_and_its_replacement_noticed(database: Database) {
         .map(|_| ());
     assert!(matches!(refused, Err(Error::SchemaChanged { .. })), "{refused:?}");
     assert!(world.path("temp/x.tmp").exists() && !world.url.is_empty());
+}
+
+/// A file system of its own, until dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// `None` where this user may not mount.
+    fn new(path: PathBuf, size: &str) -> Option<Self> {
+        let mut command = std::process::Command::new("mount");
+        command
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(&path);
+        let mounted = command.status().is_ok_and(|status| status.success());
+        mounted.then_some(Self(path))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // There is nobody to tell; the folder then stays behind.
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// The disk of a root is full but for so many pages, so that the manifest's next page is refused: where a batch is announced, and where it
+/// is sealed. Whatever failed, a file is where it was or counted, and undo, on the full disk, brings it back.
+async fn a_full_disk_strands_nothing(database: Database) {
+    const PAGE: usize = 4_096;
+    let world = World::new(database).await;
+    let Some(_mount) = Mount::new(world.path("temp"), "600k") else {
+        return println!("this user may not mount; a full disk was not tried");
+    };
+    let changed = || -> BTreeMap<PathBuf, (i64, i64)> {
+        let paths = world.tree("temp").into_keys();
+        paths
+            .map(|path| {
+                let stat = fs::metadata(world.path("temp").join(&path)).expect("there");
+                (path, (stat.ctime(), stat.ctime_nsec()))
+            })
+            .collect()
+    };
+    let (mut failed, mut taken_back) = (0, 0);
+    // Longer names shift what the first page of the manifest ends with, from one kind of line to the other.
+    let shifted = (0..49).step_by(7).map(|shift| (1, 1, shift));
+    let cases = (0..=2).flat_map(|pages| [(pages, 1, 0), (pages, 3, 0)]).chain(shifted);
+    for (pages, batch, shift) in cases {
+        for number in 0..40 {
+            world.file(&format!("temp/{number}{}.tmp", "x".repeat(shift)), 25);
+        }
+        let before = world.tree("temp");
+        let filler = world.path("temp/filler");
+        let mut file = File::create(&filler).expect("a file");
+        let mut length = 0;
+        while std::io::Write::write_all(&mut file, &[0; PAGE]).is_ok() {
+            length += 1;
+        }
+        file.set_len((length - pages) * PAGE as u64).expect("room");
+        let plan = world.plan("temporary").await;
+        assert_eq!(plan.row_count, 40);
+        let times = changed();
+        let request = RunRequest::of_plan(&plan).execute().batch_size(batch).full_speed();
+        let run = world.client.cleanup().run(request).await.expect("a run");
+        let run = run.finish().await.expect("an end");
+        let left = changed();
+        let moved = 41 - left.len() as u64;
+        assert_eq!(report(&run).rows_affected, moved, "{}", run.state_reason);
+        failed += usize::from(run.state() == proto::RunState::Failed);
+        taken_back += usize::from(left.iter().any(|(path, time)| times[path] != *time));
+        let undo = UndoRequest::new(run.id.as_str()).batch_size(batch).full_speed();
+        match world.client.runs().undo(undo).await {
+            Ok(undo) => {
+                let undo = undo.finish().await.expect("an end");
+                assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+                assert_eq!(report(&undo).rows_affected, moved);
+            }
+            Err(error) => assert!(moved == 0 && matches!(error, Error::NothingCaptured { .. }), "{error:?}"),
+        }
+        fs::remove_file(&filler).expect("removed");
+        assert_eq!(
+            world.tree("temp"),
+            before,
+            "{pages} pages, batches of {batch}, {shift} more letters"
+        );
+        for path in before.keys() {
+            fs::remove_file(world.path("temp").join(path)).expect("removed");
+        }
+        fs::remove_dir_all(world.path("temp/.dbkeep-trash")).expect("removed");
+    }
+    println!("{database:?}: {failed} of 13 runs failed, {taken_back} took a batch back");
+    assert!(failed > 8 && taken_back > 0, "the disk was not full enough");
 }
 
 /// The catalogs in the pages of the two kinds, as they stand there.

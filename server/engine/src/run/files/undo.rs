@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{NAMED_FILES, begin_anew, blocking, halted, step_of};
+use super::{NAMED_FILES, begin_anew, blocking, step_of};
 use crate::{
     failpoint,
     model::{RunId, StepState},
@@ -22,7 +22,7 @@ pub(in crate::run) async fn undo_step(
     begin_anew(attempt, index);
     let limit = usize::try_from(attempt.run.options.batch_rows).unwrap_or(usize::MAX);
     let by = attempt.run.id;
-    let mut trashed = blocking(move || root.trashed(source, step_of(index))).await.map_err(halted)?;
+    let mut trashed = blocking(move || root.trashed(source, step_of(index))).await?;
     let (mut named, mut damaged) = (0, 0_u64);
     loop {
         attempt.boundary()?;
@@ -37,8 +37,7 @@ pub(in crate::run) async fn undo_step(
             let outcomes = trashed.restore(&files, by)?;
             Ok((trashed, files, outcomes))
         })
-        .await
-        .map_err(halted)?;
+        .await?;
         trashed = back;
         if files.is_empty() {
             break;
