@@ -224,13 +224,31 @@ impl FileSelection {
         })
     }
 
-    /// Which of these files something refers to at this moment.
+    /// Which of these files something refers to at this moment by their plain names: those stay where they are.
     pub(crate) async fn named(&self, target: &dyn Target, files: &[FileEntry]) -> Result<HashSet<FilePath>, TargetError> {
         let mut found = HashSet::new();
         for (reference, source) in self.references.iter().flatten() {
             let values: Vec<Vec<u8>> = files.iter().map(|file| reference.value(&file.path)).collect();
             for position in target.holds(source, &values).await? {
                 found.extend(files.get(position).map(|file| file.path.clone()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The same by any name that the sieve would take: an index finds plain names, the others are few and are read through.
+    pub(crate) async fn referenced(&self, target: &dyn Target, files: &[FileEntry]) -> Result<HashSet<FilePath>, TargetError> {
+        let mut found = self.named(target, files).await?;
+        let wanted: HashSet<&FilePath> = files.iter().map(|file| &file.path).collect();
+        for (reference, source) in self.references.iter().flatten() {
+            let mut stream = target.indirect_values(source, &reference.prefix).await?;
+            loop {
+                let page = stream.next().await?;
+                if page.is_empty() {
+                    break;
+                }
+                let meant = page.iter().filter_map(|value| reference.file(value));
+                found.extend(meant.filter(|path| wanted.contains(path)));
             }
         }
         Ok(found)

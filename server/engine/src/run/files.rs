@@ -4,7 +4,7 @@
 //!  gather    one walk, one pass over each column that refers to files
 //!  ask       which of the batch's names are referred to now: those stay
 //!  take      announced in the manifest and synced, then moved to the trash, each still as it was listed
-//!  ask       which are referred to by now: those go back
+//!  ask       which are referred to by now, in whatever spelling: those go back
 //!  seal      the batch's folder and its line in the manifest are synced: it counts from here on
 //! ```
 //!
@@ -133,7 +133,7 @@ async fn judge(
     selection: &FileSelection,
     moved: &[FileEntry],
 ) -> Result<Judged, FileStepError> {
-    let found: Vec<FilePath> = match selection.named(attempt.target.as_ref(), moved).await {
+    let found: Vec<FilePath> = match selection.referenced(attempt.target.as_ref(), moved).await {
         Ok(found) => found.into_iter().collect(),
         Err(error) if error.class != TargetErrorClass::Lost && !error.is_retryable() => {
             put_all_back(bin, moved).await?;
