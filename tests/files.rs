@@ -9,9 +9,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dbkeep_client::{Client, Error, PlanRequest, PruneRequest, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Client, Error, LimitsUpdate, PlanRequest, PruneRequest, RunRequest, UndoRequest, proto};
 use dbkeep_server::Config;
 use dbkeep_testkit::{Db, fresh_database};
+use futures::StreamExt as _;
+use proto::run_event::Event;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +42,7 @@ on_both! {
     conflicts_and_damage_are_reported
     a_root_is_held_and_its_replacement_noticed
     the_documented_examples_run
+    late_references_count_in_any_spelling
     a_full_disk_strands_nothing
 }
 
@@ -600,6 +603,75 @@ async fn a_root_is_held_and_its_replacement_noticed(database: Database) {
         .map(|_| ());
     assert!(matches!(refused, Err(Error::SchemaChanged { .. })), "{refused:?}");
     assert!(world.path("temp/x.tmp").exists() && !world.url.is_empty());
+}
+
+/// Rows that come after the run has listed its files name them in every way that a listing would have understood.
+async fn late_references_count_in_any_spelling(database: Database) {
+    let world = World::new(database).await;
+    world.uploads().await;
+    let plan = world.plan("uploads").await;
+    let request = RunRequest::of_plan(&plan).execute().batch_size(1).max_rows_per_second(1);
+    let mut stream = world.client.cleanup().run(request).await.expect("a run");
+    // With the first file everything is listed; a second of rest follows.
+    loop {
+        let event = stream.next().await.expect("no end yet").expect("an event");
+        if let Some(Event::Progress(progress)) = &event.event
+            && progress.rows_affected > 0
+        {
+            break;
+        }
+    }
+    let left: Vec<PathBuf> = world.tree("uploads").into_keys().collect();
+    let orphans = left.iter().filter_map(|path| {
+        let name = path.to_str().expect("a name");
+        let number: u32 = name.rsplit_once('f')?.1.parse().ok()?;
+        (number >= 80).then_some(name)
+    });
+    let mut rows: [Vec<String>; 2] = Default::default();
+    for (place, name) in orphans.enumerate() {
+        let (folder, file) = name.split_once('/').expect("a folder");
+        let value = match place % 8 {
+            0 => name.to_owned(),
+            1 => format!("{folder}//{file}"),
+            2 => format!("./{name}"),
+            3 => format!("/{name}"),
+            4 => format!("{folder}/./{file}"),
+            5 => format!("elsewhere/../{name}"),
+            6 => format!("{folder}/x/..//{file}"),
+            _ => format!("{name}/"),
+        };
+        if place % 2 == 0 {
+            rows[0].push(format!("({}, '/uploads/{value}', NULL)", 5_000 + place));
+        } else {
+            rows[1].push(format!("({}, '{value}')", 5_000 + place));
+        }
+    }
+    let sql = rows.map(|rows| rows.join(", "));
+    world
+        .db
+        .execute(&format!(
+            "INSERT INTO users VALUES {}; INSERT INTO lessons VALUES {}",
+            sql[0], sql[1]
+        ))
+        .await
+        .expect("rows");
+    let since = world.tree("uploads");
+    assert!(since.len() > 90, "{} files are left", since.len());
+    let run = stream.run_id().expect("its id").to_owned();
+    let hasten = LimitsUpdate::new(run.as_str())
+        .batch_size(5)
+        .max_rows_per_second(0)
+        .duty_cycle_percent(100);
+    world.client.runs().update_limits(hasten).await.expect("limits");
+    let run = stream.finish().await.expect("an end");
+    assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+    let now = world.tree("uploads");
+    for (path, file) in &since {
+        assert_eq!(now.get(path), Some(file), "{} is referred to by now", path.display());
+    }
+    assert_eq!(report(&run).rows_affected, 101 - now.len() as u64);
+    assert!(warnings(&run).contains(&"FILES_REFERENCED"), "{:?}", warnings(&run));
+    assert_eq!(world.plan("uploads").await.row_count, 0);
 }
 
 /// A file system of its own, until dropped.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{FileEntry, FilePath, StepState, Throttle},
+    model::{FileEntry, FilePath, StepState},
     planner::files::{FileSelection, FileStepError, Gathered, blocking},
     port::{FileRoot, FilesError, Left, Sifted, Taken, TargetError, TargetErrorClass, Trash, TrashTotals},
 };
@@ -302,12 +302,14 @@ impl FileWork<'_> {
 
     async fn run(mut self, attempt: &mut Attempt) -> Result<StepEnd, Halt> {
         let allowance = allowance(attempt, self.index);
-        let limit = usize::try_from(attempt.run.options.batch_rows).unwrap_or(usize::MAX);
+        attempt.rest(None).await?;
         loop {
             attempt.boundary()?;
+            attempt.look_around().await?;
             if attempt.out_of_time() {
                 return Ok(StepEnd::OutOfTime);
             }
+            let limit = usize::try_from(attempt.pace.rows()).unwrap_or(usize::MAX);
             let files = self.next(limit).await?;
             if files.is_empty() {
                 break;
@@ -325,14 +327,15 @@ impl FileWork<'_> {
                 return Ok(StepEnd::Partial(message));
             }
             let began = Instant::now();
-            if let Err(halt) = self.batch(attempt, files).await {
-                return Err(self.broken(attempt, halt).await);
-            }
+            let asked = match self.batch(attempt, files).await {
+                Ok(asked) => asked,
+                Err(halt) => return Err(self.broken(attempt, halt).await),
+            };
             let took = began.elapsed();
+            let moved = self.bin.totals().files - affected;
+            attempt.pace.after_batch_at_a_price(moved, took, asked);
             self.note(attempt, took).await?;
-            if !attempt.run.options.full_speed {
-                attempt.lease.rest(took).await?;
-            }
+            attempt.rest(None).await?;
         }
         self.end(attempt).await
     }
@@ -353,29 +356,34 @@ impl FileWork<'_> {
             .unwrap_or(halt)
     }
 
-    /// One batch, from the first question to the seal.
-    async fn batch(&mut self, attempt: &mut Attempt, files: Vec<FileEntry>) -> Result<(), Halt> {
+    /// One batch, from the first question to the seal. Returns how long the database was asked.
+    async fn batch(&mut self, attempt: &mut Attempt, files: Vec<FileEntry>) -> Result<Duration, Halt> {
+        let began = Instant::now();
         let in_use = tokio::select! {
             stop = attempt.lease.stopped() => return Err(stop.into()),
             named = self.selection.named(attempt.target.as_ref(), &files) => named?,
         };
+        let asked = began.elapsed();
         attempt.ledger.report.steps[self.index].rows_matched += files.len() as u64;
         self.kept += in_use.len() as u64;
         let files: Vec<FileEntry> = files.into_iter().filter(|file| !in_use.contains(&file.path)).collect();
         if files.is_empty() {
-            return Ok(());
+            return Ok(asked);
         }
         failpoint!("files-asked");
         let Taken { moved, left } = self.bin.with(move |trash| trash.take(&files)).await?;
         // From here to the seal nothing may end the batch but a failure: it is open.
+        let began = Instant::now();
         let judged = judge(attempt, &mut self.bin, self.selection, &moved).await?;
+        let asked = asked + began.elapsed();
         failpoint!("files-judged");
         self.bin.with(|trash| trash.seal()).await?;
         match judged {
             Judged::Back(files) => self.kept += files,
             Judged::Refused(error) => return Err(error.into()),
         }
-        self.report_left(attempt, &left).await
+        self.report_left(attempt, &left).await?;
+        Ok(asked)
     }
 
     async fn report_left(&mut self, attempt: &mut Attempt, left: &[Left]) -> Result<(), Halt> {
@@ -394,10 +402,7 @@ impl FileWork<'_> {
         take_totals(attempt, self.index, self.bin.totals());
         let report = &attempt.ledger.report.steps[self.index];
         let fraction = crate::share(report.rows_affected, report.rows_planned);
-        let throttle = (!attempt.run.options.full_speed).then(|| Throttle {
-            reason: "DUTY_CYCLE".to_owned(),
-            value: format!("{} ms", took.as_millis()),
-        });
+        let throttle = attempt.pace.shown();
         Ok(attempt.ledger.progress(self.index, fraction, took, throttle).await?)
     }
 
