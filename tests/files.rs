@@ -9,9 +9,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dbkeep_client::{Client, Error, PlanRequest, PruneRequest, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Client, Error, LimitsUpdate, PlanRequest, PruneRequest, RunRequest, UndoRequest, proto};
 use dbkeep_server::Config;
 use dbkeep_testkit::{Db, fresh_database};
+use futures::StreamExt as _;
+use proto::run_event::Event;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +42,8 @@ on_both! {
     conflicts_and_damage_are_reported
     a_root_is_held_and_its_replacement_noticed
     the_documented_examples_run
+    late_references_count_in_any_spelling
+    a_full_disk_strands_nothing
 }
 
 const CATALOG: &str = r#"
@@ -599,6 +603,165 @@ async fn a_root_is_held_and_its_replacement_noticed(database: Database) {
         .map(|_| ());
     assert!(matches!(refused, Err(Error::SchemaChanged { .. })), "{refused:?}");
     assert!(world.path("temp/x.tmp").exists() && !world.url.is_empty());
+}
+
+/// Rows that come after the run has listed its files name them in every way that a listing would have understood.
+async fn late_references_count_in_any_spelling(database: Database) {
+    let world = World::new(database).await;
+    world.uploads().await;
+    let plan = world.plan("uploads").await;
+    let request = RunRequest::of_plan(&plan).execute().batch_size(1).max_rows_per_second(1);
+    let mut stream = world.client.cleanup().run(request).await.expect("a run");
+    // With the first file everything is listed; a second of rest follows.
+    loop {
+        let event = stream.next().await.expect("no end yet").expect("an event");
+        if let Some(Event::Progress(progress)) = &event.event
+            && progress.rows_affected > 0
+        {
+            break;
+        }
+    }
+    let left: Vec<PathBuf> = world.tree("uploads").into_keys().collect();
+    let orphans = left.iter().filter_map(|path| {
+        let name = path.to_str().expect("a name");
+        let number: u32 = name.rsplit_once('f')?.1.parse().ok()?;
+        (number >= 80).then_some(name)
+    });
+    let mut rows: [Vec<String>; 2] = Default::default();
+    for (place, name) in orphans.enumerate() {
+        let (folder, file) = name.split_once('/').expect("a folder");
+        let value = match place % 8 {
+            0 => name.to_owned(),
+            1 => format!("{folder}//{file}"),
+            2 => format!("./{name}"),
+            3 => format!("/{name}"),
+            4 => format!("{folder}/./{file}"),
+            5 => format!("elsewhere/../{name}"),
+            6 => format!("{folder}/x/..//{file}"),
+            _ => format!("{name}/"),
+        };
+        if place % 2 == 0 {
+            rows[0].push(format!("({}, '/uploads/{value}', NULL)", 5_000 + place));
+        } else {
+            rows[1].push(format!("({}, '{value}')", 5_000 + place));
+        }
+    }
+    let sql = rows.map(|rows| rows.join(", "));
+    world
+        .db
+        .execute(&format!(
+            "INSERT INTO users VALUES {}; INSERT INTO lessons VALUES {}",
+            sql[0], sql[1]
+        ))
+        .await
+        .expect("rows");
+    let since = world.tree("uploads");
+    assert!(since.len() > 90, "{} files are left", since.len());
+    let run = stream.run_id().expect("its id").to_owned();
+    let hasten = LimitsUpdate::new(run.as_str())
+        .batch_size(5)
+        .max_rows_per_second(0)
+        .duty_cycle_percent(100);
+    world.client.runs().update_limits(hasten).await.expect("limits");
+    let run = stream.finish().await.expect("an end");
+    assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+    let now = world.tree("uploads");
+    for (path, file) in &since {
+        assert_eq!(now.get(path), Some(file), "{} is referred to by now", path.display());
+    }
+    assert_eq!(report(&run).rows_affected, 101 - now.len() as u64);
+    assert!(warnings(&run).contains(&"FILES_REFERENCED"), "{:?}", warnings(&run));
+    assert_eq!(world.plan("uploads").await.row_count, 0);
+}
+
+/// A file system of its own, until dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// `None` where this user may not mount.
+    fn new(path: PathBuf, size: &str) -> Option<Self> {
+        let mut command = std::process::Command::new("mount");
+        command
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(&path);
+        let mounted = command.status().is_ok_and(|status| status.success());
+        mounted.then_some(Self(path))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // There is nobody to tell; the folder then stays behind.
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// The disk of a root is full but for so many pages, so that the manifest's next page is refused: where a batch is announced, and where it
+/// is sealed. Whatever failed, a file is where it was or counted, and undo, on the full disk, brings it back.
+async fn a_full_disk_strands_nothing(database: Database) {
+    const PAGE: usize = 4_096;
+    let world = World::new(database).await;
+    let Some(_mount) = Mount::new(world.path("temp"), "600k") else {
+        return println!("this user may not mount; a full disk was not tried");
+    };
+    let changed = || -> BTreeMap<PathBuf, (i64, i64)> {
+        let paths = world.tree("temp").into_keys();
+        paths
+            .map(|path| {
+                let stat = fs::metadata(world.path("temp").join(&path)).expect("there");
+                (path, (stat.ctime(), stat.ctime_nsec()))
+            })
+            .collect()
+    };
+    let (mut failed, mut taken_back) = (0, 0);
+    // Longer names shift what the first page of the manifest ends with, from one kind of line to the other.
+    let shifted = (0..49).step_by(7).map(|shift| (1, 1, shift));
+    let cases = (0..=2).flat_map(|pages| [(pages, 1, 0), (pages, 3, 0)]).chain(shifted);
+    for (pages, batch, shift) in cases {
+        for number in 0..40 {
+            world.file(&format!("temp/{number}{}.tmp", "x".repeat(shift)), 25);
+        }
+        let before = world.tree("temp");
+        let filler = world.path("temp/filler");
+        let mut file = File::create(&filler).expect("a file");
+        let mut length = 0;
+        while std::io::Write::write_all(&mut file, &[0; PAGE]).is_ok() {
+            length += 1;
+        }
+        file.set_len((length - pages) * PAGE as u64).expect("room");
+        let plan = world.plan("temporary").await;
+        assert_eq!(plan.row_count, 40);
+        let times = changed();
+        let request = RunRequest::of_plan(&plan).execute().batch_size(batch).full_speed();
+        let run = world.client.cleanup().run(request).await.expect("a run");
+        let run = run.finish().await.expect("an end");
+        let left = changed();
+        let moved = 41 - left.len() as u64;
+        assert_eq!(report(&run).rows_affected, moved, "{}", run.state_reason);
+        failed += usize::from(run.state() == proto::RunState::Failed);
+        taken_back += usize::from(left.iter().any(|(path, time)| times[path] != *time));
+        let undo = UndoRequest::new(run.id.as_str()).batch_size(batch).full_speed();
+        match world.client.runs().undo(undo).await {
+            Ok(undo) => {
+                let undo = undo.finish().await.expect("an end");
+                assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+                assert_eq!(report(&undo).rows_affected, moved);
+            }
+            Err(error) => assert!(moved == 0 && matches!(error, Error::NothingCaptured { .. }), "{error:?}"),
+        }
+        fs::remove_file(&filler).expect("removed");
+        assert_eq!(
+            world.tree("temp"),
+            before,
+            "{pages} pages, batches of {batch}, {shift} more letters"
+        );
+        for path in before.keys() {
+            fs::remove_file(world.path("temp").join(path)).expect("removed");
+        }
+        fs::remove_dir_all(world.path("temp/.dbkeep-trash")).expect("removed");
+    }
+    println!("{database:?}: {failed} of 13 runs failed, {taken_back} took a batch back");
+    assert!(failed > 8 && taken_back > 0, "the disk was not full enough");
 }
 
 /// The catalogs in the pages of the two kinds, as they stand there.

@@ -31,6 +31,9 @@ on_both! {
     an_undo_is_steered_too
     runs_wait_in_line
     a_locked_table_makes_batches_smaller
+    limits_of_a_step_on_files_change_while_it_works
+    a_step_on_files_rests_and_pauses
+    an_undo_of_files_is_steered_too
 }
 
 /// As soon as a request to act within a second has taken effect.
@@ -394,6 +397,174 @@ async fn runs_wait_in_line(database: Database) {
     assert_eq!(third.state(), RunState::Succeeded, "{}", third.state_reason);
     let instant = |time: Option<prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos)).expect("a time");
     assert!(instant(second.end_time) <= instant(third.start_time), "one after the other");
+}
+
+/// Files of [`with_files`], all of them old.
+const FILES: u64 = 300;
+
+const FILE_CATALOG: &str = r#"
+[[operation]]
+name = "temporary"
+category = "TEMPORARY_FILES"
+severity = "LOW"
+backup = false
+
+[[operation.rule]]
+name = "old"
+kind = "temp_files"
+root = "files"
+age = "PT1H"
+max_fraction = 1.0
+"#;
+
+/// A database with nothing in it, and a root with old files.
+async fn with_files(database: Database) -> World {
+    let (url, folder) = support::empty(database).await;
+    let root = folder.path().join(support::ROOT);
+    std::fs::create_dir(&root).expect("a root");
+    for number in 0..FILES {
+        let file = std::fs::File::create(root.join(number.to_string())).expect("a file");
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time");
+    }
+    World::bare(url, folder, FILE_CATALOG).await
+}
+
+/// Names in the root, without the trash.
+fn files_left(world: &World) -> u64 {
+    let names = std::fs::read_dir(world.folder.path().join(support::ROOT)).expect("a folder");
+    names
+        .filter(|entry| entry.as_ref().expect("an entry").file_name() != ".dbkeep-trash")
+        .count() as u64
+}
+
+/// Files of each sealed batch of a run, in order, by the manifest.
+fn file_batches(world: &World, run: &str) -> Vec<u64> {
+    let trash = world.folder.path().join(support::ROOT).join(".dbkeep-trash").join(run);
+    let manifest = std::fs::read_to_string(trash.join("0/manifest")).expect("a manifest");
+    let sealed = manifest
+        .lines()
+        .filter_map(|line| line.split_once("{\"sealed\":").map(|(_, rest)| rest));
+    sealed
+        .map(|sealed| {
+            let (_, rest) = sealed.split_once("\"files\":").expect("a count");
+            let digits = rest.split_once(',').expect("more").0;
+            digits.parse().expect("a number")
+        })
+        .collect()
+}
+
+async fn limits_of_a_step_on_files_change_while_it_works(database: Database) {
+    let world = with_files(database).await;
+    let plan = world.plan("temporary").await;
+    let request = RunRequest::of_plan(&plan).execute().batch_size(1).max_rows_per_second(20);
+    let (run, mut stream) = started(&world.client, request).await;
+    until(&mut stream, |event| match event {
+        Event::Throttled(slowdown) => (slowdown.reason == "ROWS_PER_SECOND" && !slowdown.cleared).then_some(()),
+        _ => None,
+    })
+    .await;
+    let update = LimitsUpdate::new(run.as_str())
+        .batch_size(50)
+        .max_rows_per_second(0)
+        .duty_cycle_percent(100);
+    let asked = Instant::now();
+    world.client.runs().update_limits(update).await.expect("limits");
+    // From the next boundary on: batches of fifty, and the rests are over.
+    let mut cleared = std::collections::BTreeSet::new();
+    until(&mut stream, |event| {
+        if let Event::Throttled(slowdown) = event
+            && slowdown.cleared
+        {
+            cleared.insert(slowdown.reason.clone());
+        }
+        cleared
+            .is_superset(&["DUTY_CYCLE", "ROWS_PER_SECOND"].map(str::to_owned).into())
+            .then_some(())
+    })
+    .await;
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    let ended = stream.finish().await.expect("an end");
+    assert_eq!(
+        (ended.state(), ended.attempts),
+        (RunState::Succeeded, 1),
+        "{}",
+        ended.state_reason
+    );
+    let batches = file_batches(&world, &run);
+    let small = batches.iter().take_while(|files| **files == 1).count();
+    let (last, full) = batches[small..].split_last().expect("larger batches");
+    assert!(
+        small > 0 && full.iter().all(|files| *files == 50) && *last <= 50,
+        "{batches:?}"
+    );
+    assert_eq!(batches.iter().sum::<u64>(), FILES);
+    assert_eq!(files_left(&world), 0);
+}
+
+async fn a_step_on_files_rests_and_pauses(database: Database) {
+    let world = with_files(database).await;
+    let plan = world.plan("temporary").await;
+    let request = RunRequest::of_plan(&plan)
+        .execute()
+        .batch_size(200)
+        .max_rows_per_second(100)
+        .duty_cycle_percent(100);
+    let (run, mut stream) = started(&world.client, request).await;
+    // A second's worth of files and no more, and then about a second of rest.
+    assert_eq!(file_batches(&world, &run)[0], 100);
+    let slow = LimitsUpdate::new(run.as_str()).max_rows_per_second(1);
+    world.client.runs().update_limits(slow).await.expect("limits");
+    let asked = Instant::now();
+    world.client.runs().pause(run.as_str(), "lunch").await.expect("a run");
+    assert_eq!(until_state(&mut stream, RunState::Paused).await, "lunch");
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    let paused = world.client.runs().get(run.as_str()).await.expect("the run");
+    let moved = paused.report.expect("a report").rows_affected;
+    assert_eq!(
+        (files_left(&world), file_batches(&world, &run).iter().sum()),
+        (FILES - moved, moved)
+    );
+    world.client.runs().resume(run.as_str()).await.expect("a run");
+    until_state(&mut stream, RunState::Running).await;
+    let fast = LimitsUpdate::new(run.as_str()).max_rows_per_second(0);
+    let asked = Instant::now();
+    world.client.runs().update_limits(fast).await.expect("limits");
+    let ended = stream.finish().await.expect("an end");
+    assert_eq!(ended.state(), RunState::Succeeded, "{}", ended.state_reason);
+    // At one file a second it would have taken minutes.
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    assert_eq!((files_left(&world), file_batches(&world, &run).iter().sum()), (0, FILES));
+}
+
+async fn an_undo_of_files_is_steered_too(database: Database) {
+    let world = with_files(database).await;
+    let cleanup = world.clean("temporary").await;
+    assert_eq!((cleanup.state(), files_left(&world)), (RunState::Succeeded, 0));
+    let request = UndoRequest::new(cleanup.id.as_str()).max_rows_per_second(10);
+    let mut stream = world.client.runs().undo(request).await.expect("a stream");
+    until(&mut stream, |event| match event {
+        Event::Throttled(slowdown) => (slowdown.reason == "ROWS_PER_SECOND").then_some(()),
+        _ => None,
+    })
+    .await;
+    let undo = stream.run_id().expect("it has told its id").to_owned();
+    let slow = LimitsUpdate::new(undo.as_str()).max_rows_per_second(1);
+    world.client.runs().update_limits(slow).await.expect("limits");
+    let asked = Instant::now();
+    world.client.runs().pause(undo.as_str(), "lunch").await.expect("a run");
+    until_state(&mut stream, RunState::Paused).await;
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    let back = files_left(&world);
+    assert!(back > 0 && back <= 20, "{back} files");
+    let update = LimitsUpdate::new(undo.as_str())
+        .max_rows_per_second(0)
+        .duty_cycle_percent(100);
+    world.client.runs().update_limits(update).await.expect("limits");
+    world.client.runs().resume(undo.as_str()).await.expect("a run");
+    let ended = stream.finish().await.expect("an end");
+    assert_eq!(ended.state(), RunState::Succeeded, "{}", ended.state_reason);
+    assert_eq!(ended.report.expect("a report").rows_affected, FILES);
+    assert_eq!(files_left(&world), FILES);
 }
 
 /// A session that keeps locks on the children until it is rolled back.

@@ -1,30 +1,34 @@
-//! Random schemas and rows against a model in plain Rust that knows neither SQL nor dbkeep: what a run takes is what the model
-//! says, what it took is in the backup, and an undo gives the table back as it was.
+//! Random schemas and rows, and random trees of files, against models in plain Rust that know neither SQL nor dbkeep: what a run takes is
+//! what the model says, what it took is in the backup, and an undo gives the table, or the tree, back as it was.
 //!
 //! The seed is printed; `PROPTEST_RNG_SEED` and `PROPTEST_CASES` change it and the number of cases. A failing case is shrunk.
 
 mod acts;
 #[path = "properties/expired.rs"]
 mod expired;
+#[path = "properties/files.rs"]
+mod files;
 #[path = "properties/orphans.rs"]
 mod orphans;
 mod support;
 
 use std::{
     collections::BTreeSet,
+    os::unix::ffi::OsStrExt as _,
     sync::atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use dbkeep_client::{Error, RunRequest, UndoRequest, proto};
 use dbkeep_testkit::{Db, chunk, fresh_database};
 use expired::{Expired, RETENTION, clocks};
+use files::{Files, tree};
 use jiff::{SignedDuration, Timestamp};
 use orphans::Orphans;
 use proptest::{
     strategy::Strategy,
     test_runner::{Config, RngSeed, TestRunner},
 };
-use support::{Database, World};
+use support::{Database, ROOT, World};
 
 const SEED: u64 = 20_261_123;
 
@@ -70,11 +74,29 @@ fn catalog(database: Database) -> String {
         add(&format!("{column}_past"), format!("{rule}\nexpiry = true"));
         add(&format!("{column}_old"), format!("{rule}\nretention = \"P{RETENTION}D\""));
     }
+    for (place, (pattern, _)) in files::PATTERNS.iter().enumerate() {
+        let references = [("owner", "avatar"), ("page", "picture")];
+        let references = references
+            .iter()
+            .zip(files::PREFIXES)
+            .map(|((table, column), prefix)| format!("{{ table = \"{table}\", column = \"{column}\", prefix = \"{prefix}\" }}"));
+        let references = references.collect::<Vec<_>>().join(", ");
+        let place_of = format!("root = \"{ROOT}\"\nglob = '{pattern}'");
+        add(
+            &format!("old_{place}"),
+            format!("kind = \"temp_files\"\n{place_of}\nage = \"PT24H\""),
+        );
+        add(
+            &format!("unused_{place}"),
+            format!("kind = \"orphan_files\"\n{place_of}\nreferences = [{references}]"),
+        );
+    }
     text
 }
 
 async fn world(database: Database) -> World {
     let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join(ROOT)).expect("a root");
     let url = match database {
         Database::Postgres => fresh_database("properties").await.expect("a database"),
         Database::Sqlite => {
@@ -89,7 +111,9 @@ async fn world(database: Database) -> World {
     let names = "id integer PRIMARY KEY, c1 integer, c2 integer, c3 integer";
     db.execute(&format!(
         "CREATE TABLE parent ({keys}); CREATE TABLE child ({names}); CREATE TABLE node ({names}, {keys}); \
-         CREATE TABLE entry (id integer PRIMARY KEY, {})",
+         CREATE TABLE entry (id integer PRIMARY KEY, {}); \
+         CREATE TABLE owner (id integer PRIMARY KEY, avatar text); CREATE INDEX owner_avatar ON owner (avatar); \
+         CREATE TABLE page (id integer PRIMARY KEY, picture varchar(2000))",
         clocks(database)
     ))
     .await
@@ -213,6 +237,85 @@ async fn expired_holds(world: &World, database: Database, case: &Expired) -> usi
     expected.len()
 }
 
+async fn files_hold(world: &World, database: Database, case: &Files) -> usize {
+    let root = world.folder.path().join(ROOT);
+    for entry in std::fs::read_dir(&root).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && !path.is_symlink() {
+            std::fs::remove_dir_all(path).expect("removed");
+        } else {
+            std::fs::remove_file(path).expect("removed");
+        }
+    }
+    case.plant(&root);
+    world.db.execute(&case.setup(database)).await.expect("rows");
+    let planted = tree(&root);
+    let plan = world.plan(&case.operation()).await;
+    assert_eq!(tree(&root), planted, "a plan changes nothing");
+    let horizon = plan.steps[0].horizon.expect("a horizon");
+    let horizon = Timestamp::new(horizon.seconds, horizon.nanos).expect("an instant");
+    let refused = async || {
+        let run = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await;
+        assert!(
+            matches!(&run, Err(Error::PlanBlocked { finding, .. }) if ["EMPTY_REFERENCES", "NO_REFERENCE_MATCHES"].contains(&finding.as_str())),
+            "{:?}",
+            run.map(drop)
+        );
+    };
+    let Some(planned) = case.expected(&root, horizon, None, database) else {
+        assert!(plan.blocked, "{:?}", plan.steps[0].findings);
+        refused().await;
+        assert_eq!(tree(&root), planted);
+        return 0;
+    };
+    assert!(!plan.blocked, "{:?}", plan.steps[0].findings);
+    assert_eq!(plan.row_count, planned.len() as u64, "planned");
+
+    let changed = case.change(&root);
+    let late = case.late_setup(database);
+    if !late.is_empty() {
+        world.db.execute(&late).await.expect("late rows");
+    }
+    let before = tree(&root);
+    let Some(expected) = case.expected(&root, horizon, Some(&changed), database) else {
+        refused().await;
+        assert_eq!(tree(&root), before);
+        return 0;
+    };
+    let run = world.execute(&plan, case.batch_rows).await;
+    let count = expected.len() as u64;
+    // A step that has nothing to take also ends so where no column refers to anything.
+    let quiet = changed.is_empty() && !expected.is_empty();
+    assert!(
+        run.state() == proto::RunState::Succeeded || (run.state() == proto::RunState::PartiallySucceeded && !quiet),
+        "{}",
+        run.state_reason
+    );
+    let report = run.report.as_ref().expect("a report");
+    let after = tree(&root);
+    let gone: BTreeSet<Vec<u8>> = before
+        .keys()
+        .filter(|path| !after.contains_key(*path))
+        .map(|path| path.as_os_str().as_bytes().to_vec())
+        .collect();
+    assert_eq!(gone, expected, "what went");
+    for (path, file) in &after {
+        assert_eq!(before.get(path), Some(file), "{} is as it was", path.display());
+    }
+    assert_eq!((report.rows_affected, report.rows_captured), (count, count));
+    if expected.is_empty() {
+        let undo = world.client.runs().undo(UndoRequest::new(run.id.as_str())).await;
+        assert!(matches!(undo, Err(Error::NothingCaptured { .. })), "nothing to undo");
+    } else {
+        let verified = world.verify(&run).await;
+        assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
+        let undo = world.undo(&run).await;
+        assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+    }
+    assert_eq!(tree(&root), before, "as before");
+    expected.len()
+}
+
 /// Runs cases of a strategy in one world. A panic inside is a failure that is shrunk.
 fn holds<S: Strategy>(
     name: &str,
@@ -246,7 +349,7 @@ fn holds<S: Strategy>(
     }
     runtime.block_on(world.stop());
     let (done, taken) = (done.into_inner(), taken.into_inner());
-    println!("{name} on {database:?}: {taken} rows went and came back in {done} cases");
+    println!("{name} on {database:?}: {taken} rows or files went and came back in {done} cases");
     assert!(taken > 0, "cases in which nothing goes prove nothing");
 }
 
@@ -268,4 +371,24 @@ fn expired_on_sqlite() {
 #[test]
 fn expired_on_postgres() {
     holds("expired", Database::Postgres, 25, expired::expired(), expired_holds);
+}
+
+#[test]
+fn old_files_on_sqlite() {
+    holds("old files", Database::Sqlite, 20, files::files(false), files_hold);
+}
+
+#[test]
+fn old_files_on_postgres() {
+    holds("old files", Database::Postgres, 12, files::files(false), files_hold);
+}
+
+#[test]
+fn unused_files_on_sqlite() {
+    holds("unused files", Database::Sqlite, 40, files::files(true), files_hold);
+}
+
+#[test]
+fn unused_files_on_postgres() {
+    holds("unused files", Database::Postgres, 25, files::files(true), files_hold);
 }

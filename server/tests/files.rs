@@ -467,6 +467,70 @@ fn an_unsealed_batch_is_settled() {
     assert_eq!(world.tree(), before);
 }
 
+/// A batch that cannot be sealed is taken back: the manifest forgets it, whichever attempt began it, and the next one goes as ever.
+#[test]
+fn a_batch_is_taken_back() {
+    let world = World::new();
+    for name in ["a", "b", "d/c", "d/e"] {
+        world.file(name, name);
+    }
+    let before = world.tree();
+    let run = RunId::new();
+    let listed = world.entries();
+    let mut first = world.root.trash(run, 0, 1).expect("a trash");
+    first.take(&listed[..1]).expect("taken");
+    let sealed = first.seal().expect("sealed");
+    let manifest = || fs::read_to_string(world.path(format!(".dbkeep-trash/{run}/0/manifest"))).expect("text");
+    let text = manifest();
+    first.take(&listed[1..]).expect("taken");
+    assert_eq!(first.retract().expect("taken back"), sealed);
+    assert_eq!(manifest(), text);
+    assert_eq!(world.list().len(), 3);
+
+    // Begun by an attempt that ended: the later one stays in charge.
+    let listed = world.entries();
+    first.take(&listed).expect("taken");
+    drop(first);
+    let mut older = world.root.trash(run, 0, 1).expect("a trash");
+    assert_eq!(older.unsealed().len(), 3);
+    older.seal().expect("sealed");
+    let mut older = world.root.trash(run, 1, 1).expect("a trash");
+    assert_eq!(older.retract().expect("nothing is open"), TrashTotals::default());
+    world.undo(run);
+    assert_eq!(world.tree(), before);
+
+    let run = RunId::new();
+    let listed = world.entries();
+    let mut older = world.root.trash(run, 0, 1).expect("a trash");
+    older.take(&listed[..1]).expect("taken");
+    older.seal().expect("sealed");
+    let mut cut_off = world.root.trash(run, 0, 1).expect("a trash");
+    cut_off.take(&listed[1..]).expect("taken");
+    drop(cut_off);
+    let mut newer = world.root.trash(run, 0, 2).expect("a trash");
+    newer.retract().expect("taken back");
+    assert!(matches!(older.take(&listed[1..]), Err(FilesError::Fenced { .. })));
+    // Their time of change tells of both moves.
+    newer.take(&world.entries()).expect("taken");
+    assert_eq!(newer.seal().expect("sealed").files, 4);
+    assert_eq!(world.problems(run), (Vec::new(), 0));
+    assert!(world.undo(run).iter().all(|outcome| *outcome == PutBack::Done));
+    assert_eq!(world.tree(), before);
+
+    // A file whose name is taken cannot go back, and the batch stays open.
+    let run = RunId::new();
+    let mut trash = world.root.trash(run, 0, 1).expect("a trash");
+    trash.take(&world.entries()).expect("taken");
+    world.file("b", "new");
+    assert!(matches!(trash.retract(), Err(FilesError::Stranded { .. })));
+    drop(trash);
+    let mut trash = world.root.trash(run, 0, 1).expect("a trash");
+    assert_eq!(trash.seal().expect("sealed").files, 3);
+    fs::remove_file(world.path("b")).expect("removed");
+    world.undo(run);
+    assert_eq!(world.tree(), before);
+}
+
 #[test]
 fn a_trash_is_measured_and_pruned() {
     let world = World::new();

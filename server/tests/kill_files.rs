@@ -1,5 +1,6 @@
-//! kill -9 of the real server at every point of a batch of files, on both databases; then a restart, and an oracle that reads the disk
-//! and imports nothing of dbkeep: no file is lost, none is doubled, none that is referred to goes, and undo restores the tree.
+//! kill -9 of the real server at every point of a batch of files, and failures of the disk there, on both databases; then an oracle that
+//! reads the disk and imports nothing of dbkeep: no file is lost, none is doubled, none that is referred to goes, every one that is in
+//! the trash is counted, and undo restores the tree.
 
 #![cfg(feature = "failpoints")]
 
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dbkeep_client::{Client, PlanRequest, RunQuery, RunRequest, UndoRequest, proto};
+use dbkeep_client::{Client, Error, PlanRequest, RunQuery, RunRequest, UndoRequest, proto};
 use dbkeep_testkit::{Db, fresh_database};
 use futures::StreamExt as _;
 use support::Daemon;
@@ -257,6 +258,200 @@ killed! {
     after_the_second_question: "files-judged", hit 3, 2 times;
     after_the_sync: "files-synced", hit 3, 2 times;
     after_the_seal: "files-sealed", hit 2, 3 times;
+}
+
+/// A disk that fails in the midst of a batch: the step ends, and counts what is in the trash, no more and no less. Undo restores the tree.
+async fn failed_at(database: &str, faults: &str, moved: usize) {
+    println!("{database}: {faults}");
+    let world = World::new(database).await;
+    let daemon = world.start(faults);
+    let client = daemon.client().await;
+    start_run(&client).await;
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
+    let ended = finish(&client, &run).await;
+    assert_eq!(ended.state(), proto::RunState::Failed, "{}", ended.state_reason);
+    assert!(
+        ended.state_reason.contains("os error"),
+        "the failure is told: {}",
+        ended.state_reason
+    );
+    world.judge(&run);
+    assert_eq!(world.trashed(&run).len(), moved);
+    let report = ended.report.expect("a report");
+    assert_eq!((report.rows_affected, report.rows_captured), (moved as u64, moved as u64));
+    if moved == 0 {
+        let refused = client.runs().undo(run.as_str()).await.map(drop);
+        assert!(matches!(refused, Err(Error::NothingCaptured { .. })), "{refused:?}");
+        assert_eq!(files(&world.root()), world.before);
+        return;
+    }
+    let verified = client.backups().verify(run.as_str()).await.expect("a stream");
+    let verified = verified.finish().await.expect("an end");
+    assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
+    let undo = client.runs().undo(run.as_str()).await.expect("a stream");
+    let undo = undo.finish().await.expect("an end");
+    assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+    assert_eq!(undo.report.expect("a report").rows_affected, moved as u64);
+    assert_eq!(files(&world.root()), world.before, "undo is bit-identical");
+}
+
+/// In each the second batch of ten fails, but for the last two.
+async fn failures_leave_nothing_uncounted(database: &str) {
+    for (faults, moved) in [
+        // After four of its moves: those are sealed.
+        ("files-move-fails=14*off->1*return->off", 14),
+        // At the seal, which works at the second try.
+        ("files-seal-fails=1*off->1*return->off", 20),
+        // At the seal, for good: the batch goes back.
+        ("files-seal-fails=1*off->return", 10),
+        ("files-move-fails=14*off->1*return->off;files-seal-fails=1*off->return", 10),
+        ("files-seal-fails=return", 0),
+        ("files-move-fails=return", 0),
+    ] {
+        failed_at(database, faults, moved).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_leave_nothing_uncounted_on_postgres() {
+    failures_leave_nothing_uncounted("postgres").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_leave_nothing_uncounted_on_sqlite() {
+    failures_leave_nothing_uncounted("sqlite").await;
+}
+
+/// Where the batch can neither be sealed nor go back the run does not end: it is interrupted, and goes on when the disk works again.
+async fn a_batch_that_cannot_be_ended_interrupts(database: &str) {
+    let world = World::new(database).await;
+    let mut daemon = world.start("files-seal-fails=1*off->return;files-back-fails=return");
+    let client = daemon.client().await;
+    let plan = client.cleanup().plan(PlanRequest::new(["uploads"])).await.expect("a plan");
+    let request = RunRequest::of_plan(&plan).execute().batch_size(BATCH).full_speed();
+    let mut stream = client.cleanup().run(request).await.expect("a run");
+    loop {
+        let event = stream.next().await.expect("no end").expect("an event");
+        if let Some(proto::run_event::Event::StateChanged(change)) = &event.event
+            && change.to() == proto::RunState::Interrupted
+        {
+            assert!(
+                change.reason.contains("a batch of files is open and cannot be ended now"),
+                "{}",
+                change.reason
+            );
+            break;
+        }
+    }
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
+    world.judge(&run);
+    assert_eq!(world.trashed(&run).len(), 2 * BATCH as usize);
+    daemon.kill();
+    goes_on(&world, &run, 0).await;
+}
+
+/// A server without failures takes the run up and ends it. What went back changed by that, and stays until the next plan.
+async fn goes_on(world: &World, run: &str, went_back: usize) {
+    let daemon = world.start("");
+    let client = daemon.client().await;
+    let ended = finish(&client, run).await;
+    let (state, moved) = match went_back {
+        0 => (proto::RunState::Succeeded, world.orphans.len()),
+        files => (proto::RunState::PartiallySucceeded, world.orphans.len() - files),
+    };
+    assert_eq!(ended.state(), state, "{}", ended.state_reason);
+    world.judge(run);
+    assert_eq!(world.trashed(run).len(), moved);
+    let report = ended.report.expect("a report");
+    assert_eq!(
+        (report.rows_affected, report.rows_remaining),
+        (moved as u64, went_back as u64)
+    );
+    let undo = client.runs().undo(run).await.expect("a stream");
+    let undo = undo.finish().await.expect("an end");
+    assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+    assert_eq!(files(&world.root()), world.before, "undo is bit-identical");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_cannot_be_ended_interrupts_on_postgres() {
+    a_batch_that_cannot_be_ended_interrupts("postgres").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_cannot_be_ended_interrupts_on_sqlite() {
+    a_batch_that_cannot_be_ended_interrupts("sqlite").await;
+}
+
+/// kill -9 while a failed batch is settled or taken back.
+async fn killed_while_settling(database: &str) {
+    for (faults, went_back) in [
+        ("files-move-fails=14*off->1*return->off;files-settled=1*off->panic", 0),
+        ("files-seal-fails=1*off->return;files-retracting=panic", BATCH as usize),
+    ] {
+        println!("{database}: {faults}");
+        let world = World::new(database).await;
+        let mut daemon = world.start(faults);
+        start_run(&daemon.client().await).await;
+        assert!(!daemon.wait().success(), "the server was killed");
+        let trash = world.root().join(".dbkeep-trash");
+        let run = fs::read_dir(&trash)
+            .expect("a trash")
+            .next()
+            .expect("a run")
+            .expect("an entry")
+            .file_name();
+        let run = run.to_str().expect("a name");
+        world.judge(run);
+        goes_on(&world, run, went_back).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_settling_on_postgres() {
+    killed_while_settling("postgres").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_settling_on_sqlite() {
+    killed_while_settling("sqlite").await;
+}
+
+/// A batch that was moved and never judged, in a run that cannot go on because a column that refers to files is gone: nobody can say by
+/// now that a file is an orphan, and what was not judged goes back before the run ends.
+async fn the_schema_changed_while_down(database: &str) {
+    let world = World::new(database).await;
+    let mut daemon = world.start("files-moved=1*off->panic");
+    start_run(&daemon.client().await).await;
+    assert!(!daemon.wait().success(), "the server was killed");
+    world
+        .db
+        .execute("ALTER TABLE users ADD COLUMN more text")
+        .await
+        .expect("changed");
+    let daemon = world.start("");
+    let client = daemon.client().await;
+    let run = the_run(&client, proto::RunKind::Cleanup).await;
+    let ended = finish(&client, &run).await;
+    assert_eq!(ended.state(), proto::RunState::Failed, "{}", ended.state_reason);
+    assert!(ended.state_reason.contains("schema changed"), "{}", ended.state_reason);
+    world.judge(&run);
+    assert_eq!(world.trashed(&run).len(), BATCH as usize, "the sealed batch");
+    assert_eq!(ended.report.expect("a report").rows_affected, u64::from(BATCH));
+    let undo = client.runs().undo(run.as_str()).await.expect("a stream");
+    let undo = undo.finish().await.expect("an end");
+    assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+    assert_eq!(files(&world.root()), world.before, "undo is bit-identical");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_changed_while_down_on_postgres() {
+    the_schema_changed_while_down("postgres").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_changed_while_down_on_sqlite() {
+    the_schema_changed_while_down("sqlite").await;
 }
 
 /// A batch that was moved and never judged: what is referred to by the time of the restart goes back, also where the run was cancelled

@@ -278,3 +278,29 @@ async fn sqlite_keeps_to_the_collation_of_a_column() {
     let wanted = ["a", "photo.png", "b", "Photo.PNG"].map(|name| name.as_bytes().to_vec());
     assert_eq!(target.holds(&source, &wanted).await.expect("an answer"), [1, 2, 3]);
 }
+
+/// What is stored as a BLOB, or with another spelling in its bytes, is read as the name that it is.
+#[tokio::test]
+async fn sqlite_takes_a_blob_for_the_name_in_it() {
+    let fixture = Sqlite::open("wal").await;
+    fixture
+        .execute(
+            "CREATE TABLE r (id integer PRIMARY KEY, file text); INSERT INTO r VALUES (1, x'612f62'), (2, x'612f2f63'), (3, 'd')",
+        )
+        .await;
+    let target = fixture.target();
+    let table = target
+        .introspect(&TableName::parse("r"))
+        .await
+        .expect("read")
+        .expect("a table");
+    let source = ColumnSource {
+        table: Arc::new(table),
+        column: "file".to_owned(),
+        except: Vec::new(),
+    };
+    let wanted = ["a/b", "a/c", "d"].map(|name| name.as_bytes().to_vec());
+    assert_eq!(target.holds(&source, &wanted).await.expect("an answer"), [0, 2]);
+    let mut indirect = target.indirect_values(&source, "a/").await.expect("a stream");
+    assert_eq!(indirect.next().await.expect("a page"), [b"a//c".to_vec()]);
+}

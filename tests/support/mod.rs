@@ -87,6 +87,9 @@ parent = "parent"
 parent_columns = ["id"]
 "#;
 
+/// Name of the target's root, and of its folder beside the catalog: declared where a test has made it before the server starts.
+pub(crate) const ROOT: &str = "files";
+
 /// Children, of which every fifth that is not a seventh is an orphan.
 pub(crate) const CHILDREN: u64 = 3_000;
 /// Orphans among them.
@@ -180,7 +183,11 @@ impl World {
     ) -> (CancellationToken, String, JoinHandle<()>) {
         let listener = TcpListener::bind(listen).await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let config = Config::embedded(folder.path().join("data")).with_target("app", url, catalog.display().to_string());
+        let mut config = Config::embedded(folder.path().join("data")).with_target("app", url, catalog.display().to_string());
+        let root = folder.path().join(ROOT);
+        if root.is_dir() {
+            config = config.with_root("app", ROOT, root);
+        }
         let shutdown = CancellationToken::new();
         let serving = dbkeep_server::serve(listener, config, shutdown.clone());
         let server = tokio::spawn(async move { serving.await.expect("the server ends in order") });

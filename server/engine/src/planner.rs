@@ -58,11 +58,11 @@ pub enum PlanError {
     Files(#[from] FilesError),
 }
 
-impl From<files::GatherError> for PlanError {
-    fn from(error: files::GatherError) -> Self {
+impl From<files::FileStepError> for PlanError {
+    fn from(error: files::FileStepError) -> Self {
         match error {
-            files::GatherError::Target(error) => Self::Target(error),
-            files::GatherError::Files(error) => Self::Files(error),
+            files::FileStepError::Target(error) => Self::Target(error),
+            files::FileStepError::Files(error) => Self::Files(error),
         }
     }
 }

@@ -206,6 +206,11 @@ impl Manifest {
         Ok(length == self.known && length > 0)
     }
 
+    /// Length at which this process left it: where its next line begins.
+    pub(super) fn length(&self) -> u64 {
+        self.known
+    }
+
     /// Cuts a torn tail off; everything up to here was read.
     pub(super) fn know(&mut self, offset: u64) -> Result<(), FilesError> {
         let length = self.file.metadata().map_err(failed_io(&self.shown))?.len();
@@ -215,16 +220,24 @@ impl Manifest {
                 bytes = length - offset,
                 "cutting off a line that was never finished"
             );
-            self.file
-                .set_len(offset)
-                .and_then(|()| self.file.sync_all())
-                .map_err(failed_io(&self.shown))?;
+            self.cut(offset)?;
         }
         self.known = offset;
         Ok(())
     }
 
-    /// Appends lines and makes them durable. A failure is final: what a second sync says is worth nothing.
+    /// Takes back the lines from here on, durably. Only for those on whose account nothing is done any more.
+    pub(super) fn cut(&mut self, offset: u64) -> Result<(), FilesError> {
+        self.file
+            .set_len(offset)
+            .and_then(|()| self.file.sync_all())
+            .map_err(failed_io(&self.shown))?;
+        self.known = offset;
+        Ok(())
+    }
+
+    /// Appends lines and makes them durable. What could not be made so is taken back, since nobody may act on it and the next reader
+    /// must not take it for announced; what a second sync of it would say is worth nothing.
     pub(super) fn append(&mut self, lines: &[Line]) -> Result<(), FilesError> {
         let mut text = Vec::new();
         for line in lines {
@@ -234,10 +247,12 @@ impl Manifest {
             text.extend_from_slice(&json);
             text.push(b'\n');
         }
-        self.file
-            .write_all(&text)
-            .and_then(|()| self.file.sync_data())
-            .map_err(failed_io(&self.shown))?;
+        if let Err(error) = self.file.write_all(&text).and_then(|()| self.file.sync_data()) {
+            if let Err(error) = self.cut(self.known) {
+                tracing::warn!(manifest = self.shown, %error, "lines that were not written whole stay until it is read again");
+            }
+            return Err(failed_io(&self.shown)(error));
+        }
         self.known += text.len() as u64;
         Ok(())
     }

@@ -143,10 +143,7 @@ impl StepTrashed {
         }
         let parent = match self.root.make_all(folder) {
             Ok(parent) => parent,
-            Err(errno @ (Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::ACCESS | Errno::PERM)) => {
-                return Ok(PutBack::Conflict(format!("its folder: {}", std::io::Error::from(errno))));
-            }
-            Err(errno) => return Err(failed(path.to_string())(errno)),
+            Err(errno) => return Ok(PutBack::Conflict(format!("its folder: {}", std::io::Error::from(errno)))),
         };
         let Some(batch) = place.batch(wanted.batch).map_err(failed(shown()))? else {
             return Ok(PutBack::Damaged("it is not in the trash any more".to_owned()));
@@ -157,10 +154,7 @@ impl StepTrashed {
                 Ok(PutBack::Done)
             }
             Err(Errno::EXIST) => Ok(PutBack::Conflict("something else has its name".to_owned())),
-            Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::XDEV)) => {
-                Ok(PutBack::Conflict(std::io::Error::from(errno).to_string()))
-            }
-            Err(errno) => Err(failed(path.to_string())(errno)),
+            Err(errno) => Ok(PutBack::Conflict(std::io::Error::from(errno).to_string())),
         }
     }
 }
@@ -215,12 +209,17 @@ impl Trashed for StepTrashed {
                     folder.sync().map_err(failed(&shown))?;
                 }
             }
-            place.manifest.append(&lines)?;
-            for line in &lines {
-                if let Line::Back { number, .. } = line
-                    && let Some(fate) = place.fate(*number)
-                {
-                    *fate = Fate::Back;
+            // They are back, whatever the manifest says of it: an undo that reads it later finds them where they were. A disk that takes
+            // no more must not keep files from going back.
+            if let Err(error) = place.manifest.append(&lines) {
+                tracing::warn!(%error, files = lines.len(), "files are back, which could not be written down");
+            } else {
+                for line in &lines {
+                    if let Line::Back { number, .. } = line
+                        && let Some(fate) = place.fate(*number)
+                    {
+                        *fate = Fate::Back;
+                    }
                 }
             }
             place.manifest.unlock()?;

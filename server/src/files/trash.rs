@@ -8,7 +8,8 @@
 //!  seal      fsync of the batch's folder, then a line with the counts, then fsync; unlock
 //! ```
 //!
-//! Killed anywhere, the next attempt finds the announced files either in the batch's folder or where they were.
+//! Killed anywhere, the next attempt finds the announced files either in the batch's folder or where they were. An attempt whose batch
+//! fails opens the trash again and finds them likewise; where the batch cannot be sealed, all of it goes back and its lines are cut off.
 
 use std::collections::HashSet;
 
@@ -34,12 +35,15 @@ struct State {
     totals: TrashTotals,
     /// Number of the batch that is not sealed.
     open: Option<u64>,
+    /// Where its first line begins, and the largest fence before it.
+    begun: (u64, u64),
     /// Its files.
     files: Vec<(u64, FileEntry)>,
 }
 
 impl State {
-    fn take(&mut self, line: Line, shown: &str) -> Result<(), FilesError> {
+    /// Takes the line that begins at this place.
+    fn take(&mut self, offset: u64, line: Line, shown: &str) -> Result<(), FilesError> {
         let damaged = |problem: String| FilesError::Damaged {
             path: shown.to_owned(),
             problem,
@@ -53,7 +57,9 @@ impl State {
             }
             Line::Move { number, batch, file } => {
                 self.last_number = number;
-                self.open = Some(batch);
+                if self.open.replace(batch).is_none() {
+                    self.begun = (offset, self.fence);
+                }
                 self.files.push((number, file));
             }
             Line::Void { number } => self.files.retain(|(announced, _)| *announced != number),
@@ -117,7 +123,7 @@ impl StepTrash {
             && let Some(manifest) = Manifest::open(&folder, &trash.shown, false)?
         {
             trash.place = Some(Place { folder, manifest });
-            trash.enter()?;
+            trash.enter(false)?;
             if trash.state.open.is_some() {
                 trash.settle()?;
             } else {
@@ -151,34 +157,45 @@ impl StepTrash {
         Ok(())
     }
 
-    /// Locks the manifest, reads what is new in it, and makes sure that this attempt is the newest.
-    fn enter(&mut self) -> Result<(), FilesError> {
-        let (shown, run, step, fence) = (self.shown.clone(), self.run, self.step, self.fence);
+    /// Locks the manifest, reads what is new in it, and makes sure that this attempt is the newest. A manifest in which nobody has
+    /// written yet shuts nobody out; the first batch claims it.
+    fn enter(&mut self, to_begin: bool) -> Result<(), FilesError> {
+        let (shown, fence) = (self.shown.clone(), self.fence);
         let place = self.place()?;
         place.manifest.lock()?;
         if !place.manifest.is_known()? {
             let mut lines = Lines::from(&place.folder, &shown, 0)?;
             let mut state = State::default();
-            while let Some(line) = lines.next()? {
-                state.take(line, &shown)?;
+            loop {
+                let offset = lines.offset();
+                let Some(line) = lines.next()? else { break };
+                state.take(offset, line, &shown)?;
             }
             if state.fence > fence {
                 place.manifest.unlock()?;
                 return Err(FilesError::Fenced { path: shown });
             }
             place.manifest.know(lines.offset())?;
-            if state.fence < fence {
-                place.manifest.append(&[Line::Claim {
-                    version: Line::VERSION,
-                    run,
-                    step,
-                    fence,
-                    at: Timestamp::now(),
-                }])?;
-                state.fence = fence;
-            }
+            let claims = state.fence < fence && (to_begin || state.fence > 0);
             self.state = state;
+            if claims {
+                self.claim()?;
+            }
         }
+        Ok(())
+    }
+
+    /// Shuts every older attempt out.
+    fn claim(&mut self) -> Result<(), FilesError> {
+        let (run, step, fence) = (self.run, self.step, self.fence);
+        self.place()?.manifest.append(&[Line::Claim {
+            version: Line::VERSION,
+            run,
+            step,
+            fence,
+            at: Timestamp::now(),
+        }])?;
+        self.state.fence = fence;
         Ok(())
     }
 
@@ -220,6 +237,7 @@ impl StepTrash {
     /// Moves a file out of the batch's folder to where it was; false where that name is taken.
     fn move_back(&self, number: u64, path: &FilePath) -> Result<bool, FilesError> {
         let Some(batch) = &self.batch else { return Ok(false) };
+        failpoint!("files-back-fails", Err(failed(path.to_string())(Errno::IO)));
         let (folder, file) = path.split();
         let folder = self.root.make_all(folder).map_err(failed(path.to_string()))?;
         match batch.rename(&name(number), &folder, file) {
@@ -258,6 +276,7 @@ impl StepTrash {
             Err(Errno::NOENT) => return left("it is gone", true),
             Err(errno) => return left(&std::io::Error::from(errno).to_string(), false),
         }
+        failpoint!("files-move-fails", Err(failed(listed.path.to_string())(Errno::IO)));
         match parent.rename(file, batch, &name(number)) {
             Ok(()) => {}
             Err(Errno::NOENT) => return left("it is gone", true),
@@ -304,7 +323,7 @@ impl Trash for StepTrash {
         if self.place.is_none() {
             self.create()?;
         }
-        self.enter()?;
+        self.enter(true)?;
         let batch = self.state.totals.batches + 1;
         self.open_batch(batch)?;
         let first = self.state.last_number + 1;
@@ -317,8 +336,10 @@ impl Trash for StepTrash {
                 file: file.clone(),
             })
             .collect();
+        let begun = (self.place()?.manifest.length(), self.state.fence);
         self.place()?.manifest.append(&lines)?;
         failpoint!("files-announced");
+        self.state.begun = begun;
         self.state.last_number += files.len() as u64;
         self.state.open = Some(batch);
         self.state.files = numbered;
@@ -374,6 +395,7 @@ impl Trash for StepTrash {
             folder.sync().map_err(failed(&self.shown))?;
         }
         failpoint!("files-synced");
+        failpoint!("files-seal-fails", Err(failed(&self.shown)(Errno::NOSPC)));
         let mut void: Vec<u64> = self.void.drain().collect();
         void.sort_unstable();
         let moved = |(number, _): &&(u64, FileEntry)| void.binary_search(number).is_err();
@@ -390,6 +412,34 @@ impl Trash for StepTrash {
         self.state.totals.bytes += bytes;
         self.leave()?;
         failpoint!("files-sealed");
+        Ok(self.state.totals)
+    }
+
+    fn retract(&mut self) -> Result<TrashTotals, FilesError> {
+        if self.state.open.is_none() {
+            return Ok(self.state.totals);
+        }
+        for (number, file) in &self.state.files {
+            if !self.void.contains(number) {
+                self.give_back(*number, &file.path)?;
+                self.void.insert(*number);
+            }
+        }
+        if let Some(folder) = &self.batch {
+            folder.sync().map_err(failed(&self.shown))?;
+        }
+        failpoint!("files-retracting");
+        let (offset, fence) = self.state.begun;
+        self.place()?.manifest.cut(offset)?;
+        self.batch = None;
+        self.void.clear();
+        self.state.open = None;
+        self.state.files.clear();
+        self.state.fence = fence;
+        if fence < self.fence {
+            self.claim()?;
+        }
+        self.leave()?;
         Ok(self.state.totals)
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::target::Fixture;
 use crate::{
-    model::{ColumnSource, Condition, Literal, TableName},
-    port::Target,
+    model::{ColumnSource, Condition, FilePath, Literal, TableName},
+    port::{Target, ValueStream},
 };
 
 /// Rows of the large table: more than one page of any adapter.
@@ -25,7 +25,10 @@ async fn source(target: &dyn Target, table: &str, column: &str) -> ColumnSource 
 }
 
 async fn values(target: &dyn Target, source: &ColumnSource) -> Vec<String> {
-    let mut stream = target.column_values(source).await.expect("a stream");
+    drain(target.column_values(source).await.expect("a stream")).await
+}
+
+async fn drain(mut stream: Box<dyn ValueStream>) -> Vec<String> {
     let mut found = Vec::new();
     loop {
         let page = stream.next().await.expect("a page");
@@ -106,4 +109,65 @@ pub async fn values_conformance(fixture: &dyn Fixture) {
         .collect();
     let positions = target.holds(&many, &batch).await.expect("an answer");
     assert_eq!(positions, (0..100).collect::<Vec<_>>(), "10,000 names at a time");
+
+    roundabout_names(fixture, target).await;
+}
+
+/// Of all values with a prefix, exactly those are indirect whose name is not its own plain spelling.
+async fn roundabout_names(fixture: &dyn Fixture, target: &dyn Target) {
+    let names = [
+        "a",
+        "a/b.png",
+        "/a",
+        "//a",
+        "./a",
+        "../a",
+        "a//b",
+        "a/./b",
+        "a/x/../b",
+        "a/",
+        "a/.",
+        "a/..",
+        ".",
+        "..",
+        "/",
+        "",
+        ".a",
+        "..a",
+        "a.",
+        "a..",
+        "a/.b",
+        "a/..b",
+        "a./b",
+        "a../b",
+        "...",
+        "a/.../b",
+        "%2e/a",
+        "A//b",
+        "\u{e9}//\u{65e5}",
+    ];
+    let prefixes = ["", "/u/", "https://cdn//x_%/", "\u{e9}'\u{65e5}/", "u"];
+    let mut rows = vec!["(0, NULL)".to_owned()];
+    for prefix in prefixes {
+        for name in names {
+            let value = format!("{prefix}{name}").replace('\'', "''");
+            rows.push(format!("({}, '{value}')", rows.len()));
+        }
+    }
+    fixture
+        .execute(&format!(
+            "CREATE TABLE roundabout (id integer PRIMARY KEY, file varchar(200)); INSERT INTO roundabout VALUES {}",
+            rows.join(", ")
+        ))
+        .await;
+    let source = source(target, "roundabout", "file").await;
+    let all = values(target, &source).await;
+    for prefix in prefixes {
+        let stream = target.indirect_values(&source, prefix).await.expect("a stream");
+        let expected = all.iter().filter(|value| {
+            let name = value.strip_prefix(prefix);
+            name.is_some_and(|name| FilePath::new(name).is_none())
+        });
+        assert_eq!(drain(stream).await, expected.cloned().collect::<Vec<_>>(), "after {prefix:?}");
+    }
 }

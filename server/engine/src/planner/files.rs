@@ -2,6 +2,7 @@
 //! each column. The live run gathers by the same code, so that a dry run and a run cannot differ.
 
 use std::{
+    collections::HashSet,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -15,8 +16,8 @@ use tokio::sync::mpsc;
 use super::{CLOCK_TOLERANCE, Recount, SAMPLES, StepRule};
 use crate::{
     model::{
-        ColumnSource, Condition, FileEntry, FileGlob, FileTerms, Finding, FindingLevel, Nanoseconds, PlanStep, SampleRow,
-        Selection, TableName, TableSchema, nanoseconds,
+        ColumnSource, Condition, FileEntry, FileGlob, FilePath, FileTerms, Finding, FindingLevel, Nanoseconds, PlanStep,
+        SampleRow, Selection, TableName, TableSchema, nanoseconds,
     },
     port::{FileRoot, FilesError, Roots, Sieve, Sifted, Standing, Target, TargetError, Walked},
     rule::{Mismatch, Rule, RuleKind, Schemas, orphan_files::Reference},
@@ -27,10 +28,10 @@ const PAGES_AHEAD: usize = 4;
 /// Files taken out of the sieve at a time when they are only counted.
 const COUNT_PAGE: usize = 4_096;
 
-/// Why files could not be gathered.
+/// The failure of a step on files.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum GatherError {
-    /// The database failed.
+pub(crate) enum FileStepError {
+    /// The database that refers to them failed.
     #[error(transparent)]
     Target(#[from] TargetError),
     /// The root failed.
@@ -196,7 +197,7 @@ impl FileSelection {
     }
 
     /// Walks the root, then reads the references, in this order: a row that comes meanwhile is seen. Dropped midway it stops.
-    pub(crate) async fn gather(&self, target: &dyn Target) -> Result<Gathered, GatherError> {
+    pub(crate) async fn gather(&self, target: &dyn Target) -> Result<Gathered, FileStepError> {
         let stop = Arc::new(AtomicBool::new(false));
         let _stop = StopOnDrop(Arc::clone(&stop));
         let selection = self.clone();
@@ -223,8 +224,38 @@ impl FileSelection {
         })
     }
 
+    /// Which of these files something refers to at this moment by their plain names: those stay where they are.
+    pub(crate) async fn named(&self, target: &dyn Target, files: &[FileEntry]) -> Result<HashSet<FilePath>, TargetError> {
+        let mut found = HashSet::new();
+        for (reference, source) in self.references.iter().flatten() {
+            let values: Vec<Vec<u8>> = files.iter().map(|file| reference.value(&file.path)).collect();
+            for position in target.holds(source, &values).await? {
+                found.extend(files.get(position).map(|file| file.path.clone()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The same by any name that the sieve would take: an index finds plain names, the others are few and are read through.
+    pub(crate) async fn referenced(&self, target: &dyn Target, files: &[FileEntry]) -> Result<HashSet<FilePath>, TargetError> {
+        let mut found = self.named(target, files).await?;
+        let wanted: HashSet<&FilePath> = files.iter().map(|file| &file.path).collect();
+        for (reference, source) in self.references.iter().flatten() {
+            let mut stream = target.indirect_values(source, &reference.prefix).await?;
+            loop {
+                let page = stream.next().await?;
+                if page.is_empty() {
+                    break;
+                }
+                let meant = page.iter().filter_map(|value| reference.file(value));
+                found.extend(meant.filter(|path| wanted.contains(path)));
+            }
+        }
+        Ok(found)
+    }
+
     /// Feeds the references to the sieve.
-    async fn refer(&self, target: &dyn Target, mut sieve: Box<dyn Sieve>) -> Result<(Box<dyn Sieve>, u64, u64), GatherError> {
+    async fn refer(&self, target: &dyn Target, mut sieve: Box<dyn Sieve>) -> Result<(Box<dyn Sieve>, u64, u64), FileStepError> {
         let (mut values, mut outside) = (0, 0);
         for (reference, source) in self.references.iter().flatten() {
             let mut stream = target.column_values(source).await?;
@@ -314,7 +345,7 @@ pub(super) async fn plan_step(
     schemas: &Schemas,
     expected_ms: &impl Fn(&str, &str, u64) -> Option<u64>,
     (operation_max_rows, recount): (Option<u64>, Option<Recount<'_>>),
-) -> Result<PlanStep, GatherError> {
+) -> Result<PlanStep, FileStepError> {
     let gathered = files.gather(target).await?;
     let Gathered {
         walked, values, outside, ..

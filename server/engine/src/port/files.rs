@@ -159,7 +159,8 @@ pub struct Taken {
 }
 
 /// The trash of one step while its run is at work, for one attempt. A batch is [`Trash::take`], any number of
-/// [`Trash::put_back`], and [`Trash::seal`]; from the first to the last nobody else is let in.
+/// [`Trash::put_back`], and [`Trash::seal`] or [`Trash::retract`]; from the first to the last nobody else is let in. After a failure it
+/// is dropped and opened again, which finds out from the disk what the batch has moved.
 pub trait Trash: Send {
     /// What is sealed.
     fn totals(&self) -> TrashTotals;
@@ -171,7 +172,7 @@ pub trait Trash: Send {
     /// Writes down what is meant and makes that durable; then moves each file that is still as it was listed.
     ///
     /// # Errors
-    /// `Fenced`, `Busy`, `Stranded`, or what the system said. The batch is then left for the next attempt to settle.
+    /// `Fenced`, `Busy`, `Stranded`, or what the system said. The batch is then open, for whoever opens the trash next to settle.
     fn take(&mut self, files: &[FileEntry]) -> Result<Taken, FilesError>;
 
     /// Moves files of the open batch back to where they were; those whose name is taken stay. Returns how many went back.
@@ -185,6 +186,13 @@ pub trait Trash: Send {
     /// # Errors
     /// As for [`Trash::take`]. A failure of a sync is final.
     fn seal(&mut self) -> Result<TrashTotals, FilesError>;
+
+    /// Ends the open batch as though it had never begun: every file of it goes back, and the manifest forgets it. For a batch that
+    /// cannot be sealed; needs no room.
+    ///
+    /// # Errors
+    /// As for [`Trash::take`]; `Stranded` also where the name of any file is taken. The batch then stays open.
+    fn retract(&mut self) -> Result<TrashTotals, FilesError>;
 }
 
 /// A file that a manifest names.

@@ -393,6 +393,10 @@ pub trait Target: Explore + Send + Sync {
     /// database takes two spellings for equal, so does this.
     async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError>;
 
+    /// Begins a pass over those values of a text column that begin with `prefix` and go on with what is no plain name of a file: one
+    /// with an empty part, `.` or `..`. Every other value that begins with it names a file by nothing but its own bytes.
+    async fn indirect_values(&self, source: &ColumnSource, prefix: &str) -> Result<Box<dyn ValueStream>, TargetError>;
+
     /// Begins a pass that lists matching rows, after `cursor` where one is given, in windows of at most `limit` keys.
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError>;
 

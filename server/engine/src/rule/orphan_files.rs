@@ -170,7 +170,7 @@ impl OrphanFiles {
                     level: FindingLevel::Warn,
                     table: table.name.to_string(),
                     detail: format!(
-                        "no index of {} begins with {}, so that every batch reads the whole table twice",
+                        "no index of {} begins with {}, so that every batch reads the whole table three times, not once",
                         table.name, reference.column
                     ),
                     remediation: format!("create an index on {} ({})", table.name, reference.column),

@@ -38,6 +38,23 @@ pub(super) enum Halt {
     Store(StoreError),
     /// The run cannot go on.
     Fail(String),
+    /// A batch of files is open, and cannot be ended now, for this reason: a later attempt has to.
+    Open(String),
+}
+
+impl Halt {
+    /// Whether it ends the step or the run for good, so that no later attempt would settle what is open.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Fail(_) => true,
+            Self::Target(error) => {
+                !matches!(error.class, TargetErrorClass::Lost | TargetErrorClass::Fenced) && !error.is_retryable()
+            }
+            // Those come at boundaries, where no batch is open.
+            Self::Stop(_) => false,
+            Self::Store(_) | Self::Open(_) => false,
+        }
+    }
 }
 
 impl From<Stop> for Halt {
@@ -202,6 +219,12 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         }
         Err(Halt::Target(error)) => (RunState::Failed, error.to_string(), None, Aftermath::Settled),
         Err(Halt::Fail(reason)) => (RunState::Failed, reason, None, Aftermath::Settled),
+        Err(Halt::Open(why)) => (
+            RunState::Interrupted,
+            format!("a batch of files is open and cannot be ended now: {why}"),
+            None,
+            Aftermath::TargetLost,
+        ),
         Err(Halt::Store(error)) => return settle(Err(error), &run, Aftermath::Settled),
     };
     tracing::info!(run = %id, attempt = fence, state = state.name(), reason, "attempt ends");

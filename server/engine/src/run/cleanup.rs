@@ -48,6 +48,16 @@ pub(super) enum StepEnd {
 }
 
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    match steps(attempt).await {
+        Err(halt) if halt.is_final() => {
+            files::give_up(attempt).await?;
+            Err(halt)
+        }
+        ended => ended,
+    }
+}
+
+async fn steps(attempt: &mut Attempt) -> Result<Ending, Halt> {
     // No claim grants such a run; this is the last door before rows go.
     if attempt.run.approvals.len() < usize::try_from(attempt.run.approvals_required).unwrap_or(usize::MAX) {
         return Err(Halt::Fail("it was claimed without the approvals that it needs".to_owned()));
@@ -80,7 +90,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         if let Some(selection) = &step.files
             && !is_over(attempt, index)
         {
-            files::settle(attempt, index, selection).await?;
+            files::settle(attempt, index, &selection.root, Some(selection)).await?;
         }
     }
     failpoint!("run-claimed");
@@ -171,7 +181,7 @@ fn is_of_the_step(error: &TargetError) -> bool {
 }
 
 /// Whether an earlier attempt has ended a step.
-fn is_over(attempt: &Attempt, index: usize) -> bool {
+pub(super) fn is_over(attempt: &Attempt, index: usize) -> bool {
     matches!(
         attempt.ledger.report.steps[index].state,
         StepState::Succeeded | StepState::Partial | StepState::Failed | StepState::Skipped

@@ -56,6 +56,12 @@ impl Pace {
         self.throttle.after_batch(affected, took);
     }
 
+    /// The same for one that spent `price` on what takes as long for any number of rows.
+    pub(super) fn after_batch_at_a_price(&mut self, affected: u64, took: Duration, price: Duration) {
+        self.since = Instant::now();
+        self.throttle.after_batch_at_a_price(affected, took, price);
+    }
+
     /// Notes a batch of so many rows that ran into time limits.
     pub(super) fn timed_out(&mut self, rows: usize) {
         self.throttle.timed_out(rows);

@@ -192,23 +192,30 @@ impl Throttle {
 
     /// Notes a batch.
     pub(super) fn after_batch(&mut self, affected: u64, took: Duration) {
+        self.after_batch_at_a_price(affected, took, Duration::ZERO);
+    }
+
+    /// Notes a batch that spent `price` of its time on what takes as long for any number of rows. The size does not follow that part:
+    /// smaller batches would only pay it more often.
+    pub(super) fn after_batch_at_a_price(&mut self, affected: u64, took: Duration, price: Duration) {
         self.last = Some(Batch { affected, took });
+        let scaling = took.saturating_sub(price);
         let (longest, least) = self.aim(self.rows);
         let more = self.more();
-        if took > longest {
+        if scaling > longest {
             self.slow_batches += 1;
             if self.slow_batches >= SLOW_BATCHES && self.rows > least {
-                let share = (longest.as_secs_f64() / took.as_secs_f64()).max(0.25);
+                let share = (longest.as_secs_f64() / scaling.as_secs_f64()).max(0.25);
                 self.rows = scaled(self.rows, share).max(least);
                 self.slow_batches = 0;
                 if longest > BURST_TIME {
-                    let value = format!("{} ms; batches of {} rows from now on", took.as_millis(), self.rows);
+                    let value = format!("{} ms; batches of {} rows from now on", scaling.as_millis(), self.rows);
                     self.set(Reason::BatchTime, Some((value, format!("{} ms", longest.as_millis()))));
                 }
             }
         } else {
             self.slow_batches = 0;
-            if took < self.aim(more).0 / 2 && self.rows < self.ceiling() {
+            if scaling < self.aim(more).0 / 2 && self.rows < self.ceiling() {
                 self.rows = more;
                 self.size_is_back();
             }

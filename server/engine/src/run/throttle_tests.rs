@@ -94,6 +94,20 @@ fn a_limit_of_rows_a_second_is_kept_on_average_without_bursts() {
     assert_eq!(throttle.rest(), MS * 30);
 }
 
+/// What costs the same for one row as for a thousand makes batches no smaller, however long it takes; the rests heed it.
+#[test]
+fn a_price_that_every_batch_pays_leaves_the_size() {
+    let mut throttle = throttle(limits(1_000, 0, 50));
+    for _ in 0..20 {
+        throttle.after_batch_at_a_price(1_000, MS * 3_000, MS * 2_900);
+        assert_eq!((throttle.rows(), throttle.rest()), (1_000, MS * 3_000));
+    }
+    for _ in 0..2 {
+        throttle.after_batch_at_a_price(1_000, MS * 3_000, MS * 2_600);
+    }
+    assert_eq!(throttle.rows(), 500);
+}
+
 #[test]
 fn batches_shrink_to_their_time_and_grow_back_slowly() {
     let mut throttle = throttle(limits(1_000, 0, 50));

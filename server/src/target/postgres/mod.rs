@@ -360,7 +360,15 @@ impl Target for PostgresTarget {
     }
 
     async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
-        Ok(Box::new(values::CursorValues::open(self.connect().await?, source).await?))
+        Ok(Box::new(
+            values::CursorValues::open(self.connect().await?, source, None).await?,
+        ))
+    }
+
+    async fn indirect_values(&self, source: &ColumnSource, prefix: &str) -> Result<Box<dyn ValueStream>, TargetError> {
+        Ok(Box::new(
+            values::CursorValues::open(self.connect().await?, source, Some(prefix)).await?,
+        ))
     }
 
     async fn holds(&self, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {

@@ -1,5 +1,5 @@
-//! The values of a column that refers to files: all of them in one snapshot, or which of some there are now. Partitions and
-//! inheriting tables count: whichever of them holds the row, the file is in use.
+//! The values of a column that refers to files: all of them in one snapshot, those that name files in a roundabout way, or which of some
+//! there are now. Partitions and inheriting tables count: whichever of them holds the row, the file is in use.
 
 use async_trait::async_trait;
 use dbkeep_engine::{
@@ -19,10 +19,16 @@ pub(super) struct CursorValues {
 }
 
 impl CursorValues {
-    pub(super) async fn open(mut connection: PgConnection, source: &ColumnSource) -> Result<Self, TargetError> {
+    /// All values, or with a prefix those that go on after it with what is no plain name.
+    pub(super) async fn open(
+        mut connection: PgConnection,
+        source: &ColumnSource,
+        indirect: Option<&str>,
+    ) -> Result<Self, TargetError> {
         begin_reading(&mut connection).await?;
         let column = format!("t.{}", render::identifier(&source.column));
         let mut parts = vec![format!("{column} IS NOT NULL")];
+        parts.extend(indirect.map(|prefix| is_indirect(&column, prefix)));
         parts.extend(render::none_of(&source.table, &source.except, "t")?);
         let declare = format!(
             "SET LOCAL cursor_tuple_fraction = 1; DECLARE dbkeep_values NO SCROLL CURSOR FOR SELECT {column}::text FROM {} AS t WHERE {}",
@@ -32,6 +38,20 @@ impl CursorValues {
         connection.execute(AssertSqlSafe(declare)).await.map_err(statement)?;
         Ok(Self { connection })
     }
+}
+
+/// Whether a value begins with a prefix and has an empty part, `.` or `..` after it. By bytes, whatever the column's collation.
+fn is_indirect(column: &str, prefix: &str) -> String {
+    let value = format!("({column}::text COLLATE \"C\")");
+    let name = format!("('/' || substr({value}, {}) || '/')", prefix.chars().count() + 1);
+    let has = |part: &str| format!("strpos({name}, '{part}') > 0");
+    format!(
+        "starts_with({value}, {}) AND ({} OR {} OR {})",
+        render::literal(prefix),
+        has("//"),
+        has("/./"),
+        has("/../")
+    )
 }
 
 #[async_trait]

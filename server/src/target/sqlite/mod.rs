@@ -330,7 +330,14 @@ impl Target for SqliteTarget {
     async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
         let connection = self.connection().await?;
         Ok(Box::new(
-            values::PagedValues::open(connection, Arc::clone(&self.idle), source).await?,
+            values::PagedValues::open(connection, Arc::clone(&self.idle), source, None).await?,
+        ))
+    }
+
+    async fn indirect_values(&self, source: &ColumnSource, prefix: &str) -> Result<Box<dyn ValueStream>, TargetError> {
+        let connection = self.connection().await?;
+        Ok(Box::new(
+            values::PagedValues::open(connection, Arc::clone(&self.idle), source, Some(prefix)).await?,
         ))
     }
 

@@ -1,7 +1,8 @@
-//! The values of a column that refers to files: page by page in the table's own order, or which of some there are now. No read stays
-//! open between two pages, so that the application's writers and its checkpoints go on.
+//! The values of a column that refers to files: page by page in the table's own order, all of them or those that name files in a roundabout
+//! way; or which of some there are now. No read stays open between two pages, so that the application's writers and its checkpoints
+//! go on.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
@@ -32,10 +33,12 @@ fn unsupported(message: String) -> TargetError {
 }
 
 impl PagedValues {
+    /// All values, or with a prefix those that go on after it with what is no plain name.
     pub(super) async fn open(
         mut connection: SqliteConnection,
         idle: Arc<Idle>,
         source: &ColumnSource,
+        indirect: Option<&str>,
     ) -> Result<Self, TargetError> {
         let encoding: String = sqlx::query_scalar("PRAGMA encoding")
             .fetch_one(&mut connection)
@@ -53,6 +56,7 @@ impl PagedValues {
         let keys = render::columns(schema.row_key.iter().map(String::as_str));
         let column = format!("t.{}", render::identifier(&source.column));
         let mut parts = vec![format!("{column} IS NOT NULL")];
+        parts.extend(indirect.map(|prefix| is_indirect(&column, prefix)));
         parts.extend(render::none_of(&source.except, "t")?);
         Ok(Self {
             connection: Some(connection),
@@ -67,6 +71,21 @@ impl PagedValues {
             after: None,
         })
     }
+}
+
+/// Whether a value begins with a prefix and has an empty part, `.` or `..` after it. By bytes, whatever the column's collation.
+fn is_indirect(column: &str, prefix: &str) -> String {
+    let value = format!("CAST({column} AS TEXT)");
+    let length = prefix.chars().count();
+    let name = format!("('/' || substr({value}, {}) || '/')", length + 1);
+    let has = |part: &str| format!("instr({name}, '{part}') > 0");
+    format!(
+        "substr({value}, 1, {length}) = {} AND ({} OR {} OR {})",
+        render::literal(prefix),
+        has("//"),
+        has("/./"),
+        has("/../")
+    )
 }
 
 #[async_trait]
@@ -116,6 +135,8 @@ pub(super) async fn present(
     except.insert(0, String::new());
     let except = except.join(" AND ");
     let texts: Vec<Value> = wanted.iter().cloned().map(Value::Text).collect();
+    // The same bytes as a BLOB are another value to SQLite, but the same name.
+    let blobs = wanted.iter().cloned().map(Value::Blob);
     let list = |values: &[Value]| {
         let marks: Vec<String> = values
             .iter()
@@ -124,10 +145,24 @@ pub(super) async fn present(
         // SQLite makes an index over the list, in the column's own collation, or uses that of the table.
         format!("FROM {table} AS t WHERE {column} IN (VALUES {}){except}", marks.join(", "))
     };
-    let sql = format!("SELECT DISTINCT {column} {}", list(&texts));
-    let found = fetch(connection, sql, texts.iter()).await?;
+    let either: Vec<Value> = texts.iter().cloned().chain(blobs).collect();
+    let sql = format!("SELECT DISTINCT {column} {}", list(&either));
+    let found = fetch(connection, sql, either.iter()).await?;
+    let (found, blobs): (Vec<Value>, Vec<Value>) = found.into_iter().partition(|value| !matches!(value, Value::Blob(_)));
+    let blobs: HashSet<&[u8]> = blobs
+        .iter()
+        .filter_map(|value| match value {
+            Value::Blob(bytes) => Some(bytes.as_slice()),
+            _ => None,
+        })
+        .collect();
+    let positions = wanted.iter().enumerate();
+    let mut positions: Vec<usize> = positions
+        .filter(|(_, value)| blobs.contains(value.as_slice()))
+        .map(|(position, _)| position)
+        .collect();
     if found.is_empty() {
-        return Ok(Vec::new());
+        return Ok(positions);
     }
     // The column may take other spellings for the same, which only the database can say: each is compared with the few that are there.
     let rows: Vec<String> = texts
@@ -141,15 +176,13 @@ pub(super) async fn present(
         rows.join(", "),
         list(&found)
     );
-    let positions = fetch(connection, sql, texts.iter().chain(&found))
-        .await?
-        .into_iter()
-        .filter_map(|value| match value {
-            Value::Integer(position) => usize::try_from(position).ok(),
-            _ => None,
-        });
-    let mut positions: Vec<usize> = positions.collect();
+    let equal = fetch(connection, sql, texts.iter().chain(&found)).await?;
+    positions.extend(equal.into_iter().filter_map(|value| match value {
+        Value::Integer(position) => usize::try_from(position).ok(),
+        _ => None,
+    }));
     positions.sort_unstable();
+    positions.dedup();
     Ok(positions)
 }
 

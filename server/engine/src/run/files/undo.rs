@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{NAMED_FILES, begin_anew, blocking, halted, step_of};
+use super::{NAMED_FILES, begin_anew, blocking, step_of};
 use crate::{
     failpoint,
     model::{RunId, StepState},
@@ -20,30 +20,36 @@ pub(in crate::run) async fn undo_step(
     root: Arc<dyn FileRoot>,
 ) -> Result<bool, Halt> {
     begin_anew(attempt, index);
-    let limit = usize::try_from(attempt.run.options.batch_rows).unwrap_or(usize::MAX);
     let by = attempt.run.id;
-    let mut trashed = blocking(move || root.trashed(source, step_of(index))).await.map_err(halted)?;
+    // A long manifest takes its time to read.
+    let opening = blocking(move || root.trashed(source, step_of(index)));
+    let mut trashed = tokio::select! {
+        stop = attempt.lease.stopped() => return Err(stop.into()),
+        trashed = opening => trashed?,
+    };
     let (mut named, mut damaged) = (0, 0_u64);
     loop {
         attempt.boundary()?;
+        attempt.look_around().await?;
         if attempt.out_of_time() {
             let message = format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds);
             attempt.ledger.end_step(index, StepState::Partial, message).await?;
             return Ok(false);
         }
+        let limit = usize::try_from(attempt.pace.rows()).unwrap_or(usize::MAX);
         let began = Instant::now();
         let (back, files, outcomes) = blocking(move || {
             let files = trashed.next(limit)?;
             let outcomes = trashed.restore(&files, by)?;
             Ok((trashed, files, outcomes))
         })
-        .await
-        .map_err(halted)?;
+        .await?;
         trashed = back;
         if files.is_empty() {
             break;
         }
         failpoint!("undo-files-restored");
+        let before = attempt.ledger.report.steps[index].rows_affected;
         for (file, outcome) in files.iter().zip(outcomes) {
             let report = &mut attempt.ledger.report.steps[index];
             report.rows_matched += 1;
@@ -70,11 +76,11 @@ pub(in crate::run) async fn undo_step(
         attempt.ledger.report.steps[index].batches += 1;
         let took = began.elapsed();
         let report = &attempt.ledger.report.steps[index];
+        attempt.pace.after_batch(report.rows_affected - before, took);
         let fraction = crate::share(report.rows_affected + report.rows_conflicting, report.rows_planned);
-        attempt.ledger.progress(index, fraction, took, None).await?;
-        if !attempt.run.options.full_speed {
-            attempt.lease.rest(took).await?;
-        }
+        let throttle = attempt.pace.shown();
+        attempt.ledger.progress(index, fraction, took, throttle).await?;
+        attempt.rest(None).await?;
     }
     let report = &attempt.ledger.report.steps[index];
     let missing = report

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{NAMED_FILES, begin_anew, blocking, halted, step_of};
+use super::{NAMED_FILES, begin_anew, blocking, step_of};
 use crate::{
     model::{RunId, StepState},
     port::FileRoot,
@@ -18,7 +18,7 @@ pub(in crate::run) async fn verify_step(
 ) -> Result<Option<u64>, Halt> {
     begin_anew(attempt, index);
     let limit = usize::try_from(attempt.run.options.batch_rows).unwrap_or(usize::MAX);
-    let mut trashed = blocking(move || root.trashed(source, step_of(index))).await.map_err(halted)?;
+    let mut trashed = blocking(move || root.trashed(source, step_of(index))).await?;
     let (mut damaged, mut named) = (0_u64, 0);
     loop {
         attempt.boundary()?;
@@ -32,8 +32,7 @@ pub(in crate::run) async fn verify_step(
             let problems = trashed.check(&files)?;
             Ok((trashed, files, problems))
         })
-        .await
-        .map_err(halted)?;
+        .await?;
         trashed = back;
         if files.is_empty() {
             break;
@@ -61,7 +60,7 @@ pub(in crate::run) async fn verify_step(
         let fraction = crate::share(report.rows_affected, report.rows_planned);
         attempt.ledger.progress(index, fraction, Duration::ZERO, None).await?;
     }
-    let unnamed = blocking(move || trashed.unnamed()).await.map_err(halted)?;
+    let unnamed = blocking(move || trashed.unnamed()).await?;
     if unnamed > 0 {
         let message = format!("{unnamed} files of the trash are in no manifest");
         attempt.ledger.warn(Some(index), "UNNAMED_FILES", message).await?;
