@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
-    orphans::{ChildKey, any_bool},
+    judge::Case,
+    rows::{ACTS, Act, Builder, Key, Rest, acts, keys, mark, operations, rest},
     support::Database,
 };
 
@@ -30,13 +31,29 @@ enum Moment {
     At(i64, i64, usize),
 }
 
+/// Which instant decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The column says when the row expires.
+    Past,
+    /// The column says how old the row is.
+    Old,
+    /// As `Old`; where the column is NULL another one does.
+    Either,
+}
+
+const WAYS: [(Way, &str); 3] = [(Way::Past, "past"), (Way::Old, "old"), (Way::Either, "either")];
+
 #[derive(Debug, Clone)]
 pub(crate) struct Expired {
     clock: Clock,
-    pub(crate) past: bool,
-    child_key: ChildKey,
-    moments: Vec<Moment>,
-    pub(crate) batch_rows: u32,
+    way: usize,
+    act: Act,
+    key: Key,
+    /// What the column holds, and what the one holds that decides where it is NULL.
+    moments: Vec<(Moment, Moment, Rest)>,
+    batch_rows: u32,
+    deciding: Vec<String>,
 }
 
 /// Days before now after which `_old` operations take a row.
@@ -51,19 +68,79 @@ pub(crate) fn expired() -> impl Strategy<Value = Expired> {
         12 => (days, 0..86_400_i64, 0..5_usize).prop_map(|(days, seconds, way)| Moment::At(days, seconds, way)),
     ];
     (
-        select(&[Clock::Seconds, Clock::Millis, Clock::Instant, Clock::Wall][..]),
-        any_bool(),
-        select(&[ChildKey::Number, ChildKey::Text, ChildKey::Two][..]),
-        vec(moment, 0..25),
+        select(CLOCKS.map(|(clock, _)| clock).to_vec()),
+        0..WAYS.len(),
+        acts(),
+        keys(),
+        vec((moment.clone(), moment, rest()), 0..25),
         1..8_u32,
     )
-        .prop_map(|(clock, past, child_key, moments, batch_rows)| Expired {
+        .prop_map(|(clock, way, act, key, moments, batch_rows)| Expired {
             clock,
-            past,
-            child_key,
+            way,
+            act,
+            key,
             moments,
             batch_rows,
+            deciding: vec![column(clock).to_owned()],
         })
+}
+
+const CLOCKS: [(Clock, &str); 4] = [
+    (Clock::Seconds, "seconds"),
+    (Clock::Millis, "millis"),
+    (Clock::Instant, "instant"),
+    (Clock::Wall, "wall"),
+];
+
+fn column(clock: Clock) -> &'static str {
+    CLOCKS[clock as usize].1
+}
+
+pub(crate) fn catalog(database: Database) -> String {
+    let mut text = String::new();
+    for (clock, column) in CLOCKS {
+        let reading = match (clock, database) {
+            (Clock::Seconds, _) => "encoding = \"unix_seconds\"",
+            (Clock::Millis, _) => "encoding = \"unix_millis\"",
+            (Clock::Wall, Database::Postgres) => "zone = \"Europe/Berlin\"",
+            (Clock::Instant | Clock::Wall, _) => "zone = \"UTC\"",
+        };
+        for (way, name) in WAYS {
+            let age = match way {
+                Way::Past => "expiry = true".to_owned(),
+                Way::Old => format!("retention = \"P{RETENTION}D\""),
+                Way::Either => format!("retention = \"P{RETENTION}D\"\nfallback = \"{column}_made\""),
+            };
+            let rule = format!("kind = \"expired\"\ncolumn = \"{column}\"\n{reading}\n{age}");
+            operations(
+                &mut text,
+                &format!("{column}_{name}"),
+                "entry",
+                &rule,
+                &ACTS,
+                &[column.to_owned()],
+            );
+        }
+    }
+    text
+}
+
+pub(crate) fn tables(database: Database) -> String {
+    let columns: String = clocks(database)
+        .map(|(name, declared)| format!(", {name} {declared}"))
+        .collect();
+    format!("CREATE TABLE entry (id integer PRIMARY KEY, mark text, state text, size bigint, spare text{columns})")
+}
+
+/// Each clock's column, and the one that decides where it is NULL.
+fn clocks(database: Database) -> impl Iterator<Item = (String, String)> {
+    let declared = match database {
+        Database::Postgres => ["bigint", "bigint", "timestamptz", "timestamp"],
+        Database::Sqlite => ["INTEGER", "INTEGER", "TEXT", ""],
+    };
+    let columns = CLOCKS.into_iter().zip(declared);
+    columns.flat_map(|((_, name), declared)| [name.to_owned(), format!("{name}_made")].map(|name| (name, declared.to_owned())))
 }
 
 /// Not one of them is a time, in whatever column of SQLite.
@@ -77,17 +154,24 @@ const NONSENSE: [&str; 6] = [
 ];
 
 impl Expired {
-    fn column(&self) -> &'static str {
-        match self.clock {
-            Clock::Seconds => "seconds",
-            Clock::Millis => "millis",
-            Clock::Instant => "instant",
-            Clock::Wall => "wall",
-        }
+    fn way(&self) -> Way {
+        WAYS[self.way].0
     }
 
-    pub(crate) fn operation(&self) -> String {
-        format!("{}_{}", self.column(), if self.past { "past" } else { "old" })
+    pub(crate) fn is_past(&self) -> bool {
+        self.way() == Way::Past
+    }
+
+    pub(crate) fn case(&self) -> Case<'_> {
+        Case {
+            operation: format!("{}_{}_{}", column(self.clock), WAYS[self.way].1, self.act.name()),
+            act: self.act,
+            table: "entry",
+            others: &[],
+            deciding: &self.deciding,
+            batch_rows: self.batch_rows,
+            spreads: false,
+        }
     }
 
     /// The value as SQL writes it, and the instant that it means.
@@ -120,52 +204,44 @@ impl Expired {
         }
     }
 
-    fn id(&self, place: usize) -> String {
-        let number = (place + 1) * 7_919 % 10_007;
-        if self.child_key == ChildKey::Text {
-            format!("i{number}")
-        } else {
-            number.to_string()
-        }
+    fn is_old(&self, moment: Moment, now: Timestamp, horizon: Timestamp, database: Database) -> bool {
+        self.value(moment, now, database).1.is_some_and(|instant| instant < horizon)
+    }
+
+    fn goes(
+        &self,
+        (moment, made, rest): &(Moment, Moment, Rest),
+        now: Timestamp,
+        horizon: Timestamp,
+        database: Database,
+    ) -> bool {
+        // Nonsense is not NULL, so that the other column does not decide.
+        let is_null = self.value(*moment, now, database).0 == "NULL";
+        let by_itself = self.is_old(*moment, now, horizon, database);
+        let by_the_other = self.way() == Way::Either && is_null && self.is_old(*made, now, horizon, database);
+        (by_itself || by_the_other) && rest.concerns(self.act) && !(is_null && self.act == Act::Sever)
     }
 
     pub(crate) fn expected(&self, now: Timestamp, horizon: Timestamp, database: Database) -> BTreeSet<String> {
-        let is_old = |moment: &Moment| self.value(*moment, now, database).1.is_some_and(|instant| instant < horizon);
-        let old = self.moments.iter().enumerate().filter(|(_, moment)| is_old(moment));
-        old.map(|(place, _)| self.id(place)).collect()
+        let gone = self
+            .moments
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| self.goes(row, now, horizon, database));
+        gone.map(|(place, _)| mark(place)).collect()
     }
 
     pub(crate) fn setup(&self, now: Timestamp, database: Database) -> String {
-        let (columns, constraint) = match self.child_key {
-            ChildKey::Number => ("id bigint PRIMARY KEY, part text", ""),
-            ChildKey::Text => ("id text PRIMARY KEY, part text", ""),
-            ChildKey::Two => ("id bigint NOT NULL, part text NOT NULL", ", PRIMARY KEY (part, id)"),
-        };
-        let without_rowid = if database == Database::Sqlite && self.child_key == ChildKey::Two {
-            " WITHOUT ROWID"
-        } else {
-            ""
-        };
-        let mut sql = format!(
-            "DROP TABLE entry; CREATE TABLE entry ({columns}, {}{constraint}){without_rowid}; ",
-            clocks(database)
-        );
-        for (place, moment) in self.moments.iter().enumerate() {
-            sql.push_str(&format!(
-                "INSERT INTO entry (id, part, {}) VALUES ('{}', '{}', {}); ",
-                self.column(),
-                self.id(place),
-                ["a", "B", "b"][place % 3],
-                self.value(*moment, now, database).0
-            ));
+        let columns: Vec<_> = clocks(database).collect();
+        let mut table = Builder::new("entry", self.key, columns.clone(), database);
+        for (place, (moment, made, rest)) in self.moments.iter().enumerate() {
+            let values = columns.iter().map(|(name, _)| match name.strip_suffix("_made") {
+                Some(name) if name == column(self.clock) => self.value(*made, now, database).0,
+                None if name == column(self.clock) => self.value(*moment, now, database).0,
+                _ => "NULL".to_owned(),
+            });
+            table.row(place, &values.collect::<Vec<_>>(), *rest);
         }
-        sql
-    }
-}
-
-pub(crate) fn clocks(database: Database) -> &'static str {
-    match database {
-        Database::Postgres => "seconds bigint, millis bigint, instant timestamptz, wall timestamp",
-        Database::Sqlite => "seconds INTEGER, millis INTEGER, instant TEXT, wall",
+        table.sql()
     }
 }

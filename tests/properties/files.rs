@@ -17,7 +17,7 @@ use std::{
 use jiff::Timestamp;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use crate::support::Database;
+use crate::support::{Database, ROOT};
 
 /// Names of folders; the last one is never entered, and only used beneath another.
 const FOLDERS: [&[u8]; 7] = [
@@ -62,6 +62,39 @@ pub(crate) const PATTERNS: [Pattern; 7] = [
             && (parts[1].ends_with(b".tmp") || parts[1].ends_with(b".log"))
     }),
 ];
+
+/// The tables that refer to files.
+pub(crate) const TABLES: &str = "CREATE TABLE owner (id integer PRIMARY KEY, avatar text); CREATE INDEX owner_avatar ON owner (avatar); \
+     CREATE TABLE page (id integer PRIMARY KEY, picture varchar(2000))";
+
+/// Two operations for each pattern: by age, and by references.
+pub(crate) fn catalog() -> String {
+    let mut text = String::new();
+    let mut add = |name: String, rule: String| {
+        text.push_str(&format!(
+            "[[operation]]\nname = \"{name}\"\ncategory = \"X\"\nseverity = \"MEDIUM\"\nbackup = true\n\
+             [[operation.rule]]\nname = \"it\"\nmax_fraction = 1.0\n{rule}\n\n"
+        ));
+    };
+    let references = [("owner", "avatar"), ("page", "picture")];
+    let references = references
+        .iter()
+        .zip(PREFIXES)
+        .map(|((table, column), prefix)| format!("{{ table = \"{table}\", column = \"{column}\", prefix = \"{prefix}\" }}"));
+    let references = references.collect::<Vec<_>>().join(", ");
+    for (place, (pattern, _)) in PATTERNS.iter().enumerate() {
+        let beneath = format!("root = \"{ROOT}\"\nglob = '{pattern}'");
+        add(
+            format!("old_{place}"),
+            format!("kind = \"temp_files\"\n{beneath}\nage = \"PT24H\""),
+        );
+        add(
+            format!("unused_{place}"),
+            format!("kind = \"orphan_files\"\n{beneath}\nreferences = [{references}]"),
+        );
+    }
+    text
+}
 
 /// What comes before a name in each of the two columns.
 pub(crate) const PREFIXES: [&str; 2] = ["/u/", ""];

@@ -45,13 +45,18 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn open(name: &str) -> Self {
+        Self::with(name, TABLES).await
+    }
+
+    /// With tables of the caller's.
+    pub(crate) async fn with(name: &str, tables: &str) -> Self {
         let url = fresh_database(name).await.unwrap();
         let bench = Self {
             options: url.parse().unwrap(),
             db: Db::open(&url).await.unwrap(),
             target: target::open(&url).unwrap(),
         };
-        bench.db.execute(TABLES).await.unwrap();
+        bench.db.execute(tables).await.unwrap();
         bench
     }
 

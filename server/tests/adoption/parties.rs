@@ -9,10 +9,7 @@ use dbkeep_engine::{
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use tokio::task::JoinHandle;
 
-use crate::{
-    begins::Begin,
-    bench::{Bench, Rule},
-};
+use crate::{begins::Begin, bench::Bench};
 
 #[derive(Default)]
 pub(crate) struct Collector(pub(crate) Vec<Row>);
@@ -24,9 +21,14 @@ impl RowSink for Collector {
     }
 }
 
-/// Who takes four steps.
+/// Who takes some steps, one after another.
 pub(crate) trait Party: Send + 'static {
     const NAME: &'static str;
+
+    fn steps(&self) -> usize {
+        4
+    }
+
     fn step(&mut self, number: usize) -> impl Future<Output = ()> + Send;
 }
 
@@ -123,6 +125,8 @@ pub(crate) struct Writer {
     pub(crate) session: PgConnection,
     pub(crate) statements: [String; 4],
     pub(crate) failed: bool,
+    /// Codes with which the database may refuse a statement.
+    pub(crate) may_fail: &'static [&'static str],
 }
 
 impl Party for Writer {
@@ -136,7 +140,8 @@ impl Party for Writer {
         };
         if let Err(error) = self.session.execute(AssertSqlSafe(sql.clone())).await {
             let code = error.as_database_error().and_then(|error| error.code().map(String::from));
-            assert_eq!(code.as_deref(), Some("40001"), "{error}: {sql}");
+            let expected = code.is_some_and(|code| self.may_fail.contains(&code.as_str()));
+            assert!(expected, "{error}: {sql}");
             self.failed = true;
         }
     }
@@ -147,11 +152,13 @@ pub(crate) struct Session<P> {
     party: Option<P>,
     pending: Option<JoinHandle<P>>,
     taken: usize,
+    steps: usize,
 }
 
 impl<P: Party> Session<P> {
     pub(crate) fn new(party: P) -> Self {
         Self {
+            steps: party.steps(),
             party: Some(party),
             pending: None,
             taken: 0,
@@ -164,7 +171,7 @@ impl<P: Party> Session<P> {
 
     /// Whether the last step is done, after which what it did is there for everybody.
     pub(crate) fn ended(&self) -> bool {
-        self.free() && self.taken == 4
+        self.free() && self.taken == self.steps
     }
 
     pub(crate) fn start(&mut self) {
@@ -195,14 +202,14 @@ impl<P: Party> Session<P> {
 }
 
 /// Lets both take their steps in this order (`d` and `w`), as far as locks allow: a session that waits is passed over until it
-/// is free. Returns them and the order in which the steps ended.
-pub(crate) async fn interleave(
+/// is free. `witness` is called when one of them has ended. Returns them and the order in which the steps ended.
+pub(crate) async fn interleave<D: Party>(
     bench: &Bench,
-    rule: Rule,
+    mut witness: impl AsyncFnMut(),
     order: &str,
-    deleter: Deleter,
+    deleter: D,
     writer: Writer,
-) -> (Deleter, Writer, String) {
+) -> (D, Writer, String) {
     let (mut deleter, mut writer) = (Session::new(deleter), Session::new(writer));
     let mut remaining: Vec<char> = order.chars().collect();
     let (mut ended, mut seen) = (String::new(), 0);
@@ -222,7 +229,7 @@ pub(crate) async fn interleave(
         ended.extend(writer.settle(bench).await.then_some('w'));
         let over = usize::from(deleter.ended()) + usize::from(writer.ended());
         if over > seen {
-            bench.witness(rule).await;
+            witness().await;
             seen = over;
         }
     }

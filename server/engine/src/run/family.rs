@@ -61,6 +61,20 @@ fn pick(table: &TableSchema, row: &Row, columns: &[String]) -> Result<Row, Targe
         .collect()
 }
 
+/// The primary key of a captured row. SQLite lets it hold NULL, by which no statement finds the row again: such a row would be
+/// captured and stay, or go uncaptured with the one that it names.
+fn key_of(table: &TableSchema, row: &Row) -> Result<Row, TargetError> {
+    let key = pick(table, row, &table.primary_key)?;
+    if key.iter().any(|value| matches!(value, Value::Null)) {
+        let columns = table.primary_key.join(", ");
+        return Err(mismatch(format!(
+            "a row of {} has NULL in its primary key ({columns}) and cannot be told from another; give it a key",
+            table.name
+        )));
+    }
+    Ok(key)
+}
+
 /// A key that can be compared and hashed. Values of one column that are equal to the database but not byte by byte count as
 /// different here: such a row is at worst looked at twice.
 fn identity(values: &Row) -> Vec<u8> {
@@ -135,7 +149,7 @@ impl<'a> Walk<'a> {
         let schema = self.tables[table];
         let mut unseen = Vec::with_capacity(rows.len());
         for row in rows {
-            let key = identity(&pick(schema, &row, &schema.primary_key)?);
+            let key = identity(&key_of(schema, &row)?);
             if self.going.insert((table, key)) {
                 unseen.push(row);
             }
@@ -197,7 +211,7 @@ impl<'a> Walk<'a> {
             let schema = self.tables[held.table];
             let mut kept = Vec::with_capacity(held.rows.len());
             for row in std::mem::take(&mut held.rows) {
-                let key = identity(&pick(schema, &row, &schema.primary_key)?);
+                let key = identity(&key_of(schema, &row)?);
                 if !self.going.contains(&(held.table, key)) {
                     kept.push(row);
                 }
@@ -226,7 +240,7 @@ impl<'a> Walk<'a> {
 
     fn keys(&self, held: &Held) -> Result<Vec<Row>, TargetError> {
         let schema = self.tables[held.table];
-        held.rows.iter().map(|row| pick(schema, row, &schema.primary_key)).collect()
+        held.rows.iter().map(|row| key_of(schema, row)).collect()
     }
 }
 
@@ -295,10 +309,7 @@ pub(super) async fn work(
     }
     let mut sections = Sections::default();
     if let RowAction::Set { assignments } = &order.effect.action {
-        let keys = rows
-            .iter()
-            .map(|row| pick(table, row, &table.primary_key))
-            .collect::<Result<Vec<_>, _>>()?;
+        let keys = rows.iter().map(|row| key_of(table, row)).collect::<Result<Vec<_>, _>>()?;
         change(transaction, &mut sections, table, &keys, rows, assignments).await?;
     } else {
         let mut walk = Walk::new(order);
@@ -379,7 +390,7 @@ async fn delete_all(
             .collect();
         let listed = if position == 0 { selected.rows.as_slice() } else { &[] };
         note(&mut done.along, table, along.len() as u64, 0);
-        let key = |row: &Row| pick(table, row, &table.primary_key);
+        let key = |row: &Row| key_of(table, row);
         let listed_keys = listed.iter().map(key).collect::<Result<Vec<_>, _>>()?;
         let mut captured = Captured::Deleted;
         if let RowAction::Archive { into, stamp_column } = &order.effect.action

@@ -177,13 +177,16 @@ impl BatchTransaction for SqliteBatch {
         let keys: Vec<String> = (1..=link.parent_columns.len())
             .map(|place| format!("column{place}"))
             .collect();
-        // The parent's column decides how its values compare, as it does for the database's own keys: a plain value has no
-        // affinity of its own, so that it takes the child's, which is the parent's in any sound schema.
-        let same = render::same("t", &link.child_columns, "k", &keys);
+        // The parent's own column stands on the left: its affinity and its collation decide, as they do for the database's keys, or
+        // a child that the key takes along would be passed over here.
+        let listed = render::same("p", &link.parent_columns, "k", &keys);
+        let same = render::same("p", &link.parent_columns, "t", &link.child_columns);
         let sql = |keys: &str| {
-            let table = render::table(&link.child.name);
-            // CROSS JOIN keeps the order: the keys first, then the child's index.
-            format!("SELECT {list} FROM (VALUES {keys}) AS k CROSS JOIN {table} AS t WHERE {same} LIMIT {limit}")
+            let (parent, child) = (render::table(&link.parent.name), render::table(&link.child.name));
+            // CROSS JOIN keeps the order: the keys first, then the parent's index, then the child's.
+            format!(
+                "SELECT {list} FROM (VALUES {keys}) AS k CROSS JOIN {parent} AS p CROSS JOIN {child} AS t WHERE {listed} AND {same} LIMIT {limit}"
+            )
         };
         self.rows(sql, parents, columns.len()).await
     }
