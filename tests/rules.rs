@@ -22,6 +22,7 @@ on_both! {
     small_batches_hold_whole_families
     threads_go_whole_whatever_is_listed_of_them
     archived_threads_come_back_at_the_first_undo
+    a_row_that_two_keys_reach_counts_once
     a_child_of_a_column_that_is_not_unique_is_refused_at_start
     a_restricting_key_blocks_by_name
     a_declared_child_goes_along_where_the_schema_only_refuses
@@ -308,6 +309,202 @@ async fn threads(database: Database, action: &str) {
         if !action.is_empty() {
             assert_eq!(world.db.count("old_remark").await.expect("a count"), 0, "no copy is left");
         }
+    }
+}
+
+/// Notes that one account owns and another edits.
+const NOTES: &str = "CREATE TABLE account (id integer PRIMARY KEY, doomed integer);
+CREATE TABLE note (id integer PRIMARY KEY, owner integer REFERENCES account ON DELETE CASCADE, editor integer REFERENCES account ON DELETE SET NULL);
+CREATE INDEX note_owner ON note (owner); CREATE INDEX note_editor ON note (editor);
+INSERT INTO account VALUES (1, 1), (2, 1), (3, 0);
+INSERT INTO note WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)
+  SELECT i, CASE WHEN i <= 400 THEN 2 ELSE 3 END, CASE WHEN i % 2 = 0 THEN 2 ELSE 1 END FROM n;";
+
+async fn a_row_that_two_keys_reach_counts_once(database: Database) {
+    use proto::ChildAction::{Delete, SetNull};
+    let rules = rule(
+        "doomed",
+        "filter",
+        "account",
+        "condition = \"doomed = 1\"\nmax_fraction = 1.0\n",
+    );
+    let world = World::with_schema(database, NOTES, &operation("doomed", &rules)).await;
+    let before = (world.hash("account").await, world.hash("note").await);
+    // All in one batch, and each account in its own, so that the first changes rows that the second deletes.
+    for batch in [1_000, 10] {
+        let plan = world.plan("doomed").await;
+        assert_eq!((along(&plan, "note", Delete), along(&plan, "note", SetNull)), (400, 200));
+        let request = RunRequest::of_plan(&plan).execute().batch_size(batch).full_speed();
+        let run = world.client.cleanup().run(request).await.expect("a run");
+        let run = run.finish().await.expect("an end");
+        let report = run.report.clone().expect("a report");
+        assert_eq!(
+            run.state(),
+            proto::RunState::Succeeded,
+            "batch {batch}: {}: {:?}",
+            run.state_reason,
+            report.steps
+        );
+        let done = &report.steps[0].along[0];
+        let nullified = if batch == 10 { 400 } else { 200 };
+        assert_eq!((done.rows_deleted, done.rows_nullified), (400, nullified), "batch {batch}");
+        assert_eq!(report.rows_captured, 2 + 400 + nullified, "batch {batch}");
+        let undone = undo(&world, &run.id).await;
+        assert_eq!(undone.state(), proto::RunState::Succeeded, "{}", undone.state_reason);
+        assert_eq!(
+            (world.hash("account").await, world.hash("note").await),
+            before,
+            "batch {batch}"
+        );
+    }
+}
+
+/// An operation that deletes the doomed rows of a table.
+fn doomed(table: &str, rest: &str) -> String {
+    let rest = format!("condition = \"doomed = 1\"\nmax_fraction = 1.0\n{rest}");
+    operation("doomed", &rule("doomed", "filter", table, &rest))
+}
+
+/// The plan is blocked by a finding of this code alone, and a run of it changes nothing.
+async fn is_blocked(database: Database, schema: &str, catalog: &str, code: &str, tables: &[&str]) {
+    let world = World::with_schema(database, schema, catalog).await;
+    let dump = async || {
+        let mut rows = Vec::new();
+        for table in tables {
+            let sql = format!("SELECT * FROM {table}");
+            rows.push(world.db.fetch_text(&sql).await.expect("rows"));
+        }
+        rows
+    };
+    let before = dump().await;
+    let plan = world.plan("doomed").await;
+    let codes: Vec<_> = plan.steps[0].findings.iter().map(|finding| finding.code.as_str()).collect();
+    assert_eq!(codes, [code], "{schema}");
+    let refused = world.client.cleanup().run(RunRequest::of_plan(&plan).execute()).await;
+    assert!(
+        matches!(&refused, Err(Error::PlanBlocked { finding, .. }) if finding == code),
+        "{refused:?}"
+    );
+    assert_eq!(dump().await, before, "{schema}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_children_are_found_as_the_parent_compares() {
+    let schema = "CREATE TABLE label (name TEXT COLLATE NOCASE NOT NULL PRIMARY KEY, doomed INTEGER); \
+         CREATE TABLE used (id INTEGER PRIMARY KEY, name TEXT REFERENCES Label (NAME) ON DELETE CASCADE); \
+         CREATE INDEX used_name ON used (name COLLATE NOCASE); \
+         CREATE TABLE hint (id INTEGER PRIMARY KEY, name TEXT REFERENCES label ON DELETE SET NULL); \
+         CREATE INDEX hint_name ON hint (name COLLATE NOCASE); \
+         INSERT INTO label VALUES ('abc', 1), ('x', 0); INSERT INTO used VALUES (1, 'ABC'), (2, 'abc'), (3, 'X'); \
+         INSERT INTO hint VALUES (1, 'Abc'), (2, 'abc'), (3, 'X')";
+    let world = World::with_schema(Database::Sqlite, schema, &doomed("label", "")).await;
+    let hashes = async || {
+        (
+            world.db.table_hash("label", "name").await.expect("a hash"),
+            world.hash("used").await,
+            world.hash("hint").await,
+        )
+    };
+    let before = hashes().await;
+    let (plan, run) = clean(&world, "doomed", 100).await;
+    assert_eq!((plan.row_count, plan.along_row_count), (1, 4));
+    assert_eq!(run.report.as_ref().expect("a report").rows_captured, 5);
+    let left = world
+        .db
+        .fetch_text("SELECT count(*), (SELECT count(name) FROM hint) FROM used")
+        .await
+        .expect("counts");
+    assert_eq!(left, [[Some("1".to_owned()), Some("1".to_owned())]]);
+    assert_eq!(undo(&world, &run.id).await.state(), proto::RunState::Succeeded);
+    assert_eq!(hashes().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keys_that_no_index_compares_are_refused_by_name() {
+    for (name, reference, index) in [
+        ("TEXT COLLATE NOCASE NOT NULL PRIMARY KEY", "TEXT", "name"),
+        ("TEXT NOT NULL PRIMARY KEY", "TEXT COLLATE NOCASE", "name"),
+        ("INTEGER PRIMARY KEY", "TEXT", "name"),
+        ("INTEGER PRIMARY KEY", "", "name"),
+    ] {
+        let schema = format!(
+            "PRAGMA foreign_keys = OFF; CREATE TABLE label (name {name}, doomed INTEGER); \
+             CREATE TABLE used (id INTEGER PRIMARY KEY, name {reference} REFERENCES label ON DELETE CASCADE); \
+             CREATE INDEX used_name ON used ({index}); \
+             INSERT INTO label VALUES ('1', 1); INSERT INTO used VALUES (1, '1'), (2, '01'); PRAGMA foreign_keys = ON"
+        );
+        is_blocked(
+            Database::Sqlite,
+            &schema,
+            &doomed("label", ""),
+            "CHILD_KEY_UNLIKE",
+            &["label", "used"],
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_rows_without_a_key_are_refused_by_name() {
+    const LABELS: &str =
+        "CREATE TABLE label (id TEXT PRIMARY KEY, doomed INTEGER, note TEXT); INSERT INTO label VALUES ('a', 1, NULL)";
+    let used = |on_delete: &str| {
+        format!(
+            "{LABELS}; CREATE TABLE used (id TEXT PRIMARY KEY, label TEXT REFERENCES label ON DELETE {on_delete}); \
+             CREATE INDEX used_label ON used (label); INSERT INTO used VALUES (NULL, 'a'), (NULL, 'a'), ('b', 'a')"
+        )
+    };
+    let cases = [
+        (used("CASCADE"), ""),
+        (used("SET NULL"), ""),
+        (
+            format!("{LABELS}, (NULL, 1, NULL), (NULL, 1, NULL)"),
+            "action = \"update\"\nset = { note = \"gone\" }\n",
+        ),
+        (
+            format!("{LABELS}, (NULL, 1, NULL), (NULL, 1, NULL)"),
+            "action = \"archive\"\ninto = \"old_label\"\nstamp = \"archived_at\"\n",
+        ),
+    ];
+    for (schema, rest) in cases {
+        let tables: &[&str] = if schema.contains("used") {
+            &["label", "used"]
+        } else {
+            &["label"]
+        };
+        is_blocked(Database::Sqlite, &schema, &doomed("label", rest), "NULL_PRIMARY_KEY", tables).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_keys_that_cast_the_child_are_refused_by_name() {
+    for (name, reference) in [
+        ("character(4)", "text"),
+        ("numeric", "integer"),
+        ("text COLLATE careless", "text COLLATE \"C\""),
+    ] {
+        let schema = format!(
+            "CREATE COLLATION careless (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+             CREATE TABLE label (name {name} PRIMARY KEY, doomed integer); \
+             CREATE TABLE used (id integer PRIMARY KEY, name {reference} REFERENCES label ON DELETE CASCADE); \
+             CREATE INDEX used_name ON used (name); \
+             INSERT INTO label VALUES ('1', 1); INSERT INTO used VALUES (1, '1'), (2, '1 '::text::{cast})",
+            cast = if reference == "integer" { "integer" } else { "text" }
+        );
+        // A key that does not care for capitals does for blanks.
+        let schema = if name.contains("careless") {
+            schema.replace("'1 '", "'1'")
+        } else {
+            schema
+        };
+        is_blocked(
+            Database::Postgres,
+            &schema,
+            &doomed("label", ""),
+            "CHILD_KEY_UNLIKE",
+            &["label", "used"],
+        )
+        .await;
     }
 }
 

@@ -364,7 +364,7 @@ async fn goes_on(world: &World, run: &str, went_back: usize) {
     assert_eq!(world.trashed(run).len(), moved);
     let report = ended.report.expect("a report");
     assert_eq!(
-        (report.rows_affected, report.rows_remaining),
+        (report.rows_affected, report.steps[0].rows_remaining),
         (moved as u64, went_back as u64)
     );
     let undo = client.runs().undo(run).await.expect("a stream");

@@ -10,7 +10,8 @@ use std::{
 
 use dbkeep_engine::{
     model::{
-        Condition, JournalEntry, Row, RowKey, RunId, Selection, TableKind, TableName, TableSchema, TimeEncoding, TypeClass, Value,
+        Condition, JournalEntry, Literal, Row, RowKey, RunId, Selection, TableKind, TableName, TableSchema, TimeEncoding,
+        TypeClass, Value,
     },
     port::{BatchTransaction, Claim, Restored, RowSink, SinkError, Target, TargetError, TargetErrorClass},
     run::batch::layout,
@@ -1159,4 +1160,129 @@ async fn times_without_a_zone_are_read_in_the_declared_one() {
     assert_eq!(ids("at", "America/New_York").await, "");
     assert_eq!(ids("d", "UTC").await, "1 2 5");
     assert_eq!(ids("d", "Pacific/Kiritimati").await, "1 2 3 5");
+}
+
+// --- keys of the database
+
+#[tokio::test]
+async fn what_a_key_takes_along_unheld_takes_the_batch_back() {
+    let lab = Lab::open(
+        "keys",
+        "CREATE TABLE p (id int PRIMARY KEY, at timestamptz, up int REFERENCES p ON DELETE SET NULL); \
+         CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE); \
+         CREATE TABLE n (id int PRIMARY KEY, p int REFERENCES p ON DELETE SET NULL); \
+         INSERT INTO p VALUES (1, '2001-01-01', NULL), (2, '2001-01-01', 1), (3, '2001-01-01', 2), (4, '2031-01-01', NULL); \
+         INSERT INTO c VALUES (1, 1), (2, 1), (3, 4); INSERT INTO n VALUES (1, 2), (2, 4)",
+    )
+    .await;
+    let selection = lab.expired("p").await;
+    let (c, n) = (lab.schema("c").await, lab.schema("n").await);
+    let numbers = |numbers: &[&str]| -> Vec<RowKey> {
+        numbers
+            .iter()
+            .map(|number| vec![Value::Text(number.as_bytes().to_vec())])
+            .collect()
+    };
+    for (held_c, held_n) in [(false, true), (true, false), (true, true)] {
+        let claim = Claim {
+            run: RunId::new(),
+            fence: 1,
+        };
+        lab.target.claim(claim).await.unwrap();
+        let mut batch = lab.target.begin(claim, &[&selection.table, &c, &n]).await.unwrap();
+        if held_c {
+            assert_eq!(batch.remove(&c, &numbers(&["1", "2"])).await.unwrap(), 2);
+        }
+        if held_n {
+            let assigned = batch.assign(&n, &numbers(&["1"]), &[("p".to_owned(), None)]).await;
+            assert_eq!(assigned.unwrap(), [[Value::Null]]);
+        }
+        assert_eq!(batch.remove(&selection.table, &numbers(&["1", "2", "3"])).await.unwrap(), 3);
+        let recorded = batch.record(&entry(claim, 3)).await;
+        if held_c && held_n {
+            recorded.unwrap();
+        } else {
+            let error = refused(recorded, TargetErrorClass::Refused);
+            assert!(error.message.contains("more than were captured"), "{error}");
+        }
+        batch.rollback().await;
+        let counts = "SELECT (SELECT count(*) FROM p)::text || (SELECT count(*) FROM c)::text || (SELECT count(p) FROM n)::text";
+        assert_eq!(lab.one(counts).await, "432");
+    }
+}
+
+#[tokio::test]
+async fn what_a_key_changes_along_takes_the_batch_back() {
+    let lab = Lab::open(
+        "keys_update",
+        "CREATE TABLE p (id int PRIMARY KEY, at timestamptz, code text UNIQUE); CREATE TABLE c (code text REFERENCES p (code) ON UPDATE CASCADE); \
+         INSERT INTO p VALUES (1, '2001-01-01', 'a'), (2, '2001-01-01', 'b'); INSERT INTO c VALUES ('a')",
+    )
+    .await;
+    let selection = lab.expired("p").await;
+    for (id, named) in [("1", true), ("2", false)] {
+        let claim = Claim {
+            run: RunId::new(),
+            fence: 1,
+        };
+        lab.target.claim(claim).await.unwrap();
+        let mut batch = lab.target.begin(claim, &[&selection.table]).await.unwrap();
+        let code = [("code".to_owned(), Some(Literal::Text("z".to_owned())))];
+        let key = vec![Value::Text(id.as_bytes().to_vec())];
+        assert_eq!(batch.assign(&selection.table, &[key], &code).await.unwrap().len(), 1);
+        assert_eq!(batch.record(&entry(claim, 1)).await.is_err(), named, "row {id}");
+        batch.rollback().await;
+    }
+}
+
+/// A journal row of a batch that took so many rows.
+fn entry(claim: Claim, rows: u64) -> JournalEntry {
+    JournalEntry {
+        run: claim.run,
+        step: 0,
+        batch: 1,
+        pass: 1,
+        fence: claim.fence,
+        cursor: String::new(),
+        examined: 0,
+        matched: rows,
+        affected: rows,
+        along: Vec::new(),
+        conflicting: 0,
+        chunk: None,
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_was_prepared_for_other_columns_is_tried_again() {
+    let lab = Lab::open(
+        "stale",
+        "CREATE TABLE p (id int PRIMARY KEY, at timestamptz, note text COLLATE \"C\"); INSERT INTO p VALUES (1, '2001-01-01', 'a')",
+    )
+    .await;
+    let selection = lab.expired("p").await;
+    let keys = lab.keys(&selection).await;
+    let claim = Claim {
+        run: RunId::new(),
+        fence: 1,
+    };
+    lab.target.claim(claim).await.unwrap();
+    // Two connections take turns.
+    for _ in 0..4 {
+        let mut batch = lab.target.begin(claim, &[&selection.table]).await.unwrap();
+        assert_eq!(batch.hold(&selection, &keys).await.unwrap().len(), 1);
+        batch.rollback().await;
+    }
+    // Nothing that the shape's digest would show.
+    lab.execute("ALTER TABLE p ALTER note TYPE text COLLATE \"POSIX\"").await;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let keys = lab.keys(&selection).await;
+        let mut batch = lab.target.begin(claim, &[&selection.table]).await.unwrap();
+        match batch.hold(&selection, &keys).await {
+            Ok(rows) => break assert_eq!(rows.len(), 1),
+            Err(error) => assert!(error.is_retryable() && tries < 8, "{error}"),
+        }
+    }
 }

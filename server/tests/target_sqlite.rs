@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use dbkeep_engine::{
-    model::{Condition, Generated, Row, RowKey, RunId, Selection, TableKind, TableName, TableSchema, TimeEncoding, Value},
+    model::{
+        Condition, Generated, Literal, Row, RowKey, RunId, Selection, TableKind, TableName, TableSchema, TimeEncoding, Value,
+    },
     port::{BatchTransaction, Claim, Restored, RowSink, SinkError, Target, TargetError, TargetErrorClass},
     run::batch::layout,
 };
@@ -656,4 +658,76 @@ async fn a_missing_or_broken_file_is_told() {
     for url in ["sqlite::memory:", "sqlite://", "sqlite://x.db?mode=memory", "mysql://x", ""] {
         assert!(target::open(url).is_err(), "{url}");
     }
+}
+
+// --- keys of the database
+
+const KEYED: &str = "CREATE TABLE p (id INTEGER PRIMARY KEY, at TEXT, up INTEGER REFERENCES p ON DELETE SET NULL); \
+     CREATE TABLE c (id INTEGER PRIMARY KEY, p INTEGER REFERENCES p ON DELETE CASCADE); \
+     CREATE TABLE n (id INTEGER PRIMARY KEY, p INTEGER REFERENCES p ON DELETE SET NULL); \
+     INSERT INTO p VALUES (1, '2001-01-01', NULL), (2, '2001-01-01', 1), (3, '2001-01-01', 2), (4, '2031-01-01', NULL); \
+     INSERT INTO c VALUES (1, 1), (2, 1), (3, 4); INSERT INTO n VALUES (1, 2), (2, 4)";
+
+fn numbers(numbers: &[i64]) -> Vec<RowKey> {
+    numbers.iter().map(|number| vec![Value::Integer(*number)]).collect()
+}
+
+#[tokio::test]
+async fn what_a_key_takes_along_unheld_takes_the_batch_back() {
+    let lab = Lab::open(KEYED).await;
+    let selection = lab.expired("p").await;
+    let to_null = [("p".to_owned(), None::<Literal>)];
+    for (held_c, held_n) in [(false, true), (true, false), (true, true)] {
+        let mut batch = lab.begin(&selection).await;
+        if held_c {
+            assert_eq!(batch.remove(&*lab.schema("c").await, &numbers(&[1, 2])).await.unwrap(), 2);
+        }
+        if held_n {
+            let assigned = batch.assign(&*lab.schema("n").await, &numbers(&[1]), &to_null).await;
+            assert_eq!(assigned.unwrap(), [[Value::Null]]);
+        }
+        let removed = batch.remove(&selection.table, &numbers(&[1, 2, 3])).await;
+        if held_c && held_n {
+            assert_eq!(removed.unwrap(), 3, "rows of one table that name one another are no surplus");
+        } else {
+            let error = refused(removed, TargetErrorClass::Refused);
+            assert!(error.message.contains("more than were captured"), "{error}");
+        }
+        batch.rollback().await;
+        assert_eq!(
+            lab.one("SELECT (SELECT count(*) FROM p) || (SELECT count(*) FROM c) || (SELECT count(p) FROM n)")
+                .await,
+            "432"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_key_changes_along_takes_the_batch_back() {
+    let lab = Lab::open(
+        "CREATE TABLE p (id INTEGER PRIMARY KEY, at TEXT, code TEXT UNIQUE); CREATE TABLE c (code TEXT REFERENCES p (code) ON UPDATE CASCADE); \
+         INSERT INTO p VALUES (1, '2001-01-01', 'a'), (2, '2001-01-01', 'b'); INSERT INTO c VALUES ('a')",
+    )
+    .await;
+    let selection = lab.expired("p").await;
+    for (id, named) in [(1, true), (2, false)] {
+        let mut batch = lab.begin(&selection).await;
+        let code = [("code".to_owned(), Some(Literal::Text("z".to_owned())))];
+        let assigned = batch.assign(&selection.table, &numbers(&[id]), &code).await;
+        assert_eq!(assigned.is_err(), named, "{assigned:?}");
+        batch.rollback().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_trigger_writes_is_not_taken_for_a_key() {
+    let lab = Lab::open(&format!(
+        "{KEYED}; CREATE TABLE log (id); CREATE TRIGGER gone AFTER DELETE ON c BEGIN INSERT INTO log VALUES (OLD.id); END"
+    ))
+    .await;
+    let selection = lab.expired("p").await;
+    let mut batch = lab.begin(&selection).await;
+    assert_eq!(batch.remove(&*lab.schema("c").await, &numbers(&[1, 2])).await.unwrap(), 2);
+    batch.commit().await.unwrap();
+    assert_eq!(lab.one("SELECT count(*) FROM log").await, "2");
 }

@@ -453,11 +453,17 @@ pub(crate) async fn plan(
         let Step { selection, effect, .. } = selected;
         let mut findings = structural_findings(&selection.table, captured, effect.removes());
         for link in effect.acting() {
-            if link.child.name != selection.table.name {
-                findings.extend(structural_findings(&link.child, captured, link.action == ChildAction::Delete));
+            let more = structural_findings(&link.child, captured, link.action == ChildAction::Delete);
+            for finding in more {
+                if !findings.contains(&finding) {
+                    findings.push(finding);
+                }
             }
         }
         findings.extend(selected.findings.iter().cloned());
+        let unlike = unlike_links(target, effect).await?;
+        let comparable = unlike.is_empty();
+        findings.extend(unlike);
         let countable = !matches!(selection.table.kind, TableKind::View | TableKind::Foreign);
         let mut survey = None;
         if countable {
@@ -467,23 +473,27 @@ pub(crate) async fn plan(
         findings.extend(step.rule.findings(&selections.schemas));
         let mut plan_children = Vec::new();
         let mut going: Vec<(&TableSchema, u64)> = vec![(&selection.table, row_count)];
-        if countable && row_count > 0 && !effect.children.is_empty() {
+        if countable && row_count > 0 && !effect.is_plain_delete() {
+            findings.extend(null_keys(target, selected).await?);
+        }
+        if countable && row_count > 0 && comparable && !effect.children.is_empty() {
             let counts = target.count_children(selection, &effect.children).await?;
-            for (link, row_count) in effect.children.iter().zip(counts) {
+            for (link, count) in effect.children.iter().zip(counts) {
                 if link.action == ChildAction::Refuse {
-                    findings.extend(refusing(&selection.table, link, row_count));
+                    findings.extend(refusing(&selection.table, link, count.rows));
                 } else {
-                    if link.action == ChildAction::Delete && row_count > 0 {
+                    if link.action == ChildAction::Delete && count.rows > 0 {
                         match going.iter_mut().find(|(table, _)| table.name == link.child.name) {
-                            Some((_, rows)) => *rows += row_count,
-                            None => going.push((&link.child, row_count)),
+                            Some((_, rows)) => *rows += count.rows,
+                            None => going.push((&link.child, count.rows)),
                         }
                     }
                     plan_children.push(PlanChild {
                         table: link.child.name.to_string(),
                         constraint: link.name.clone(),
                         action: link.action,
-                        row_count,
+                        row_count: count.rows,
+                        also_going: count.also_going,
                     });
                 }
             }
@@ -583,6 +593,59 @@ fn block(code: &str, table: &TableSchema, detail: String, remediation: impl Into
         detail,
         remediation: remediation.into(),
     }
+}
+
+/// Links along which an index cannot find the rows that the database's own key would touch.
+async fn unlike_links(target: &dyn Target, effect: &Effect) -> Result<Vec<Finding>, TargetError> {
+    let mut findings = Vec::new();
+    for link in effect.children.iter().filter(|link| link.child.indexed(&link.child_columns)) {
+        if let Some(why) = target.unlike(link).await? {
+            findings.push(block(
+                "CHILD_KEY_UNLIKE",
+                &link.parent,
+                format!("{}: {why}", link.name),
+                "give both columns the same type and collation, or the child an index by which the database compares them",
+            ));
+        }
+    }
+    Ok(findings)
+}
+
+/// Rows that nothing tells apart, of tables whose rows are held, captured and then changed by their primary key. SQLite alone lets
+/// a primary key hold NULL.
+async fn null_keys(target: &dyn Target, step: &Step) -> Result<Vec<Finding>, TargetError> {
+    let mut findings = Vec::new();
+    let mut seen: Vec<&TableName> = Vec::new();
+    for table in step.tables() {
+        let nullable = |name: &&String| table.column(name).is_some_and(|column| column.nullable);
+        let columns: Vec<&String> = table.primary_key.iter().filter(nullable).collect();
+        if seen.contains(&&table.name) || columns.is_empty() || table.kind != TableKind::Table {
+            continue;
+        }
+        seen.push(&table.name);
+        let is_null = columns.iter().map(|column| Condition::IsNull {
+            column: (*column).clone(),
+        });
+        let unnamed = Selection {
+            table: Arc::new(table.clone()),
+            matches: Condition::Any(is_null.collect()),
+            except: Vec::new(),
+        };
+        let rows = target.survey(&unnamed, 0).await?.row_count;
+        if rows > 0 {
+            findings.push(block(
+                "NULL_PRIMARY_KEY",
+                table,
+                format!(
+                    "{rows} rows of {} have no value in its primary key ({}), so that they cannot be told from one another",
+                    table.name,
+                    table.primary_key.join(", ")
+                ),
+                "give these rows a key",
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 /// A key that keeps rows from going.

@@ -441,6 +441,8 @@ impl Batch {
                 allowance: BatchAllowance {
                     along: u64::MAX,
                     touched: u64::MAX,
+                    tables: Vec::new(),
+                    elsewhere: u64::MAX,
                 },
                 capture: true,
             };

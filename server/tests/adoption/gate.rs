@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
+    backup::Section,
     model::{
         Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals,
         TableName, TableSchema, TargetStatus,
     },
     port::{
-        BatchTransaction, Claim, DeclaredKey, Explore, Maintenance, Pressure, Repeats, Restored, RowSink, Sample, Scan, Scratch,
-        Survey, TableLayout, Target, TargetError, ValueStream,
+        BatchTransaction, ChildCount, Claim, DeclaredKey, Explore, Maintenance, Namesakes, Pressure, Repeats, Restored, RowSink,
+        Sample, Scan, Scratch, Survey, Target, TargetError, ValueStream,
     },
 };
 use tokio::sync::{Mutex, mpsc};
@@ -140,7 +141,7 @@ impl BatchTransaction for GatedBatch {
         self.inner.adopted(selection).await
     }
 
-    async fn restore(&mut self, _: &TableLayout, _: Vec<Row>) -> Result<Restored, TargetError> {
+    async fn restore_together(&mut self, _: Vec<Section>) -> Result<Restored, TargetError> {
         unreachable!("nothing is put back here")
     }
 
@@ -223,6 +224,10 @@ impl Target for Gated {
         unreachable!("{NOT_ASKED}")
     }
 
+    async fn namesakes(&self, _: &TableName) -> Result<Namesakes, TargetError> {
+        unreachable!("{NOT_ASKED}")
+    }
+
     async fn survey(&self, _: &Selection, _: u32) -> Result<Survey, TargetError> {
         unreachable!("{NOT_ASKED}")
     }
@@ -231,7 +236,11 @@ impl Target for Gated {
         unreachable!("{NOT_ASKED}")
     }
 
-    async fn count_children(&self, _: &Selection, _: &[ChildLink]) -> Result<Vec<u64>, TargetError> {
+    async fn count_children(&self, _: &Selection, _: &[ChildLink]) -> Result<Vec<ChildCount>, TargetError> {
+        unreachable!("{NOT_ASKED}")
+    }
+
+    async fn unlike(&self, _: &ChildLink) -> Result<Option<String>, TargetError> {
         unreachable!("{NOT_ASKED}")
     }
 
@@ -248,6 +257,10 @@ impl Target for Gated {
     }
 
     async fn holds(&self, _: &ColumnSource, _: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
+        unreachable!("{NOT_ASKED}")
+    }
+
+    async fn indirect_values(&self, _: &ColumnSource, _: &str) -> Result<Box<dyn ValueStream>, TargetError> {
         unreachable!("{NOT_ASKED}")
     }
 

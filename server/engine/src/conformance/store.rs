@@ -218,6 +218,7 @@ fn plan() -> Plan {
             constraint: "clicks_session_fk".to_owned(),
             action: ChildAction::SetNull,
             row_count: 3,
+            also_going: 1,
         }],
         strict: true,
         table_row_count: 4_000_000_000,

@@ -136,6 +136,7 @@ mod tests {
             constraint: "posts_user".into(),
             action: crate::model::ChildAction::Delete,
             row_count: 40,
+            also_going: 0,
         }];
         assert_eq!(
             plan(Severity::Critical, vec![archived]).confirmation_phrase(),

@@ -77,6 +77,15 @@ pub struct PlanChild {
     pub action: ChildAction,
     /// Exact number of rows; one that several keys of one action reach is counted at the first.
     pub row_count: u64,
+    /// Rows that this key would change and another deletes. They count there; a batch that comes before the one that deletes such
+    /// a row changes it nevertheless.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub also_going: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One rule of an operation with its exact count.
@@ -161,6 +170,12 @@ impl PlanStep {
     #[must_use]
     pub fn reach(&self) -> u64 {
         self.row_count.saturating_add(self.along_count())
+    }
+
+    /// How often at most a batch changes a row that a later one deletes, so that it is touched twice.
+    #[must_use]
+    pub fn touched_twice(&self) -> u64 {
+        self.children.iter().map(|child| child.also_going).sum()
     }
 }
 

@@ -160,12 +160,15 @@ pub(super) fn links(rule: &Rule, schemas: &Schemas) -> Result<Links, Mismatch> {
                 && let Some(column) = declared
                     .null_columns
                     .iter()
-                    .find(|name| child.column(name).is_none_or(|column| !column.nullable))
+                    .find(|name| child.column(name).is_none_or(|column| !column.nullable) || child.primary_key.contains(name))
             {
                 findings.push(block(
                     "CHILD_NOT_NULLABLE",
                     child,
-                    format!("{} sets {}.{column} to NULL, which it may not be", declared.name, child.name),
+                    format!(
+                        "{} sets {}.{column} to NULL, which it may not be, or which leaves the row without a key",
+                        declared.name, child.name
+                    ),
                     "declare the child with on_delete = \"cascade\", or let the column be NULL",
                 ));
             }

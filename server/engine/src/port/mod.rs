@@ -21,6 +21,6 @@ pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };
 pub use target::{
-    BatchTransaction, Captured, Claim, Conflict, Namesakes, Pressure, Replica, Restored, RowSink, Scan, Scratch, SinkError,
-    Survey, TableLayout, Target, TargetError, TargetErrorClass, ValueStream, Window,
+    BatchTransaction, Captured, ChildCount, Claim, Conflict, Namesakes, Pressure, Replica, Restored, RowSink, Scan, Scratch,
+    SinkError, Survey, TableLayout, Target, TargetError, TargetErrorClass, ValueStream, Window,
 };

@@ -121,6 +121,15 @@ pub struct Survey {
     pub sql: String,
 }
 
+/// How many rows a link reaches when all selected rows go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChildCount {
+    /// Rows that go or change; of those that change, only such as stay.
+    pub rows: u64,
+    /// Of a link that sets NULL: rows that another link, or the selection, deletes.
+    pub also_going: u64,
+}
+
 /// One part of a pass: the listed rows of one batch.
 #[derive(Debug, Clone)]
 pub struct Window {
@@ -252,7 +261,10 @@ pub trait BatchTransaction: Send {
     /// are values of the link's parent columns.
     async fn hold_children(&mut self, link: &ChildLink, parents: &[Row], limit: u64) -> Result<Vec<Row>, TargetError>;
 
-    /// Deletes held rows of a table by its primary key; returns the number of rows that went.
+    /// Deletes held rows of a table by its primary key, of which no part is NULL; returns the number of rows that went.
+    ///
+    /// # Errors
+    /// Class `Refused` where the database deletes or changes other rows along with them: what was held was not all.
     async fn remove(&mut self, table: &TableSchema, keys: &[RowKey]) -> Result<u64, TargetError>;
 
     /// Gives columns of held rows new values (`None` is NULL); returns for each key, in order, the values that the columns hold
@@ -377,8 +389,12 @@ pub trait Target: Explore + Send + Sync {
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError>;
 
     /// Exact numbers of the rows that each link reaches when all selected rows go, in the order of the links; a row that several
-    /// links of one action reach is counted at the first. The links' own order puts a parent before its children.
-    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<u64>, TargetError>;
+    /// links delete is counted at the first. The links' own order puts a parent before its children.
+    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<ChildCount>, TargetError>;
+
+    /// Why the rows that name a parent along this link cannot be found by an index exactly as the database's own key finds them;
+    /// `None` where they can. Only of links whose columns have an index.
+    async fn unlike(&self, link: &ChildLink) -> Result<Option<String>, TargetError>;
 
     /// Makes the archive table of a table where it is missing: the same columns, and one for the time.
     async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError>;

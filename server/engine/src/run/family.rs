@@ -1,7 +1,8 @@
 //! The work of a batch whose rows do not simply go: rows with children, rows that are archived, rows that are changed.
 //!
 //! ```text
-//!  hold       the listed rows that still match, then along the links the rows that name them, and so on: all locked
+//!  hold       the listed rows that still match, then along the links the rows that go with them, and so on, then the rows that only
+//!             change: all locked
 //!  budget     more rows than one transaction should take: the batch is taken back, and fewer are listed rows at a time
 //!  capture    every held row, children before what they name
 //!  change     keys to NULL, then deletions table by table from the last children up to the listed rows; each statement's count
@@ -37,6 +38,8 @@ struct Held {
 struct Walk<'a> {
     tables: Vec<&'a Arc<TableSchema>>,
     going: HashSet<Identity>,
+    /// Rows whose key becomes NULL, by the link's place among the links.
+    changing: HashSet<(usize, Identity)>,
     /// Rows that go, in the order in which they were reached: a parent before its children.
     deletions: Vec<Held>,
     /// Rows whose key becomes NULL, with the link's columns.
@@ -61,14 +64,14 @@ fn pick(table: &TableSchema, row: &Row, columns: &[String]) -> Result<Row, Targe
         .collect()
 }
 
-/// The primary key of a captured row. SQLite lets it hold NULL, by which no statement finds the row again: such a row would be
-/// captured and stay, or go uncaptured with the one that it names.
-fn key_of(table: &TableSchema, row: &Row) -> Result<Row, TargetError> {
+/// The primary key of a captured row, by which it is deleted or changed and found again by an undo. SQLite lets it hold NULL, and
+/// then any number of rows may have the same.
+fn address(table: &TableSchema, row: &Row) -> Result<Row, TargetError> {
     let key = pick(table, row, &table.primary_key)?;
-    if key.iter().any(|value| matches!(value, Value::Null)) {
+    if key.contains(&Value::Null) {
         let columns = table.primary_key.join(", ");
         return Err(mismatch(format!(
-            "a row of {} has NULL in its primary key ({columns}) and cannot be told from another; give it a key",
+            "NULL_PRIMARY_KEY: a row of {} has no value in its primary key ({columns}), so that it cannot be told from another; the batch was taken back",
             table.name
         )));
     }
@@ -105,6 +108,7 @@ impl<'a> Walk<'a> {
         Self {
             tables: vec![&order.selection.table],
             going: HashSet::new(),
+            changing: HashSet::new(),
             deletions: Vec::new(),
             nullings: Vec::new(),
             count: 0,
@@ -149,76 +153,95 @@ impl<'a> Walk<'a> {
         let schema = self.tables[table];
         let mut unseen = Vec::with_capacity(rows.len());
         for row in rows {
-            let key = identity(&key_of(schema, &row)?);
-            if self.going.insert((table, key)) {
+            if self.going.insert((table, identity(&address(schema, &row)?))) {
                 unseen.push(row);
             }
         }
         Ok(unseen)
     }
 
+    /// Keeps those rows that stay and that this link has not reached yet.
+    fn staying(&mut self, link: usize, table: usize, rows: Vec<Row>) -> Result<Vec<Row>, TargetError> {
+        let schema = self.tables[table];
+        let mut staying = Vec::with_capacity(rows.len());
+        for row in rows {
+            let row_identity = (table, identity(&address(schema, &row)?));
+            if !self.going.contains(&row_identity) && self.changing.insert((link, row_identity)) {
+                staying.push(row);
+            }
+        }
+        Ok(staying)
+    }
+
+    /// Holds the rows that name those at this place of the deletions along a link.
+    async fn children(
+        &mut self,
+        transaction: &mut dyn BatchTransaction,
+        place: usize,
+        link: &'a ChildLink,
+    ) -> Result<(usize, Vec<Row>), TargetError> {
+        let Held { table, rows } = &self.deletions[place];
+        let schema = self.tables[*table];
+        let (mut named, mut seen) = (Vec::new(), HashSet::new());
+        if link.parent.name == schema.name {
+            for row in rows {
+                let key = pick(schema, row, &link.parent_columns)?;
+                if !key.contains(&Value::Null) && seen.insert(identity(&key)) {
+                    named.push(key);
+                }
+            }
+        }
+        let child = self.table(&link.child);
+        if named.is_empty() {
+            return Ok((child, Vec::new()));
+        }
+        // Of these up to `count` may be held already, so that an answer which is cut off always breaks the budget: a row that was
+        // not held would go by the database's own cascade, uncaptured and uncounted.
+        let most = self.budget.saturating_add(1).saturating_add(self.count);
+        Ok((child, transaction.hold_children(link, &named, most).await?))
+    }
+
     /// Holds everything that hangs on the rows that go.
     async fn follow(&mut self, transaction: &mut dyn BatchTransaction, links: &'a [ChildLink]) -> Result<(), TargetError> {
-        let mut next = 0;
-        while next < self.deletions.len() {
-            let Held { table, rows } = &self.deletions[next];
-            let (table, parents) = (*table, rows.clone());
-            next += 1;
-            let schema = self.tables[table];
-            for link in links {
-                if link.parent.name != schema.name || link.action == ChildAction::Refuse {
-                    continue;
-                }
-                let mut named = Vec::new();
-                let mut seen = HashSet::new();
-                for row in &parents {
-                    let key = pick(schema, row, &link.parent_columns)?;
-                    if !key.iter().any(|value| matches!(value, Value::Null)) && seen.insert(identity(&key)) {
-                        named.push(key);
-                    }
-                }
-                if named.is_empty() {
-                    continue;
-                }
-                // Of these up to `count` may be held already, so that an answer which is cut off always breaks the budget: a row that
-                // was not held would go by the database's own cascade, uncaptured and uncounted.
-                let most = self.budget.saturating_add(1).saturating_add(self.count);
-                let children = transaction.hold_children(link, &named, most).await?;
-                let child = self.table(&link.child);
-                if link.action == ChildAction::SetNull {
-                    self.charge(children.len())?;
-                    self.nullings.push((
-                        Held {
-                            table: child,
-                            rows: children,
-                        },
-                        link,
-                    ));
-                    continue;
-                }
-                let children = self.unseen(child, children)?;
-                self.charge(children.len())?;
-                if !children.is_empty() {
-                    self.deletions.push(Held {
-                        table: child,
-                        rows: children,
-                    });
+        let mut place = 0;
+        while place < self.deletions.len() {
+            for link in links.iter().filter(|link| link.action == ChildAction::Delete) {
+                let (table, children) = self.children(transaction, place, link).await?;
+                let rows = self.unseen(table, children)?;
+                self.charge(rows.len())?;
+                if !rows.is_empty() {
+                    self.deletions.push(Held { table, rows });
                 }
             }
+            place += 1;
         }
-        // A row that one link would change and another deletes is deleted, and captured once.
-        for (held, _) in &mut self.nullings {
-            let schema = self.tables[held.table];
-            let mut kept = Vec::with_capacity(held.rows.len());
-            for row in std::mem::take(&mut held.rows) {
-                let key = identity(&key_of(schema, &row)?);
-                if !self.going.contains(&(held.table, key)) {
-                    kept.push(row);
+        // Only now is it known which rows go: one that a link would change and another deletes is deleted, and counts once.
+        for place in 0..self.deletions.len() {
+            for (number, link) in links.iter().enumerate() {
+                if link.action != ChildAction::SetNull {
+                    continue;
+                }
+                let (table, children) = self.children(transaction, place, link).await?;
+                let rows = self.staying(number, table, children)?;
+                self.charge(rows.len())?;
+                if !rows.is_empty() {
+                    self.nullings.push((Held { table, rows }, link));
                 }
             }
-            held.rows = kept;
         }
         Ok(())
+    }
+
+    /// What will happen to rows beside the listed ones, which are the first deletions.
+    fn along(&self) -> Vec<Along> {
+        let mut along = Vec::new();
+        for held in self.deletions.iter().skip(1) {
+            note(&mut along, self.tables[held.table], held.rows.len() as u64, 0);
+        }
+        for (held, _) in &self.nullings {
+            note(&mut along, self.tables[held.table], 0, held.rows.len() as u64);
+        }
+        along
     }
 
     /// The tables so that each comes after all whose rows name its own. The planner refuses links that lead in a circle over
@@ -240,7 +263,7 @@ impl<'a> Walk<'a> {
 
     fn keys(&self, held: &Held) -> Result<Vec<Row>, TargetError> {
         let schema = self.tables[held.table];
-        held.rows.iter().map(|row| key_of(schema, row)).collect()
+        held.rows.iter().map(|row| address(schema, row)).collect()
     }
 }
 
@@ -309,7 +332,7 @@ pub(super) async fn work(
     }
     let mut sections = Sections::default();
     if let RowAction::Set { assignments } = &order.effect.action {
-        let keys = rows.iter().map(|row| key_of(table, row)).collect::<Result<Vec<_>, _>>()?;
+        let keys = rows.iter().map(|row| address(table, row)).collect::<Result<Vec<_>, _>>()?;
         change(transaction, &mut sections, table, &keys, rows, assignments).await?;
     } else {
         let mut walk = Walk::new(order);
@@ -317,12 +340,8 @@ pub(super) async fn work(
         let rows = walk.unseen(0, rows)?;
         walk.deletions.push(Held { table: 0, rows });
         walk.follow(transaction, &order.effect.children).await?;
-        let along = walk.count - affected;
-        let most = order.allowance.along.min(order.allowance.touched.saturating_sub(affected));
-        if along > most {
-            return Err(mismatch(format!(
-                "COUNT_DRIFTED: {along} rows hang on the {affected} of this batch, at most {most} more were planned or allowed; make a new plan"
-            )));
+        if let Some(exceeded) = order.allowance.exceeded(affected, &walk.along()) {
+            return Err(mismatch(format!("COUNT_DRIFTED: {exceeded}; make a new plan")));
         }
         delete_all(transaction, &mut sections, &mut done, order, walk).await?;
     }
@@ -390,7 +409,7 @@ async fn delete_all(
             .collect();
         let listed = if position == 0 { selected.rows.as_slice() } else { &[] };
         note(&mut done.along, table, along.len() as u64, 0);
-        let key = |row: &Row| key_of(table, row);
+        let key = |row: &Row| address(table, row);
         let listed_keys = listed.iter().map(key).collect::<Result<Vec<_>, _>>()?;
         let mut captured = Captured::Deleted;
         if let RowAction::Archive { into, stamp_column } = &order.effect.action

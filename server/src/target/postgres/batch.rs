@@ -35,6 +35,20 @@ pub(super) struct PostgresBatch {
     idle: Arc<Idle>,
     /// What the rows of this batch named as their parents, by the parts of the condition that judge parents.
     named: Vec<(Reference, Vec<Row>)>,
+    /// Tables that keys can reach; empty where a trigger may write to them as well.
+    watched: Vec<String>,
+    /// What the server counted in those before the first row that was held went or changed; `None` before that, or where the
+    /// server does not count.
+    before: Option<Changes>,
+    /// What of the held rows the statements of this batch have deleted and changed.
+    told: Changes,
+}
+
+/// Rows that a transaction deleted and changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Changes {
+    deleted: i64,
+    changed: i64,
 }
 
 /// How rows name the parents by which a condition judges them.
@@ -146,12 +160,72 @@ impl PostgresBatch {
                 ));
             }
         }
+        let triggers = tables.iter().flat_map(|table| &table.triggers);
+        let mut watched = Vec::new();
+        if triggers.filter(|trigger| trigger.on_delete || trigger.on_update).count() == 0 {
+            let children = tables.iter().flat_map(|table| &table.incoming).map(|key| &key.child);
+            let names = tables.iter().map(|table| &table.name).chain(children);
+            watched.extend(names.map(render::table));
+            watched.sort();
+            watched.dedup();
+        }
         Ok(Self {
             connection,
             validator,
             idle,
             named: Vec::new(),
+            watched,
+            before: None,
+            told: Changes::default(),
         })
+    }
+}
+
+impl PostgresBatch {
+    /// What this transaction has deleted and changed in the watched tables, by the server's own count of it, in which the rows are
+    /// that its keys take along; `None` where it does not count, or nothing is watched.
+    async fn changes(&mut self) -> Result<Option<Changes>, TargetError> {
+        if self.watched.is_empty() {
+            return Ok(None);
+        }
+        let sql = "SELECT current_setting('track_counts')::boolean, coalesce(sum(pg_stat_get_xact_tuples_deleted(to_regclass(w.name))), 0)::bigint, \
+                   coalesce(sum(pg_stat_get_xact_tuples_updated(to_regclass(w.name))), 0)::bigint FROM unnest($1::text[]) AS w(name)";
+        let row = sqlx::query(sql)
+            .bind(&self.watched)
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(statement)?;
+        let counts: bool = row.try_get(0).map_err(statement)?;
+        let changes = Changes {
+            deleted: row.try_get(1).map_err(statement)?,
+            changed: row.try_get(2).map_err(statement)?,
+        };
+        Ok(counts.then_some(changes))
+    }
+
+    /// Begins to watch, at the first of the statements.
+    async fn watch(&mut self) -> Result<(), TargetError> {
+        if self.told == Changes::default() {
+            self.before = self.changes().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the database has deleted and changed what it was told to, and no other rows along with them.
+    async fn check_told(&mut self) -> Result<(), TargetError> {
+        let (Some(before), told) = (self.before, self.told) else {
+            return Ok(());
+        };
+        let Some(now) = self.changes().await? else { return Ok(()) };
+        let (deleted, changed) = (now.deleted - before.deleted, now.changed - before.changed);
+        if (deleted, changed) == (told.deleted, told.changed) {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "{} rows were to be deleted and {} changed; the database did so to {deleted} and {changed}, by a key of its own: more than were \
+             captured; the batch was taken back",
+            told.deleted, told.changed
+        )))
     }
 }
 
@@ -366,6 +440,7 @@ impl BatchTransaction for PostgresBatch {
     }
 
     async fn remove(&mut self, table: &TableSchema, keys: &[RowKey]) -> Result<u64, TargetError> {
+        self.watch().await?;
         let (same_row, key_types) = by_primary_key(table)?;
         let sql = format!(
             "DELETE FROM ONLY {} AS t USING {} WHERE {same_row}",
@@ -387,7 +462,9 @@ impl BatchTransaction for PostgresBatch {
                 }
                 error
             });
-        Ok(removed?.rows_affected())
+        let removed = removed?.rows_affected();
+        self.told.deleted += i64::try_from(removed).unwrap_or(i64::MAX);
+        Ok(removed)
     }
 
     async fn assign(
@@ -396,6 +473,7 @@ impl BatchTransaction for PostgresBatch {
         keys: &[RowKey],
         assignments: &[(String, Option<Literal>)],
     ) -> Result<Vec<Row>, TargetError> {
+        self.watch().await?;
         let (same_row, key_types) = by_primary_key(table)?;
         let set = assignments.iter().map(|(column, value)| {
             let value = value.as_ref().map_or_else(|| "NULL".to_owned(), render::value);
@@ -418,6 +496,7 @@ impl BatchTransaction for PostgresBatch {
             placed.push((place.unwrap_or(0), values));
         }
         placed.sort_by_key(|(place, _)| *place);
+        self.told.changed += i64::try_from(placed.len()).unwrap_or(i64::MAX);
         Ok(placed.into_iter().map(|(_, values)| values).collect())
     }
 
@@ -496,6 +575,7 @@ impl BatchTransaction for PostgresBatch {
     }
 
     async fn record(&mut self, entry: &JournalEntry) -> Result<(), TargetError> {
+        self.check_told().await?;
         journal::record(&mut self.connection, entry).await
     }
 

@@ -2,10 +2,38 @@
 
 use dbkeep_engine::{
     model::{ChildAction, ChildLink, Selection, TableName, TableSchema},
-    port::TargetError,
+    port::{ChildCount, TargetError},
+};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
+
+use super::{
+    error::{refused, statement},
+    render,
 };
 
-use super::{error::refused, render};
+/// Columns of a child ($1, $3) and of its parent ($2, $4) that a declared key does not compare as an index of the child would, or
+/// that no comparison is sure of. The collation of `=` between the two is the child's, unless that is the default one: so they must
+/// be one, or one of them the default, and both tell apart whatever differs.
+const UNLIKE: &str = "SELECT c.attname::text, p.attname::text \
+     FROM unnest($3::text[], $4::text[]) AS k(child, parent) \
+     JOIN pg_catalog.pg_attribute AS c ON c.attrelid = to_regclass($1) AND c.attname = k.child \
+     JOIN pg_catalog.pg_attribute AS p ON p.attrelid = to_regclass($2) AND p.attname = k.parent \
+     CROSS JOIN LATERAL (SELECT coalesce((WITH RECURSIVE d (oid, typtype, typbasetype) AS ( \
+       SELECT n.oid, n.typtype, n.typbasetype FROM pg_catalog.pg_type AS n WHERE n.oid = c.atttypid \
+       UNION ALL SELECT n.oid, n.typtype, n.typbasetype FROM d JOIN pg_catalog.pg_type AS n ON n.oid = d.typbasetype WHERE d.typtype = 'd') \
+       SELECT nullif(d.oid, 'varchar'::regtype) FROM d WHERE d.typtype <> 'd'), 'text'::regtype) AS base) AS ct \
+     CROSS JOIN LATERAL (SELECT coalesce((WITH RECURSIVE d (oid, typtype, typbasetype) AS ( \
+       SELECT n.oid, n.typtype, n.typbasetype FROM pg_catalog.pg_type AS n WHERE n.oid = p.atttypid \
+       UNION ALL SELECT n.oid, n.typtype, n.typbasetype FROM d JOIN pg_catalog.pg_type AS n ON n.oid = d.typbasetype WHERE d.typtype = 'd') \
+       SELECT nullif(d.oid, 'varchar'::regtype) FROM d WHERE d.typtype <> 'd'), 'text'::regtype) AS base) AS pt \
+     WHERE (c.attcollation <> p.attcollation AND c.attcollation <> 0 AND p.attcollation <> 0 \
+         AND (EXISTS (SELECT 1 FROM pg_catalog.pg_collation AS l WHERE l.oid IN (c.attcollation, p.attcollation) AND NOT l.collisdeterministic) \
+           OR '\"default\"'::regcollation NOT IN (c.attcollation, p.attcollation))) \
+       OR (ct.base <> pt.base \
+         AND EXISTS (SELECT 1 FROM pg_catalog.pg_constraint AS f WHERE f.contype = 'f' AND f.conrelid = c.attrelid AND f.confrelid = p.attrelid \
+           AND c.attnum = ANY (f.conkey) AND p.attnum = ANY (f.confkey)) \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_amop AS o JOIN pg_catalog.pg_am AS m ON m.oid = o.amopmethod \
+           WHERE m.amname = 'btree' AND o.amopstrategy = 3 AND o.amoplefttype = pt.base AND o.amoprighttype = ct.base))";
 
 /// Columns by which rows of a table are told apart and named by others.
 fn columns(table: &TableSchema, links: &[ChildLink]) -> Vec<String> {
@@ -27,8 +55,8 @@ fn list(columns: &[String]) -> String {
     columns.collect::<Vec<_>>().join(", ")
 }
 
-/// A statement with one count for each link. `d0`, `d1`, .. hold the rows that go, table by table, parents first; rows that
-/// name one another within a table are followed by recursion.
+/// A statement with two counts for each link, those of a [`ChildCount`]. `d0`, `d1`, .. hold the rows that go, table by table,
+/// parents first; rows that name one another within a table are followed by recursion.
 pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<String, TargetError> {
     let root = &selection.table;
     let mut tables: Vec<&TableSchema> = vec![root];
@@ -99,6 +127,7 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
             } else {
                 format!("(SELECT count(*) FROM d{number})")
             });
+            counts.push("0::bigint".to_owned());
             counted.push(&link.child.name);
             continue;
         }
@@ -108,18 +137,59 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
             render::same("p", &link.parent_columns, "t", &link.child_columns)
         )];
         all.extend(render::none_of(&link.child, &link.except, "t")?);
-        if let Ok(number) = place(&link.child.name) {
-            let key = &link.child.primary_key;
-            all.push(format!(
-                "NOT EXISTS (SELECT 1 FROM d{number} AS q WHERE {})",
-                render::same("q", key, "t", key)
-            ));
-        }
-        counts.push(format!(
-            "(SELECT count(*) FROM ONLY {} AS t WHERE {})",
-            render::table(&link.child.name),
-            all.join(" AND ")
-        ));
+        let rows = |all: &[String]| {
+            format!(
+                "(SELECT count(*) FROM ONLY {} AS t WHERE {})",
+                render::table(&link.child.name),
+                all.join(" AND ")
+            )
+        };
+        let Ok(number) = place(&link.child.name) else {
+            counts.extend([rows(&all), "0::bigint".to_owned()]);
+            continue;
+        };
+        let key = &link.child.primary_key;
+        let going = format!(
+            "EXISTS (SELECT 1 FROM d{number} AS q WHERE {})",
+            render::same("q", key, "t", key)
+        );
+        let all = |last: String| rows(&[all.as_slice(), &[last]].concat());
+        counts.extend([all(format!("NOT {going}")), all(going)]);
     }
     Ok(format!("WITH RECURSIVE {} SELECT {}", parts.join(", "), counts.join(", ")))
+}
+
+/// The counts of a row of [`counts`].
+pub(super) fn counted(row: &PgRow, links: usize) -> Result<Vec<ChildCount>, TargetError> {
+    let count = |place: usize| {
+        let count: i64 = row.try_get(place).map_err(statement)?;
+        Ok::<_, TargetError>(u64::try_from(count).unwrap_or(0))
+    };
+    let pairs = (0..links).map(|link| {
+        Ok(ChildCount {
+            rows: count(2 * link)?,
+            also_going: count(2 * link + 1)?,
+        })
+    });
+    pairs.collect()
+}
+
+/// Why `=` along a link is not what the database's own key means by equal. Where the two columns have no operator of their own in an
+/// index, a declared key casts the child's value (text to character, say) and no index serves it.
+pub(super) async fn unlike(connection: &mut PgConnection, link: &ChildLink) -> Result<Option<String>, TargetError> {
+    let unlike = sqlx::query(UNLIKE)
+        .bind(render::table(&link.child.name))
+        .bind(render::table(&link.parent.name))
+        .bind(&link.child_columns)
+        .bind(&link.parent_columns)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?;
+    let Some(unlike) = unlike else { return Ok(None) };
+    let (of_child, of_parent): (String, String) = (unlike.try_get(0).map_err(statement)?, unlike.try_get(1).map_err(statement)?);
+    Ok(Some(format!(
+        "{}.{of_parent} and {}.{of_child} differ in type or collation, so that no index of the child finds the rows that the \
+         database's own key would",
+        link.parent.name, link.child.name
+    )))
 }

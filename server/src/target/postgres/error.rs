@@ -1,4 +1,4 @@
-//! What PostgreSQL's errors mean to the engine. Matched by SQLSTATE, never by text.
+//! What PostgreSQL's errors mean to the engine. Matched by SQLSTATE, and once by the routine that raised it, never by text.
 
 use dbkeep_engine::port::{TargetError, TargetErrorClass};
 use sqlx::postgres::PgDatabaseError;
@@ -42,8 +42,10 @@ pub(super) fn statement(error: sqlx::Error) -> TargetError {
     if let Some(detail) = postgres.detail() {
         message = format!("{message} ({detail})");
     }
+    // A connection that was kept has prepared the statement for columns of another type: a new one has not.
+    let stale = code == "0A000" && postgres.routine() == Some("RevalidateCachedQuery");
     TargetError {
-        class: class(code),
+        class: if stale { TargetErrorClass::Conflict } else { class(code) },
         message,
         code: Some(code.to_owned()),
         constraint: postgres.constraint().map(str::to_owned),

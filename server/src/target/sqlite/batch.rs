@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dbkeep_engine::{
     backup::Section,
-    model::{ChildLink, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema},
+    model::{ChildLink, Generated, JournalEntry, Literal, OnDelete, Row, RowKey, Selection, TableName, TableSchema},
     port::{BatchTransaction, Claim, Restored, RowSink, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
 
 use super::{
     Idle, bind,
-    error::{self, statement},
+    error::{self, refused, statement},
     introspect, journal, render, restore, sets, values,
 };
 
@@ -83,6 +83,54 @@ impl SqliteBatch {
         Ok(found)
     }
 
+    /// Rows that this connection has changed so far, with those that keys and triggers changed.
+    async fn changes(&mut self) -> Result<u64, TargetError> {
+        let changes: i64 = sqlx::query_scalar("SELECT total_changes()")
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(statement)?;
+        Ok(u64::try_from(changes).unwrap_or(0))
+    }
+
+    /// Has rows that will go together no longer name one another by keys that would write to them first, so that what their
+    /// deletion changes is their number. Returns the number of rows that it changed; `None` where the changes of a deletion cannot
+    /// be told from those of something else: a trigger's, or writes to a key that cannot be emptied beforehand.
+    async fn empty_own_keys(&mut self, table: &TableSchema, keys: &[RowKey], names: &str) -> Result<Option<u64>, TargetError> {
+        if table.triggers.iter().any(|trigger| trigger.on_delete || trigger.on_update) {
+            return Ok(None);
+        }
+        let own = table.incoming.iter().filter(|key| key.child == table.name);
+        let own = own.filter(|key| matches!(key.on_delete, OnDelete::SetNull | OnDelete::SetDefault));
+        let columns: Vec<&String> = own.flat_map(|key| &key.child_columns).collect();
+        let fixed = |name: &&String| {
+            let column = table.column(name);
+            table.primary_key.contains(name) || column.is_none_or(|column| !column.nullable || column.generated == Generated::Yes)
+        };
+        if columns.iter().any(|name| fixed(name)) {
+            return Ok(None);
+        }
+        if columns.is_empty() {
+            return Ok(Some(0));
+        }
+        let set: Vec<String> = columns
+            .iter()
+            .map(|name| format!("{} = NULL", render::identifier(name)))
+            .collect();
+        let filled: Vec<String> = columns
+            .iter()
+            .map(|name| format!("t.{} IS NOT NULL", render::identifier(name)))
+            .collect();
+        let sql = |keys: &str| {
+            format!(
+                "UPDATE {} AS t SET {} WHERE ({names}) IN (VALUES {keys}) AND ({})",
+                render::table(&table.name),
+                set.join(", "),
+                filled.join(" OR ")
+            )
+        };
+        Ok(Some(self.execute(sql, keys).await?))
+    }
+
     /// Rows that statements with the keys of one part after another changed.
     async fn execute(&mut self, sql: impl Fn(&str) -> String, keys: &[RowKey]) -> Result<u64, TargetError> {
         let mut changed = 0;
@@ -106,6 +154,17 @@ pub(super) fn parts(keys: &[RowKey]) -> impl Iterator<Item = &[RowKey]> {
 pub(super) fn tuples(keys: &[RowKey]) -> String {
     let tuple = |key: &RowKey| format!("({})", key.iter().map(render::placeholder).collect::<Vec<_>>().join(", "));
     keys.iter().map(tuple).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether statements on a table have changed the rows that they were meant to, and the database no others along with them.
+fn told(table: &TableSchema, meant: u64, changed: u64) -> Result<(), TargetError> {
+    if changed == meant {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "{meant} rows of {} were to go or change and {changed} rows did, here or in other tables, by a key of the database: more than were captured; the batch was taken back",
+        table.name
+    )))
 }
 
 fn captured(table: &TableSchema) -> Vec<&str> {
@@ -177,15 +236,17 @@ impl BatchTransaction for SqliteBatch {
         let keys: Vec<String> = (1..=link.parent_columns.len())
             .map(|place| format!("column{place}"))
             .collect();
-        // The parent's own column stands on the left: its affinity and its collation decide, as they do for the database's keys, or
-        // a child that the key takes along would be passed over here.
-        let listed = render::same("p", &link.parent_columns, "k", &keys);
-        let same = render::same("p", &link.parent_columns, "t", &link.child_columns);
+        // The parents' own rows bring the collation by which the database's key compares; a plain value would take the child's.
+        let same = format!(
+            "{} AND {}",
+            render::same("p", &link.parent_columns, "k", &keys),
+            render::names(link, "p", "t")
+        );
+        let (parent, child) = (render::table(&link.parent.name), render::table(&link.child.name));
+        // CROSS JOIN keeps the order: the keys first, then the parents by their key, then the child's index.
         let sql = |keys: &str| {
-            let (parent, child) = (render::table(&link.parent.name), render::table(&link.child.name));
-            // CROSS JOIN keeps the order: the keys first, then the parent's index, then the child's.
             format!(
-                "SELECT {list} FROM (VALUES {keys}) AS k CROSS JOIN {parent} AS p CROSS JOIN {child} AS t WHERE {listed} AND {same} LIMIT {limit}"
+                "SELECT {list} FROM (VALUES {keys}) AS k CROSS JOIN {parent} AS p CROSS JOIN {child} AS t WHERE {same} LIMIT {limit}"
             )
         };
         self.rows(sql, parents, columns.len()).await
@@ -201,16 +262,23 @@ impl BatchTransaction for SqliteBatch {
                 .map_err(statement)?;
         }
         let name = render::table(&table.name);
+        let before = self.changes().await?;
+        let emptied = self.empty_own_keys(table, keys, &names).await?;
         self.execute(
             |keys| format!("DELETE FROM {name} AS t WHERE ({names}) IN (VALUES {keys})"),
             keys,
         )
         .await?;
+        let changed = self.changes().await? - before;
         // A row that names another of these is gone by the other's cascade before its own turn comes, and is not counted as a change.
         // What counts is that none of the held rows is there any more.
         let left = |keys: &str| format!("SELECT 1 FROM {name} AS t WHERE ({names}) IN (VALUES {keys})");
         let left = self.rows(left, keys, 1).await?;
-        Ok((keys.len() - left.len()) as u64)
+        let removed = (keys.len() - left.len()) as u64;
+        if let Some(emptied) = emptied {
+            told(table, removed + emptied, changed)?;
+        }
+        Ok(removed)
     }
 
     async fn assign(
@@ -235,8 +303,14 @@ impl BatchTransaction for SqliteBatch {
             let table = render::table(&table.name);
             format!("UPDATE {table} AS t SET {set} WHERE ({names}) IN (VALUES {keys}) RETURNING {returned}")
         };
+        let before = self.changes().await?;
         // Every row gets the same values, so that their order says nothing.
-        self.rows(sql, keys, assignments.len()).await
+        let rows = self.rows(sql, keys, assignments.len()).await?;
+        let changed = self.changes().await? - before;
+        if !table.triggers.iter().any(|trigger| trigger.on_update) {
+            told(table, rows.len() as u64, changed)?;
+        }
+        Ok(rows)
     }
 
     async fn copy_to_archive(

@@ -1,11 +1,16 @@
-//! Counts the rows that a deletion reaches along its links, in one statement over the selection itself.
+//! Counts the rows that a deletion reaches along its links, in one statement over the selection itself, and tells which links
+//! cannot be followed as SQLite's own keys do.
 
 use dbkeep_engine::{
     model::{ChildAction, ChildLink, Selection, TableName, TableSchema},
-    port::TargetError,
+    port::{ChildCount, TargetError},
 };
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{error::refused, render};
+use super::{
+    error::{refused, statement},
+    render,
+};
 
 /// Columns by which rows of a table are told apart and named by others.
 fn columns(table: &TableSchema, links: &[ChildLink]) -> Vec<String> {
@@ -27,8 +32,8 @@ fn list(columns: &[String]) -> String {
     columns.collect::<Vec<_>>().join(", ")
 }
 
-/// A statement with one count for each link. `d0`, `d1`, .. hold the rows that go, table by table, parents first; rows that
-/// name one another within a table are followed by recursion.
+/// A statement with two counts for each link, those of a [`ChildCount`]. `d0`, `d1`, .. hold the rows that go, table by table,
+/// parents first; rows that name one another within a table are followed by recursion.
 pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<String, TargetError> {
     let root = &selection.table;
     let mut tables: Vec<&TableSchema> = vec![root];
@@ -53,7 +58,7 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
             .filter(|link| link.action == ChildAction::Delete && link.child.name == table.name)
         {
             gone = render::none_of(&link.except, "t")?;
-            let same = render::same("p", &link.parent_columns, "t", &link.child_columns);
+            let same = render::names(link, "p", "t");
             if link.parent.name == table.name {
                 within.push(format!("({same})"));
             } else {
@@ -99,27 +104,91 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
             } else {
                 format!("(SELECT count(*) FROM d{number})")
             });
+            counts.push("0".to_owned());
             counted.push(&link.child.name);
             continue;
         }
         let mut all = vec![format!(
             "EXISTS (SELECT 1 FROM d{} AS p WHERE {})",
             place(&link.parent.name)?,
-            render::same("p", &link.parent_columns, "t", &link.child_columns)
+            render::names(link, "p", "t")
         )];
         all.extend(render::none_of(&link.except, "t")?);
-        if let Ok(number) = place(&link.child.name) {
-            let key = &link.child.primary_key;
-            all.push(format!(
-                "NOT EXISTS (SELECT 1 FROM d{number} AS q WHERE {})",
-                render::same("q", key, "t", key)
-            ));
-        }
-        counts.push(format!(
-            "(SELECT count(*) FROM {} AS t WHERE {})",
-            render::table(&link.child.name),
-            all.join(" AND ")
-        ));
+        let rows = |all: &[String]| {
+            format!(
+                "(SELECT count(*) FROM {} AS t WHERE {})",
+                render::table(&link.child.name),
+                all.join(" AND ")
+            )
+        };
+        let Ok(number) = place(&link.child.name) else {
+            counts.extend([rows(&all), "0".to_owned()]);
+            continue;
+        };
+        let key = &link.child.primary_key;
+        let going = format!(
+            "EXISTS (SELECT 1 FROM d{number} AS q WHERE {})",
+            render::same("q", key, "t", key)
+        );
+        let all = |last: String| rows(&[all.as_slice(), &[last]].concat());
+        counts.extend([all(format!("NOT {going}")), all(going)]);
     }
     Ok(format!("WITH RECURSIVE {} SELECT {}", parts.join(", "), counts.join(", ")))
+}
+
+/// The counts of a row of [`counts`].
+pub(super) fn counted(row: &SqliteRow, links: usize) -> Result<Vec<ChildCount>, TargetError> {
+    let count = |place: usize| {
+        let count: i64 = row.try_get_unchecked(place).map_err(statement)?;
+        Ok::<_, TargetError>(u64::try_from(count).unwrap_or(0))
+    };
+    let pairs = (0..links).map(|link| {
+        Ok(ChildCount {
+            rows: count(2 * link)?,
+            also_going: count(2 * link + 1)?,
+        })
+    });
+    pairs.collect()
+}
+
+/// Why no index serves a link. SQLite's own key compares by the parent's collation, and, when it looks for children that are left, by
+/// the affinity of both columns. Where an index of the child serves that comparison, the rows that it finds are exactly those that
+/// the key's action touches; elsewhere the two can differ, and each deleted row reads the whole child.
+pub(super) async fn unlike(connection: &mut SqliteConnection, link: &ChildLink) -> Result<Option<String>, TargetError> {
+    let (parent, child) = (render::table(&link.parent.name), render::table(&link.child.name));
+    let same = render::same("p", &link.parent_columns, "t", &link.child_columns);
+    // What ANALYZE has gathered may speak against every index, so that each is tried by its name as well.
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_index_list(?) WHERE partial = 0")
+        .bind(&link.child.name.name)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let tries = names.iter().map(|name| format!(" INDEXED BY {}", render::identifier(name)));
+    for indexed_by in std::iter::once(String::new()).chain(tries) {
+        let sql = format!("EXPLAIN QUERY PLAN SELECT 1 FROM {parent} AS p CROSS JOIN {child} AS t{indexed_by} WHERE {same}");
+        // An index that cannot be used at all is an error.
+        let Ok(steps) = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_all(&mut *connection)
+            .await
+        else {
+            continue;
+        };
+        for step in steps {
+            let step: String = step.try_get_unchecked(3).map_err(statement)?;
+            let by_index = step
+                .strip_prefix("SEARCH t USING ")
+                .filter(|how| !how.starts_with("AUTOMATIC"));
+            if by_index.is_some_and(|how| how.matches("=?").count() >= link.child_columns.len()) {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(format!(
+        "{} ({}) and {} ({}) differ in type or collation, so that no index of the child finds the rows that the database's own key would",
+        link.parent.name,
+        link.parent_columns.join(", "),
+        link.child.name,
+        link.child_columns.join(", ")
+    )))
 }

@@ -88,6 +88,12 @@ pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -
         _ => Vec::new(),
     };
     schema.indexes = indexes(connection, &table).await?;
+    // A key names its parent's columns as somebody wrote them.
+    for named in schema.incoming.iter_mut().flat_map(|key| &mut key.parent_columns) {
+        if let Some(column) = schema.columns.iter().find(|column| column.name.eq_ignore_ascii_case(named)) {
+            named.clone_from(&column.name);
+        }
+    }
     Ok(Some(schema))
 }
 

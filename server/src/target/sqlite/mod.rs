@@ -33,8 +33,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, Claim, Maintenance, Namesakes, Pressure, Scan, Scratch, Survey, Target, TargetError, TargetErrorClass,
-        ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Namesakes, Pressure, Scan, Scratch, Survey, Target, TargetError,
+        TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{
@@ -254,7 +254,7 @@ impl Target for SqliteTarget {
         Ok(())
     }
 
-    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<u64>, TargetError> {
+    async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<ChildCount>, TargetError> {
         let mut connection = self.connection().await?;
         let row = sqlx::query(AssertSqlSafe(children::counts(selection, links)?))
             .persistent(false)
@@ -262,12 +262,14 @@ impl Target for SqliteTarget {
             .await
             .map_err(statement)?;
         self.idle.put(connection);
-        (0..links.len())
-            .map(|place| {
-                let count: i64 = row.try_get_unchecked(place).map_err(statement)?;
-                Ok(u64::try_from(count).unwrap_or(0))
-            })
-            .collect()
+        children::counted(&row, links.len())
+    }
+
+    async fn unlike(&self, link: &ChildLink) -> Result<Option<String>, TargetError> {
+        let mut connection = self.connection().await?;
+        let why = children::unlike(&mut connection, link).await?;
+        self.idle.put(connection);
+        Ok(why)
     }
 
     async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError> {

@@ -1,7 +1,7 @@
 //! Selections as SQLite writes them. The only place that quotes an identifier or writes a condition.
 
 use dbkeep_engine::{
-    model::{Condition, Literal, Selection, TableName, TimeEncoding, TypeClass, Value},
+    model::{ChildLink, Condition, Literal, Selection, TableName, TableSchema, TimeEncoding, TypeClass, Value},
     port::TargetError,
 };
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -72,6 +72,20 @@ pub(super) fn value(value: &Literal) -> String {
 pub(super) fn same(left: &str, columns: &[String], right: &str, others: &[String]) -> String {
     let pairs = columns.iter().zip(others);
     let pairs = pairs.map(|(column, other)| format!("{left}.{} = {right}.{}", identifier(column), identifier(other)));
+    pairs.collect::<Vec<_>>().join(" AND ")
+}
+
+/// Whether the row `child` names the row `parent` along a link, as the action of a declared key asks it: the parent's column comes
+/// first, so that its collation holds, and of its affinity nothing is known there. That matters between a parent without a type
+/// and a child of text alone; elsewhere the bare column can be looked up by an index.
+pub(super) fn names(link: &ChildLink, parent: &str, child: &str) -> String {
+    let text = |schema: &TableSchema, name: &String| schema.column(name).is_some_and(|column| column.class == TypeClass::Text);
+    let pairs = link.parent_columns.iter().zip(&link.child_columns);
+    let pairs = pairs.map(|(of_parent, of_child)| {
+        let untyped = text(&link.child, of_child) && !text(&link.parent, of_parent);
+        let plus = if untyped { "+" } else { "" };
+        format!("{plus}{parent}.{} = {child}.{}", identifier(of_parent), identifier(of_child))
+    });
     pairs.collect::<Vec<_>>().join(" AND ")
 }
 
