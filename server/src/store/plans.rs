@@ -1,4 +1,5 @@
-//! Plans: written once, read by id. The whole plan is one JSON value, so that what was reviewed is what comes back.
+//! Plans: written once, read by id. The whole plan is one JSON value, so that what was reviewed is what comes back. Those that started
+//! nothing go some time after they expired; those of a run stay, since it and its undo read them.
 
 use dbkeep_engine::{
     model::{Plan, PlanId},
@@ -12,6 +13,11 @@ use super::{
     rows,
     transaction::{Act, Tx},
 };
+
+/// How long a plan that started no run is kept after it expired: for so long its token is told that it is too old, not unknown.
+const KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+/// Most such plans that go when one comes.
+const AT_ONCE: i64 = 100;
 
 /// Keeps a plan. Keeping it again changes nothing.
 pub(super) struct Put {
@@ -38,6 +44,14 @@ impl Act for Put {
     type Output = ();
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
+        sqlx::query(
+            "DELETE FROM plans WHERE id IN (SELECT p.id FROM plans p WHERE p.expires_ms < $1 \
+             AND NOT EXISTS (SELECT 1 FROM plan_uses u WHERE u.plan_id = p.id) LIMIT $2)",
+        )
+        .bind(rows::now().as_millisecond() - KEPT_MS)
+        .bind(AT_ONCE)
+        .execute(&mut *tx.connection)
+        .await?;
         sqlx::query("INSERT INTO plans (id, target, created_ms, expires_ms, body) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING")
             .bind(&self.id)
             .bind(&self.target)

@@ -16,7 +16,7 @@ mod updates;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use crate::{
@@ -61,6 +61,7 @@ where
     }
     cases!(PLENTY;
         a_plan_comes_back_as_it_was,
+        old_plans_go_unless_a_run_is_of_them,
         acceptance::an_accepted_run_comes_back_as_it_was,
         acceptance::a_request_is_accepted_once,
         acceptance::a_table_has_one_run,
@@ -137,6 +138,27 @@ async fn a_plan_comes_back_as_it_was(store: Arc<dyn Store>) {
     assert_eq!(serde_json::to_value(&kept).unwrap(), serde_json::to_value(&plan).unwrap());
     assert_eq!(kept.compute_digest(), plan.compute_digest());
     assert_eq!(kept.token(), plan.token());
+}
+
+async fn old_plans_go_unless_a_run_is_of_them(store: Arc<dyn Store>) {
+    let expired = |days: i64| Plan {
+        id: PlanId(Uuid::now_v7()),
+        expires_at: now() - SignedDuration::from_hours(24 * days),
+        ..plan()
+    };
+    let (old, used, recent) = (expired(31), expired(31), expired(29));
+    store.put_plan(&used).await.unwrap();
+    let of_plan = Run {
+        plan: used.id,
+        ..run("shop")
+    };
+    accept(store.as_ref(), &request(of_plan, &[])).await;
+    store.put_plan(&recent).await.unwrap();
+    store.put_plan(&old).await.unwrap();
+    assert!(store.plan(old.id).await.unwrap().is_some());
+    store.put_plan(&plan()).await.unwrap();
+    assert!(store.plan(old.id).await.unwrap().is_none());
+    assert!(store.plan(used.id).await.unwrap().is_some() && store.plan(recent.id).await.unwrap().is_some());
 }
 
 // What the cases share.

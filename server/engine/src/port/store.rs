@@ -188,7 +188,7 @@ pub struct EventPage {
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
 pub trait Store: Ladder {
-    /// Keeps a plan.
+    /// Keeps a plan; at least until it has been expired for a month, and for good where a run was accepted by its token.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 
     /// A plan by its id.
