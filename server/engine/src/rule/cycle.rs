@@ -6,8 +6,13 @@
 
 pub mod feedback;
 pub mod graph;
+pub mod job;
 mod kernel;
+mod landmarks;
 mod order;
+mod patience;
+mod search;
+mod sequence;
 
 use serde::{Deserialize, Serialize};
 
