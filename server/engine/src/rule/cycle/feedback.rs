@@ -12,8 +12,8 @@
 //! reduces to at most [`EXACT_NODES`] nodes (and the effort below lasts); beyond that it is a good one. It depends
 //! on the order of the edges and on nothing else: nodes are renumbered, nothing is hashed, nothing is random.
 //!
-//! Memory: at most [`BYTES_PER_EDGE`] for each edge. Time grows with the edges, but for the searches for witnesses, of which
-//! [`super::search`] tells; whoever does not want to wait any longer says so, and everything ends within milliseconds.
+//! Memory: at most [`BYTES_PER_EDGE`] for each edge. Time grows with the edges, but for the searches of [`super::search`], which are
+//! longer the more hangs together; whoever does not want to wait any longer says so, and everything ends at once.
 
 use super::{
     graph::{self, Edge, id},

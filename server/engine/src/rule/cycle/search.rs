@@ -169,7 +169,7 @@ impl Search {
             self.reached[node as usize] = NONE;
             side.waiting.push(Reverse((0, node)));
         }
-        let (mut limit, mut turn) = (end, 0_u64);
+        let mut limit = end;
         self.steps = 0;
         while let Some(one) = self.ahead.node(&self.out) {
             let other = self.behind.node(&self.into);
@@ -182,7 +182,6 @@ impl Search {
             }
             patience.spend(2)?;
             self.steps += 1;
-            turn += 1;
             for (ahead, side, links, own) in [
                 (true, &mut self.ahead, &self.out, from_start),
                 (false, &mut self.behind, &self.into, from_end),
@@ -200,7 +199,7 @@ impl Search {
                 if mark == own || place < low || place > high {
                     continue;
                 }
-                let mut key = turn;
+                let mut key = self.steps as u64;
                 if by == By::Place {
                     // Beyond what the other side is at it has reached all that it can reach, and this is not among it.
                     if ahead && place > highest {
