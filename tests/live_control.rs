@@ -640,6 +640,35 @@ async fn a_locked_table_makes_batches_smaller(database: Database) {
     assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN - ORPHANS);
 }
 
+/// A pass that has not begun to list, because that takes long or because somebody keeps it waiting, is no reason to wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_opens_its_scan_is_steered() {
+    let world = World::new(Database::Postgres).await;
+    let (run, mut stream) = slow_run(&world).await;
+    world.client.runs().pause(run.as_str(), "").await.expect("a run");
+    until_state(&mut stream, RunState::Paused).await;
+    let mut blocker = sqlx::PgConnection::connect(&world.url).await.expect("a connection");
+    let lock = "BEGIN; LOCK TABLE child IN ACCESS EXCLUSIVE MODE";
+    blocker.execute(lock).await.expect("locked");
+    world.client.runs().resume(run.as_str()).await.expect("a run");
+    until_state(&mut stream, RunState::Running).await;
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'DECLARE%'";
+    while world.db.fetch_text(waits).await.expect("sessions").is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let asked = Instant::now();
+    world.client.runs().pause(run.as_str(), "at once").await.expect("a run");
+    assert_eq!(until_state(&mut stream, RunState::Paused).await, "at once");
+    let took = asked.elapsed();
+    assert!(took < SOON, "{took:?}");
+    blocker.execute("ROLLBACK").await.expect("released");
+    world.client.runs().resume(run.as_str()).await.expect("a run");
+    hasten(&world.client, &run).await;
+    let ended = stream.finish().await.expect("an end");
+    assert_eq!(ended.state(), RunState::Succeeded, "{}", ended.state_reason);
+    assert_eq!(world.db.count("child").await.expect("a count"), CHILDREN - ORPHANS);
+}
+
 /// A second session and a batch wait for each other: PostgreSQL ends the batch, which is tried again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_is_survived() {

@@ -56,6 +56,20 @@ table = "link"
 from = ["a"]
 to = ["b"]
 max_fraction = 1.0
+
+[[operation]]
+name = "knot"
+category = "CYCLES"
+severity = "LOW"
+backup = false
+
+[[operation.rule]]
+name = "ties"
+kind = "cycle"
+table = "tie"
+from = ["a"]
+to = ["b"]
+max_fraction = 1.0
 "#;
 
 /// Duplicates by one statement.
@@ -63,15 +77,19 @@ const RAW: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM (SELECT id, row
      (PARTITION BY user_id, category ORDER BY updated_at DESC, id) AS place FROM entry) AS d WHERE place > 1)";
 
 /// A fifth of the entries are duplicates; edges run forward over a range of nodes, and one of a hundred runs back a little, so that there
-/// are many small knots of cycles; the chain has no cycle and nothing that a few rounds could take away.
+/// are many small knots of cycles; the chain has no cycle and nothing that a few rounds could take away; ties are one knot between three
+/// tenths as many nodes, each of which leads wherever a remainder of cubes says, which is as good as anywhere.
 fn tables(rows: u64) -> String {
-    let series = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
+    let cube = |i: &str, prime: u64| format!("(((({i}) * ({i})) % {prime}) * ({i}) % {prime}) % ({rows} * 3 / 10)");
+    let (start, end) = (cube("i", 2_147_483_647), cube("i + 12345", 1_999_999_973));
+    let series = format!("WITH RECURSIVE n(i) AS (SELECT CAST(1 AS bigint) UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
     format!(
         "CREATE TABLE entry (id bigint PRIMARY KEY, user_id bigint NOT NULL, category text NOT NULL, score bigint, updated_at bigint); \
          INSERT INTO entry {series} SELECT i, (i * 7919) % ({rows} * 4 / 5), 'gas', i % 1000, (i * 104729) % 1000003 FROM n; \
          CREATE TABLE edge (a bigint NOT NULL, b bigint NOT NULL, PRIMARY KEY (a, b)); \
          INSERT INTO edge {series} SELECT CASE WHEN i % 100 = 0 THEN i + (i * 31) % 20 ELSE i END, CASE WHEN i % 100 = 0 THEN i - 1 - (i * 17) % 20 ELSE i + 1 + (i * 13) % 9 END FROM n; \
-         CREATE TABLE link (a bigint PRIMARY KEY, b bigint NOT NULL); INSERT INTO link {series} SELECT i, i + 1 FROM n"
+         CREATE TABLE link (a bigint PRIMARY KEY, b bigint NOT NULL); INSERT INTO link {series} SELECT i, i + 1 FROM n; \
+         CREATE TABLE tie (id bigint PRIMARY KEY, a bigint NOT NULL, b bigint NOT NULL); INSERT INTO tie {series} SELECT i, {start}, {end} FROM n"
     )
 }
 
@@ -90,6 +108,8 @@ struct Round {
     cycles_rss: f64,
     chain: f64,
     chain_rss: f64,
+    knot: f64,
+    knot_rss: f64,
 }
 
 /// `fresh` makes a copy and returns its URL.
@@ -101,7 +121,7 @@ async fn round<F: Future<Output = Result<String>>>(options: &Options, folder: &P
     let left = count(&db, COUNT).await?;
     db.close().await;
     let mut measured = Vec::new();
-    for (number, operation) in (1..).zip(["duplicates", "cycles", "chain"]) {
+    for (number, operation) in (1..).zip(["duplicates", "cycles", "chain", "knot"]) {
         let url = fresh(number).await?;
         // A server of its own for each, so that its memory is its own too.
         let server = Server::start_with(&folder.join(operation), &url, CATALOG, None).await?;
@@ -115,7 +135,7 @@ async fn round<F: Future<Output = Result<String>>>(options: &Options, folder: &P
                 count(&db, COUNT).await? == left,
                 "the engine left other rows than the statement"
             ),
-            "cycles" => ensure!(affected > 0, "there were cycles"),
+            "cycles" | "knot" => ensure!(affected > 0, "there were cycles"),
             _ => ensure!(affected == 0, "a chain has no cycle"),
         }
         db.close().await;
@@ -128,6 +148,8 @@ async fn round<F: Future<Output = Result<String>>>(options: &Options, folder: &P
         cycles_rss: measured[1].1,
         chain: measured[2].0,
         chain_rss: measured[2].1,
+        knot: measured[3].0,
+        knot_rss: measured[3].1,
     })
 }
 
@@ -147,12 +169,18 @@ fn report(rounds: &[Round], target: f64) {
     );
     line("a chain as long as the table, engine", &series(&|round| round.chain), "s");
     line(
+        "cycles in one random knot, engine, planning included",
+        &series(&|round| round.knot),
+        "s",
+    );
+    line(
         "server, peak memory, duplicates",
         &series(&|round| round.duplicates_rss),
         "MB",
     );
     line("server, peak memory, cycles", &series(&|round| round.cycles_rss), "MB");
     line("server, peak memory, chain", &series(&|round| round.chain_rss), "MB");
+    line("server, peak memory, knot", &series(&|round| round.knot_rss), "MB");
     ratio("duplicates, engine / raw statement", &duplicates.ratios(&raw), target);
 }
 

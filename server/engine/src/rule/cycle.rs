@@ -2,12 +2,17 @@
 //! of edges that leaves no cycle, the same ones for the same rows however they lie in the table. A NULL in an end is no edge.
 //!
 //! What goes is decided over all rows at once, in [`feedback`]; adapters number the nodes, leave out what can be on no cycle,
-//! and hand over the rest in the order of the primary key.
+//! and hand over the rest in the order of the primary key, by way of [`job`].
 
 pub mod feedback;
 pub mod graph;
+pub mod job;
 mod kernel;
+mod landmarks;
 mod order;
+mod patience;
+mod search;
+mod sequence;
 
 use serde::{Deserialize, Serialize};
 

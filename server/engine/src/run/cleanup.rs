@@ -439,13 +439,25 @@ impl StepWork<'_> {
         Ok(StepEnd::Partial(message))
     }
 
+    /// Opens a scan, which takes long where all rows are looked at before the first is listed; `None` where the run's time ran out.
+    async fn open(&self, cursor: Option<&str>, limit: u32) -> Result<Option<Ahead>, Halt> {
+        tokio::select! {
+            biased;
+            ahead = Ahead::open(self.attempt.target.as_ref(), self.selection, cursor, limit) => Ok(Some(ahead?)),
+            stop = self.attempt.lease.stopped() => Err(stop.into()),
+            () = tokio::time::sleep(self.attempt.time_left()) => Ok(None),
+        }
+    }
+
     /// One pass over the table; `None` where it reached the end.
     async fn pass(&mut self, cursor: Option<String>) -> Result<Option<StepEnd>, Halt> {
         self.attempt.rest(None).await?;
         let target = Arc::clone(&self.attempt.target);
         let mut supply = Supply::after(cursor.as_deref().unwrap_or_default());
         let mut limit = self.attempt.pace.rows();
-        let mut ahead = Ahead::open(target.as_ref(), self.selection, supply.listed_to(), limit).await?;
+        let Some(mut ahead) = self.open(supply.listed_to(), limit).await? else {
+            return Ok(Some(StepEnd::OutOfTime));
+        };
         let mut ended = false;
         // Where windows come full there are more rows to be had at once; others took the scan its time.
         let mut plenty = true;
@@ -505,7 +517,10 @@ impl StepWork<'_> {
                 if supply.listed_to().is_none_or(str::is_empty) {
                     supply = Supply::after("");
                 }
-                ahead = Ahead::open(target.as_ref(), self.selection, supply.listed_to(), limit).await?;
+                let Some(anew) = self.open(supply.listed_to(), limit).await? else {
+                    return Ok(Some(StepEnd::OutOfTime));
+                };
+                ahead = anew;
                 self.reopened = true;
             }
         }

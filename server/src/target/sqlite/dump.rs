@@ -24,7 +24,11 @@ const LOOK_EVERY: i32 = 20_000;
 
 /// Lets a connection's statements end with an error as soon as `watch` says stop, or the guard is dropped.
 pub(super) async fn stoppable(connection: &mut SqliteConnection, watch: &Watch) -> Result<DropGuard, TargetError> {
-    let stop = watch.stop.child_token();
+    stoppable_by(connection, watch.stop.child_token()).await
+}
+
+/// The same for who has nothing but the guard, or a token.
+pub(super) async fn stoppable_by(connection: &mut SqliteConnection, stop: CancellationToken) -> Result<DropGuard, TargetError> {
     let seen: CancellationToken = stop.clone();
     let mut handle = connection.lock_handle().await.map_err(statement)?;
     handle.set_progress_handler(LOOK_EVERY, move || !seen.is_cancelled());

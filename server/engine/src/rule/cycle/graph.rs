@@ -1,6 +1,8 @@
 //! Directed graphs in flat arrays, and their strongly connected components: an edge lies on a cycle exactly if both its ends
 //! are in one component. Knows nothing of weights or of what is to be removed. Called by [`super::feedback`].
 
+use super::patience::{Patience, Stopped};
+
 /// One edge: a row that names two nodes. Nodes are numbers below 2^32 without a meaning of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edge {
@@ -83,7 +85,7 @@ pub(super) fn renumber(edges: &mut [Edge]) -> usize {
 }
 
 /// The component of each node (Tarjan's algorithm, without recursion: a chain of millions of nodes is no deep call).
-pub(super) fn components(nodes: usize, edges: &[Edge]) -> Vec<u32> {
+pub(super) fn components(nodes: usize, edges: &[Edge], patience: &mut Patience<'_>) -> Result<Vec<u32>, Stopped> {
     const UNSEEN: u32 = u32::MAX;
     let out = Adjacency::new(nodes, edges, |edge| edge.from);
     let mut component = vec![UNSEEN; nodes];
@@ -99,6 +101,7 @@ pub(super) fn components(nodes: usize, edges: &[Edge]) -> Vec<u32> {
         }
         path.push(root);
         while let Some(&node) = path.last() {
+            patience.spend(1)?;
             let at = node as usize;
             if index[at] == UNSEEN {
                 (index[at], low[at]) = (seen, seen);
@@ -130,7 +133,7 @@ pub(super) fn components(nodes: usize, edges: &[Edge]) -> Vec<u32> {
             }
         }
     }
-    component
+    Ok(component)
 }
 
 #[cfg(test)]
@@ -139,6 +142,10 @@ mod tests {
 
     fn edges(pairs: &[(u32, u32)]) -> Vec<Edge> {
         pairs.iter().map(|&(from, to)| Edge { from, to }).collect()
+    }
+
+    fn components(nodes: usize, edges: &[Edge]) -> Vec<u32> {
+        super::components(nodes, edges, &mut Patience::new(&|| false)).expect("nobody stops it")
     }
 
     #[test]

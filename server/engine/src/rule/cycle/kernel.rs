@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     graph::{Edge, id},
     order::{self, Arc},
+    patience::{Patience, Stopped},
 };
 
 /// Most nodes that are ordered exactly: the table has 2^18 entries of 9 bytes.
@@ -136,9 +137,10 @@ impl Kernel {
     }
 
     /// Reduces until nothing more can be.
-    fn reduce(&mut self) {
+    fn reduce(&mut self, patience: &mut Patience<'_>) -> Result<(), Stopped> {
         while let Some(node) = self.work.pop_first() {
             let (entering, leaving) = (self.into[node as usize].len(), self.out[node as usize].len());
+            patience.spend(1 + entering + leaving)?;
             match (entering, leaving) {
                 (0, 0) => {}
                 (0, _) | (_, 0) => {
@@ -169,6 +171,7 @@ impl Kernel {
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn dominate_out(&mut self, node: u32) {
@@ -195,8 +198,8 @@ impl Kernel {
     }
 
     /// Numbers of edges whose removal leaves no cycle.
-    pub(super) fn solve(mut self, effort: &mut Effort) -> Vec<u32> {
-        self.reduce();
+    pub(super) fn solve(mut self, effort: &mut Effort, patience: &mut Patience<'_>) -> Result<Vec<u32>, Stopped> {
+        self.reduce(patience)?;
         let alive: Vec<u32> = (0..id(self.out.len()))
             .filter(|node| !self.out[*node as usize].is_empty())
             .collect();
@@ -220,9 +223,9 @@ impl Kernel {
             }
             let position = if exactly {
                 effort.0 -= cost;
-                exact(alive.len(), &arcs)
+                exact(alive.len(), &arcs, patience)?
             } else {
-                order::good(alive.len(), &arcs)
+                order::good(alive.len(), &arcs, patience)?
             };
             for node in &alive {
                 for (to, link) in &self.out[*node as usize] {
@@ -240,13 +243,13 @@ impl Kernel {
                 Cut::Both(first, second) => open.extend([first, second]),
             }
         }
-        edges
+        Ok(edges)
     }
 }
 
 /// Positions in an order whose backward arcs weigh least. `best[set]` is the least weight with exactly these nodes first:
 /// the last of them pays for its arcs to the others.
-fn exact(nodes: usize, arcs: &[Arc]) -> Vec<u32> {
+fn exact(nodes: usize, arcs: &[Arc], patience: &mut Patience<'_>) -> Result<Vec<u32>, Stopped> {
     let mut out: Vec<Vec<(usize, u64)>> = vec![Vec::new(); nodes];
     for arc in arcs {
         out[arc.from as usize].push((arc.to as usize, arc.weight));
@@ -254,6 +257,7 @@ fn exact(nodes: usize, arcs: &[Arc]) -> Vec<u32> {
     let mut best = vec![0_u64; 1 << nodes];
     let mut last = vec![0_u8; 1 << nodes];
     for set in 1_usize..1 << nodes {
+        patience.spend(nodes)?;
         best[set] = u64::MAX;
         for node in (0..nodes).filter(|node| set >> node & 1 == 1) {
             let before = set & !(1 << node);
@@ -272,5 +276,5 @@ fn exact(nodes: usize, arcs: &[Arc]) -> Vec<u32> {
         position[node] = id(place);
         set &= !(1 << node);
     }
-    position
+    Ok(position)
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::graph::id;
+use super::{
+    graph::id,
+    patience::{Patience, Stopped},
+};
 
 /// Above this number of nodes single nodes are not moved: a move costs up to the length of the order.
 const SIFT_NODES: usize = 4_096;
@@ -52,21 +55,26 @@ impl Neighbours {
 }
 
 /// The position of each node in a good order.
-pub(super) fn good(nodes: usize, arcs: &[Arc]) -> Vec<u32> {
+pub(super) fn good(nodes: usize, arcs: &[Arc], patience: &mut Patience<'_>) -> Result<Vec<u32>, Stopped> {
     let out = Neighbours::new(nodes, arcs, |arc| (arc.from, arc.to));
     let into = Neighbours::new(nodes, arcs, |arc| (arc.to, arc.from));
-    let mut order = greedy(nodes, arcs, &out, &into);
+    let mut order = greedy(nodes, arcs, (&out, &into), patience)?;
     if nodes <= SIFT_NODES {
-        sift(&mut order, arcs, &out, &into);
+        sift(&mut order, arcs, (&out, &into), patience)?;
     }
     let mut position = vec![0; nodes];
     for (place, node) in order.iter().enumerate() {
         position[*node as usize] = id(place);
     }
-    position
+    Ok(position)
 }
 
-fn greedy(nodes: usize, arcs: &[Arc], out: &Neighbours, into: &Neighbours) -> Vec<u32> {
+fn greedy(
+    nodes: usize,
+    arcs: &[Arc],
+    (out, into): (&Neighbours, &Neighbours),
+    patience: &mut Patience<'_>,
+) -> Result<Vec<u32>, Stopped> {
     let mut gives = vec![0_i64; nodes];
     let mut takes = vec![0_i64; nodes];
     for arc in arcs {
@@ -86,6 +94,7 @@ fn greedy(nodes: usize, arcs: &[Arc], out: &Neighbours, into: &Neighbours) -> Ve
     let (mut head, mut tail) = (Vec::with_capacity(nodes), Vec::new());
     let mut gone = vec![false; nodes];
     while let Some((_, node)) = queue.pop_first() {
+        patience.spend(1 + out.of(node).len() + into.of(node).len())?;
         gone[node as usize] = true;
         if gives[node as usize] == 0 && takes[node as usize] != 0 {
             tail.push(node);
@@ -107,11 +116,16 @@ fn greedy(nodes: usize, arcs: &[Arc], out: &Neighbours, into: &Neighbours) -> Ve
     }
     tail.reverse();
     head.extend(tail);
-    head
+    Ok(head)
 }
 
 /// Moves each node to where its backward arcs weigh least, round after round, while a round helps.
-fn sift(order: &mut Vec<u32>, arcs: &[Arc], out: &Neighbours, into: &Neighbours) {
+fn sift(
+    order: &mut Vec<u32>,
+    arcs: &[Arc],
+    (out, into): (&Neighbours, &Neighbours),
+    patience: &mut Patience<'_>,
+) -> Result<(), Stopped> {
     let mut position = vec![0; order.len()];
     for (place, node) in order.iter().enumerate() {
         position[*node as usize] = place;
@@ -120,6 +134,7 @@ fn sift(order: &mut Vec<u32>, arcs: &[Arc], out: &Neighbours, into: &Neighbours)
         let mut helped = false;
         for node in 0..id(order.len()) {
             let here = position[node as usize];
+            patience.spend(1 + out.of(node).len() + into.of(node).len())?;
             // What changes when the node steps over a neighbour: (neighbour's place, cost of having it before this node).
             let mut steps: Vec<(usize, i64)> = Vec::new();
             for (links, sign) in [(out.of(node), 1), (into.of(node), -1)] {
@@ -144,6 +159,7 @@ fn sift(order: &mut Vec<u32>, arcs: &[Arc], out: &Neighbours, into: &Neighbours)
                 continue;
             }
             helped = true;
+            patience.spend(goal.map_or(here, |place| place.abs_diff(here)))?;
             order.remove(here);
             let goal = goal.map_or(0, |place| if place > here { place } else { place + 1 });
             order.insert(goal, node);
@@ -152,7 +168,8 @@ fn sift(order: &mut Vec<u32>, arcs: &[Arc], out: &Neighbours, into: &Neighbours)
             }
         }
         if !helped {
-            return;
+            break;
         }
     }
+    Ok(())
 }

@@ -1,5 +1,5 @@
 //! Edges that close a cycle. The database numbers the nodes and takes out, round by round, edges that begin where none ends or
-//! end where none begins; what is left travels as two numbers for each edge to [`feedback`]. The work is done in temporary tables of
+//! end where none begins; what is left travels as two numbers for each edge to [`job`]. The work is done in temporary tables of
 //! the scan's own connection, so that no snapshot stays open meanwhile.
 
 use std::collections::BTreeSet;
@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Condition, RowKey, Selection, Value},
-    port::{Scan, TargetError, TargetErrorClass, Window},
+    port::{Scan, TargetError, Window},
     rule::cycle::{
-        feedback::{self, Feedback},
+        feedback::Feedback,
         graph::Edge,
+        job::{self, Rings, Trimming},
     },
-    share,
 };
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
@@ -25,20 +25,8 @@ use super::{
     collation,
 };
 
-/// More edges than this are not looked at in memory: at [`feedback::BYTES_PER_EDGE`] that is 1 GiB in the worst case.
-const MAX_EDGES: u64 = 8 << 20;
-/// With fewer edges left no further round is worth its statement.
-const FEW_EDGES: u64 = 100_000;
-/// A round that takes out less than one part in this many is the last.
-const WORTHWHILE: u64 = 10;
 /// Edges of witnesses in one window, unless a single row has more.
 const WINDOW_WITNESSES: usize = 100_000;
-
-/// Edges that go, over temporary tables that know their rows.
-struct Found {
-    feedback: Feedback,
-    key: usize,
-}
 
 fn named(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|place| format!("{prefix}{place}")).collect()
@@ -50,12 +38,14 @@ async fn execute(connection: &mut PgConnection, sql: String) -> Result<u64, Targ
 }
 
 /// Reads the edges in one statement, numbers and trims them, and decides.
-async fn find(connection: &mut PgConnection, selection: &Selection) -> Result<Found, TargetError> {
+async fn find(connection: &mut PgConnection, selection: &Selection) -> Result<Feedback, TargetError> {
     let Condition::Cycle { from, to, .. } = &selection.matches else {
         return Err(refused("the selection is not about cycles".to_owned()));
     };
     let schema = &selection.table;
-    let settings = "SET jit = off; SET work_mem = '64MB'; SET enable_nestloop = off; SET synchronize_seqscans = off; \
+    // Whoever stops waiting closes the connection; a server that can tell (from 14 on) then ends the statement.
+    let settings = "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
+                    SET jit = off; SET work_mem = '64MB'; SET enable_nestloop = off; SET synchronize_seqscans = off; \
                     DROP TABLE IF EXISTS pg_temp.dbkeep_edge, pg_temp.dbkeep_node, pg_temp.dbkeep_pair, pg_temp.dbkeep_left";
     connection.execute(settings).await.map_err(statement)?;
     let (starts, ends) = (named("s", from.len()), named("e", to.len()));
@@ -99,28 +89,18 @@ async fn find(connection: &mut PgConnection, selection: &Selection) -> Result<Fo
         same("b", &ends)
     );
     let mut edges = execute(connection, sql).await?;
-    while edges > FEW_EDGES {
+    let mut trimming = Trimming::of(edges);
+    while trimming.goes_on() {
         let sql = "CREATE TEMPORARY TABLE dbkeep_next AS SELECT p.* FROM pg_temp.dbkeep_pair AS p \
                    WHERE p.start IN (SELECT q.finish FROM pg_temp.dbkeep_pair AS q) AND p.finish IN (SELECT q.start FROM pg_temp.dbkeep_pair AS q)";
         let left = execute(connection, sql.to_owned()).await?;
         let replace =
             "DROP TABLE pg_temp.dbkeep_pair; ALTER TABLE pg_temp.dbkeep_next RENAME TO dbkeep_pair; ANALYZE pg_temp.dbkeep_pair";
         connection.execute(replace).await.map_err(statement)?;
-        let worthwhile = (edges - left) * WORTHWHILE >= edges;
+        trimming.took_out(edges - left);
         edges = left;
-        if !worthwhile {
-            break;
-        }
     }
-    if edges > MAX_EDGES {
-        return Err(TargetError::new(
-            TargetErrorClass::Unsupported,
-            format!(
-                "{} has {edges} edges that may be on cycles; at most {MAX_EDGES} are looked at",
-                schema.name
-            ),
-        ));
-    }
+    let edges = trimming.left(&schema.name)?;
     let order: Vec<String> = schema
         .row_key
         .iter()
@@ -142,7 +122,7 @@ async fn find(connection: &mut PgConnection, selection: &Selection) -> Result<Fo
         )
         .await
         .map_err(statement)?;
-    let mut list = Vec::with_capacity(usize::try_from(edges).unwrap_or(0));
+    let mut list = Vec::with_capacity(edges);
     let mut rows = sqlx::query("SELECT l.start, l.finish FROM pg_temp.dbkeep_left AS l ORDER BY l.number")
         .persistent(false)
         .fetch(&mut *connection);
@@ -157,34 +137,26 @@ async fn find(connection: &mut PgConnection, selection: &Selection) -> Result<Fo
         });
     }
     drop(rows);
-    let feedback = tokio::task::spawn_blocking(move || feedback::feedback(list))
-        .await
-        .map_err(|error| refused(format!("the search for cycles was cut short: {error}")))?;
-    Ok(Found {
-        feedback,
-        key: schema.row_key.len(),
-    })
+    job::find(list).await
 }
 
-impl Found {
-    /// (address, key) of edges, in the order of their numbers in the list.
-    async fn rows(&self, connection: &mut PgConnection, numbers: &[u32]) -> Result<Vec<RowKey>, TargetError> {
-        let keys: String = named(", l.k", self.key).concat();
-        let sql = format!(
-            "SELECT l.address::text{keys} FROM unnest($1::integer[]) WITH ORDINALITY AS u(number, place) \
-             JOIN pg_temp.dbkeep_left AS l ON l.number = u.number ORDER BY u.place"
-        );
-        let numbers: Vec<i32> = numbers
-            .iter()
-            .map(|number| i32::try_from(*number).unwrap_or(i32::MAX))
-            .collect();
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(numbers)
-            .fetch_all(connection)
-            .await
-            .map_err(statement)?;
-        rows.iter().map(text_row).collect()
-    }
+/// (address, key) of edges, in the order of their numbers in the list. A key has so many columns.
+async fn rows(connection: &mut PgConnection, width: usize, numbers: &[u32]) -> Result<Vec<RowKey>, TargetError> {
+    let keys: String = named(", l.k", width).concat();
+    let sql = format!(
+        "SELECT l.address::text{keys} FROM unnest($1::integer[]) WITH ORDINALITY AS u(number, place) \
+         JOIN pg_temp.dbkeep_left AS l ON l.number = u.number ORDER BY u.place"
+    );
+    let numbers: Vec<i32> = numbers
+        .iter()
+        .map(|number| i32::try_from(*number).unwrap_or(i32::MAX))
+        .collect();
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .bind(numbers)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    rows.iter().map(text_row).collect()
 }
 
 /// Count of the edges that go, and addresses of some of them. Leaves a transaction open, in which those can be read.
@@ -194,9 +166,9 @@ pub(super) async fn survey(
     samples: u32,
 ) -> Result<(u64, Vec<String>), TargetError> {
     let found = find(connection, selection).await?;
-    let removed = found.feedback.removed();
+    let removed = found.removed();
     let some = &removed[..removed.len().min(samples as usize)];
-    let rows = found.rows(connection, some).await?;
+    let rows = rows(connection, selection.table.row_key.len(), some).await?;
     super::begin_reading(connection).await?;
     let address = |key: &RowKey| match key.first() {
         Some(Value::Text(address)) => String::from_utf8(address.clone()).ok(),
@@ -208,10 +180,8 @@ pub(super) async fn survey(
 /// A pass over the edges that go.
 pub(in super::super) struct CycleScan {
     connection: PgConnection,
-    /// Taken out while witnesses are searched for.
-    found: Option<Found>,
-    limit: usize,
-    next: usize,
+    rings: Rings,
+    width: usize,
 }
 
 impl CycleScan {
@@ -219,48 +189,21 @@ impl CycleScan {
         let found = find(&mut connection, selection).await?;
         Ok(Self {
             connection,
-            found: Some(found),
-            limit: limit as usize,
-            next: 0,
+            rings: Rings::of(found, limit, WINDOW_WITNESSES),
+            width: selection.table.row_key.len(),
         })
     }
-}
-
-/// The rings that the next removed edges close: each begins with the edge itself.
-fn rings(found: &mut Found, next: usize, limit: usize) -> Vec<Vec<u32>> {
-    let removed: Vec<u32> = found.feedback.removed().iter().skip(next).take(limit).copied().collect();
-    let mut rings = Vec::new();
-    let mut edges = 0;
-    for number in removed {
-        if edges > WINDOW_WITNESSES {
-            break;
-        }
-        let mut ring = vec![number];
-        ring.extend(found.feedback.witness(number));
-        edges += ring.len();
-        rings.push(ring);
-    }
-    rings
 }
 
 #[async_trait]
 impl Scan for CycleScan {
     async fn next(&mut self) -> Result<Option<Window>, TargetError> {
-        let Some(mut found) = self.found.take() else {
-            return Err(refused("the scan failed before".to_owned()));
-        };
-        let (next, limit) = (self.next, self.limit);
-        let (found, rings) = tokio::task::spawn_blocking(move || {
-            let rings = rings(&mut found, next, limit);
-            (found, rings)
-        })
-        .await
-        .map_err(|error| refused(format!("the search for witnesses was cut short: {error}")))?;
+        let rings = self.rings.next().await?;
         let numbers: Vec<u32> = rings.iter().flatten().copied().collect();
         let rows = if numbers.is_empty() {
             Vec::new()
         } else {
-            found.rows(&mut self.connection, &numbers).await?
+            rows(&mut self.connection, self.width, &numbers).await?
         };
         if rows.len() != numbers.len() {
             return Err(refused("an edge that was listed has no row".to_owned()));
@@ -279,14 +222,11 @@ impl Scan for CycleScan {
                 keys.push(key);
             }
         }
-        self.next += keys.len();
-        let fraction = share(self.next as u64, found.feedback.removed().len() as u64);
-        self.found = Some(found);
         Ok((!keys.is_empty()).then_some(Window {
             keys,
             cursor: String::new(),
             examined: 0,
-            fraction,
+            fraction: self.rings.fraction(),
         }))
     }
 }

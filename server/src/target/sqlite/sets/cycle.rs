@@ -1,46 +1,37 @@
 //! Edges that close a cycle. SQLite numbers the nodes and takes out, round by round, edges that begin where none ends or end where
-//! none begins; what is left travels as two numbers for each edge to [`feedback`]. The work is done in temporary tables of the scan's
+//! none begins; what is left travels as two numbers for each edge to [`job`]. The work is done in temporary tables of the scan's
 //! own connection; the database itself is read in one short transaction.
 
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{Condition, RowKey, Selection},
-    port::{Scan, TargetError, TargetErrorClass, Window},
+    port::{Scan, TargetError, Window},
     rule::cycle::{
-        feedback::{self, Feedback},
+        feedback::Feedback,
         graph::Edge,
+        job::{self, Rings, Trimming},
     },
-    share,
 };
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _, SqliteConnection};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
+        dump::{stoppable_by, unstoppable},
         error::{refused, statement},
         render, values,
     },
     SESSION, bind_all, execute, from_where, key_columns, names,
 };
 
-/// More edges than this are not looked at in memory: at [`feedback::BYTES_PER_EDGE`] that is 1 GiB in the worst case.
-const MAX_EDGES: u64 = 8 << 20;
-/// With fewer edges left no further round is worth its statement.
-const FEW_EDGES: u64 = 100_000;
-/// A round that takes out less than one part in this many is the last.
-const WORTHWHILE: u64 = 10;
 /// Edges of witnesses in one window, unless a single row has more.
 const WINDOW_WITNESSES: usize = 20_000;
 /// Parameters of one statement that fills a temporary table.
 const PARAMETERS: usize = 10_000;
 
-struct Found {
-    feedback: Feedback,
-    key: usize,
-}
-
 /// Reads the edges in one transaction, numbers and trims them, and decides.
-async fn find(connection: &mut SqliteConnection, selection: &Selection) -> Result<Found, TargetError> {
+async fn find(connection: &mut SqliteConnection, selection: &Selection) -> Result<Feedback, TargetError> {
     let Condition::Cycle { from, to, .. } = &selection.matches else {
         return Err(refused("the selection is not about cycles".to_owned()));
     };
@@ -80,27 +71,14 @@ async fn find(connection: &mut SqliteConnection, selection: &Selection) -> Resul
         ends(0, from),
         ends(1, to)
     );
-    let mut edges = execute(connection, sql).await?;
+    let mut trimming = Trimming::of(execute(connection, sql).await?);
     connection.execute("COMMIT").await.map_err(statement)?;
-    while edges > FEW_EDGES {
+    while trimming.goes_on() {
         let sql = "DELETE FROM temp.dbkeep_pair WHERE start NOT IN (SELECT q.finish FROM temp.dbkeep_pair AS q) \
                    OR finish NOT IN (SELECT q.start FROM temp.dbkeep_pair AS q)";
-        let gone = execute(connection, sql.to_owned()).await?;
-        let worthwhile = gone * WORTHWHILE >= edges;
-        edges -= gone;
-        if !worthwhile {
-            break;
-        }
+        trimming.took_out(execute(connection, sql.to_owned()).await?);
     }
-    if edges > MAX_EDGES {
-        return Err(TargetError::new(
-            TargetErrorClass::Unsupported,
-            format!(
-                "{} has {edges} edges that may be on cycles; at most {MAX_EDGES} are looked at",
-                schema.name
-            ),
-        ));
-    }
+    let edges = trimming.left(&schema.name)?;
     let sql = format!(
         "INSERT INTO temp.dbkeep_left (number, start, finish, {key}) SELECT row_number() OVER (ORDER BY p.edge) - 1, p.start, p.finish, {} \
          FROM temp.dbkeep_pair AS p JOIN temp.dbkeep_edge AS x ON x.edge = p.edge",
@@ -111,7 +89,7 @@ async fn find(connection: &mut SqliteConnection, selection: &Selection) -> Resul
         .execute("DROP TABLE temp.dbkeep_edge; DROP TABLE temp.dbkeep_pair")
         .await
         .map_err(statement)?;
-    let mut list = Vec::with_capacity(usize::try_from(edges).unwrap_or(0));
+    let mut list = Vec::with_capacity(edges);
     let mut rows = sqlx::query("SELECT start, finish FROM temp.dbkeep_left ORDER BY number").fetch(&mut *connection);
     let node = |row: &sqlx::sqlite::SqliteRow, column: usize| -> Result<u32, TargetError> {
         let node: i64 = row.try_get_unchecked(column).map_err(statement)?;
@@ -123,42 +101,33 @@ async fn find(connection: &mut SqliteConnection, selection: &Selection) -> Resul
             to: node(&row, 1)?,
         });
     }
-    drop(rows);
-    let feedback = tokio::task::spawn_blocking(move || feedback::feedback(list))
-        .await
-        .map_err(|error| refused(format!("the search for cycles was cut short: {error}")))?;
-    Ok(Found {
-        feedback,
-        key: keys.len(),
-    })
+    Ok(list)
 }
 
-impl Found {
-    /// Keys of edges, in the order of their numbers in the list.
-    async fn rows(&self, connection: &mut SqliteConnection, numbers: &[u32]) -> Result<Vec<RowKey>, TargetError> {
-        let mut keys = Vec::with_capacity(numbers.len());
-        for part in numbers.chunks(PARAMETERS) {
-            let list: Vec<String> = part.iter().map(|number| format!("({number})")).collect();
-            // CROSS JOIN keeps the order: the numbers as they are listed, then the rows.
-            let sql = format!(
-                "SELECT {} FROM (VALUES {}) AS n CROSS JOIN temp.dbkeep_left AS l ON l.number = n.column1",
-                names("l.k", self.key).join(", "),
-                list.join(", ")
-            );
-            let rows = sqlx::query(AssertSqlSafe(sql))
-                .persistent(false)
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(statement)?;
-            for row in &rows {
-                keys.push(values(row, 0..self.key)?);
-            }
+/// Keys of edges, in the order of their numbers in the list. A key has so many columns.
+async fn rows(connection: &mut SqliteConnection, width: usize, numbers: &[u32]) -> Result<Vec<RowKey>, TargetError> {
+    let mut keys = Vec::with_capacity(numbers.len());
+    for part in numbers.chunks(PARAMETERS) {
+        let list: Vec<String> = part.iter().map(|number| format!("({number})")).collect();
+        // CROSS JOIN keeps the order: the numbers as they are listed, then the rows.
+        let sql = format!(
+            "SELECT {} FROM (VALUES {}) AS n CROSS JOIN temp.dbkeep_left AS l ON l.number = n.column1",
+            names("l.k", width).join(", "),
+            list.join(", ")
+        );
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(statement)?;
+        for row in &rows {
+            keys.push(values(row, 0..width)?);
         }
-        if keys.len() == numbers.len() {
-            return Ok(keys);
-        }
-        Err(refused("an edge that was listed has no row".to_owned()))
     }
+    if keys.len() == numbers.len() {
+        return Ok(keys);
+    }
+    Err(refused("an edge that was listed has no row".to_owned()))
 }
 
 /// Count of the edges that go, and keys of some of them.
@@ -168,77 +137,49 @@ pub(super) async fn survey(
     samples: u32,
 ) -> Result<(u64, Vec<RowKey>), TargetError> {
     let found = find(connection, selection).await?;
-    let removed = found.feedback.removed();
+    let removed = found.removed();
     let some = &removed[..removed.len().min(samples as usize)];
-    let keys = found.rows(connection, some).await?;
+    let keys = rows(connection, selection.table.row_key.len(), some).await?;
     Ok((removed.len() as u64, keys))
 }
 
 /// A pass over the edges that go.
 pub(super) struct CycleScan {
     connection: SqliteConnection,
-    /// Taken out while witnesses are searched for.
-    found: Option<Found>,
-    limit: usize,
-    next: usize,
+    rings: Rings,
+    width: usize,
 }
 
 impl CycleScan {
     pub(super) async fn open(mut connection: SqliteConnection, selection: &Selection, limit: u32) -> Result<Self, TargetError> {
+        // What takes long in that ends soon after nobody waits for it any more.
+        let stops_when_dropped = stoppable_by(&mut connection, CancellationToken::new()).await?;
         let found = find(&mut connection, selection).await?;
+        unstoppable(&mut connection).await?;
+        drop(stops_when_dropped);
         Ok(Self {
             connection,
-            found: Some(found),
-            limit: limit as usize,
-            next: 0,
+            rings: Rings::of(found, limit, WINDOW_WITNESSES),
+            width: selection.table.row_key.len(),
         })
     }
-}
-
-/// The rings that the next removed edges close: each begins with the edge itself.
-fn rings(found: &mut Found, next: usize, limit: usize) -> Vec<Vec<u32>> {
-    let removed: Vec<u32> = found.feedback.removed().iter().skip(next).take(limit).copied().collect();
-    let mut rings = Vec::new();
-    let mut edges = 0;
-    for number in removed {
-        if edges > WINDOW_WITNESSES {
-            break;
-        }
-        let mut ring = vec![number];
-        ring.extend(found.feedback.witness(number));
-        edges += ring.len();
-        rings.push(ring);
-    }
-    rings
 }
 
 #[async_trait]
 impl Scan for CycleScan {
     async fn next(&mut self) -> Result<Option<Window>, TargetError> {
-        let Some(mut found) = self.found.take() else {
-            return Err(refused("the scan failed before".to_owned()));
-        };
-        let (next, limit) = (self.next, self.limit);
-        let (found, rings) = tokio::task::spawn_blocking(move || {
-            let rings = rings(&mut found, next, limit);
-            (found, rings)
-        })
-        .await
-        .map_err(|error| refused(format!("the search for witnesses was cut short: {error}")))?;
+        let rings = self.rings.next().await?;
         let mut keys = Vec::with_capacity(rings.len());
         let numbers: Vec<u32> = rings.iter().flatten().copied().collect();
-        let mut rows = found.rows(&mut self.connection, &numbers).await?.into_iter();
+        let mut rows = rows(&mut self.connection, self.width, &numbers).await?.into_iter();
         for ring in rings {
             keys.push(rows.by_ref().take(ring.len()).flatten().collect::<RowKey>());
         }
-        self.next += keys.len();
-        let fraction = share(self.next as u64, found.feedback.removed().len() as u64);
-        self.found = Some(found);
         Ok((!keys.is_empty()).then_some(Window {
             keys,
             cursor: String::new(),
             examined: 0,
-            fraction,
+            fraction: self.rings.fraction(),
         }))
     }
 }

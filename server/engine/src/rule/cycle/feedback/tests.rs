@@ -43,16 +43,20 @@ fn is_acyclic(edges: &[Edge], removed: &[u32]) -> bool {
     seen == nodes
 }
 
+fn decide(edges: &[Edge]) -> Feedback {
+    feedback(edges.to_vec(), &|| false).expect("nobody stops it")
+}
+
 /// Every witness is a path of kept edges that closes its edge into a cycle, and nothing is left of any cycle.
 fn check(edges: &[Edge]) -> Vec<u32> {
-    let mut result = feedback(edges.to_vec());
+    let mut result = decide(edges);
     let removed = result.removed().to_vec();
     assert!(removed.is_sorted_by(|one, other| one < other), "ascending, each once");
     assert!(is_acyclic(edges, &removed), "a cycle is left");
     for &number in &removed {
         let edge = edges[number as usize];
         let mut at = edge.to;
-        for step in result.witness(number) {
+        for step in result.witness(number, &|| false).expect("nobody stops it") {
             assert!(removed.binary_search(&step).is_err(), "a witness stays");
             assert_eq!(edges[step as usize].from, at, "a witness is a path");
             at = edges[step as usize].to;
@@ -127,10 +131,11 @@ fn parallel_edges_weigh_together() {
 fn a_ring_of_a_million_edges() {
     let length = 1_000_000;
     let ring = edges((0..length).map(|node| (node, (node + 1) % length)));
-    let mut result = feedback(ring);
+    let mut result = decide(&ring);
     assert_eq!(result.removed().len(), 1);
     let removed = result.removed()[0];
-    assert_eq!(result.witness(removed).len(), 999_999);
+    let witness = result.witness(removed, &|| false).expect("nobody stops it");
+    assert_eq!(witness.len(), 999_999);
 }
 
 /// A generator of its own, so that a seed names a graph for ever.
@@ -166,6 +171,49 @@ fn small_tangles_beside_each_other() {
     }));
     let removed = check(&list);
     println!("seed 11: {} of {} edges removed", removed.len(), list.len());
+}
+
+/// One knot in which everything hangs together, as it is found in no table, but can be.
+fn knot(seed: u64, edges_of_it: u32, nodes: u32) -> Vec<Edge> {
+    let mut random = Random(seed);
+    edges((0..edges_of_it).map(|_| (random.below(nodes), random.below(nodes))))
+}
+
+#[test]
+fn one_large_knot() {
+    let list = knot(13, 120_000, 50_000);
+    let removed = check(&list);
+    println!("seed 13: {} of {} edges removed", removed.len(), list.len());
+}
+
+#[test]
+fn a_node_that_all_others_point_at_and_are_pointed_at_from() {
+    let list = edges((1..=100_000).flat_map(|node| [(0, node), (node, 0)]));
+    assert_eq!(check(&list).len(), 100_000);
+}
+
+#[test]
+fn a_search_ends_when_nobody_waits() {
+    let small = edges((0..20_000).flat_map(|node| [(node, node + 1), (node + 1, node)]));
+    // Larger than what is reduced, and smaller.
+    for list in [knot(15, 120_000, 50_000), knot(16, 30_000, 20_000), small] {
+        let asked = std::cell::Cell::new(0);
+        let end_at = |last: u32| {
+            asked.set(0);
+            let ask = || {
+                asked.set(asked.get() + 1);
+                asked.get() == last
+            };
+            feedback(list.clone(), &ask).is_err()
+        };
+        assert!(!end_at(u32::MAX));
+        let all = asked.get();
+        assert!(all >= 10, "it asked {all} times only");
+        for part in 1..=4 {
+            assert!(end_at(all * part / 4));
+            assert_eq!(asked.get(), all * part / 4, "it ends at once");
+        }
+    }
 }
 
 proptest! {
