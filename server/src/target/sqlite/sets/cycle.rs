@@ -101,7 +101,8 @@ async fn find(connection: &mut SqliteConnection, selection: &Selection) -> Resul
             to: node(&row, 1)?,
         });
     }
-    Ok(list)
+    drop(rows);
+    job::find(list).await
 }
 
 /// Keys of edges, in the order of their numbers in the list. A key has so many columns.
