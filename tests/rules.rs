@@ -425,6 +425,7 @@ async fn sqlite_keys_that_no_index_compares_are_refused_by_name() {
         ("TEXT COLLATE NOCASE NOT NULL PRIMARY KEY", "TEXT", "name"),
         ("TEXT NOT NULL PRIMARY KEY", "TEXT COLLATE NOCASE", "name"),
         ("INTEGER PRIMARY KEY", "TEXT", "name"),
+        ("TEXT NOT NULL PRIMARY KEY", "INTEGER", "name"),
         ("INTEGER PRIMARY KEY", "", "name"),
     ] {
         let schema = format!(

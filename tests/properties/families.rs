@@ -377,7 +377,7 @@ impl Families {
             }
             let numeric = |declared: &str| ["INTEGER", "NUMERIC", "REAL"].contains(&declared);
             let index = if self.kinds[place].fitting { parent } else { child };
-            numeric(parent) && !numeric(child) || collation(parent) != collation(index)
+            numeric(parent) != numeric(child) || collation(parent) != collation(index)
         })
     }
 

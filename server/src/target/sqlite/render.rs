@@ -75,6 +75,30 @@ pub(super) fn same(left: &str, columns: &[String], right: &str, others: &[String
     pairs.collect::<Vec<_>>().join(" AND ")
 }
 
+/// How values of a column are compared, as far as it matters between two of them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Affinity {
+    /// Texts are taken for numbers where they look like some.
+    Number,
+    /// Values are taken as they are; texts or not.
+    Other,
+    /// `ANY`, which is one of the two: it depends on the table.
+    Unknown,
+}
+
+/// SQLite's rules from a declared type to an affinity.
+pub(super) fn affinity(type_name: &str) -> Affinity {
+    let name = type_name.to_ascii_uppercase();
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    if name == "ANY" {
+        Affinity::Unknown
+    } else if !has(&["INT"]) && (name.is_empty() || has(&["CHAR", "CLOB", "TEXT", "BLOB"])) {
+        Affinity::Other
+    } else {
+        Affinity::Number
+    }
+}
+
 /// Whether the row `child` names the row `parent` along a link, as the action of a declared key asks it: the parent's column comes
 /// first, so that its collation holds, and of its affinity nothing is known there. That matters between a parent without a type
 /// and a child of text alone; elsewhere the bare column can be looked up by an index.
@@ -261,6 +285,26 @@ fn older_than(column: &str, horizon: Timestamp, encoding: Option<TimeEncoding>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn affinities_are_sqlites() {
+        for name in [
+            "INTEGER",
+            "bigint",
+            "REAL",
+            "DECIMAL(10,5)",
+            "DATETIME",
+            "CHARINT",
+            "BLOBINT",
+            "odd",
+        ] {
+            assert_eq!(affinity(name), Affinity::Number, "{name}");
+        }
+        for name in ["", "TEXT", "varchar(20)", "CLOB", "BLOB", "BLOBREAL", "CHARDOUBLE"] {
+            assert_eq!(affinity(name), Affinity::Other, "{name}");
+        }
+        assert_eq!(affinity("Any"), Affinity::Unknown);
+    }
 
     #[test]
     fn identifiers_are_quoted() {
