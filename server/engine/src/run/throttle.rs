@@ -136,12 +136,13 @@ impl Throttle {
         }
     }
 
-    /// How long a batch of this size may take, and the smallest size that it is made for that.
-    fn aim(&self, rows: u32) -> (Duration, u32) {
+    /// How long a batch of this size may take, and the smallest size that it is made for that. One that is `dear` pays more for what
+    /// does not hang on its size, and would pay it more often in short bursts.
+    fn aim(&self, rows: u32, dear: bool) -> (Duration, u32) {
         let part = (self.ceiling() / BURST_PART).max(1);
         if self.limits.is_full_speed() {
             (BATCH_TIME_FULL_SPEED, 1)
-        } else if rows > part {
+        } else if rows > part && !dear {
             (BURST_TIME, part)
         } else {
             (BATCH_TIME, 1)
@@ -200,7 +201,7 @@ impl Throttle {
     pub(super) fn after_batch_at_a_price(&mut self, affected: u64, took: Duration, price: Duration) {
         self.last = Some(Batch { affected, took });
         let scaling = took.saturating_sub(price);
-        let (longest, least) = self.aim(self.rows);
+        let (longest, least) = self.aim(self.rows, price > scaling);
         let more = self.more();
         if scaling > longest {
             self.slow_batches += 1;
@@ -215,7 +216,7 @@ impl Throttle {
             }
         } else {
             self.slow_batches = 0;
-            if scaling < self.aim(more).0 / 2 && self.rows < self.ceiling() {
+            if scaling < self.aim(more, price > scaling).0 / 2 && self.rows < self.ceiling() {
                 self.rows = more;
                 self.size_is_back();
             }
