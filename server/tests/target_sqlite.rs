@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use dbkeep_engine::{
     model::{
-        Condition, Generated, Literal, Row, RowKey, RunId, Selection, TableKind, TableName, TableSchema, TimeEncoding, Value,
+        ChildAction, ChildLink, Condition, Effect, Generated, Literal, Row, RowAction, RowKey, RunId, Selection, TableKind,
+        TableName, TableSchema, TimeEncoding, Value,
     },
-    port::{BatchTransaction, Claim, Restored, RowSink, SinkError, Target, TargetError, TargetErrorClass},
-    run::batch::layout,
+    port::{Archive, BatchTransaction, Claim, Restored, RowSink, SinkError, Target, TargetError, TargetErrorClass, Window},
+    run::batch::{BatchAllowance, BatchOrder, layout, run_batch},
+    testing::MemoryArchive,
 };
 use dbkeep_server::target;
 use dbkeep_testkit::Db;
@@ -730,4 +732,62 @@ async fn what_a_trigger_writes_is_not_taken_for_a_key() {
     assert_eq!(batch.remove(&*lab.schema("c").await, &numbers(&[1, 2])).await.unwrap(), 2);
     batch.commit().await.unwrap();
     assert_eq!(lab.one("SELECT count(*) FROM log").await, "2");
+}
+
+/// A plan is blocked by such rows; this one has come since.
+#[tokio::test]
+async fn a_row_without_a_key_takes_the_batch_back() {
+    let lab = Lab::open(
+        "CREATE TABLE p (id INTEGER PRIMARY KEY, at TEXT); CREATE TABLE c (id TEXT PRIMARY KEY, p INTEGER REFERENCES p ON DELETE CASCADE); \
+         CREATE INDEX c_p ON c (p); INSERT INTO p VALUES (1, '2001-01-01'); INSERT INTO c VALUES ('a', 1), (NULL, 1), (NULL, 1)",
+    )
+    .await;
+    let selection = lab.expired("p").await;
+    let archive: Arc<dyn Archive> = Arc::new(MemoryArchive::default());
+    for action in [ChildAction::Delete, ChildAction::SetNull] {
+        let link = ChildLink {
+            name: "c(p)".to_owned(),
+            parent: Arc::clone(&selection.table),
+            parent_columns: strings(&["id"]),
+            child: lab.schema("c").await,
+            child_columns: strings(&["p"]),
+            null_columns: strings(&["p"]),
+            action,
+            except: Vec::new(),
+        };
+        let window = Window {
+            keys: lab.keys(&selection).await,
+            cursor: String::new(),
+            examined: 1,
+            fraction: 1.0,
+        };
+        let order = BatchOrder {
+            claim: lab.claim().await,
+            step: 0,
+            batch: 1,
+            pass: 1,
+            selection: &selection,
+            window: &window,
+            examined: 1,
+            effect: &Effect {
+                action: RowAction::Delete,
+                children: vec![link],
+            },
+            still: &[],
+            budget: 100,
+            allowance: BatchAllowance {
+                along: 100,
+                touched: 100,
+                tables: Vec::new(),
+                elsewhere: 100,
+            },
+            capture: true,
+        };
+        let error = refused(
+            run_batch(lab.target.as_ref(), &archive, &order).await,
+            TargetErrorClass::Refused,
+        );
+        assert!(error.message.starts_with("NULL_PRIMARY_KEY"), "{error}");
+        assert_eq!(lab.one("SELECT (SELECT count(*) FROM p) || count(p) FROM c").await, "13");
+    }
 }

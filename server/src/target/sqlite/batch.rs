@@ -106,7 +106,7 @@ impl SqliteBatch {
             let column = table.column(name);
             table.primary_key.contains(name) || column.is_none_or(|column| !column.nullable || column.generated == Generated::Yes)
         };
-        if columns.iter().any(|name| fixed(name)) {
+        if columns.iter().any(fixed) {
             return Ok(None);
         }
         if columns.is_empty() {
