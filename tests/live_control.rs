@@ -652,7 +652,7 @@ async fn a_run_that_opens_its_scan_is_steered() {
     blocker.execute(lock).await.expect("locked");
     world.client.runs().resume(run.as_str()).await.expect("a run");
     until_state(&mut stream, RunState::Running).await;
-    let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'DECLARE%'";
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE ANY (ARRAY['DECLARE%', '%pg_relation_size%'])";
     while world.db.fetch_text(waits).await.expect("sessions").is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
