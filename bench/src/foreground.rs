@@ -62,15 +62,17 @@ async fn keys(db: &Db) -> Result<Arc<Vec<String>>> {
     Ok(Arc::new(keys))
 }
 
-/// One session: a statement at each of its times until the end; (its time, seconds since the begin; latency, milliseconds). Without
-/// an interval one after the other.
+/// Statements of a session: (when it was due, seconds since the begin; latency, milliseconds).
+type Timed = Vec<(f64, f64)>;
+
+/// One session: a statement at each of its times until the end. Without an interval one after the other.
 async fn session(
     url: String,
     keys: Arc<Vec<String>>,
     offset: usize,
     interval: Option<Duration>,
     end: CancellationToken,
-) -> Result<Vec<(f64, f64)>> {
+) -> Result<Timed> {
     let mut connection = PgConnection::connect(&url).await?;
     let began = Instant::now();
     let mut latencies = Vec::new();
@@ -101,7 +103,7 @@ async fn session(
 
 /// The foreground at work, from its start to [`Foreground::end`].
 struct Foreground {
-    sessions: Vec<tokio::task::JoinHandle<Result<Vec<(f64, f64)>>>>,
+    sessions: Vec<tokio::task::JoinHandle<Result<Timed>>>,
     end: CancellationToken,
 }
 
@@ -120,7 +122,7 @@ impl Foreground {
         Self { sessions, end }
     }
 
-    async fn end(self) -> Result<Vec<(f64, f64)>> {
+    async fn end(self) -> Result<Timed> {
         self.end.cancel();
         let mut latencies = Vec::new();
         for session in self.sessions {

@@ -33,6 +33,9 @@ impl Series {
 
 /// Prints one contender's times.
 pub(crate) fn line(name: &str, series: &Series, unit: &str) {
+    if series.0.is_empty() {
+        return;
+    }
     let (low, high) = series.range();
     println!(
         "{name:<58} {:>9.2} {unit:<3} ({low:.2} to {high:.2}, {} runs)",
@@ -43,6 +46,9 @@ pub(crate) fn line(name: &str, series: &Series, unit: &str) {
 
 /// Prints a ratio beside its target.
 pub(crate) fn ratio(name: &str, series: &Series, target: f64) {
+    if series.0.is_empty() {
+        return;
+    }
     let (low, high) = series.range();
     let verdict = if series.median() <= target { "met" } else { "MISSED" };
     println!(

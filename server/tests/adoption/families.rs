@@ -61,7 +61,7 @@ struct Story {
 
 impl Story {
     fn writes(&self, (table, id): &Key) -> bool {
-        self.writes.iter().any(|written| *written == (table.as_str(), id.as_str()))
+        self.writes.contains(&(table.as_str(), id.as_str()))
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
         } else {
             // A condition in SQL names columns without their table: it must not see `p`, which has some of the same.
             let left = if gone.is_empty() {
-                format!("{name}")
+                name.clone()
             } else {
                 format!("(SELECT t.* FROM {name} AS t WHERE {})", gone.join(" AND "))
             };

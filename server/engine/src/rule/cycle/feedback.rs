@@ -12,7 +12,7 @@
 //! reduces to at most [`EXACT_NODES`] nodes (and the effort below lasts); beyond that it is a good one. It depends
 //! on the order of the edges and on nothing else: nodes are renumbered, nothing is hashed, nothing is random.
 //!
-//! Memory: at most [`BYTES_PER_EDGE`] for each edge. Time grows with the edges, but for the searches of [`super::search`], which are
+//! Memory: at most [`BYTES_PER_EDGE`] for each edge. Time grows with the edges, but for the searches of `search`, which are
 //! longer the more hangs together; whoever does not want to wait any longer says so, and everything ends at once.
 
 use super::{
