@@ -9,7 +9,7 @@ mod judge;
 mod support;
 
 use judge::{
-    Expected::{Blocked, Gone, GoneForGood, Unloadable, Unplannable},
+    Expected::{Blocked, Gone, GoneForGood, Unloadable},
     case, check, expired, orphan,
 };
 
@@ -310,7 +310,7 @@ async fn names() {
             "a dot, which a catalog cannot write",
             "CREATE TABLE \"a.b\" (id INTEGER PRIMARY KEY, at TEXT); INSERT INTO \"a.b\" VALUES (1, '2001-01-01')",
             expired("a.b", "at"),
-            Unplannable("schema a cannot be reached"),
+            Unloadable("schema a cannot be reached"),
         ),
         case(
             "main is the schema",

@@ -457,6 +457,7 @@ impl Batch {
                 self.entry = Some(entry);
                 End::Committed
             }
+            Err(error) if error.message.contains("more than were captured") => End::Uncaptured,
             Err(error) => {
                 assert_eq!(error.class, TargetErrorClass::Conflict, "{error}");
                 if error.message.contains("adopted") {
@@ -625,18 +626,20 @@ async fn every_interleaving(story: &Story, isolation: &str, mode: Mode) -> Tally
                 .insert((key.clone(), row.map(|value| Some(value.to_owned())).to_vec()));
             seen.ids.insert(key);
         }
-        // A batch that was taken back is tried again, as the engine does, and then nothing stands in its way.
+        // A batch that was taken back is tried again, as the engine does, and then nothing stands in its way, unless it does not know
+        // what it does.
         let mut again = Batch::new(&work, (place, 2));
+        let knows = mode != Mode::ChildrenUnknown;
         if first.end != End::Committed {
             for number in 0..again.steps() {
                 again.step(number).await;
             }
-            assert_eq!(again.end, End::Committed, "{order}");
+            assert!(again.end == End::Committed || !knows, "{order}: {:?}", again.end);
         }
         let captured = captured(&work, &[&first, &again]);
         let wrongs = wrongs(&work, story, &seen, &captured).await;
         let left = work.bench.db.fetch_text(story.rule.left()).await.unwrap();
-        assert!(left.is_empty(), "{order}: {left:?} remain");
+        assert!(left.is_empty() || !knows, "{order}: {left:?} remain");
         let orphans = "SELECT 'progress', p.id FROM progress AS p WHERE p.user_id NOT IN (SELECT id FROM users)";
         if !work.pairs(orphans).await.is_empty() {
             tally.orphaned.push(order.clone());
@@ -774,13 +777,11 @@ async fn with_the_parents_locked_one_that_counts_again_is_never_missed() {
     }
 }
 
-/// The teeth of all of them: a batch that leaves the children to the database loses every trace of them.
+/// The teeth of all of them: a batch that leaves the children to the database is found out by what the database counts, in whatever
+/// order the writer comes.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_children_held_more_is_lost() {
+async fn children_that_are_left_to_the_database_take_the_batch_back() {
     let tally = every_interleaving(&REACTIVATES, ISOLATIONS[0], Mode::ChildrenUnknown).await;
-    for order in orders(4) {
-        for wrong in ["neither there nor captured sessions 32", "changed without a trace posts 33"] {
-            assert!(tally.others.contains(&format!("{order}: {wrong}")), "{order}: {wrong}");
-        }
-    }
+    assert!(tally.ends[&End::Uncaptured] > 0, "{tally:?}");
+    assert_eq!((&tally.lost, &tally.others), (&vec![], &vec![]), "{tally:?}");
 }

@@ -41,6 +41,8 @@ pub(crate) enum End {
     Conflict,
     /// The last look found a parent.
     Adopted,
+    /// The database changed more than the batch had captured.
+    Uncaptured,
 }
 
 /// A batch, in the steps of the engine's own protocol: begin; delete; look for parents; record and commit.
