@@ -10,7 +10,7 @@ use dbkeep_engine::{
     model::Selection,
     port::{Survey, TargetError},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::{error::statement, render, surveyed, text_row};
 
@@ -21,44 +21,18 @@ const FIRST_ROWS: u32 = 200;
 /// Most rows of a slice.
 const MAX_ROWS: u32 = 100_000;
 
-/// Rows after the first match among which samples are looked for.
-const SAMPLED_FROM: u32 = 2_000;
-/// First version that has `min(tid)` and finds rows by a range of them.
-const TID_RANGES: i32 = 140_000;
-
-/// In one statement, as fast as the database can. Samples are read from where the first match was seen, so that the join is not made a
-/// second time for them.
+/// In one statement, as fast as the database can.
 pub(super) async fn at_once(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let from = render::from_where(selection)?;
+    let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(statement)?;
     let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
-    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(statement)?;
-    let first = if version >= TID_RANGES {
-        "min(t.ctid)::text"
-    } else {
-        "NULL::text"
-    };
-    let counted = sqlx::query(AssertSqlSafe(format!("SELECT count(*), {first} {from}")))
-        .persistent(false)
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(statement)?;
-    let count: i64 = counted.try_get(0).map_err(statement)?;
-    let first: Option<String> = counted.try_get(1).map_err(statement)?;
     let sql = format!("SELECT {columns} {from}");
     let mut rows = Vec::new();
     if samples > 0 && count > 0 {
-        let sampling = match first {
-            Some(first) => format!(
-                "SELECT {columns} FROM (SELECT s.ctid, s.* FROM ONLY {} AS s WHERE s.ctid >= {}::tid LIMIT {SAMPLED_FROM}) AS t WHERE {} LIMIT {samples}",
-                render::table(&selection.table.name),
-                render::literal(&first),
-                render::predicate(selection)?
-            ),
-            None => format!("{sql} LIMIT {samples}"),
-        };
+        let sampling = format!("{sql} LIMIT {samples}");
         let found = sqlx::query(AssertSqlSafe(sampling)).persistent(false);
         for row in found.fetch_all(&mut *connection).await.map_err(statement)? {
             rows.push(text_row(&row)?);
