@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod discover;
 pub mod engine;
 pub mod error;
+pub mod migration;
 pub mod model;
 pub mod planner;
 pub mod port;

@@ -7,6 +7,7 @@ pub mod decision;
 pub mod event;
 pub mod file;
 pub mod maintenance;
+pub mod migration;
 pub mod plan;
 pub mod report;
 pub mod run;
@@ -22,6 +23,12 @@ pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanosecon
 pub use maintenance::{
     BackupContent, BackupFile, BackupRecord, HorizonHolder, MaintenanceProgress, Pruned, RestoreMode, RestoreRecord, TableCount,
     TableSpace,
+};
+pub use migration::{
+    Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerState, LockMode,
+    Metadata, Migration, MigrationId, MigrationOptions, MigrationRecord, MigrationReport, PlannedMigration, Proof, Rehearsal,
+    Risk, RiskReason, RowsLost, SchemaObject, Script, ScriptProblem, Statement, StatementReport, TableContent, TableLock,
+    TableMeasure, Work,
 };
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};

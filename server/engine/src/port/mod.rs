@@ -6,6 +6,7 @@ pub mod explore;
 pub mod files;
 pub mod ladder;
 pub mod maintenance;
+pub mod migrator;
 pub mod store;
 pub mod target;
 
@@ -17,6 +18,9 @@ pub use files::{
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, Watch};
+pub use migrator::{
+    Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
+};
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };
