@@ -60,6 +60,9 @@ enum Command {
         /// What is measured, and how often.
         #[command(flatten)]
         options: Options,
+        /// Which parts.
+        #[command(flatten)]
+        choice: sets::Choice,
     },
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
@@ -80,12 +83,12 @@ async fn main() -> Result<()> {
     let Arguments { command, options } = Arguments::parse();
     match command {
         Some(Command::Serve { data, target, root }) => return server::serve(&data, &target, root).await,
-        Some(Command::Sets { options }) => {
+        Some(Command::Sets { options, choice }) => {
             println!(
                 "bench-db sets --rows {} --rounds {} --batch {}",
                 options.rows, options.rounds, options.batch
             );
-            return sets::run(&options).await;
+            return sets::run(&options, &choice).await;
         }
         Some(Command::Foreground(load)) => return foreground::run(&options, &load).await,
         Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,

@@ -99,92 +99,120 @@ async fn count(db: &Db, sql: &str) -> Result<u64> {
     Ok(db.fetch_text(sql).await?[0][0].as_deref().unwrap_or_default().parse()?)
 }
 
-/// What a copy of the prepared database took.
-struct Round {
-    raw: f64,
-    duplicates: f64,
-    duplicates_rss: f64,
-    cycles: f64,
-    cycles_rss: f64,
-    chain: f64,
-    chain_rss: f64,
-    knot: f64,
-    knot_rss: f64,
+/// What is measured: each part with a server of its own, so that its memory is its own too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// A fifth of the rows are duplicates.
+    Duplicates,
+    /// Many small knots of cycles.
+    Cycles,
+    /// No cycle, and nothing that a few rounds could take away.
+    Chain,
+    /// One random knot, from which many edges have to go one after the other.
+    Knot,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Duplicates, Self::Cycles, Self::Chain, Self::Knot];
+
+    fn operation(self) -> &'static str {
+        match self {
+            Self::Duplicates => "duplicates",
+            Self::Cycles => "cycles",
+            Self::Chain => "chain",
+            Self::Knot => "knot",
+        }
+    }
+}
+
+/// What to measure.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Choice {
+    /// Only these parts; the others take their time, and a large knot takes the most.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    parts: Vec<Part>,
+}
+
+/// What the rounds took so far, by part.
+#[derive(Default)]
+struct Measured {
+    raw: Series,
+    seconds: [Series; 4],
+    memory: [Series; 4],
+}
+
+impl Measured {
+    /// Says what a part took right when it ends: whoever stops a long benchmark keeps what was measured.
+    fn note(&mut self, part: Part, seconds: f64, memory_mb: f64) {
+        self.seconds[part as usize].push(seconds);
+        self.memory[part as usize].push(memory_mb);
+        println!(
+            "  {:<12} {seconds:>9.2} s, server's peak memory {memory_mb:.1} MB",
+            part.operation()
+        );
+    }
+
+    fn report(&self, target: f64) {
+        line("duplicates, one raw statement", &self.raw, "s");
+        for part in Part::ALL {
+            let name = part.operation();
+            line(
+                &format!("{name}, engine at full speed, planning included"),
+                &self.seconds[part as usize],
+                "s",
+            );
+            line(&format!("{name}, server's peak memory"), &self.memory[part as usize], "MB");
+        }
+        let duplicates = &self.seconds[Part::Duplicates as usize];
+        ratio("duplicates, engine / raw statement", &duplicates.ratios(&self.raw), target);
+    }
 }
 
 /// `fresh` makes a copy and returns its URL.
-async fn round<F: Future<Output = Result<String>>>(options: &Options, folder: &Path, fresh: impl Fn(u32) -> F) -> Result<Round> {
-    let db = Db::open(&fresh(0).await?).await?;
-    let began = Instant::now();
-    db.execute(RAW).await?;
-    let raw = began.elapsed().as_secs_f64();
-    let left = count(&db, COUNT).await?;
-    db.close().await;
-    let mut measured = Vec::new();
-    for (number, operation) in (1..).zip(["duplicates", "cycles", "chain", "knot"]) {
+async fn round<F: Future<Output = Result<String>>>(
+    options: &Options,
+    parts: &[Part],
+    folder: &Path,
+    measured: &mut Measured,
+    fresh: impl Fn(u32) -> F,
+) -> Result<()> {
+    let mut left = 0;
+    if parts.contains(&Part::Duplicates) {
+        let db = Db::open(&fresh(0).await?).await?;
+        let began = Instant::now();
+        db.execute(RAW).await?;
+        measured.raw.push(began.elapsed().as_secs_f64());
+        left = count(&db, COUNT).await?;
+        db.close().await;
+    }
+    for (number, part) in (1..).zip(parts) {
+        let operation = part.operation();
         let url = fresh(number).await?;
-        // A server of its own for each, so that its memory is its own too.
         let server = Server::start_with(&folder.join(operation), &url, CATALOG, None).await?;
         let run = server.cleanup(operation, true, options.batch).await?;
         let affected = run.run.report.unwrap_or_default().rows_affected;
-        measured.push((run.seconds, server.peak_rss_mb()?));
+        measured.note(*part, run.seconds, server.peak_rss_mb()?);
         drop(server);
         let db = Db::open(&url).await?;
-        match operation {
-            "duplicates" => ensure!(
+        match part {
+            Part::Duplicates => ensure!(
                 count(&db, COUNT).await? == left,
                 "the engine left other rows than the statement"
             ),
-            "cycles" | "knot" => ensure!(affected > 0, "there were cycles"),
-            _ => ensure!(affected == 0, "a chain has no cycle"),
+            Part::Cycles | Part::Knot => ensure!(affected > 0, "there were cycles"),
+            Part::Chain => ensure!(affected == 0, "a chain has no cycle"),
         }
         db.close().await;
     }
-    Ok(Round {
-        raw,
-        duplicates: measured[0].0,
-        duplicates_rss: measured[0].1,
-        cycles: measured[1].0,
-        cycles_rss: measured[1].1,
-        chain: measured[2].0,
-        chain_rss: measured[2].1,
-        knot: measured[3].0,
-        knot_rss: measured[3].1,
-    })
+    Ok(())
 }
 
-fn report(rounds: &[Round], target: f64) {
-    let series = |of: &dyn Fn(&Round) -> f64| {
-        let mut series = Series::default();
-        rounds.iter().for_each(|round| series.push(of(round)));
-        series
+pub(crate) async fn run(options: &Options, choice: &Choice) -> Result<()> {
+    let parts = if choice.parts.is_empty() {
+        &Part::ALL[..]
+    } else {
+        &choice.parts
     };
-    let (raw, duplicates) = (series(&|round| round.raw), series(&|round| round.duplicates));
-    line("duplicates, one raw statement", &raw, "s");
-    line("duplicates, engine at full speed, planning included", &duplicates, "s");
-    line(
-        "cycles in small knots, engine, planning included",
-        &series(&|round| round.cycles),
-        "s",
-    );
-    line("a chain as long as the table, engine", &series(&|round| round.chain), "s");
-    line(
-        "cycles in one random knot, engine, planning included",
-        &series(&|round| round.knot),
-        "s",
-    );
-    line(
-        "server, peak memory, duplicates",
-        &series(&|round| round.duplicates_rss),
-        "MB",
-    );
-    line("server, peak memory, cycles", &series(&|round| round.cycles_rss), "MB");
-    line("server, peak memory, chain", &series(&|round| round.chain_rss), "MB");
-    line("server, peak memory, knot", &series(&|round| round.knot_rss), "MB");
-    ratio("duplicates, engine / raw statement", &duplicates.ratios(&raw), target);
-}
-
-pub(crate) async fn run(options: &Options) -> Result<()> {
     let folder = tempfile::tempdir()?;
     if options.only != Some(Database::Sqlite) {
         println!(
@@ -198,14 +226,14 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         db.execute(&tables(options.rows)).await?;
         db.execute("VACUUM ANALYZE").await?;
         db.close().await;
-        let mut rounds = Vec::new();
+        let mut measured = Measured::default();
         for number in 0..options.rounds {
             let cluster = &cluster;
             let fresh = |copy: u32| async move {
                 let name = format!("copy_{number}_{copy}");
                 if copy > 0 {
                     let db = Db::open(&cluster.url("postgres")).await?;
-                    db.execute(&format!("DROP DATABASE copy_{number}_{} WITH (FORCE)", copy - 1))
+                    db.execute(&format!("DROP DATABASE IF EXISTS copy_{number}_{} WITH (FORCE)", copy - 1))
                         .await?;
                     db.close().await;
                 }
@@ -217,9 +245,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
                 db.close().await;
                 Ok(cluster.url(&name))
             };
-            rounds.push(round(options, &folder.path().join(format!("postgres{number}")), fresh).await?);
+            let folder = folder.path().join(format!("postgres{number}"));
+            round(options, parts, &folder, &mut measured, fresh).await?;
         }
-        report(&rounds, 2.0);
+        measured.report(2.0);
     }
     if options.only != Some(Database::Postgres) {
         println!("\nSets on SQLite, {} rows, median of {} rounds", options.rows, options.rounds);
@@ -228,7 +257,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         let db = Db::open(&format!("sqlite://{}", prepared.display())).await?;
         db.execute(&tables(options.rows)).await?;
         db.close().await;
-        let mut rounds = Vec::new();
+        let mut measured = Measured::default();
         for number in 0..options.rounds {
             let (prepared, copy) = (&prepared, folder.path().join("copy.db"));
             let fresh = |_| {
@@ -245,9 +274,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
                     Ok(format!("sqlite://{}", copy.display()))
                 }
             };
-            rounds.push(round(options, &folder.path().join(format!("sqlite{number}")), fresh).await?);
+            let folder = folder.path().join(format!("sqlite{number}"));
+            round(options, parts, &folder, &mut measured, fresh).await?;
         }
-        report(&rounds, 3.0);
+        measured.report(3.0);
     }
     Ok(())
 }
