@@ -16,6 +16,7 @@ mod files;
 mod steering;
 
 pub mod backups;
+pub mod migrations;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,6 +113,8 @@ pub struct TargetEntry {
     pub catalog: Arc<Catalog>,
     /// Folders whose files its rules may take.
     pub roots: Arc<Roots>,
+    /// Where its migrations come from; `None` where it has none.
+    pub migrations: Option<Migrations>,
 }
 
 impl TargetEntry {
@@ -163,6 +166,7 @@ pub struct CleanupRequest {
 }
 
 pub use limits::HistoryLimits;
+pub use migrations::Migrations;
 
 /// Most operations of one plan.
 pub const MAX_OPERATIONS: usize = 32;
@@ -679,7 +683,7 @@ impl Engine {
             max_execution_seconds: *RunOptions::MAX_EXECUTION_SECONDS.end(),
             ..RunOptions::default()
         };
-        let mut run = if source.kind == RunKind::Backup {
+        let mut run = if source.whole_backup().is_some() {
             self.proof_of_whole(&source)
         } else {
             self.about(RunKind::Verify, &source, options).await?
@@ -905,7 +909,7 @@ impl Engine {
     pub async fn backups(&self, target: Option<&str>, before: Option<RunId>, limit: u32) -> Result<Vec<Backup>, EngineError> {
         let filter = RunFilter {
             target: target.map(str::to_owned),
-            kinds: vec![RunKind::Cleanup, RunKind::Backup],
+            kinds: RunKind::SAVING.to_vec(),
             captured: true,
             ..RunFilter::default()
         };
@@ -929,8 +933,7 @@ impl Engine {
             }
         })?;
         let captured = run.report.total(|step| step.rows_captured) > 0;
-        let whole = run.kind == RunKind::Backup && run.state == RunState::Succeeded;
-        if whole || run.kind == RunKind::Cleanup && captured {
+        if run.whole_backup().is_some() || run.kind == RunKind::Cleanup && captured {
             Ok(run)
         } else {
             Err(unknown())
@@ -943,7 +946,7 @@ impl Engine {
     /// `UnknownBackup`, `Target`, `Store`.
     pub async fn backup(&self, id: &str, limit: u32) -> Result<(Backup, Vec<JournalEntry>), EngineError> {
         let run = self.backup_run(id).await?;
-        if run.kind == RunKind::Backup || run.pruned.is_some() {
+        if run.whole_backup().is_some() || run.pruned.is_some() {
             return Ok((backup_of(&run), Vec::new()));
         }
         let (name, entry) = self.target(&run.target)?;

@@ -275,6 +275,90 @@ pub enum EngineError {
     /// The backup folder failed.
     #[error("backup folder: {0}")]
     Archive(#[from] crate::port::ArchiveError),
+    /// The target has no migrations folder.
+    #[error("target {target} has no migrations folder; set migrations in its [[target]] section")]
+    NoMigrations {
+        /// The target.
+        target: String,
+    },
+    /// The migrations folder cannot be read, or does not make sense.
+    #[error("migrations of target {target} in {place}: {problem}")]
+    MigrationSource {
+        /// The target.
+        target: String,
+        /// The folder.
+        place: String,
+        /// What is wrong, with file and line where they are known, and what was expected.
+        problem: String,
+    },
+    /// No such migration.
+    #[error("target {target} has no migration {wanted:?}{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near}?")))]
+    UnknownMigration {
+        /// The target.
+        target: String,
+        /// What was asked for.
+        wanted: String,
+        /// The one that looks most like it.
+        near: Option<String>,
+    },
+    /// The declared dependencies have no order.
+    #[error("migrations of target {target}: {problem}")]
+    MigrationGraph {
+        /// The target.
+        target: String,
+        /// What is wrong, with the path.
+        problem: String,
+    },
+    /// Something stands in the way of migrations.
+    #[error("migrations of target {target} are blocked: {}", problems.iter().map(|problem| format!("{}: {} Next: {}", problem.code, problem.message, problem.next_step)).collect::<Vec<_>>().join("; "))]
+    MigrationsBlocked {
+        /// The target.
+        target: String,
+        /// What stands in the way, each with its next step.
+        problems: Vec<crate::migration::standing::Problem>,
+    },
+    /// A risky plan has to be reviewed first.
+    #[error("the plan for target {target} has risk HIGH ({reason}): plan it first and run with the plan's token")]
+    MigrationPlanRequired {
+        /// The target.
+        target: String,
+        /// The first reason for that risk.
+        reason: String,
+    },
+    /// What was reviewed is not what would be done.
+    #[error("migrations or ledger of target {target} changed since the plan was made; make a new plan")]
+    MigrationPlanChanged {
+        /// The target.
+        target: String,
+    },
+    /// There is nothing to do.
+    #[error("target {target} has no migration to take")]
+    NothingToMigrate {
+        /// The target.
+        target: String,
+    },
+    /// Somebody else migrates the target.
+    #[error("{holder} migrates target {target} (run {run}), until {until} at least")]
+    MigrationsHeld {
+        /// The target.
+        target: String,
+        /// Who.
+        holder: String,
+        /// Its run.
+        run: String,
+        /// When its lease ends.
+        until: String,
+    },
+    /// That repair does not fit what is wrong.
+    #[error("{action} does not fit migration {id}; offered is {offered}")]
+    RepairRefused {
+        /// The migration.
+        id: String,
+        /// What was asked for.
+        action: &'static str,
+        /// What would fit.
+        offered: String,
+    },
     /// Whoever asked went away before the run was accepted.
     #[error("the caller went away before the run was accepted; nothing was started")]
     GivenUp,
@@ -334,6 +418,16 @@ impl EngineError {
             Self::ToolUnavailable { .. } => "TOOL_UNAVAILABLE",
             Self::Store(StoreError::Unavailable(_)) => "STORE_UNAVAILABLE",
             Self::Store(StoreError::Fenced | StoreError::Corrupt(_)) => "INTERNAL",
+            Self::NoMigrations { .. } => "NO_MIGRATIONS",
+            Self::MigrationSource { .. } => "MIGRATION_SOURCE",
+            Self::UnknownMigration { .. } => "UNKNOWN_MIGRATION",
+            Self::MigrationGraph { .. } => "MIGRATION_GRAPH",
+            Self::MigrationsBlocked { .. } => "MIGRATIONS_BLOCKED",
+            Self::MigrationPlanRequired { .. } => "PLAN_REQUIRED",
+            Self::MigrationPlanChanged { .. } => "PLAN_MISMATCH",
+            Self::NothingToMigrate { .. } => "NOTHING_TO_MIGRATE",
+            Self::MigrationsHeld { .. } => "MIGRATIONS_HELD",
+            Self::RepairRefused { .. } => "REPAIR_REFUSED",
             Self::GivenUp => "DEADLINE",
             Self::ShuttingDown => "SHUTTING_DOWN",
         }

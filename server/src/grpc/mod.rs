@@ -10,6 +10,7 @@ mod connection;
 mod convert;
 mod discovery;
 mod gate;
+mod migrations;
 mod page;
 pub mod policy;
 mod principal;
@@ -24,6 +25,7 @@ use std::{future::Future, time::Duration};
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
     backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
+    migration_service_server::MigrationServiceServer,
     run_service_server::RunServiceServer, target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
@@ -31,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use self::{backups::Backups, cleanup::Cleanup, gate::GateLayer, runs::Runs, status::Fault, stream::Streams, targets::Targets};
+use self::{backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, runs::Runs, status::Fault, stream::Streams, targets::Targets};
 
 /// Largest request, bytes.
 const MAX_REQUEST: usize = 1 << 20;
@@ -58,12 +60,13 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 5] = [
+const HEALTH_NAMES: [&str; 6] = [
     "",
     TargetServiceServer::<Targets>::NAME,
     CleanupServiceServer::<Cleanup>::NAME,
     RunServiceServer::<Runs>::NAME,
     BackupServiceServer::<Backups>::NAME,
+    MigrationServiceServer::<Migrations>::NAME,
 ];
 
 impl Health {
@@ -119,6 +122,10 @@ pub(crate) async fn transport(
             streams: streams.clone()
         })))
         .add_service(limited!(RunServiceServer::new(Runs {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
+        .add_service(limited!(MigrationServiceServer::new(Migrations {
             engine: engine.clone(),
             streams: streams.clone()
         })))

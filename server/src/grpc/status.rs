@@ -320,6 +320,62 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::Files { target, source } => Answer::unmet(ErrorReason::RootUnusable, &target, said)
             .with("target", &target)
             .with("detail", source),
+        EngineError::NoMigrations { target } => Answer::unmet(ErrorReason::NoMigrations, &target, said).with("target", &target),
+        EngineError::MigrationSource { target, place, problem } => Answer::unmet(ErrorReason::MigrationSource, &place, said)
+            .with("target", target)
+            .with("folder", &place)
+            .with("problem", problem),
+        EngineError::UnknownMigration { target, wanted, near } => {
+            let answer = Answer::missing(ErrorReason::UnknownMigration, "migration", &wanted, said)
+                .with("migration", &wanted)
+                .with("target", target);
+            match near {
+                Some(near) => answer.with("near", near),
+                None => answer,
+            }
+        }
+        EngineError::MigrationGraph { target, problem } => Answer::unmet(ErrorReason::MigrationGraph, &target, said)
+            .with("target", &target)
+            .with("problem", problem),
+        EngineError::MigrationsBlocked { target, problems } => {
+            let codes: Vec<&str> = problems.iter().map(|problem| problem.code).collect();
+            let mut answer = Answer::new(Code::FailedPrecondition, ErrorReason::MigrationsBlocked, said)
+                .with("target", &target)
+                .with("problems", codes.join(","));
+            // Details travel in one header block: the first few say enough.
+            for problem in problems.iter().take(8) {
+                let text = format!("{}. Next: {}", problem.message, problem.next_step);
+                answer
+                    .details
+                    .add_precondition_failure_violation(problem.code, capped(&problem.id), capped(&text));
+            }
+            answer
+        }
+        EngineError::MigrationPlanRequired { target, reason } => Answer::unmet(ErrorReason::PlanRequired, &target, said)
+            .with("target", &target)
+            .with("severity", "HIGH")
+            .with("detail", reason),
+        EngineError::MigrationPlanChanged { target } => {
+            Answer::unmet(ErrorReason::PlanMismatch, &target, said).with("target", &target)
+        }
+        EngineError::NothingToMigrate { target } => {
+            Answer::unmet(ErrorReason::NothingToMigrate, &target, said).with("target", &target)
+        }
+        EngineError::MigrationsHeld {
+            target,
+            holder,
+            run,
+            until,
+        } => Answer::new(Code::Aborted, ErrorReason::MigrationsHeld, said)
+            .with("target", target)
+            .with("holder", holder)
+            .with("run", run)
+            .with("until", until)
+            .retry(RETRY_LATER),
+        EngineError::RepairRefused { id, action, offered } => Answer::unmet(ErrorReason::RepairRefused, &id, said)
+            .with("migration", &id)
+            .with("action", action)
+            .with("offered", offered),
         EngineError::Store(StoreError::Unavailable(cause)) => {
             // Which host does not answer is the operator's business, not the caller's.
             tracing::warn!(cause, "the control store is unavailable");

@@ -181,13 +181,13 @@ impl Engine {
                 name: scratch_name(&request.scratch_name, run_id)?,
             }
         };
-        let (steps, tables) = match &source.report.backup {
-            Some(record) if source.kind == RunKind::Backup => whole_steps(&source, record, &wanted)?,
+        let (steps, tables) = match source.whole_backup() {
+            Some(record) => whole_steps(&source, record, &wanted)?,
             _ => rows_steps(&source, &wanted)?,
         };
         let mut held = Vec::new();
         if let RestoreMode::InPlace { replace } = mode {
-            if source.kind != RunKind::Backup {
+            if source.whole_backup().is_none() {
                 return Err(EngineError::BackupKind {
                     backup: source.id,
                     expected: "UndoRun, which puts captured rows back, or a scratch place to look at them".to_owned(),
@@ -207,9 +207,7 @@ impl Engine {
         }
         let report = Report {
             steps,
-            backup: (source.kind == RunKind::Backup)
-                .then(|| source.report.backup.clone())
-                .flatten(),
+            backup: source.whole_backup().cloned(),
             restore: Some(RestoreRecord {
                 mode,
                 tables: wanted,
@@ -237,10 +235,12 @@ impl Engine {
         let record = source.report.backup.clone().unwrap_or_default();
         let rows = record.tables.iter().map(|table| table.rows).sum();
         let report = Report {
+            // The first step is the one that saved; a run of migrations has others after it.
             steps: source
                 .report
                 .steps
                 .iter()
+                .take(1)
                 .map(|saved| step("verify", &saved.table, rows))
                 .collect(),
             backup: Some(record),
@@ -289,7 +289,7 @@ impl Engine {
             captured,
             ..RunFilter::default()
         };
-        let sources = self.all_runs(&every(vec![RunKind::Cleanup, RunKind::Backup], true)).await?;
+        let sources = self.all_runs(&every(RunKind::SAVING.to_vec(), true)).await?;
         let about = self
             .all_runs(&every(vec![RunKind::Undo, RunKind::Verify, RunKind::Restore], false))
             .await?;
@@ -571,7 +571,7 @@ fn scratch_name(given: &str, run: RunId) -> Result<String, EngineError> {
 }
 
 /// What an adapter says before a run is accepted.
-fn refused(target: &str) -> impl Fn(MaintenanceError) -> EngineError + '_ {
+pub(super) fn refused(target: &str) -> impl Fn(MaintenanceError) -> EngineError + '_ {
     move |error| {
         let target = target.to_owned();
         match error {
@@ -592,9 +592,9 @@ fn refused(target: &str) -> impl Fn(MaintenanceError) -> EngineError + '_ {
 
 /// What a run saved.
 pub(super) fn content_of(run: &Run) -> BackupContent {
-    match &run.report.backup {
-        Some(record) if run.kind == RunKind::Backup => BackupContent::Whole(record.clone()),
-        _ => BackupContent::Rows,
+    match run.whole_backup() {
+        Some(record) => BackupContent::Whole(record.clone()),
+        None => BackupContent::Rows,
     }
 }
 

@@ -70,11 +70,29 @@ pub enum Act {
     Undo,
     /// Stopping a run.
     Cancel,
+    /// Applying migrations.
+    Migrate,
+    /// Taking migrations back.
+    Rollback,
+    /// Changing the ledger of migrations.
+    Repair,
+    /// Saying that migrations are in effect.
+    Baseline,
 }
 
 impl Act {
     /// Every act.
-    pub const ALL: [Self; 5] = [Self::Run, Self::Approve, Self::Deny, Self::Undo, Self::Cancel];
+    pub const ALL: [Self; 9] = [
+        Self::Run,
+        Self::Approve,
+        Self::Deny,
+        Self::Undo,
+        Self::Cancel,
+        Self::Migrate,
+        Self::Rollback,
+        Self::Repair,
+        Self::Baseline,
+    ];
 
     /// Name in stores.
     #[must_use]
@@ -85,6 +103,10 @@ impl Act {
             Self::Deny => "deny",
             Self::Undo => "undo",
             Self::Cancel => "cancel",
+            Self::Migrate => "migrate",
+            Self::Rollback => "rollback",
+            Self::Repair => "repair",
+            Self::Baseline => "baseline",
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     decision::Approval,
     maintenance::MaintenanceProgress,
+    migration::MigrationProgress,
     plan::PlanId,
     run::{Report, RunId, RunLimits, RunState, StepReport, Warning},
 };
@@ -141,6 +142,8 @@ pub enum EventBody {
     Throttled(Slowdown),
     /// How far an act on whole tables is.
     Maintenance(MaintenanceProgress),
+    /// How far a migration is.
+    Migration(MigrationProgress),
 }
 
 /// One entry of a run's event log.

@@ -314,6 +314,23 @@ pub enum LockMode {
     AccessExclusive,
 }
 
+impl LockMode {
+    /// Its name in SQL.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AccessShare => "ACCESS SHARE",
+            Self::RowShare => "ROW SHARE",
+            Self::RowExclusive => "ROW EXCLUSIVE",
+            Self::ShareUpdateExclusive => "SHARE UPDATE EXCLUSIVE",
+            Self::Share => "SHARE",
+            Self::ShareRowExclusive => "SHARE ROW EXCLUSIVE",
+            Self::Exclusive => "EXCLUSIVE",
+            Self::AccessExclusive => "ACCESS EXCLUSIVE",
+        }
+    }
+}
+
 /// A lock on a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableLock {
@@ -452,6 +469,29 @@ impl fmt::Display for ScriptProblem {
         }
         Ok(())
     }
+}
+
+/// How far a script is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationProgress {
+    /// Step of the run.
+    pub step: u32,
+    /// The migration.
+    pub id: MigrationId,
+    /// Which way.
+    pub direction: Direction,
+    /// What is being done, one word: `applying`, `reverting`, and in a rehearsal `copying`, `comparing`, `again`.
+    pub phase: String,
+    /// Statement in work, or just done, from 1; 0 where it is none.
+    pub statement: u32,
+    /// Statements of the script.
+    pub statements: u32,
+    /// Line of that statement in the file.
+    pub line: u32,
+    /// The beginning of it.
+    pub excerpt: String,
+    /// What it did, once it has ended.
+    pub finished: Option<StatementReport>,
 }
 
 /// Rows of a table that went although no statement deletes from it.

@@ -26,7 +26,7 @@ pub use maintenance::{
 };
 pub use migration::{
     Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerState, LockMode,
-    Metadata, Migration, MigrationId, MigrationOptions, MigrationRecord, MigrationReport, PlannedMigration, Proof, Rehearsal,
+    Metadata, Migration, MigrationId, MigrationOptions, MigrationProgress, MigrationRecord, MigrationReport, PlannedMigration, Proof, Rehearsal,
     Risk, RiskReason, RowsLost, SchemaObject, Script, ScriptProblem, Statement, StatementReport, TableContent, TableLock,
     TableMeasure, Work,
 };

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     decision::Approval,
     maintenance::{BackupRecord, Pruned, RestoreRecord, TableSpace},
+    migration::MigrationRecord,
     plan::PlanId,
     report::OperationFacts,
 };
@@ -59,11 +60,32 @@ pub enum RunKind {
     Backup,
     /// Brings a backup back.
     Restore,
+    /// Applies migrations.
+    Migrate,
+    /// Takes migrations back.
+    Rollback,
+    /// Tries migrations on a copy.
+    Rehearse,
 }
 
 impl RunKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Cleanup, Self::Undo, Self::Verify, Self::Backup, Self::Restore];
+    pub const ALL: [Self; 8] = [
+        Self::Cleanup,
+        Self::Undo,
+        Self::Verify,
+        Self::Backup,
+        Self::Restore,
+        Self::Migrate,
+        Self::Rollback,
+        Self::Rehearse,
+    ];
+
+}
+
+impl RunKind {
+    /// The kinds whose runs may have saved something.
+    pub const SAVING: [Self; 4] = [Self::Cleanup, Self::Backup, Self::Migrate, Self::Rollback];
 }
 
 /// Where a run stands. The edges between states are in [`crate::run::state`].
@@ -377,6 +399,9 @@ pub struct Report {
     /// A restore: what was asked for, and where the rows went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreRecord>,
+    /// Migrations: what was asked for, and what became of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrations: Option<MigrationRecord>,
 }
 
 impl StepReport {
@@ -458,4 +483,18 @@ pub struct Run {
     pub approve_until: Option<Timestamp>,
     /// The removal of its backup, where that was decided.
     pub pruned: Option<Pruned>,
+}
+
+impl Run {
+    /// The backup of the whole database, or of whole tables, that the run made: of a backup once it has succeeded, of a run of migrations
+    /// whatever became of them, since it was sealed before they began.
+    #[must_use]
+    pub fn whole_backup(&self) -> Option<&BackupRecord> {
+        let made = match self.kind {
+            RunKind::Backup => self.state == RunState::Succeeded,
+            RunKind::Migrate | RunKind::Rollback => true,
+            RunKind::Cleanup | RunKind::Undo | RunKind::Verify | RunKind::Restore | RunKind::Rehearse => false,
+        };
+        self.report.backup.as_ref().filter(|record| made && !record.files.is_empty())
+    }
 }

@@ -176,6 +176,12 @@ pub trait Migrator: Send + Sync {
     /// Looks whether a check holds, without being able to write: `Ok(None)`, or what it found.
     async fn check(&self, query: &str) -> Result<Option<String>, TargetError>;
 
+    /// Runs statements that fail where something is not as it should be, in a transaction that is always taken back.
+    ///
+    /// # Errors
+    /// `Statement` where one fails, or whatever the connection says.
+    async fn verify(&self, statements: &[Statement]) -> Result<(), MigratorError>;
+
     /// How large tables are, by the names that statements use.
     async fn measure(&self, tables: &[String]) -> Result<Vec<TableMeasure>, TargetError>;
 
@@ -217,6 +223,6 @@ pub trait Proofs: Send + Sync {
     /// Keeps proofs of a target; a newer one of the same migration and the same scripts replaces the older.
     async fn put_proofs(&self, target: &str, proofs: &[crate::model::Proof]) -> Result<(), super::StoreError>;
 
-    /// Proofs of a target, of these migrations, newest first.
-    async fn proofs(&self, target: &str, ids: &[MigrationId]) -> Result<Vec<crate::model::Proof>, super::StoreError>;
+    /// Proofs of a target, newest first.
+    async fn proofs(&self, target: &str) -> Result<Vec<crate::model::Proof>, super::StoreError>;
 }

@@ -10,14 +10,14 @@ use super::{
     gauge::Gauge,
     lease::{Lease, Stop},
     ledger::Ledger,
-    load,
+    load, migrate,
     pace::Pace,
     undo, verify,
 };
 use crate::{
     engine::Context,
     failpoint,
-    model::{Plan, PlanId, Run, RunKind, RunState},
+    model::{Direction, Plan, PlanId, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
 };
 
@@ -126,6 +126,9 @@ impl Attempt {
             RunKind::Verify => verify::work(self).await,
             RunKind::Backup => dump::work(self).await,
             RunKind::Restore => load::work(self).await,
+            RunKind::Migrate => migrate::work(self, Direction::Up).await,
+            RunKind::Rollback => migrate::work(self, Direction::Down).await,
+            RunKind::Rehearse => migrate::rehearse(self).await,
         }
     }
 }

@@ -19,6 +19,16 @@ use crate::{
 const BUFFER: usize = 1 << 20;
 
 pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    let reason = whole(attempt).await?;
+    Ok(Ending {
+        state: RunState::Succeeded,
+        reason,
+        mark: None,
+    })
+}
+
+/// Makes the backup that the report asks for, as step 0 of the run; returns what was saved, in words.
+pub(super) async fn whole(attempt: &mut Attempt) -> Result<String, Halt> {
     let Some(record) = attempt.ledger.report.backup.clone() else {
         return Err(Halt::Fail("the run does not say what to save".to_owned()));
     };
@@ -40,11 +50,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
             report.steps[0].rows_captured = rows;
             report.steps[0].captured_bytes = bytes;
             attempt.ledger.end_step(0, StepState::Succeeded, String::new()).await?;
-            Ok(Ending {
-                state: RunState::Succeeded,
-                reason,
-                mark: None,
-            })
+            Ok(reason)
         }
         Err(halt) => {
             let archive = Arc::clone(&attempt.context.archive);

@@ -7,13 +7,15 @@ use tokio::time::Instant;
 use super::{feed::Feeds, meter::Meter};
 use crate::{
     model::{
-        EventBody, MaintenanceProgress, Progress, Report, RunId, RunState, Slowdown, StepState, StepTotals, Throttle, Warning,
+        EventBody, MaintenanceProgress, MigrationProgress, Progress, Report, RunId, RunState, Slowdown, StepState, StepTotals, Throttle, Warning,
     },
     port::{SourceMark, Store, StoreError, Update},
 };
 
 /// How often the report is written between step ends. The journal is the truth for counts; this is what readers see.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long events of short steps may wait for others: watchers get at most ten writes a second.
+const DEFER: Duration = Duration::from_millis(100);
 
 pub(super) struct Ledger {
     store: Arc<dyn Store>,
@@ -30,6 +32,9 @@ pub(super) struct Ledger {
     report_written: Instant,
     /// Duration of the newest batch of this attempt, which windows without a row do not change.
     newest_batch: Duration,
+    /// Events that may wait a little, so that many short steps do not cost a commit of the store each.
+    deferred: Vec<EventBody>,
+    flushed: Instant,
 }
 
 impl Ledger {
@@ -49,6 +54,8 @@ impl Ledger {
             step_before_ms: 0,
             report_written: now,
             newest_batch: Duration::ZERO,
+            deferred: Vec::new(),
+            flushed: now,
         }
     }
 
@@ -59,6 +66,9 @@ impl Ledger {
 
     async fn write(&mut self, events: Vec<EventBody>, with_report: bool) -> Result<(), StoreError> {
         self.report.duration_ms = millis(self.worked());
+        let mut all = std::mem::take(&mut self.deferred);
+        all.extend(events);
+        self.flushed = Instant::now();
         let report = with_report.then(|| self.report.clone());
         if with_report {
             self.report_written = Instant::now();
@@ -70,7 +80,7 @@ impl Ledger {
                 self.fence,
                 &Update {
                     report,
-                    events,
+                    events: all,
                     ..Update::default()
                 },
             )
@@ -87,7 +97,7 @@ impl Ledger {
         }
         let update = Update {
             report: Some(self.report.clone()),
-            events: Vec::new(),
+            events: std::mem::take(&mut self.deferred),
             state: Some((to, reason)),
             source_mark: mark,
         };
@@ -115,14 +125,14 @@ impl Ledger {
         step.passes = totals.pass;
     }
 
-    pub(super) async fn begin_step(&mut self, step: usize) -> Result<(), StoreError> {
+    fn step_begins(&mut self, step: usize) -> EventBody {
         self.step_began = Instant::now();
         let of = index(self.report.steps.len());
         let report = &mut self.report.steps[step];
         self.step_before_ms = report.duration_ms;
         report.state = StepState::Running;
         report.message.clear();
-        let event = EventBody::StepStarted {
+        EventBody::StepStarted {
             step: index(step),
             of,
             operation: report.operation.clone(),
@@ -130,8 +140,61 @@ impl Ledger {
             table: report.table.clone(),
             planned: report.rows_planned,
             done: report.rows_affected,
-        };
+        }
+    }
+
+    fn step_ends(&mut self, step: usize, state: StepState, message: String) -> EventBody {
+        self.time_step(step);
+        let report = &mut self.report.steps[step];
+        report.state = state;
+        report.message = message;
+        EventBody::StepFinished {
+            step: index(step),
+            report: report.clone(),
+        }
+    }
+
+    pub(super) async fn begin_step(&mut self, step: usize) -> Result<(), StoreError> {
+        let event = self.step_begins(step);
         self.write(vec![event], true).await
+    }
+
+    /// The same of a step that may be over at once: its event may wait for others.
+    pub(super) async fn begin_short_step(&mut self, step: usize) -> Result<(), StoreError> {
+        let event = self.step_begins(step);
+        self.defer(event).await
+    }
+
+    /// Ends a step of which another record, the target's, is the truth: its event may wait for others.
+    pub(super) async fn end_short_step(&mut self, step: usize, state: StepState, message: String) -> Result<(), StoreError> {
+        let event = self.step_ends(step, state, message);
+        self.defer(event).await
+    }
+
+    async fn defer(&mut self, event: EventBody) -> Result<(), StoreError> {
+        self.deferred.push(event);
+        if self.flushed.elapsed() < DEFER {
+            return Ok(());
+        }
+        self.write(Vec::new(), self.report_written.elapsed() >= REPORT_INTERVAL).await
+    }
+
+    /// Writes what was deferred, where something has waited long enough; returns when the next has.
+    pub(super) async fn flush(&mut self) -> Result<Instant, StoreError> {
+        if !self.deferred.is_empty() && self.flushed.elapsed() >= DEFER {
+            self.write(Vec::new(), self.report_written.elapsed() >= REPORT_INTERVAL).await?;
+        }
+        Ok(self.flushed + DEFER)
+    }
+
+    /// Says how far a migration is; of many short statements only some are told.
+    pub(super) async fn migrating(&mut self, progress: MigrationProgress) -> Result<(), StoreError> {
+        let newer = EventBody::Migration(progress);
+        match self.deferred.last_mut() {
+            Some(last @ EventBody::Migration(_)) => *last = newer,
+            _ => self.deferred.push(newer),
+        }
+        self.flush().await.map(drop)
     }
 
     fn time_step(&mut self, step: usize) {
@@ -144,14 +207,7 @@ impl Ledger {
     }
 
     pub(super) async fn end_step(&mut self, step: usize, state: StepState, message: String) -> Result<(), StoreError> {
-        self.time_step(step);
-        let report = &mut self.report.steps[step];
-        report.state = state;
-        report.message = message;
-        let event = EventBody::StepFinished {
-            step: index(step),
-            report: report.clone(),
-        };
+        let event = self.step_ends(step, state, message);
         self.write(vec![event], true).await?;
         self.check_expected_time(step).await
     }

@@ -5,6 +5,7 @@
 //!   cleanup: step -> pass -> batch (the batch protocol)      undo: chunk by chunk      verify: chunk by chunk
 //! pace: throttle (decides) <- gauge (measures), lease (limits in effect)      supply: listed rows -> batches
 //!   dump: one file from one snapshot      load: a dump, or captured rows, into a place      vacuum: after a cleanup
+//! migrate: scripts with their ledger rows, and rehearsals on a copy
 //! ledger: report and events of the attempt -> store -> feed: watchers
 //! ```
 
@@ -22,6 +23,7 @@ mod ledger;
 mod load;
 mod maintain;
 pub(crate) mod meter;
+pub(crate) mod migrate;
 mod pace;
 pub mod state;
 pub(crate) mod supervisor;

@@ -33,6 +33,10 @@ fn act(act: Act) -> v1::DecisionAct {
         Act::Deny => v1::DecisionAct::Deny,
         Act::Undo => v1::DecisionAct::Undo,
         Act::Cancel => v1::DecisionAct::Cancel,
+        Act::Migrate => v1::DecisionAct::Migrate,
+        Act::Rollback => v1::DecisionAct::Rollback,
+        Act::Repair => v1::DecisionAct::Repair,
+        Act::Baseline => v1::DecisionAct::Baseline,
     }
 }
 

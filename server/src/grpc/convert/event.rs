@@ -6,7 +6,7 @@ use dbkeep_engine::{
 };
 use dbkeep_proto::v1::{self, run_event};
 
-use super::{run, time};
+use super::{migration, run, time};
 
 /// What a watcher of `run` gets. Lost history becomes an event whose sequence is the last one that is gone, so that a reader who
 /// resumes after it misses nothing that is kept.
@@ -116,6 +116,7 @@ fn body(body: EventBody) -> run_event::Event {
             total: progress.total,
             unit: progress.unit,
         }),
+        EventBody::Migration(progress) => run_event::Event::Migration(migration::progress(progress)),
     }
 }
 

@@ -5,6 +5,7 @@ pub(super) mod backup;
 pub(super) mod decision;
 pub(super) mod discovery;
 pub(super) mod event;
+pub(super) mod migration;
 pub(super) mod plan;
 pub(super) mod run;
 pub(super) mod target;

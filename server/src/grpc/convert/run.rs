@@ -9,13 +9,13 @@ use dbkeep_engine::{
 };
 use dbkeep_proto::v1;
 
-use super::{index, target, time};
+use super::{index, migration, target, time};
 use crate::grpc::validate::Check;
 
 /// A run with its report so far.
 pub(in crate::grpc) fn run(run: Run) -> v1::Run {
     let captured = run.kind == RunKind::Cleanup && run.report.total(|step| step.rows_captured) > 0;
-    let saved = captured || run.kind == RunKind::Backup && run.state == RunState::Succeeded;
+    let saved = captured || run.whole_backup().is_some();
     v1::Run {
         id: run.id.to_string(),
         kind: kind(run.kind).into(),
@@ -109,6 +109,10 @@ pub(super) fn report(report: Report) -> v1::RunReport {
             .collect(),
         warnings: report.warnings.into_iter().map(warning).collect(),
         space: report.space.into_iter().map(space).collect(),
+        migrations: report
+            .migrations
+            .map(|record| record.reports.into_iter().map(migration::report).collect())
+            .unwrap_or_default(),
     }
 }
 
@@ -212,6 +216,9 @@ fn kind(kind: RunKind) -> v1::RunKind {
         RunKind::Verify => v1::RunKind::Verify,
         RunKind::Backup => v1::RunKind::Backup,
         RunKind::Restore => v1::RunKind::Restore,
+        RunKind::Migrate => v1::RunKind::Migrate,
+        RunKind::Rollback => v1::RunKind::Rollback,
+        RunKind::Rehearse => v1::RunKind::Rehearse,
     }
 }
 
@@ -323,6 +330,9 @@ fn kind_of(kind: v1::RunKind) -> Option<RunKind> {
         v1::RunKind::Verify => Some(RunKind::Verify),
         v1::RunKind::Backup => Some(RunKind::Backup),
         v1::RunKind::Restore => Some(RunKind::Restore),
+        v1::RunKind::Migrate => Some(RunKind::Migrate),
+        v1::RunKind::Rollback => Some(RunKind::Rollback),
+        v1::RunKind::Rehearse => Some(RunKind::Rehearse),
     }
 }
 

@@ -1,0 +1,440 @@
+//! What a run of migrations would do: which ones, in which order, what each statement locks and risks, whether a backup is made,
+//! and whether there is a proven way back. Pure: the caller brings what the target and the control store know.
+
+use std::collections::HashSet;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    graph::{self, GraphError},
+    risk,
+    source::Collection,
+    standing::{Item, Problem, Standing, Standings},
+};
+use crate::model::{Direction, EngineKind, Impact, Migration, MigrationId, PlannedMigration, Proof, Risk, Script};
+
+/// Which migrations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// Every pending one; backwards, every one in effect.
+    All,
+    /// Forwards, all up to and including this one; backwards, all after this one, which stays.
+    To(String),
+    /// These, forwards with what they need, backwards with what needs them.
+    Named(Vec<String>),
+    /// Backwards: the newest so many.
+    Steps(u32),
+}
+
+/// Whether there is a way back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WayBack {
+    /// No down script.
+    Absent,
+    /// A down script without a statement.
+    Empty,
+    /// A down script that nobody has rehearsed as it is now.
+    Unproven,
+    /// A rehearsal showed that it brings back what was before.
+    Proven(Proof),
+    /// A rehearsal showed that it does not.
+    Refuted(Proof),
+}
+
+impl WayBack {
+    /// The way back of a migration, by what rehearsals found out about the very same scripts.
+    #[must_use]
+    pub fn of(migration: &Migration, proofs: &[Proof]) -> Self {
+        let Some(down) = &migration.down else { return Self::Absent };
+        if down.statement_count() == 0 {
+            return Self::Empty;
+        }
+        let proof = proofs
+            .iter()
+            .find(|proof| proof.id == migration.id && proof.up_sha256 == migration.up.sha256 && proof.down_sha256 == down.sha256);
+        match proof {
+            None => Self::Unproven,
+            Some(proof) if proof.restored => Self::Proven(proof.clone()),
+            Some(proof) => Self::Refuted(proof.clone()),
+        }
+    }
+}
+
+/// Where an estimate comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EstimateSource {
+    /// A rehearsal measured it.
+    Rehearsal,
+    /// Its author said so.
+    Author,
+    /// From the sizes of its tables.
+    Size,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// One migration of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanStep {
+    /// The migration.
+    pub migration: Migration,
+    /// Statements that are in effect already, where it stopped before.
+    pub statements_done: u32,
+    /// What each statement of the script will do, in order.
+    pub impacts: Vec<Impact>,
+    /// The largest risk among them.
+    pub risk: Risk,
+    /// How long it takes, milliseconds; `None` where nobody can tell.
+    pub estimated_ms: Option<u64>,
+    /// By whom.
+    pub estimated_by: EstimateSource,
+    /// Whether it changes rows.
+    pub transforms_data: bool,
+    /// Whether the database is saved because of it.
+    pub needs_backup: bool,
+    /// Whether there is a way back.
+    pub way_back: WayBack,
+    /// Whether it is applied although a later one is in effect.
+    pub out_of_order: bool,
+}
+
+/// What a run would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationPlan {
+    /// Which way.
+    pub direction: Direction,
+    /// The migrations in order.
+    pub steps: Vec<PlanStep>,
+    /// What stands in the way, and what a reader should know.
+    pub problems: Vec<Problem>,
+    /// Whether the whole database is saved first.
+    pub backup_first: bool,
+    /// Sum of the estimates, milliseconds.
+    pub estimated_ms: u64,
+    /// Steps that nobody can estimate.
+    pub unestimated: u32,
+    /// Steps that change rows.
+    pub transforming: u32,
+    /// The largest risk.
+    pub risk: Risk,
+    /// What was reviewed: a run with this token does exactly this, or is refused.
+    pub token: String,
+}
+
+impl MigrationPlan {
+    /// What a run keeps of it.
+    #[must_use]
+    pub fn planned(&self) -> Vec<PlannedMigration> {
+        let of = |step: &PlanStep| PlannedMigration {
+            id: step.migration.id.clone(),
+            name: step.migration.name.clone(),
+            up_sha256: step.migration.up.sha256.clone(),
+            down_sha256: step.migration.down.as_ref().map_or_else(String::new, |down| down.sha256.clone()),
+        };
+        self.steps.iter().map(of).collect()
+    }
+
+    /// The problems that stand in the way.
+    pub fn blocking(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|problem| problem.blocks)
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanRefused {
+    /// The declared dependencies have no order.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A migration that was asked for is not in the folder.
+    #[error("no migration of the folder is {wanted:?}{near}", near = near.as_ref().map_or_else(String::new, |near| format!("; did you mean {near}?")))]
+    Unknown {
+        /// What was asked for.
+        wanted: String,
+        /// The one that looks most like it.
+        near: Option<MigrationId>,
+    },
+    /// Backwards, and a migration is not in effect.
+    #[error("{id} is not in effect, so that there is nothing to roll back")]
+    NotInEffect {
+        /// The migration.
+        id: MigrationId,
+    },
+}
+
+/// The migration that somebody means: by id, by version as it is written, or by a name that only one has.
+///
+/// # Errors
+/// `Unknown`.
+pub fn find(collection: &Collection, wanted: &str) -> Result<usize, PlanRefused> {
+    let migrations = &collection.migrations;
+    let normal = super::version::normalise(wanted);
+    let by_id = migrations
+        .iter()
+        .position(|migration| migration.id.0 == wanted || normal.as_ref().is_some_and(|normal| migration.id.0 == *normal));
+    if let Some(index) = by_id {
+        return Ok(index);
+    }
+    let full = |migration: &Migration| format!("{}_{}", migration.version, migration.name);
+    let mut named = (0..migrations.len()).filter(|index| {
+        let migration = &migrations[*index];
+        migration.name == wanted || full(migration) == wanted
+    });
+    match (named.next(), named.next()) {
+        (Some(index), None) => Ok(index),
+        _ => Err(PlanRefused::Unknown {
+            wanted: wanted.to_owned(),
+            near: graph::closest(migrations, wanted),
+        }),
+    }
+}
+
+/// The migrations of a plan forwards, in order, as positions in the collection.
+///
+/// # Errors
+/// Any [`PlanRefused`].
+pub fn choose_up(collection: &Collection, standings: &Standings, selection: &Selection) -> Result<Vec<usize>, PlanRefused> {
+    let order = graph::order(&collection.migrations)?;
+    let done = standings.in_effect();
+    let pending = |index: &usize| standings.of_index(*index).is_some_and(|item| !item.standing.in_effect());
+    Ok(match selection {
+        Selection::All => order.into_iter().filter(pending).collect(),
+        Selection::Steps(count) => order
+            .into_iter()
+            .filter(pending)
+            .take(usize::try_from(*count).unwrap_or(usize::MAX))
+            .collect(),
+        Selection::To(wanted) => {
+            let last = find(collection, wanted)?;
+            let end = order.iter().position(|index| *index == last).unwrap_or(order.len());
+            order.into_iter().take(end + 1).filter(pending).collect()
+        }
+        Selection::Named(names) => {
+            let mut wanted = Vec::new();
+            for name in names {
+                let index = find(collection, name)?;
+                if pending(&index) {
+                    wanted.push(collection.migrations[index].id.clone());
+                }
+            }
+            graph::needed(&collection.migrations, &wanted, &done)?
+        }
+    })
+}
+
+/// The migrations of a plan backwards, newest first, as positions in the collection.
+///
+/// # Errors
+/// Any [`PlanRefused`].
+pub fn choose_down(collection: &Collection, standings: &Standings, selection: &Selection) -> Result<Vec<usize>, PlanRefused> {
+    let order = graph::order(&collection.migrations)?;
+    let there = |index: &usize| {
+        standings
+            .of_index(*index)
+            .is_some_and(|item| item.standing.in_effect() || item.standing == Standing::Stopped(Direction::Down))
+    };
+    let backwards = order.iter().rev().copied().filter(|index| there(index) && !collection.migrations[*index].repeatable);
+    Ok(match selection {
+        Selection::All => backwards.collect(),
+        Selection::Steps(count) => {
+            // The newest are those that were applied last: out of order ones go first although they stand earlier.
+            let mut applied: Vec<(usize, usize)> = backwards.enumerate().collect();
+            let at = |index: usize| standings.of_index(index).and_then(|item| item.applied_at);
+            applied.sort_by(|(one, a), (two, b)| at(*b).cmp(&at(*a)).then(one.cmp(two)));
+            let count = usize::try_from(*count).unwrap_or(usize::MAX);
+            let newest: Vec<_> = applied.into_iter().take(count).map(|(_, index)| index).collect();
+            with_dependents(collection, standings, &newest)?
+        }
+        Selection::To(wanted) => {
+            let stays = find(collection, wanted)?;
+            if !there(&stays) {
+                return Err(PlanRefused::NotInEffect {
+                    id: collection.migrations[stays].id.clone(),
+                });
+            }
+            let end = order.iter().position(|index| *index == stays).unwrap_or(0);
+            let after: HashSet<usize> = order[end + 1..].iter().copied().collect();
+            backwards.filter(|index| after.contains(index)).collect()
+        }
+        Selection::Named(names) => {
+            let mut wanted = Vec::new();
+            for name in names {
+                let index = find(collection, name)?;
+                if !there(&index) {
+                    return Err(PlanRefused::NotInEffect {
+                        id: collection.migrations[index].id.clone(),
+                    });
+                }
+                wanted.push(index);
+            }
+            with_dependents(collection, standings, &wanted)?
+        }
+    })
+}
+
+fn with_dependents(collection: &Collection, standings: &Standings, wanted: &[usize]) -> Result<Vec<usize>, PlanRefused> {
+    let ids: Vec<MigrationId> = wanted.iter().map(|index| collection.migrations[*index].id.clone()).collect();
+    let mut all = graph::dependents(&collection.migrations, &ids)?;
+    all.retain(|index| {
+        standings
+            .of_index(*index)
+            .is_some_and(|item: &Item| item.standing != Standing::Pending)
+    });
+    Ok(all)
+}
+
+/// What the caller knows beside the folder and the ledgers.
+pub struct Facts<'a> {
+    /// Name of the target.
+    pub target: &'a str,
+    /// Its product.
+    pub engine: EngineKind,
+    /// Its tables.
+    pub known: &'a risk::Known,
+    /// What rehearsals found out.
+    pub proofs: &'a [Proof],
+    /// Whether a backup was asked for.
+    pub backup: bool,
+}
+
+/// Puts a plan together from chosen migrations.
+#[must_use]
+pub fn plan(collection: &Collection, standings: &Standings, chosen: &[usize], direction: Direction, facts: &Facts<'_>) -> MigrationPlan {
+    let steps: Vec<PlanStep> = chosen
+        .iter()
+        .filter_map(|index| {
+            let item = standings.of_index(*index)?;
+            Some(step(&collection.migrations[*index], item, direction, facts))
+        })
+        .collect();
+    let mut problems = standings.problems.clone();
+    for step in &steps {
+        if direction == Direction::Down
+            && let Some(problem) = way_back_problem(step)
+        {
+            problems.push(problem);
+        }
+    }
+    let backup_first = !steps.is_empty() && (facts.backup || direction == Direction::Down || steps.iter().any(|step| step.needs_backup));
+    MigrationPlan {
+        direction,
+        backup_first,
+        estimated_ms: steps.iter().filter_map(|step| step.estimated_ms).sum(),
+        unestimated: count(&steps, |step| step.estimated_ms.is_none()),
+        transforming: count(&steps, |step| step.transforms_data),
+        risk: steps.iter().map(|step| step.risk).max().unwrap_or(Risk::Low),
+        token: token(facts.target, direction, &steps, backup_first),
+        steps,
+        problems,
+    }
+}
+
+fn count(steps: &[PlanStep], of: impl Fn(&PlanStep) -> bool) -> u32 {
+    u32::try_from(steps.iter().filter(|step| of(step)).count()).unwrap_or(u32::MAX)
+}
+
+fn step(migration: &Migration, item: &Item, direction: Direction, facts: &Facts<'_>) -> PlanStep {
+    let nothing = Script {
+        file: migration.up.file.clone(),
+        sha256: String::new(),
+        groups: Vec::new(),
+        foreign_keys_off: false,
+    };
+    let script = match direction {
+        Direction::Up => &migration.up,
+        Direction::Down => migration.down.as_ref().unwrap_or(&nothing),
+    };
+    let impacts = risk::assess(script, facts.engine, facts.known);
+    let way_back = WayBack::of(migration, facts.proofs);
+    let (estimated_ms, estimated_by) = estimate(migration, direction, &impacts, facts);
+    let metadata = &migration.metadata;
+    let changes_rows = impacts.iter().any(|impact| impact.changes_rows);
+    PlanStep {
+        statements_done: match item.standing {
+            Standing::Stopped(stopped) if stopped == direction => item.entry.as_ref().map_or(0, |entry| entry.statements_done),
+            _ => 0,
+        },
+        risk: risk::overall(&impacts),
+        estimated_ms,
+        estimated_by,
+        transforms_data: metadata.data_transformation.unwrap_or(changes_rows),
+        // What its opposite cannot bring back needs a backup, whatever its author says.
+        needs_backup: metadata.requires_backup || impacts.iter().any(|impact| impact.loses_data),
+        way_back,
+        out_of_order: item.out_of_order,
+        migration: migration.clone(),
+        impacts,
+    }
+}
+
+fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], facts: &Facts<'_>) -> (Option<u64>, EstimateSource) {
+    let proof = facts
+        .proofs
+        .iter()
+        .find(|proof| proof.id == migration.id && proof.up_sha256 == migration.up.sha256);
+    if let (Direction::Up, Some(proof)) = (direction, proof) {
+        return (Some(proof.up_ms), EstimateSource::Rehearsal);
+    }
+    if let (Direction::Up, Some(seconds)) = (direction, migration.metadata.estimated_seconds) {
+        return (Some(seconds.saturating_mul(1_000)), EstimateSource::Author);
+    }
+    let each: Option<Vec<u64>> = impacts
+        .iter()
+        .map(|impact| risk::estimate_ms(impact, facts.known, facts.engine))
+        .collect();
+    each.map_or((None, EstimateSource::Unknown), |each| (Some(each.iter().sum()), EstimateSource::Size))
+}
+
+/// What speaks against rolling a migration back by its script.
+fn way_back_problem(step: &PlanStep) -> Option<Problem> {
+    let (id, name) = (&step.migration.id, &step.migration.name);
+    let (code, message) = match &step.way_back {
+        WayBack::Proven(_) => return None,
+        WayBack::Absent => ("DOWN_MISSING", format!("{id} {name} has no down script")),
+        WayBack::Empty => ("DOWN_EMPTY", format!("the down script of {id} {name} has no statement")),
+        WayBack::Unproven => (
+            "DOWN_UNPROVEN",
+            format!("no rehearsal has shown that the down script of {id} {name} brings back what was before"),
+        ),
+        WayBack::Refuted(proof) => (
+            "DOWN_REFUTED",
+            format!(
+                "a rehearsal (run {}, {}) showed that the down script of {id} {name} does not bring back what was before",
+                proof.run, proof.at
+            ),
+        ),
+    };
+    let next_step = match step.way_back {
+        WayBack::Absent => format!("write one, or restore the backup that was made before {id} was applied"),
+        _ => format!("`dbkeep migrations test {id}` rehearses it on a copy; or say that it is to be taken unproven"),
+    };
+    Some(Problem {
+        code,
+        id: id.clone(),
+        message,
+        next_step,
+        blocks: true,
+    })
+}
+
+/// Tells plans apart; parts are framed by their lengths.
+fn token(target: &str, direction: Direction, steps: &[PlanStep], backup_first: bool) -> String {
+    let mut hasher = Sha256::new();
+    let mut part = |text: &str| {
+        hasher.update(text.len().to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    part(target);
+    part(match direction {
+        Direction::Up => "up",
+        Direction::Down => "down",
+    });
+    part(if backup_first { "backup" } else { "" });
+    for step in steps {
+        part(&step.migration.id.0);
+        part(&step.migration.up.sha256);
+        part(step.migration.down.as_ref().map_or("", |down| &down.sha256));
+        part(&step.statements_done.to_string());
+    }
+    hex::encode(hasher.finalize())
+}

@@ -1,0 +1,348 @@
+//! The work of migrating: forwards, backwards, and in rehearsal.
+//!
+//! ```text
+//! claim, lease ─► backup (step 0, where asked for) ─► for each migration: file as planned? ─► elsewhere meanwhile? ─► doubt ─► script
+//! ```
+//!
+//! The ledger in the target is the truth: an attempt that goes on after a crash reads it, and takes no statement twice that it knows
+//! to have taken effect. The first migration that fails ends the run; what was applied before stays.
+
+mod doubt;
+mod hold;
+mod rehearse;
+mod script;
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::time::{Duration, Instant};
+
+use super::{
+    attempt::{Attempt, Ending, Halt},
+    dump,
+};
+use crate::{
+    engine::Migrations,
+    failpoint,
+    migration::{
+        source::{self, Collection},
+        standing::{Standing, standings},
+    },
+    model::{
+        Direction, LedgerEntry, LedgerState, Migration, MigrationId, MigrationRecord, MigrationReport, PlannedMigration, RunState,
+        StepState,
+    },
+    port::MigratorError,
+};
+
+use hold::Hold;
+pub(crate) use doubt::index_of;
+pub(super) use rehearse::work as rehearse;
+use script::{ScriptDone, ScriptOrder};
+
+/// How often the ledgers of other tools are read again.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
+
+impl From<MigratorError> for Halt {
+    fn from(error: MigratorError) -> Self {
+        match error {
+            MigratorError::Target(error) => Self::Target(error),
+            other => Self::Fail(other.to_string()),
+        }
+    }
+}
+
+/// The record of the run.
+fn record(attempt: &Attempt) -> Result<MigrationRecord, Halt> {
+    let record = attempt.ledger.report.migrations.clone();
+    record.ok_or_else(|| Halt::Fail("the run does not say which migrations it takes".to_owned()))
+}
+
+/// Reads the folder again, as it is now.
+async fn collection(attempt: &Attempt) -> Result<Collection, Halt> {
+    let target = &attempt.run.target;
+    let entry = attempt.context.targets.get(target);
+    let Some(Migrations { folder, layout }) = entry.and_then(|entry| entry.migrations.clone()) else {
+        return Err(Halt::Fail(format!("target {target} has no migrations folder on this server")));
+    };
+    let files = folder
+        .files()
+        .await
+        .map_err(|error| Halt::Fail(format!("{}: {error}", folder.place())))?;
+    source::read(&files, attempt.target.engine(), layout).map_err(|error| Halt::Fail(error.to_string()))
+}
+
+/// The planned migration in the folder, unchanged since it was planned.
+fn as_planned<'a>(collection: &'a Collection, planned: &PlannedMigration) -> Result<&'a Migration, String> {
+    let found = collection.migrations.iter().find(|migration| migration.id == planned.id);
+    let Some(migration) = found else {
+        return Err(format!("{} {} is no longer in the folder", planned.id, planned.name));
+    };
+    let down = migration.down.as_ref().map_or("", |down| &down.sha256);
+    if migration.up.sha256 != planned.up_sha256 || down != planned.down_sha256 {
+        return Err(format!(
+            "{} changed since the plan was made: it has checksum {}, planned was {}",
+            migration.up.file, migration.up.sha256, planned.up_sha256
+        ));
+    }
+    Ok(migration)
+}
+
+fn blank(planned: &PlannedMigration, direction: Direction) -> MigrationReport {
+    MigrationReport {
+        id: planned.id.clone(),
+        name: planned.name.clone(),
+        direction,
+        statements_total: 0,
+        statements: Vec::new(),
+        statements_done: 0,
+        problem: None,
+        lock_timeouts: 0,
+        rehearsal: None,
+    }
+}
+
+/// Keeps what became of a migration; a report of an earlier attempt is replaced.
+fn keep(attempt: &mut Attempt, report: MigrationReport) {
+    if let Some(record) = &mut attempt.ledger.report.migrations {
+        match record.reports.iter_mut().find(|known| known.id == report.id) {
+            Some(known) => *known = report,
+            None => record.reports.push(report),
+        }
+    }
+}
+
+fn kept(attempt: &Attempt, planned: &PlannedMigration, direction: Direction) -> MigrationReport {
+    let record = attempt.ledger.report.migrations.as_ref();
+    let known = record.and_then(|record| record.reports.iter().find(|known| known.id == planned.id));
+    known.cloned().unwrap_or_else(|| blank(planned, direction))
+}
+
+/// Applies, or takes back, what was planned.
+pub(super) async fn work(attempt: &mut Attempt, direction: Direction) -> Result<Ending, Halt> {
+    let record = record(attempt)?;
+    attempt.target.claim(attempt.claim).await?;
+    let target = Arc::clone(&attempt.target);
+    let hold = Hold::take(&target, attempt.claim, &attempt.context.settings.holder).await?;
+    let ending = held(attempt, &record, direction, &hold).await;
+    hold.release().await;
+    ending
+}
+
+async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direction, hold: &Hold) -> Result<Ending, Halt> {
+    let target = Arc::clone(&attempt.target);
+    let first = usize::from(record.backup_first);
+    let saved = attempt.ledger.report.backup.as_ref().is_some_and(|backup| !backup.files.is_empty());
+    if record.backup_first && !saved {
+        dump::whole(attempt).await?;
+        failpoint!("migrate-saved");
+    }
+    let collection = collection(attempt).await?;
+    let ledger = target.migrator().ledger().await?;
+    let mut ledger: HashMap<MigrationId, LedgerEntry> = ledger.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
+    let mut looked = Instant::now();
+    let mut foreign = target.migrator().foreign_ledgers().await?;
+    let mut done = 0_usize;
+    for (position, planned) in record.planned.iter().enumerate() {
+        let step = first + position;
+        let migration = match as_planned(&collection, planned) {
+            Ok(migration) => migration,
+            Err(problem) => return failed(attempt, step, done, problem).await,
+        };
+        let (script, finished) = match direction {
+            Direction::Up => (&migration.up, LedgerState::Applied),
+            Direction::Down => match &migration.down {
+                Some(down) => (down, LedgerState::RolledBack),
+                None => return failed(attempt, step, done, format!("{} has no down script", planned.id)).await,
+            },
+        };
+        let mut entry = ledger.get(&planned.id).cloned();
+        let mine = entry.as_ref().is_some_and(|entry| entry.run == attempt.run.id && entry.state == finished);
+        if mine {
+            // An earlier attempt committed it; at most its word in the report was lost.
+            if attempt.ledger.report.steps[step].state != StepState::Succeeded {
+                settle(attempt, step, planned, direction, entry.as_ref()).await?;
+            }
+            done += 1;
+            continue;
+        }
+        attempt.boundary()?;
+        if attempt.out_of_time() {
+            let reason = format!("{}; {done} of {} migrations are done", super::OUT_OF_TIME, record.planned.len());
+            return Ok(ending(RunState::PartiallySucceeded, reason));
+        }
+        if looked.elapsed() > LOOK_AROUND {
+            foreign = target.migrator().foreign_ledgers().await?;
+            looked = Instant::now();
+        }
+        if let Some(problem) = moved(&collection, &ledger, &foreign, planned, direction) {
+            return failed(attempt, step, done, problem).await;
+        }
+        attempt.ledger.begin_short_step(step).await?;
+        if let Some(doubted) = entry.as_ref().filter(|entry| entry.in_doubt) {
+            match doubt::resolve(attempt, &target, script, doubted).await? {
+                Ok(resolved) => entry = Some(resolved),
+                Err(problem) => return failed(attempt, step, done, problem).await,
+            }
+        }
+        let order = ScriptOrder {
+            migration,
+            direction,
+            script,
+            step,
+            phase: match direction {
+                Direction::Up => "applying",
+                Direction::Down => "reverting",
+            },
+            options: record.options,
+            by: &record.by,
+            backup: record.backup_first.then_some(attempt.run.id),
+            observe: false,
+            lost: hold.lost(),
+        };
+        let executed = script::execute(attempt, &target, &order, entry).await?;
+        if let Some(entry) = executed.entry.clone() {
+            ledger.insert(planned.id.clone(), entry);
+        }
+        let total = script.statement_count();
+        note(attempt, step, planned, direction, total, &executed).await?;
+        if let Some(problem) = &executed.problem {
+            // Where another tool was here meanwhile, that is why.
+            let foreign = target.migrator().foreign_ledgers().await?;
+            let meanwhile = moved(&collection, &ledger, &foreign, planned, direction);
+            let mut reason = problem.to_string();
+            if let Some(meanwhile) = meanwhile {
+                reason = format!("{meanwhile} ({reason})");
+            }
+            if let Some(entry) = executed.entry.as_ref().filter(|entry| entry.state != finished && entry.statements_done > 0) {
+                reason.push_str(&format!("; {} of {} statements took effect", entry.statements_done, entry.statements));
+            }
+            return failed(attempt, step, done, reason).await;
+        }
+        attempt.ledger.end_short_step(step, StepState::Succeeded, String::new()).await?;
+        done += 1;
+        failpoint!("migration-done");
+    }
+    let word = match direction {
+        Direction::Up => "applied",
+        Direction::Down => "rolled back",
+    };
+    Ok(ending(RunState::Succeeded, format!("{done} migrations {word}")))
+}
+
+fn ending(state: RunState, reason: String) -> Ending {
+    Ending { state, reason, mark: None }
+}
+
+/// Ends the run at a migration that failed.
+async fn failed(attempt: &mut Attempt, step: usize, done: usize, problem: String) -> Result<Ending, Halt> {
+    if attempt.ledger.report.steps[step].state == StepState::Pending {
+        attempt.ledger.begin_short_step(step).await?;
+    }
+    let name = attempt.ledger.report.steps[step].rule.clone();
+    attempt.ledger.end_step(step, StepState::Failed, problem.clone()).await?;
+    let left = attempt.ledger.report.steps.len() - step - 1;
+    let (state, before) = if done > 0 {
+        (RunState::PartiallySucceeded, format!("{done} before it are done"))
+    } else {
+        (RunState::Failed, "none was done before it".to_owned())
+    };
+    Ok(ending(state, format!("{name}: {problem}; {before}, {left} after it were not begun")))
+}
+
+/// Writes what a script did into the report.
+async fn note(
+    attempt: &mut Attempt,
+    step: usize,
+    planned: &PlannedMigration,
+    direction: Direction,
+    total: usize,
+    executed: &ScriptDone,
+) -> Result<(), Halt> {
+    let mut report = kept(attempt, planned, direction);
+    report.take(direction, total, executed);
+    keep(attempt, report);
+    let entry = &mut attempt.ledger.report.steps[step];
+    entry.rows_affected += executed.rows();
+    entry.rows_planned = entry.rows_affected;
+    entry.batches += executed.statements.len() as u64;
+    for warning in executed.warnings.clone() {
+        attempt.ledger.warn(Some(step), "MIGRATION_NOTE", warning).await?;
+    }
+    Ok(())
+}
+
+/// Takes over from the ledger what an earlier attempt did.
+async fn settle(
+    attempt: &mut Attempt,
+    step: usize,
+    planned: &PlannedMigration,
+    direction: Direction,
+    entry: Option<&LedgerEntry>,
+) -> Result<(), Halt> {
+    attempt.ledger.begin_short_step(step).await?;
+    let mut report = kept(attempt, planned, direction);
+    if let Some(entry) = entry {
+        report.statements_done = entry.statements_done;
+        report.statements_total = entry.statements;
+        let row = &mut attempt.ledger.report.steps[step];
+        row.rows_affected = entry.rows;
+        row.rows_planned = entry.rows;
+        row.duration_ms = entry.duration_ms;
+    }
+    keep(attempt, report);
+    attempt.ledger.end_short_step(step, StepState::Succeeded, String::new()).await?;
+    Ok(())
+}
+
+/// Why a migration does not stand where the plan left it.
+fn moved(
+    collection: &Collection,
+    ledger: &HashMap<MigrationId, LedgerEntry>,
+    foreign: &[crate::model::ForeignLedger],
+    planned: &PlannedMigration,
+    direction: Direction,
+) -> Option<String> {
+    let one: Vec<LedgerEntry> = ledger.get(&planned.id).cloned().into_iter().collect();
+    let found = standings(collection, &one, foreign);
+    let item = found.items.iter().find(|item| item.id == planned.id)?;
+    match (direction, item.standing) {
+        (Direction::Up, Standing::Adopted(tool)) => Some(format!(
+            "{} {} was applied by {} meanwhile; make a new plan",
+            planned.id,
+            planned.name,
+            tool.tool()
+        )),
+        (Direction::Up, Standing::Applied | Standing::Baselined) => Some(format!(
+            "{} {} was applied by another run meanwhile; make a new plan",
+            planned.id, planned.name
+        )),
+        (Direction::Up, Standing::Stopped(Direction::Down)) => Some(format!(
+            "{} {} stopped in the middle of a rollback; finish that first",
+            planned.id, planned.name
+        )),
+        (Direction::Down, Standing::Pending) => Some(format!(
+            "{} {} is not in effect any more; make a new plan",
+            planned.id, planned.name
+        )),
+        (Direction::Down, Standing::Stopped(Direction::Up)) => Some(format!(
+            "{} {} stopped in the middle of its up script; finish that, or repair it, first",
+            planned.id, planned.name
+        )),
+        _ => None,
+    }
+}
+
+/// Steps of a run: the backup first, where there is one, then a step for each migration.
+pub(crate) fn steps(planned: &[PlannedMigration], backup_first: bool) -> Vec<crate::model::StepReport> {
+    let step = |operation: &str, rule: String, table: &str| crate::model::StepReport {
+        operation: operation.to_owned(),
+        rule,
+        table: table.to_owned(),
+        ..crate::model::StepReport::default()
+    };
+    let backup = backup_first.then(|| step("backup", String::new(), "the whole database"));
+    let migrations = planned
+        .iter()
+        .map(|planned| step("migrations", format!("{} {}", planned.id, planned.name), ""));
+    backup.into_iter().chain(migrations).collect()
+}

@@ -1,0 +1,483 @@
+//! The work of a rehearsal: a copy of the database, on which each migration goes up, down and up again, and what was there before is
+//! compared with what is there after. Nothing of it touches the target, and the copy goes in the end, also after a crash: the next
+//! attempt removes what the one before it made.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Attempt, Ending, Halt, Hold, as_planned, collection, ending, keep, kept, note, record,
+    script::{self, ScriptDone, ScriptOrder, count},
+};
+use crate::{
+    failpoint,
+    model::{
+        Direction, Fingerprint, Impact, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord,
+        PlannedMigration, Proof, Rehearsal, RowsLost, RunId, RunState, StepState, TableCount,
+    },
+    migration::risk,
+    port::{Archive, ArchiveError, DumpOrder, LoadOrder, Target},
+    run::maintain::{act, blocking},
+};
+
+/// The copy that migrations are tried on.
+struct Copy {
+    target: Arc<dyn Target>,
+}
+
+pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
+    let record = record(attempt)?;
+    let run = attempt.run.id;
+    let archive = Arc::clone(&attempt.context.archive);
+    blocking(move || sweep(archive.as_ref(), run)).await?;
+    let result = rehearsed(attempt, &record).await;
+    let archive = Arc::clone(&attempt.context.archive);
+    let swept = blocking(move || sweep(archive.as_ref(), run)).await;
+    let name = place(run);
+    // One that was shut out leaves the place to its successor: the adapter refuses to drop what a later attempt made.
+    let dropped = attempt.target.maintenance().drop_scratch(attempt.claim, &name).await;
+    let ending = result?;
+    swept?;
+    if let Err(error) = dropped {
+        attempt.ledger.warn(None, "SCRATCH_LEFT", format!("{name} may be left behind: {error}")).await?;
+    }
+    Ok(ending)
+}
+
+fn place(run: RunId) -> String {
+    let digits = run.0.simple().to_string();
+    format!("dbkeep_rehearsal_{}", &digits[20..])
+}
+
+fn sweep(archive: &dyn Archive, run: RunId) -> Result<(), ArchiveError> {
+    for file in archive.list(run)? {
+        archive.remove(run, &file)?;
+    }
+    archive.remove_folder(run)
+}
+
+async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<Ending, Halt> {
+    attempt.target.claim(attempt.claim).await?;
+    let collection = collection(attempt).await?;
+    let mut copy = Some(copy(attempt).await?);
+    failpoint!("rehearsal-copied");
+    let mut good = 0_u32;
+    let mut bad = Vec::new();
+    let mut before: Vec<&Migration> = Vec::new();
+    for (step, planned) in record.planned.iter().enumerate() {
+        let migration = match as_planned(&collection, planned) {
+            Ok(migration) => migration,
+            Err(problem) => return failed(attempt, step, problem).await,
+        };
+        attempt.boundary()?;
+        attempt.ledger.begin_step(step).await?;
+        let place = match copy.take() {
+            Some(place) => place,
+            // The last migration left the copy other than it found it.
+            None => fresh(attempt, record, &before).await?,
+        };
+        let tried = one(attempt, record, step, planned, migration, &place).await?;
+        let mut report = kept(attempt, planned, Direction::Up);
+        report.rehearsal = Some(tried.rehearsal.clone());
+        keep(attempt, report);
+        failpoint!("rehearsal-tried");
+        if let Some(problem) = tried.problem {
+            return failed(attempt, step, problem).await;
+        }
+        let proof = Proof {
+            id: planned.id.clone(),
+            up_sha256: planned.up_sha256.clone(),
+            down_sha256: planned.down_sha256.clone(),
+            restored: tried.rehearsal.restored,
+            up_ms: tried.rehearsal.up_ms,
+            run: attempt.run.id,
+            at: jiff::Timestamp::now(),
+        };
+        attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
+        let verdict = verdict(&tried.rehearsal);
+        let state = if verdict.is_empty() {
+            good += 1;
+            StepState::Succeeded
+        } else {
+            attempt.ledger.warn(Some(step), "DOWN_NOT_PROVEN", verdict.clone()).await?;
+            bad.push(planned.id.to_string());
+            StepState::Partial
+        };
+        attempt.ledger.end_step(step, state, verdict).await?;
+        before.push(migration);
+        copy = tried.usable.then_some(place);
+    }
+    Ok(if bad.is_empty() {
+        ending(RunState::Succeeded, format!("{good} migrations go up, down and up again"))
+    } else {
+        ending(
+            RunState::PartiallySucceeded,
+            format!("{good} migrations go up, down and up again; not so {}", bad.join(", ")),
+        )
+    })
+}
+
+async fn failed(attempt: &mut Attempt, step: usize, problem: String) -> Result<Ending, Halt> {
+    let name = attempt.ledger.report.steps[step].rule.clone();
+    attempt.ledger.end_step(step, StepState::Failed, problem.clone()).await?;
+    Ok(ending(RunState::Failed, format!("{name}: {problem}")))
+}
+
+/// Why a migration is not proven; empty where it is.
+fn verdict(rehearsal: &Rehearsal) -> String {
+    if !rehearsal.rows_lost.is_empty() {
+        let lost: Vec<String> = rehearsal
+            .rows_lost
+            .iter()
+            .map(|lost| format!("{} from {} to {}", lost.table, lost.before, lost.after))
+            .collect();
+        return format!("rows vanish that no statement deletes: {}", lost.join(", "));
+    }
+    if !rehearsal.violations.is_empty() {
+        return format!("constraints are violated: {}", rehearsal.violations.join(", "));
+    }
+    if !rehearsal.has_down {
+        return "there is no way back: its down script is missing or empty".to_owned();
+    }
+    if !rehearsal.restored {
+        let shown: Vec<&str> = rehearsal.differences.iter().take(3).map(String::as_str).collect();
+        return format!("down does not bring back what was before: {}", shown.join("; "));
+    }
+    String::new()
+}
+
+/// Copies the whole database to a place of its own.
+async fn copy(attempt: &mut Attempt) -> Result<Copy, Halt> {
+    tell(attempt, "copying").await?;
+    let run = attempt.run.id;
+    let scope = attempt.target.maintenance().scope(&[]).await?;
+    let (archive, file) = (Arc::clone(&attempt.context.archive), scope.file.to_owned());
+    let path = blocking(move || archive.staging(run, &file)).await?;
+    let order = DumpOrder {
+        tables: Vec::new(),
+        path: path.clone(),
+    };
+    let dumped = act(attempt, |target, watch| {
+        Box::pin(async move { target.maintenance().dump(&order, &watch).await })
+    })
+    .await?;
+    failpoint!("rehearsal-dumped");
+    let tables: Vec<TableCount> = dumped.tables;
+    let load = LoadOrder {
+        claim: attempt.claim,
+        path,
+        tables,
+        whole: true,
+        notes: dumped.notes,
+    };
+    load_copy(attempt, load).await
+}
+
+async fn load_copy(attempt: &mut Attempt, load: LoadOrder) -> Result<Copy, Halt> {
+    let name = place(attempt.run.id);
+    let to = name.clone();
+    act(attempt, |target, watch| {
+        Box::pin(async move { target.maintenance().load_scratch(&load, &to, &watch).await })
+    })
+    .await?;
+    let target = attempt.target.maintenance().open_scratch(&name).await?;
+    target.claim(attempt.claim).await?;
+    Ok(Copy { target })
+}
+
+/// A copy like that before the first migration, with those up to now applied.
+async fn fresh(attempt: &mut Attempt, record: &MigrationRecord, before: &[&Migration]) -> Result<Copy, Halt> {
+    let made = copy(attempt).await?;
+    let hold = Hold::take(&made.target, attempt.claim, &attempt.context.settings.holder).await?;
+    for migration in before {
+        let order = order(record, migration, Direction::Up, 0, "again", &hold);
+        let done = script::execute(attempt, &made.target, &order, None).await?;
+        if let Some(problem) = done.problem {
+            return Err(Halt::Fail(format!("{problem}, although it worked on the copy before")));
+        }
+    }
+    hold.release().await;
+    Ok(made)
+}
+
+fn order<'a>(
+    record: &'a MigrationRecord,
+    migration: &'a Migration,
+    direction: Direction,
+    step: usize,
+    phase: &'static str,
+    hold: &Hold,
+) -> ScriptOrder<'a> {
+    ScriptOrder {
+        migration,
+        direction,
+        script: match direction {
+            Direction::Up => &migration.up,
+            // The caller looks whether there is one.
+            Direction::Down => migration.down.as_ref().unwrap_or(&migration.up),
+        },
+        step,
+        phase,
+        options: record.options,
+        by: &record.by,
+        backup: None,
+        observe: true,
+        lost: hold.lost(),
+    }
+}
+
+/// What became of a migration on the copy.
+struct Tried {
+    rehearsal: Rehearsal,
+    /// Why it cannot be applied at all.
+    problem: Option<String>,
+    /// Whether the copy is as the next migration finds it on the target.
+    usable: bool,
+}
+
+async fn one(
+    attempt: &mut Attempt,
+    record: &MigrationRecord,
+    step: usize,
+    planned: &PlannedMigration,
+    migration: &Migration,
+    copy: &Copy,
+) -> Result<Tried, Halt> {
+    let target = Arc::clone(&copy.target);
+    let hold = Hold::take(&target, attempt.claim, &attempt.context.settings.holder).await?;
+    let tried = on_copy(attempt, record, step, planned, migration, copy, &hold).await;
+    hold.release().await;
+    tried
+}
+
+async fn on_copy(
+    attempt: &mut Attempt,
+    record: &MigrationRecord,
+    step: usize,
+    planned: &PlannedMigration,
+    migration: &Migration,
+    copy: &Copy,
+    hold: &Hold,
+) -> Result<Tried, Halt> {
+    let target = &copy.target;
+    let mut rehearsal = Rehearsal {
+        has_down: migration.down.as_ref().is_some_and(|down| down.statement_count() > 0),
+        ..Rehearsal::default()
+    };
+    let entry = ledger_row(attempt, target, &migration.id).await?;
+    compare(attempt, step, migration).await?;
+    let at_first = target.migrator().fingerprint().await?;
+    let up = script::execute(attempt, target, &order(record, migration, Direction::Up, step, "applying", hold), entry).await?;
+    note(attempt, step, planned, Direction::Up, migration.up.statement_count(), &up).await?;
+    (rehearsal.up_ms, rehearsal.rows) = (up.duration_ms(), up.rows());
+    if let Some(problem) = &up.problem {
+        return Ok(Tried {
+            rehearsal,
+            problem: Some(problem.to_string()),
+            usable: false,
+        });
+    }
+    if let Some(problem) = verified(target, migration).await? {
+        return Ok(Tried {
+            rehearsal,
+            problem: Some(problem),
+            usable: false,
+        });
+    }
+    compare(attempt, step, migration).await?;
+    let after_up = target.migrator().fingerprint().await?;
+    rehearsal.size_change = change(at_first.bytes, after_up.bytes);
+    rehearsal.violations = target.migrator().violations().await?;
+    let impacts = risk::assess(&migration.up, target.engine(), &risk::Known::default());
+    rehearsal.rows_lost = rows_lost(&at_first, &after_up, &impacts, &migration.up);
+    if !rehearsal.has_down {
+        return Ok(Tried {
+            rehearsal,
+            problem: None,
+            usable: true,
+        });
+    }
+    attempt.boundary()?;
+    let reverted = script::execute(
+        attempt,
+        target,
+        &order(record, migration, Direction::Down, step, "reverting", hold),
+        up.entry.clone(),
+    )
+    .await?;
+    rehearsal.down_ms = reverted.duration_ms();
+    if let Some(problem) = &reverted.problem {
+        rehearsal.differences.push(format!("down failed: {problem}"));
+        return Ok(Tried {
+            rehearsal,
+            problem: None,
+            usable: false,
+        });
+    }
+    compare(attempt, step, migration).await?;
+    let after_down = target.migrator().fingerprint().await?;
+    rehearsal.differences = differences(&at_first, &after_down, "after down");
+    let restored = rehearsal.differences.is_empty();
+    let again = again(attempt, record, step, migration, target, hold, &reverted).await?;
+    if let Some(problem) = &again.problem {
+        rehearsal.differences.push(format!("up after down failed: {problem}"));
+        rehearsal.differences.truncate(Rehearsal::MAX_DIFFERENCES);
+        return Ok(Tried {
+            rehearsal,
+            problem: None,
+            usable: false,
+        });
+    }
+    let after_again = target.migrator().fingerprint().await?;
+    // Values such as now() differ the second time; the schema may not.
+    let schema = schema_differences(&after_up, &after_again, "after up again");
+    rehearsal.restored = restored && schema.is_empty();
+    rehearsal.differences.extend(schema);
+    rehearsal.differences.truncate(Rehearsal::MAX_DIFFERENCES);
+    let usable = rehearsal.restored;
+    Ok(Tried {
+        rehearsal,
+        problem: None,
+        usable,
+    })
+}
+
+async fn again(
+    attempt: &mut Attempt,
+    record: &MigrationRecord,
+    step: usize,
+    migration: &Migration,
+    target: &Arc<dyn Target>,
+    hold: &Hold,
+    reverted: &ScriptDone,
+) -> Result<ScriptDone, Halt> {
+    attempt.boundary()?;
+    let order = order(record, migration, Direction::Up, step, "again", hold);
+    script::execute(attempt, target, &order, reverted.entry.clone()).await
+}
+
+/// The ledger row that the script begins with. The copy has none of the target's, so that one which stopped in the middle, and of which
+/// the copy holds the first statements, has to be told to it.
+async fn ledger_row(attempt: &Attempt, copy: &Arc<dyn Target>, id: &MigrationId) -> Result<Option<LedgerEntry>, Halt> {
+    let ledger = attempt.target.migrator().ledger().await?;
+    let stopped = ledger
+        .into_iter()
+        .find(|entry| entry.id == *id && matches!(entry.state, LedgerState::Applying));
+    let Some(entry) = stopped else { return Ok(None) };
+    let told = LedgerEntry {
+        in_doubt: false,
+        ..entry
+    };
+    copy.migrator().note(attempt.claim, &[(None, told.clone())]).await?;
+    Ok(Some(told))
+}
+
+/// Runs the script that fails where the migration is not in effect.
+async fn verified(target: &Arc<dyn Target>, migration: &Migration) -> Result<Option<String>, Halt> {
+    let Some(verify) = &migration.verify else { return Ok(None) };
+    let statements: Vec<_> = verify.statements().cloned().collect();
+    Ok(match target.migrator().verify(&statements).await {
+        Ok(()) => None,
+        Err(crate::port::MigratorError::Target(error)) => return Err(Halt::Target(error)),
+        Err(error) => Some(format!("{} does not hold: {error}", verify.file)),
+    })
+}
+
+async fn tell(attempt: &mut Attempt, phase: &str) -> Result<(), Halt> {
+    let progress = MigrationProgress {
+        step: 0,
+        id: MigrationId(String::new()),
+        direction: Direction::Up,
+        phase: phase.to_owned(),
+        statement: 0,
+        statements: 0,
+        line: 0,
+        excerpt: String::new(),
+        finished: None,
+    };
+    Ok(attempt.ledger.migrating(progress).await?)
+}
+
+async fn compare(attempt: &mut Attempt, step: usize, migration: &Migration) -> Result<(), Halt> {
+    let progress = MigrationProgress {
+        step: count(step),
+        id: migration.id.clone(),
+        direction: Direction::Up,
+        phase: "comparing".to_owned(),
+        statement: 0,
+        statements: 0,
+        line: 0,
+        excerpt: String::new(),
+        finished: None,
+    };
+    Ok(attempt.ledger.migrating(progress).await?)
+}
+
+fn change(before: u64, after: u64) -> i64 {
+    let difference = i128::from(after) - i128::from(before);
+    i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// Tables with fewer rows than before that no statement takes rows from, by name.
+fn rows_lost(before: &Fingerprint, after: &Fingerprint, impacts: &[Impact], script: &crate::model::Script) -> Vec<RowsLost> {
+    let emptied = |table: &str| {
+        let bare = table.rsplit('.').next().unwrap_or(table);
+        script.statements().zip(impacts).any(|(statement, impact)| {
+            let takes = impact.kind.starts_with("DELETE") || impact.kind.starts_with("TRUNCATE") || impact.kind.starts_with("MERGE");
+            takes && statement.sql.contains(bare)
+        })
+    };
+    let now: BTreeMap<&str, u64> = after.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
+    before
+        .tables
+        .iter()
+        .filter_map(|table| {
+            let left = *now.get(table.table.as_str())?;
+            (left < table.rows && !emptied(&table.table)).then(|| RowsLost {
+                table: table.table.clone(),
+                before: table.rows,
+                after: left,
+            })
+        })
+        .collect()
+}
+
+fn schema_differences(before: &Fingerprint, after: &Fingerprint, when: &str) -> Vec<String> {
+    let map = |fingerprint: &Fingerprint| -> BTreeMap<(String, String), String> {
+        let objects = fingerprint.objects.iter();
+        objects
+            .map(|object| ((object.kind.clone(), object.name.clone()), object.definition.clone()))
+            .collect()
+    };
+    let (old, new) = (map(before), map(after));
+    let mut differences = Vec::new();
+    for ((kind, name), definition) in &old {
+        match new.get(&(kind.clone(), name.clone())) {
+            None => differences.push(format!("{kind} {name} is missing {when}")),
+            Some(now) if now != definition => {
+                differences.push(format!("{kind} {name} is {now:?} {when}, it was {definition:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (kind, name) in new.keys().filter(|key| !old.contains_key(*key)) {
+        differences.push(format!("{kind} {name} is there {when}, it was not before"));
+    }
+    differences.truncate(Rehearsal::MAX_DIFFERENCES);
+    differences
+}
+
+fn differences(before: &Fingerprint, after: &Fingerprint, when: &str) -> Vec<String> {
+    let mut differences = schema_differences(before, after, when);
+    for table in &before.tables {
+        let Some(now) = after.tables.iter().find(|now| now.table == table.table) else {
+            continue;
+        };
+        if now.rows != table.rows {
+            differences.push(format!("{} has {} rows {when}, it had {}", table.table, now.rows, table.rows));
+        } else if now.hash != table.hash {
+            differences.push(format!("rows of {} hold other values {when}", table.table));
+        }
+    }
+    differences.truncate(Rehearsal::MAX_DIFFERENCES);
+    differences
+}
