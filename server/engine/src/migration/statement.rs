@@ -7,6 +7,7 @@ mod token;
 use std::fmt;
 
 pub use group::groups;
+pub(super) use group::{shape, without_rollback};
 pub use token::{Token, TokenKind, words};
 
 use crate::model::{EngineKind, Statement};

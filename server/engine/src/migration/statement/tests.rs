@@ -48,7 +48,7 @@ fn quotes_hide_semicolons() {
 
 #[test]
 fn lines_and_columns_are_those_of_the_file() {
-    assert_eq!(places("\u{feff}SELECT 1;\r\n  -- ä\r\n  SELECT 'ä'; /* ü */ SELECT 2", Postgres), [(1, 1), (3, 3), (3, 24)]);
+    assert_eq!(places("\u{feff}SELECT 1;\r\n  -- ä\r\n  SELECT 'ä'; /* ü */ SELECT 2", Postgres), [(1, 1), (3, 3), (3, 23)]);
     let statements = split("\nSELECT 1", Sqlite, 10).unwrap();
     assert_eq!(statements.first().map(|statement| statement.line), Some(11));
 }
