@@ -3,3 +3,10 @@
 //! ```text
 //! port::MigrationFolder -> source (layout, scripts) -> graph (order) -> standing (ledger) -> plan (impact, risk) -> run
 //! ```
+
+pub mod draft;
+pub mod graph;
+pub mod metadata;
+pub mod source;
+pub mod statement;
+pub mod version;
