@@ -21,7 +21,7 @@ use super::{
     ledger, look,
     observe::Observer,
     problem,
-    session::{Armed, Session, simple, text},
+    session::{Armed, Session, WIPE, simple, text},
 };
 use crate::target::{
     ledger::{check_unmoved, millis, report, tell, with_work},
@@ -54,7 +54,7 @@ fn own_settings(lock_timeout: Duration) -> String {
 
 impl PostgresTarget {
     pub(super) async fn execute_together(&self, order: &GroupOrder, follow: &Follow) -> Result<GroupDone, MigratorError> {
-        let mut session = self.session().await?;
+        let mut session = self.unwiped_session().await?;
         let armed = Armed::new(self, &session);
         let group = Group {
             target: self,
@@ -87,9 +87,10 @@ impl PostgresTarget {
             }
             Err(error) => {
                 if matches!(error, MigratorError::Stopped) {
-                    self.cancel(session.process).await;
+                    self.stop_session(session).await;
+                } else {
+                    session.give_up().await;
                 }
-                session.give_up().await;
                 armed.disarm();
                 Err(error)
             }
@@ -138,20 +139,20 @@ impl Group<'_> {
     async fn begin(&self, connection: &mut PgConnection) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {WATCHFUL}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {WATCHFUL}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
             settings(order.lock_timeout, order.statement_timeout),
             ledger::select_fence(order.claim),
             ledger::select_lease(""),
             ledger::select_locked(&order.after.id),
         );
         let results = simple(connection, begin).await.map_err(statement)?;
-        // BEGIN, four settings, and one more that may be skipped but always answers.
-        let answer = |place: usize| results.get(6 + place);
-        ledger::check_fence(answer(1), order.claim)?;
-        ledger::check_lease(answer(2), order.claim)?;
-        let found = answer(3).and_then(|rows| rows.first()).map(ledger::entry).transpose()?;
+        let mut newest = results.iter().rev();
+        let (row, lease, fence, number) = (newest.next(), newest.next(), newest.next(), newest.next());
+        ledger::check_fence(fence, order.claim)?;
+        ledger::check_lease(lease, order.claim)?;
+        let found = row.and_then(|rows| rows.first()).map(ledger::entry).transpose()?;
         check_unmoved(&order.after.id.0, order.before.as_ref(), found.as_ref())?;
-        let transaction = match answer(0).and_then(|rows| rows.first()) {
+        let transaction = match number.and_then(|rows| rows.first()) {
             Some(row) => text(row, 0)?,
             None => None,
         };

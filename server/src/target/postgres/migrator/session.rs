@@ -20,6 +20,11 @@ use super::super::{
 
 /// Sessions kept between groups.
 const KEPT: usize = 2;
+/// What `DISCARD ALL` does beside resetting settings, which a group does itself before it ends; that one is a trip of its own.
+pub(super) const WIPE: &str =
+    "CLOSE ALL; DEALLOCATE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+/// After how long a session that was cancelled and does not answer is cancelled again.
+const CANCEL_AGAIN: Duration = Duration::from_millis(300);
 /// How long a broken or cancelled session gets to take its transaction back.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,6 +54,13 @@ impl Session {
 impl PostgresTarget {
     /// A session that nothing was done in, or that was wiped.
     pub(super) async fn session(&self) -> Result<Session, TargetError> {
+        let mut session = self.unwiped_session().await?;
+        session.connection.execute(WIPE).await.map_err(statement)?;
+        Ok(session)
+    }
+
+    /// A session that has to be wiped before anything is done in it.
+    pub(super) async fn unwiped_session(&self) -> Result<Session, TargetError> {
         let kept = {
             let mut kept = self.sessions.0.lock().unwrap_or_else(PoisonError::into_inner);
             kept.retain(|(_, since)| since.elapsed() < IDLE_LIFETIME);
@@ -56,11 +68,7 @@ impl PostgresTarget {
         };
         if let Some((mut session, _)) = kept {
             // The driver would take a statement that the server has forgotten for prepared.
-            let wiped = async {
-                session.connection.clear_cached_statements().await?;
-                session.connection.execute("DISCARD ALL").await
-            };
-            if wiped.await.is_ok() {
+            if session.connection.clear_cached_statements().await.is_ok() {
                 return Ok(session);
             }
         }
@@ -76,6 +84,21 @@ impl PostgresTarget {
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| lost(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+    }
+
+    /// Ends whatever a session does, and gives it up. One cancellation may come before the statement has reached the server, which then
+    /// does not hear of it: it is told until it answers.
+    pub(super) async fn stop_session(&self, session: Session) {
+        let process = session.process;
+        let giving_up = session.give_up();
+        tokio::pin!(giving_up);
+        loop {
+            self.cancel(process).await;
+            tokio::select! {
+                () = &mut giving_up => return,
+                () = tokio::time::sleep(CANCEL_AGAIN) => {}
+            }
+        }
     }
 
     /// Keeps a session for the next group.

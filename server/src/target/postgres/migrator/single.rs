@@ -29,14 +29,23 @@ impl PostgresTarget {
         match done {
             Ok(done) => {
                 armed.disarm();
-                self.keep(session);
+                // Nobody else inherits what the statement has set.
+                if session
+                    .connection
+                    .execute("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL")
+                    .await
+                    .is_ok()
+                {
+                    self.keep(session);
+                }
                 Ok(done)
             }
             Err(error) => {
                 if matches!(error, MigratorError::Stopped) {
-                    self.cancel(session.process).await;
+                    self.stop_session(session).await;
+                } else {
+                    session.give_up().await;
                 }
-                session.give_up().await;
                 armed.disarm();
                 Err(error)
             }
