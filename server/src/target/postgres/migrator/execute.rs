@@ -30,8 +30,6 @@ use crate::target::{
 
 /// How the driver, the server and this process find out that another of them is gone.
 const WATCHFUL: &str = "SELECT set_config('client_connection_check_interval', '2s', true) WHERE current_setting('server_version_num')::integer >= 140000";
-/// Longest time of the statements that are not the script's.
-const OWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The settings of a transaction for its statements.
 pub(super) fn settings(lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
@@ -45,10 +43,10 @@ pub(super) fn settings(lock_timeout: Duration, statement_timeout: Option<Duratio
 }
 
 /// Takes back what a script has set for its session, and lets the ledger be reached whatever it has done.
-fn own_settings(lock_timeout: Duration) -> String {
+fn own_settings(order: &GroupOrder) -> String {
     format!(
         "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; {}; SET LOCAL row_security = off; SET LOCAL synchronous_commit = on",
-        settings(lock_timeout, Some(OWN_TIMEOUT))
+        settings(order.lock_timeout, order.statement_timeout)
     )
 }
 
@@ -168,7 +166,7 @@ impl Group<'_> {
     ) -> Result<LedgerEntry, MigratorError> {
         let order = self.order;
         // What a deferred constraint has to say belongs to the script.
-        let mut closing = format!("SET CONSTRAINTS ALL IMMEDIATE; {}", own_settings(order.lock_timeout));
+        let mut closing = format!("SET CONSTRAINTS ALL IMMEDIATE; {}", own_settings(order));
         let same = format!(
             "pg_catalog.txid_current()::text = {}",
             super::super::render::literal(transaction)
@@ -185,7 +183,7 @@ impl Group<'_> {
                 return Err(ended_itself().into());
             }
             look::hold_all(connection, &order.checks).await?;
-            closing = own_settings(order.lock_timeout);
+            closing = own_settings(order);
         }
         let sql = format!(
             "{closing}; {}; {}",
@@ -265,7 +263,7 @@ pub(super) async fn begin_own(
 ) -> Result<(), MigratorError> {
     let begin = format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; {}; {}",
-        own_settings(order.lock_timeout),
+        own_settings(order),
         ledger::select_fence(order.claim),
         ledger::select_lease("FOR SHARE"),
         ledger::select_locked(&order.after.id),
