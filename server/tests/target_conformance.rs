@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dbkeep_engine::{
     conformance::{
+        migrator::migrator_conformance,
         target::{Fixture, target_conformance},
         values::values_conformance,
     },
@@ -237,6 +238,26 @@ async fn sqlite_with_a_write_ahead_log_conforms() {
 #[tokio::test]
 async fn sqlite_with_a_rollback_journal_conforms() {
     target_conformance(&Sqlite::open("delete").await).await;
+}
+
+#[tokio::test]
+async fn postgres_migrates() {
+    let url = fresh_database("migrations").await.expect("a database");
+    let fixture = Postgres {
+        target: target::open(&url).expect("a target"),
+        db: Db::open(&url).await.expect("a database"),
+    };
+    migrator_conformance(&fixture).await;
+}
+
+#[tokio::test]
+async fn sqlite_migrates_with_a_write_ahead_log() {
+    migrator_conformance(&Sqlite::open("wal").await).await;
+}
+
+#[tokio::test]
+async fn sqlite_migrates_with_a_rollback_journal() {
+    migrator_conformance(&Sqlite::open("delete").await).await;
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! Maintained databases: one folder per product, each an adapter of the engine's [`Target`] port. Adapters never import each
 //! other; SQL for targets is written nowhere else.
 
+mod foreign;
+mod ledger;
 mod measure;
 mod postgres;
 mod sqlite;
+mod words;
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -11,8 +11,8 @@ use dbkeep_engine::{
         TableName, TableSchema, TargetStatus,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, DeclaredKey, Explore, Maintenance, Namesakes, Pressure, Repeats, Restored, RowSink,
-        Sample, Scan, Scratch, Survey, Target, TargetError, ValueStream,
+        BatchTransaction, ChildCount, Claim, DeclaredKey, Explore, Maintenance, Migrator, Namesakes, Pressure, Repeats, Restored,
+        RowSink, Sample, Scan, Scratch, Survey, Target, TargetError, ValueStream,
     },
 };
 use tokio::sync::{Mutex, mpsc};
@@ -293,6 +293,10 @@ impl Target for Gated {
     }
 
     fn maintenance(&self) -> &dyn Maintenance {
+        unreachable!("{NOT_ASKED}")
+    }
+
+    fn migrator(&self) -> &dyn Migrator {
         unreachable!("{NOT_ASKED}")
     }
 }

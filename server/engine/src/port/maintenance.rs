@@ -4,13 +4,13 @@
 //! the programs that write and read them are not ours. Nothing here decides what counts: the engine seals a file, names it in the
 //! run's report, and only then it is a backup.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::target::{Claim, TableLayout, TargetError};
+use super::target::{Claim, TableLayout, Target, TargetError};
 use crate::model::{MaintenanceProgress, RunId, TableCount, TableName, TableSpace};
 
 /// An act on whole tables failed.
@@ -180,6 +180,13 @@ pub trait Maintenance: Send + Sync {
     /// Loads tables into a place of their own, made for it. What an earlier attempt of the same run left there is removed first;
     /// what belongs to anybody else is refused.
     async fn load_scratch(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError>;
+
+    /// Opens the place that [`Maintenance::load_scratch`] made as a target of its own. It is closed when it is dropped, before
+    /// [`Maintenance::drop_scratch`].
+    ///
+    /// # Errors
+    /// `Place` where there is none of that name.
+    async fn open_scratch(&self, name: &str) -> Result<Arc<dyn Target>, MaintenanceError>;
 
     /// Removes the place that [`Maintenance::load_scratch`] made for this attempt or one before it; one that is not there is no error,
     /// one of a later attempt or of anybody else is left and refused.

@@ -115,7 +115,11 @@ pub struct GroupOrder {
     pub lock_timeout: Duration,
     /// Longest time of one statement; `None` for no limit.
     pub statement_timeout: Option<Duration>,
-    /// Queries that must hold right before the commit; for a group that is not atomic, after it.
+    /// Whether it looks, after each statement, which locks it took and which tables it wrote anew. That costs two queries a
+    /// statement; rehearsals pay them.
+    pub observe: bool,
+    /// Queries that must hold right before the commit; for a group that is not atomic, after it: where one does not hold
+    /// then, the ledger row counts the statement, stays in work, and tells the problem.
     pub checks: Vec<String>,
     /// Ledger row that has to be there before: its state and statements done, as they were read; `None` for none.
     pub before: Option<LedgerEntry>,
@@ -157,6 +161,10 @@ pub trait Migrator: Send + Sync {
     /// Takes the target's lease for migrations, or prolongs it, for `term` from now by the target's clock; makes the ledger where it
     /// is missing. A lease of the same run with a smaller fence is taken over.
     ///
+    /// Where a database has one writer at a time (no `Capability::ConcurrentWriters`), it cannot be prolonged while a group works: that
+    /// fails with class `LockTimeout`, and is no loss. Nobody else can take it meanwhile either, and the group prolongs it as it
+    /// commits, by the term that it was taken for.
+    ///
     /// # Errors
     /// `LeaseHeld`; class `Fenced` where a larger fence of the same run is there.
     async fn lease(&self, claim: Claim, holder: &str, term: Duration) -> Result<(), MigratorError>;
@@ -164,7 +172,8 @@ pub trait Migrator: Send + Sync {
     /// Gives the lease back; that of somebody else stays.
     async fn unlease(&self, claim: Claim) -> Result<(), TargetError>;
 
-    /// Executes a group. Dropping the future stops it as [`Follow::stop`] does, only later.
+    /// Executes a group. Dropping the future stops it as [`Follow::stop`] does, only later. Each group has a session of its own:
+    /// what a script sets (`SET search_path`) ends with its group.
     ///
     /// # Errors
     /// Any [`MigratorError`]. Class `Lost` leaves it unknown whether the group took effect: [`Migrator::ledger`] tells.

@@ -461,4 +461,7 @@ pub trait Target: Explore + Send + Sync {
 
     /// What it can do with whole tables.
     fn maintenance(&self) -> &dyn super::Maintenance;
+
+    /// What executes migrations on it.
+    fn migrator(&self) -> &dyn super::Migrator;
 }

@@ -1,10 +1,12 @@
 //! Places beside a target's own tables: a database of its own for whole tables, a schema of its own for captured rows. Each carries
 //! the run that made it in a comment, so that a later attempt tells what is its own from what is anybody else's.
 
+use std::sync::Arc;
+
 use dbkeep_engine::{
     failpoint,
     model::{RunId, TableCount, TableName},
-    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
+    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection};
 
@@ -60,13 +62,44 @@ impl PostgresTarget {
         match comment_of(&mut connection, name).await? {
             None => {}
             Some(comment) if is_mine(&comment, claim) => {
-                let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", render::identifier(name));
+                let quoted = render::identifier(name);
+                let sql = if self.server_major(&mut connection).await? >= 13 {
+                    format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")
+                } else {
+                    // Whoever is still connected was there to look.
+                    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = $1")
+                        .bind(name)
+                        .execute(&mut connection)
+                        .await
+                        .map_err(statement)?;
+                    format!("DROP DATABASE IF EXISTS {quoted}")
+                };
                 connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
             }
             Some(_) => return Err(taken(&format!("database {name}"))),
         }
         self.idle.put(connection);
         Ok(())
+    }
+
+    pub(super) async fn open_database(&self, name: &str) -> Result<Arc<dyn Target>, MaintenanceError> {
+        let mut connection = self.connection().await?;
+        let there = comment_of(&mut connection, name).await?.is_some();
+        self.idle.put(connection);
+        if !there {
+            return Err(MaintenanceError::Place {
+                place: format!("database {name}"),
+                problem: "is not there; expected one that a restore made".to_owned(),
+            });
+        }
+        Ok(Arc::new(Self {
+            options: self.options.clone().database(name),
+            programs: self.programs.in_database(name),
+            idle: Arc::default(),
+            sessions: Arc::default(),
+            limit: self.limit,
+            parallel: self.parallel,
+        }))
     }
 
     pub(super) async fn load_database(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {

@@ -73,6 +73,7 @@ impl Explore for PostgresTarget {
         Arc::new(Self {
             options: self.options.clone(),
             idle: Arc::default(),
+            sessions: Arc::default(),
             limit: Some(limit),
             parallel: self.parallel,
             programs: self.programs.clone(),

@@ -62,6 +62,12 @@ pub(super) fn commit(error: sqlx::Error) -> TargetError {
     error
 }
 
+/// Whether an error of COMMIT says that the transaction was surely taken back.
+pub(super) fn commit_failed(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| matches!(class(&code), TargetErrorClass::Conflict | TargetErrorClass::Constraint))
+}
+
 /// Whether an error of an INSERT is about the row, so that other rows may still go in.
 pub(super) fn about_the_row(error: &TargetError) -> bool {
     matches!(

@@ -1,9 +1,11 @@
 //! The port for acts on whole tables; each has its own file.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{RunId, TableName, TableSpace},
-    port::{Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Watch},
+    port::{Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Target, Watch},
 };
 
 use super::{PostgresTarget, journal};
@@ -28,6 +30,10 @@ impl Maintenance for PostgresTarget {
 
     async fn load_scratch(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {
         self.load_database(order, name, watch).await
+    }
+
+    async fn open_scratch(&self, name: &str) -> Result<Arc<dyn Target>, MaintenanceError> {
+        self.open_database(name).await
     }
 
     async fn drop_scratch(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError> {

@@ -12,6 +12,7 @@ mod introspect;
 mod journal;
 mod load;
 mod maintain;
+mod migrator;
 mod pressure;
 mod render;
 mod restore;
@@ -35,8 +36,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Namesakes, Pressure, Scan, Scratch, Survey, Target, TargetError,
-        TargetErrorClass, ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Scan, Scratch, Survey, Target,
+        TargetError, TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{
@@ -66,6 +67,8 @@ pub struct PostgresTarget {
     options: PgConnectOptions,
     programs: tool::Programs,
     idle: Arc<Idle>,
+    /// Sessions of migrations between two groups.
+    sessions: Arc<migrator::Sessions>,
     /// How long one statement may take; `None` for as long as it takes.
     limit: Option<Duration>,
     /// Whether a statement may have parallel workers, as far as the database's own settings allow.
@@ -105,6 +108,7 @@ impl PostgresTarget {
             programs: tool::Programs::new(url, &options, tools.pg_bin.clone()),
             options: options.application_name("dbkeep"),
             idle: Arc::default(),
+            sessions: Arc::default(),
             limit: None,
             parallel: true,
         })
@@ -225,6 +229,7 @@ impl Target for PostgresTarget {
         Some(Arc::new(Self {
             options: self.options.clone(),
             idle: Arc::default(),
+            sessions: Arc::default(),
             limit: self.limit,
             programs: self.programs.clone(),
             parallel: false,
@@ -435,6 +440,10 @@ impl Target for PostgresTarget {
     }
 
     fn maintenance(&self) -> &dyn Maintenance {
+        self
+    }
+
+    fn migrator(&self) -> &dyn Migrator {
         self
     }
 }

@@ -86,6 +86,14 @@ impl Programs {
         Self { folder, environment }
     }
 
+    /// The same for another database of the same server.
+    pub(super) fn in_database(&self, database: &str) -> Self {
+        let mut other = self.clone();
+        other.environment.retain(|(name, _)| *name != "PGDATABASE");
+        other.environment.push(("PGDATABASE", database.to_owned()));
+        other
+    }
+
     /// Where a program is.
     fn find(&self, tool: &str) -> Result<PathBuf, MaintenanceError> {
         let is_program = |path: &PathBuf| path.is_file();

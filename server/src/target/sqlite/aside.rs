@@ -6,12 +6,13 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use dbkeep_engine::{
     failpoint,
     model::{RunId, TableCount, TableName},
-    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Watch},
+    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
 
@@ -109,9 +110,30 @@ impl SqliteTarget {
             return Ok(());
         }
         if is_mine(&path, claim).await {
-            return remove_if_there(&path);
+            // Whoever opened it may have left these.
+            for beside in ["", "-journal", "-wal", "-shm"] {
+                let mut file = path.clone().into_os_string();
+                file.push(beside);
+                remove_if_there(Path::new(&file))?;
+            }
+            return Ok(());
         }
         Err(taken(path.display().to_string()))
+    }
+
+    pub(super) async fn open_file_aside(&self, name: &str) -> Result<Arc<dyn Target>, MaintenanceError> {
+        let path = self.file_aside(name);
+        if fs::symlink_metadata(&path).is_err() {
+            return Err(MaintenanceError::Place {
+                place: path.display().to_string(),
+                problem: "is not there; expected a file that a restore made".to_owned(),
+            });
+        }
+        Ok(Arc::new(Self {
+            options: self.options.clone().filename(path),
+            idle: Arc::default(),
+            limit: self.limit,
+        }))
     }
 
     pub(super) async fn load_file(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {

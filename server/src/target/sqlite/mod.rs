@@ -12,6 +12,7 @@ mod introspect;
 mod journal;
 mod load;
 mod maintain;
+mod migrator;
 mod pressure;
 mod render;
 mod restore;
@@ -33,8 +34,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Namesakes, Pressure, Scan, Scratch, Survey, Target, TargetError,
-        TargetErrorClass, ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Scan, Scratch, Survey, Target,
+        TargetError, TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{
@@ -405,6 +406,10 @@ impl Target for SqliteTarget {
     }
 
     fn maintenance(&self) -> &dyn Maintenance {
+        self
+    }
+
+    fn migrator(&self) -> &dyn Migrator {
         self
     }
 }

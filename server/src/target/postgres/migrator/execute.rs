@@ -1,0 +1,290 @@
+//! A group that is one transaction: its statements and its ledger row take effect together. Four trips to the server beside the
+//! statements' own: begin with the fence and the ledger row, end with the lease and the new row, commit.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use dbkeep_engine::{
+    failpoint,
+    model::{LedgerEntry, Statement, StatementReport},
+    port::{Follow, GroupDone, GroupOrder, MigratorError, TargetError, TargetErrorClass, Told},
+};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+
+use super::{
+    super::{
+        PostgresTarget,
+        error::{self, refused, statement},
+    },
+    ledger, look,
+    observe::Observer,
+    problem,
+    session::{Armed, Session, WIPE, simple, text},
+};
+use crate::target::{
+    ledger::{check_unmoved, millis, report, tell, with_work},
+    words::{Word, are, changes_rows, words},
+};
+
+/// How the driver, the server and this process find out that another of them is gone.
+const WATCHFUL: &str = "SELECT set_config('client_connection_check_interval', '2s', true) WHERE current_setting('server_version_num')::integer >= 140000";
+
+/// The settings of a transaction for its statements.
+pub(super) fn settings(lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
+    // 0 would mean without limit.
+    let lock = millis(lock_timeout).max(1);
+    let limit = statement_timeout.map_or(0, |limit| millis(limit).max(1));
+    format!(
+        "SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = '30s'; \
+         SET LOCAL client_min_messages = warning"
+    )
+}
+
+/// Takes back what a script has set for its session, and lets the ledger be reached whatever it has done.
+fn own_settings(order: &GroupOrder) -> String {
+    format!(
+        "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; {}; SET LOCAL row_security = off; SET LOCAL synchronous_commit = on",
+        settings(order.lock_timeout, order.statement_timeout)
+    )
+}
+
+impl PostgresTarget {
+    pub(super) async fn execute_together(&self, order: &GroupOrder, follow: &Follow) -> Result<GroupDone, MigratorError> {
+        let mut session = self.unwiped_session().await?;
+        let armed = Armed::new(self, &session);
+        let group = Group {
+            target: self,
+            order,
+            follow,
+            process: session.process,
+        };
+        let worked = tokio::select! {
+            biased;
+            () = follow.stop.cancelled() => Err(MigratorError::Stopped),
+            worked = group.work(&mut session.connection) => worked,
+        };
+        let committed = match worked {
+            Ok(done) => {
+                // From here on a stop would come too late to be told from a commit.
+                failpoint!("migration-recorded");
+                match session.connection.execute("COMMIT").await {
+                    Ok(_) => Ok(done),
+                    Err(error) => Err(group.not_committed(error)),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(done) => {
+                armed.disarm();
+                failpoint!("migration-committed");
+                self.keep(session);
+                Ok(done)
+            }
+            Err(error) => {
+                if matches!(error, MigratorError::Stopped) {
+                    self.stop_session(session).await;
+                } else {
+                    session.give_up().await;
+                }
+                armed.disarm();
+                Err(error)
+            }
+        }
+    }
+}
+
+struct Group<'a> {
+    target: &'a PostgresTarget,
+    order: &'a GroupOrder,
+    follow: &'a Follow,
+    process: i32,
+}
+
+impl Group<'_> {
+    /// All but the commit.
+    async fn work(&self, connection: &mut PgConnection) -> Result<GroupDone, MigratorError> {
+        let order = self.order;
+        let transaction = self.begin(connection).await?;
+        let mut observer = match order.observe {
+            true => Some(Observer::begin(connection).await?),
+            false => None,
+        };
+        let began = Instant::now();
+        let mut reports = Vec::with_capacity(order.statements.len());
+        for (index, one) in order.statements.iter().enumerate() {
+            tell(self.follow, Told::Begun(index));
+            let words = words(&one.sql);
+            let mut done = run_one(self.target, connection, self.process, order, index, one, &words).await?;
+            if let Some(observer) = &mut observer {
+                observer.look(connection, &mut done, are(&words, 0, &["TRUNCATE"])).await?;
+            }
+            tell(self.follow, Told::Ended(done.clone()));
+            reports.push(done);
+        }
+        let entry = with_work(&order.after, &reports, millis(began.elapsed()));
+        let entry = self.end(connection, &transaction, &entry).await?;
+        Ok(GroupDone {
+            statements: reports,
+            entry,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Begins, and returns what tells this transaction from any other.
+    async fn begin(&self, connection: &mut PgConnection) -> Result<String, MigratorError> {
+        let order = self.order;
+        let begin = format!(
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {WATCHFUL}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
+            settings(order.lock_timeout, order.statement_timeout),
+            ledger::select_fence(order.claim),
+            ledger::select_lease(""),
+            ledger::select_locked(&order.after.id),
+        );
+        let results = simple(connection, begin).await.map_err(statement)?;
+        let mut newest = results.iter().rev();
+        let (row, lease, fence, number) = (newest.next(), newest.next(), newest.next(), newest.next());
+        ledger::check_fence(fence, order.claim)?;
+        ledger::check_lease(lease, order.claim)?;
+        let found = row.and_then(|rows| rows.first()).map(ledger::entry).transpose()?;
+        check_unmoved(&order.after.id.0, order.before.as_ref(), found.as_ref())?;
+        let transaction = match number.and_then(|rows| rows.first()) {
+            Some(row) => text(row, 0)?,
+            None => None,
+        };
+        Ok(transaction.ok_or_else(|| refused("the server did not number the transaction".to_owned()))?)
+    }
+
+    /// Looks whether everything is as it has to be, and writes the ledger row.
+    async fn end(
+        &self,
+        connection: &mut PgConnection,
+        transaction: &str,
+        entry: &LedgerEntry,
+    ) -> Result<LedgerEntry, MigratorError> {
+        let order = self.order;
+        // What a deferred constraint has to say belongs to the script.
+        let mut closing = format!("SET CONSTRAINTS ALL IMMEDIATE; {}", own_settings(order));
+        let same = format!(
+            "pg_catalog.txid_current()::text = {}",
+            super::super::render::literal(transaction)
+        );
+        if !order.checks.is_empty() {
+            let rows = simple(connection, format!("{closing}; SELECT ({same})::text"))
+                .await
+                .map_err(|error| self.late(error))?;
+            let inside = match rows.last().and_then(|rows| rows.first()) {
+                Some(row) => text(row, 0)?.as_deref() == Some("true"),
+                None => false,
+            };
+            if !inside {
+                return Err(ended_itself().into());
+            }
+            look::hold_all(connection, &order.checks).await?;
+            closing = own_settings(order);
+        }
+        let sql = format!(
+            "{closing}; {}; {}",
+            ledger::select_lease("FOR SHARE"),
+            ledger::upsert(entry, &same)
+        );
+        let results = simple(connection, sql).await.map_err(|error| self.late(error))?;
+        let mut newest = results.iter().rev();
+        let written = newest.next().and_then(|rows| rows.first());
+        ledger::check_lease(newest.next(), order.claim)?;
+        match written {
+            Some(row) => Ok(ledger::written(entry, row)?),
+            None => Err(ended_itself().into()),
+        }
+    }
+
+    /// An error after the last statement: of a constraint that was put off it is the script's.
+    fn late(&self, error: sqlx::Error) -> MigratorError {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.is_some_and(|code| code.starts_with("23")) {
+            return problem::of_statement(error, self.order.statements.len().saturating_sub(1), Vec::new());
+        }
+        statement(error).into()
+    }
+
+    fn not_committed(&self, error: sqlx::Error) -> MigratorError {
+        let surely_not = error::commit_failed(&error);
+        if surely_not {
+            return problem::of_statement(error, self.order.statements.len().saturating_sub(1), Vec::new());
+        }
+        error::commit(error).into()
+    }
+}
+
+fn ended_itself() -> TargetError {
+    TargetError::new(
+        TargetErrorClass::Refused,
+        "the script ended its transaction itself: what it did until then is in effect, and is not in the ledger; \
+         expected a script without COMMIT and ROLLBACK",
+    )
+}
+
+/// Executes one statement, and looks meanwhile who keeps it waiting.
+pub(super) async fn run_one(
+    target: &PostgresTarget,
+    connection: &mut PgConnection,
+    process: i32,
+    order: &GroupOrder,
+    index: usize,
+    one: &Statement,
+    words: &[Word],
+) -> Result<StatementReport, MigratorError> {
+    if are(words, 0, &["COPY"]) && words.windows(2).any(|pair| pair[0].is("FROM") && pair[1].is("STDIN")) {
+        let message = "COPY .. FROM STDIN needs rows that are no SQL; expected INSERT, or COPY from a file of the server";
+        return Err(problem::of_script(index, "0A000", message.to_owned()));
+    }
+    let seen = Mutex::new(Vec::new());
+    let began = Instant::now();
+    let executed = tokio::select! {
+        executed = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(connection) => executed,
+        never = target.note_blockers(process, order.lock_timeout, &seen) => match never {},
+    };
+    let duration = began.elapsed();
+    let done = executed.map_err(|error| {
+        let blockers = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        problem::of_statement(error, index, blockers)
+    })?;
+    let rows = if changes_rows(words) { done.rows_affected() } else { 0 };
+    Ok(report(index, one, duration, rows))
+}
+
+/// A short transaction of our own around ledger rows: begins, and checks fence, lease and row.
+pub(super) async fn begin_own(
+    session: &mut Session,
+    order: &GroupOrder,
+    before: Option<&LedgerEntry>,
+) -> Result<(), MigratorError> {
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; {}; {}",
+        own_settings(order),
+        ledger::select_fence(order.claim),
+        ledger::select_lease("FOR SHARE"),
+        ledger::select_locked(&order.after.id),
+    );
+    let results = simple(&mut session.connection, begin).await.map_err(statement)?;
+    let mut newest = results.iter().rev();
+    let found = newest.next().and_then(|rows| rows.first()).map(ledger::entry).transpose()?;
+    let lease = newest.next();
+    ledger::check_fence(newest.next(), order.claim)?;
+    ledger::check_lease(lease, order.claim)?;
+    check_unmoved(&order.after.id.0, before, found.as_ref())
+}
+
+/// Writes a ledger row and commits.
+pub(super) async fn write_own(session: &mut Session, entry: &LedgerEntry) -> Result<LedgerEntry, MigratorError> {
+    let results = simple(&mut session.connection, ledger::upsert(entry, "true"))
+        .await
+        .map_err(statement)?;
+    let row = results.iter().flatten().next();
+    let row = row.ok_or_else(|| refused("the ledger row was not written".to_owned()))?;
+    let entry = ledger::written(entry, row)?;
+    session.connection.execute("COMMIT").await.map_err(error::commit)?;
+    Ok(entry)
+}

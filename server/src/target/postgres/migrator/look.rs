@@ -1,0 +1,277 @@
+//! Questions about a database that change nothing: whether a check holds, how large tables are, which constraints are violated, in
+//! which state an index is.
+
+use dbkeep_engine::{
+    model::{TableMeasure, TableName},
+    port::{MigratorError, TargetError},
+};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+
+use super::super::{
+    PostgresTarget,
+    error::{refused, statement},
+    render,
+};
+use crate::target::ledger::judged;
+
+/// Tables up to this size are counted, bytes.
+const SMALL: i64 = 1 << 20;
+/// Most rows that are counted where there is no estimate.
+const COUNTED: i64 = 1_000_000;
+
+/// A check as the query of its first column as text; an error where it is no single query.
+fn first_column(query: &str) -> String {
+    let query = query.trim().trim_end_matches(';');
+    format!("SELECT dbkeep_check.dbkeep_first::text FROM (\n{query}\n) AS dbkeep_check(dbkeep_first)")
+}
+
+/// What a check found, where it does not hold. By the extended protocol, which takes one statement and no more.
+async fn judge(connection: &mut PgConnection, query: &str) -> Result<Option<String>, TargetError> {
+    let rows = sqlx::query_scalar::<_, Option<String>>(AssertSqlSafe(first_column(query)))
+        .persistent(false)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    Ok(judged(&rows))
+}
+
+/// Whether all checks hold, in the transaction that is open, which they cannot change.
+pub(super) async fn hold_all(connection: &mut PgConnection, checks: &[String]) -> Result<(), MigratorError> {
+    connection
+        .execute("SAVEPOINT dbkeep_checks; SET LOCAL transaction_read_only = on")
+        .await
+        .map_err(statement)?;
+    for check in checks {
+        let found = match judge(connection, check).await {
+            Ok(None) => continue,
+            Ok(Some(found)) => found,
+            Err(error) if error.class == dbkeep_engine::port::TargetErrorClass::Lost => return Err(error.into()),
+            Err(error) => error.message,
+        };
+        return Err(MigratorError::Check {
+            check: check.clone(),
+            found,
+        });
+    }
+    // Reading and writing again, as before.
+    connection
+        .execute("ROLLBACK TO SAVEPOINT dbkeep_checks")
+        .await
+        .map_err(statement)?;
+    Ok(())
+}
+
+impl PostgresTarget {
+    pub(super) async fn look_whether(&self, query: &str) -> Result<Option<String>, TargetError> {
+        // With the settings of a script, and not to be used again: a query may change those of its session.
+        let mut session = self.session().await?;
+        session
+            .connection
+            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = '30s'")
+            .await
+            .map_err(statement)?;
+        let found = judge(&mut session.connection, query).await;
+        session.give_up().await;
+        found
+    }
+}
+
+/// How large tables are.
+pub(super) async fn measure(connection: &mut PgConnection, tables: &[String]) -> Result<Vec<TableMeasure>, TargetError> {
+    // Partitions and children count with their parent.
+    let sql = "WITH RECURSIVE tree AS (SELECT to_regclass($1)::oid AS relid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN tree ON i.inhparent = tree.relid) \
+               SELECT n.nspname::text, r.relname::text, sum(CASE WHEN c.relkind = 'p' THEN 0 ELSE c.reltuples END)::float8, \
+               sum(pg_catalog.pg_total_relation_size(c.oid))::bigint, bool_or(c.reltuples < 0 AND c.relkind <> 'p'), sum(pg_catalog.pg_relation_size(c.oid))::bigint \
+               FROM tree JOIN pg_catalog.pg_class AS c ON c.oid = tree.relid \
+               JOIN pg_catalog.pg_class AS r ON r.oid = to_regclass($1) JOIN pg_catalog.pg_namespace AS n ON n.oid = r.relnamespace \
+               WHERE r.relkind IN ('r', 'p', 'm') GROUP BY n.nspname, r.relname";
+    let mut measures = Vec::with_capacity(tables.len());
+    for table in tables {
+        let unknown = TableMeasure {
+            table: table.clone(),
+            rows: None,
+            bytes: 0,
+        };
+        // A name that is none is an error of the function.
+        let found = sqlx::query(sql).bind(table).fetch_optional(&mut *connection).await;
+        let row = match found {
+            Ok(Some(row)) => row,
+            Ok(None) => {
+                measures.push(unknown);
+                continue;
+            }
+            Err(error) => {
+                let error = statement(error);
+                if error.class == dbkeep_engine::port::TargetErrorClass::Lost {
+                    return Err(error);
+                }
+                measures.push(unknown);
+                continue;
+            }
+        };
+        let name = TableName {
+            schema: Some(row.try_get(0).map_err(statement)?),
+            name: row.try_get(1).map_err(statement)?,
+        };
+        let estimate: f64 = row.try_get(2).map_err(statement)?;
+        let bytes: i64 = row.try_get(3).map_err(statement)?;
+        let unknown_rows: bool = row.try_get(4).map_err(statement)?;
+        let own_bytes: i64 = row.try_get(5).map_err(statement)?;
+        let rows = if unknown_rows || own_bytes <= SMALL {
+            let count = format!(
+                "SELECT count(*) FROM (SELECT 1 FROM {} LIMIT {COUNTED}) AS counted",
+                render::table(&name)
+            );
+            let count: i64 = sqlx::query_scalar(AssertSqlSafe(count))
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(statement)?;
+            count
+        } else {
+            // Rounded by the database's own estimate of rows; the text is the one lossless way to a whole number.
+            format!("{estimate:.0}").parse().unwrap_or(i64::MAX)
+        };
+        measures.push(TableMeasure {
+            table: table.clone(),
+            rows: u64::try_from(rows).ok(),
+            bytes: u64::try_from(bytes).unwrap_or(0),
+        });
+    }
+    Ok(measures)
+}
+
+/// The index of a name, and whether it is valid; `None` where there is none.
+pub(super) async fn index(connection: &mut PgConnection, name: &str) -> Result<Option<(TableName, bool)>, TargetError> {
+    let sql = "SELECT n.nspname::text, c.relname::text, i.indisvalid AND i.indisready FROM pg_catalog.pg_index AS i \
+               JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+               WHERE c.oid = to_regclass($1)";
+    let found: Option<(String, String, bool)> = sqlx::query_as(sql)
+        .bind(name)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?;
+    Ok(found.map(|(schema, name, valid)| {
+        let table = TableName {
+            schema: Some(schema),
+            name,
+        };
+        (table, valid)
+    }))
+}
+
+/// Full names of indexes that are not valid: of one table, or those that REINDEX leaves.
+pub(super) async fn invalid_indexes(connection: &mut PgConnection, table: Option<&str>) -> Result<Vec<String>, TargetError> {
+    let of_which = match table {
+        Some(table) => format!("i.indrelid = to_regclass({})", render::literal(table)),
+        None => "c.relname LIKE '%\\_ccnew%'".to_owned(),
+    };
+    let sql = format!(
+        "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE NOT (i.indisvalid AND i.indisready) AND c.relkind = 'i' AND {of_which} ORDER BY 1"
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .persistent(false)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)
+}
+
+/// A constraint that was not checked when it was made.
+struct Unchecked {
+    table: TableName,
+    constraint: String,
+    definition: String,
+    violated: String,
+}
+
+/// Constraints that were never validated, with the condition under which a row `t` violates them.
+const UNCHECKED: &str = "SELECT n.nspname::text, c.relname::text, f.conname::text, pg_catalog.pg_get_constraintdef(f.oid), f.contype::text, \
+       CASE WHEN f.contype = 'c' THEN pg_catalog.pg_get_expr(f.conbin, f.conrelid) END, pn.nspname::text, p.relname::text, \
+       ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(attnum, place) \
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.attnum ORDER BY k.place), \
+       ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY AS k(attnum, place) \
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.attnum ORDER BY k.place) \
+     FROM pg_catalog.pg_constraint AS f JOIN pg_catalog.pg_class AS c ON c.oid = f.conrelid \
+     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+     LEFT JOIN pg_catalog.pg_class AS p ON p.oid = f.confrelid LEFT JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace \
+     WHERE NOT f.convalidated AND f.contype IN ('f', 'c', 'n') AND f.conparentid = 0 \
+     ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\", f.conname::text COLLATE \"C\"";
+
+async fn unchecked(connection: &mut PgConnection) -> Result<Vec<Unchecked>, TargetError> {
+    let rows = sqlx::query(UNCHECKED).fetch_all(connection).await.map_err(statement)?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        let name = |schema: usize, table: usize| {
+            Ok::<_, TargetError>(TableName {
+                schema: row.try_get(schema).map_err(statement)?,
+                name: row
+                    .try_get::<Option<String>, _>(table)
+                    .map_err(statement)?
+                    .unwrap_or_default(),
+            })
+        };
+        let kind: String = row.try_get(4).map_err(statement)?;
+        let columns: Vec<String> = row.try_get(8).map_err(statement)?;
+        let violated = match kind.as_str() {
+            "f" => {
+                let parent_columns: Vec<String> = row.try_get(9).map_err(statement)?;
+                let filled = columns
+                    .iter()
+                    .map(|column| format!("t.{} IS NOT NULL", render::identifier(column)));
+                format!(
+                    "{} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {})",
+                    filled.collect::<Vec<_>>().join(" AND "),
+                    render::table(&name(6, 7)?),
+                    render::same("t", &columns, "p", &parent_columns),
+                )
+            }
+            "n" => {
+                let column = columns
+                    .first()
+                    .ok_or_else(|| refused("a constraint has no column".to_owned()))?;
+                format!("t.{} IS NULL", render::identifier(column))
+            }
+            _ => {
+                let expression: Option<String> = row.try_get(5).map_err(statement)?;
+                format!("NOT ({})", expression.unwrap_or_else(|| "true".to_owned()))
+            }
+        };
+        found.push(Unchecked {
+            table: name(0, 1)?,
+            constraint: row.try_get(2).map_err(statement)?,
+            definition: row.try_get(3).map_err(statement)?,
+            violated,
+        });
+    }
+    Ok(found)
+}
+
+/// Constraints that rows violate now. Its connection is not to be used again.
+pub(super) async fn violations(connection: &mut PgConnection) -> Result<Vec<String>, TargetError> {
+    connection
+        .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog")
+        .await
+        .map_err(statement)?;
+    let mut violations = Vec::new();
+    for constraint in unchecked(&mut *connection).await? {
+        let sql = format!(
+            "SELECT count(*) FROM {} AS t WHERE {}",
+            render::table(&constraint.table),
+            constraint.violated
+        );
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(statement)?;
+        if rows > 0 {
+            let noun = if rows == 1 { "row violates" } else { "rows violate" };
+            violations.push(format!(
+                "{}: {rows} {noun} {} ({})",
+                constraint.table, constraint.constraint, constraint.definition
+            ));
+        }
+    }
+    connection.execute("COMMIT").await.map_err(statement)?;
+    Ok(violations)
+}
