@@ -14,7 +14,7 @@ use std::{
 use dbkeep_engine::{
     Engine, EngineError,
     catalog::{Catalog, CatalogError},
-    engine::TargetEntry,
+    engine::{Migrations, TargetEntry},
     planner::{self, PlanError},
     port::{ArchiveError, FileRoot, FilesError, Roots, Store, StoreError},
 };
@@ -29,6 +29,7 @@ use crate::{
     archive::FolderArchive,
     config::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url},
     files::FolderRoot,
+    migration_folder::DiskFolder,
     store::ControlStore,
     target,
 };
@@ -90,7 +91,7 @@ pub enum ComposeError {
         source: target::UrlError,
     },
     /// A catalog was refused.
-    #[error("target {name}: {source}")]
+    #[error("target {name}")]
     Catalog {
         /// The target.
         name: String,
@@ -220,6 +221,10 @@ fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeErro
                 target,
                 catalog: Arc::new(catalog(declared)?),
                 roots: Arc::new(roots(config, declared)?),
+                migrations: declared.migrations.as_ref().map(|declared| Migrations {
+                    folder: Arc::new(DiskFolder::new(declared.folder.clone())),
+                    layout: declared.layout,
+                }),
             },
         );
     }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use dbkeep_engine::engine::Settings;
+use dbkeep_engine::{engine::Settings, model::Layout};
 
 /// Name of the catalog that is built in.
 pub const BUILTIN_CATALOG: &str = "builtin:learning-platform";
@@ -127,6 +127,17 @@ pub struct TargetConfig {
     pub catalogs: Vec<CatalogSource>,
     /// Folders whose files its rules may take, by the names that rules use.
     pub roots: BTreeMap<String, PathBuf>,
+    /// Its migrations; `None` where it has none.
+    pub migrations: Option<MigrationsConfig>,
+}
+
+/// Where the migrations of a target are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationsConfig {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Its layout; `None` to detect it.
+    pub layout: Option<Layout>,
 }
 
 /// Everything that can be set.
@@ -183,7 +194,20 @@ impl Config {
             url: url.into(),
             catalogs: vec![catalog.into()],
             roots: BTreeMap::new(),
+            migrations: None,
         });
+        self
+    }
+
+    /// Declares the migrations folder of a target that was added before; its layout is detected where none is given.
+    #[must_use]
+    pub fn with_migrations(mut self, target: &str, folder: impl Into<PathBuf>, layout: Option<Layout>) -> Self {
+        let folder = folder.into();
+        if let Some(target) = self.targets.iter_mut().find(|declared| declared.name == target) {
+            target.migrations = Some(MigrationsConfig { folder, layout });
+        } else {
+            self.stray_roots.push((target.to_owned(), folder.display().to_string()));
+        }
         self
     }
 

@@ -20,6 +20,7 @@ mod compose;
 pub mod config;
 pub mod files;
 pub mod grpc;
+mod migration_folder;
 pub mod store;
 pub mod target;
 pub mod telemetry;

@@ -10,11 +10,13 @@ use std::{
     time::Duration,
 };
 
+use dbkeep_engine::model::Layout;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url, check_listen, check_target_name, refuse, roots,
+    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, Url, check_listen, check_target_name,
+    refuse, roots,
 };
 
 #[derive(Deserialize, Default)]
@@ -78,6 +80,8 @@ struct TargetSection {
     catalog: Vec<Spanned<String>>,
     #[serde(default)]
     roots: BTreeMap<String, Spanned<PathBuf>>,
+    migrations: Option<Spanned<PathBuf>>,
+    migrations_layout: Option<Spanned<String>>,
 }
 
 /// Looks an environment variable up.
@@ -230,12 +234,44 @@ impl Source<'_> {
             roots::check_one(&root, &path).map_err(|problem| self.refuse(start, problem))?;
             roots.insert(root, path);
         }
+        let migrations = self.migrations(section.migrations, section.migrations_layout)?;
         Ok(TargetConfig {
             name: name.clone(),
             url,
             catalogs,
             roots,
+            migrations,
         })
+    }
+
+    fn migrations(
+        &self,
+        folder: Option<Spanned<PathBuf>>,
+        layout: Option<Spanned<String>>,
+    ) -> Result<Option<MigrationsConfig>, ConfigError> {
+        let layout = match layout {
+            None => None,
+            Some(named) if folder.is_none() => {
+                let problem = "migrations_layout is set, and migrations, the folder, is not";
+                return Err(self.refuse(named.span().start, problem));
+            }
+            Some(named) => match Layout::named(named.get_ref()) {
+                Some(layout) => Some(layout),
+                None => {
+                    let known = Layout::ALL.map(Layout::name).join(", ");
+                    let problem = format!("migrations_layout {:?} is unknown; expected one of {known}", named.get_ref());
+                    return Err(self.refuse(named.span().start, problem));
+                }
+            },
+        };
+        let Some(folder) = folder else { return Ok(None) };
+        if folder.get_ref().as_os_str().is_empty() {
+            return Err(self.refuse(folder.span().start, "migrations is empty; expected the path of a folder"));
+        }
+        Ok(Some(MigrationsConfig {
+            folder: self.base.join(folder.into_inner()),
+            layout,
+        }))
     }
 
     /// A connection string with its variables filled in and the path of a SQLite file resolved.

@@ -79,7 +79,10 @@ impl MigrationService for Migrations {
         let mut check = Check::default();
         let wanted = convert::states(&states, &mut check);
         if page_size > LARGEST_PAGE {
-            check.refuse("page_size", format!("is {page_size}; expected 1 to {LARGEST_PAGE}, or 0 for {PAGE}"));
+            check.refuse(
+                "page_size",
+                format!("is {page_size}; expected 1 to {LARGEST_PAGE}, or 0 for {PAGE}"),
+            );
         }
         check.finish()?;
         let size = usize::try_from(if page_size == 0 { PAGE } else { page_size }).unwrap_or(usize::MAX);
@@ -95,7 +98,10 @@ impl MigrationService for Migrations {
         if !page_token.is_empty() {
             let Some(last) = migrations.iter().position(|migration| migration.id == page_token) else {
                 let mut check = Check::default();
-                check.refuse("page_token", "is of no page of this list; expected the next_page_token of the page before");
+                check.refuse(
+                    "page_token",
+                    "is of no page of this list; expected the next_page_token of the page before",
+                );
                 check.finish()?;
                 return Ok(Response::new(v1::ListMigrationsResponse::default()));
             };
@@ -176,7 +182,9 @@ impl MigrationService for Migrations {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(events.wrap(|event| v1::TestMigrationResponse { event: Some(event) })))
+        Ok(Response::new(
+            events.wrap(|event| v1::TestMigrationResponse { event: Some(event) }),
+        ))
     }
 
     type ApplyMigrationsStream = Planned<v1::ApplyMigrationsResponse>;
@@ -238,7 +246,10 @@ impl MigrationService for Migrations {
         check.request_id(&request.request_id);
         let selection = convert::selection(request.selection, &mut check);
         if selection == Selection::All {
-            check.refuse("selection", "is empty; expected steps, to or migrations: taking everything back is nobody's default");
+            check.refuse(
+                "selection",
+                "is empty; expected steps, to or migrations: taking everything back is nobody's default",
+            );
         }
         let order = MigrateRequest {
             request_id: request.request_id,

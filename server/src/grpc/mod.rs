@@ -25,15 +25,18 @@ use std::{future::Future, time::Duration};
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
     backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
-    migration_service_server::MigrationServiceServer,
-    run_service_server::RunServiceServer, target_service_server::TargetServiceServer,
+    migration_service_server::MigrationServiceServer, run_service_server::RunServiceServer,
+    target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use self::{backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, runs::Runs, status::Fault, stream::Streams, targets::Targets};
+use self::{
+    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, runs::Runs, status::Fault, stream::Streams,
+    targets::Targets,
+};
 
 /// Largest request, bytes.
 const MAX_REQUEST: usize = 1 << 20;

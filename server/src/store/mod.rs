@@ -9,8 +9,8 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals` and
-//! `decisions` have the SQL; `draft` is a
+//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
+//! `decisions` and `proofs` have the SQL; `draft` is a
 //! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
@@ -24,6 +24,7 @@ mod failure;
 mod leases;
 mod open;
 mod plans;
+mod proofs;
 mod prune;
 mod queue;
 mod rows;
@@ -36,10 +37,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Decision, DecisionId, Event, Plan, PlanId, Run, RunId},
+    model::{Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId},
     port::{
-        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Renewal, Resolved, RunFilter, SteerRequest, Steered, Store,
-        StoreError, Update, Verdict,
+        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Proofs, Renewal, Resolved, RunFilter, SteerRequest,
+        Steered, Store, StoreError, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -181,5 +182,16 @@ impl Ladder for ControlStore {
         limit: u32,
     ) -> Result<Vec<Decision>, StoreError> {
         self.read_decisions(filter, before, limit).await
+    }
+}
+
+#[async_trait]
+impl Proofs for ControlStore {
+    async fn put_proofs(&self, target: &str, proofs: &[Proof]) -> Result<(), StoreError> {
+        self.write(proofs::Put::new(target, proofs)).await
+    }
+
+    async fn proofs(&self, target: &str) -> Result<Vec<Proof>, StoreError> {
+        self.read_proofs(target).await
     }
 }

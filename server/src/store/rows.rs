@@ -176,6 +176,9 @@ pub(super) fn kind_name(kind: RunKind) -> &'static str {
         RunKind::Verify => "verify",
         RunKind::Backup => "backup",
         RunKind::Restore => "restore",
+        RunKind::Migrate => "migrate",
+        RunKind::Rollback => "rollback",
+        RunKind::Rehearse => "rehearse",
     }
 }
 

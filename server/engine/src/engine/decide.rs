@@ -111,7 +111,7 @@ impl Engine {
     }
 
     /// Records a refusal; returns what the caller gets.
-    async fn recorded(&self, decision: &Decision, refusal: EngineError) -> EngineError {
+    pub(super) async fn recorded(&self, decision: &Decision, refusal: EngineError) -> EngineError {
         if matches!(refusal, EngineError::Store(StoreError::Unavailable(_))) {
             return refusal;
         }

@@ -7,6 +7,9 @@
 pub mod draft;
 pub mod graph;
 pub mod metadata;
+pub mod plan;
+pub mod risk;
 pub mod source;
+pub mod standing;
 pub mod statement;
 pub mod version;

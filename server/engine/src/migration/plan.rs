@@ -129,7 +129,11 @@ impl MigrationPlan {
             id: step.migration.id.clone(),
             name: step.migration.name.clone(),
             up_sha256: step.migration.up.sha256.clone(),
-            down_sha256: step.migration.down.as_ref().map_or_else(String::new, |down| down.sha256.clone()),
+            down_sha256: step
+                .migration
+                .down
+                .as_ref()
+                .map_or_else(String::new, |down| down.sha256.clone()),
         };
         self.steps.iter().map(of).collect()
     }
@@ -184,7 +188,7 @@ pub fn find(collection: &Collection, wanted: &str) -> Result<usize, PlanRefused>
         (Some(index), None) => Ok(index),
         _ => Err(PlanRefused::Unknown {
             wanted: wanted.to_owned(),
-            near: graph::closest(migrations, wanted),
+            near: graph::near(migrations, wanted),
         }),
     }
 }
@@ -233,7 +237,11 @@ pub fn choose_down(collection: &Collection, standings: &Standings, selection: &S
             .of_index(*index)
             .is_some_and(|item| item.standing.in_effect() || item.standing == Standing::Stopped(Direction::Down))
     };
-    let backwards = order.iter().rev().copied().filter(|index| there(index) && !collection.migrations[*index].repeatable);
+    let backwards = order
+        .iter()
+        .rev()
+        .copied()
+        .filter(|index| there(index) && !collection.migrations[*index].repeatable);
     Ok(match selection {
         Selection::All => backwards.collect(),
         Selection::Steps(count) => {
@@ -299,7 +307,13 @@ pub struct Facts<'a> {
 
 /// Puts a plan together from chosen migrations.
 #[must_use]
-pub fn plan(collection: &Collection, standings: &Standings, chosen: &[usize], direction: Direction, facts: &Facts<'_>) -> MigrationPlan {
+pub fn plan(
+    collection: &Collection,
+    standings: &Standings,
+    chosen: &[usize],
+    direction: Direction,
+    facts: &Facts<'_>,
+) -> MigrationPlan {
     let steps: Vec<PlanStep> = chosen
         .iter()
         .filter_map(|index| {
@@ -315,7 +329,8 @@ pub fn plan(collection: &Collection, standings: &Standings, chosen: &[usize], di
             problems.push(problem);
         }
     }
-    let backup_first = !steps.is_empty() && (facts.backup || direction == Direction::Down || steps.iter().any(|step| step.needs_backup));
+    let backup_first =
+        !steps.is_empty() && (facts.backup || direction == Direction::Down || steps.iter().any(|step| step.needs_backup));
     MigrationPlan {
         direction,
         backup_first,
@@ -382,7 +397,9 @@ fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], fac
         .iter()
         .map(|impact| risk::estimate_ms(impact, facts.known, facts.engine))
         .collect();
-    each.map_or((None, EstimateSource::Unknown), |each| (Some(each.iter().sum()), EstimateSource::Size))
+    each.map_or((None, EstimateSource::Unknown), |each| {
+        (Some(each.iter().sum()), EstimateSource::Size)
+    })
 }
 
 /// What speaks against rolling a migration back by its script.

@@ -87,8 +87,10 @@ const fn counts(layout: Layout, kind: LedgerKind) -> bool {
     matches!(
         (layout, kind),
         // Both read the same files, and a team may have moved from one to the other.
-        (Layout::Sqlx | Layout::GolangMigrate, LedgerKind::Sqlx | LedgerKind::GolangMigrate)
-            | (Layout::Diesel, LedgerKind::Diesel)
+        (
+            Layout::Sqlx | Layout::GolangMigrate,
+            LedgerKind::Sqlx | LedgerKind::GolangMigrate
+        ) | (Layout::Diesel, LedgerKind::Diesel)
             | (Layout::Dbmate, LedgerKind::Dbmate)
             | (Layout::Goose, LedgerKind::Goose)
             | (Layout::Flyway, LedgerKind::Flyway)
@@ -166,7 +168,14 @@ pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[For
             (!migration.repeatable && version::Version::parse(&migration.id.0)? <= *limit).then_some(*kind)
         };
         let elsewhere = others.get(&migration.id).copied();
-        items.push(item(index, migration, own.get(&migration.id).copied(), elsewhere, older(), &mut problems));
+        items.push(item(
+            index,
+            migration,
+            own.get(&migration.id).copied(),
+            elsewhere,
+            older(),
+            &mut problems,
+        ));
     }
     let known: HashSet<&MigrationId> = collection.migrations.iter().map(|migration| &migration.id).collect();
     mark_out_of_order(&mut items, &collection.migrations, &mut problems);
@@ -174,7 +183,14 @@ pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[For
         if known.contains(&entry.id) || entry.state == LedgerState::RolledBack {
             continue;
         }
-        items.push(only_in_ledger(&entry.id, &entry.name, standing_of(entry), Some(entry), Some(entry.at), &mut problems));
+        items.push(only_in_ledger(
+            &entry.id,
+            &entry.name,
+            standing_of(entry),
+            Some(entry),
+            Some(entry.at),
+            &mut problems,
+        ));
     }
     let mut lonely: Vec<_> = others
         .iter()
@@ -182,7 +198,14 @@ pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[For
         .collect();
     lonely.sort_by_key(|(id, _)| (*id).clone());
     for (id, (kind, entry)) in lonely {
-        items.push(only_in_ledger(id, &entry.version, Standing::Adopted(*kind), None, entry.applied_at, &mut problems));
+        items.push(only_in_ledger(
+            id,
+            &entry.version,
+            Standing::Adopted(*kind),
+            None,
+            entry.applied_at,
+            &mut problems,
+        ));
     }
     needs_of_applied(&items, &collection.migrations, &mut problems);
     Standings {
@@ -307,9 +330,20 @@ fn stopped(migration: &Migration, entry: &LedgerEntry, direction: Direction) -> 
     };
     let next = entry.statements_done + 1;
     let at = script
-        .and_then(|script| script.statements().nth(usize::try_from(entry.statements_done).ok()?).map(|statement| (script, statement)))
-        .map_or_else(String::new, |(script, statement)| format!(" ({}:{})", script.file, statement.line));
-    let why = if entry.problem.is_empty() { String::new() } else { format!(": {}", entry.problem) };
+        .and_then(|script| {
+            script
+                .statements()
+                .nth(usize::try_from(entry.statements_done).ok()?)
+                .map(|statement| (script, statement))
+        })
+        .map_or_else(String::new, |(script, statement)| {
+            format!(" ({}:{})", script.file, statement.line)
+        });
+    let why = if entry.problem.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", entry.problem)
+    };
     let (doubt, next_step) = if entry.in_doubt {
         (
             format!("; whether statement {next}{at} took effect is not known"),
@@ -321,7 +355,10 @@ fn stopped(migration: &Migration, entry: &LedgerEntry, direction: Direction) -> 
     } else {
         (
             format!("; statement {next}{at} did not take effect"),
-            format!("mend the cause, then `dbkeep migrations {way}` goes on at statement {next}; or `dbkeep migrations repair {}`", migration.id),
+            format!(
+                "mend the cause, then `dbkeep migrations {way}` goes on at statement {next}; or `dbkeep migrations repair {}`",
+                migration.id
+            ),
         )
     };
     Problem {
@@ -428,7 +465,10 @@ fn needs_of_applied(items: &[Item], migrations: &[Migration], problems: &mut Vec
                 problems.push(Problem {
                     code: "DEPENDENCY_PENDING",
                     id: item.id.clone(),
-                    message: format!("{} {} is in effect, and {needed}, on which it depends, is not", item.id, item.name),
+                    message: format!(
+                        "{} {} is in effect, and {needed}, on which it depends, is not",
+                        item.id, item.name
+                    ),
                     next_step: format!("apply {needed}, or baseline it where what it does is there already"),
                     blocks: false,
                 });

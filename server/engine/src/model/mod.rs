@@ -26,9 +26,9 @@ pub use maintenance::{
 };
 pub use migration::{
     Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerState, LockMode,
-    Metadata, Migration, MigrationId, MigrationOptions, MigrationProgress, MigrationRecord, MigrationReport, PlannedMigration, Proof, Rehearsal,
-    Risk, RiskReason, RowsLost, SchemaObject, Script, ScriptProblem, Statement, StatementReport, TableContent, TableLock,
-    TableMeasure, Work,
+    Metadata, Migration, MigrationId, MigrationOptions, MigrationProgress, MigrationRecord, MigrationReport, PlannedMigration,
+    Proof, Rehearsal, Risk, RiskReason, RowsLost, SchemaObject, Script, ScriptProblem, Statement, StatementReport, TableContent,
+    TableLock, TableMeasure, Work,
 };
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};

@@ -80,7 +80,6 @@ impl RunKind {
         Self::Rollback,
         Self::Rehearse,
     ];
-
 }
 
 impl RunKind {

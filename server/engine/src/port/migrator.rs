@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::target::{Claim, TargetError};
-use crate::model::{Fingerprint, ForeignLedger, LedgerEntry, MigrationId, RowsLost, Statement, StatementReport, TableMeasure};
+use crate::model::{Fingerprint, ForeignLedger, LedgerEntry, RowsLost, Statement, StatementReport, TableMeasure};
 
 /// A migration could not be executed.
 #[derive(Debug, thiserror::Error)]

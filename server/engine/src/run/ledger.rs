@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use super::{feed::Feeds, meter::Meter};
 use crate::{
     model::{
-        EventBody, MaintenanceProgress, MigrationProgress, Progress, Report, RunId, RunState, Slowdown, StepState, StepTotals, Throttle, Warning,
+        EventBody, MaintenanceProgress, MigrationProgress, Progress, Report, RunId, RunState, Slowdown, StepState, StepTotals,
+        Throttle, Warning,
     },
     port::{SourceMark, Store, StoreError, Update},
 };
@@ -182,7 +183,8 @@ impl Ledger {
     /// Writes what was deferred, where something has waited long enough; returns when the next has.
     pub(super) async fn flush(&mut self) -> Result<Instant, StoreError> {
         if !self.deferred.is_empty() && self.flushed.elapsed() >= DEFER {
-            self.write(Vec::new(), self.report_written.elapsed() >= REPORT_INTERVAL).await?;
+            self.write(Vec::new(), self.report_written.elapsed() >= REPORT_INTERVAL)
+                .await?;
         }
         Ok(self.flushed + DEFER)
     }

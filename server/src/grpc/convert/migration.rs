@@ -136,7 +136,9 @@ pub(in crate::grpc) fn view(view: &MigrationView) -> v1::GetMigrationResponse {
     let problems = view.status.standings.problems.iter();
     v1::GetMigrationResponse {
         migration: Some(item(&view.status, shown)),
-        up: migration.map(|migration| statements(&migration.up, &view.up)).unwrap_or_default(),
+        up: migration
+            .map(|migration| statements(&migration.up, &view.up))
+            .unwrap_or_default(),
         down: down.map(|script| statements(script, &view.down)).unwrap_or_default(),
         problems: problems.filter(|problem| problem.id == shown.id).map(problem).collect(),
     }
@@ -206,7 +208,11 @@ pub(in crate::grpc) fn plan(status: &MigrationStatus, plan: &MigrationPlan) -> v
     v1::MigrationPlan {
         target: status.target.clone(),
         direction: direction(plan.direction).into(),
-        steps: plan.steps.iter().map(|step| plan_step(status, plan.direction, step)).collect(),
+        steps: plan
+            .steps
+            .iter()
+            .map(|step| plan_step(status, plan.direction, step))
+            .collect(),
         problems: plan.problems.iter().map(problem).collect(),
         backup_first: plan.backup_first,
         estimated_duration: Some(time::milliseconds(plan.estimated_ms)),
@@ -334,7 +340,10 @@ pub(in crate::grpc) fn repair_action_of(number: i32, check: &mut Check) -> Optio
     match v1::RepairAction::try_from(number) {
         Ok(wanted) => RepairAction::ALL.into_iter().find(|action| repair_action(*action) == wanted),
         Err(_) => {
-            check.refuse("action", format!("is {number}; expected an action, or REPAIR_ACTION_UNSPECIFIED to have it explained"));
+            check.refuse(
+                "action",
+                format!("is {number}; expected an action, or REPAIR_ACTION_UNSPECIFIED to have it explained"),
+            );
             None
         }
     }
@@ -360,7 +369,10 @@ pub(in crate::grpc) fn selection(selection: Option<v1::MigrationSelection>, chec
     let v1::MigrationSelection { to, migrations, steps } = selection.unwrap_or_default();
     let given = usize::from(!to.is_empty()) + usize::from(!migrations.is_empty()) + usize::from(steps > 0);
     if given > 1 {
-        check.refuse("selection", "has more than one of to, migrations and steps; expected at most one");
+        check.refuse(
+            "selection",
+            "has more than one of to, migrations and steps; expected at most one",
+        );
     }
     if migrations.iter().any(String::is_empty) {
         check.refuse("selection.migrations", "holds an empty name; expected ids, versions or names");

@@ -93,17 +93,24 @@ pub struct MigrateRequest {
 impl Engine {
     fn migrations(&self, target: &str) -> Result<(&str, &TargetEntry, &Migrations), EngineError> {
         let (name, entry) = self.target(target)?;
-        let migrations = entry.migrations.as_ref().ok_or_else(|| EngineError::NoMigrations { target: name.to_owned() })?;
+        let migrations = entry
+            .migrations
+            .as_ref()
+            .ok_or_else(|| EngineError::NoMigrations { target: name.to_owned() })?;
         Ok((name, entry, migrations))
     }
 
     async fn collection(&self, name: &str, entry: &TargetEntry, migrations: &Migrations) -> Result<Collection, EngineError> {
         let place = migrations.folder.place();
-        let files = migrations.folder.files().await.map_err(|error| EngineError::MigrationSource {
-            target: name.to_owned(),
-            place: place.clone(),
-            problem: error.to_string(),
-        })?;
+        let files = migrations
+            .folder
+            .files()
+            .await
+            .map_err(|error| EngineError::MigrationSource {
+                target: name.to_owned(),
+                place: place.clone(),
+                problem: error.to_string(),
+            })?;
         source::read(&files, entry.target.engine(), migrations.layout).map_err(|error| EngineError::MigrationSource {
             target: name.to_owned(),
             place,
@@ -207,7 +214,8 @@ impl Engine {
     /// `RunAlreadyActive`, `RequestIdReused`, `ToolUnavailable`.
     pub async fn apply_migrations(&self, request: &MigrateRequest) -> Result<Run, EngineError> {
         let answer = self.migrate(request, Direction::Up).await;
-        self.noted_migrations(Act::Migrate, &request.target, &request.caller, answer).await
+        self.noted_migrations(Act::Migrate, &request.target, &request.caller, answer)
+            .await
     }
 
     /// Accepts a run that takes migrations back. The whole database is saved first.
@@ -216,7 +224,8 @@ impl Engine {
     /// As [`Engine::apply_migrations`].
     pub async fn rollback_migrations(&self, request: &MigrateRequest) -> Result<Run, EngineError> {
         let answer = self.migrate(request, Direction::Down).await;
-        self.noted_migrations(Act::Rollback, &request.target, &request.caller, answer).await
+        self.noted_migrations(Act::Rollback, &request.target, &request.caller, answer)
+            .await
     }
 
     async fn migrate(&self, request: &MigrateRequest, direction: Direction) -> Result<Run, EngineError> {
@@ -275,7 +284,10 @@ impl Engine {
             .await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what the three kinds of run differ in has no other common owner")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the three kinds of run differ in has no other common owner"
+    )]
     async fn accept_migrations(
         &self,
         name: &str,
@@ -306,14 +318,26 @@ impl Engine {
             max_execution_seconds: *RunOptions::MAX_EXECUTION_SECONDS.end(),
             ..RunOptions::default()
         };
-        let mut run = self.new_run(kind, name, Vec::new(), &Plan::none(name, Timestamp::now()), None, options, report);
+        let mut run = self.new_run(
+            kind,
+            name,
+            Vec::new(),
+            &Plan::none(name, Timestamp::now()),
+            None,
+            options,
+            report,
+        );
         run.started_by.clone_from(&request.caller.principal);
         let decision = act.map(|act| {
             let ids: Vec<&str> = plan.steps.iter().map(|step| step.migration.id.0.as_str()).collect();
             Decision::allow(&request.caller, act, format!("migrations {}", ids.join(", "))).about(name, Some(run.id), None)
         });
         // A rehearsal works on its own copy, so that it stands in nobody's way.
-        let tables = if act.is_some() { vec![MIGRATIONS.to_owned()] } else { Vec::new() };
+        let tables = if act.is_some() {
+            vec![MIGRATIONS.to_owned()]
+        } else {
+            Vec::new()
+        };
         self.accept(CreateRun {
             run,
             tables,
@@ -391,7 +415,7 @@ async fn known<'a>(entry: &TargetEntry, migrations: impl IntoIterator<Item = &'a
             let keys = schema.incoming.into_iter();
             known
                 .foreign_keys
-                .extend(keys.map(|key| (key.child.to_string(), key.columns, table.table.clone())));
+                .extend(keys.map(|key| (key.child.to_string(), key.child_columns, table.table.clone())));
         }
     }
     known.tables = tables;
@@ -454,7 +478,14 @@ fn request_digest(word: &str, name: &str, request: &MigrateRequest) -> String {
         Selection::Steps(steps) => format!("steps {steps}"),
     };
     let options = serde_json::to_string(&request.options).unwrap_or_default();
-    digest_of(&[word, name, &selection, &request.token, if request.backup { "backup" } else { "" }, &options])
+    digest_of(&[
+        word,
+        name,
+        &selection,
+        &request.token,
+        if request.backup { "backup" } else { "" },
+        &options,
+    ])
 }
 
 fn plan_refused(target: &str) -> impl Fn(PlanRefused) -> EngineError + '_ {

@@ -167,7 +167,10 @@ impl Engine {
             .collect();
         let index = match stopped_at(item, migration) {
             Some((script, statement)) => {
-                let statement = &script.statements().nth(statement).map_or(String::new(), |statement| statement.sql.clone());
+                let statement = &script
+                    .statements()
+                    .nth(statement)
+                    .map_or(String::new(), |statement| statement.sql.clone());
                 match index_of(statement, entry.target.engine()) {
                     Some(index) => {
                         let state = entry.target.migrator().index(&index).await;
@@ -199,11 +202,19 @@ impl Engine {
         };
         let Some(action) = action else { return Ok(repair) };
         if !repair.proposals.iter().any(|proposal| proposal.action == action) {
-            let offered = repair.proposals.iter().map(|proposal| proposal.action.name()).collect::<Vec<_>>();
+            let offered = repair
+                .proposals
+                .iter()
+                .map(|proposal| proposal.action.name())
+                .collect::<Vec<_>>();
             return Err(EngineError::RepairRefused {
                 id: item.id.0.clone(),
                 action: action.name(),
-                offered: if offered.is_empty() { "nothing: nothing is wrong with it".to_owned() } else { offered.join(", ") },
+                offered: if offered.is_empty() {
+                    "nothing: nothing is wrong with it".to_owned()
+                } else {
+                    offered.join(", ")
+                },
             });
         }
         let Some(migration) = migration else {
@@ -221,7 +232,8 @@ impl Engine {
         {
             self.drop_index(name, &decision, index).await?;
         }
-        self.change_ledger(name, decision, vec![(item.entry.clone(), after.clone())]).await?;
+        self.change_ledger(name, decision, vec![(item.entry.clone(), after.clone())])
+            .await?;
         repair.done = Some(action);
         repair.entry = Some(after);
         Ok(repair)
@@ -312,7 +324,9 @@ fn row(migration: &Migration, state: LedgerState, caller: &Caller, run: RunId) -
 /// The script and the position of the statement at which a migration stopped.
 fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a Script, usize)> {
     let migration = migration?;
-    let Standing::Stopped(direction) = item.standing else { return None };
+    let Standing::Stopped(direction) = item.standing else {
+        return None;
+    };
     let script = match direction {
         Direction::Up => &migration.up,
         Direction::Down => migration.down.as_ref()?,
@@ -320,12 +334,7 @@ fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a 
     Some((script, usize::try_from(item.entry.as_ref()?.statements_done).ok()?))
 }
 
-fn proposals(
-    item: &Item,
-    has_file: bool,
-    problems: &[&Problem],
-    index: Option<&(String, IndexState)>,
-) -> Vec<RepairProposal> {
+fn proposals(item: &Item, has_file: bool, problems: &[&Problem], index: Option<&(String, IndexState)>) -> Vec<RepairProposal> {
     let mut proposals = Vec::new();
     let mut propose = |action, effect: String| proposals.push(RepairProposal { action, effect });
     if !has_file {
@@ -344,16 +353,27 @@ fn proposals(
             );
         }
         if entry.in_doubt {
-            propose(RepairAction::Retry, format!("the next {command} runs statement {next} again; right where it did not take effect"));
+            propose(
+                RepairAction::Retry,
+                format!("the next {command} runs statement {next} again; right where it did not take effect"),
+            );
         }
         propose(
             RepairAction::Skip,
-            format!("statement {next} counts as done, and the next {command} goes on after it; right where it took effect, or was done by hand"),
+            format!(
+                "statement {next} counts as done, and the next {command} goes on after it; right where it took effect, or was done by hand"
+            ),
         );
-        propose(RepairAction::MarkApplied, "all of it counts as in effect; right where the rest was done by hand".to_owned());
+        propose(
+            RepairAction::MarkApplied,
+            "all of it counts as in effect; right where the rest was done by hand".to_owned(),
+        );
         propose(
             RepairAction::MarkPending,
-            format!("none of it counts as in effect; right where its first {} statements were taken back by hand", entry.statements_done),
+            format!(
+                "none of it counts as in effect; right where its first {} statements were taken back by hand",
+                entry.statements_done
+            ),
         );
     }
     if item.change.is_some() {
@@ -363,7 +383,10 @@ fn proposals(
         );
     }
     if problems.iter().any(|problem| problem.code == "FOREIGN_FAILED") {
-        propose(RepairAction::MarkApplied, "it counts as in effect; the other tool's ledger stays as it is".to_owned());
+        propose(
+            RepairAction::MarkApplied,
+            "it counts as in effect; the other tool's ledger stays as it is".to_owned(),
+        );
         propose(
             RepairAction::MarkPending,
             "it counts as not in effect, and the next apply runs it; the other tool's ledger stays as it is".to_owned(),
@@ -373,7 +396,10 @@ fn proposals(
 }
 
 fn repaired(item: &Item, migration: &Migration, action: RepairAction, caller: &Caller, run: RunId) -> LedgerEntry {
-    let now = item.entry.clone().unwrap_or_else(|| row(migration, LedgerState::Baselined, caller, run));
+    let now = item
+        .entry
+        .clone()
+        .unwrap_or_else(|| row(migration, LedgerState::Baselined, caller, run));
     let same = LedgerEntry {
         by: caller.principal.clone(),
         run,

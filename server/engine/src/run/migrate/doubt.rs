@@ -43,7 +43,9 @@ pub(super) async fn resolve(
             IndexState::Valid => (true, None),
             IndexState::Invalid => {
                 migrator.drop_invalid_index(attempt.claim, &index).await?;
-                let text = format!("index {index}, which an interrupted CREATE INDEX CONCURRENTLY left invalid, was dropped and is built again");
+                let text = format!(
+                    "index {index}, which an interrupted CREATE INDEX CONCURRENTLY left invalid, was dropped and is built again"
+                );
                 (false, Some(text))
             }
         },
@@ -61,7 +63,9 @@ pub(super) async fn resolve(
         run: attempt.claim.run,
         ..entry.clone()
     };
-    migrator.note(attempt.claim, &[(Some(entry.clone()), resolved.clone())]).await?;
+    migrator
+        .note(attempt.claim, &[(Some(entry.clone()), resolved.clone())])
+        .await?;
     Ok(Ok(resolved))
 }
 
@@ -75,7 +79,7 @@ fn unknown(entry: &LedgerEntry, script: &Script, statement: Option<&Statement>) 
 }
 
 fn look(statement: &Statement, engine: EngineKind) -> Look {
-    let words: Vec<String> = words(&statement.sql, engine).take(12).collect();
+    let words: Vec<String> = words(&statement.sql, engine).take(12).map(|token| token.text.to_owned()).collect();
     let upper: Vec<String> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
     let is = |position: usize, wanted: &str| upper.get(position).is_some_and(|word| word == wanted);
     match upper.first().map(String::as_str) {
@@ -139,7 +143,10 @@ mod tests {
             };
             super::look(&statement, EngineKind::Postgres)
         };
-        assert_eq!(look("create unique index concurrently a_b on t (x)"), Look::Makes("a_b".to_owned()));
+        assert_eq!(
+            look("create unique index concurrently a_b on t (x)"),
+            Look::Makes("a_b".to_owned())
+        );
         assert_eq!(
             look("CREATE INDEX CONCURRENTLY IF NOT EXISTS \"A b\" ON t (x)"),
             Look::Makes("\"A b\"".to_owned())

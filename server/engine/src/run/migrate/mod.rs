@@ -28,14 +28,14 @@ use crate::{
         standing::{Standing, standings},
     },
     model::{
-        Direction, LedgerEntry, LedgerState, Migration, MigrationId, MigrationRecord, MigrationReport, PlannedMigration, RunState,
-        StepState,
+        Direction, LedgerEntry, LedgerState, Migration, MigrationId, MigrationRecord, MigrationReport, PlannedMigration,
+        RunState, StepState,
     },
     port::MigratorError,
 };
 
-use hold::Hold;
 pub(crate) use doubt::index_of;
+use hold::Hold;
 pub(super) use rehearse::work as rehearse;
 use script::{ScriptDone, ScriptOrder};
 
@@ -131,7 +131,12 @@ pub(super) async fn work(attempt: &mut Attempt, direction: Direction) -> Result<
 async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direction, hold: &Hold) -> Result<Ending, Halt> {
     let target = Arc::clone(&attempt.target);
     let first = usize::from(record.backup_first);
-    let saved = attempt.ledger.report.backup.as_ref().is_some_and(|backup| !backup.files.is_empty());
+    let saved = attempt
+        .ledger
+        .report
+        .backup
+        .as_ref()
+        .is_some_and(|backup| !backup.files.is_empty());
     if record.backup_first && !saved {
         dump::whole(attempt).await?;
         failpoint!("migrate-saved");
@@ -156,7 +161,9 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
             },
         };
         let mut entry = ledger.get(&planned.id).cloned();
-        let mine = entry.as_ref().is_some_and(|entry| entry.run == attempt.run.id && entry.state == finished);
+        let mine = entry
+            .as_ref()
+            .is_some_and(|entry| entry.run == attempt.run.id && entry.state == finished);
         if mine {
             // An earlier attempt committed it; at most its word in the report was lost.
             if attempt.ledger.report.steps[step].state != StepState::Succeeded {
@@ -167,7 +174,11 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
         }
         attempt.boundary()?;
         if attempt.out_of_time() {
-            let reason = format!("{}; {done} of {} migrations are done", super::OUT_OF_TIME, record.planned.len());
+            let reason = format!(
+                "{}; {done} of {} migrations are done",
+                super::OUT_OF_TIME,
+                record.planned.len()
+            );
             return Ok(ending(RunState::PartiallySucceeded, reason));
         }
         if looked.elapsed() > LOOK_AROUND {
@@ -213,12 +224,22 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
             if let Some(meanwhile) = meanwhile {
                 reason = format!("{meanwhile} ({reason})");
             }
-            if let Some(entry) = executed.entry.as_ref().filter(|entry| entry.state != finished && entry.statements_done > 0) {
-                reason.push_str(&format!("; {} of {} statements took effect", entry.statements_done, entry.statements));
+            if let Some(entry) = executed
+                .entry
+                .as_ref()
+                .filter(|entry| entry.state != finished && entry.statements_done > 0)
+            {
+                reason.push_str(&format!(
+                    "; {} of {} statements took effect",
+                    entry.statements_done, entry.statements
+                ));
             }
             return failed(attempt, step, done, reason).await;
         }
-        attempt.ledger.end_short_step(step, StepState::Succeeded, String::new()).await?;
+        attempt
+            .ledger
+            .end_short_step(step, StepState::Succeeded, String::new())
+            .await?;
         done += 1;
         failpoint!("migration-done");
     }
@@ -230,7 +251,11 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
 }
 
 fn ending(state: RunState, reason: String) -> Ending {
-    Ending { state, reason, mark: None }
+    Ending {
+        state,
+        reason,
+        mark: None,
+    }
 }
 
 /// Ends the run at a migration that failed.
@@ -246,7 +271,10 @@ async fn failed(attempt: &mut Attempt, step: usize, done: usize, problem: String
     } else {
         (RunState::Failed, "none was done before it".to_owned())
     };
-    Ok(ending(state, format!("{name}: {problem}; {before}, {left} after it were not begun")))
+    Ok(ending(
+        state,
+        format!("{name}: {problem}; {before}, {left} after it were not begun"),
+    ))
 }
 
 /// Writes what a script did into the report.
@@ -290,7 +318,10 @@ async fn settle(
         row.duration_ms = entry.duration_ms;
     }
     keep(attempt, report);
-    attempt.ledger.end_short_step(step, StepState::Succeeded, String::new()).await?;
+    attempt
+        .ledger
+        .end_short_step(step, StepState::Succeeded, String::new())
+        .await?;
     Ok(())
 }
 

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     failpoint,
+    migration::risk,
     model::{
         Direction, Fingerprint, Impact, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord,
         PlannedMigration, Proof, Rehearsal, RowsLost, RunId, RunState, StepState, TableCount,
     },
-    migration::risk,
     port::{Archive, ArchiveError, DumpOrder, LoadOrder, Target},
     run::maintain::{act, blocking},
 };
@@ -38,7 +38,10 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let ending = result?;
     swept?;
     if let Err(error) = dropped {
-        attempt.ledger.warn(None, "SCRATCH_LEFT", format!("{name} may be left behind: {error}")).await?;
+        attempt
+            .ledger
+            .warn(None, "SCRATCH_LEFT", format!("{name} may be left behind: {error}"))
+            .await?;
     }
     Ok(ending)
 }
@@ -266,7 +269,13 @@ async fn on_copy(
     let entry = ledger_row(attempt, target, &migration.id).await?;
     compare(attempt, step, migration).await?;
     let at_first = target.migrator().fingerprint().await?;
-    let up = script::execute(attempt, target, &order(record, migration, Direction::Up, step, "applying", hold), entry).await?;
+    let up = script::execute(
+        attempt,
+        target,
+        &order(record, migration, Direction::Up, step, "applying", hold),
+        entry,
+    )
+    .await?;
     note(attempt, step, planned, Direction::Up, migration.up.statement_count(), &up).await?;
     (rehearsal.up_ms, rehearsal.rows) = (up.duration_ms(), up.rows());
     if let Some(problem) = &up.problem {
@@ -422,7 +431,8 @@ fn rows_lost(before: &Fingerprint, after: &Fingerprint, impacts: &[Impact], scri
     let emptied = |table: &str| {
         let bare = table.rsplit('.').next().unwrap_or(table);
         script.statements().zip(impacts).any(|(statement, impact)| {
-            let takes = impact.kind.starts_with("DELETE") || impact.kind.starts_with("TRUNCATE") || impact.kind.starts_with("MERGE");
+            let takes =
+                impact.kind.starts_with("DELETE") || impact.kind.starts_with("TRUNCATE") || impact.kind.starts_with("MERGE");
             takes && statement.sql.contains(bare)
         })
     };

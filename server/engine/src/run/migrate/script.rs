@@ -10,8 +10,8 @@ use super::super::attempt::{Attempt, Halt};
 use crate::{
     failpoint,
     model::{
-        Direction, Group, LedgerEntry, LedgerState, Migration, MigrationOptions, MigrationProgress, MigrationReport, RunId, Script,
-        ScriptProblem, Statement, StatementReport,
+        Direction, Group, LedgerEntry, LedgerState, Migration, MigrationOptions, MigrationProgress, MigrationReport, RunId,
+        Script, ScriptProblem, Statement, StatementReport,
     },
     port::{Follow, GroupDone, GroupOrder, MigratorError, Target, Told},
 };
@@ -169,7 +169,11 @@ pub(super) async fn execute(
             problem: String::new(),
             ..base
         };
-        match target.migrator().note(attempt.claim, &[(done.entry.clone(), after.clone())]).await {
+        match target
+            .migrator()
+            .note(attempt.claim, &[(done.entry.clone(), after.clone())])
+            .await
+        {
             Ok(()) => done.entry = Some(after),
             Err(error) => done.problem = Some(judge(order, None, error)?),
         }
@@ -217,10 +221,11 @@ pub(super) async fn execute(
                 entry,
                 warnings,
             }) => {
-                done.statements.extend(statements.into_iter().map(|statement| StatementReport {
-                    statement: statement.statement + base.statements_done,
-                    ..statement
-                }));
+                done.statements
+                    .extend(statements.into_iter().map(|statement| StatementReport {
+                        statement: statement.statement + base.statements_done,
+                        ..statement
+                    }));
                 done.warnings.extend(warnings);
                 base = entry.clone();
                 done.entry = Some(entry);

@@ -1,0 +1,85 @@
+//! Proofs of down scripts: one for each migration and pair of scripts, the newest.
+
+use dbkeep_engine::{
+    model::{MigrationId, Proof, RunId},
+    port::StoreError,
+};
+use sqlx::any::AnyRow;
+use uuid::Uuid;
+
+use super::{
+    ControlStore,
+    failure::{Failure, corrupt},
+    rows,
+    transaction::{Act, Tx},
+};
+
+/// Keeps proofs of a target.
+pub(super) struct Put {
+    target: String,
+    proofs: Vec<Proof>,
+}
+
+impl Put {
+    pub(super) fn new(target: &str, proofs: &[Proof]) -> Self {
+        Self {
+            target: rows::text(target),
+            proofs: proofs.to_vec(),
+        }
+    }
+}
+
+impl Act for Put {
+    type Output = ();
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
+        for proof in &self.proofs {
+            sqlx::query(
+                "INSERT INTO migration_proofs (target, migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (target, migration_id, up_sha256, down_sha256) \
+                 DO UPDATE SET restored = excluded.restored, up_ms = excluded.up_ms, run_id = excluded.run_id, at_ms = excluded.at_ms",
+            )
+            .bind(&self.target)
+            .bind(rows::text(&proof.id.0))
+            .bind(&proof.up_sha256)
+            .bind(&proof.down_sha256)
+            .bind(i64::from(proof.restored))
+            .bind(i64::try_from(proof.up_ms).unwrap_or(i64::MAX))
+            .bind(proof.run.to_string())
+            .bind(proof.at.as_millisecond())
+            .execute(&mut *tx.connection)
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+impl ControlStore {
+    pub(super) async fn read_proofs(&self, target: &str) -> Result<Vec<Proof>, StoreError> {
+        let sql = "SELECT migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms FROM migration_proofs \
+                   WHERE target = $1 ORDER BY at_ms DESC, migration_id";
+        let query = sqlx::query(sql).bind(rows::text(target));
+        let found = self.read(query.fetch_all(&self.pool)).await?;
+        found.iter().map(proof).collect()
+    }
+}
+
+fn proof(row: &AnyRow) -> Result<Proof, StoreError> {
+    let id: String = rows::column_of(row, "migration_id")?;
+    let run: String = rows::column_of(row, "run_id")?;
+    let strange = |column: &str| corrupt(format!("{column} of the proof of migration {id}"));
+    let (restored, up_ms, at_ms): (i64, i64, i64) = (
+        rows::column_of(row, "restored")?,
+        rows::column_of(row, "up_ms")?,
+        rows::column_of(row, "at_ms")?,
+    );
+    Ok(Proof {
+        up_sha256: rows::column_of(row, "up_sha256")?,
+        down_sha256: rows::column_of(row, "down_sha256")?,
+        restored: restored != 0,
+        up_ms: u64::try_from(up_ms).map_err(|_| strange("up_ms"))?,
+        run: RunId(Uuid::try_parse(&run).map_err(|_| strange("run_id"))?),
+        at: jiff::Timestamp::from_millisecond(at_ms).map_err(|_| strange("at_ms"))?,
+        id: MigrationId(id),
+    })
+}
