@@ -54,6 +54,7 @@ impl World {
                     column: 1,
                 })
                 .collect(),
+            session: Vec::new(),
             foreign_keys_off: false,
             lock_timeout: Duration::from_millis(500),
             statement_timeout: None,

@@ -21,6 +21,7 @@ fn order(claim: Claim, id: &str, sql: &str) -> GroupOrder {
             line: 1,
             column: 1,
         }],
+        session: Vec::new(),
         foreign_keys_off: false,
         lock_timeout: Duration::from_millis(300),
         statement_timeout: None,

@@ -21,6 +21,7 @@ fn order(claim: Claim, sql: &str) -> GroupOrder {
             line: 1,
             column: 1,
         }],
+        session: Vec::new(),
         foreign_keys_off: false,
         lock_timeout: Duration::from_secs(2),
         statement_timeout: None,

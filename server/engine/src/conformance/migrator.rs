@@ -137,6 +137,7 @@ fn order(claim: Claim, id: &str, statements: &[&str]) -> GroupOrder {
         claim,
         atomic: true,
         statements,
+        session: Vec::new(),
         foreign_keys_off: false,
         lock_timeout: Duration::from_secs(2),
         statement_timeout: None,

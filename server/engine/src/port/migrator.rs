@@ -109,6 +109,9 @@ pub struct GroupOrder {
     pub atomic: bool,
     /// The statements; one where it is not atomic.
     pub statements: Vec<Statement>,
+    /// Statements of the script before this group that set its session (`SET search_path`): executed again before it, since every
+    /// group has a session of its own. They are not counted and not told.
+    pub session: Vec<Statement>,
     /// SQLite: foreign keys are off meanwhile, `foreign_key_check` finds no new violation, and no child table loses rows.
     pub foreign_keys_off: bool,
     /// Longest wait for a lock.

@@ -79,7 +79,10 @@ fn unknown(entry: &LedgerEntry, script: &Script, statement: Option<&Statement>) 
 }
 
 fn look(statement: &Statement, engine: EngineKind) -> Look {
-    let words: Vec<String> = words(&statement.sql, engine).take(12).map(|token| token.text.to_owned()).collect();
+    let words: Vec<String> = words(&statement.sql, engine)
+        .take(12)
+        .map(|token| token.text.to_owned())
+        .collect();
     let upper: Vec<String> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
     let is = |position: usize, wanted: &str| upper.get(position).is_some_and(|word| word == wanted);
     match upper.first().map(String::as_str) {

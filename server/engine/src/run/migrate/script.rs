@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::attempt::{Attempt, Halt};
 use crate::{
     failpoint,
+    migration::statement::words,
     model::{
-        Direction, Group, LedgerEntry, LedgerState, Migration, MigrationOptions, MigrationProgress, MigrationReport, RunId,
-        Script, ScriptProblem, Statement, StatementReport,
+        Direction, EngineKind, Group, LedgerEntry, LedgerState, Migration, MigrationOptions, MigrationProgress, MigrationReport,
+        RunId, Script, ScriptProblem, Statement, StatementReport,
     },
     port::{Follow, GroupDone, GroupOrder, MigratorError, Target, Told},
 };
@@ -207,6 +208,7 @@ pub(super) async fn execute(
             claim: attempt.claim,
             atomic: group.atomic,
             statements: group.statements.clone(),
+            session: session_before(order.script, number, target.engine()),
             foreign_keys_off: order.script.foreign_keys_off,
             lock_timeout: Duration::from_millis(lock_timeout.max(1)),
             statement_timeout: (options.statement_timeout_ms > 0).then(|| Duration::from_millis(options.statement_timeout_ms)),
@@ -421,6 +423,32 @@ fn progress(order: &ScriptOrder<'_>, statements: &[Statement], done_before: u32,
     })
 }
 
+/// Statements before a group that set the session, which the group would have inherited in a single session.
+fn session_before(script: &Script, group: usize, engine: EngineKind) -> Vec<Statement> {
+    let before = script.groups[..group].iter().flat_map(|group| &group.statements);
+    before
+        .filter(|statement| sets_session(&statement.sql, engine))
+        .cloned()
+        .collect()
+}
+
+fn sets_session(sql: &str, engine: EngineKind) -> bool {
+    let first: Vec<String> = words(sql, engine)
+        .take(4)
+        .map(|token| token.text.to_ascii_lowercase())
+        .collect();
+    let first: Vec<&str> = first.iter().map(String::as_str).collect();
+    match engine {
+        // Those with LOCAL, CONSTRAINTS and TRANSACTION end with their transaction.
+        EngineKind::Postgres => match first[..] {
+            ["set", second, ..] => !matches!(second, "local" | "constraints" | "transaction"),
+            ["reset", ..] | ["select", "set_config", ..] | ["select", "pg_catalog", ".", "set_config"] => true,
+            _ => false,
+        },
+        EngineKind::Sqlite => matches!(first[..], ["pragma", _, "=" | "(", ..]),
+    }
+}
+
 /// Whether a group is the kind that may be in doubt.
 pub(super) fn doubtful<'a>(script: &'a Script, entry: &LedgerEntry) -> Option<&'a Group> {
     let mut done = usize::try_from(entry.statements_done).ok()?;
@@ -448,5 +476,28 @@ mod tests {
         assert_eq!(position(&statement, 7), (7, 12));
         assert_eq!(position(&statement, 12), (8, 3));
         assert_eq!(position(&statement, 15), (8, 6));
+    }
+
+    #[test]
+    fn what_sets_the_session_is_told_from_what_ends_with_its_transaction() {
+        let postgres = |sql: &str| sets_session(sql, EngineKind::Postgres);
+        for sql in [
+            "SET search_path = a",
+            "set role b",
+            "RESET ALL",
+            "SELECT pg_catalog.set_config('search_path', '', false)",
+        ] {
+            assert!(postgres(sql), "{sql}");
+        }
+        for sql in [
+            "SET LOCAL lock_timeout = 1",
+            "SET CONSTRAINTS ALL DEFERRED",
+            "SELECT 1",
+            "UPDATE t SET a = 1",
+        ] {
+            assert!(!postgres(sql), "{sql}");
+        }
+        assert!(sets_session("PRAGMA legacy_alter_table = ON", EngineKind::Sqlite));
+        assert!(!sets_session("PRAGMA foreign_key_check", EngineKind::Sqlite));
     }
 }

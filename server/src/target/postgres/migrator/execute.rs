@@ -112,6 +112,7 @@ impl Group<'_> {
             true => Some(Observer::begin(connection).await?),
             false => None,
         };
+        set_session(connection, order).await?;
         let began = Instant::now();
         let mut reports = Vec::with_capacity(order.statements.len());
         for (index, one) in order.statements.iter().enumerate() {
@@ -224,6 +225,15 @@ fn ended_itself() -> TargetError {
         "the script ended its transaction itself: what it did until then is in effect, and is not in the ledger; \
          expected a script without COMMIT and ROLLBACK",
     )
+}
+
+/// Sets the session as the script did for its groups before this one.
+pub(super) async fn set_session(connection: &mut PgConnection, order: &GroupOrder) -> Result<(), MigratorError> {
+    for one in &order.session {
+        let set = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
+        set.map_err(|error| problem::of_statement(error, 0, Vec::new()))?;
+    }
+    Ok(())
 }
 
 /// Executes one statement, and looks meanwhile who keeps it waiting.

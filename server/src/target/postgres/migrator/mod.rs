@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Fingerprint, ForeignLedger, LedgerEntry, TableMeasure},
+    model::{Fingerprint, ForeignLedger, LedgerEntry, Statement, TableMeasure},
     port::{Claim, Follow, GroupDone, GroupOrder, IndexState, Migrator, MigratorError, TargetError},
 };
-use sqlx::Executor as _;
+use sqlx::{AssertSqlSafe, Executor as _};
 
 pub(super) use self::session::Sessions;
 use super::{PostgresTarget, begin_reading, error::statement};
@@ -74,6 +74,18 @@ impl Migrator for PostgresTarget {
 
     async fn check(&self, query: &str) -> Result<Option<String>, TargetError> {
         self.look_whether(query).await
+    }
+
+    async fn verify(&self, statements: &[Statement]) -> Result<(), MigratorError> {
+        // Not to be used again: a script may have set anything.
+        let mut connection = self.connect().await?;
+        connection.execute("BEGIN").await.map_err(statement)?;
+        for (index, one) in statements.iter().enumerate() {
+            let ran = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut connection).await;
+            ran.map_err(|error| problem::of_statement(error, index, Vec::new()))?;
+        }
+        connection.execute("ROLLBACK").await.map_err(statement)?;
+        Ok(())
     }
 
     async fn measure(&self, tables: &[String]) -> Result<Vec<TableMeasure>, TargetError> {

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{
     super::{PostgresTarget, error::statement, render},
-    execute::{begin_own, run_one, write_own},
+    execute::{begin_own, run_one, set_session, write_own},
     ledger, look, problem,
     session::{Armed, Session, simple},
 };
@@ -73,6 +73,9 @@ impl PostgresTarget {
             millis(order.lock_timeout).max(1)
         );
         session.connection.execute(AssertSqlSafe(settings)).await.map_err(statement)?;
+        if let Err(error) = set_session(&mut session.connection, order).await {
+            return self.failed(session, order, &doubtful, error, &[]).await;
+        }
         tell(follow, Told::Begun(0));
         let began = Instant::now();
         let ran = tokio::select! {

@@ -67,6 +67,17 @@ impl Session {
         }
     }
 
+    /// Sets the session as the script did for its groups before this one.
+    async fn set(&mut self, order: &GroupOrder) -> Result<(), MigratorError> {
+        for one in &order.session {
+            let set = sqlx::raw_sql(AssertSqlSafe(one.sql.clone()))
+                .execute(&mut self.connection)
+                .await;
+            set.map_err(|error| problem::of_statement(error, 0, &one.sql))?;
+        }
+        Ok(())
+    }
+
     /// Executes one statement of the script.
     async fn run(&mut self, order: &GroupOrder, index: usize, one: &Statement) -> Result<StatementReport, MigratorError> {
         if self.stop.is_cancelled() {
@@ -182,6 +193,7 @@ async fn together(session: &mut Session, order: &GroupOrder, follow: &Follow) ->
     let begin = "SAVEPOINT dbkeep_migration";
     session.connection.execute(begin).await.map_err(statement)?;
     ledger::check(&mut session.connection, order.claim, &order.after.id, order.before.as_ref()).await?;
+    session.set(order).await?;
     let violations = if order.foreign_keys_off {
         Some(Violations::find(&mut session.connection).await?)
     } else {
@@ -250,6 +262,7 @@ async fn alone(session: &mut Session, order: &GroupOrder, follow: &Follow) -> Re
     let doubtful = in_doubt(order.before.as_ref(), &order.after);
     let doubtful = session.write(order, order.before.as_ref(), &doubtful).await?;
     failpoint!("migration-in-doubt");
+    session.set(order).await?;
     tell(follow, Told::Begun(0));
     let began = Instant::now();
     let guard = stoppable_by(&mut session.connection, session.interrupt.clone()).await?;

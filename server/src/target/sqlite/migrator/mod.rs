@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Fingerprint, ForeignLedger, LedgerEntry, TableMeasure},
+    model::{Fingerprint, ForeignLedger, LedgerEntry, Statement, TableMeasure},
     port::{Claim, Follow, GroupDone, GroupOrder, IndexState, Migrator, MigratorError, TargetError},
 };
-use sqlx::Connection as _;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
 
 use super::{SqliteTarget, dump::stoppable_by, error::statement};
@@ -75,6 +75,19 @@ impl Migrator for SqliteTarget {
         let found = look::hold(&mut connection, query).await;
         connection.close().await.map_err(statement)?;
         found
+    }
+
+    async fn verify(&self, statements: &[Statement]) -> Result<(), MigratorError> {
+        let mut connection = self.apart().await?;
+        let _stop = stoppable_by(&mut connection, CancellationToken::new()).await?;
+        connection.execute("BEGIN").await.map_err(statement)?;
+        for (index, one) in statements.iter().enumerate() {
+            let ran = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut connection).await;
+            ran.map_err(|error| problem::of_statement(error, index, &one.sql))?;
+        }
+        connection.execute("ROLLBACK").await.map_err(statement)?;
+        connection.close().await.map_err(statement)?;
+        Ok(())
     }
 
     async fn measure(&self, tables: &[String]) -> Result<Vec<TableMeasure>, TargetError> {
