@@ -39,12 +39,7 @@ pub enum DraftError {
 ///
 /// # Errors
 /// A name without letters and digits, or one that is taken where names have to differ; a version that cannot be followed.
-pub fn propose(
-    collection: &Collection,
-    name: &str,
-    now: Timestamp,
-    engine: EngineKind,
-) -> Result<Vec<SourceFile>, DraftError> {
+pub fn propose(collection: &Collection, name: &str, now: Timestamp, engine: EngineKind) -> Result<Vec<SourceFile>, DraftError> {
     let name = snake_case(name)?;
     let newest = collection.migrations.iter().rfind(|migration| !migration.repeatable);
     let version = match collection.layout {
@@ -68,10 +63,18 @@ pub fn propose(
             (format!("{version}_{name}/migration.sql"), up),
             (format!("{version}_{name}/down.sql"), down.to_owned()),
         ],
-        Layout::Dbmate => vec![(format!("{version}_{name}.sql"), format!("-- migrate:up\n{up}\n-- migrate:down\n{down}"))],
-        Layout::Goose => vec![(format!("{version}_{name}.sql"), format!("-- +goose Up\n{up}\n-- +goose Down\n{down}"))],
+        Layout::Dbmate => vec![(
+            format!("{version}_{name}.sql"),
+            format!("-- migrate:up\n{up}\n-- migrate:down\n{down}"),
+        )],
+        Layout::Goose => vec![(
+            format!("{version}_{name}.sql"),
+            format!("-- +goose Up\n{up}\n-- +goose Down\n{down}"),
+        )],
         Layout::Flyway => {
-            let folder = newest.and_then(|newest| newest.up.file.rsplit_once('/')).map_or(String::new(), |(folder, _)| format!("{folder}/"));
+            let folder = newest
+                .and_then(|newest| newest.up.file.rsplit_once('/'))
+                .map_or(String::new(), |(folder, _)| format!("{folder}/"));
             vec![
                 (format!("{folder}V{version}__{name}.sql"), up),
                 (format!("{folder}U{version}__{name}.sql"), down.to_owned()),
@@ -128,7 +131,9 @@ fn next_version(layout: Layout, newest: Option<&Migration>, now: Timestamp) -> R
         (true, 18) => Some(format!("{}-0000", dashes(now))),
         (false, 14) if newest.len() == 14 => Some(strftime(now, "%Y%m%d%H%M%S")),
         // golang-migrate can count seconds since 1970.
-        (false, 10) if layout == Layout::GolangMigrate && newest.len() == 10 && !newest.starts_with('0') => Some(now.as_second().to_string()),
+        (false, 10) if layout == Layout::GolangMigrate && newest.len() == 10 && !newest.starts_with('0') => {
+            Some(now.as_second().to_string())
+        }
         _ => None,
     };
     let refused = || DraftError::Version {
@@ -137,13 +142,17 @@ fn next_version(layout: Layout, newest: Option<&Migration>, now: Timestamp) -> R
     let last = Version::parse(newest).ok_or_else(refused)?;
     match stamp.filter(|stamp| Version::parse(stamp).is_some_and(|stamp| stamp > last)) {
         Some(stamp) => Ok(stamp),
-        None => counted_on(newest).filter(|next| Version::parse(next).is_some_and(|next| next > last)).ok_or_else(refused),
+        None => counted_on(newest)
+            .filter(|next| Version::parse(next).is_some_and(|next| next > last))
+            .ok_or_else(refused),
     }
 }
 
 /// The version whose last number is one more, with as many digits as there were.
 fn counted_on(version: &str) -> Option<String> {
-    let start = version.rfind(|character: char| !character.is_ascii_digit()).map_or(0, |at| at + 1);
+    let start = version
+        .rfind(|character: char| !character.is_ascii_digit())
+        .map_or(0, |at| at + 1);
     let (head, number) = (version.get(..start)?, version.get(start..)?);
     let mut digits: Vec<u8> = number.bytes().collect();
     for digit in digits.iter_mut().rev() {
@@ -179,7 +188,11 @@ fn up_template(engine: EngineKind) -> String {
 }
 
 fn sqitch(collection: &Collection, name: &str, now: Timestamp, up: String) -> Result<Vec<(String, String)>, DraftError> {
-    let taken: HashSet<&str> = collection.migrations.iter().map(|migration| migration.name.as_str()).collect();
+    let taken: HashSet<&str> = collection
+        .migrations
+        .iter()
+        .map(|migration| migration.name.as_str())
+        .collect();
     if taken.contains(name) {
         return Err(DraftError::Taken { name: name.to_owned() });
     }
@@ -189,7 +202,10 @@ fn sqitch(collection: &Collection, name: &str, now: Timestamp, up: String) -> Re
     } else if !plan.ends_with('\n') {
         plan.push('\n');
     }
-    plan.push_str(&format!("{name} {} dbkeep <dbkeep@localhost> # {name}\n", strftime(now, "%Y-%m-%dT%H:%M:%SZ")));
+    plan.push_str(&format!(
+        "{name} {} dbkeep <dbkeep@localhost> # {name}\n",
+        strftime(now, "%Y-%m-%dT%H:%M:%SZ")
+    ));
     let verify = "-- A statement that fails where the migration is not in effect.\n".to_owned();
     Ok(vec![
         (format!("deploy/{name}.sql"), up),
@@ -223,7 +239,10 @@ mod tests {
         all.extend(drafted.clone());
         let again = source::read(&all, EngineKind::Postgres, Some(layout)).unwrap();
         assert_eq!(again.migrations.len(), collection.migrations.len() + 1);
-        assert_eq!(again.migrations.last().map(|migration| migration.name.clone()), Some(snake_case(name).unwrap()));
+        assert_eq!(
+            again.migrations.last().map(|migration| migration.name.clone()),
+            Some(snake_case(name).unwrap())
+        );
         assert_eq!(again.warnings, collection.warnings);
         drafted.into_iter().map(|file| file.path).collect()
     }
@@ -246,13 +265,22 @@ mod tests {
     fn an_empty_folder_gets_the_habit_of_its_layout() {
         for (layout, expected) in [
             (Layout::Sqlx, vec!["20240601123005_a.up.sql", "20240601123005_a.down.sql"]),
-            (Layout::Diesel, vec!["2024-06-01-123005-0000_a/up.sql", "2024-06-01-123005-0000_a/down.sql"]),
+            (
+                Layout::Diesel,
+                vec!["2024-06-01-123005-0000_a/up.sql", "2024-06-01-123005-0000_a/down.sql"],
+            ),
             (Layout::GolangMigrate, vec!["000001_a.up.sql", "000001_a.down.sql"]),
             (Layout::Dbmate, vec!["20240601123005_a.sql"]),
             (Layout::Goose, vec!["20240601123005_a.sql"]),
             (Layout::Flyway, vec!["V1__a.sql", "U1__a.sql"]),
-            (Layout::Prisma, vec!["20240601123005_a/migration.sql", "20240601123005_a/down.sql"]),
-            (Layout::Sqitch, vec!["deploy/a.sql", "revert/a.sql", "verify/a.sql", "sqitch.plan"]),
+            (
+                Layout::Prisma,
+                vec!["20240601123005_a/migration.sql", "20240601123005_a/down.sql"],
+            ),
+            (
+                Layout::Sqitch,
+                vec!["deploy/a.sql", "revert/a.sql", "verify/a.sql", "sqitch.plan"],
+            ),
         ] {
             assert_eq!(paths(&[], layout, "a"), expected);
         }
@@ -270,7 +298,11 @@ mod tests {
             ("00000000000000_x/up.sql", Layout::Diesel, "20240601123005_a/up.sql"),
             ("db/V1_9__x.sql", Layout::Flyway, "db/V1_10__a.sql"),
             ("V01.02__x.sql", Layout::Flyway, "V01.03__a.sql"),
-            ("99999999999999999999999_x.sql", Layout::Sqlx, "100000000000000000000000_a.sql"),
+            (
+                "99999999999999999999999_x.sql",
+                Layout::Sqlx,
+                "100000000000000000000000_a.sql",
+            ),
         ] {
             let found = paths(&[file(existing, "SELECT 1;")], layout, "a");
             assert_eq!(found.first().map(String::as_str), Some(expected), "{existing}");
@@ -287,7 +319,10 @@ mod tests {
         let collection = source::read(&files, EngineKind::Postgres, None).unwrap();
         let drafted = propose(&collection, "Add y", now(), EngineKind::Postgres).unwrap();
         assert_eq!(
-            drafted.last().map(|file| String::from_utf8(file.bytes.clone()).unwrap()).as_deref(),
+            drafted
+                .last()
+                .map(|file| String::from_utf8(file.bytes.clone()).unwrap())
+                .as_deref(),
             Some("%project=p\n\nx\nadd_y 2024-06-01T12:30:05Z dbkeep <dbkeep@localhost> # add_y\n")
         );
         assert_eq!(

@@ -70,15 +70,14 @@ pub fn order(migrations: &[Migration]) -> Result<Vec<usize>, GraphError> {
 ///
 /// # Errors
 /// Any [`GraphError`].
-pub fn needed(
-    migrations: &[Migration],
-    wanted: &[MigrationId],
-    done: &HashSet<MigrationId>,
-) -> Result<Vec<usize>, GraphError> {
+pub fn needed(migrations: &[Migration], wanted: &[MigrationId], done: &HashSet<MigrationId>) -> Result<Vec<usize>, GraphError> {
     let graph = Graph::of(migrations)?;
     let is_done = |position: usize| migrations.get(position).is_some_and(|migration| done.contains(&migration.id));
     let taken = reach(positions(migrations, wanted)?, &graph.needs, |position| !is_done(position));
-    Ok(order(migrations)?.into_iter().filter(|position| taken.contains(position)).collect())
+    Ok(order(migrations)?
+        .into_iter()
+        .filter(|position| taken.contains(position))
+        .collect())
 }
 
 /// The migrations that need the given ones, directly or by others, without the given ones; in the order in which they can be taken
@@ -102,10 +101,16 @@ pub(super) fn resolve(migrations: &mut [Migration]) {
     let resolved: Vec<Vec<MigrationId>> = migrations
         .iter()
         .map(|migration| {
-            let found = migration.metadata.depends_on.iter().map(|needs| match names.find(&needs.0).as_slice() {
-                [position] => migrations.get(*position).map_or_else(|| needs.clone(), |found| found.id.clone()),
-                _ => needs.clone(),
-            });
+            let found = migration
+                .metadata
+                .depends_on
+                .iter()
+                .map(|needs| match names.find(&needs.0).as_slice() {
+                    [position] => migrations
+                        .get(*position)
+                        .map_or_else(|| needs.clone(), |found| found.id.clone()),
+                    _ => needs.clone(),
+                });
             found.collect()
         })
         .collect();
@@ -182,7 +187,11 @@ impl Graph {
                         return Err(GraphError::Ambiguous {
                             migration: migration.id.clone(),
                             needs: written.0.clone(),
-                            candidates: several.iter().filter_map(|one| migrations.get(*one)).map(|one| one.id.clone()).collect(),
+                            candidates: several
+                                .iter()
+                                .filter_map(|one| migrations.get(*one))
+                                .map(|one| one.id.clone())
+                                .collect(),
                         });
                     }
                 }
@@ -208,8 +217,12 @@ impl Graph {
     fn order(&self) -> Result<Vec<usize>, HashSet<usize>> {
         let by = self.needed_by();
         let mut open: Vec<usize> = self.needs.iter().map(Vec::len).collect();
-        let mut ready: BinaryHeap<Reverse<usize>> =
-            open.iter().enumerate().filter(|(_, open)| **open == 0).map(|(position, _)| Reverse(position)).collect();
+        let mut ready: BinaryHeap<Reverse<usize>> = open
+            .iter()
+            .enumerate()
+            .filter(|(_, open)| **open == 0)
+            .map(|(position, _)| Reverse(position))
+            .collect();
         let mut found = Vec::with_capacity(open.len());
         while let Some(Reverse(position)) = ready.pop() {
             found.push(position);
@@ -238,22 +251,36 @@ impl Graph {
             if let Some(start) = at.get(&position) {
                 let mut cycle: Vec<usize> = walk.get(*start..).unwrap_or_default().to_vec();
                 // The one that stands first in the folder opens the cycle, so that it is told the same way each time.
-                let least = cycle.iter().enumerate().min_by_key(|(_, position)| **position).map_or(0, |(index, _)| index);
+                let least = cycle
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, position)| **position)
+                    .map_or(0, |(index, _)| index);
                 cycle.rotate_left(least);
                 cycle.extend(cycle.first().copied());
-                return cycle.into_iter().filter_map(|position| migrations.get(position)).map(|one| one.id.clone()).collect();
+                return cycle
+                    .into_iter()
+                    .filter_map(|position| migrations.get(position))
+                    .map(|one| one.id.clone())
+                    .collect();
             }
             at.insert(position, walk.len());
             walk.push(position);
-            next = self.needs.get(position).and_then(|needs| needs.iter().copied().find(|need| rest.contains(need)));
+            next = self
+                .needs
+                .get(position)
+                .and_then(|needs| needs.iter().copied().find(|need| rest.contains(need)));
         }
         Vec::new()
     }
 }
 
 fn positions(migrations: &[Migration], ids: &[MigrationId]) -> Result<Vec<usize>, GraphError> {
-    let known: HashMap<&MigrationId, usize> =
-        migrations.iter().enumerate().map(|(position, migration)| (&migration.id, position)).collect();
+    let known: HashMap<&MigrationId, usize> = migrations
+        .iter()
+        .enumerate()
+        .map(|(position, migration)| (&migration.id, position))
+        .collect();
     let find = |id: &MigrationId| {
         known.get(id).copied().ok_or_else(|| GraphError::Unknown {
             wanted: id.clone(),
@@ -287,7 +314,11 @@ fn near(migrations: &[Migration], written: &str) -> Option<MigrationId> {
     let best = migrations.iter().filter_map(|migration| {
         let full = format!("{}_{}", migration.version, migration.name);
         let names = [migration.id.0.as_str(), &full, &migration.name];
-        names.into_iter().filter_map(close).min().map(|distance| (distance, &migration.id))
+        names
+            .into_iter()
+            .filter_map(close)
+            .min()
+            .map(|distance| (distance, &migration.id))
     });
     best.min_by_key(|(distance, _)| *distance).map(|(_, id)| id.clone())
 }
@@ -389,7 +420,11 @@ mod tests {
         let far = [migration("7", "create_users", &["elsewhere"])];
         assert_eq!(
             order(&far),
-            Err(GraphError::Missing { migration: id("7"), needs: "elsewhere".to_owned(), near: None })
+            Err(GraphError::Missing {
+                migration: id("7"),
+                needs: "elsewhere".to_owned(),
+                near: None
+            })
         );
     }
 
@@ -402,9 +437,17 @@ mod tests {
             migration("4", "d", &["3"]),
             migration("5", "e", &["2"]),
         ];
-        assert_eq!(order(&migrations).unwrap_err().to_string(), "migrations depend on each other: 2 -> 4 -> 3 -> 2");
+        assert_eq!(
+            order(&migrations).unwrap_err().to_string(),
+            "migrations depend on each other: 2 -> 4 -> 3 -> 2"
+        );
         let own = [migration("1", "a", &["1"])];
-        assert_eq!(order(&own), Err(GraphError::Cycle { path: vec![id("1"), id("1")] }));
+        assert_eq!(
+            order(&own),
+            Err(GraphError::Cycle {
+                path: vec![id("1"), id("1")]
+            })
+        );
         let twice = [migration("1", "a", &[]), migration("1", "b", &[])];
         assert_eq!(order(&twice), Err(GraphError::Duplicate { id: id("1") }));
     }
@@ -418,9 +461,15 @@ mod tests {
             migration("4", "d", &["2", "3"]),
         ];
         assert_eq!(needed(&migrations, &[id("4")], &HashSet::new()), Ok(vec![0, 1, 2, 3]));
-        assert_eq!(needed(&migrations, &[id("4")], &HashSet::from([id("1"), id("3")])), Ok(vec![1, 3]));
+        assert_eq!(
+            needed(&migrations, &[id("4")], &HashSet::from([id("1"), id("3")])),
+            Ok(vec![1, 3])
+        );
         assert_eq!(needed(&migrations, &[id("3")], &HashSet::new()), Ok(vec![2]));
-        assert!(matches!(needed(&migrations, &[id("44")], &HashSet::new()), Err(GraphError::Unknown { near: Some(_), .. })));
+        assert!(matches!(
+            needed(&migrations, &[id("44")], &HashSet::new()),
+            Err(GraphError::Unknown { near: Some(_), .. })
+        ));
     }
 
     #[test]
@@ -441,7 +490,11 @@ mod tests {
         let migrations: Vec<Migration> = (0..20_000_u32)
             .map(|number| {
                 let needs = (number + 1).to_string();
-                migration(&number.to_string(), "x", if number < 19_999 { vec![needs.as_str()] } else { vec![] }.as_slice())
+                migration(
+                    &number.to_string(),
+                    "x",
+                    if number < 19_999 { vec![needs.as_str()] } else { vec![] }.as_slice(),
+                )
             })
             .collect();
         let found = order(&migrations).unwrap();

@@ -173,7 +173,9 @@ pub fn of_header(file: &str, text: &str, engine: EngineKind, first_line: u32) ->
         if !leading {
             return Err(refuse("a header after a statement: expected it before the first statement"));
         }
-        let (key, value) = comment.split_once('=').ok_or_else(|| refuse("expected `-- dbkeep: key = value`"))?;
+        let (key, value) = comment
+            .split_once('=')
+            .ok_or_else(|| refuse("expected `-- dbkeep: key = value`"))?;
         let (key, value) = (key.trim(), value.trim());
         let values: Vec<String> = if key == "depends-on" {
             value.split(',').map(|part| part.trim().to_owned()).collect()
@@ -240,8 +242,15 @@ pub fn of_sidecar(file: &str, text: &str) -> Result<Stated, MetadataError> {
             DeValue::Array(values) => values.iter().map(|value| scalar(value.get_ref())).collect::<Option<Vec<_>>>(),
             value => scalar(value).map(|value| vec![value]),
         };
-        let values = values
-            .ok_or_else(|| refuse(offset, format!("`{}`: expected a text, a number, true or false, or a list of such", key.get_ref())))?;
+        let values = values.ok_or_else(|| {
+            refuse(
+                offset,
+                format!(
+                    "`{}`: expected a text, a number, true or false, or a list of such",
+                    key.get_ref()
+                ),
+            )
+        })?;
         stated.set(file, line_of(offset), key.get_ref(), &values)?;
     }
     Ok(stated)
@@ -340,7 +349,10 @@ mod tests {
     fn what_is_malformed_is_refused_with_its_line() {
         let (line, problem) = refused("-- x\n-- dbkeep: depend-on = 1\n");
         assert_eq!(line, 2);
-        assert!(problem.starts_with("unknown key `depend-on`: expected one of depends-on"), "{problem}");
+        assert!(
+            problem.starts_with("unknown key `depend-on`: expected one of depends-on"),
+            "{problem}"
+        );
         for (text, expected) in [
             ("-- dbkeep: transaction = no", "expected true or false"),
             ("-- dbkeep: estimated-duration = 5", "expected a duration such as"),
@@ -378,13 +390,19 @@ mod tests {
     #[test]
     fn a_key_in_two_places_is_refused() {
         let sidecar = of_sidecar("a.dbkeep.toml", "# words\ntransaction = false\n").unwrap();
-        let error = header("-- dbkeep: transaction = true").unwrap().merge(sidecar.clone()).unwrap_err();
+        let error = header("-- dbkeep: transaction = true")
+            .unwrap()
+            .merge(sidecar.clone())
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "a.dbkeep.toml:2: `transaction` is stated in a.sql:1 too: expected it in one place"
         );
         let both = header("-- dbkeep: description = x").unwrap().merge(sidecar).unwrap();
-        assert_eq!((both.metadata.description.as_str(), both.metadata.transaction), ("x", Some(false)));
+        assert_eq!(
+            (both.metadata.description.as_str(), both.metadata.transaction),
+            ("x", Some(false))
+        );
     }
 
     #[test]

@@ -98,15 +98,16 @@ impl fmt::Display for Problem {
                 formatter,
                 "{command} is a command of the database's shell, not SQL: expected statements only"
             ),
-            Self::InlineCopy => {
-                formatter.write_str("COPY FROM STDIN takes rows from psql: expected INSERT statements instead")
-            }
+            Self::InlineCopy => formatter.write_str("COPY FROM STDIN takes rows from psql: expected INSERT statements instead"),
             Self::NotInTransaction { what } => write!(
                 formatter,
                 "{what} cannot be in a transaction: give it a migration of its own, or state `-- dbkeep: transaction = false`"
             ),
             Self::NotBetweenBeginAndCommit { what } => {
-                write!(formatter, "{what} cannot be in a transaction: expected it outside of BEGIN and COMMIT")
+                write!(
+                    formatter,
+                    "{what} cannot be in a transaction: expected it outside of BEGIN and COMMIT"
+                )
             }
             Self::Rollback => formatter.write_str("ROLLBACK would undo what is recorded as done: expected no ROLLBACK"),
             Self::PartialTransaction => formatter.write_str(
@@ -117,7 +118,10 @@ impl fmt::Display for Problem {
             Self::NoCommit => formatter.write_str("this BEGIN has no COMMIT"),
             Self::NoBegin => formatter.write_str("this COMMIT has no BEGIN"),
             Self::TransactionForm { statement } => {
-                write!(formatter, "`{statement}` is more than a migration can have: expected BEGIN and COMMIT alone")
+                write!(
+                    formatter,
+                    "`{statement}` is more than a migration can have: expected BEGIN and COMMIT alone"
+                )
             }
         }
     }

@@ -32,7 +32,11 @@ pub(super) fn find<'a>(folder: &mut Folder<'a>) -> Result<Vec<Found<'a>>, Source
             error,
         })?;
         if let Some(early) = early.first() {
-            return Err(form(file, early.line, "a statement before `-- migrate:up`: expected it after"));
+            return Err(form(
+                file,
+                early.line,
+                "a statement before `-- migrate:up`: expected it after",
+            ));
         }
         let end = down.map_or(text.len(), |down| down.start);
         let part = |start: usize, end: usize, first_line: u32, mark: &Mark<'_>| -> Result<Part<'a>, SourceError> {
@@ -68,7 +72,13 @@ fn transaction(file: &str, mark: &Mark<'_>) -> Result<Transaction, SourceError> 
         transaction = match option {
             "transaction:false" => Transaction::Never,
             "transaction:true" => Transaction::Whole,
-            _ => return Err(form(file, mark.line, &format!("unknown option `{option}`: expected transaction:true or transaction:false"))),
+            _ => {
+                return Err(form(
+                    file,
+                    mark.line,
+                    &format!("unknown option `{option}`: expected transaction:true or transaction:false"),
+                ));
+            }
         };
     }
     Ok(transaction)

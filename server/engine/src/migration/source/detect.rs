@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{SourceError, flyway, folder::numbered, sections};
-use crate::{
-    model::Layout,
-    port::SourceFile,
-};
+use crate::{model::Layout, port::SourceFile};
 
 /// What a folder looks like.
 #[derive(Debug)]
@@ -75,7 +72,11 @@ impl Signs {
         let Some(stem) = name.strip_suffix(".sql") else {
             return;
         };
-        let Some((version, _)) = numbered(stem.strip_suffix(".up").or_else(|| stem.strip_suffix(".down")).unwrap_or(stem)) else {
+        let Some((version, _)) = numbered(
+            stem.strip_suffix(".up")
+                .or_else(|| stem.strip_suffix(".down"))
+                .unwrap_or(stem),
+        ) else {
             return;
         };
         self.no_transaction |= file.bytes.starts_with(b"-- no-transaction");
@@ -102,22 +103,57 @@ impl Signs {
         // Everything that a plan names lies in folders, which other layouts have too.
         let alone = !self.plan;
         let lock = if self.prisma_lock { " and a migration_lock.toml" } else { "" };
-        add(Layout::Prisma, self.prisma > 0 && alone, format!("{} match NAME/migration.sql{lock}", files(self.prisma)));
-        add(Layout::Diesel, self.diesel > 0 && alone, format!("{} match V_name/up.sql", files(self.diesel)));
-        add(Layout::Flyway, self.flyway > 0, format!("{} match V1__name.sql, U1__name.sql or R__name.sql", files(self.flyway)));
-        let go = if self.go_migrations > 0 { format!(", {} match V_name.go", files(self.go_migrations)) } else { String::new() };
+        add(
+            Layout::Prisma,
+            self.prisma > 0 && alone,
+            format!("{} match NAME/migration.sql{lock}", files(self.prisma)),
+        );
+        add(
+            Layout::Diesel,
+            self.diesel > 0 && alone,
+            format!("{} match V_name/up.sql", files(self.diesel)),
+        );
+        add(
+            Layout::Flyway,
+            self.flyway > 0,
+            format!("{} match V1__name.sql, U1__name.sql or R__name.sql", files(self.flyway)),
+        );
+        let go = if self.go_migrations > 0 {
+            format!(", {} match V_name.go", files(self.go_migrations))
+        } else {
+            String::new()
+        };
         add(
             Layout::Goose,
             self.goose > 0 || (self.go_migrations > 0 && self.pairs == 0),
             format!("{} have `-- +goose Up`{go}", files(self.goose)),
         );
-        add(Layout::Dbmate, self.dbmate > 0, format!("{} have `-- migrate:up`", files(self.dbmate)));
+        add(
+            Layout::Dbmate,
+            self.dbmate > 0,
+            format!("{} have `-- migrate:up`", files(self.dbmate)),
+        );
         if self.plain > 0 {
-            let pairs = if self.pairs > 0 { format!(", {} match V_name.up.sql or V_name.down.sql", files(self.pairs)) } else { String::new() };
-            add(Layout::Sqlx, true, format!("{} match V_name.sql without marks of goose or dbmate{pairs}", files(self.plain)));
+            let pairs = if self.pairs > 0 {
+                format!(", {} match V_name.up.sql or V_name.down.sql", files(self.pairs))
+            } else {
+                String::new()
+            };
+            add(
+                Layout::Sqlx,
+                true,
+                format!(
+                    "{} match V_name.sql without marks of goose or dbmate{pairs}",
+                    files(self.plain)
+                ),
+            );
         } else if self.pairs > 0 {
             let (layout, why) = self.of_pairs();
-            add(layout, true, format!("{} match V_name.up.sql or V_name.down.sql{why}", files(self.pairs)));
+            add(
+                layout,
+                true,
+                format!("{} match V_name.up.sql or V_name.down.sql{why}", files(self.pairs)),
+            );
         }
         found
     }
@@ -160,7 +196,11 @@ pub(super) fn detect(files: &[SourceFile], wanted: Option<Layout>) -> Result<See
                 let alike = [Layout::Sqlx, Layout::GolangMigrate];
                 for (other, why) in &candidates {
                     if !(alike.contains(other) && alike.contains(&layout)) {
-                        warnings.push(format!("the configuration states {}, but it looks like {}: {why}", layout.name(), other.name()));
+                        warnings.push(format!(
+                            "the configuration states {}, but it looks like {}: {why}",
+                            layout.name(),
+                            other.name()
+                        ));
                     }
                 }
             }
@@ -187,9 +227,7 @@ pub(super) fn detect(files: &[SourceFile], wanted: Option<Layout>) -> Result<See
             })
         }
         [] => match files.iter().find(|file| file.path.to_ascii_lowercase().ends_with(".sql")) {
-            Some(file) => Err(SourceError::Unrecognised {
-                file: file.path.clone(),
-            }),
+            Some(file) => Err(SourceError::Unrecognised { file: file.path.clone() }),
             None => Ok(Seen {
                 layout: Layout::Sqlx,
                 evidence: vec!["the folder is empty: it holds no SQL".to_owned()],
@@ -201,7 +239,11 @@ pub(super) fn detect(files: &[SourceFile], wanted: Option<Layout>) -> Result<See
 }
 
 fn files(count: usize) -> String {
-    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+    if count == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{count} files")
+    }
 }
 
 fn holds(bytes: &[u8], text: &str) -> bool {

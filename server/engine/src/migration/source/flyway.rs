@@ -34,7 +34,10 @@ impl<'a> Name<'a> {
             return Some(Self::Repeatable { name });
         }
         let (head, name) = stem.split_once("__")?;
-        let versioned = |letter| head.strip_prefix(letter).filter(|version| normalise(version).is_some() && !version.contains('-'));
+        let versioned = |letter| {
+            head.strip_prefix(letter)
+                .filter(|version| normalise(version).is_some() && !version.contains('-'))
+        };
         match (versioned('V'), versioned('U')) {
             (Some(version), _) => Some(Self::Versioned { version, name }),
             (_, Some(version)) => Some(Self::Undo { version }),
@@ -83,11 +86,16 @@ pub(super) fn find<'a>(folder: &mut Folder<'a>) -> Result<Vec<Found<'a>>, Source
             checksums: vec![(LedgerKind::Flyway, checksum.to_string())],
         });
     }
-    let ups: HashMap<String, usize> =
-        found.iter().enumerate().map(|(position, found): (usize, &Found<'_>)| (found.id.0.clone(), position)).collect();
+    let ups: HashMap<String, usize> = found
+        .iter()
+        .enumerate()
+        .map(|(position, found): (usize, &Found<'_>)| (found.id.0.clone(), position))
+        .collect();
     for (id, undo) in undos {
         let Some(up) = ups.get(&id).and_then(|position| found.get_mut(*position)) else {
-            return Err(SourceError::DownWithoutUp { file: undo.file.to_owned() });
+            return Err(SourceError::DownWithoutUp {
+                file: undo.file.to_owned(),
+            });
         };
         if let Some(first) = &up.down {
             return Err(SourceError::Duplicate {
@@ -112,7 +120,9 @@ fn part<'a>(folder: &mut Folder<'a>, path: &str) -> Result<Option<Part<'a>>, Sou
             if content.is_empty() || content.starts_with('#') {
                 continue;
             }
-            let (key, value) = content.split_once('=').ok_or_else(|| form(file, line, "expected key=value"))?;
+            let (key, value) = content
+                .split_once('=')
+                .ok_or_else(|| form(file, line, "expected key=value"))?;
             match (key.trim(), value.trim().to_ascii_lowercase().as_str()) {
                 ("executeInTransaction", "false") => part.transaction = Transaction::Never,
                 ("executeInTransaction", "true") | ("placeholderReplacement", "true") | ("encoding", "utf-8" | "utf8") => {}
@@ -198,7 +208,13 @@ mod tests {
 
     #[test]
     fn names_are_taken_apart() {
-        assert_eq!(Name::parse("V1_2__a_b"), Some(Name::Versioned { version: "1_2", name: "a_b" }));
+        assert_eq!(
+            Name::parse("V1_2__a_b"),
+            Some(Name::Versioned {
+                version: "1_2",
+                name: "a_b"
+            })
+        );
         assert_eq!(Name::parse("U1.2__a"), Some(Name::Undo { version: "1.2" }));
         assert_eq!(Name::parse("R__a__b"), Some(Name::Repeatable { name: "a__b" }));
         for wrong in ["V1_a", "V__a", "B1__a", "v1__a", "Vx__a", "V1-2__a"] {

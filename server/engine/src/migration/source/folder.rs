@@ -122,7 +122,11 @@ impl<'a> Folder<'a> {
         if found.up.transaction == Transaction::Never {
             if metadata.transaction == Some(true) {
                 let (file, line) = stated.place("transaction").unwrap_or((found.up.file, 1));
-                return Err(form(file, line, "`transaction` = true, but the script's own mark says that it is none: expected one word"));
+                return Err(form(
+                    file,
+                    line,
+                    "`transaction` = true, but the script's own mark says that it is none: expected one word",
+                ));
             }
             metadata.transaction = Some(false);
         }
@@ -130,7 +134,11 @@ impl<'a> Folder<'a> {
             && *version != found.id.0
         {
             let (file, line) = stated.place("version").unwrap_or((found.up.file, 1));
-            return Err(form(file, line, &format!("`version` = {version}: expected {}, as the name of the file says", found.id)));
+            return Err(form(
+                file,
+                line,
+                &format!("`version` = {version}: expected {}, as the name of the file says", found.id),
+            ));
         }
         for part in found.down.iter().chain(&found.verify) {
             metadata::refuse_header(part.file, part.text, self.engine, part.first_line)?;
@@ -141,7 +149,10 @@ impl<'a> Folder<'a> {
             name: found.name,
             repeatable: found.repeatable,
             up: self.script(found.up, stated.metadata.transaction, false)?,
-            down: found.down.map(|part| self.script(part, stated.metadata.transaction, false)).transpose()?,
+            down: found
+                .down
+                .map(|part| self.script(part, stated.metadata.transaction, false))
+                .transpose()?,
             verify: found.verify.map(|part| self.script(part, None, true)).transpose()?,
             metadata,
             foreign_checksums: found.checksums,

@@ -44,7 +44,11 @@ pub(super) fn find<'a>(folder: &mut Folder<'a>) -> Result<Vec<Found<'a>>, Source
         }
         let end = down.map_or(text.len(), |down| down.start);
         let part = |start: usize, end: usize, first_line: u32| -> Result<Part<'a>, SourceError> {
-            let inner: Vec<Mark<'_>> = seen.iter().filter(|mark| mark.start >= start && mark.start < end).copied().collect();
+            let inner: Vec<Mark<'_>> = seen
+                .iter()
+                .filter(|mark| mark.start >= start && mark.start < end)
+                .copied()
+                .collect();
             let section = text.get(start..end).unwrap_or_default();
             Ok(Part {
                 file,
@@ -84,12 +88,15 @@ fn transaction(file: &str, marks: &[Mark<'_>]) -> Result<Transaction, SourceErro
             "no transaction" => transaction = Transaction::Never,
             "up" | "down" | "statementbegin" | "statementend" | "envsub off" => {}
             "envsub on" => {
-                return Err(form(file, mark.line, "ENVSUB fills in variables that are not known here: expected their text"));
+                return Err(form(
+                    file,
+                    mark.line,
+                    "ENVSUB fills in variables that are not known here: expected their text",
+                ));
             }
             other => {
-                let problem = format!(
-                    "unknown `+goose {other}`: expected Up, Down, StatementBegin, StatementEnd or NO TRANSACTION"
-                );
+                let problem =
+                    format!("unknown `+goose {other}`: expected Up, Down, StatementBegin, StatementEnd or NO TRANSACTION");
                 return Err(form(file, mark.line, &problem));
             }
         }
@@ -129,7 +136,9 @@ fn statements(
                 }
                 (start, line, open) = (mark.end, mark.line.saturating_add(1), None);
             }
-            ("statementbegin", Some(_)) => return Err(form(file, mark.line, "StatementBegin twice: expected StatementEnd before")),
+            ("statementbegin", Some(_)) => {
+                return Err(form(file, mark.line, "StatementBegin twice: expected StatementEnd before"));
+            }
             ("statementend", None) => return Err(form(file, mark.line, "StatementEnd without StatementBegin")),
             _ => {}
         }

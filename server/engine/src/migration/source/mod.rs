@@ -195,7 +195,10 @@ pub fn read(files: &[SourceFile], engine: EngineKind, wanted: Option<Layout>) ->
         Layout::Prisma => prisma::find(&mut folder)?,
         Layout::Sqitch => sqitch::find(&mut folder, &mut plan)?,
     };
-    let mut migrations = found.into_iter().map(|found| folder.migration(found)).collect::<Result<Vec<_>, _>>()?;
+    let mut migrations = found
+        .into_iter()
+        .map(|found| folder.migration(found))
+        .collect::<Result<Vec<_>, _>>()?;
     if seen.layout != Layout::Sqitch {
         sort(&mut migrations);
     }
@@ -216,7 +219,12 @@ pub fn read(files: &[SourceFile], engine: EngineKind, wanted: Option<Layout>) ->
 fn sort(migrations: &mut [Migration]) {
     migrations.sort_by_cached_key(|migration| {
         let version = super::version::Version::parse(&migration.version);
-        (migration.repeatable, version, migration.name.clone(), migration.up.file.clone())
+        (
+            migration.repeatable,
+            version,
+            migration.name.clone(),
+            migration.up.file.clone(),
+        )
     });
 }
 

@@ -22,7 +22,9 @@ pub(super) fn marks<'a>(text: &'a str, opening: &str) -> Vec<Mark<'a>> {
         line = line.saturating_add(1);
         let end = start + content.len();
         if let Some(mark) = content.strip_prefix("--").map(str::trim)
-            && mark.get(..opening.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(opening))
+            && mark
+                .get(..opening.len())
+                .is_some_and(|begins| begins.eq_ignore_ascii_case(opening))
         {
             found.push(Mark {
                 text: mark,
@@ -75,6 +77,10 @@ pub(super) fn directions<'a>(
     }
     match up {
         Some(up) => Ok((up, down)),
-        None => Err(form(file, 1, &format!("no `-- {}`: expected it before the first statement", names.0))),
+        None => Err(form(
+            file,
+            1,
+            &format!("no `-- {}`: expected it before the first statement", names.0),
+        )),
     }
 }

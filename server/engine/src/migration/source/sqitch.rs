@@ -47,13 +47,19 @@ pub(super) fn find<'a>(folder: &mut Folder<'a>, plan: &mut String) -> Result<Vec
         for need in &change.needs {
             if let Some(conflict) = need.strip_prefix('!') {
                 if lines.get(plain(conflict)).is_some_and(|line| *line < change.line) {
-                    let problem = format!("{} conflicts with {conflict}, which comes before it: expected one of them", change.name);
+                    let problem = format!(
+                        "{} conflicts with {conflict}, which comes before it: expected one of them",
+                        change.name
+                    );
                     return Err(form(PLAN, change.line, &problem));
                 }
                 continue;
             }
             if let Some((project, _)) = need.split_once(':').filter(|(project, _)| !project.is_empty()) {
-                folder.warn(format!("{PLAN}:{}: {need} is a change of project {project}, which is not looked at", change.line));
+                folder.warn(format!(
+                    "{PLAN}:{}: {need} is a change of project {project}, which is not looked at",
+                    change.line
+                ));
                 continue;
             }
             let need = need.trim_start_matches(':');
@@ -108,15 +114,26 @@ fn changes(text: &str) -> Result<(Vec<Change<'_>>, Tags<'_>), SourceError> {
         let (name, rest) = content.split_once(char::is_whitespace).unwrap_or((content, ""));
         if let Some(tag) = name.strip_prefix('@') {
             if tags.insert(tag, found.last().map(|change| change.name)).is_some() {
-                return Err(form(PLAN, line, &format!("tag @{tag} stands in the plan twice: expected one")));
+                return Err(form(
+                    PLAN,
+                    line,
+                    &format!("tag @{tag} stands in the plan twice: expected one"),
+                ));
             }
             continue;
         }
         if name.starts_with('-') {
-            return Err(form(PLAN, line, "a change that is to be reverted: expected only changes to be deployed"));
+            return Err(form(
+                PLAN,
+                line,
+                "a change that is to be reverted: expected only changes to be deployed",
+            ));
         }
         let name = name.strip_prefix('+').unwrap_or(name);
-        if name.is_empty() || name.contains(['@', ':', '[', ']', '!', '\\']) || name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        if name.is_empty()
+            || name.contains(['@', ':', '[', ']', '!', '\\'])
+            || name.split('/').any(|part| matches!(part, "" | "." | ".."))
+        {
             return Err(form(PLAN, line, &format!("`{name}` is no name of a change")));
         }
         let mut needs = Vec::new();
@@ -129,7 +146,11 @@ fn changes(text: &str) -> Result<(Vec<Change<'_>>, Tags<'_>), SourceError> {
             rest = after.trim_start();
         }
         if !rest.is_empty() && !rest.starts_with(|character: char| character.is_ascii_digit()) {
-            return Err(form(PLAN, line, &format!("`{rest}`: expected a time such as 2024-01-01T00:00:00Z")));
+            return Err(form(
+                PLAN,
+                line,
+                &format!("`{rest}`: expected a time such as 2024-01-01T00:00:00Z"),
+            ));
         }
         if seen.insert(name, line).is_some() {
             return Err(SourceError::Rework {

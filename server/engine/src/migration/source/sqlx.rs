@@ -84,7 +84,9 @@ pub(super) fn pairs<'a>(
     }
     for (path, short) in downs {
         // Only the version pairs them, as it does for both tools; the names may differ.
-        let id = numbered(short).and_then(|(version, _)| normalise(version)).unwrap_or_default();
+        let id = numbered(short)
+            .and_then(|(version, _)| normalise(version))
+            .unwrap_or_default();
         let Some(up) = ups.get(&id).and_then(|position| found.get_mut(*position)) else {
             return Err(SourceError::DownWithoutUp { file: path.to_owned() });
         };

@@ -15,7 +15,9 @@ enum Nature {
     Odd,
     /// It cannot be in a transaction.
     Alone(&'static str),
-    ForeignKeys { off: bool },
+    ForeignKeys {
+        off: bool,
+    },
 }
 
 /// Puts the statements of a script into groups, and tells whether the script asks that SQLite's foreign keys be off.
@@ -26,11 +28,7 @@ enum Nature {
 ///
 /// # Errors
 /// Statements that cannot be in a transaction but are; `ROLLBACK`; `BEGIN` and `COMMIT` that do not pair.
-pub fn groups(
-    statements: Vec<Statement>,
-    engine: EngineKind,
-    transaction: bool,
-) -> Result<(Vec<Group>, bool), SplitError> {
+pub fn groups(statements: Vec<Statement>, engine: EngineKind, transaction: bool) -> Result<(Vec<Group>, bool), SplitError> {
     let mut foreign_keys_off = false;
     let mut kept = Vec::with_capacity(statements.len());
     for statement in statements {
@@ -156,12 +154,19 @@ fn single(atomic: bool, statement: Statement) -> Group {
 }
 
 fn several(statements: Vec<Statement>) -> Option<Group> {
-    (!statements.is_empty()).then_some(Group { atomic: true, statements })
+    (!statements.is_empty()).then_some(Group {
+        atomic: true,
+        statements,
+    })
 }
 
 /// The first words of a statement, for a message.
 fn opening(sql: &str, engine: EngineKind) -> String {
-    words(sql, engine).take(4).map(|token| token.text).collect::<Vec<_>>().join(" ")
+    words(sql, engine)
+        .take(4)
+        .map(|token| token.text)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn nature(statement: &Statement, engine: EngineKind) -> Nature {
@@ -171,7 +176,9 @@ fn nature(statement: &Statement, engine: EngineKind) -> Nature {
     };
     // The rest is only read where the first word can matter: scripts of a million INSERT statements are not read twice.
     match first.text.to_ascii_lowercase().as_str() {
-        "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "prepare" => transaction(first, &tokens.collect::<Vec<_>>(), engine),
+        "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "prepare" => {
+            transaction(first, &tokens.collect::<Vec<_>>(), engine)
+        }
         "vacuum" => Nature::Alone("VACUUM"),
         "pragma" | "attach" | "detach" if engine == EngineKind::Sqlite => sqlite(first, &tokens.collect::<Vec<_>>()),
         "create" | "drop" | "alter" | "reindex" | "cluster" | "discard" if engine == EngineKind::Postgres => {
@@ -189,7 +196,8 @@ fn transaction(first: Token<'_>, rest: &[Token<'_>], engine: EngineKind) -> Natu
         &["transaction", "deferred", "immediate", "exclusive"]
     };
     let bare = rest.iter().all(|token| noise.iter().any(|word| token.is(word)));
-    let begins = first.is("begin") || (postgres && first.is("start") && rest.first().is_some_and(|token| token.is("transaction")));
+    let begins =
+        first.is("begin") || (postgres && first.is("start") && rest.first().is_some_and(|token| token.is("transaction")));
     let prepares = first.is("prepare") && rest.first().is_some_and(|token| token.is("transaction"));
     match () {
         () if begins && bare => Nature::Begin,
@@ -266,6 +274,8 @@ fn postgres(first: Token<'_>, rest: &[Token<'_>]) -> Nature {
 }
 
 fn detaches_concurrently(rest: &[Token<'_>]) -> bool {
-    let detaches = rest.windows(2).any(|pair| matches!(pair, [one, two] if one.is("detach") && two.is("partition")));
+    let detaches = rest
+        .windows(2)
+        .any(|pair| matches!(pair, [one, two] if one.is("detach") && two.is("partition")));
     detaches && rest.last().is_some_and(|token| token.is("concurrently"))
 }

@@ -10,7 +10,10 @@ fn cut(text: &str, engine: EngineKind) -> Vec<String> {
 
 fn places(text: &str, engine: EngineKind) -> Vec<(u32, u32)> {
     let statements = split(text, engine, 1).unwrap();
-    statements.into_iter().map(|statement| (statement.line, statement.column)).collect()
+    statements
+        .into_iter()
+        .map(|statement| (statement.line, statement.column))
+        .collect()
 }
 
 fn refused(text: &str, engine: EngineKind) -> (u32, u32, Problem) {
@@ -41,14 +44,20 @@ fn quotes_hide_semicolons() {
         cut("SELECT ';', E'\\';', \";\" ; SELECT $$;$$, $x$;$$;$x$;", Postgres),
         ["SELECT ';', E'\\';', \";\"", "SELECT $$;$$, $x$;$$;$x$"]
     );
-    assert_eq!(cut("SELECT `;`, [;]; SELECT '\\'; SELECT 2", Sqlite), ["SELECT `;`, [;]", "SELECT '\\'", "SELECT 2"]);
+    assert_eq!(
+        cut("SELECT `;`, [;]; SELECT '\\'; SELECT 2", Sqlite),
+        ["SELECT `;`, [;]", "SELECT '\\'", "SELECT 2"]
+    );
     assert_eq!(cut("/* a /* ; */ ; */ SELECT 1;", Postgres), ["SELECT 1"]);
     assert_eq!(cut("/* a /* ; */ SELECT 1;", Sqlite), ["SELECT 1"]);
 }
 
 #[test]
 fn lines_and_columns_are_those_of_the_file() {
-    assert_eq!(places("\u{feff}SELECT 1;\r\n  -- ä\r\n  SELECT 'ä'; /* ü */ SELECT 2", Postgres), [(1, 1), (3, 3), (3, 23)]);
+    assert_eq!(
+        places("\u{feff}SELECT 1;\r\n  -- ä\r\n  SELECT 'ä'; /* ü */ SELECT 2", Postgres),
+        [(1, 1), (3, 3), (3, 23)]
+    );
     let statements = split("\nSELECT 1", Sqlite, 10).unwrap();
     assert_eq!(statements.first().map(|statement| statement.line), Some(11));
 }
@@ -61,11 +70,21 @@ fn triggers_are_one_statement() {
     assert_eq!(cut(trigger, Sqlite), [trigger]);
     assert_eq!(cut("CREATE TABLE trigger_log (a); SELECT 1", Sqlite).len(), 2);
     assert_eq!(
-        refused("SELECT 1;\n CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT 1; SELECT 2;", Sqlite),
+        refused(
+            "SELECT 1;\n CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT 1; SELECT 2;",
+            Sqlite
+        ),
         (2, 2, Problem::UnterminatedBody)
     );
     // PostgreSQL's triggers have no body.
-    assert_eq!(cut("CREATE TRIGGER a AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); SELECT 1", Postgres).len(), 2);
+    assert_eq!(
+        cut(
+            "CREATE TRIGGER a AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f(); SELECT 1",
+            Postgres
+        )
+        .len(),
+        2
+    );
 }
 
 #[test]
@@ -78,7 +97,14 @@ fn function_bodies_are_one_statement() {
         refused("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1;", Postgres),
         (1, 1, Problem::UnterminatedBody)
     );
-    assert_eq!(cut("CREATE FUNCTION f() RETURNS int AS $f$ BEGIN; END; $f$ LANGUAGE plpgsql; SELECT 1", Postgres).len(), 2);
+    assert_eq!(
+        cut(
+            "CREATE FUNCTION f() RETURNS int AS $f$ BEGIN; END; $f$ LANGUAGE plpgsql; SELECT 1",
+            Postgres
+        )
+        .len(),
+        2
+    );
     assert_eq!(cut("DO $$ BEGIN NULL; END $$; SELECT 1", Postgres).len(), 2);
 }
 
@@ -90,8 +116,13 @@ fn rules_keep_their_statements() {
 
 #[test]
 fn commands_of_shells_are_refused() {
-    let command = |command: &str| Problem::ShellCommand { command: command.to_owned() };
-    assert_eq!(refused("\\set ON_ERROR_STOP on\nSELECT 1;", Postgres), (1, 1, command("\\set")));
+    let command = |command: &str| Problem::ShellCommand {
+        command: command.to_owned(),
+    };
+    assert_eq!(
+        refused("\\set ON_ERROR_STOP on\nSELECT 1;", Postgres),
+        (1, 1, command("\\set"))
+    );
     assert_eq!(refused("SELECT 1\n\\gexec", Postgres), (2, 1, command("\\gexec")));
     assert_eq!(refused("SELECT 1;\n  \\i other.sql", Postgres), (2, 3, command("\\i")));
     assert_eq!(refused(".read x.sql\n", Sqlite), (1, 1, command(".read")));
@@ -100,7 +131,10 @@ fn commands_of_shells_are_refused() {
 
 #[test]
 fn copy_with_rows_is_refused() {
-    assert_eq!(refused("SELECT 1;\nCOPY t (a, b) FROM stdin;\n1\t'x\n\\.\n", Postgres), (2, 1, Problem::InlineCopy));
+    assert_eq!(
+        refused("SELECT 1;\nCOPY t (a, b) FROM stdin;\n1\t'x\n\\.\n", Postgres),
+        (2, 1, Problem::InlineCopy)
+    );
     assert_eq!(cut("COPY t FROM '/a;b'; COPY t TO STDOUT", Postgres).len(), 2);
 }
 
@@ -113,7 +147,13 @@ fn what_never_ends_is_refused_where_it_begins() {
         ("SELECT `a", Sqlite, 1, 8, Problem::UnterminatedName),
         ("SELECT 1 /* /* */", Postgres, 1, 10, Problem::UnterminatedComment),
         ("SELECT E'a\\'", Postgres, 1, 8, Problem::UnterminatedText),
-        ("\n$a$ $b$", Postgres, 2, 1, Problem::UnterminatedDollar { tag: "$a$".to_owned() }),
+        (
+            "\n$a$ $b$",
+            Postgres,
+            2,
+            1,
+            Problem::UnterminatedDollar { tag: "$a$".to_owned() },
+        ),
     ] {
         assert_eq!(refused(text, engine), (line, column, problem), "{text}");
     }
@@ -152,13 +192,25 @@ fn transactions_that_do_not_fit_are_refused() {
         ("SELECT 1;\nBEGIN; SELECT 1", 2, Problem::NoCommit),
         ("SELECT 1;\nCOMMIT", 2, Problem::NoBegin),
         ("BEGIN;\nBEGIN; COMMIT", 2, Problem::NestedBegin),
-        ("BEGIN;\nVACUUM; COMMIT", 2, Problem::NotBetweenBeginAndCommit { what: "VACUUM" }),
+        (
+            "BEGIN;\nVACUUM; COMMIT",
+            2,
+            Problem::NotBetweenBeginAndCommit { what: "VACUUM" },
+        ),
         (
             "BEGIN ISOLATION LEVEL SERIALIZABLE; COMMIT",
             1,
-            Problem::TransactionForm { statement: "BEGIN ISOLATION LEVEL SERIALIZABLE".to_owned() },
+            Problem::TransactionForm {
+                statement: "BEGIN ISOLATION LEVEL SERIALIZABLE".to_owned(),
+            },
         ),
-        ("PREPARE TRANSACTION 'x'", 1, Problem::TransactionForm { statement: "PREPARE TRANSACTION 'x'".to_owned() }),
+        (
+            "PREPARE TRANSACTION 'x'",
+            1,
+            Problem::TransactionForm {
+                statement: "PREPARE TRANSACTION 'x'".to_owned(),
+            },
+        ),
     ] {
         assert_eq!(grouped(text, Postgres, false), Err((line, problem)), "{text}");
     }
@@ -185,11 +237,20 @@ fn statements_that_cannot_be_in_a_transaction_are_alone() {
     ] {
         assert_eq!(grouped(text, Postgres, true), Ok(vec![(false, vec![text.to_owned()])]));
         let two = format!("SELECT 1;\n{text}");
-        assert!(matches!(grouped(&two, Postgres, true), Err((2, Problem::NotInTransaction { .. }))), "{text}");
+        assert!(
+            matches!(grouped(&two, Postgres, true), Err((2, Problem::NotInTransaction { .. }))),
+            "{text}"
+        );
         let apart = vec![(true, vec!["SELECT 1".to_owned()]), (false, vec![text.to_owned()])];
         assert_eq!(grouped(&two, Postgres, false), Ok(apart));
     }
-    for text in ["VACUUM", "PRAGMA journal_mode = WAL", "ATTACH 'x' AS y", "DETACH y", "VACUUM INTO 'x'"] {
+    for text in [
+        "VACUUM",
+        "PRAGMA journal_mode = WAL",
+        "ATTACH 'x' AS y",
+        "DETACH y",
+        "VACUUM INTO 'x'",
+    ] {
         assert_eq!(grouped(text, Sqlite, true), Ok(vec![(false, vec![text.to_owned()])]));
     }
     for text in [
@@ -207,7 +268,11 @@ fn statements_that_cannot_be_in_a_transaction_are_alone() {
 #[test]
 fn without_a_transaction_only_begin_and_commit_make_a_group() {
     assert_eq!(
-        grouped("SELECT 1; BEGIN; SELECT 2; SELECT 3; COMMIT; SELECT 4; BEGIN; COMMIT", Postgres, false),
+        grouped(
+            "SELECT 1; BEGIN; SELECT 2; SELECT 3; COMMIT; SELECT 4; BEGIN; COMMIT",
+            Postgres,
+            false
+        ),
         Ok(vec![
             (true, vec!["SELECT 1".to_owned()]),
             (true, vec!["SELECT 2".to_owned(), "SELECT 3".to_owned()]),
@@ -223,7 +288,10 @@ fn foreign_keys_are_asked_off_in_any_spelling() {
         ("pragma Foreign_Keys=0; SELECT 1", true),
         ("PRAGMA foreign_keys(off); SELECT 1", true),
         ("PRAGMA main.foreign_keys = false; SELECT 1", true),
-        ("PRAGMA foreign_keys = 'no'; BEGIN; SELECT 1; COMMIT; PRAGMA foreign_keys = 1", true),
+        (
+            "PRAGMA foreign_keys = 'no'; BEGIN; SELECT 1; COMMIT; PRAGMA foreign_keys = 1",
+            true,
+        ),
         ("PRAGMA foreign_keys = ON; SELECT 1", false),
         ("PRAGMA foreign_keys(yes); SELECT 1", false),
     ] {
@@ -232,7 +300,11 @@ fn foreign_keys_are_asked_off_in_any_spelling() {
         assert_eq!(found.len(), 1, "{text}");
         assert_eq!(found.first().map(|group| group.statements.len()), Some(1), "{text}");
     }
-    let kept = grouped("PRAGMA defer_foreign_keys = ON; PRAGMA legacy_alter_table = ON; PRAGMA foreign_keys", Sqlite, true);
+    let kept = grouped(
+        "PRAGMA defer_foreign_keys = ON; PRAGMA legacy_alter_table = ON; PRAGMA foreign_keys",
+        Sqlite,
+        true,
+    );
     assert_eq!(kept.unwrap().first().map(|(_, statements)| statements.len()), Some(3));
 }
 
@@ -248,10 +320,21 @@ fn statement(engine: EngineKind) -> impl Strategy<Value = String> {
         Postgres => &["$$ ; ' $$", "$t$ ; $$ -- \n $t$", "E'\\';'", "/* ; /* ' */ ; */", "a[1]"],
         Sqlite => &["`;`", "[; ']", "/* ; /* ' */", "'\\'"],
     };
-    let shared = ["'; '' '", "\"; \"\" \"", "-- ; ' \" $$ \n", "/* ; ' \n */", "x1", "\n", "\r\n", "(1)", "ä", "+", " "];
+    let shared = [
+        "'; '' '",
+        "\"; \"\" \"",
+        "-- ; ' \" $$ \n",
+        "/* ; ' \n */",
+        "x1",
+        "\n",
+        "\r\n",
+        "(1)",
+        "ä",
+        "+",
+        " ",
+    ];
     let pieces: Vec<String> = shared.iter().chain(own).map(|piece| (*piece).to_owned()).collect();
-    prop::collection::vec(prop::sample::select(pieces), 0..12)
-        .prop_map(|pieces| format!("SELECT {} + 1", pieces.join(" ")))
+    prop::collection::vec(prop::sample::select(pieces), 0..12).prop_map(|pieces| format!("SELECT {} + 1", pieces.join(" ")))
 }
 
 fn given_back(statements: &[String], engine: EngineKind) {

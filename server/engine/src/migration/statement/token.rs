@@ -75,7 +75,10 @@ impl<'a> Lexer<'a> {
 
     /// The next token, or the offset of one that has no end.
     pub(super) fn next_token(&mut self) -> Option<Result<Token<'a>, (usize, Problem)>> {
-        let blank = self.rest().find(|character: char| !is_blank(character)).unwrap_or(self.rest().len());
+        let blank = self
+            .rest()
+            .find(|character: char| !is_blank(character))
+            .unwrap_or(self.rest().len());
         self.position += blank;
         let rest = self.rest();
         let first = rest.chars().next()?;
@@ -119,7 +122,10 @@ impl<'a> Lexer<'a> {
                     .ok_or_else(|| Problem::UnterminatedDollar { tag: tag.to_owned() }),
                 None => Ok((TokenKind::Symbol, 1)),
             },
-            _ if first.is_ascii_digit() => Ok((TokenKind::Number, run(rest, |c| c.is_ascii_alphanumeric() || c == '.' || c == '_'))),
+            _ if first.is_ascii_digit() => Ok((
+                TokenKind::Number,
+                run(rest, |c| c.is_ascii_alphanumeric() || c == '.' || c == '_'),
+            )),
             _ if starts_word(first) => {
                 let length = run(rest, |c| starts_word(c) || c.is_ascii_digit() || c == '$');
                 let next = bytes.get(length).copied().unwrap_or_default();
@@ -266,7 +272,10 @@ mod tests {
     fn dollars_are_quotes_parameters_or_parts_of_names() {
         assert_eq!(cut("$$ ; $$", Postgres), [(Text, "$$ ; $$")]);
         assert_eq!(cut("$a$ $b$ $a$", Postgres), [(Text, "$a$ $b$ $a$")]);
-        assert_eq!(cut("$1$2", Postgres), [(Symbol, "$"), (Number, "1"), (Symbol, "$"), (Number, "2")]);
+        assert_eq!(
+            cut("$1$2", Postgres),
+            [(Symbol, "$"), (Number, "1"), (Symbol, "$"), (Number, "2")]
+        );
         assert_eq!(cut("foo$bar$baz", Postgres), [(Word, "foo$bar$baz")]);
         assert_eq!(cut("$ä$;$ä$", Postgres), [(Text, "$ä$;$ä$")]);
     }
