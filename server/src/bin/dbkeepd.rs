@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use dbkeep_server::{
     CatalogSource, Config, Server, check,
-    config::TargetConfig,
+    config::{MigrationsConfig, TargetConfig},
     telemetry::{self, Format},
 };
 use tokio::{
@@ -41,6 +41,9 @@ struct Options {
     /// A folder whose files the rules of the databases that --target names may take. Can be repeated.
     #[arg(long = "root", value_name = "NAME=PATH", requires = "targets", value_parser = root)]
     roots: Vec<(String, PathBuf)>,
+    /// Migrations folder of the databases that --target names; its layout is detected.
+    #[arg(long, value_name = "DIR", requires = "targets")]
+    migrations: Option<PathBuf>,
     /// Check the settings and the catalogs, and exit.
     #[arg(long)]
     check: bool,
@@ -129,6 +132,7 @@ fn configure(options: Options) -> anyhow::Result<Config> {
         url: url.into(),
         catalogs: catalogs.clone(),
         roots: roots.clone(),
+        migrations: options.migrations.clone().map(|folder| MigrationsConfig { folder, layout: None }),
     });
     config.targets.extend(added);
     config.check()?;

@@ -34,6 +34,13 @@ impl Daemon {
         )
     }
 
+    /// The same with the target's migrations folder, and without a catalog.
+    pub(crate) fn start_with_migrations(data: &Path, target: &str, migrations: &Path, failpoints: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
+        command.args(["--target", &format!("app={target}"), "--migrations"]).arg(migrations);
+        Self::launch_with(command, data, failpoints)
+    }
+
     /// The same by a command that ends in `dbkeepd`.
     pub(crate) fn start_by(command: Command, data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
         Self::launch(command, data, target, catalog, &[], failpoints)
@@ -48,11 +55,16 @@ impl Daemon {
         failpoints: &str,
     ) -> Self {
         command
-            .args(["--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
             .args(["--target", &format!("app={target}"), "--catalog"])
             .arg(catalog)
-            .args(roots.iter().map(|(name, path)| format!("--root={name}={}", path.display())))
+            .args(roots.iter().map(|(name, path)| format!("--root={name}={}", path.display())));
+        Self::launch_with(command, data, failpoints)
+    }
+
+    fn launch_with(mut command: Command, data: &Path, failpoints: &str) -> Self {
+        command
+            .args(["--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
             .env("DBKEEP_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());

@@ -60,6 +60,9 @@ pub(super) struct Found<'a> {
     pub(super) checksums: Vec<(LedgerKind, String)>,
 }
 
+/// A file's path, bytes and text without the mark of its encoding.
+pub(super) type Taken<'a> = (&'a str, &'a [u8], &'a str);
+
 /// The files, and which of them belong to something.
 #[derive(Debug)]
 pub(super) struct Folder<'a> {
@@ -92,8 +95,8 @@ impl<'a> Folder<'a> {
         self.warnings.push(warning);
     }
 
-    /// A file that belongs to something, with its bytes and its text without the mark of its encoding.
-    pub(super) fn take(&mut self, path: &str) -> Result<Option<(&'a str, &'a [u8], &'a str)>, SourceError> {
+    /// A file that belongs to something.
+    pub(super) fn take(&mut self, path: &str) -> Result<Option<Taken<'a>>, SourceError> {
         let Some((path, bytes)) = self.files.get_key_value(path) else {
             return Ok(None);
         };

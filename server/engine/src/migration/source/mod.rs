@@ -1,5 +1,5 @@
 //! Folders of migrations, in the layouts of eight tools, read into [`Migration`]s. Each layout has a file here that knows its names
-//! and its marks; [`folder`] turns what it found into scripts, the same for all. Nothing is executed and nothing is guessed: what a
+//! and its marks; `folder` turns what it found into scripts, the same for all. Nothing is executed and nothing is guessed: what a
 //! tool would read otherwise than dbkeep does is refused with file and line. Called by the engine whenever it looks at a folder.
 
 mod dbmate;

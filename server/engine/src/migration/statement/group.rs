@@ -49,7 +49,6 @@ pub fn groups(statements: Vec<Statement>, engine: EngineKind, transaction: bool)
 }
 
 /// Whether the statements ask for something else than one transaction: for several, or for statements that cannot be in one.
-/// `(a BEGIN that is not around everything, a statement that cannot be in a transaction, nothing but such statements)`.
 pub(in crate::migration) fn shape(statements: &[Statement], engine: EngineKind) -> Shape {
     let natures: Vec<Nature> = statements
         .iter()

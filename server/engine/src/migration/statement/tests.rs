@@ -21,7 +21,10 @@ fn refused(text: &str, engine: EngineKind) -> (u32, u32, Problem) {
     (error.line, error.column, error.problem)
 }
 
-fn grouped(text: &str, engine: EngineKind, transaction: bool) -> Result<Vec<(bool, Vec<String>)>, (u32, Problem)> {
+/// Groups: whether each is atomic, and its statements.
+type Grouped = Vec<(bool, Vec<String>)>;
+
+fn grouped(text: &str, engine: EngineKind, transaction: bool) -> Result<Grouped, (u32, Problem)> {
     let (found, _) = groups(split(text, engine, 1).unwrap(), engine, transaction).map_err(|error| (error.line, error.problem))?;
     let lines = found.into_iter().map(|group| {
         let statements = group.statements.into_iter().map(|statement| statement.sql);
