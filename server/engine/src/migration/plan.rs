@@ -282,13 +282,15 @@ pub fn choose_down(collection: &Collection, standings: &Standings, selection: &S
 
 fn with_dependents(collection: &Collection, standings: &Standings, wanted: &[usize]) -> Result<Vec<usize>, PlanRefused> {
     let ids: Vec<MigrationId> = wanted.iter().map(|index| collection.migrations[*index].id.clone()).collect();
-    let mut all = graph::dependents(&collection.migrations, &ids)?;
-    all.retain(|index| {
+    let mut all: HashSet<usize> = graph::dependents(&collection.migrations, &ids)?.into_iter().collect();
+    all.extend(wanted);
+    let in_effect = |index: &usize| {
         standings
             .of_index(*index)
             .is_some_and(|item: &Item| item.standing != Standing::Pending)
-    });
-    Ok(all)
+    };
+    let order = graph::order(&collection.migrations)?;
+    Ok(order.into_iter().rev().filter(|index| all.contains(index) && in_effect(index)).collect())
 }
 
 /// What the caller knows beside the folder and the ledgers.
