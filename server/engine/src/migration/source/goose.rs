@@ -86,13 +86,8 @@ fn transaction(file: &str, marks: &[Mark<'_>]) -> Result<Transaction, SourceErro
     for mark in marks {
         match command(mark.text).as_str() {
             "no transaction" => transaction = Transaction::Never,
-<<<<<<< HEAD
-            "up" | "down" | "statementbegin" | "statementend" | "envsub off" => {}
-            "envsub on" => {
-=======
             "up" | "down" | "statementbegin" | "statementend" | "envsub off" | "envsubst off" => {}
             "envsub on" | "envsubst on" => {
->>>>>>> mig-source
                 return Err(form(
                     file,
                     mark.line,

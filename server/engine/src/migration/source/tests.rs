@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 use super::*;
 use crate::model::LedgerKind;
 use EngineKind::{Postgres, Sqlite};
@@ -443,4 +440,3 @@ fn errors_know_their_place() {
     let error = read(&files, Sqlite, None).unwrap_err();
     assert_eq!((error.file(), error.place()), (Some("1_a.sql"), (Some(2), Some(9))));
 }
->>>>>>> mig-source
