@@ -1,4 +1,6 @@
 //! Migrations through gRPC, on real databases of both products, judged by an oracle that reads them without dbkeep.
 
 mod layouts;
+mod meanwhile;
+mod troubles;
 mod world;

@@ -6,7 +6,10 @@ use dbkeep_engine::{
     model::{EngineKind, Layout},
     port::SourceFile,
 };
-use dbkeep_proto::v1::{self, migration_service_client::MigrationServiceClient, run_service_client::RunServiceClient};
+use dbkeep_proto::v1::{
+    self, backup_service_client::BackupServiceClient, migration_service_client::MigrationServiceClient,
+    run_service_client::RunServiceClient,
+};
 use dbkeep_server::{Config, ServeError, serve};
 use dbkeep_testkit::{Db, fresh_database};
 use futures::{Stream, StreamExt as _};
@@ -15,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 
 /// Longest wait for anything; only a failing test takes that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const BOTH: [EngineKind; 2] = [EngineKind::Postgres, EngineKind::Sqlite];
 
@@ -26,6 +29,7 @@ pub(crate) struct World {
     pub(crate) place: tempfile::TempDir,
     pub(crate) migrations: MigrationServiceClient<Channel>,
     pub(crate) runs: RunServiceClient<Channel>,
+    pub(crate) backups: BackupServiceClient<Channel>,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
 }
@@ -65,12 +69,32 @@ impl World {
     pub(crate) async fn new(engine: EngineKind, files: &[SourceFile], layout: Option<Layout>) -> Self {
         let place = tempfile::tempdir().expect("a folder");
         let url = database(engine, place.path()).await;
+        Self::serve(engine, place, url, files, layout).await
+    }
+
+    /// Another server for the same database, with a control store and a folder of its own.
+    pub(crate) async fn beside(&self, files: &[SourceFile]) -> Self {
+        let place = tempfile::tempdir().expect("a folder");
+        Self::serve(self.engine, place, self.url.clone(), files, Some(Layout::Sqlx)).await
+    }
+
+    async fn serve(
+        engine: EngineKind,
+        place: tempfile::TempDir,
+        url: String,
+        files: &[SourceFile],
+        layout: Option<Layout>,
+    ) -> Self {
         write(&place.path().join("migrations"), files);
         let config = Config::embedded(place.path().join("data"))
-            .with_target("app", url.as_str(), dbkeep_server::CatalogSource::Text {
-                name: "none.toml".into(),
-                text: String::new(),
-            })
+            .with_target(
+                "app",
+                url.as_str(),
+                dbkeep_server::CatalogSource::Text {
+                    name: "none.toml".into(),
+                    text: String::new(),
+                },
+            )
             .with_migrations("app", place.path().join("migrations"), layout);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -83,7 +107,8 @@ impl World {
             url,
             place,
             migrations: MigrationServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20),
-            runs: RunServiceClient::new(channel),
+            runs: RunServiceClient::new(channel.clone()),
+            backups: BackupServiceClient::new(channel),
             shutdown,
             serving,
         }
@@ -100,7 +125,10 @@ impl World {
     }
 
     pub(crate) async fn status(&mut self) -> v1::MigrationStatus {
-        let answer = self.migrations.get_migration_status(v1::GetMigrationStatusRequest::default()).await;
+        let answer = self
+            .migrations
+            .get_migration_status(v1::GetMigrationStatusRequest::default())
+            .await;
         answer.expect("a status").into_inner().status.expect("a status")
     }
 
@@ -115,7 +143,10 @@ impl World {
 
     pub(crate) async fn one(&mut self, id: &str) -> v1::Migration {
         let migrations = self.list().await;
-        migrations.into_iter().find(|migration| migration.id == id).expect("the migration")
+        migrations
+            .into_iter()
+            .find(|migration| migration.id == id)
+            .expect("the migration")
     }
 
     pub(crate) async fn plan(
@@ -138,7 +169,11 @@ impl World {
         self.apply_planned(selection, plan.token).await
     }
 
-    pub(crate) async fn apply_planned(&mut self, selection: v1::MigrationSelection, plan_token: String) -> Result<v1::Run, Status> {
+    pub(crate) async fn apply_planned(
+        &mut self,
+        selection: v1::MigrationSelection,
+        plan_token: String,
+    ) -> Result<v1::Run, Status> {
         let request = v1::ApplyMigrationsRequest {
             selection: Some(selection),
             dry_run: Some(false),
@@ -176,6 +211,15 @@ impl World {
         let stream = self.migrations.test_migration(request).await?.into_inner();
         let events = stream.filter_map(async |message| message.map(|message| message.event).transpose());
         self.end_of(events).await
+    }
+
+    pub(crate) async fn repair(&mut self, id: &str, action: v1::RepairAction) -> Result<v1::RepairLedgerResponse, Status> {
+        let request = v1::RepairLedgerRequest {
+            id: id.to_owned(),
+            action: action.into(),
+            ..v1::RepairLedgerRequest::default()
+        };
+        Ok(self.migrations.repair_ledger(request).await?.into_inner())
     }
 
     /// Reads a run's events to the end, whose order is checked, and returns the run.
@@ -230,8 +274,20 @@ async fn postgres_contents(db: &Db) -> Vec<String> {
         let words: Vec<&str> = line.split(' ').collect();
         *line = format!("{} {}", words[0], words[2..].join(" "));
     }
-    lines.extend(text(db, "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname").await);
-    lines.extend(text(db, "SELECT viewname || ' ' || definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1").await);
+    lines.extend(
+        text(
+            db,
+            "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname",
+        )
+        .await,
+    );
+    lines.extend(
+        text(
+            db,
+            "SELECT viewname || ' ' || definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
+        )
+        .await,
+    );
     lines.extend(text(db, "SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1").await);
     for table in text(db, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").await {
         lines.extend(rows(db, &format!("SELECT t::text FROM public.\"{table}\" AS t ORDER BY 1"), &table).await);
@@ -241,15 +297,29 @@ async fn postgres_contents(db: &Db) -> Vec<String> {
 
 async fn sqlite_contents(db: &Db) -> Vec<String> {
     let own = "name NOT LIKE '\\_dbkeep%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-    let tables = text(db, &format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND {own} ORDER BY 1")).await;
-    let others = format!("SELECT type || ' ' || name FROM sqlite_schema WHERE type <> 'table' AND {own} AND sql IS NOT NULL ORDER BY 1");
+    let tables = text(
+        db,
+        &format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND {own} ORDER BY 1"),
+    )
+    .await;
+    let others =
+        format!("SELECT type || ' ' || name FROM sqlite_schema WHERE type <> 'table' AND {own} AND sql IS NOT NULL ORDER BY 1");
     let mut lines = text(db, &others).await;
     for table in tables {
-        let columns = format!("SELECT cid || ' ' || name || ' ' || type || ' ' || \"notnull\" || ' ' || coalesce(dflt_value, '') || ' ' || pk FROM pragma_table_info('{table}') ORDER BY cid");
+        let columns = format!(
+            "SELECT cid || ' ' || name || ' ' || type || ' ' || \"notnull\" || ' ' || coalesce(dflt_value, '') || ' ' || pk FROM pragma_table_info('{table}') ORDER BY cid"
+        );
         let names = text(db, &format!("SELECT name FROM pragma_table_info('{table}') ORDER BY cid")).await;
         lines.extend(rows(db, &columns, &table).await);
         let quoted: Vec<String> = names.iter().map(|name| format!("quote(\"{name}\")")).collect();
-        lines.extend(rows(db, &format!("SELECT {} FROM \"{table}\" ORDER BY 1", quoted.join(" || '|' || ")), &table).await);
+        lines.extend(
+            rows(
+                db,
+                &format!("SELECT {} FROM \"{table}\" ORDER BY 1", quoted.join(" || '|' || ")),
+                &table,
+            )
+            .await,
+        );
     }
     lines
 }
@@ -285,5 +355,23 @@ pub(crate) fn newest(steps: u32) -> v1::MigrationSelection {
 pub(crate) fn reason(status: &Status) -> String {
     use tonic_types::StatusExt as _;
     let details = status.get_error_details();
-    details.error_info().map(|info| info.reason.clone()).unwrap_or_else(|| status.to_string())
+    details
+        .error_info()
+        .map(|info| info.reason.clone())
+        .unwrap_or_else(|| status.to_string())
+}
+
+/// A session that is kept, so that what it locks stays locked.
+pub(crate) struct Holder(sqlx::PgConnection);
+
+impl Holder {
+    pub(crate) async fn open(url: &str) -> Self {
+        use sqlx::Connection as _;
+        Self(sqlx::PgConnection::connect(url).await.expect("a connection"))
+    }
+
+    pub(crate) async fn run(&mut self, sql: &'static str) {
+        use sqlx::Executor as _;
+        self.0.execute(sql).await.expect("it runs");
+    }
 }

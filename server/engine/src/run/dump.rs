@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{BackupFile, BackupRecord, RunId, RunState, StepState, TableCount},
+    model::{BackupFile, BackupRecord, RunId, RunKind, RunState, StepState, TableCount},
     port::{Archive, ArchiveError, DumpOrder},
 };
 
@@ -39,7 +39,18 @@ pub(super) async fn whole(attempt: &mut Attempt) -> Result<String, Halt> {
     attempt.boundary()?;
     attempt.ledger.begin_step(0).await?;
     match save(attempt, &record, &mark).await {
-        Ok(saved) => {
+        Ok(None) => {
+            let why = "the database has no table to save";
+            let archive = Arc::clone(&attempt.context.archive);
+            blocking(move || {
+                remove_others(archive.as_ref(), run, |_| true)?;
+                archive.remove_folder(run)
+            })
+            .await?;
+            attempt.ledger.end_step(0, StepState::Skipped, why.to_owned()).await?;
+            Ok(why.to_owned())
+        }
+        Ok(Some(saved)) => {
             let rows = saved.tables.iter().map(|table| table.rows).sum();
             let bytes = saved.files.iter().map(|file| file.bytes).sum();
             let reason = format!("{} tables saved, {rows} rows, {bytes} bytes", saved.tables.len());
@@ -69,7 +80,8 @@ pub(super) async fn whole(attempt: &mut Attempt) -> Result<String, Halt> {
     }
 }
 
-async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Result<BackupRecord, Halt> {
+/// `None` where there is nothing to save before migrations; a backup that was asked for has to hold something.
+async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Result<Option<BackupRecord>, Halt> {
     let run = attempt.run.id;
     let target = Arc::clone(&attempt.target);
     let scope = target.maintenance().scope(&record.asked).await?;
@@ -88,6 +100,9 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     })
     .await?;
     failpoint!("dump-written");
+    if dumped.tables.is_empty() && attempt.run.kind != RunKind::Backup {
+        return Ok(None);
+    }
     if dumped.tables.is_empty() {
         return Err(Halt::Fail("there is no table to save".to_owned()));
     }
@@ -115,12 +130,12 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     let json = serde_json::to_vec_pretty(&description).map_err(|error| Halt::Fail(error.to_string()))?;
     let manifest = blocking(move || write(archive.as_ref(), run, manifest, &json)).await?;
     attempt.boundary()?;
-    Ok(BackupRecord {
+    Ok(Some(BackupRecord {
         asked: record.asked.clone(),
         files: vec![sealed, manifest],
         tables: dumped.tables,
         tool: scope.tool,
-    })
+    }))
 }
 
 /// What lies beside a dump, so that it can be understood without dbkeep.

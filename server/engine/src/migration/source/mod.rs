@@ -90,7 +90,7 @@ pub enum SourceError {
         language: &'static str,
     },
     /// A script cannot be cut into statements and groups.
-    #[error("{file}, {error}")]
+    #[error("{file}:{}:{}: {}", error.line, error.column, error.problem)]
     Script {
         /// File.
         file: String,

@@ -214,10 +214,7 @@ fn sqlx_looks_for_its_mark_at_the_first_byte() {
     assert_eq!(atomic(&found.migrations[0].up), [(false, 1), (true, 1)]);
     assert_eq!(found.migrations[0].metadata.transaction, Some(false));
     let late = refused(&[("1_a.sql", &format!("\n{text}"))], None);
-    assert!(
-        late.starts_with("1_a.sql, line 3, column 1: CREATE INDEX CONCURRENTLY"),
-        "{late}"
-    );
+    assert!(late.starts_with("1_a.sql:3:1: CREATE INDEX CONCURRENTLY"), "{late}");
     let said = refused(
         &[("1_a.sql", "-- no-transaction\n-- dbkeep: transaction = true\nVACUUM;")],
         None,

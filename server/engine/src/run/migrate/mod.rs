@@ -131,12 +131,11 @@ pub(super) async fn work(attempt: &mut Attempt, direction: Direction) -> Result<
 async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direction, hold: &Hold) -> Result<Ending, Halt> {
     let target = Arc::clone(&attempt.target);
     let first = usize::from(record.backup_first);
-    let saved = attempt
-        .ledger
-        .report
-        .backup
-        .as_ref()
-        .is_some_and(|backup| !backup.files.is_empty());
+    // Skipped is one that found nothing to save, which was before the first migration.
+    let saved = matches!(
+        attempt.ledger.report.steps[0].state,
+        StepState::Succeeded | StepState::Skipped
+    );
     if record.backup_first && !saved {
         dump::whole(attempt).await?;
         failpoint!("migrate-saved");

@@ -1,0 +1,272 @@
+//! kill -9 of the real server in the middle of migrations, rollbacks and rehearsals, on both databases: the restarted server goes on
+//! from the target's ledger, no statement takes effect twice, and nothing of a rehearsal stays.
+
+#![cfg(feature = "failpoints")]
+
+mod support;
+
+use std::{fs, path::Path};
+
+use dbkeep_proto::v1::{self, RunState, migration_service_client::MigrationServiceClient, run_service_client::RunServiceClient};
+use dbkeep_testkit::{Db, fresh_database};
+use support::Daemon;
+use tonic::transport::Channel;
+
+struct World {
+    place: tempfile::TempDir,
+    url: String,
+    db: Db,
+}
+
+impl World {
+    async fn new(database: &str, files: &[(&str, &str)]) -> Self {
+        let place = tempfile::tempdir().expect("a folder");
+        let url = if database == "postgres" {
+            fresh_database("killmigrations").await.expect("a database")
+        } else {
+            let file = place.path().join("app.db");
+            fs::write(&file, []).expect("an empty database");
+            format!("sqlite://{}", file.display())
+        };
+        let folder = place.path().join("migrations");
+        fs::create_dir(&folder).expect("a folder");
+        for (name, text) in files {
+            fs::write(folder.join(name), text).expect("a file");
+        }
+        Self {
+            db: Db::open(&url).await.expect("a connection"),
+            place,
+            url,
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.place.path().join(name)
+    }
+
+    fn start(&self, failpoints: &str) -> Daemon {
+        Daemon::start_with_migrations(&self.path("data"), &self.url, &self.path("migrations"), failpoints)
+    }
+
+    async fn value(&self, sql: &str) -> String {
+        let rows = self.db.fetch_text(sql).await.expect("rows");
+        rows[0][0].clone().unwrap_or_default()
+    }
+}
+
+async fn channel(daemon: &Daemon) -> Channel {
+    let address = format!("http://{}", daemon.address);
+    Channel::from_shared(address)
+        .expect("an address")
+        .connect()
+        .await
+        .expect("a connection")
+}
+
+/// Starts applying; the server dies somewhere on the way.
+async fn apply(daemon: &Daemon) {
+    let mut migrations = MigrationServiceClient::new(channel(daemon).await);
+    let request = v1::PlanMigrationsRequest::default();
+    let plan = migrations
+        .plan_migrations(request)
+        .await
+        .expect("a plan")
+        .into_inner()
+        .plan
+        .expect("a plan");
+    let request = v1::ApplyMigrationsRequest {
+        dry_run: Some(false),
+        plan_token: plan.token,
+        ..v1::ApplyMigrationsRequest::default()
+    };
+    // The server may die before it has answered; the run is there all the same.
+    let Ok(answer) = migrations.apply_migrations(request).await else {
+        return;
+    };
+    let mut stream = answer.into_inner();
+    while let Ok(Some(_)) = stream.message().await {}
+}
+
+/// Follows the newest run to its end.
+async fn end(daemon: &Daemon) -> v1::Run {
+    let mut runs = RunServiceClient::new(channel(daemon).await);
+    let listed = runs
+        .list_runs(v1::ListRunsRequest::default())
+        .await
+        .expect("a list")
+        .into_inner()
+        .runs;
+    let id = listed[0].id.clone();
+    let watch = v1::WatchRunRequest {
+        id: id.clone(),
+        ..v1::WatchRunRequest::default()
+    };
+    let mut events = runs.watch_run(watch).await.expect("a stream").into_inner();
+    while events.message().await.expect("no break").is_some() {}
+    runs.get_run(v1::GetRunRequest { id })
+        .await
+        .expect("a run")
+        .into_inner()
+        .run
+        .expect("a run")
+}
+
+const STEPS: [(&str, &str); 3] = [
+    (
+        "1_a.up.sql",
+        "CREATE TABLE a (id integer PRIMARY KEY, n integer NOT NULL);\nINSERT INTO a VALUES (1, 0);",
+    ),
+    ("2_b.up.sql", "UPDATE a SET n = n + 1;"),
+    ("3_c.up.sql", "-- dbkeep: requires-backup = true\nUPDATE a SET n = n + 1;"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_migration_goes_on_and_nothing_is_done_twice() {
+    for database in ["postgres", "sqlite"] {
+        for point in [
+            "attempt-begins",
+            "migrate-saved",
+            "migration-recorded",
+            "migration-committed",
+            "migration-group-committed",
+            "migration-done",
+        ] {
+            for skip in [0, 1] {
+                let world = World::new(database, &STEPS).await;
+                world
+                    .db
+                    .execute("CREATE TABLE other (id integer PRIMARY KEY)")
+                    .await
+                    .expect("a table");
+                let mut daemon = world.start(&format!("{point}={}1*panic", if skip == 1 { "1*off->" } else { "" }));
+                apply(&daemon).await;
+                // Where the point is passed only once, the second pass never comes and the run has ended.
+                daemon.kill();
+                let mut daemon = world.start("");
+                let run = end(&daemon).await;
+                assert_eq!(run.state(), RunState::Succeeded, "{database} {point}: {}", run.state_reason);
+                assert_eq!(world.value("SELECT CAST(n AS text) FROM a").await, "2", "{database} {point}");
+                assert!(!run.backup_id.is_empty());
+                let report = run.report.expect("a report");
+                assert!(
+                    report.steps.iter().all(|step| step.state() == v1::StepState::Succeeded),
+                    "{:?}",
+                    report.steps
+                );
+                daemon.kill();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_rehearsal_leaves_nothing_behind() {
+    for database in ["postgres", "sqlite"] {
+        for point in [
+            "rehearsal-dumped",
+            "rehearsal-copied",
+            "rehearsal-tried",
+            "migration-recorded",
+            "migration-committed",
+        ] {
+            let mut files = STEPS.to_vec();
+            files.extend([
+                ("1_a.down.sql", "DROP TABLE a;"),
+                ("2_b.down.sql", "UPDATE a SET n = n - 1;"),
+                ("3_c.down.sql", "UPDATE a SET n = n - 1;"),
+            ]);
+            let world = World::new(database, &files).await;
+            world
+                .db
+                .execute("CREATE TABLE other (id integer PRIMARY KEY)")
+                .await
+                .expect("a table");
+            let mut daemon = world.start(&format!("{point}=1*panic"));
+            let mut migrations = MigrationServiceClient::new(channel(&daemon).await);
+            let mut stream = migrations
+                .test_migration(v1::TestMigrationRequest::default())
+                .await
+                .expect("accepted")
+                .into_inner();
+            while let Ok(Some(_)) = stream.message().await {}
+            daemon.wait();
+            let mut daemon = world.start("");
+            let run = end(&daemon).await;
+            assert_eq!(run.state(), RunState::Succeeded, "{database} {point}: {}", run.state_reason);
+            daemon.kill();
+            let backups = files_below(&world.path("data").join("backups"));
+            assert!(backups.is_empty(), "{database} {point}: {backups:?}");
+            if database == "postgres" {
+                let left = world
+                    .value("SELECT count(*)::text FROM pg_database WHERE datname LIKE 'dbkeep_rehearsal%'")
+                    .await;
+                assert_eq!(left, "0", "{point}");
+            } else {
+                let left: Vec<String> = files_below(world.place.path())
+                    .into_iter()
+                    .filter(|name| name.contains("rehearsal"))
+                    .collect();
+                assert!(left.is_empty(), "{point}: {left:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_in_doubt_is_looked_at_and_whatever_cannot_be_is_left_to_a_person() {
+    let files = [
+        ("1_a.up.sql", "CREATE TABLE a (id integer);"),
+        ("2_b.up.sql", "-- no-transaction\nCREATE INDEX CONCURRENTLY a_id ON a (id);"),
+    ];
+    for point in ["migration-in-doubt", "migration-alone"] {
+        let world = World::new("postgres", &files).await;
+        let mut daemon = world.start(&format!("{point}=1*panic"));
+        apply(&daemon).await;
+        daemon.wait();
+        let mut daemon = world.start("");
+        let run = end(&daemon).await;
+        assert_eq!(run.state(), RunState::Succeeded, "{point}: {}", run.state_reason);
+        let valid = world
+            .value("SELECT count(*)::text FROM pg_index WHERE indexrelid = 'a_id'::regclass AND indisvalid")
+            .await;
+        assert_eq!(valid, "1", "{point}");
+        daemon.kill();
+    }
+    let files = [("1_a.up.sql", "-- no-transaction\nALTER SYSTEM SET log_statement = 'none';")];
+    let world = World::new("postgres", &files).await;
+    let mut daemon = world.start("migration-alone=1*panic");
+    apply(&daemon).await;
+    daemon.wait();
+    let mut daemon = world.start("");
+    let run = end(&daemon).await;
+    assert_eq!(run.state(), RunState::Failed, "{}", run.state_reason);
+    assert!(run.state_reason.contains("repair"), "{}", run.state_reason);
+    let mut migrations = MigrationServiceClient::new(channel(&daemon).await);
+    let request = v1::RepairLedgerRequest {
+        id: "1".to_owned(),
+        action: v1::RepairAction::Skip.into(),
+        ..v1::RepairLedgerRequest::default()
+    };
+    migrations.repair_ledger(request).await.expect("it took effect");
+    let status = migrations
+        .get_migration_status(v1::GetMigrationStatusRequest::default())
+        .await
+        .expect("a status");
+    let status = status.into_inner().status.expect("a status");
+    assert_eq!((status.applied_count, status.problems.len()), (1, 0));
+    daemon.kill();
+}
+
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}

@@ -1,0 +1,438 @@
+//! Whatever is wrong with a folder, a script or the history ends with a clear status, no lost data, and a next step that works.
+
+use dbkeep_engine::{
+    model::{EngineKind, Layout},
+    port::SourceFile,
+};
+use dbkeep_proto::v1::{self, MigrationState, RepairAction, RunState};
+
+use super::world::{BOTH, World, all, file, named, newest, reason};
+
+fn two() -> Vec<SourceFile> {
+    vec![
+        file("1_people.up.sql", "CREATE TABLE people (id integer PRIMARY KEY, name text);"),
+        file("1_people.down.sql", "DROP TABLE people;"),
+        file(
+            "2_names.up.sql",
+            "INSERT INTO people VALUES (1, 'ann');\n\nINSERT INTO people VALUES (2, 'bob');",
+        ),
+        file("2_names.down.sql", "DELETE FROM people WHERE id IN (1, 2);"),
+    ]
+}
+
+fn replaced(mut files: Vec<SourceFile>, path: &str, text: &str) -> Vec<SourceFile> {
+    files.retain(|file| file.path != path);
+    files.push(file(path, text));
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_syntax_error_is_told_with_file_line_and_column_and_can_be_mended() {
+    for engine in BOTH {
+        let text = "INSERT INTO people VALUES (1, 'ann');\n  INSERT INTO peopl VALUES (2, 'bob');";
+        let mut world = World::new(engine, &replaced(two(), "2_names.up.sql", text), None).await;
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::PartiallySucceeded, "{}", run.state_reason);
+        let report = run.report.expect("a report");
+        let problem = &report.migrations[1].problem;
+        assert!(problem.starts_with("2_names.up.sql:2:15: "), "{problem}");
+        assert!(problem.contains("peopl"), "{problem}");
+        assert!(!problem.contains("at line"), "{problem}");
+        // The first migration stays, nothing of the second does.
+        assert_eq!(world.db.count("people").await.expect("a count"), 0);
+        let status = world.status().await;
+        assert_eq!((status.applied_count, status.pending_count), (1, 1));
+        assert!(status.problems.is_empty(), "{:?}", status.problems);
+        world.rewrite(&two());
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(world.db.count("people").await.expect("a count"), 2);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_makes_no_sense_is_refused_with_the_path() {
+    let cases: [(&str, Vec<SourceFile>, &str, &[&str]); 6] = [
+        (
+            "a cycle",
+            replaced(
+                replaced(two(), "1_people.up.sql", "-- dbkeep: depends-on = 2\nSELECT 1;"),
+                "2_names.up.sql",
+                "-- dbkeep: depends-on = 1\nSELECT 1;",
+            ),
+            "MIGRATION_GRAPH",
+            &["1 -> 2 -> 1"],
+        ),
+        (
+            "a missing dependency",
+            replaced(two(), "2_names.up.sql", "-- dbkeep: depends-on = 11\nSELECT 1;"),
+            "MIGRATION_GRAPH",
+            &["2", "11", "did you mean 1?"],
+        ),
+        (
+            "a version twice",
+            replaced(two(), "01_other.up.sql", "SELECT 1;"),
+            "MIGRATION_SOURCE",
+            &["1_people.up.sql", "01_other.up.sql"],
+        ),
+        (
+            "an unknown key",
+            replaced(two(), "2_names.up.sql", "-- dbkeep: depnds-on = 1\nSELECT 1;"),
+            "MIGRATION_SOURCE",
+            &["2_names.up.sql:1", "depnds-on", "depends-on"],
+        ),
+        (
+            "a quote that never ends",
+            replaced(two(), "2_names.up.sql", "SELECT 1;\nSELECT 'a;"),
+            "MIGRATION_SOURCE",
+            &["2_names.up.sql:2:8"],
+        ),
+        (
+            "a down without an up",
+            replaced(two(), "3_x.down.sql", "SELECT 1;"),
+            "MIGRATION_SOURCE",
+            &["3_x.down.sql"],
+        ),
+    ];
+    for (name, files, expected, words) in cases {
+        let mut world = World::new(EngineKind::Sqlite, &files, Some(Layout::Sqlx)).await;
+        let refused = world.plan(v1::MigrationDirection::Up, all()).await.expect_err(name);
+        assert_eq!(reason(&refused), expected, "{name}: {refused}");
+        for word in words {
+            assert!(
+                refused.message().contains(word),
+                "{name}: {word:?} is not in {}",
+                refused.message()
+            );
+        }
+        world.end().await;
+    }
+    let mut files = two();
+    files[0].bytes = vec![b'S', 0xff, 0xfe];
+    let mut world = World::new(EngineKind::Sqlite, &files, None).await;
+    let refused = world.plan(v1::MigrationDirection::Up, all()).await.expect_err("no UTF-8");
+    assert!(
+        refused.message().contains("1_people.up.sql") && refused.message().contains("byte 1"),
+        "{}",
+        refused.message()
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_named_with_both_checksums_and_blocks_until_it_is_accepted() {
+    for engine in BOTH {
+        let mut world = World::new(engine, &two(), None).await;
+        world.apply(all()).await.expect("accepted");
+        let more = replaced(two(), "3_more.up.sql", "CREATE TABLE more (id integer);");
+        let before = world.one("2").await.sha256;
+        world.rewrite(&replaced(more, "2_names.up.sql", "INSERT INTO people VALUES (3, 'eve');"));
+        let status = world.status().await;
+        let problem = status
+            .problems
+            .iter()
+            .find(|problem| problem.code == "CHANGED")
+            .expect("a problem");
+        let now = world.one("2").await;
+        assert_ne!(now.sha256, before);
+        assert_eq!(now.applied_checksum, before);
+        assert!(
+            problem.message.contains(&before) && problem.message.contains(&now.sha256),
+            "{}",
+            problem.message
+        );
+        assert!(
+            problem.blocks && problem.message.contains("2_names.up.sql"),
+            "{}",
+            problem.message
+        );
+        let refused = world.apply(all()).await.expect_err("blocked");
+        assert_eq!(reason(&refused), "MIGRATIONS_BLOCKED");
+        let explained = world.repair("2", RepairAction::Unspecified).await.expect("an explanation");
+        assert_eq!(explained.done(), RepairAction::Unspecified);
+        assert_eq!(explained.proposals.len(), 1, "{explained:?}");
+        let wrong = world
+            .repair("2", RepairAction::Skip)
+            .await
+            .expect_err("it did not stop anywhere");
+        assert_eq!(reason(&wrong), "REPAIR_REFUSED");
+        world.repair("2", RepairAction::AcceptChecksum).await.expect("accepted");
+        assert!(world.status().await.problems.is_empty());
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(
+            world.db.count("people").await.expect("a count"),
+            2,
+            "nothing was executed again"
+        );
+        let request = v1::ListDecisionsRequest::default();
+        let decisions = world
+            .runs
+            .list_decisions(request)
+            .await
+            .expect("a list")
+            .into_inner()
+            .decisions;
+        let repairs: Vec<_> = decisions.iter().filter(|one| one.act() == v1::DecisionAct::Repair).collect();
+        assert_eq!(repairs.len(), 2, "the refused one is on record too");
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_empty_or_unproven_down_is_refused_with_a_next_step() {
+    for engine in BOTH {
+        let mut files = replaced(two(), "3_none.up.sql", "CREATE TABLE none (id integer);");
+        files.push(file("4_empty.up.sql", "CREATE TABLE empty (id integer);"));
+        files.push(file("4_empty.down.sql", "-- nothing\n"));
+        let mut world = World::new(engine, &files, None).await;
+        world.apply(all()).await.expect("accepted");
+        let plan = world.plan(v1::MigrationDirection::Down, newest(4)).await.expect("a plan");
+        let codes: Vec<&str> = plan.problems.iter().map(|problem| problem.code.as_str()).collect();
+        assert_eq!(codes, ["DOWN_EMPTY", "DOWN_MISSING", "DOWN_UNPROVEN", "DOWN_UNPROVEN"]);
+        assert!(
+            plan.problems
+                .iter()
+                .all(|problem| problem.blocks && !problem.next_step.is_empty())
+        );
+        assert_eq!(
+            reason(&world.rollback(newest(1), false).await.expect_err("empty")),
+            "MIGRATIONS_BLOCKED"
+        );
+        let run = world.rollback(newest(1), true).await.expect("told to take it");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        // One that is missing cannot be taken, whatever is said.
+        assert_eq!(
+            reason(&world.rollback(newest(1), true).await.expect_err("missing")),
+            "MIGRATIONS_BLOCKED"
+        );
+        // An empty rollback is nobody's default.
+        let everything = v1::RollbackMigrationsRequest::default();
+        assert_eq!(
+            reason(&world.migrations.rollback_migrations(everything).await.expect_err("all")),
+            "INVALID_FIELD"
+        );
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_order_migrations_are_explained_and_applied_and_rolled_back_with_what_needs_them() {
+    for engine in BOTH {
+        let files = vec![
+            file("1_a.up.sql", "CREATE TABLE a (id integer PRIMARY KEY);"),
+            file("1_a.down.sql", "DROP TABLE a;"),
+            file("3_c.up.sql", "CREATE TABLE c (id integer PRIMARY KEY);"),
+            file("3_c.down.sql", "DROP TABLE c;"),
+        ];
+        let mut world = World::new(engine, &files, None).await;
+        world.apply(all()).await.expect("accepted");
+        let mut more = files.clone();
+        more.push(file("2_b.up.sql", "CREATE TABLE b (id integer PRIMARY KEY);"));
+        more.push(file("2_b.down.sql", "DROP TABLE b;"));
+        more.push(file(
+            "4_d.up.sql",
+            "-- dbkeep: depends-on = 2\nALTER TABLE b ADD COLUMN d integer;",
+        ));
+        more.push(file("4_d.down.sql", "ALTER TABLE b DROP COLUMN d;"));
+        world.rewrite(&more);
+        let status = world.status().await;
+        let problem = &status.problems[0];
+        assert_eq!(
+            (problem.code.as_str(), problem.migration_id.as_str(), problem.blocks),
+            ("OUT_OF_ORDER", "2", false)
+        );
+        assert!(world.one("2").await.out_of_order);
+        // Named, it brings what it needs.
+        let plan = world.plan(v1::MigrationDirection::Up, named(&["4"])).await.expect("a plan");
+        let ids: Vec<String> = plan
+            .steps
+            .iter()
+            .map(|step| step.migration.as_ref().expect("one").id.clone())
+            .collect();
+        assert_eq!(ids, ["2", "4"]);
+        let run = world.apply(named(&["4"])).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        // Backwards, what depends on it goes first.
+        let plan = world.plan(v1::MigrationDirection::Down, named(&["2"])).await.expect("a plan");
+        let ids: Vec<String> = plan
+            .steps
+            .iter()
+            .map(|step| step.migration.as_ref().expect("one").id.clone())
+            .collect();
+        assert_eq!(ids, ["4", "2"]);
+        let run = world.rollback(named(&["2"]), true).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(world.status().await.applied_count, 2);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_database_needs_no_backup() {
+    for engine in BOTH {
+        let text = "-- dbkeep: requires-backup = true\nCREATE TABLE people (id integer PRIMARY KEY, name text);";
+        let mut world = World::new(engine, &replaced(two(), "1_people.up.sql", text), None).await;
+        assert!(
+            world
+                .plan(v1::MigrationDirection::Up, all())
+                .await
+                .expect("a plan")
+                .backup_first
+        );
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        let steps = run.report.expect("a report").steps;
+        assert_eq!(steps[0].state(), v1::StepState::Skipped);
+        assert!(run.backup_id.is_empty());
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_made_first_holds_what_was_there_and_can_be_restored() {
+    for engine in BOTH {
+        let text = "-- dbkeep: requires-backup = true\nDELETE FROM people;";
+        let mut files = two();
+        files.push(file("3_none.up.sql", text));
+        let mut world = World::new(engine, &files, None).await;
+        world.apply(newest(2)).await.expect("accepted");
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(world.db.count("people").await.expect("a count"), 0);
+        assert_eq!(world.one("3").await.backup_id, run.backup_id);
+        let request = v1::RestoreBackupRequest {
+            id: run.backup_id.clone(),
+            mode: v1::RestoreMode::InPlace.into(),
+            tables: vec!["people".to_owned()],
+            confirm: format!("app/{}", run.backup_id),
+            ..v1::RestoreBackupRequest::default()
+        };
+        let mut stream = world.backups.restore_backup(request).await.expect("accepted").into_inner();
+        while stream.message().await.expect("a message").is_some() {}
+        assert_eq!(world.db.count("people").await.expect("a count"), 2);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_hold_before_and_after_or_nothing_happens() {
+    for engine in BOTH {
+        let files = vec![
+            file(
+                "1_a.up.sql",
+                "-- dbkeep: check-after = SELECT count(*) = 2 FROM a\nCREATE TABLE a (id integer PRIMARY KEY);\nINSERT INTO a VALUES (1), (2);",
+            ),
+            file(
+                "2_b.up.sql",
+                "-- dbkeep: check-before = SELECT count(*) = 3 FROM a\nINSERT INTO a VALUES (7);",
+            ),
+        ];
+        let mut world = World::new(engine, &files, None).await;
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::PartiallySucceeded, "{}", run.state_reason);
+        assert!(
+            run.state_reason.contains("SELECT count(*) = 3 FROM a"),
+            "{}",
+            run.state_reason
+        );
+        assert_eq!(world.db.count("a").await.expect("a count"), 2);
+        let failing = file(
+            "3_c.up.sql",
+            "-- dbkeep: check-after = SELECT count(*) = 9 FROM a\nINSERT INTO a VALUES (8);",
+        );
+        world.rewrite(&[files[0].clone(), failing]);
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Failed, "{}", run.state_reason);
+        assert_eq!(world.db.count("a").await.expect("a count"), 2);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sqlite_rebuild_that_would_cascade_is_taken_back_and_works_with_keys_off() {
+    let rebuild = "CREATE TABLE parent_new (id integer PRIMARY KEY, name text NOT NULL DEFAULT '');\n\
+                   INSERT INTO parent_new (id) SELECT id FROM parent;\nDROP TABLE parent;\nALTER TABLE parent_new RENAME TO parent;";
+    let base = file(
+        "1_base.up.sql",
+        "CREATE TABLE parent (id integer PRIMARY KEY);\nCREATE TABLE child (id integer PRIMARY KEY, parent_id integer REFERENCES parent ON DELETE CASCADE);\n\
+         INSERT INTO parent VALUES (1), (2);\nINSERT INTO child VALUES (1, 1), (2, 1), (3, 2);",
+    );
+    let mut world = World::new(EngineKind::Sqlite, &[base.clone(), file("2_rebuild.up.sql", rebuild)], None).await;
+    let run = world.apply(all()).await.expect("accepted");
+    assert_eq!(run.state(), RunState::PartiallySucceeded, "{}", run.state_reason);
+    assert!(run.state_reason.contains("child"), "{}", run.state_reason);
+    assert_eq!(world.db.count("child").await.expect("a count"), 3, "no row is lost");
+    let off = format!("PRAGMA foreign_keys = OFF;\n{rebuild}\nPRAGMA foreign_keys = ON;");
+    world.rewrite(&[base, file("2_rebuild.up.sql", &off)]);
+    let run = world.apply(all()).await.expect("accepted");
+    assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+    assert_eq!(world.db.count("child").await.expect("a count"), 3);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_baseline_executes_nothing_and_a_draft_writes_nothing() {
+    for engine in BOTH {
+        let mut world = World::new(engine, &two(), None).await;
+        world
+            .db
+            .execute("CREATE TABLE people (id integer PRIMARY KEY, name text)")
+            .await
+            .expect("a table");
+        let request = v1::BaselineMigrationsRequest {
+            selection: Some(named(&["people"])),
+            ..v1::BaselineMigrationsRequest::default()
+        };
+        let ids = world
+            .migrations
+            .baseline_migrations(request)
+            .await
+            .expect("done")
+            .into_inner()
+            .ids;
+        assert_eq!(ids, ["1"]);
+        assert_eq!(world.one("1").await.state(), MigrationState::Baselined);
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        let request = v1::DraftMigrationRequest {
+            name: "Add Mail".to_owned(),
+            ..v1::DraftMigrationRequest::default()
+        };
+        let draft = world.migrations.draft_migration(request).await.expect("a draft").into_inner();
+        let paths: Vec<&str> = draft.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["3_add_mail.up.sql", "3_add_mail.down.sql"]);
+        assert_eq!(world.status().await.total_count, 2);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_writes_nothing_and_a_plan_that_moved_is_refused() {
+    for engine in BOTH {
+        let mut world = World::new(engine, &two(), None).await;
+        let before = world.contents().await;
+        let request = v1::ApplyMigrationsRequest::default();
+        let mut stream = world.migrations.apply_migrations(request).await.expect("a plan").into_inner();
+        let plan = stream
+            .message()
+            .await
+            .expect("a message")
+            .expect("a message")
+            .plan
+            .expect("a plan");
+        assert_eq!(plan.steps.len(), 2);
+        assert!(stream.message().await.expect("an end").is_none());
+        assert_eq!(world.contents().await, before);
+        let own = match engine {
+            EngineKind::Postgres => "SELECT count(*)::text FROM information_schema.tables WHERE table_schema = 'dbkeep'",
+            EngineKind::Sqlite => "SELECT count(*) || '' FROM sqlite_schema WHERE name LIKE '%dbkeep%'",
+        };
+        assert_eq!(world.db.fetch_text(own).await.expect("a count")[0][0].as_deref(), Some("0"));
+        world.rewrite(&replaced(two(), "2_names.up.sql", "SELECT 1;"));
+        let refused = world.apply_planned(all(), plan.token).await.expect_err("another plan");
+        assert_eq!(reason(&refused), "PLAN_MISMATCH");
+        world.end().await;
+    }
+}
