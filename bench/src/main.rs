@@ -4,6 +4,7 @@
 
 mod files;
 mod foreground;
+mod migrations;
 mod postgres;
 mod report;
 mod server;
@@ -64,6 +65,8 @@ enum Command {
         #[command(flatten)]
         choice: sets::Choice,
     },
+    /// Migrations: status of a folder, and applying small ones beside psql (PostgreSQL).
+    Migrations(migrations::Arguments),
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
     Serve {
@@ -91,6 +94,7 @@ async fn main() -> Result<()> {
             return sets::run(&options, &choice).await;
         }
         Some(Command::Foreground(load)) => return foreground::run(&options, &load).await,
+        Some(Command::Migrations(arguments)) => return migrations::run(&arguments, options.rounds).await,
         Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,
         None => {}
     }

@@ -51,6 +51,10 @@ pub(crate) async fn serve(data: &Path, target: &str, root: Option<PathBuf>) -> R
     if let Some(root) = root {
         config = config.with_root("bench", "files", root);
     }
+    let migrations = data.join("migrations");
+    if migrations.exists() {
+        config = config.with_migrations("bench", migrations, None);
+    }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let shutdown = tokio_util::sync::CancellationToken::new();
@@ -66,6 +70,8 @@ pub(crate) async fn serve(data: &Path, target: &str, root: Option<PathBuf>) -> R
 pub(crate) struct Server {
     child: Child,
     pub(crate) client: Client,
+    /// Where it listens, `host:port`.
+    pub(crate) address: String,
 }
 
 /// What one run took.
@@ -99,7 +105,8 @@ impl Server {
             .plan_timeout(Duration::from_secs(600))
             .connect()
             .await?;
-        Ok(Self { child, client })
+        let address = address.trim().to_owned();
+        Ok(Self { child, client, address })
     }
 
     /// One cleanup from the call to its last event, planning included.
