@@ -132,10 +132,7 @@ fn configure(options: Options) -> anyhow::Result<Config> {
         url: url.into(),
         catalogs: catalogs.clone(),
         roots: roots.clone(),
-        migrations: options
-            .migrations
-            .clone()
-            .map(|folder| MigrationsConfig { folder, layout: None }),
+        migrations: options.migrations.clone().map(|folder| MigrationsConfig { folder, layout: None }),
     });
     config.targets.extend(added);
     config.check()?;

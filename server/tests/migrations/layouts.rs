@@ -23,29 +23,14 @@ async fn up_down_compare_and_up_again_in_every_layout() {
             assert!(!status.layout_evidence.is_empty());
             let empty = world.contents().await;
             let run = world.apply(newest(12)).await.expect("accepted");
-            assert_eq!(
-                run.state(),
-                RunState::Succeeded,
-                "{layout:?} on {engine:?}: {}",
-                run.state_reason
-            );
+            assert_eq!(run.state(), RunState::Succeeded, "{layout:?} on {engine:?}: {}", run.state_reason);
             let half = world.contents().await;
             assert_ne!(empty, half);
             let run = world.apply(all()).await.expect("accepted");
-            assert_eq!(
-                run.state(),
-                RunState::Succeeded,
-                "{layout:?} on {engine:?}: {}",
-                run.state_reason
-            );
+            assert_eq!(run.state(), RunState::Succeeded, "{layout:?} on {engine:?}: {}", run.state_reason);
             let whole = world.contents().await;
             let run = world.rollback(newest(12), true).await.expect("accepted");
-            assert_eq!(
-                run.state(),
-                RunState::Succeeded,
-                "{layout:?} on {engine:?}: {}",
-                run.state_reason
-            );
+            assert_eq!(run.state(), RunState::Succeeded, "{layout:?} on {engine:?}: {}", run.state_reason);
             assert!(!run.backup_id.is_empty(), "a rollback saves the database first");
             assert_eq!(world.contents().await, half, "{layout:?} on {engine:?}");
             let run = world.apply(all()).await.expect("accepted");
@@ -55,11 +40,7 @@ async fn up_down_compare_and_up_again_in_every_layout() {
             assert_eq!((status.applied_count, status.pending_count), (24, 0));
             assert!(status.problems.is_empty(), "{:?}", status.problems);
             let migrations = world.list().await;
-            assert!(
-                migrations
-                    .iter()
-                    .all(|migration| migration.state() == MigrationState::Applied)
-            );
+            assert!(migrations.iter().all(|migration| migration.state() == MigrationState::Applied));
             world.end().await;
         }
     }
@@ -77,12 +58,7 @@ async fn a_rehearsal_flags_every_planted_bad_down_and_none_of_the_good() {
             let mut world = World::new(engine, &spoil(layout, engine, 10, SEED, &planted), None).await;
             let before = world.contents().await;
             let run = world.test(all()).await.expect("accepted");
-            assert_eq!(
-                run.state(),
-                RunState::PartiallySucceeded,
-                "{layout:?} on {engine:?}: {}",
-                run.state_reason
-            );
+            assert_eq!(run.state(), RunState::PartiallySucceeded, "{layout:?} on {engine:?}: {}", run.state_reason);
             assert_eq!(world.contents().await, before, "a rehearsal changes nothing");
             assert_eq!(world.places().await, Vec::<String>::new(), "and leaves nothing behind");
             let reports = run.report.expect("a report").migrations;
@@ -90,13 +66,7 @@ async fn a_rehearsal_flags_every_planted_bad_down_and_none_of_the_good() {
             for (position, report) in reports.iter().enumerate() {
                 let bad = planted.iter().find(|(at, _)| *at == position).map(|(_, kind)| *kind);
                 let found = report.rehearsal.as_ref().expect("a rehearsal");
-                assert_eq!(
-                    found.restored,
-                    bad.is_none(),
-                    "{} is {bad:?} in {layout:?} on {engine:?}: {:?}",
-                    report.id,
-                    found.differences
-                );
+                assert_eq!(found.restored, bad.is_none(), "{} is {bad:?} in {layout:?} on {engine:?}: {:?}", report.id, found.differences);
                 assert_eq!(found.has_down, bad != Some(Spoil::Empty), "{}", report.id);
                 assert!(bad.is_none() || bad == Some(Spoil::Empty) || !found.differences.is_empty());
             }

@@ -67,14 +67,10 @@ impl World {
         let url = database(engine, place.path()).await;
         write(&place.path().join("migrations"), files);
         let config = Config::embedded(place.path().join("data"))
-            .with_target(
-                "app",
-                url.as_str(),
-                dbkeep_server::CatalogSource::Text {
-                    name: "none.toml".into(),
-                    text: String::new(),
-                },
-            )
+            .with_target("app", url.as_str(), dbkeep_server::CatalogSource::Text {
+                name: "none.toml".into(),
+                text: String::new(),
+            })
             .with_migrations("app", place.path().join("migrations"), layout);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -104,10 +100,7 @@ impl World {
     }
 
     pub(crate) async fn status(&mut self) -> v1::MigrationStatus {
-        let answer = self
-            .migrations
-            .get_migration_status(v1::GetMigrationStatusRequest::default())
-            .await;
+        let answer = self.migrations.get_migration_status(v1::GetMigrationStatusRequest::default()).await;
         answer.expect("a status").into_inner().status.expect("a status")
     }
 
@@ -122,10 +115,7 @@ impl World {
 
     pub(crate) async fn one(&mut self, id: &str) -> v1::Migration {
         let migrations = self.list().await;
-        migrations
-            .into_iter()
-            .find(|migration| migration.id == id)
-            .expect("the migration")
+        migrations.into_iter().find(|migration| migration.id == id).expect("the migration")
     }
 
     pub(crate) async fn plan(
@@ -148,11 +138,7 @@ impl World {
         self.apply_planned(selection, plan.token).await
     }
 
-    pub(crate) async fn apply_planned(
-        &mut self,
-        selection: v1::MigrationSelection,
-        plan_token: String,
-    ) -> Result<v1::Run, Status> {
+    pub(crate) async fn apply_planned(&mut self, selection: v1::MigrationSelection, plan_token: String) -> Result<v1::Run, Status> {
         let request = v1::ApplyMigrationsRequest {
             selection: Some(selection),
             dry_run: Some(false),
@@ -244,20 +230,8 @@ async fn postgres_contents(db: &Db) -> Vec<String> {
         let words: Vec<&str> = line.split(' ').collect();
         *line = format!("{} {}", words[0], words[2..].join(" "));
     }
-    lines.extend(
-        text(
-            db,
-            "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname",
-        )
-        .await,
-    );
-    lines.extend(
-        text(
-            db,
-            "SELECT viewname || ' ' || definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1",
-        )
-        .await,
-    );
+    lines.extend(text(db, "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname").await);
+    lines.extend(text(db, "SELECT viewname || ' ' || definition FROM pg_views WHERE schemaname = 'public' ORDER BY 1").await);
     lines.extend(text(db, "SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1").await);
     for table in text(db, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").await {
         lines.extend(rows(db, &format!("SELECT t::text FROM public.\"{table}\" AS t ORDER BY 1"), &table).await);
@@ -267,29 +241,15 @@ async fn postgres_contents(db: &Db) -> Vec<String> {
 
 async fn sqlite_contents(db: &Db) -> Vec<String> {
     let own = "name NOT LIKE '\\_dbkeep%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
-    let tables = text(
-        db,
-        &format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND {own} ORDER BY 1"),
-    )
-    .await;
-    let others =
-        format!("SELECT type || ' ' || name FROM sqlite_schema WHERE type <> 'table' AND {own} AND sql IS NOT NULL ORDER BY 1");
+    let tables = text(db, &format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND {own} ORDER BY 1")).await;
+    let others = format!("SELECT type || ' ' || name FROM sqlite_schema WHERE type <> 'table' AND {own} AND sql IS NOT NULL ORDER BY 1");
     let mut lines = text(db, &others).await;
     for table in tables {
-        let columns = format!(
-            "SELECT cid || ' ' || name || ' ' || type || ' ' || \"notnull\" || ' ' || coalesce(dflt_value, '') || ' ' || pk FROM pragma_table_info('{table}') ORDER BY cid"
-        );
+        let columns = format!("SELECT cid || ' ' || name || ' ' || type || ' ' || \"notnull\" || ' ' || coalesce(dflt_value, '') || ' ' || pk FROM pragma_table_info('{table}') ORDER BY cid");
         let names = text(db, &format!("SELECT name FROM pragma_table_info('{table}') ORDER BY cid")).await;
         lines.extend(rows(db, &columns, &table).await);
         let quoted: Vec<String> = names.iter().map(|name| format!("quote(\"{name}\")")).collect();
-        lines.extend(
-            rows(
-                db,
-                &format!("SELECT {} FROM \"{table}\" ORDER BY 1", quoted.join(" || '|' || ")),
-                &table,
-            )
-            .await,
-        );
+        lines.extend(rows(db, &format!("SELECT {} FROM \"{table}\" ORDER BY 1", quoted.join(" || '|' || ")), &table).await);
     }
     lines
 }
@@ -325,8 +285,5 @@ pub(crate) fn newest(steps: u32) -> v1::MigrationSelection {
 pub(crate) fn reason(status: &Status) -> String {
     use tonic_types::StatusExt as _;
     let details = status.get_error_details();
-    details
-        .error_info()
-        .map(|info| info.reason.clone())
-        .unwrap_or_else(|| status.to_string())
+    details.error_info().map(|info| info.reason.clone()).unwrap_or_else(|| status.to_string())
 }

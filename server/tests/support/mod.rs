@@ -37,9 +37,7 @@ impl Daemon {
     /// The same with the target's migrations folder, and without a catalog.
     pub(crate) fn start_with_migrations(data: &Path, target: &str, migrations: &Path, failpoints: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
-        command
-            .args(["--target", &format!("app={target}"), "--migrations"])
-            .arg(migrations);
+        command.args(["--target", &format!("app={target}"), "--migrations"]).arg(migrations);
         Self::launch_with(command, data, failpoints)
     }
 

@@ -290,11 +290,7 @@ fn with_dependents(collection: &Collection, standings: &Standings, wanted: &[usi
             .is_some_and(|item: &Item| item.standing != Standing::Pending)
     };
     let order = graph::order(&collection.migrations)?;
-    Ok(order
-        .into_iter()
-        .rev()
-        .filter(|index| all.contains(index) && in_effect(index))
-        .collect())
+    Ok(order.into_iter().rev().filter(|index| all.contains(index) && in_effect(index)).collect())
 }
 
 /// What the caller knows beside the folder and the ledgers.

@@ -290,7 +290,20 @@ impl Held {
         if before.engine == EngineKind::Sqlite {
             return reasons;
         }
-        let used = |table: &Name| !matches!(before.size(table), Size::New | Size::Absent);
+        if reading.facts.contains(&Fact::NoTransaction) {
+            let message = format!("{} fails in a transaction", reading.kind);
+            reasons.push(reason(
+                "not-in-transaction",
+                Risk::Medium,
+                message,
+                "give it a migration of its own",
+            ));
+        }
+        let creates = |table: &Name| {
+            let mut facts = reading.facts.iter();
+            facts.any(|fact| matches!(fact, Fact::Creates(created) if created.same(table)))
+        };
+        let used = |table: &Name| !matches!(before.size(table), Size::New | Size::Absent) && !creates(table);
         let names = |tables: &[Name]| tables.iter().map(Name::to_string).collect::<Vec<_>>().join(", ");
         let heavy = reading.tables.iter().filter_map(|table| {
             let risk = by_size(before.size(table)).filter(|risk| *risk > Risk::Low)?;

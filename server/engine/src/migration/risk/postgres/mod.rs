@@ -67,7 +67,7 @@ fn statement(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
 }
 
 fn create(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
-    cursor.eat("OR REPLACE");
+    let replaces = cursor.eat("OR REPLACE");
     while [
         "GLOBAL",
         "LOCAL",
@@ -95,7 +95,15 @@ fn create(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
         cursor.skip(1);
         return create_index(cursor, context);
     }
-    object::create(cursor, context)
+    let mut reading = object::create(cursor, context)?;
+    // A view that was not there before is locked against nobody.
+    if reading.kind == "CREATE VIEW"
+        && !replaces
+        && let Some((view, _)) = reading.locks.first().cloned()
+    {
+        reading.fact(Fact::Creates(view));
+    }
+    Some(reading)
 }
 
 fn create_index(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
