@@ -173,7 +173,7 @@ impl Context {
         for fact in facts {
             match fact {
                 Fact::Creates(table) => self.created.push(table.clone()),
-                Fact::Fills(table) => self.filled.push(table.clone()),
+                Fact::Fills(table) if !self.filled.contains(table) => self.filled.push(table.clone()),
                 Fact::Indexes {
                     index, table, columns, ..
                 } => {

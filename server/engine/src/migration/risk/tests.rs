@@ -100,7 +100,7 @@ fn check(table: &[Expected<'_>], engine: EngineKind) {
 #[rustfmt::skip]
 #[test]
 fn postgresql_statements() {
-    let table: [Expected<'_>; 86] = [
+    let table: [Expected<'_>; 87] = [
         // Tables.
         ("CREATE TABLE t (id bigint PRIMARY KEY, name text NOT NULL)", "CREATE TABLE", &[("t", AccessExclusive)], Catalog, false, Low),
         ("create  table if not exists T (id int)", "CREATE TABLE", &[("t", AccessExclusive)], Catalog, false, Low),
@@ -133,6 +133,7 @@ fn postgresql_statements() {
         ("ALTER TABLE small ADD COLUMN a int CHECK (a > 0)", "ALTER TABLE", &[("small", AccessExclusive)], Scan, false, Low),
         ("ALTER TABLE small ADD COLUMN b int REFERENCES big", "ALTER TABLE", &[("small", AccessExclusive), ("big", ShareRowExclusive)], Catalog, false, Medium),
         ("ALTER TABLE ONLY \"Odd Name\" DROP COLUMN \"A\"", "ALTER TABLE", &[("\"Odd Name\"", AccessExclusive)], Catalog, true, High),
+        ("ALTER TABLE big DROP COLUMN id CASCADE", "ALTER TABLE", &[("big", AccessExclusive), ("child", AccessExclusive)], Catalog, true, High),
         ("ALTER TABLE empty DROP a", "ALTER TABLE", &[("empty", AccessExclusive)], Catalog, true, Low),
         ("ALTER TABLE big ALTER COLUMN a TYPE bigint", "ALTER TABLE", &[("big", AccessExclusive)], Rewrite, false, High),
         ("ALTER TABLE mid ALTER a SET DATA TYPE text USING a::text", "ALTER TABLE", &[("mid", AccessExclusive)], Rewrite, false, Medium),

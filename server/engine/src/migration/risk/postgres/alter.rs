@@ -246,6 +246,12 @@ fn drop(mut action: Cursor<'_>, table: &Name, context: &Context, reading: &mut R
     for key in context.keys_of(table).filter(|key| key.columns.contains(&column)) {
         reading.lock(&key.parent, LockMode::AccessExclusive);
     }
+    if action.eat("CASCADE") {
+        // Keys of others that refer to the column go too.
+        for key in context.keys_to(table) {
+            reading.lock(&key.child, LockMode::AccessExclusive);
+        }
+    }
     reading.loses(format!("column {column} of {table}"), Some(table));
 }
 

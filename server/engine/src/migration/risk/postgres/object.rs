@@ -185,12 +185,10 @@ pub(super) fn alter(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading
                 ));
             }
         }
-        "TYPE" => {
-            if cursor.has("DROP ATTRIBUTE") || cursor.has("ALTER ATTRIBUTE") {
-                let name = cursor.name();
-                let shown = name.map(|name| name.to_string()).unwrap_or_default();
-                reading.loses(format!("an attribute of type {shown}"), None);
-            }
+        "TYPE" if cursor.has("DROP ATTRIBUTE") || cursor.has("ALTER ATTRIBUTE") => {
+            let name = cursor.name();
+            let shown = name.map(|name| name.to_string()).unwrap_or_default();
+            reading.loses(format!("an attribute of type {shown}"), None);
         }
         "PUBLICATION" => {
             for words in ["ADD TABLE", "SET TABLE", "DROP TABLE"] {
