@@ -42,19 +42,20 @@ fn write(folder: &Path, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// The up scripts of a folder in their order.
-fn scripts(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+/// The up scripts of a folder in their order, and whether each is one transaction.
+fn scripts(folder: &Path) -> Result<Vec<(std::path::PathBuf, bool)>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.ends_with(".sql") && !name.ends_with(".down.sql") {
             let version: u64 = name.split('_').next().unwrap_or_default().parse().context("a version")?;
-            paths.push((version, path));
+            let atomic = !fs::read_to_string(&path)?.starts_with("-- no-transaction");
+            paths.push((version, path, atomic));
         }
     }
     paths.sort();
-    Ok(paths.into_iter().map(|(_, path)| path).collect())
+    Ok(paths.into_iter().map(|(_, path, atomic)| (path, atomic)).collect())
 }
 
 async fn client(server: &Server) -> Result<MigrationServiceClient<Channel>> {
@@ -112,7 +113,10 @@ pub(crate) async fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         let answer = asking.get_migration_status(v1::GetMigrationStatusRequest::default()).await?;
         status.push(began.elapsed().as_secs_f64() * 1e3);
         let told = answer.into_inner().status.context("a status")?;
-        ensure!(told.total_count == arguments.status && told.applied_count == arguments.status / 2, "{told:?}");
+        ensure!(
+            told.total_count == arguments.status && told.applied_count == arguments.status / 2,
+            "{told:?}"
+        );
     }
     drop(server);
     let (mut alone, mut planned, mut each, mut once) =
@@ -131,15 +135,25 @@ pub(crate) async fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
         planned.push(all);
         let url = cluster.url(&format!("each_{number}"));
         let began = Instant::now();
-        for path in &paths {
-            psql(&cluster, &url, &["-1", "-f", &path.display().to_string()])?;
+        for (path, atomic) in &paths {
+            let file = path.display().to_string();
+            let whole: &[&str] = if *atomic { &["-1", "-f", &file] } else { &["-f", &file] };
+            psql(&cluster, &url, whole)?;
         }
         each.push(began.elapsed().as_secs_f64());
         let script = data.join("all.psql");
-        let lines: Vec<String> = paths.iter().map(|path| format!("BEGIN;\n\\i {}\nCOMMIT;\n", path.display())).collect();
+        let lines = paths.iter().map(|(path, atomic)| match atomic {
+            true => format!("BEGIN;\n\\i {}\nCOMMIT;\n", path.display()),
+            false => format!("\\i {}\n", path.display()),
+        });
+        let lines: Vec<String> = lines.collect();
         fs::write(&script, lines.concat())?;
         let began = Instant::now();
-        psql(&cluster, &cluster.url(&format!("once_{number}")), &["-f", &script.display().to_string()])?;
+        psql(
+            &cluster,
+            &cluster.url(&format!("once_{number}")),
+            &["-f", &script.display().to_string()],
+        )?;
         once.push(began.elapsed().as_secs_f64());
     }
     println!("\nMigrations on PostgreSQL, median of {rounds} rounds");

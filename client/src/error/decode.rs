@@ -81,7 +81,18 @@ fn from_server(status: &Status) -> Error {
     };
     let names = Names(&info.metadata);
     match ErrorReason::from_str_name(&format!("{PREFIX}{}", info.reason)) {
-        None | Some(ErrorReason::Unspecified | ErrorReason::NoMigrations | ErrorReason::MigrationSource | ErrorReason::UnknownMigration | ErrorReason::MigrationGraph | ErrorReason::MigrationsBlocked | ErrorReason::NothingToMigrate | ErrorReason::MigrationsHeld | ErrorReason::RepairRefused) => Error::Other {
+        None
+        | Some(
+            ErrorReason::Unspecified
+            | ErrorReason::NoMigrations
+            | ErrorReason::MigrationSource
+            | ErrorReason::UnknownMigration
+            | ErrorReason::MigrationGraph
+            | ErrorReason::MigrationsBlocked
+            | ErrorReason::NothingToMigrate
+            | ErrorReason::MigrationsHeld
+            | ErrorReason::RepairRefused,
+        ) => Error::Other {
             code: status.code(),
             reason: Some(info.reason.clone()),
             metadata: info.metadata.clone().into_iter().collect(),
