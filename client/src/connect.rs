@@ -13,8 +13,8 @@ use tonic::{
 };
 
 use crate::{
-    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, retry::RetryPolicy, runs::Runs, targets::Targets,
-    watch::ReconnectPolicy,
+    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, retry::RetryPolicy, runs::Runs,
+    targets::Targets, watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.
@@ -71,6 +71,12 @@ impl Client {
     #[must_use]
     pub fn backups(&self) -> Backups {
         Backups::new(self.clone())
+    }
+
+    /// Migrations: how a folder of them stands on a target, planning, rehearsing, applying and taking back.
+    #[must_use]
+    pub fn migrations(&self) -> Migrations {
+        Migrations::new(self.clone())
     }
 
     /// The record of what was asked of the server that deletes, approves, stops or takes back.

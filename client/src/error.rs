@@ -434,6 +434,96 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// The target has no migrations folder.
+    #[error("{message}")]
+    NoMigrations {
+        /// Name of the target.
+        target: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The migrations folder cannot be read, or does not make sense.
+    #[error("{message}")]
+    MigrationSource {
+        /// Name of the target.
+        target: String,
+        /// The folder.
+        folder: String,
+        /// What is wrong with it.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// No such migration.
+    #[error("{message}")]
+    UnknownMigration {
+        /// Id, version or name that was asked for.
+        migration: String,
+        /// Name of the target.
+        target: String,
+        /// The one that looks most like it, where one does.
+        near: Option<String>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The declared dependencies of the migrations have no order.
+    #[error("{message}")]
+    MigrationGraph {
+        /// Name of the target.
+        target: String,
+        /// The cycle, the missing one or the duplicate.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// Something stands in the way of migrations.
+    #[error("{message}")]
+    MigrationsBlocked {
+        /// Name of the target.
+        target: String,
+        /// Codes of everything that does.
+        problems: Vec<String>,
+        /// What stands in the way, the first few of it.
+        violations: Vec<MigrationViolation>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// No migration is to be taken.
+    #[error("{message}")]
+    NothingToMigrate {
+        /// Name of the target.
+        target: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// Somebody else migrates the target.
+    #[error("{message}")]
+    MigrationsHeld {
+        /// Name of the target.
+        target: String,
+        /// Who.
+        holder: String,
+        /// The run, or the act on the ledger.
+        run: String,
+        /// Until when, unless it is renewed; RFC 3339.
+        until: String,
+        /// When to try again.
+        retry_after: Option<Duration>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// That repair does not fit what is wrong with the migration.
+    #[error("{message}")]
+    RepairRefused {
+        /// Id of the migration.
+        migration: String,
+        /// The repair that was asked for.
+        action: String,
+        /// Repairs that fit.
+        offered: Vec<String>,
+        /// The server's sentence.
+        message: String,
+    },
     /// A fault of dbkeep; the server's log holds the cause under the incident's id.
     #[error("{message}")]
     Internal {
@@ -502,6 +592,18 @@ pub struct FieldViolation {
     pub description: String,
 }
 
+/// One thing that stands in the way of migrations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationViolation {
+    /// Stable name in capitals, as in [`MigrationProblem.code`](dbkeep_proto::v1::MigrationProblem::code).
+    pub code: String,
+    /// Id of the migration.
+    pub migration: String,
+    /// What is wrong, and what to do.
+    pub description: String,
+}
+
 impl Error {
     /// The reason in the words of `errors.proto`; `None` for errors that did not come from a server of this version.
     #[must_use]
@@ -547,6 +649,14 @@ impl Error {
             Self::ToolUnavailable { .. } => ErrorReason::ToolUnavailable,
             Self::TablesNotEmpty { .. } => ErrorReason::TablesNotEmpty,
             Self::BackupKind { .. } => ErrorReason::BackupKind,
+            Self::NoMigrations { .. } => ErrorReason::NoMigrations,
+            Self::MigrationSource { .. } => ErrorReason::MigrationSource,
+            Self::UnknownMigration { .. } => ErrorReason::UnknownMigration,
+            Self::MigrationGraph { .. } => ErrorReason::MigrationGraph,
+            Self::MigrationsBlocked { .. } => ErrorReason::MigrationsBlocked,
+            Self::NothingToMigrate { .. } => ErrorReason::NothingToMigrate,
+            Self::MigrationsHeld { .. } => ErrorReason::MigrationsHeld,
+            Self::RepairRefused { .. } => ErrorReason::RepairRefused,
             Self::InvalidAddress { .. }
             | Self::InvalidUserAgent { .. }
             | Self::Unreachable { .. }
@@ -574,6 +684,7 @@ impl Error {
             | Self::StoreUnavailable { retry_after, .. }
             | Self::ShuttingDown { retry_after, .. }
             | Self::TooManyStreams { retry_after, .. }
+            | Self::MigrationsHeld { retry_after, .. }
             | Self::Other { retry_after, .. } => *retry_after,
             _ => None,
         }

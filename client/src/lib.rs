@@ -62,6 +62,7 @@ mod connect;
 mod decisions;
 mod discovery;
 mod error;
+mod migrations;
 mod retry;
 mod runs;
 mod targets;
@@ -76,7 +77,11 @@ pub use crate::{
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},
     decisions::{DecisionQuery, Decisions},
     discovery::DiscoverRequest,
-    error::{Error, FieldViolation},
+    error::{Error, FieldViolation, MigrationViolation},
+    migrations::{
+        ApplyRequest, MigrationDetail, MigrationManner, MigrationQuery, MigrationSelection, Migrations, RehearseRequest,
+        RollbackRequest,
+    },
     retry::RetryPolicy,
     runs::{LimitsUpdate, RunQuery, Runs, UndoRequest},
     targets::{TargetDetail, Targets},

@@ -2,7 +2,8 @@
 //!
 //! Owns the policy, the backoff and the loop around one call. Only UNAVAILABLE is repeated, and only because every call of
 //! dbkeep is safe to repeat: reads change nothing, PlanCleanup changes no row, CancelRun is idempotent, and the calls that
-//! start or steer a run carry a request id that is the same in every repetition. Called by the service files for unary calls and by
+//! start or steer a run carry a request id that is the same in every repetition. The two calls that change the ledger of migrations
+//! are the exception, and are sent [`once`]. Called by the service files for unary calls and by
 //! `watch.rs` for the opening of streams.
 
 use std::{future::Future, time::Duration};
@@ -95,8 +96,27 @@ where
     F: Fn(tonic::Request<M>) -> Fut,
     Fut: Future<Output = Result<Response<T>, Status>>,
 {
+    sent(client, client.retry(), timeout, message, send).await
+}
+
+/// Sends a unary call once, whatever becomes of it: one that means the next of something would mean another if it were repeated.
+pub(crate) async fn once<M, T, F, Fut>(client: &Client, timeout: Duration, message: M, send: F) -> Result<T, Error>
+where
+    M: Clone,
+    F: Fn(tonic::Request<M>) -> Fut,
+    Fut: Future<Output = Result<Response<T>, Status>>,
+{
+    sent(client, &RetryPolicy::never(), timeout, message, send).await
+}
+
+async fn sent<M, T, F, Fut>(client: &Client, policy: &RetryPolicy, timeout: Duration, message: M, send: F) -> Result<T, Error>
+where
+    M: Clone,
+    F: Fn(tonic::Request<M>) -> Fut,
+    Fut: Future<Output = Result<Response<T>, Status>>,
+{
     let deadline = Instant::now() + timeout;
-    attempts(client.retry(), deadline, || {
+    attempts(policy, deadline, || {
         let remaining = deadline.saturating_duration_since(Instant::now());
         let sent = send(client.prepare(message.clone(), Some(remaining)));
         async move {

@@ -1,6 +1,6 @@
 //! From a gRPC status to [`Error`].
 //!
-//! Owns the reading of `ErrorInfo`, `BadRequest` and `RetryInfo`. The message is carried along and never looked into.
+//! Owns the reading of `ErrorInfo`, `BadRequest`, `PreconditionFailure` and `RetryInfo`. The message is carried along and never looked into.
 //! Called by every service file and by `watch.rs`, through `From<tonic::Status>`.
 
 use std::{collections::HashMap, error::Error as StdError};
@@ -9,7 +9,7 @@ use dbkeep_proto::v1::ErrorReason;
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::{Error, FieldViolation};
+use super::{Error, FieldViolation, MigrationViolation};
 
 /// Domain of every `ErrorInfo` that dbkeep sends.
 const DOMAIN: &str = "dbkeep";
@@ -286,6 +286,51 @@ fn from_server(status: &Status) -> Error {
             expected: names.text("expected"),
             message,
         },
+        Some(ErrorReason::NoMigrations) => Error::NoMigrations {
+            target: names.text("target"),
+            message,
+        },
+        Some(ErrorReason::MigrationSource) => Error::MigrationSource {
+            target: names.text("target"),
+            folder: names.text("folder"),
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::UnknownMigration) => Error::UnknownMigration {
+            migration: names.text("migration"),
+            target: names.text("target"),
+            near: names.optional("near"),
+            message,
+        },
+        Some(ErrorReason::MigrationGraph) => Error::MigrationGraph {
+            target: names.text("target"),
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::MigrationsBlocked) => Error::MigrationsBlocked {
+            target: names.text("target"),
+            problems: names.list("problems"),
+            violations: preconditions(&details),
+            message,
+        },
+        Some(ErrorReason::NothingToMigrate) => Error::NothingToMigrate {
+            target: names.text("target"),
+            message,
+        },
+        Some(ErrorReason::MigrationsHeld) => Error::MigrationsHeld {
+            target: names.text("target"),
+            holder: names.text("holder"),
+            run: names.text("run"),
+            until: names.text("until"),
+            retry_after,
+            message,
+        },
+        Some(ErrorReason::RepairRefused) => Error::RepairRefused {
+            migration: names.text("migration"),
+            action: names.text("action"),
+            offered: names.list("offered"),
+            message,
+        },
         Some(ErrorReason::MethodNotAllowed) => Error::MethodNotAllowed { message },
         Some(ErrorReason::Internal) => Error::Internal {
             incident: names.text("incident"),
@@ -303,6 +348,22 @@ fn violations(details: &ErrorDetails) -> Vec<FieldViolation> {
         .iter()
         .map(|violation| FieldViolation {
             field: violation.field.clone(),
+            description: violation.description.clone(),
+        })
+        .collect()
+}
+
+/// What stands in the way of migrations: one violation for each, with the code as its type and the migration as its subject.
+fn preconditions(details: &ErrorDetails) -> Vec<MigrationViolation> {
+    let failures = details
+        .precondition_failure()
+        .map(|failure| failure.violations.as_slice())
+        .unwrap_or_default();
+    failures
+        .iter()
+        .map(|violation| MigrationViolation {
+            code: violation.r#type.clone(),
+            migration: violation.subject.clone(),
             description: violation.description.clone(),
         })
         .collect()
@@ -389,6 +450,60 @@ mod tests {
         let away = Error::from(status(Code::Unavailable, "TARGET_UNAVAILABLE", &[("target", "main")]));
         assert_eq!(away.retry_after(), Some(Duration::from_secs(3)));
         assert!(away.is_unavailable());
+    }
+
+    #[test]
+    fn what_blocks_migrations_comes_with_its_code_and_its_migration() {
+        let metadata = HashMap::from([
+            ("target".to_owned(), "main".to_owned()),
+            ("problems".to_owned(), "STOPPED,CHANGED".to_owned()),
+        ]);
+        let mut details = ErrorDetails::with_error_info("MIGRATIONS_BLOCKED", DOMAIN, metadata);
+        details.add_precondition_failure_violation("STOPPED", "3", "it stopped. Next: repair it");
+        let error = Error::from(Status::with_error_details(
+            Code::FailedPrecondition,
+            "the sentence",
+            details,
+        ));
+        let Error::MigrationsBlocked {
+            target,
+            problems,
+            violations,
+            ..
+        } = error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!((target.as_str(), problems), ("main", vec!["STOPPED".into(), "CHANGED".into()]));
+        assert_eq!(
+            violations,
+            [MigrationViolation {
+                code: "STOPPED".into(),
+                migration: "3".into(),
+                description: "it stopped. Next: repair it".into(),
+            }]
+        );
+    }
+
+    #[test]
+    fn errors_of_migrations_carry_their_names() {
+        let unknown = status(Code::NotFound, "UNKNOWN_MIGRATION", &[("migration", "7"), ("target", "main")]);
+        assert!(matches!(
+            Error::from(unknown),
+            Error::UnknownMigration { migration, near: None, .. } if migration == "7"
+        ));
+        let held = Error::from(status(Code::Aborted, "MIGRATIONS_HELD", &[("holder", "h"), ("until", "u")]));
+        assert_eq!(held.retry_after(), Some(Duration::from_secs(3)));
+        assert!(!held.is_unavailable(), "a call that was refused is not repeated by itself");
+        let refused = status(
+            Code::FailedPrecondition,
+            "REPAIR_REFUSED",
+            &[("migration", "7"), ("offered", "retry, skip")],
+        );
+        assert!(matches!(
+            Error::from(refused),
+            Error::RepairRefused { offered, .. } if offered == ["retry", "skip"]
+        ));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Owns the order of events, the reconnecting, and the decision that a run has ended. `watch.rs` polls it.
 //!
 //! ```text
-//!   RunCleanup / UndoRun / VerifyBackup / CreateBackup / RestoreBackup / WatchRun
+//!   RunCleanup / UndoRun / VerifyBackup / CreateBackup / RestoreBackup / WatchRun /
+//!   TestMigration / ApplyMigrations / RollbackMigrations
 //!                              |
 //!                              v   event: due -> deliver, old -> drop, too new -> SequenceGap
 //!   +---------------------> following ---- StateChanged into a final state ----> end
@@ -17,13 +18,14 @@
 //! ```
 //!
 //! A server closes a stream early when it shuts down, and at once when a run that ended is watched after its last event;
-//! the run itself tells the two apart.
+//! the run itself tells the two apart. The first message of ApplyMigrations and RollbackMigrations has the plan and no event:
+//! whoever wants a plan asks for it, so that it is passed over here.
 
 use dbkeep_proto::v1::{
-    CreateBackupRequest, RestoreBackupRequest, RunCleanupRequest, RunEvent, UndoRunRequest, VerifyBackupRequest, WatchRunRequest,
-    run_event::Event,
+    ApplyMigrationsRequest, CreateBackupRequest, MigrationPlan, RestoreBackupRequest, RollbackMigrationsRequest,
+    RunCleanupRequest, RunEvent, TestMigrationRequest, UndoRunRequest, VerifyBackupRequest, WatchRunRequest, run_event::Event,
 };
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream::BoxStream};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -45,6 +47,9 @@ pub(crate) enum Opening {
     Verify(VerifyBackupRequest),
     Backup(CreateBackupRequest),
     Restore(RestoreBackupRequest),
+    Rehearse(TestMigrationRequest),
+    Apply(ApplyMigrationsRequest),
+    Rollback(RollbackMigrationsRequest),
     Watch(WatchRunRequest),
 }
 
@@ -86,7 +91,14 @@ impl Follower {
     pub(super) async fn begin(client: Client, opening: Opening, connection: watch::Sender<Connection>) -> Result<Self, Error> {
         let (run_id, last_sequence) = match &opening {
             Opening::Watch(request) => (Some(request.id.clone()), request.after_sequence),
-            Opening::Cleanup(_) | Opening::Undo(_) | Opening::Verify(_) | Opening::Backup(_) | Opening::Restore(_) => (None, 0),
+            Opening::Cleanup(_)
+            | Opening::Undo(_)
+            | Opening::Verify(_)
+            | Opening::Backup(_)
+            | Opening::Restore(_)
+            | Opening::Rehearse(_)
+            | Opening::Apply(_)
+            | Opening::Rollback(_) => (None, 0),
         };
         let mut follower = Self {
             client,
@@ -277,6 +289,21 @@ impl Follower {
                     let answer = service.restore_backup(client.prepare(request, None)).await?;
                     answer.into_inner().map_ok(|response| response.event).boxed()
                 }
+                Opening::Rehearse(request) => {
+                    let mut service = client.migrations().service();
+                    let answer = service.test_migration(client.prepare(request, None)).await?;
+                    answer.into_inner().map_ok(|response| response.event).boxed()
+                }
+                Opening::Apply(request) => {
+                    let mut service = client.migrations().service();
+                    let answer = service.apply_migrations(client.prepare(request, None)).await?;
+                    without_plan(answer.into_inner().map_ok(|response| (response.plan, response.event)))
+                }
+                Opening::Rollback(request) => {
+                    let mut service = client.migrations().service();
+                    let answer = service.rollback_migrations(client.prepare(request, None)).await?;
+                    without_plan(answer.into_inner().map_ok(|response| (response.plan, response.event)))
+                }
                 Opening::Watch(request) => {
                     // Watching begins without work on the server's side, so that silence means absence. The limit is this
                     // side's alone: sent along, it would cut the stream itself.
@@ -294,6 +321,16 @@ impl Follower {
         }
         .boxed()
     }
+}
+
+/// The events of a stream whose first message has a plan and no event. A message with neither breaks the protocol, and stays to be
+/// told.
+fn without_plan(
+    messages: impl Stream<Item = Result<(Option<MigrationPlan>, Option<RunEvent>), Status>> + Send + 'static,
+) -> Events {
+    messages
+        .try_filter_map(|(plan, event)| std::future::ready(Ok((plan.is_none() || event.is_some()).then_some(event))))
+        .boxed()
 }
 
 /// Whether a stream that ended this way is worth opening again. Too many streams is a reason to wait here, and not when a
