@@ -449,11 +449,7 @@ mod tests {
         ]);
         let mut details = ErrorDetails::with_error_info("MIGRATIONS_BLOCKED", DOMAIN, metadata);
         details.add_precondition_failure_violation("STOPPED", "3", "it stopped. Next: repair it");
-        let error = Error::from(Status::with_error_details(
-            Code::FailedPrecondition,
-            "the sentence",
-            details,
-        ));
+        let error = Error::from(Status::with_error_details(Code::FailedPrecondition, "the sentence", details));
         let Error::MigrationsBlocked {
             target,
             problems,
@@ -463,7 +459,10 @@ mod tests {
         else {
             panic!("{error:?}");
         };
-        assert_eq!((target.as_str(), problems), ("main", vec!["STOPPED".into(), "CHANGED".into()]));
+        assert_eq!(
+            (target.as_str(), problems),
+            ("main", vec!["STOPPED".into(), "CHANGED".into()])
+        );
         assert_eq!(
             violations,
             [MigrationViolation {

@@ -129,6 +129,7 @@ fn configure(options: Options) -> anyhow::Result<Config> {
         url: url.into(),
         catalogs: catalogs.clone(),
         roots: roots.clone(),
+        migrations: None,
     });
     config.targets.extend(added);
     config.check()?;
