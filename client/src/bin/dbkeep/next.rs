@@ -8,7 +8,10 @@ use dbkeep_client::{
     proto::{Run, RunKind, RunState},
 };
 
-use crate::table::{self, migration};
+use crate::{
+    session::quoted,
+    table::{self, migration},
+};
 
 /// One proposal: what it is for, and the arguments behind `dbkeep`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +72,7 @@ fn of_migrations(run: &Run) -> Vec<Next> {
         (RunKind::Rehearse, _) if run.state() == RunState::Succeeded => vec![next("To see what applying it means", "plan")],
         (RunKind::Rehearse, _) => Vec::new(),
         (_, Some(report)) => vec![
-            next(
-                "To see what may be done about it",
-                &format!("repair '{}'", report.id.replace('\'', "'\\''")),
-            ),
+            next("To see what may be done about it", &format!("repair {}", quoted(&report.id))),
             next("To see where everything stands", "status"),
         ],
         _ => vec![next("To see where everything stands", "status")],
@@ -137,7 +137,7 @@ mod tests {
         });
         assert_eq!(
             arguments(&failed),
-            ["migrations repair '3' --target main", "migrations status --target main"]
+            ["migrations repair 3 --target main", "migrations status --target main"]
         );
         failed.set_kind(RunKind::Rehearse);
         assert_eq!(arguments(&failed), [""; 0]);

@@ -17,7 +17,11 @@ mod status;
 use clap::{Args, Subcommand};
 use dbkeep_client::{MigrationManner, MigrationSelection};
 
-use crate::{duration::Span, exit::Exit, session::Session};
+use crate::{
+    duration::Span,
+    exit::Exit,
+    session::{Session, quoted},
+};
 
 /// Commands of `migrations`.
 #[derive(Debug, Subcommand)]
@@ -156,16 +160,6 @@ impl Manner {
             manner = manner.statement_timeout(time.into());
         }
         manner
-    }
-}
-
-/// An argument that survives a shell.
-fn quoted(argument: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@+=".contains(c);
-    if !argument.is_empty() && argument.chars().all(is_plain) {
-        argument.to_owned()
-    } else {
-        format!("'{}'", argument.replace('\'', "'\\''"))
     }
 }
 

@@ -7,8 +7,14 @@ use clap::Args;
 use dbkeep_client::proto::{MigrationDirection, MigrationPlan};
 use serde_json::json;
 
-use super::{Of, Range, quoted};
-use crate::{exit::Exit, json, output::Tone, session::Session, table::migration as view};
+use super::{Of, Range};
+use crate::{
+    exit::Exit,
+    json,
+    output::Tone,
+    session::{Session, quoted},
+    table::migration as view,
+};
 
 /// Arguments of `migrations plan`.
 #[derive(Debug, Args)]

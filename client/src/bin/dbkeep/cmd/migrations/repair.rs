@@ -9,8 +9,15 @@ use dbkeep_client::{
 };
 use serde_json::json;
 
-use super::{Of, Which, quoted};
-use crate::{exit::Exit, json, output::Tone, prompt, session::Session, table::migration as view};
+use super::{Of, Which};
+use crate::{
+    exit::Exit,
+    json,
+    output::Tone,
+    prompt,
+    session::{Session, quoted},
+    table::migration as view,
+};
 
 /// Most migrations that a call can name.
 const MOST_NAMED: usize = 1_000;
