@@ -13,8 +13,8 @@ use tonic::{
 };
 
 use crate::{
-    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, retry::RetryPolicy, runs::Runs,
-    targets::Targets, watch::ReconnectPolicy,
+    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, retry::RetryPolicy,
+    runs::Runs, targets::Targets, watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.

@@ -81,18 +81,7 @@ fn from_server(status: &Status) -> Error {
     };
     let names = Names(&info.metadata);
     match ErrorReason::from_str_name(&format!("{PREFIX}{}", info.reason)) {
-        None
-        | Some(
-            ErrorReason::Unspecified
-            | ErrorReason::NoMigrations
-            | ErrorReason::MigrationSource
-            | ErrorReason::UnknownMigration
-            | ErrorReason::MigrationGraph
-            | ErrorReason::MigrationsBlocked
-            | ErrorReason::NothingToMigrate
-            | ErrorReason::MigrationsHeld
-            | ErrorReason::RepairRefused,
-        ) => Error::Other {
+        None | Some(ErrorReason::Unspecified) => Error::Other {
             code: status.code(),
             reason: Some(info.reason.clone()),
             metadata: info.metadata.clone().into_iter().collect(),
@@ -460,11 +449,7 @@ mod tests {
         ]);
         let mut details = ErrorDetails::with_error_info("MIGRATIONS_BLOCKED", DOMAIN, metadata);
         details.add_precondition_failure_violation("STOPPED", "3", "it stopped. Next: repair it");
-        let error = Error::from(Status::with_error_details(
-            Code::FailedPrecondition,
-            "the sentence",
-            details,
-        ));
+        let error = Error::from(Status::with_error_details(Code::FailedPrecondition, "the sentence", details));
         let Error::MigrationsBlocked {
             target,
             problems,
@@ -474,7 +459,10 @@ mod tests {
         else {
             panic!("{error:?}");
         };
-        assert_eq!((target.as_str(), problems), ("main", vec!["STOPPED".into(), "CHANGED".into()]));
+        assert_eq!(
+            (target.as_str(), problems),
+            ("main", vec!["STOPPED".into(), "CHANGED".into()])
+        );
         assert_eq!(
             violations,
             [MigrationViolation {

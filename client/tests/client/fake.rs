@@ -1,6 +1,6 @@
 //! A server that answers as its script says, and writes down what it was asked.
 //!
-//! Owns the four services, the in-memory network between client and server, and builders of events. Every streaming call
+//! Owns the services (that of migrations is `fake/migrations.rs`), the in-memory network between client and server, and builders of events. Every streaming call
 //! takes the next [`Answer`] of the script, whatever call it is: the tests are about the order of calls.
 
 use std::{
@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use proto::{
     backup_service_server::{BackupService, BackupServiceServer},
     cleanup_service_server::{CleanupService, CleanupServiceServer},
+    migration_service_server::MigrationServiceServer,
     run_service_server::{RunService, RunServiceServer},
     target_service_server::{TargetService, TargetServiceServer},
 };
@@ -28,6 +29,10 @@ use tonic::{
     transport::{Endpoint, Server, server::Router},
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+pub(crate) use self::migrations::Migrating;
+
+mod migrations;
 
 /// Id of the run that every call is about.
 pub(crate) const RUN: &str = "run-1";
@@ -49,6 +54,7 @@ pub(crate) enum Call {
     Pause { request_id: String },
     Resume { request_id: String },
     Limits { request_id: String },
+    Migrations(Migrating),
 }
 
 /// How a streaming call is answered.
@@ -80,7 +86,7 @@ pub(crate) struct Fake {
 }
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     calls: Vec<Call>,
     script: VecDeque<Answer>,
     /// Errors for the next unary calls.
@@ -89,6 +95,7 @@ struct State {
     unary_hangs: bool,
     run: proto::Run,
     plan: proto::Plan,
+    pub(crate) migration_plan: proto::MigrationPlan,
     links: Vec<JoinHandle<()>>,
     connections: usize,
 }
@@ -157,6 +164,7 @@ impl Fake {
             .add_service(CleanupServiceServer::new(self.clone()))
             .add_service(RunServiceServer::new(self.clone()))
             .add_service(BackupServiceServer::new(self.clone()))
+            .add_service(MigrationServiceServer::new(self.clone()))
     }
 
     /// A network of pipes. Each connection runs through a task, and aborting that task is pulling the plug.
@@ -179,12 +187,12 @@ impl Fake {
         Endpoint::from_static("http://fake.invalid:1").connect_with_connector_lazy(connector)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no test panics while it holds the state")
     }
 
     /// Writes a unary call down and fails or hangs it where the test asked for that.
-    async fn unary(&self, call: Call) -> Result<(), Status> {
+    pub(crate) async fn unary(&self, call: Call) -> Result<(), Status> {
         let (failure, hangs) = {
             let mut state = self.state();
             state.calls.push(call);
@@ -196,7 +204,7 @@ impl Fake {
         failure.map_or(Ok(()), Err)
     }
 
-    fn stream(&self, call: Call) -> Result<BoxStream<'static, Result<RunEvent, Status>>, Status> {
+    pub(crate) fn stream(&self, call: Call) -> Result<BoxStream<'static, Result<RunEvent, Status>>, Status> {
         let answer = {
             let mut state = self.state();
             state.calls.push(call);

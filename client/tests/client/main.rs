@@ -11,6 +11,9 @@
 mod cli;
 #[cfg(feature = "cli")]
 mod cli_ladder;
+#[cfg(feature = "cli")]
+mod cli_migrations;
 mod fake;
+mod migrations;
 mod retry;
 mod watch;

@@ -14,7 +14,9 @@ Exit codes:
   2    usage: the command line, or a value that the server refused
   3    the run succeeded in part: time limit, failed steps, or rows left over
   4    refused by a precondition: plan needed, used, expired, blocked or drifted;
-       phrase or approval refused; table held by another run; state of the run
+       phrase or approval refused; table held by another run; state of the run;
+       migrations: none configured, blocked, held, or none to take (`status`,
+       `plan`, and a dry run too, where something blocks)
   5    unreachable: the server, its store or the target is away, or a call timed out
   6    cancelled: the run was cancelled, or the question was answered with no
   130  detached by Ctrl-C; the run goes on
@@ -101,7 +103,14 @@ impl Exit {
             | Error::ConfirmationRequired { .. }
             | Error::ToolUnavailable { .. }
             | Error::TablesNotEmpty { .. }
-            | Error::BackupKind { .. } => Self::Refused,
+            | Error::BackupKind { .. }
+            | Error::NoMigrations { .. }
+            | Error::MigrationSource { .. }
+            | Error::MigrationGraph { .. }
+            | Error::MigrationsBlocked { .. }
+            | Error::NothingToMigrate { .. }
+            | Error::MigrationsHeld { .. }
+            | Error::RepairRefused { .. } => Self::Refused,
             Error::Deadline { .. } | Error::TooManyStreams { .. } => Self::Unreachable,
             Error::Other {
                 code: Code::FailedPrecondition | Code::Aborted,
@@ -158,6 +167,13 @@ mod tests {
                 message: message()
             }),
             Exit::Failure
+        );
+        assert_eq!(
+            Exit::of_error(&Error::NothingToMigrate {
+                target: message(),
+                message: message()
+            }),
+            Exit::Refused
         );
         assert_eq!(Exit::of_state(RunState::PartiallySucceeded), Exit::Partial);
         assert_eq!(Exit::of_state(RunState::Cancelled), Exit::Cancelled);

@@ -3,7 +3,7 @@
 //! Owns the words: message, reason, violations, and a hint on what to do next. Goes by the variants of
 //! [`Error`], never by messages. Called by `main.rs`.
 
-use std::io;
+use std::{borrow::Cow, io};
 
 use dbkeep_client::Error;
 use serde::Serialize;
@@ -32,7 +32,7 @@ struct FailureDetail<'a> {
 
 #[derive(Debug, Serialize)]
 struct Violation<'a> {
-    field: &'a str,
+    field: Cow<'a, str>,
     expected: &'a str,
 }
 
@@ -86,16 +86,23 @@ fn lines(detail: &FailureDetail<'_>, output: &Output) -> Vec<String> {
 }
 
 fn violations(error: &Error) -> Vec<Violation<'_>> {
-    let Error::InvalidField { violations, .. } = error else {
-        return Vec::new();
-    };
-    violations
-        .iter()
-        .map(|violation| Violation {
-            field: &violation.field,
-            expected: &violation.description,
-        })
-        .collect()
+    match error {
+        Error::InvalidField { violations, .. } => violations
+            .iter()
+            .map(|violation| Violation {
+                field: Cow::Borrowed(&violation.field),
+                expected: &violation.description,
+            })
+            .collect(),
+        Error::MigrationsBlocked { violations, .. } => violations
+            .iter()
+            .map(|violation| Violation {
+                field: Cow::Owned(format!("{} {}", violation.code, violation.migration)),
+                expected: &violation.description,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// What to do next, where there is something to do.
@@ -128,7 +135,14 @@ fn hint(error: &Error) -> Option<String> {
         Error::UnknownPlan { .. } | Error::PlanExpired { .. } | Error::SchemaChanged { .. } | Error::CountDrifted { .. } => {
             "make and review a new plan: dbkeep plan OPERATION..".to_owned()
         }
+        Error::PlanMismatch { plan, .. } if plan.is_empty() => {
+            "the folder or the database changed since: review a new plan with dbkeep migrations plan, of the same selection"
+                .to_owned()
+        }
         Error::PlanMismatch { .. } => "run what the plan was made for, or make a new one: dbkeep plan OPERATION..".to_owned(),
+        Error::PlanRequired { operation, .. } if operation.is_empty() => {
+            "leave --plan away to plan, review and apply in one go, or give the token of dbkeep migrations plan".to_owned()
+        }
         Error::PlanRequired { .. } => {
             "leave --plan away to plan, review and run in one go, or give the token of dbkeep plan".to_owned()
         }
@@ -170,6 +184,22 @@ fn hint(error: &Error) -> Option<String> {
         Error::RootUnusable { target, .. } => {
             format!("make the folder that the message names usable, or change the roots of {target} in the server's settings")
         }
+        Error::NoMigrations { target, .. } => {
+            format!("name its folder in the server's settings: `migrations` of target {target} in dbkeep.toml")
+        }
+        Error::MigrationSource { folder, .. } => format!("correct the folder {folder}, where the server reads it"),
+        Error::UnknownMigration { near: Some(near), .. } => format!("did you mean {near}?"),
+        Error::UnknownMigration { .. } => "dbkeep migrations list shows the migrations".to_owned(),
+        Error::MigrationGraph { .. } => "correct the depends-on lines that the message names".to_owned(),
+        Error::MigrationsBlocked { .. } => "dbkeep migrations status shows everything that does not fit".to_owned(),
+        Error::NothingToMigrate { .. } => "dbkeep migrations list shows where each migration stands".to_owned(),
+        Error::MigrationsHeld { run, .. } if !run.is_empty() => {
+            format!("follow it: dbkeep runs watch {run}; then try again")
+        }
+        Error::RepairRefused { offered, migration, .. } if !offered.is_empty() => {
+            format!("what fits {migration}: {}", offered.join(", "))
+        }
+        Error::RepairRefused { migration, .. } => format!("dbkeep migrations repair {migration} explains what is wrong"),
         Error::Internal { incident, .. } if !incident.is_empty() => format!("the server's log has the cause under {incident}"),
         away => {
             let seconds = away.retry_after()?.as_secs_f64();
@@ -202,7 +232,7 @@ mod tests {
             message: error.to_string(),
             reason: error.reason_name(),
             violations: vec![Violation {
-                field: "options.batch_size",
+                field: "options.batch_size".into(),
                 expected: "1 to 10000",
             }],
             retry_after_seconds: None,

@@ -1,7 +1,8 @@
 //! Following a run on a terminal: from the call that opens its stream to the report and the exit code.
 //!
 //! Owns Ctrl-C (which leaves the run at work), `--detach`, and the notices about a lost connection. The stream itself is the
-//! library's. Called by `cmd/run.rs`, `cmd/runs.rs` and `cmd/backups.rs`.
+//! library's. Called by `cmd/run.rs`, `cmd/runs.rs`,
+//! `cmd/backups.rs` and `cmd/migrations/`.
 
 use std::{future::Future, pin::pin};
 

@@ -88,6 +88,9 @@ enum Command {
     /// What runs saved: make, show, prove, restore and remove backups.
     #[command(subcommand)]
     Backups(cmd::backups::Backups),
+    /// Migrations: how a folder of them stands on a target; plan, rehearse, apply and take them back.
+    #[command(subcommand)]
+    Migrations(cmd::migrations::Migrations),
     /// Print a completion script for a shell.
     Completions(cmd::completions::Completions),
 }
@@ -123,6 +126,7 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Runs(command) => command.run(&session).await,
         Command::Decisions(command) => command.run(&session).await,
         Command::Backups(command) => command.run(&session).await,
+        Command::Migrations(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
 }
@@ -209,6 +213,26 @@ mod tests {
             "dbkeep backups prune --keep-last 3 --older-than 30d --execute",
             "dbkeep backups extract FOLDER --format sql --table a --out HERE",
             "dbkeep run a --vacuum --execute",
+            "dbkeep migrations status --target main",
+            "dbkeep migrations list --state pending --state stopped_up --limit 3",
+            "dbkeep migrations show 3 --target main",
+            "dbkeep migrations plan",
+            "dbkeep migrations plan 3 4 --backup --target main",
+            "dbkeep migrations plan --down --steps 2",
+            "dbkeep migrations plan --to 3",
+            "dbkeep migrations test 3 --detach --lock-timeout 500ms",
+            "dbkeep migrations test --to 3",
+            "dbkeep migrations apply --steps 1 --backup",
+            "dbkeep migrations apply 3 --execute --yes --detach --lock-timeout 2s --lock-tries 5 --statement-timeout 10m",
+            "dbkeep migrations apply --to 3 --plan TOKEN --execute",
+            "dbkeep migrations rollback --steps 1 --execute --unproven",
+            "dbkeep migrations rollback --to 3 --plan TOKEN --execute",
+            "dbkeep migrations rollback 3 4",
+            "dbkeep migrations baseline --to 3 --yes",
+            "dbkeep migrations repair 3",
+            "dbkeep migrations repair 3 --action drop-invalid-index --yes --target main",
+            "dbkeep migrations new add_users --folder db/migrations --target main",
+            "dbkeep runs list --kind migrate --kind rollback --kind rehearse",
             "dbkeep completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -239,6 +263,24 @@ mod tests {
             "dbkeep backups prune",
             "dbkeep backups restore ID --in-place",
             "dbkeep backups restore ID --replace",
+            "dbkeep migrations",
+            "dbkeep migrations show",
+            "dbkeep migrations list --state perhaps",
+            "dbkeep migrations plan 3 --to 4",
+            "dbkeep migrations plan --to 4 --steps 1",
+            "dbkeep migrations plan --steps 0",
+            "dbkeep migrations plan --down --steps 1 --backup",
+            "dbkeep migrations plan --down",
+            "dbkeep migrations apply --plan TOKEN",
+            "dbkeep migrations apply --yes",
+            "dbkeep migrations apply --lock-timeout 2",
+            "dbkeep migrations rollback",
+            "dbkeep migrations rollback --unproven",
+            "dbkeep migrations rollback 3 --steps 1",
+            "dbkeep migrations repair",
+            "dbkeep migrations repair 3 --action forget",
+            "dbkeep migrations repair 3 --yes",
+            "dbkeep migrations new",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -8,7 +8,10 @@ use dbkeep_client::{
     proto::{Run, RunKind, RunState},
 };
 
-use crate::table;
+use crate::{
+    session::quoted,
+    table::{self, migration},
+};
 
 /// One proposal: what it is for, and the arguments behind `dbkeep`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,9 @@ pub(crate) fn steps(run: &Run) -> Vec<Next> {
         ];
     }
     let mut steps = Vec::new();
+    if migration::is_migrating(run.kind()) {
+        return of_migrations(run);
+    }
     if run.kind() != RunKind::Cleanup {
         return steps;
     }
@@ -47,6 +53,30 @@ pub(crate) fn steps(run: &Run) -> Vec<Next> {
         ));
     }
     steps
+}
+
+/// What fits a run of migrations that has ended.
+fn of_migrations(run: &Run) -> Vec<Next> {
+    let next = |purpose, command: &str| Next {
+        purpose,
+        arguments: format!("migrations {command} --target {}", run.target),
+    };
+    let reports = run
+        .report
+        .as_ref()
+        .map(|report| report.migrations.as_slice())
+        .unwrap_or_default();
+    let stopped = reports.iter().find(|report| !report.problem.is_empty());
+    match (run.kind(), stopped) {
+        // A copy was stopped in the middle: nothing is to be mended.
+        (RunKind::Rehearse, _) if run.state() == RunState::Succeeded => vec![next("To see what applying it means", "plan")],
+        (RunKind::Rehearse, _) => Vec::new(),
+        (_, Some(report)) => vec![
+            next("To see what may be done about it", &format!("repair {}", quoted(&report.id))),
+            next("To see where everything stands", "status"),
+        ],
+        _ => vec![next("To see where everything stands", "status")],
+    }
 }
 
 #[cfg(test)]
@@ -92,6 +122,25 @@ mod tests {
         assert_eq!(arguments(&ended), [""; 0]);
         assert_eq!(arguments(&run(RunKind::Cleanup, RunState::Succeeded, "")), [""; 0]);
         assert_eq!(arguments(&run(RunKind::Undo, RunState::Failed, "")), [""; 0]);
+    }
+
+    #[test]
+    fn a_migration_that_failed_is_looked_at() {
+        let mut failed = run(RunKind::Migrate, RunState::Failed, "");
+        failed.report = Some(dbkeep_client::proto::RunReport {
+            migrations: vec![dbkeep_client::proto::MigrationReport {
+                id: "3".into(),
+                problem: "3.sql:4:1: no such table".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        });
+        assert_eq!(
+            arguments(&failed),
+            ["migrations repair 3 --target main", "migrations status --target main"]
+        );
+        failed.set_kind(RunKind::Rehearse);
+        assert_eq!(arguments(&failed), [""; 0]);
     }
 
     #[test]

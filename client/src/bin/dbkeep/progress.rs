@@ -14,7 +14,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::{
     duration::Words,
     json::{self, event::Line},
-    output::{Output, Tone},
+    output::{Output, Tone, printable},
     session::Session,
     table,
 };
@@ -64,6 +64,11 @@ impl View {
                     bar.set_length(progress.total.max(progress.done).max(1));
                     bar.set_message(of_maintenance(progress));
                     bar.set_position(progress.done);
+                }
+                if let Some(Event::Migration(progress)) = &event.event {
+                    bar.set_length(u64::from(progress.statement_count).max(1));
+                    bar.set_message(of_migration(progress));
+                    bar.set_position(statements_done(progress));
                 }
                 if let Some(Event::Progress(progress)) = &event.event {
                     // Rows that were planned may have gone meanwhile, and others may have come.
@@ -150,6 +155,8 @@ struct Lines {
     output: Output,
     step_count: u32,
     last_progress: Option<jiff::Timestamp>,
+    /// Migration and phase that were told last.
+    last_phase: (String, String),
 }
 
 impl Lines {
@@ -159,6 +166,7 @@ impl Lines {
             output: output.clone(),
             step_count: 0,
             last_progress: None,
+            last_phase: (String::new(), String::new()),
         }
     }
 
@@ -200,6 +208,15 @@ impl Lines {
                 } else {
                     format!(", {} done before", HumanCount(step.rows_done))
                 };
+                if table::migration::is_migrating(self.kind) {
+                    // Nobody knows beforehand how many rows a script changes.
+                    return Some(format!(
+                        "step {}/{} {}",
+                        u64::from(step.index) + 1,
+                        step.step_count,
+                        paint(Tone::Strong, migrating(&step.operation, &step.rule)),
+                    ));
+                }
                 format!(
                     "step {}/{} {} {}: {} planned{done}",
                     u64::from(step.index) + 1,
@@ -225,7 +242,11 @@ impl Lines {
                     "step {}/{} {} {}: {} {} in {}{message}",
                     u64::from(step.index) + 1,
                     self.step_count.max(step.index.saturating_add(1)),
-                    paint(Tone::Strong, &name(&step.operation, &step.rule)),
+                    if table::migration::is_migrating(self.kind) {
+                        paint(Tone::Strong, migrating(&step.operation, &step.rule))
+                    } else {
+                        paint(Tone::Strong, &name(&step.operation, &step.rule))
+                    },
                     paint(tone, &json::step_state(step.state())),
                     table::of_table(&step.table, step.rows_affected),
                     table::verb(self.kind),
@@ -262,6 +283,15 @@ impl Lines {
                 let text = format!("events before number {} are no longer kept", lost.first_available_sequence);
                 paint(Tone::Warn, &text)
             }
+            // The beginning of each phase is a line; how far it is comes now and then.
+            Event::Migration(progress) => {
+                let phase = (progress.migration_id.clone(), progress.phase.clone());
+                if phase == self.last_phase {
+                    return None;
+                }
+                self.last_phase = phase;
+                of_migration(progress)
+            }
             Event::Progress(_) | Event::Maintenance(_) => return None,
         })
     }
@@ -296,6 +326,10 @@ impl Lines {
             Some(Event::Progress(progress)) => (
                 percent(progress.rows_affected, progress.rows_planned),
                 self.of_progress(progress),
+            ),
+            Some(Event::Migration(progress)) => (
+                percent(statements_done(progress), progress.statement_count.into()),
+                of_migration(progress),
             ),
             Some(Event::Maintenance(progress)) => (percent(progress.done, progress.total), of_maintenance(progress)),
             _ => return None,
@@ -332,6 +366,40 @@ fn of_maintenance(progress: &proto::MaintenanceProgress) -> String {
         }
     }
     text
+}
+
+/// A migration at work in words: "3 applying 2/5, line 14: ALTER TABLE ..", "copying".
+fn of_migration(progress: &proto::MigrationProgress) -> String {
+    let mut text = format!("{} {}", progress.migration_id, progress.phase)
+        .trim_start()
+        .to_owned();
+    if progress.statement == 0 {
+        return text;
+    }
+    text.push_str(&format!(
+        " {}/{}, line {}: {}",
+        progress.statement, progress.statement_count, progress.line, progress.excerpt
+    ));
+    if let Some(finished) = &progress.finished {
+        text.push_str(&format!(
+            "  {} in {}",
+            table::rows(finished.row_count),
+            table::duration(finished.duration.as_ref())
+        ));
+    }
+    // What a script holds is shown and must not act.
+    printable(&text.split_whitespace().collect::<Vec<_>>().join(" ")).into_owned()
+}
+
+/// Statements that have ended; the one in work has not.
+fn statements_done(progress: &proto::MigrationProgress) -> u64 {
+    let in_work = progress.finished.is_none();
+    u64::from(progress.statement).saturating_sub(u64::from(in_work))
+}
+
+/// What a step of a migrating run is about: the migration, or what is done for all of them.
+fn migrating<'a>(operation: &'a str, rule: &'a str) -> &'a str {
+    if rule.is_empty() { operation } else { rule }
 }
 
 /// "operation.rule", or the operation alone where the rule has its name or none.
@@ -498,6 +566,52 @@ mod tests {
         };
         assert_eq!(line(Event::Approved(approved)).unwrap(), "approved by bob, 1 of 2");
         assert_eq!(line(Event::Progress(proto::Progress::default())), None);
+    }
+
+    #[test]
+    fn a_migration_has_a_line_for_each_phase_and_for_its_statements_now_and_then() {
+        let mut lines = Lines::new(RunKind::Rehearse, &Output::plain(Format::Table));
+        let at = |second, phase: &str, statement, finished: bool| RunEvent {
+            time: Some(prost_types::Timestamp {
+                seconds: second,
+                nanos: 0,
+            }),
+            event: Some(Event::Migration(proto::MigrationProgress {
+                migration_id: "3".into(),
+                phase: phase.into(),
+                statement,
+                statement_count: 4,
+                line: 7,
+                excerpt: "ALTER TABLE\n a".into(),
+                finished: finished.then(proto::MigrationStatementReport::default),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let first = at(0, "applying", 1, false);
+        assert_eq!(
+            lines.of_event(&first).as_deref(),
+            Some("3 applying 1/4, line 7: ALTER TABLE a")
+        );
+        assert_eq!(lines.of_event(&at(0, "applying", 2, false)), None);
+        assert_eq!(lines.of_event(&at(0, "comparing", 0, false)).as_deref(), Some("3 comparing"));
+        assert_eq!(
+            lines.of_progress_now_and_then(&at(0, "applying", 2, true)).as_deref(),
+            Some(" 50%  3 applying 2/4, line 7: ALTER TABLE a 0 rows in -")
+        );
+        assert_eq!(lines.of_progress_now_and_then(&at(1, "applying", 3, false)), None);
+        let started = proto::StepStarted {
+            index: 0,
+            step_count: 2,
+            operation: "migrations".into(),
+            rule: "3 users".into(),
+            ..Default::default()
+        };
+        let event = RunEvent {
+            event: Some(Event::StepStarted(started)),
+            ..Default::default()
+        };
+        assert_eq!(lines.of_event(&event).as_deref(), Some("step 1/2 3 users"));
     }
 
     #[test]

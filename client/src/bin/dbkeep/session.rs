@@ -51,6 +51,16 @@ impl Session {
     }
 }
 
+/// An argument that survives a shell.
+pub(crate) fn quoted(argument: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@+=".contains(c);
+    if !argument.is_empty() && argument.chars().all(is_plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', "'\\''"))
+    }
+}
+
 fn address_option(address: &str, environment: &str) -> String {
     let is_found_again = if environment.is_empty() {
         address == DEFAULT_ADDRESS
@@ -67,6 +77,14 @@ fn address_option(address: &str, environment: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_argument_survives_a_shell() {
+        assert_eq!(quoted("R__users-2.sql"), "R__users-2.sql");
+        assert_eq!(quoted("add it"), "'add it'");
+        assert_eq!(quoted("a'b"), "'a'\\''b'");
+        assert_eq!(quoted(""), "''");
+    }
 
     #[test]
     fn a_pasted_command_reaches_the_same_server() {

@@ -1,7 +1,9 @@
 //! Plans, runs and their parts as tables for people.
 //!
 //! Owns the columns and the wording that more than one command shows. Where they are written is `output.rs`; lists that only
-//! one command has are in that command's file.
+//! one command has are in that command's file. Migrations are `table/migration.rs`.
+
+pub(crate) mod migration;
 
 use std::io;
 
@@ -38,6 +40,7 @@ pub(crate) fn verb(kind: RunKind) -> &'static str {
         RunKind::Verify => "proven",
         RunKind::Backup => "saved",
         RunKind::Restore => "restored",
+        RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "changed",
         RunKind::Unspecified => "done",
     }
 }
@@ -338,13 +341,9 @@ pub(crate) fn step_tone(state: StepState) -> Tone {
     }
 }
 
-/// Prints what a run did: one line per operation, one per step, warnings, and the sum.
-pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
-    let empty = proto::RunReport::default();
-    let report = run.report.as_ref().unwrap_or(&empty);
-    let is_dry = run.kind() == RunKind::Cleanup && is_dry_run(run);
+/// Prints what each step did, and what went with it.
+fn steps(report: &proto::RunReport, is_dry: bool, output: &Output) -> io::Result<()> {
     let done = if is_dry { "WOULD GO" } else { "DONE" };
-    operations(run, report, output)?;
     let mut table = output.table([
         "STEP",
         "OPERATION",
@@ -397,6 +396,20 @@ pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
             ))?;
         }
     }
+    Ok(())
+}
+
+/// Prints what a run did: one line per operation, one per step, warnings, and the sum.
+pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
+    let empty = proto::RunReport::default();
+    let report = run.report.as_ref().unwrap_or(&empty);
+    let is_dry = run.kind() == RunKind::Cleanup && is_dry_run(run);
+    if migration::is_migrating(run.kind()) {
+        migration::report(run, report, output)?;
+    } else {
+        operations(run, report, output)?;
+        steps(report, is_dry, output)?;
+    }
     for step in report.steps.iter().filter(|step| !step.message.is_empty()) {
         output.line(output.paint(Tone::Warn, &format!("step {}: {}", u64::from(step.index) + 1, step.message)))?;
     }
@@ -436,6 +449,9 @@ pub(crate) fn is_dry_run(run: &proto::Run) -> bool {
 }
 
 pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> String {
+    if migration::is_migrating(run.kind()) {
+        return migration::sum(run, report);
+    }
     let of_steps = |number: fn(&proto::StepReport) -> u64, sum| {
         if report.steps.iter().any(|step| is_root(&step.table)) {
             of_tables(report.steps.iter().map(|step| (step.table.as_str(), number(step))))

@@ -7,6 +7,7 @@ pub(crate) mod completions;
 pub(crate) mod decisions;
 pub(crate) mod discover;
 pub(crate) mod extract;
+pub(crate) mod migrations;
 pub(crate) mod operations;
 pub(crate) mod plan;
 pub(crate) mod run;

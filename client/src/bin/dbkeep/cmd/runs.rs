@@ -159,6 +159,9 @@ pub(crate) enum Kind {
     Verify,
     Backup,
     Restore,
+    Migrate,
+    Rollback,
+    Rehearse,
 }
 
 impl From<Kind> for proto::RunKind {
@@ -169,6 +172,9 @@ impl From<Kind> for proto::RunKind {
             Kind::Verify => Self::Verify,
             Kind::Backup => Self::Backup,
             Kind::Restore => Self::Restore,
+            Kind::Migrate => Self::Migrate,
+            Kind::Rollback => Self::Rollback,
+            Kind::Rehearse => Self::Rehearse,
         }
     }
 }

@@ -5,7 +5,10 @@
 use dbkeep_client::proto::{self, run_event::Event as Kind};
 use serde::Serialize;
 
-use super::run::{Approval, Limits, Report, Step};
+use super::{
+    migrated::Done,
+    run::{Approval, Limits, Report, Step},
+};
 
 /// One line of a stream.
 #[derive(Debug, Serialize)]
@@ -13,6 +16,8 @@ use super::run::{Approval, Limits, Report, Step};
 pub(crate) enum Line<'a> {
     /// The plan that is about to be run.
     Plan { plan: super::plan::Plan<'a> },
+    /// The plan of migrations that is about to be run.
+    MigrationPlan { plan: super::migration::Plan<'a> },
     /// The run entered a state; `report` where that is an end.
     StateChanged {
         #[serde(flatten)]
@@ -98,6 +103,22 @@ pub(crate) enum Line<'a> {
         done: u64,
         total: Option<u64>,
         unit: &'a str,
+    },
+    /// How far a migration is; `finished` where a statement has just ended.
+    Migration {
+        #[serde(flatten)]
+        head: Head<'a>,
+        step_index: u32,
+        /// Null while a rehearsal copies the database.
+        migration_id: Option<&'a str>,
+        direction: String,
+        phase: &'a str,
+        /// From 1; null where it is none.
+        statement: Option<u32>,
+        statement_count: u32,
+        line: Option<u32>,
+        excerpt: Option<&'a str>,
+        finished: Option<Done<'a>>,
     },
     /// Events up to `first_available_sequence` are no longer kept.
     HistoryLost {
@@ -204,6 +225,18 @@ impl<'a> Line<'a> {
                 done: progress.done,
                 total: (progress.total > 0).then_some(progress.total),
                 unit: &progress.unit,
+            },
+            Kind::Migration(progress) => Self::Migration {
+                head,
+                step_index: progress.step_index,
+                migration_id: super::text(&progress.migration_id),
+                direction: super::migration_direction(progress.direction()),
+                phase: &progress.phase,
+                statement: (progress.statement > 0).then_some(progress.statement),
+                statement_count: progress.statement_count,
+                line: (progress.line > 0).then_some(progress.line),
+                excerpt: super::text(&progress.excerpt),
+                finished: progress.finished.as_ref().map(Done::from),
             },
             Kind::Warning(warning) => Self::Warning {
                 head,
@@ -323,6 +356,19 @@ mod tests {
                 cleared: true
             })),
             r#"{"type":"throttled","run_id":"r1","sequence":3,"time":null,"coalesced":0,"reason":"REPLICA_LAG","value":"v","threshold":"10 s","cleared":true}"#
+        );
+        assert_eq!(
+            line(Kind::Migration(proto::MigrationProgress {
+                migration_id: "3".into(),
+                direction: proto::MigrationDirection::Up.into(),
+                phase: "applying".into(),
+                statement: 1,
+                statement_count: 2,
+                line: 4,
+                excerpt: "ALTER".into(),
+                ..Default::default()
+            })),
+            r#"{"type":"migration","run_id":"r1","sequence":3,"time":null,"coalesced":0,"step_index":0,"migration_id":"3","direction":"up","phase":"applying","statement":1,"statement_count":2,"line":4,"excerpt":"ALTER","finished":null}"#
         );
         assert!(line(Kind::StepStarted(proto::StepStarted::default())).starts_with(r#"{"type":"step_started","#));
         assert!(line(Kind::StepFinished(proto::StepFinished::default())).ends_with(r#""step":null}"#));

@@ -20,9 +20,20 @@
 //! | `backups prune` | `{"backups": [pruned..], "freed_bytes": bytes, "dry_run": bool}` |
 //! | `backups extract` | `{"extracted": {"chunks", "rows", "damaged": [{"file", "problem"}]}}` on stderr; rows on stdout, or in `--out` |
 //! | `backups show` | `{"backup": backup, "chunks": [chunk..], "truncated": bool}` |
+//! | `migrations status` | `{"status": migration_status}` |
+//! | `migrations list` | `{"migrations": [migration..], "more": bool}` |
+//! | `migrations show` | `{"migration": migration, "up": [statement..], "down": [statement..], "problems": [problem..]}` |
+//! | `migrations plan`, `migrations apply` and `migrations rollback` without `--execute` | `{"plan": migration_plan}` |
+//! | `migrations test`, `migrations apply` and `migrations rollback` with `--execute` | a stream, see below |
+//! | `migrations repair` | `{"repair": repair}` |
+//! | `migrations baseline` | `{"baselined": [id..]}`; empty where nothing was pending |
+//! | `migrations new` | `{"draft": {"layout", "folder", "files": [path..]}}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
+//! - `migration_plan` (`migrations apply` and `rollback` with `--execute` and without `--plan`): the same of a migration_plan; nothing follows
+//!   it where nothing is to be done;
+//! - `migration`: an event, as below: how far a migration is, with `finished` where a statement ended;
 //! - `state_changed`, `plan_ready`, `approved`, `step_started`, `progress`, `step_finished`, `warning`, `maintenance`, `history_lost`: an event, with
 //!   `run_id`, `sequence`, `time` and `coalesced` beside its own fields ([`event`]);
 //! - `state_changed`, `plan_ready`, `step_started`, `progress`, `step_finished`, `warning`, `limits_changed`, `throttled`, `history_lost`:
@@ -34,13 +45,16 @@
 //! bytes, with the unit in the name. Enums are lowercase words without prefix (`partially_succeeded`). What is absent is
 //! null. Fields may be added; none changes its meaning. A command that fails prints
 //! `{"error": {"message", "reason", "violations": [{"field", "expected"}], "retry_after_seconds", "hint", "exit_code"}}`
-//! as one line on stderr.
+//! as one line on stderr. Violations of `MIGRATIONS_BLOCKED` have "CODE migration" for a field, and what is wrong with the next step for
+//! what was expected.
 
 pub(crate) mod backup;
 pub(crate) mod catalog;
 pub(crate) mod decision;
 pub(crate) mod discovery;
 pub(crate) mod event;
+pub(crate) mod migrated;
+pub(crate) mod migration;
 pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod run;
@@ -77,6 +91,13 @@ words! {
     decision_outcome: DecisionOutcome, "DECISION_OUTCOME_";
     verification: VerificationState, "VERIFICATION_STATE_";
     backup_kind: BackupKind, "BACKUP_KIND_";
+    migration_state: MigrationState, "MIGRATION_STATE_";
+    migration_direction: MigrationDirection, "MIGRATION_DIRECTION_";
+    way_back: WayBack, "WAY_BACK_";
+    estimate_source: EstimateSource, "ESTIMATE_SOURCE_";
+    risk: Risk, "RISK_";
+    statement_work: StatementWork, "STATEMENT_WORK_";
+    repair_action: RepairAction, "REPAIR_ACTION_";
 }
 
 /// Seconds; null for a duration that is absent or negative.

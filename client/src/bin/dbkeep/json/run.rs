@@ -5,11 +5,13 @@
 use dbkeep_client::proto;
 use serde::Serialize;
 
+use super::migrated::Migrated;
+
 /// A run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run<'a> {
     id: &'a str,
-    /// "cleanup", "undo", "verify", "backup" or "restore".
+    /// "cleanup", "undo", "verify", "backup", "restore", "migrate", "rollback" or "rehearse".
     kind: String,
     target: &'a str,
     /// "queued", "running", "pausing", "paused", "cancelling", "cancelled", "interrupted", "succeeded", "partially_succeeded" or
@@ -157,6 +159,8 @@ pub(crate) struct Report<'a> {
     steps: Vec<Step<'a>>,
     warnings: Vec<Warning<'a>>,
     space: Vec<Space<'a>>,
+    /// What became of each migration, as far as the run came.
+    migrations: Vec<Migrated<'a>>,
 }
 
 impl<'a> From<&'a proto::RunReport> for Report<'a> {
@@ -176,6 +180,7 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             steps: report.steps.iter().map(Step::from).collect(),
             warnings: report.warnings.iter().map(Warning::from).collect(),
             space: report.space.iter().map(Space::from).collect(),
+            migrations: report.migrations.iter().map(Migrated::from).collect(),
         }
     }
 }
@@ -463,7 +468,7 @@ mod tests {
                 r#""error_count":0,"warning_count":1,"step_indexes":[0]}],"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
-                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}],"space":[]},"#,
+                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}],"space":[],"migrations":[]},"#,
                 r#""started_by":"ann","approvals":[{"principal":"bob","time":null}],"approvals_required":1}"#,
             )
         );

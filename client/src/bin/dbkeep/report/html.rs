@@ -55,12 +55,18 @@ pub(super) fn render(content: &Content<'_>) -> String {
                         @for (purpose, command) in *next { li { (purpose) ": " code { (text(command)) } } }
                     }
                 }
-                h2 { "Operations" }
-                (operations(&report, is_dry))
+                @if table::migration::is_migrating(run.kind()) {
+                    h2 { "Migrations" }
+                    (migrations(&report))
+                } @else {
+                    h2 { "Operations" }
+                    (operations(&report, is_dry))
+                }
                 h2 { "Steps" }
                 (steps(&report, is_dry))
                 @if !report.warnings.is_empty() { (warnings(&report)) }
-                @if !is_dry { (charts(run, course, &report)) }
+                // Scripts are executed as they are written: there are no batches, and no pace, to draw.
+                @if !is_dry && !table::migration::is_migrating(run.kind()) { (charts(run, course, &report)) }
                 (plan(run))
                 footer {
                     "Made by dbkeep " (env!("CARGO_PKG_VERSION")) " at " (at.strftime("%F %TZ").to_string())
@@ -100,6 +106,9 @@ fn heading(run: &proto::Run, is_dry: bool) -> &'static str {
         RunKind::Verify => "Verification",
         RunKind::Backup => "Backup",
         RunKind::Restore => "Restore",
+        RunKind::Migrate => "Migration",
+        RunKind::Rollback => "Rollback",
+        RunKind::Rehearse => "Rehearsal",
         RunKind::Unspecified => "Run",
     }
 }
@@ -121,6 +130,7 @@ fn header(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> Markup {
                 RunKind::Undo | RunKind::Restore => "Rows put back",
                 RunKind::Verify => "Rows proven",
                 RunKind::Backup => "Rows saved",
+                RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "Rows changed",
                 RunKind::Cleanup | RunKind::Unspecified => "Rows deleted",
             },
             HumanCount(report.rows_affected).to_string(),
@@ -261,6 +271,59 @@ fn steps(report: &proto::RunReport, is_dry: bool) -> Markup {
             }
         } }
     }
+}
+
+fn migrations(report: &proto::RunReport) -> Markup {
+    let columns = [
+        ("Migration", false),
+        ("Direction", false),
+        ("Statements", true),
+        ("Rows", true),
+        ("Up", true),
+        ("Down", true),
+        ("Comes back", false),
+    ];
+    html! {
+        div class="wide" role="region" aria-label="Migrations" tabindex="0" { table {
+            (headings(&columns))
+            tbody {
+                @for migration in &report.migrations {
+                    @let found = migration.rehearsal.as_ref();
+                    tr {
+                        th scope="row" { (name(&table::migration::title(&migration.id, &migration.name))) }
+                        td { (json::migration_direction(migration.direction())) }
+                        td class="number" { (migration.statements_done) " of " (migration.statement_count) }
+                        (number(migration.statements.iter().map(|statement| statement.row_count).sum()))
+                        td class="number" { (table::duration(found.and_then(|found| found.up_duration.as_ref()))) }
+                        td class="number" { (table::duration(found.and_then(|found| found.down_duration.as_ref()))) }
+                        td { (match found {
+                            Some(found) if found.restored => "yes",
+                            Some(found) if found.has_down => "no",
+                            Some(_) => "no way back",
+                            None => "-",
+                        }) }
+                    }
+                    @for note in notes(migration) {
+                        tr class="note" { td {} td colspan="6" { (name(&note)) } }
+                    }
+                }
+            }
+        } }
+    }
+}
+
+/// What is to be said of a migration beside its numbers.
+fn notes(migration: &proto::MigrationReport) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !migration.problem.is_empty() {
+        notes.push(migration.problem.clone());
+    }
+    if let Some(found) = &migration.rehearsal {
+        notes.extend(found.differences.iter().map(|what| format!("different: {what}")));
+        notes.extend(found.rows_lost.iter().map(|what| format!("rows lost: {what}")));
+        notes.extend(found.violations.iter().map(|what| format!("violated: {what}")));
+    }
+    notes
 }
 
 fn warnings(report: &proto::RunReport) -> Markup {

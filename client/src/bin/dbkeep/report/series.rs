@@ -128,6 +128,7 @@ impl Course {
             | Event::PlanReady(_)
             | Event::Approved(_)
             | Event::Maintenance(_)
+            | Event::Migration(_)
             | Event::LimitsChanged(_)
             | Event::HistoryLost(_) => {}
         }

@@ -263,3 +263,36 @@ fn a_dry_run_has_no_course() {
     assert!(text.contains("Dry run of app") && text.contains("Would go"), "{text}");
     assert!(!elements.iter().any(|(name, _)| name == "svg"));
 }
+
+#[test]
+fn a_run_of_migrations_has_a_table_of_them_and_no_charts() {
+    let mut run = run(HOSTILE);
+    run.kind = RunKind::Rehearse.into();
+    let report = run.report.get_or_insert_default();
+    report.migrations = vec![proto::MigrationReport {
+        id: "3".into(),
+        name: HOSTILE.into(),
+        statements_done: 1,
+        statement_count: 2,
+        problem: HOSTILE.into(),
+        rehearsal: Some(proto::RehearsalReport {
+            has_down: true,
+            differences: vec![HOSTILE.into()],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }];
+    let page = render(&Content {
+        run: &run,
+        course: &Course::default(),
+        next: &[],
+        at: Timestamp::UNIX_EPOCH,
+    });
+    let parsed = parsed(&page);
+    assert!(
+        parsed.text.contains("Rehearsal of") && parsed.text.contains("1 of 2"),
+        "{}",
+        parsed.text
+    );
+    assert!(parsed.elements.iter().all(|(name, _)| name != "script" && name != "figure"));
+}
