@@ -499,8 +499,6 @@ pub enum Error {
     /// Somebody else migrates the target.
     #[error("{message}")]
     MigrationsHeld {
-        /// Name of the target.
-        target: String,
         /// Who.
         holder: String,
         /// The run, or the act on the ledger.

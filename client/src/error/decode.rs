@@ -307,7 +307,6 @@ fn from_server(status: &Status) -> Error {
             message,
         },
         Some(ErrorReason::MigrationsHeld) => Error::MigrationsHeld {
-            target: names.text("target"),
             holder: names.text("holder"),
             run: names.text("run"),
             until: names.text("until"),

@@ -132,14 +132,10 @@ fn configure(options: Options) -> anyhow::Result<Config> {
         url: url.into(),
         catalogs: catalogs.clone(),
         roots: roots.clone(),
-<<<<<<< HEAD
         migrations: options
             .migrations
             .clone()
             .map(|folder| MigrationsConfig { folder, layout: None }),
-=======
-        migrations: None,
->>>>>>> mig-cli
     });
     config.targets.extend(added);
     config.check()?;
