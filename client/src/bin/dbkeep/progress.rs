@@ -249,7 +249,11 @@ impl Lines {
                     },
                     paint(tone, &json::step_state(step.state())),
                     table::of_table(&step.table, step.rows_affected),
-                    table::verb(self.kind),
+                    if step.operation == table::migration::BACKUP {
+                        table::verb(RunKind::Backup)
+                    } else {
+                        table::verb(self.kind)
+                    },
                     table::duration(step.duration.as_ref()),
                 )
             }
