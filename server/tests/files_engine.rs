@@ -63,6 +63,7 @@ async fn a_trash_is_listed_and_pruned_when_nobody_needs_it() {
         target: target::open(&format!("sqlite://{}", at("app.db").display())).expect("a target"),
         catalog: Arc::new(Catalog::parse("c.toml", CATALOG).expect("a catalog")),
         roots: Arc::new(roots),
+        migrations: None,
     };
     let store = ControlStore::open(&format!("sqlite://{}", at("control.db").display()))
         .await
