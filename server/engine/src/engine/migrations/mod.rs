@@ -407,6 +407,10 @@ async fn known<'a>(entry: &TargetEntry, migrations: impl IntoIterator<Item = &'a
     let mut known = Known::default();
     for table in tables.iter().filter(|table| table.rows.is_some()).take(MAX_LOOKED_AT) {
         if let Some(schema) = target.introspect(&TableName::parse(&table.table)).await? {
+            let columns = schema.columns.iter();
+            known
+                .columns
+                .extend(columns.map(|column| (table.table.clone(), column.name.clone(), column.type_name.clone())));
             let indexes = schema.indexes.into_iter().map(|index| (table.table.clone(), index.columns));
             known.indexes.extend(indexes);
             if !schema.primary_key.is_empty() {

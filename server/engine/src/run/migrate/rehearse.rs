@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     failpoint,
-    migration::risk,
+    migration::statement::words,
     model::{
-        Direction, Fingerprint, Impact, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord,
-        PlannedMigration, Proof, Rehearsal, RowsLost, RunId, RunState, StepState, TableCount,
+        Direction, EngineKind, Fingerprint, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord,
+        PlannedMigration, Proof, Rehearsal, RowsLost, RunId, RunState, Script, StepState, TableCount,
     },
     port::{Archive, ArchiveError, DumpOrder, LoadOrder, Target},
     run::maintain::{act, blocking},
@@ -296,8 +296,7 @@ async fn on_copy(
     let after_up = target.migrator().fingerprint().await?;
     rehearsal.size_change = change(at_first.bytes, after_up.bytes);
     rehearsal.violations = target.migrator().violations().await?;
-    let impacts = risk::assess(&migration.up, target.engine(), &risk::Known::default());
-    rehearsal.rows_lost = rows_lost(&at_first, &after_up, &impacts, &migration.up);
+    rehearsal.rows_lost = rows_lost(&at_first, &after_up, &migration.up, target.engine());
     if !rehearsal.has_down {
         return Ok(Tried {
             rehearsal,
@@ -427,14 +426,23 @@ fn change(before: u64, after: u64) -> i64 {
 }
 
 /// Tables with fewer rows than before that no statement takes rows from, by name.
-fn rows_lost(before: &Fingerprint, after: &Fingerprint, impacts: &[Impact], script: &crate::model::Script) -> Vec<RowsLost> {
-    let emptied = |table: &str| {
-        let bare = table.rsplit('.').next().unwrap_or(table);
-        script.statements().zip(impacts).any(|(statement, impact)| {
-            let takes =
-                impact.kind.starts_with("DELETE") || impact.kind.starts_with("TRUNCATE") || impact.kind.starts_with("MERGE");
-            takes && statement.sql.contains(bare)
+fn rows_lost(before: &Fingerprint, after: &Fingerprint, script: &Script, engine: EngineKind) -> Vec<RowsLost> {
+    let named: Vec<Vec<String>> = script
+        .statements()
+        .map(|statement| {
+            words(&statement.sql, engine)
+                .map(|token| token.text.trim_matches(['"', '`', '[', ']']).to_lowercase())
+                .collect()
         })
+        .filter(|words: &Vec<String>| {
+            words
+                .iter()
+                .any(|word| matches!(word.as_str(), "delete" | "truncate" | "merge" | "replace"))
+        })
+        .collect();
+    let emptied = |table: &str| {
+        let bare = table.rsplit('.').next().unwrap_or(table).trim_matches('"').to_lowercase();
+        named.iter().any(|words| words.contains(&bare))
     };
     let now: BTreeMap<&str, u64> = after.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
     before
