@@ -76,6 +76,7 @@ impl World {
                 by: "test".to_owned(),
                 run: self.claim.run,
                 backup: None,
+                script_sha256: String::new(),
             },
         }
     }
