@@ -445,13 +445,19 @@ async fn a_check_that_failed_after_the_last_statement_is_asked_again() {
     for engine in BOTH {
         let files = vec![file(
             "1_a.up.sql",
-            "-- dbkeep: transaction = false\n-- dbkeep: check-after = SELECT count(*) = 1 FROM a WHERE id = 7\nCREATE TABLE a (id integer);",
+            "-- dbkeep: transaction = false\n-- dbkeep: check-after = SELECT count(*) = 1 FROM a WHERE id = 7\nCREATE TABLE a (id integer);\nVACUUM;",
         )];
         let mut world = World::new(engine, &files, None).await;
         for _ in 0..2 {
             let run = world.apply(all()).await.expect("accepted");
             assert_eq!(run.state(), RunState::Failed, "{}", run.state_reason);
-            assert_ne!(world.one("1").await.state(), MigrationState::Applied);
+            let stopped = world.one("1").await;
+            assert_eq!((stopped.state(), stopped.statements_done), (MigrationState::StoppedUp, 2));
+            assert!(
+                world.status().await.problems[0]
+                    .message
+                    .contains("all of its statements took effect")
+            );
         }
         world.db.execute("INSERT INTO a VALUES (7)").await.expect("a row");
         let run = world.apply(all()).await.expect("accepted");
@@ -472,7 +478,7 @@ async fn a_rehearsal_touches_nothing_outside_of_its_copy() {
         let run = world.test(all()).await.expect("accepted");
         assert_eq!(run.state(), RunState::Failed, "{text}: {}", run.state_reason);
         assert!(run.state_reason.contains("cannot be rehearsed"), "{}", run.state_reason);
-        assert_eq!(world.places().await, Vec::<String>::new());
+        assert_eq!(world.left_of(&run).await, Vec::<String>::new());
         world.end().await;
     }
 }

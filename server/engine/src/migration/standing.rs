@@ -388,6 +388,18 @@ fn stopped(migration: &Migration, entry: &LedgerEntry, direction: Direction) -> 
             blocks: true,
         };
     }
+    if entry.statements_done >= entry.statements && !entry.in_doubt {
+        return Problem {
+            code: "STOPPED",
+            id: migration.id.clone(),
+            message: format!(
+                "all of its statements took effect, and yet {} {} did not come to its end{why}",
+                migration.id, migration.name
+            ),
+            next_step: format!("mend the cause, then `dbkeep migrations {way}` asks its checks again and executes nothing"),
+            blocks: false,
+        };
+    }
     Problem {
         code: "STOPPED",
         id: migration.id.clone(),
