@@ -248,7 +248,10 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
         Direction::Up => "applied",
         Direction::Down => "rolled back",
     };
-    Ok(ending(RunState::Succeeded, format!("{done} migrations {word}")))
+    Ok(ending(
+        RunState::Succeeded,
+        format!("{done} {} {word}", if done == 1 { "migration" } else { "migrations" }),
+    ))
 }
 
 fn ending(state: RunState, reason: String) -> Ending {
