@@ -152,7 +152,8 @@ async fn check_lease(connection: &mut SqliteConnection, claim: Claim) -> Result<
     };
     let own = run == claim.run.to_string();
     match fence.cmp(&signed(claim.fence)) {
-        std::cmp::Ordering::Equal if own && valid => Ok(()),
+        // One that lapsed while nobody could take it is still held: taking it needs the lock that is held here.
+        std::cmp::Ordering::Equal if own => Ok(()),
         std::cmp::Ordering::Greater if own => Err(journal::fenced().into()),
         _ if !own && valid => Err(MigratorError::LeaseHeld { holder, run, until }),
         _ => Err(lease_ran_out().into()),
