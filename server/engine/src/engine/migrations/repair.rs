@@ -166,19 +166,9 @@ impl Engine {
             .filter(|problem| problem.id == item.id)
             .collect();
         let index = match stopped_at(item, migration) {
-            Some((script, statement)) => {
-                let statement = &script
-                    .statements()
-                    .nth(statement)
-                    .map_or(String::new(), |statement| statement.sql.clone());
-                match index_of(statement, entry.target.engine()) {
-                    Some(index) => {
-                        let state = entry.target.migrator().index(&index).await;
-                        Some((index, state.map_err(EngineError::target(name))?))
-                    }
-                    None => None,
-                }
-            }
+            Some((script, statement)) => index_of(entry.target.as_ref(), script, statement)
+                .await
+                .map_err(EngineError::target(name))?,
             None => None,
         };
         let mut explanation: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
@@ -322,7 +312,7 @@ fn row(migration: &Migration, state: LedgerState, caller: &Caller, run: RunId) -
 }
 
 /// The script and the position of the statement at which a migration stopped.
-fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a Script, usize)> {
+fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a Script, u32)> {
     let migration = migration?;
     let Standing::Stopped(direction) = item.standing else {
         return None;
@@ -331,7 +321,7 @@ fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a 
         Direction::Up => &migration.up,
         Direction::Down => migration.down.as_ref()?,
     };
-    Some((script, usize::try_from(item.entry.as_ref()?.statements_done).ok()?))
+    Some((script, item.entry.as_ref()?.statements_done))
 }
 
 fn proposals(item: &Item, has_file: bool, problems: &[&Problem], index: Option<&(String, IndexState)>) -> Vec<RepairProposal> {

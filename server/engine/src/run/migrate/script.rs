@@ -424,7 +424,7 @@ fn progress(order: &ScriptOrder<'_>, statements: &[Statement], done_before: u32,
 }
 
 /// Statements before a group that set the session, which the group would have inherited in a single session.
-fn session_before(script: &Script, group: usize, engine: EngineKind) -> Vec<Statement> {
+pub(super) fn session_before(script: &Script, group: usize, engine: EngineKind) -> Vec<Statement> {
     let before = script.groups[..group].iter().flat_map(|group| &group.statements);
     before
         .filter(|statement| sets_session(&statement.sql, engine))
