@@ -334,7 +334,7 @@ fn proposals(
             Direction::Up => Some(&migration.up),
             Direction::Down => migration.down.as_ref(),
         };
-        if !script.is_some_and(|script| script.digest() == entry.script_sha256) {
+        if script.is_none_or(|script| script.digest() != entry.script_sha256) {
             let done = usize::try_from(entry.statements_done).unwrap_or(usize::MAX);
             if !entry.in_doubt && script.is_some_and(|script| script.is_boundary(done) && done <= script.statement_count()) {
                 propose(
