@@ -91,7 +91,7 @@ pub enum ComposeError {
         source: target::UrlError,
     },
     /// A catalog was refused.
-    #[error("target {name}")]
+    #[error("target {name}: {source}")]
     Catalog {
         /// The target.
         name: String,

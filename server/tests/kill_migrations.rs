@@ -160,6 +160,69 @@ async fn a_killed_migration_goes_on_and_nothing_is_done_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_rollback_goes_on_statement_by_statement() {
+    let files = [
+        (
+            "1_a.up.sql",
+            "CREATE TABLE a (id integer PRIMARY KEY, n integer NOT NULL);\nINSERT INTO a VALUES (1, 0);",
+        ),
+        ("2_b.up.sql", "UPDATE a SET n = n + 5;"),
+        ("2_b.down.sql", "UPDATE a SET n = n - 2;\nUPDATE a SET n = n - 3;"),
+        ("2_b.dbkeep.toml", "transaction = false"),
+    ];
+    for database in ["postgres", "sqlite"] {
+        for point in [
+            "migrate-saved",
+            "migration-recorded",
+            "migration-committed",
+            "migration-group-committed",
+            "migration-done",
+        ] {
+            let world = World::new(database, &files).await;
+            let mut daemon = world.start("");
+            apply(&daemon).await;
+            daemon.kill();
+            assert_eq!(world.value("SELECT CAST(n AS text) FROM a").await, "5");
+            let mut daemon = world.start(&format!("{point}=1*panic"));
+            let mut migrations = MigrationServiceClient::new(channel(&daemon).await);
+            let selection = v1::MigrationSelection {
+                steps: 1,
+                ..v1::MigrationSelection::default()
+            };
+            let request = v1::PlanMigrationsRequest {
+                direction: v1::MigrationDirection::Down.into(),
+                selection: Some(selection.clone()),
+                ..v1::PlanMigrationsRequest::default()
+            };
+            let plan = migrations
+                .plan_migrations(request)
+                .await
+                .expect("a plan")
+                .into_inner()
+                .plan
+                .expect("a plan");
+            let request = v1::RollbackMigrationsRequest {
+                dry_run: Some(false),
+                plan_token: plan.token,
+                unproven: true,
+                selection: Some(selection),
+                ..v1::RollbackMigrationsRequest::default()
+            };
+            if let Ok(answer) = migrations.rollback_migrations(request).await {
+                let mut stream = answer.into_inner();
+                while let Ok(Some(_)) = stream.message().await {}
+            }
+            daemon.wait();
+            let mut daemon = world.start("");
+            let run = end(&daemon).await;
+            assert_eq!(run.state(), RunState::Succeeded, "{database} {point}: {}", run.state_reason);
+            assert_eq!(world.value("SELECT CAST(n AS text) FROM a").await, "0", "{database} {point}");
+            daemon.kill();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_rehearsal_leaves_nothing_behind() {
     for database in ["postgres", "sqlite"] {
         for point in [

@@ -76,6 +76,7 @@ impl World {
                 by: "test".to_owned(),
                 run: self.claim.run,
                 backup: None,
+                script_sha256: String::new(),
             },
         }
     }
@@ -153,7 +154,7 @@ async fn an_index_that_is_not_valid_is_named_and_dropped() {
     );
     assert!(entry.problem.contains("public.doubled_id"), "{}", entry.problem);
     let migrator = world.target.migrator();
-    assert_eq!(migrator.index("doubled_id").await.ok(), Some(IndexState::Invalid));
+    assert_eq!(state(&world, &order.statements[0]).await, Some(IndexState::Invalid));
 
     // IF NOT EXISTS takes it for done.
     let mut again = world.order(
@@ -164,23 +165,144 @@ async fn an_index_that_is_not_valid_is_named_and_dropped() {
     let error = world.execute(&again).await.expect_err("it is still not valid");
     assert!(error.to_string().contains("public.doubled_id"), "{error}");
 
-    migrator.drop_invalid_index(world.claim, "doubled_id").await.expect("dropped");
-    assert_eq!(migrator.index("doubled_id").await.ok(), Some(IndexState::Absent));
+    migrator
+        .drop_invalid_index(world.claim, "public.doubled_id")
+        .await
+        .expect("dropped");
+    assert_eq!(state(&world, &order.statements[0]).await, Some(IndexState::Absent));
     again.before = world.row("index").await;
     let done = world.execute(&again).await.expect("built");
     assert_eq!((done.entry.state, done.entry.in_doubt), (LedgerState::Applied, false));
     assert_eq!(done.entry.problem, "");
-    assert_eq!(migrator.index("doubled_id").await.ok(), Some(IndexState::Valid));
+    assert_eq!(state(&world, &order.statements[0]).await, Some(IndexState::Valid));
     migrator
-        .drop_invalid_index(world.claim, "doubled_id")
+        .drop_invalid_index(world.claim, "public.doubled_id")
         .await
         .expect("nothing to do");
-    assert_eq!(migrator.index("doubled_id").await.ok(), Some(IndexState::Valid));
+    assert_eq!(state(&world, &order.statements[0]).await, Some(IndexState::Valid));
     let other = Claim {
         run: RunId::new(),
         fence: 1,
     };
-    assert!(migrator.drop_invalid_index(other, "doubled_id").await.is_err());
+    assert!(migrator.drop_invalid_index(other, "public.doubled_id").await.is_err());
+}
+
+/// State of the index of a statement, in a plain session.
+async fn state(world: &World, one: &Statement) -> Option<IndexState> {
+    let found = world.target.migrator().index_of(one, &[]).await.expect("a look");
+    found.map(|(_, state)| state)
+}
+
+fn one(sql: &str) -> Statement {
+    Statement {
+        sql: sql.to_owned(),
+        line: 1,
+        column: 1,
+    }
+}
+
+#[tokio::test]
+async fn an_index_is_looked_for_where_its_statement_puts_it() {
+    let world = World::new("elsewhere").await;
+    world
+        .db
+        .execute(
+            "CREATE SCHEMA app; CREATE TABLE app.t (id integer); INSERT INTO app.t VALUES (1), (1); \
+             CREATE TABLE public.t (id integer); CREATE INDEX i ON public.t (id)",
+        )
+        .await
+        .expect("made");
+    let migrator = world.target.migrator();
+    let look = async |sql: &str, session: &[Statement]| migrator.index_of(&one(sql), session).await.expect("a look");
+    let app = |state| Some(("app.i".to_owned(), state));
+    let public = |state| Some(("public.i".to_owned(), state));
+    let path = [one("SET search_path = app")];
+    let (create, create_bare) = (
+        "CREATE UNIQUE INDEX CONCURRENTLY i ON app.t (id)",
+        "CREATE UNIQUE INDEX CONCURRENTLY I ON t (id)",
+    );
+
+    // That another schema has one of this name says nothing.
+    assert_eq!(look(create, &[]).await, app(IndexState::Absent));
+    assert_eq!(look(create_bare, &path).await, app(IndexState::Absent));
+    assert_eq!(look(create_bare, &[]).await, public(IndexState::Valid));
+    assert_eq!(look("DROP INDEX CONCURRENTLY i", &[]).await, public(IndexState::Valid));
+    assert_eq!(
+        look("DROP INDEX CONCURRENTLY i", &path).await,
+        Some(("i".to_owned(), IndexState::Absent))
+    );
+
+    // A failed build leaves one that is not valid, and it is told where it lies although the session is the script's.
+    let mut order = world.order("elsewhere", &[create_bare]);
+    (order.atomic, order.session) = (false, path.to_vec());
+    let error = world.execute(&order).await.expect_err("not unique");
+    assert!(error.to_string().contains("app.i"), "{error}");
+    assert_eq!(look(create, &[]).await, app(IndexState::Invalid));
+    assert_eq!(look(create_bare, &path).await, app(IndexState::Invalid));
+    assert_eq!(look("DROP INDEX CONCURRENTLY app.i", &[]).await, app(IndexState::Invalid));
+    migrator.drop_invalid_index(world.claim, "app.i").await.expect("dropped");
+    assert_eq!(look(create, &[]).await, app(IndexState::Absent));
+    assert_eq!(look(create_bare, &[]).await, public(IndexState::Valid));
+
+    world.db.execute("DELETE FROM app.t").await.expect("emptied");
+    order.before = world.row("elsewhere").await;
+    world.execute(&order).await.expect("built");
+    assert_eq!(look(create_bare, &path).await, app(IndexState::Valid));
+    // Nothing of the script's session stays.
+    assert_eq!(look("DROP INDEX CONCURRENTLY i", &[]).await, public(IndexState::Valid));
+}
+
+#[tokio::test]
+async fn what_an_interrupted_reindex_left_is_found_and_dropped() {
+    let world = World::new("reindexed").await;
+    // As a REINDEX that was cut short leaves it.
+    world
+        .db
+        .execute(
+            "CREATE TABLE t (id integer); CREATE TABLE other (id integer); CREATE INDEX i ON t (id); CREATE INDEX i_ccnew ON t (id); \
+             CREATE INDEX \"I, x_ccnew1\" ON t (id); CREATE INDEX j_ccnew ON other (id); \
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid IN \
+             ('i_ccnew'::regclass, '\"I, x_ccnew1\"'::regclass, 'j_ccnew'::regclass)",
+        )
+        .await
+        .expect("made");
+    let migrator = world.target.migrator();
+    let look = async |sql: &str| migrator.index_of(&one(sql), &[]).await.expect("a look");
+    let left = "public.\"I, x_ccnew1\", public.i_ccnew";
+    let invalid = |names: &str| Some((names.to_owned(), IndexState::Invalid));
+    assert_eq!(look("REINDEX TABLE CONCURRENTLY t").await, invalid(left));
+    assert_eq!(look("REINDEX (CONCURRENTLY) INDEX i").await, invalid(left));
+    assert_eq!(
+        look("REINDEX SCHEMA CONCURRENTLY public").await,
+        invalid(&format!("{left}, public.j_ccnew"))
+    );
+    migrator.drop_invalid_index(world.claim, left).await.expect("dropped");
+    assert_eq!(look("REINDEX TABLE CONCURRENTLY t").await, None);
+    assert_eq!(
+        look("DROP INDEX CONCURRENTLY i").await.map(|found| found.1),
+        Some(IndexState::Valid)
+    );
+    assert_eq!(look("VACUUM t").await, None);
+    assert_eq!(look("CREATE INDEX CONCURRENTLY ON t (id)").await, None);
+}
+
+#[tokio::test]
+async fn a_statement_outside_of_a_transaction_ends_with_its_client() {
+    let world = World::new("watched").await;
+    let mut order = world.order(
+        "watched",
+        &["CREATE TABLE seen AS SELECT current_setting('client_connection_check_interval', true) AS interval"],
+    );
+    order.atomic = false;
+    world.execute(&order).await.expect("made");
+    let found = world
+        .db
+        .fetch_text("SELECT interval, (current_setting('server_version_num')::integer >= 140000)::text FROM seen")
+        .await
+        .expect("rows");
+    if found[0][1].as_deref() == Some("true") {
+        assert_eq!(found[0][0].as_deref(), Some("2s"));
+    }
 }
 
 #[tokio::test]

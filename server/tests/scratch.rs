@@ -43,6 +43,7 @@ fn order(claim: Claim, sql: &str) -> GroupOrder {
             by: "test".to_owned(),
             run: claim.run,
             backup: None,
+            script_sha256: String::new(),
         },
     }
 }

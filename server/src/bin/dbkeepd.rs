@@ -80,10 +80,23 @@ fn main() -> ExitCode {
     match start(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dbkeepd: {error:#}");
+            eprintln!("dbkeepd: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The chain of causes in one line. Whoever tells its cause itself is not followed by it once more.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 #[tokio::main]

@@ -491,7 +491,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 25, "every setting has its line");
+        assert_eq!(settings, 27, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|_| {
             Some("value".to_owned())
         });

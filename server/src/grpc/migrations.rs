@@ -48,9 +48,21 @@ impl Migrations {
         backup: bool,
     ) -> Result<(MigrationStatus, MigrationPlan), Status> {
         let engine = self.engine.clone();
-        let asked = target.clone();
-        let plan = detached(async move { engine.plan_migrations(&asked, direction, &selection, backup).await }).await?;
-        Ok((self.status_of(target).await?, plan))
+        Ok(detached(async move { engine.plan_migrations(&target, direction, &selection, backup).await }).await?)
+    }
+}
+
+fn apply_plan(status: &MigrationStatus, plan: &MigrationPlan) -> v1::ApplyMigrationsResponse {
+    v1::ApplyMigrationsResponse {
+        plan: Some(convert::plan(status, plan)),
+        event: None,
+    }
+}
+
+fn rollback_plan(status: &MigrationStatus, plan: &MigrationPlan) -> v1::RollbackMigrationsResponse {
+    v1::RollbackMigrationsResponse {
+        plan: Some(convert::plan(status, plan)),
+        event: None,
     }
 }
 
@@ -208,20 +220,18 @@ impl MigrationService for Migrations {
             caller,
         };
         check.finish()?;
-        let (status, plan) = self
-            .planned(order.target.clone(), Direction::Up, order.selection.clone(), order.backup)
-            .await?;
-        let plan = v1::ApplyMigrationsResponse {
-            plan: Some(convert::plan(&status, &plan)),
-            event: None,
-        };
-        let first = futures::stream::once(async move { Ok(plan) });
         if request.dry_run.unwrap_or(true) {
-            return Ok(Response::new(first.boxed()));
+            let (status, plan) = self
+                .planned(order.target.clone(), Direction::Up, order.selection.clone(), order.backup)
+                .await?;
+            let first = apply_plan(&status, &plan);
+            return Ok(Response::new(futures::stream::once(async move { Ok(first) }).boxed()));
         }
         let place = self.streams.place()?;
         let engine = self.engine.clone();
-        let run = detached(async move { engine.apply_migrations(&order).await }).await?;
+        let (run, planned) = detached(async move { engine.apply_migrations(&order).await }).await?;
+        // A call that repeats an accepted request has no plan any more: what it planned may be done.
+        let first = futures::stream::iter(planned.map(|(status, plan)| Ok(apply_plan(&status, &plan))));
         let events = self
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
@@ -261,20 +271,18 @@ impl MigrationService for Migrations {
             caller,
         };
         check.finish()?;
-        let (status, plan) = self
-            .planned(order.target.clone(), Direction::Down, order.selection.clone(), true)
-            .await?;
-        let plan = v1::RollbackMigrationsResponse {
-            plan: Some(convert::plan(&status, &plan)),
-            event: None,
-        };
-        let first = futures::stream::once(async move { Ok(plan) });
         if request.dry_run.unwrap_or(true) {
-            return Ok(Response::new(first.boxed()));
+            let (status, plan) = self
+                .planned(order.target.clone(), Direction::Down, order.selection.clone(), true)
+                .await?;
+            let first = rollback_plan(&status, &plan);
+            return Ok(Response::new(futures::stream::once(async move { Ok(first) }).boxed()));
         }
         let place = self.streams.place()?;
         let engine = self.engine.clone();
-        let run = detached(async move { engine.rollback_migrations(&order).await }).await?;
+        let (run, planned) = detached(async move { engine.rollback_migrations(&order).await }).await?;
+        // A call that repeats an accepted request has no plan any more: what it planned may be done.
+        let first = futures::stream::iter(planned.map(|(status, plan)| Ok(rollback_plan(&status, &plan))));
         let events = self
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)

@@ -84,7 +84,7 @@ async fn a_rehearsal_flags_every_planted_bad_down_and_none_of_the_good() {
                 run.state_reason
             );
             assert_eq!(world.contents().await, before, "a rehearsal changes nothing");
-            assert_eq!(world.places().await, Vec::<String>::new(), "and leaves nothing behind");
+            assert_eq!(world.left_of(&run).await, Vec::<String>::new(), "and leaves nothing behind");
             let reports = run.report.expect("a report").migrations;
             assert_eq!(reports.len(), 10);
             for (position, report) in reports.iter().enumerate() {

@@ -409,6 +409,100 @@ async fn a_baseline_executes_nothing_and_a_draft_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_stopped_and_changed_goes_on_only_when_somebody_says_where() {
+    for engine in BOTH {
+        let sidecar = file("1_a.dbkeep.toml", "transaction = false");
+        let script = |text: &str| file("1_a.up.sql", text);
+        let broken = "CREATE TABLE a (id integer);\nINSERT INTO a VALUES (1);\nINSERT INTO nowhere VALUES (2);";
+        let mut world = World::new(engine, &[script(broken), sidecar.clone()], None).await;
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Failed, "{}", run.state_reason);
+        assert_eq!(world.one("1").await.statements_done, 2);
+        // The same text as one transaction would begin again.
+        world.rewrite(&[script(broken)]);
+        assert_eq!(
+            reason(&world.apply(all()).await.expect_err("another grouping")),
+            "MIGRATIONS_BLOCKED"
+        );
+        let mended = "CREATE TABLE a (id integer);\nINSERT INTO a VALUES (1);\nINSERT INTO a VALUES (2);";
+        world.rewrite(&[script(mended), sidecar]);
+        let refused = world.apply(all()).await.expect_err("another text");
+        assert_eq!(reason(&refused), "MIGRATIONS_BLOCKED");
+        assert!(refused.message().contains("accept-checksum"), "{}", refused.message());
+        world
+            .repair("1", RepairAction::AcceptChecksum)
+            .await
+            .expect("its first two are the same");
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(world.db.count("a").await.expect("a count"), 2);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_failed_after_the_last_statement_is_asked_again() {
+    for engine in BOTH {
+        let files = vec![file(
+            "1_a.up.sql",
+            "-- dbkeep: transaction = false\n-- dbkeep: check-after = SELECT count(*) = 1 FROM a WHERE id = 7\nCREATE TABLE a (id integer);\nVACUUM;",
+        )];
+        let mut world = World::new(engine, &files, None).await;
+        for _ in 0..2 {
+            let run = world.apply(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Failed, "{}", run.state_reason);
+            let stopped = world.one("1").await;
+            assert_eq!((stopped.state(), stopped.statements_done), (MigrationState::StoppedUp, 2));
+            assert!(
+                world.status().await.problems[0]
+                    .message
+                    .contains("all of its statements took effect")
+            );
+        }
+        world.db.execute("INSERT INTO a VALUES (7)").await.expect("a row");
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_touches_nothing_outside_of_its_copy() {
+    for text in [
+        "CREATE ROLE dbkeep_never",
+        "ALTER SYSTEM SET log_statement = 'all'",
+        "DROP DATABASE postgres",
+        "GRANT pg_monitor TO CURRENT_USER",
+    ] {
+        let mut world = World::new(EngineKind::Postgres, &[file("1_a.up.sql", text)], Some(Layout::Sqlx)).await;
+        let run = world.test(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Failed, "{text}: {}", run.state_reason);
+        assert!(run.state_reason.contains("cannot be rehearsed"), "{}", run.state_reason);
+        assert_eq!(world.left_of(&run).await, Vec::<String>::new());
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_again_is_the_same_run() {
+    for engine in BOTH {
+        let mut world = World::new(engine, &two(), None).await;
+        let token = world.plan(v1::MigrationDirection::Up, all()).await.expect("a plan").token;
+        let request = v1::ApplyMigrationsRequest {
+            request_id: "once".to_owned(),
+            dry_run: Some(false),
+            plan_token: token,
+            ..v1::ApplyMigrationsRequest::default()
+        };
+        let first = world.apply_as(request.clone()).await.expect("accepted");
+        let again = world.apply_as(request).await.expect("the same");
+        assert_eq!(first.id, again.id);
+        assert_eq!(world.db.count("people").await.expect("a count"), 2);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_writes_nothing_and_a_plan_that_moved_is_refused() {
     for engine in BOTH {
         let mut world = World::new(engine, &two(), None).await;

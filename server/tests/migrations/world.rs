@@ -244,22 +244,16 @@ impl World {
         }
     }
 
-    /// Names of tables in the database, dbkeep's own among them.
-    pub(crate) async fn places(&self) -> Vec<String> {
-        let sql = match self.engine {
-            EngineKind::Postgres => "SELECT datname FROM pg_database WHERE datname LIKE 'dbkeep%' ORDER BY 1",
-            EngineKind::Sqlite => "SELECT name FROM sqlite_schema WHERE name LIKE 'dbkeep%'",
+    /// What is left of the copy of a rehearsal: other tests rehearse in the same cluster.
+    pub(crate) async fn left_of(&self, run: &v1::Run) -> Vec<String> {
+        let digits = run.id.replace('-', "")[20..].to_owned();
+        let mut places: Vec<String> = match self.engine {
+            EngineKind::Postgres => text(&self.db, "SELECT datname FROM pg_database").await,
+            EngineKind::Sqlite => text(&self.db, "SELECT name FROM sqlite_schema").await,
         };
-        let rows = self.db.fetch_text(sql).await.expect("rows");
-        let mut places: Vec<String> = rows.into_iter().flatten().flatten().collect();
-        if self.engine == EngineKind::Sqlite {
-            let files = fs::read_dir(self.place.path()).expect("the folder");
-            places.extend(
-                files
-                    .map(|file| file.expect("a file").file_name().to_string_lossy().into_owned())
-                    .filter(|name| name.contains("rehearsal") || name.contains("scratch")),
-            );
-        }
+        let files = fs::read_dir(self.place.path()).expect("the folder");
+        places.extend(files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()));
+        places.retain(|name| name.contains(&digits));
         places
     }
 }

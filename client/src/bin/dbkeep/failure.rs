@@ -196,10 +196,9 @@ fn hint(error: &Error) -> Option<String> {
         Error::MigrationsHeld { run, .. } if !run.is_empty() => {
             format!("follow it: dbkeep runs watch {run}; then try again")
         }
-        Error::RepairRefused { offered, migration, .. } if !offered.is_empty() => {
-            format!("what fits {migration}: {}", offered.join(", "))
+        Error::RepairRefused { migration, .. } => {
+            format!("dbkeep migrations repair {migration} explains what is wrong, and what fits")
         }
-        Error::RepairRefused { migration, .. } => format!("dbkeep migrations repair {migration} explains what is wrong"),
         Error::Internal { incident, .. } if !incident.is_empty() => format!("the server's log has the cause under {incident}"),
         away => {
             let seconds = away.retry_after()?.as_secs_f64();

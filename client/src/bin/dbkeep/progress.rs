@@ -249,7 +249,11 @@ impl Lines {
                     },
                     paint(tone, &json::step_state(step.state())),
                     table::of_table(&step.table, step.rows_affected),
-                    table::verb(self.kind),
+                    if step.operation == table::migration::BACKUP {
+                        table::verb(RunKind::Backup)
+                    } else {
+                        table::verb(self.kind)
+                    },
                     table::duration(step.duration.as_ref()),
                 )
             }
@@ -290,6 +294,8 @@ impl Lines {
                     return None;
                 }
                 self.last_phase = phase;
+                // The line of its beginning says how far it is, too.
+                self.last_progress = json::instant(event.time.as_ref());
                 of_migration(progress)
             }
             Event::Progress(_) | Event::Maintenance(_) => return None,
@@ -327,7 +333,7 @@ impl Lines {
                 percent(progress.rows_affected, progress.rows_planned),
                 self.of_progress(progress),
             ),
-            Some(Event::Migration(progress)) => (
+            Some(Event::Migration(progress)) if progress.statement > 0 => (
                 percent(statements_done(progress), progress.statement_count.into()),
                 of_migration(progress),
             ),
@@ -595,11 +601,12 @@ mod tests {
         );
         assert_eq!(lines.of_event(&at(0, "applying", 2, false)), None);
         assert_eq!(lines.of_event(&at(0, "comparing", 0, false)).as_deref(), Some("3 comparing"));
+        assert_eq!(lines.of_progress_now_and_then(&at(9, "copying", 0, false)), None);
         assert_eq!(
-            lines.of_progress_now_and_then(&at(0, "applying", 2, true)).as_deref(),
+            lines.of_progress_now_and_then(&at(9, "applying", 2, true)).as_deref(),
             Some(" 50%  3 applying 2/4, line 7: ALTER TABLE a 0 rows in -")
         );
-        assert_eq!(lines.of_progress_now_and_then(&at(1, "applying", 3, false)), None);
+        assert_eq!(lines.of_progress_now_and_then(&at(10, "applying", 3, false)), None);
         let started = proto::StepStarted {
             index: 0,
             step_count: 2,

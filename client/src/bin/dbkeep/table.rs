@@ -410,7 +410,11 @@ pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
         operations(run, report, output)?;
         steps(report, is_dry, output)?;
     }
-    for step in report.steps.iter().filter(|step| !step.message.is_empty()) {
+    for step in report
+        .steps
+        .iter()
+        .filter(|step| !step.message.is_empty() && !migration::is_told(step, report))
+    {
         output.line(output.paint(Tone::Warn, &format!("step {}: {}", u64::from(step.index) + 1, step.message)))?;
     }
     for space in &report.space {

@@ -118,6 +118,7 @@ fn entry(claim: Claim, id: &str, state: LedgerState, done: u32, of: u32) -> Ledg
         by: "a person".to_owned(),
         run: claim.run,
         backup: None,
+        script_sha256: String::new(),
     }
 }
 

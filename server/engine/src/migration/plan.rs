@@ -134,6 +134,7 @@ impl MigrationPlan {
                 .down
                 .as_ref()
                 .map_or_else(String::new, |down| down.sha256.clone()),
+            digest: step.migration.digest(),
         };
         self.steps.iter().map(of).collect()
     }
@@ -328,6 +329,18 @@ pub fn plan(
         })
         .collect();
     let mut problems = standings.problems.clone();
+    // What stopped in the other direction has to come to an end first; the run would find out only after its backup.
+    let other = match direction {
+        Direction::Up => Direction::Down,
+        Direction::Down => Direction::Up,
+    };
+    problems.extend(
+        standings
+            .items
+            .iter()
+            .filter(|item| item.standing == Standing::Stopped(other))
+            .map(|item| stopped_other_way(item, other)),
+    );
     for step in &steps {
         if direction == Direction::Down
             && let Some(problem) = way_back_problem(step)
@@ -408,6 +421,23 @@ fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], fac
     })
 }
 
+fn stopped_other_way(item: &Item, stopped: Direction) -> Problem {
+    let (script, command) = match stopped {
+        Direction::Up => ("up", "apply"),
+        Direction::Down => ("down", "rollback"),
+    };
+    Problem {
+        code: "STOPPED_OTHER_WAY",
+        id: item.id.clone(),
+        message: format!("{} {} stopped in the middle of its {script} script", item.id, item.name),
+        next_step: format!(
+            "finish that by `dbkeep migrations {command}`, or `dbkeep migrations repair {}`",
+            item.id
+        ),
+        blocks: true,
+    }
+}
+
 /// What speaks against rolling a migration back by its script.
 fn way_back_problem(step: &PlanStep) -> Option<Problem> {
     let (id, name) = (&step.migration.id, &step.migration.name);
@@ -429,7 +459,9 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
     };
     let next_step = match step.way_back {
         WayBack::Absent => format!("write one, or restore the backup that was made before {id} was applied"),
-        _ => format!("`dbkeep migrations test {id}` rehearses it on a copy; or say that it is to be taken unproven"),
+        // A rehearsal goes up first, which only a database can show that does not have it yet.
+        _ => "say that it is to be taken unproven: the database is saved first; what is tested before it is applied is proven"
+            .to_owned(),
     };
     Some(Problem {
         code,
@@ -456,7 +488,7 @@ fn token(target: &str, direction: Direction, steps: &[PlanStep], backup_first: b
     for step in steps {
         part(&step.migration.id.0);
         part(&step.migration.up.sha256);
-        part(step.migration.down.as_ref().map_or("", |down| &down.sha256));
+        part(&step.migration.digest());
         part(&step.statements_done.to_string());
     }
     hex::encode(hasher.finalize())

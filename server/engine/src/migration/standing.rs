@@ -265,7 +265,8 @@ fn item(
         if entry.state != LedgerState::RolledBack && !entry.sha256.is_empty() && entry.sha256 != migration.up.sha256 {
             if migration.repeatable && item.standing.in_effect() {
                 item.standing = Standing::Pending;
-            } else {
+            } else if !matches!(item.standing, Standing::Stopped(_)) {
+                // Of one that stopped, the script in work is compared statement by statement.
                 item.change = Some(Change {
                     applied: entry.sha256.clone(),
                     file: migration.up.sha256.clone(),
@@ -317,10 +318,21 @@ fn item(
     } else if let Some(kind) = older_than {
         item.standing = Standing::Adopted(kind);
     }
-    if let Some(change) = &item.change {
+    if let Some(change) = &item.change
+        && !matches!(item.standing, Standing::Stopped(_))
+    {
         problems.push(changed(migration, change));
     }
     item
+}
+
+/// Whether a migration that stopped still has the very script, in the very groups, that stopped.
+fn stands(migration: &Migration, entry: &LedgerEntry) -> bool {
+    let script = match entry.state {
+        LedgerState::Reverting => migration.down.as_ref(),
+        _ => Some(&migration.up),
+    };
+    script.is_some_and(|script| script.digest() == entry.script_sha256)
 }
 
 fn stopped(migration: &Migration, entry: &LedgerEntry, direction: Direction) -> Problem {
@@ -361,6 +373,33 @@ fn stopped(migration: &Migration, entry: &LedgerEntry, direction: Direction) -> 
             ),
         )
     };
+    if !stands(migration, entry) {
+        return Problem {
+            code: "STOPPED",
+            id: migration.id.clone(),
+            message: format!(
+                "{} {} stopped after {} of {} statements, and its script, or how it is cut into transactions, changed since{why}",
+                migration.id, migration.name, entry.statements_done, entry.statements
+            ),
+            next_step: format!(
+                "bring the script back as it was, or say by `dbkeep migrations repair {} --action accept-checksum` that its first {} statements are still those that took effect",
+                migration.id, entry.statements_done
+            ),
+            blocks: true,
+        };
+    }
+    if entry.statements_done >= entry.statements && !entry.in_doubt {
+        return Problem {
+            code: "STOPPED",
+            id: migration.id.clone(),
+            message: format!(
+                "all of its statements took effect, and yet {} {} did not come to its end{why}",
+                migration.id, migration.name
+            ),
+            next_step: format!("mend the cause, then `dbkeep migrations {way}` asks its checks again and executes nothing"),
+            blocks: false,
+        };
+    }
     Problem {
         code: "STOPPED",
         id: migration.id.clone(),

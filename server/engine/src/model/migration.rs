@@ -5,6 +5,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::run::RunId;
 
@@ -116,6 +117,33 @@ impl Script {
         self.groups.iter().map(|group| group.statements.len()).sum()
     }
 
+    /// What tells this script, as it is executed, from any other: its statements, how they are grouped, and whether keys are off.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update([u8::from(self.foreign_keys_off)]);
+        for group in &self.groups {
+            hasher.update([u8::from(group.atomic)]);
+            hasher.update(group.statements.len().to_le_bytes());
+            for statement in &group.statements {
+                hasher.update(statement.sql.len().to_le_bytes());
+                hasher.update(statement.sql.as_bytes());
+            }
+        }
+        hex::encode(hasher.finalize())
+    }
+
+    /// Whether after so many statements a group begins, or the script ends.
+    #[must_use]
+    pub fn is_boundary(&self, statements: usize) -> bool {
+        let mut passed = 0;
+        let mut ends = self.groups.iter().map(|group| {
+            passed += group.statements.len();
+            passed
+        });
+        statements == 0 || ends.any(|end| end == statements)
+    }
+
     /// Every statement in order.
     pub fn statements(&self) -> impl Iterator<Item = &Statement> {
         self.groups.iter().flat_map(|group| &group.statements)
@@ -166,6 +194,25 @@ pub struct Migration {
     pub metadata: Metadata,
     /// Checksums by which other tools know it: kind of ledger, and the text that the tool would have stored.
     pub foreign_checksums: Vec<(LedgerKind, String)>,
+}
+
+impl Migration {
+    /// What tells it from any other in all that decides how it is executed: scripts, and what its author says of it.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        let scripts = [Some(&self.up), self.down.as_ref(), self.verify.as_ref()];
+        for script in scripts
+            .into_iter()
+            .map(|script| script.map(Script::digest).unwrap_or_default())
+        {
+            hasher.update(script.len().to_le_bytes());
+            hasher.update(script.as_bytes());
+        }
+        // The form is this version's own: tokens live for minutes, and a run that goes on under another version makes a new plan.
+        hasher.update(format!("{:?}", self.metadata).as_bytes());
+        hex::encode(hasher.finalize())
+    }
 }
 
 /// Which way.
@@ -290,6 +337,9 @@ pub struct LedgerEntry {
     pub run: RunId,
     /// Run whose backup was made before it was applied.
     pub backup: Option<RunId>,
+    /// [`Script::digest`] of the script in work, or that was last: `statements_done` counts statements of just that. Empty where
+    /// dbkeep executed none.
+    pub script_sha256: String,
 }
 
 /// Lock on a table. The names are PostgreSQL's.
@@ -587,6 +637,8 @@ pub struct PlannedMigration {
     pub up_sha256: String,
     /// SHA-256 of the down script, hex; empty where there is none.
     pub down_sha256: String,
+    /// [`Migration::digest`].
+    pub digest: String,
 }
 
 /// How migrations are executed.

@@ -141,7 +141,7 @@ pub struct GroupDone {
     pub warnings: Vec<String>,
 }
 
-/// An index that a `CREATE INDEX CONCURRENTLY` left behind or made.
+/// State of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexState {
     /// There is none of that name.
@@ -203,11 +203,15 @@ pub trait Migrator: Send + Sync {
     /// Constraints that rows violate now, although the schema declares them: readable.
     async fn violations(&self) -> Result<Vec<String>, TargetError>;
 
-    /// State of an index, by the name that a statement uses.
-    async fn index(&self, name: &str) -> Result<IndexState, TargetError>;
+    /// The index that a statement makes or drops by itself: its full name, as SQL, and its state now. Of a statement that builds
+    /// indexes anew it is what an interrupted one left behind: full names with commas between them, invalid. `None` where the
+    /// statement makes and drops no index, does not name it, or left nothing. `session` is what the script set before it
+    /// ([`GroupOrder::session`]), since names mean what its session makes of them. Changes nothing.
+    async fn index_of(&self, statement: &Statement, session: &[Statement]) -> Result<Option<(String, IndexState)>, TargetError>;
 
-    /// Drops an index that is not valid, without blocking anybody where the database can; one that is valid or absent stays.
-    async fn drop_invalid_index(&self, claim: Claim, name: &str) -> Result<(), MigratorError>;
+    /// Drops an index that is not valid, without blocking anybody where the database can; one that is valid or absent stays. The name
+    /// is one of [`Migrator::index_of`].
+    async fn drop_invalid_index(&self, claim: Claim, full_name: &str) -> Result<(), MigratorError>;
 }
 
 /// A file of a migrations folder.

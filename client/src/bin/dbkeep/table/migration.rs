@@ -17,6 +17,9 @@ use crate::{
 /// Characters of a statement that a plan shows: the point is to recognise it.
 const EXCERPT: usize = 160;
 
+/// Operation of the step that saves the database before migrations.
+pub(crate) const BACKUP: &str = "backup";
+
 /// Whether a run of this kind is about migrations.
 pub(crate) fn is_migrating(kind: RunKind) -> bool {
     matches!(kind, RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse)
@@ -232,7 +235,8 @@ fn totals(plan: &proto::MigrationPlan) -> String {
         text.push_str(&format!(", {} of unknown length", plan.unestimated_count));
     }
     if plan.transforming_count > 0 {
-        text.push_str(&format!(", {} that change rows", plan.transforming_count));
+        let verb = if plan.transforming_count == 1 { "changes" } else { "change" };
+        text.push_str(&format!(", {} that {verb} rows", plan.transforming_count));
     }
     text.push_str(if plan.backup_first {
         "; the whole database is saved first"
@@ -293,6 +297,7 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
             continue;
         };
         let (tone, comes_back) = match (found.has_down, found.restored) {
+            _ if !migration.problem.is_empty() => (Tone::Bad, "failed"),
             (false, _) => (Tone::Warn, "no way back"),
             (true, true) => (Tone::Good, "yes"),
             (true, false) => (Tone::Bad, "no"),
@@ -350,6 +355,12 @@ fn rehearsal(migration: &proto::MigrationReport, output: &Output) -> io::Result<
     Ok(())
 }
 
+/// Whether the message of a step says again what is said of its migration.
+pub(crate) fn is_told(step: &proto::StepReport, report: &proto::RunReport) -> bool {
+    let mut problems = report.migrations.iter().map(|migration| migration.problem.as_str());
+    problems.any(|problem| !problem.is_empty() && step.message.starts_with(problem))
+}
+
 fn failures(report: &proto::RunReport, output: &Output) -> io::Result<()> {
     for migration in report.migrations.iter().filter(|migration| !migration.problem.is_empty()) {
         output.line(output.paint(
@@ -379,6 +390,7 @@ pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport) -> String {
             let found = report
                 .migrations
                 .iter()
+                .filter(|migration| migration.problem.is_empty())
                 .filter_map(|migration| migration.rehearsal.as_ref())
                 .collect::<Vec<_>>();
             let restored = found.iter().filter(|found| found.restored).count();
@@ -387,8 +399,11 @@ pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport) -> String {
         RunKind::Rollback => of(done, "taken back"),
         _ => of(done, "applied"),
     };
-    if report.rows_affected > 0 {
-        text.push_str(&format!(", {} changed", rows(report.rows_affected)));
+    // The backup before them has a step, and rows, too.
+    let of_migrations = report.steps.iter().filter(|step| step.operation != BACKUP);
+    let changed = of_migrations.map(|step| step.rows_affected).sum();
+    if changed > 0 {
+        text.push_str(&format!(", {} changed", rows(changed)));
     }
     if let Some(span) = json::span(report.duration.as_ref()) {
         text.push_str(&format!(", {} at work", Words(span)));

@@ -90,6 +90,9 @@ pub struct MigrateRequest {
     pub caller: Caller,
 }
 
+/// What a run executes, as it stood when the run was accepted; `None` where the same request was accepted before.
+pub type Planned = Option<(MigrationStatus, MigrationPlan)>;
+
 impl Engine {
     fn migrations(&self, target: &str) -> Result<(&str, &TargetEntry, &Migrations), EngineError> {
         let (name, entry) = self.target(target)?;
@@ -173,7 +176,7 @@ impl Engine {
         direction: Direction,
         selection: &Selection,
         backup: bool,
-    ) -> Result<MigrationPlan, EngineError> {
+    ) -> Result<(MigrationStatus, MigrationPlan), EngineError> {
         let (name, entry, _) = self.migrations(target)?;
         if let Selection::Named(names) = selection
             && (names.is_empty() || names.len() > MAX_NAMED)
@@ -204,7 +207,8 @@ impl Engine {
             proofs,
             backup,
         };
-        Ok(plan::plan(collection, standings, &chosen, direction, &facts))
+        let plan = plan::plan(collection, standings, &chosen, direction, &facts);
+        Ok((status, plan))
     }
 
     /// Accepts a run that applies migrations; returns it with the plan that it executes.
@@ -212,7 +216,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::plan_migrations`], and `MigrationsBlocked`, `MigrationPlanRequired`, `MigrationPlanChanged`, `NothingToMigrate`,
     /// `RunAlreadyActive`, `RequestIdReused`, `ToolUnavailable`.
-    pub async fn apply_migrations(&self, request: &MigrateRequest) -> Result<Run, EngineError> {
+    pub async fn apply_migrations(&self, request: &MigrateRequest) -> Result<(Run, Planned), EngineError> {
         let answer = self.migrate(request, Direction::Up).await;
         self.noted_migrations(Act::Migrate, &request.target, &request.caller, answer)
             .await
@@ -222,13 +226,13 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::apply_migrations`].
-    pub async fn rollback_migrations(&self, request: &MigrateRequest) -> Result<Run, EngineError> {
+    pub async fn rollback_migrations(&self, request: &MigrateRequest) -> Result<(Run, Planned), EngineError> {
         let answer = self.migrate(request, Direction::Down).await;
         self.noted_migrations(Act::Rollback, &request.target, &request.caller, answer)
             .await
     }
 
-    async fn migrate(&self, request: &MigrateRequest, direction: Direction) -> Result<Run, EngineError> {
+    async fn migrate(&self, request: &MigrateRequest, direction: Direction) -> Result<(Run, Planned), EngineError> {
         let request_id = request_id(&request.request_id)?;
         let (name, entry, _) = self.migrations(&request.target)?;
         let (kind, word) = match direction {
@@ -237,10 +241,10 @@ impl Engine {
         };
         let digest = request_digest(word, name, request);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
-            return Ok(run);
+            return Ok((run, None));
         }
         check_options(&request.options)?;
-        let plan = self
+        let (status, plan) = self
             .plan_migrations(&request.target, direction, &request.selection, request.backup)
             .await?;
         permit(name, &plan, request)?;
@@ -257,8 +261,10 @@ impl Engine {
             Direction::Up => Act::Migrate,
             Direction::Down => Act::Rollback,
         };
-        self.accept_migrations(name, kind, &plan, request, backup, request_id, digest, Some(act))
-            .await
+        let run = self
+            .accept_migrations(name, kind, &plan, request, backup, request_id, digest, Some(act))
+            .await?;
+        Ok((run, Some((status, plan))))
     }
 
     /// Accepts a rehearsal.
@@ -273,7 +279,7 @@ impl Engine {
             return Ok(run);
         }
         check_options(&request.options)?;
-        let plan = self
+        let (_, plan) = self
             .plan_migrations(&request.target, Direction::Up, &request.selection, false)
             .await?;
         if plan.steps.is_empty() {
@@ -407,6 +413,10 @@ async fn known<'a>(entry: &TargetEntry, migrations: impl IntoIterator<Item = &'a
     let mut known = Known::default();
     for table in tables.iter().filter(|table| table.rows.is_some()).take(MAX_LOOKED_AT) {
         if let Some(schema) = target.introspect(&TableName::parse(&table.table)).await? {
+            let columns = schema.columns.iter();
+            known
+                .columns
+                .extend(columns.map(|column| (table.table.clone(), column.name.clone(), column.type_name.clone())));
             let indexes = schema.indexes.into_iter().map(|index| (table.table.clone(), index.columns));
             known.indexes.extend(indexes);
             if !schema.primary_key.is_empty() {

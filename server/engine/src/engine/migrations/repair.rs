@@ -125,7 +125,7 @@ impl Engine {
                 (before, after)
             })
             .collect();
-        self.change_ledger(name, decision, entries).await?;
+        self.change_ledger(name, decision, None, entries).await?;
         Ok(ids)
     }
 
@@ -166,19 +166,9 @@ impl Engine {
             .filter(|problem| problem.id == item.id)
             .collect();
         let index = match stopped_at(item, migration) {
-            Some((script, statement)) => {
-                let statement = &script
-                    .statements()
-                    .nth(statement)
-                    .map_or(String::new(), |statement| statement.sql.clone());
-                match index_of(statement, entry.target.engine()) {
-                    Some(index) => {
-                        let state = entry.target.migrator().index(&index).await;
-                        Some((index, state.map_err(EngineError::target(name))?))
-                    }
-                    None => None,
-                }
-            }
+            Some((script, statement)) => index_of(entry.target.as_ref(), script, statement)
+                .await
+                .map_err(EngineError::target(name))?,
             None => None,
         };
         let mut explanation: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
@@ -189,7 +179,7 @@ impl Engine {
                 IndexState::Invalid => format!("index {index} is there and invalid: it costs every write and serves no query"),
             });
         }
-        let proposals = proposals(item, migration.is_some(), &problems, index.as_ref());
+        let proposals = proposals(item, migration, &problems, index.as_ref());
         if explanation.is_empty() {
             explanation.push(format!("nothing is wrong with {} {}", item.id, item.name));
         }
@@ -227,23 +217,24 @@ impl Engine {
         let decision = Decision::allow(caller, Act::Repair, format!("{} of migration {}", action.name(), item.id));
         let run = act_id(&decision);
         let after = repaired(item, migration, action, caller, run);
-        if action == RepairAction::DropInvalidIndex
-            && let Some((index, _)) = &index
-        {
-            self.drop_index(name, &decision, index).await?;
-        }
-        self.change_ledger(name, decision, vec![(item.entry.clone(), after.clone())])
+        let dropped = (action == RepairAction::DropInvalidIndex)
+            .then_some(index)
+            .flatten()
+            .map(|(index, _)| index);
+        self.change_ledger(name, decision, dropped.as_deref(), vec![(item.entry.clone(), after.clone())])
             .await?;
         repair.done = Some(action);
         repair.entry = Some(after);
         Ok(repair)
     }
 
-    /// Changes ledger rows under a lease of its own. The record comes first: without it there is no act.
+    /// Changes ledger rows under a lease of its own, after dropping an index that is not valid. The record comes first: without it there
+    /// is no act.
     async fn change_ledger(
         &self,
         name: &str,
         decision: Decision,
+        dropped: Option<&str>,
         entries: Vec<(Option<LedgerEntry>, LedgerEntry)>,
     ) -> Result<(), EngineError> {
         let (_, entry) = self.target(name)?;
@@ -255,29 +246,18 @@ impl Engine {
         let target = entry.target.as_ref();
         target.claim(claim).await.map_err(EngineError::target(name))?;
         let migrator = target.migrator();
-        let noted = match migrator.lease(claim, &self.context.settings.holder, TERM).await {
-            Ok(()) => migrator.note(claim, &entries).await,
-            Err(error) => return Err(migrator_error(name)(error)),
+        let holder = &self.context.settings.holder;
+        migrator.lease(claim, holder, TERM).await.map_err(migrator_error(name))?;
+        let changed = async {
+            if let Some(index) = dropped {
+                migrator.drop_invalid_index(claim, index).await?;
+            }
+            migrator.note(claim, &entries).await
         };
+        let changed = changed.await;
         // Lapses by itself where this fails.
         let _ = migrator.unlease(claim).await;
-        noted.map_err(migrator_error(name))
-    }
-
-    async fn drop_index(&self, name: &str, decision: &Decision, index: &str) -> Result<(), EngineError> {
-        let (_, entry) = self.target(name)?;
-        let claim = Claim {
-            run: act_id(decision),
-            fence: 1,
-        };
-        let target = entry.target.as_ref();
-        target.claim(claim).await.map_err(EngineError::target(name))?;
-        let migrator = target.migrator();
-        let dropped = match migrator.lease(claim, &self.context.settings.holder, TERM).await {
-            Ok(()) => migrator.drop_invalid_index(claim, index).await,
-            Err(error) => Err(error),
-        };
-        dropped.map_err(migrator_error(name))
+        changed.map_err(migrator_error(name))
     }
 }
 
@@ -318,11 +298,12 @@ fn row(migration: &Migration, state: LedgerState, caller: &Caller, run: RunId) -
         by: caller.principal.clone(),
         run,
         backup: None,
+        script_sha256: migration.up.digest(),
     }
 }
 
 /// The script and the position of the statement at which a migration stopped.
-fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a Script, usize)> {
+fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a Script, u32)> {
     let migration = migration?;
     let Standing::Stopped(direction) = item.standing else {
         return None;
@@ -331,21 +312,48 @@ fn stopped_at<'a>(item: &Item, migration: Option<&'a Migration>) -> Option<(&'a 
         Direction::Up => &migration.up,
         Direction::Down => migration.down.as_ref()?,
     };
-    Some((script, usize::try_from(item.entry.as_ref()?.statements_done).ok()?))
+    Some((script, item.entry.as_ref()?.statements_done))
 }
 
-fn proposals(item: &Item, has_file: bool, problems: &[&Problem], index: Option<&(String, IndexState)>) -> Vec<RepairProposal> {
+fn proposals(
+    item: &Item,
+    migration: Option<&Migration>,
+    problems: &[&Problem],
+    index: Option<&(String, IndexState)>,
+) -> Vec<RepairProposal> {
     let mut proposals = Vec::new();
     let mut propose = |action, effect: String| proposals.push(RepairProposal { action, effect });
-    if !has_file {
-        return proposals;
-    }
+    let Some(migration) = migration else { return proposals };
     if let (Standing::Stopped(direction), Some(entry)) = (item.standing, &item.entry) {
         let next = entry.statements_done + 1;
         let command = match direction {
             Direction::Up => "apply",
             Direction::Down => "rollback",
         };
+        let script = match direction {
+            Direction::Up => Some(&migration.up),
+            Direction::Down => migration.down.as_ref(),
+        };
+        if script.is_none_or(|script| script.digest() != entry.script_sha256) {
+            let done = usize::try_from(entry.statements_done).unwrap_or(usize::MAX);
+            if !entry.in_doubt && script.is_some_and(|script| script.is_boundary(done) && done <= script.statement_count()) {
+                propose(
+                    RepairAction::AcceptChecksum,
+                    format!(
+                        "the first {done} statements of the script as it is now count as those that took effect, and the next {command} goes on after them"
+                    ),
+                );
+            }
+            propose(
+                RepairAction::MarkApplied,
+                "all of it counts as in effect; right where the rest was done by hand".to_owned(),
+            );
+            propose(
+                RepairAction::MarkPending,
+                "none of it counts as in effect; right where what took effect was taken back by hand".to_owned(),
+            );
+            return proposals;
+        }
         if matches!(index, Some((_, IndexState::Invalid))) {
             propose(
                 RepairAction::DropInvalidIndex,
@@ -426,11 +434,27 @@ fn repaired(item: &Item, migration: &Migration, action: RepairAction, caller: &C
                 ..same
             }
         }
-        RepairAction::MarkApplied => row(migration, LedgerState::Baselined, caller, run),
-        RepairAction::MarkPending => row(migration, LedgerState::RolledBack, caller, run),
-        RepairAction::AcceptChecksum => LedgerEntry {
-            sha256: migration.up.sha256.clone(),
-            ..same
+        RepairAction::MarkApplied => LedgerEntry {
+            backup: same.backup,
+            ..row(migration, LedgerState::Baselined, caller, run)
         },
+        RepairAction::MarkPending => LedgerEntry {
+            backup: same.backup,
+            ..row(migration, LedgerState::RolledBack, caller, run)
+        },
+        RepairAction::AcceptChecksum => {
+            let script = match same.state {
+                LedgerState::Reverting => migration.down.as_ref(),
+                _ => Some(&migration.up),
+            };
+            let count = script.map_or(0, |script| u32::try_from(script.statement_count()).unwrap_or(u32::MAX));
+            LedgerEntry {
+                sha256: migration.up.sha256.clone(),
+                script_sha256: script.map(Script::digest).unwrap_or_default(),
+                statements: count,
+                problem: String::new(),
+                ..same
+            }
+        }
     }
 }

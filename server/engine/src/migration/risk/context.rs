@@ -11,9 +11,7 @@ pub(super) enum Size {
     New,
     /// It has no rows.
     Empty,
-    /// It is not there yet: a migration before this one makes it.
-    Absent,
-    /// Fewer than [`Context::SMALL_ROWS`].
+    /// Fewer than [`Context::SMALL_ROWS`], or it does not exist yet.
     Small,
     /// Fewer than [`Context::LARGE_ROWS`].
     Medium,
@@ -31,8 +29,16 @@ pub(super) struct Key {
     pub(super) parent: Name,
     /// Where the script declared it with a name.
     pub(super) constraint: Option<String>,
-    /// The child's name when it was declared.
-    pub(super) declared_as: Name,
+}
+
+impl Key {
+    /// Whether it is the constraint of this name. Where its name is not known, it is taken to be the one that PostgreSQL gives.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        match &self.constraint {
+            Some(constraint) => constraint == name,
+            None => name == format!("{}_{}_fkey", self.child.bare(), self.columns.join("_")),
+        }
+    }
 }
 
 /// A check that a column is not null, declared by the script.
@@ -51,6 +57,7 @@ pub(super) struct Context {
     measures: Vec<(Name, Option<u64>)>,
     indexes: Vec<(Name, Vec<String>)>,
     pub(super) keys: Vec<Key>,
+    columns: Vec<(Name, String, String)>,
     created: Vec<Name>,
     filled: Vec<Name>,
     /// Indexes that the script created, each with its table.
@@ -87,8 +94,12 @@ impl Context {
                     columns: lowered(columns, engine),
                     parent: name(parent),
                     constraint: None,
-                    declared_as: name(child),
                 })
+                .collect(),
+            columns: known
+                .columns
+                .iter()
+                .map(|(table, column, kind)| (name(table), column.clone(), kind.clone()))
                 .collect(),
             created: Vec::new(),
             filled: Vec::new(),
@@ -105,7 +116,8 @@ impl Context {
         let exact = self.measures.iter().find(|(name, _)| name == table);
         match exact.or_else(|| self.measures.iter().find(|(name, _)| name.may_be(table))) {
             None => Size::Unknown,
-            Some((_, None)) => Size::Absent,
+            // A table that is not there yet is made by a migration that is applied before this one.
+            Some((_, None)) => Size::Small,
             Some((_, Some(0))) if self.filled.iter().any(|name| name.same(table)) => Size::Small,
             Some((_, Some(0))) => Size::Empty,
             Some((_, Some(rows))) if *rows < Self::SMALL_ROWS => Size::Small,
@@ -153,6 +165,21 @@ impl Context {
             .filter(move |key| key.child.may_be(table) && !key.parent.may_be(table))
     }
 
+    /// The type of a column, where it is known.
+    pub(super) fn column_type(&self, table: &Name, column: &str) -> Option<&str> {
+        let found = self
+            .columns
+            .iter()
+            .find(|(name, known, _)| name.may_be(table) && known == column);
+        found.map(|(_, _, kind)| kind.as_str())
+    }
+
+    /// The columns of a table, as far as they are known.
+    pub(super) fn columns_of(&self, table: &Name) -> Vec<&str> {
+        let of = self.columns.iter().filter(|(name, _, _)| name.may_be(table));
+        of.map(|(_, column, _)| column.as_str()).collect()
+    }
+
     /// The table of an index that the script created.
     pub(super) fn table_of_index(&self, index: &Name) -> Option<&Name> {
         self.named_indexes
@@ -168,12 +195,20 @@ impl Context {
             .any(|check| check.valid && check.table.same(table) && check.column == column)
     }
 
+    /// Notes only which tables a statement creates: what it knows of itself.
+    pub(super) fn learn_creations(&mut self, facts: &[Fact]) {
+        self.created.extend(facts.iter().filter_map(|fact| match fact {
+            Fact::Creates(table) => Some(table.clone()),
+            _ => None,
+        }));
+    }
+
     /// Notes what a statement did.
     pub(super) fn learn(&mut self, facts: &[Fact]) {
         for fact in facts {
             match fact {
                 Fact::Creates(table) => self.created.push(table.clone()),
-                Fact::Fills(table) if !self.filled.contains(table) => self.filled.push(table.clone()),
+                Fact::Fills(table) => self.filled.push(table.clone()),
                 Fact::Indexes {
                     index, table, columns, ..
                 } => {
@@ -192,7 +227,6 @@ impl Context {
                     columns: columns.clone(),
                     parent: parent.clone(),
                     constraint: constraint.clone(),
-                    declared_as: child.clone(),
                 }),
                 Fact::Renames { from, to } => self.rename(from, to),
                 Fact::NotNullCheck {
@@ -240,9 +274,7 @@ impl Context {
                 name.clone_from(to);
             }
         }
-        // Indexes and the references of other tables follow.
-        let keys = self.keys.iter_mut().flat_map(|key| [&mut key.child, &mut key.parent]);
-        for table in keys.chain(self.named_indexes.iter_mut().map(|(_, table)| table)) {
+        for (_, table) in &mut self.named_indexes {
             if table.same(from) {
                 table.clone_from(to);
             }

@@ -25,10 +25,6 @@ pub fn estimate_ms(impact: &Impact, known: &Known, engine: EngineKind) -> Option
     if impact.work == Work::Catalog {
         return Some(total);
     }
-    // `VACUUM` names no table and works through all of them; an `INSERT` of values works through none.
-    if impact.tables.is_empty() && impact.work != Work::Rows {
-        return None;
-    }
     for table in &impact.tables {
         let measure = measure_of(table, known, engine)?;
         // A table that is not there yet has no rows that count.

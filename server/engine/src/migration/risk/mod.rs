@@ -1,14 +1,11 @@
-//! What each statement of a script will do, by reading it: locks, work, what is lost, and how risky that is on this target.
+//! What the statements of a script will do and how risky that is, found by reading them: locks, work, loss of data, reasons. Pure;
+//! called by whoever plans, and never by whoever executes. It does not know which locks were really taken: [`crate::run`] looks.
 //!
 //! ```text
-//! statement -> token -> postgres | sqlite (both with rows, column) -> Reading { locks, work, facts }
-//! Reading + Context (sizes, keys, what the script did before) -> rules, squawk -> Impact
+//! Statement -> token -> postgres | sqlite (a Reading of facts) -> rules (own) + squawk (PostgreSQL) -> Impact -> estimate
+//!                                   ^ context: the target's sizes, and what earlier statements of the script did
 //! ```
-//!
-//! Two sources of judgement: `rules` knows how large a table is and what the script made itself; `squawk` adds what other
-//! clients of a PostgreSQL database notice, which needs neither.
 
-mod column;
 mod context;
 mod estimate;
 mod postgres;
@@ -17,120 +14,129 @@ mod rows;
 mod rules;
 mod sqlite;
 mod squawk;
+#[cfg(test)]
+mod tests;
 mod token;
 
-pub use estimate::estimate_ms;
+use std::cmp::Reverse;
 
-use self::{context::Context, reading::Reading, rules::Held, token::Name};
-use crate::model::{EngineKind, Impact, Risk, RiskReason, Script, TableLock, TableMeasure};
+pub use self::estimate::estimate_ms;
+use self::{
+    context::Context,
+    reading::{Fact, Reading},
+    rules::Judge,
+    token::{Name, tokens_of},
+};
+use crate::model::{EngineKind, Impact, Risk, Script, TableLock, TableMeasure};
 
-/// What of the target matters for judging a script. Whatever is missing counts as large, and as not indexed.
-#[derive(Debug, Clone, Default)]
+/// What the planner knows about the target. Everything may be empty; what is not known is taken for dangerous.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
-    /// How large its tables are, with names as [`tables_of`] returns them.
+    /// Sizes of the tables that [`tables_of`] named.
     pub tables: Vec<TableMeasure>,
-    /// Its indexes and primary keys: table, columns.
+    /// Existing indexes: table, and leading columns. An index of only some rows does not belong here.
     pub indexes: Vec<(String, Vec<String>)>,
-    /// Its foreign keys: child, columns of the child, parent.
+    /// Existing foreign keys: child table, child columns, parent table.
     pub foreign_keys: Vec<(String, Vec<String>, String)>,
+    /// Columns: table, column, type. They tell a harmless change of a type from a rewrite, and what a rebuild leaves behind.
+    pub columns: Vec<(String, String, String)>,
 }
 
-/// Every table that a script names, once, in the order of their appearance and spelled so that the database reads the same name.
+/// Every table that a script names, in the order of their first mention, spelled so that the database can look it up: PostgreSQL's
+/// names are quoted where they have to be (`to_regclass` takes them), SQLite's are bare. Tables that the script creates are among
+/// them, because one of that name may exist already.
 #[must_use]
 pub fn tables_of(script: &Script, engine: EngineKind) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    walk(script, engine, &Known::default(), |reading, _| {
-        let named = reading
-            .named
-            .iter()
-            .map(Name::to_string)
-            .filter(|name| name != sqlite::DATABASE);
-        for name in named {
-            if !names.contains(&name) {
-                names.push(name);
+    let known = Known::default();
+    let mut tables: Vec<String> = Vec::new();
+    for (reading, _) in readings(script, engine, &known) {
+        let locked = reading.locks.into_iter().map(|(table, _)| table);
+        let named = reading.facts.iter().filter_map(Fact::table).cloned();
+        for table in locked.chain(reading.tables).chain(named) {
+            let table = table.to_string();
+            if table != rules::DATABASE && !tables.contains(&table) {
+                tables.push(table);
             }
         }
-    });
-    names
+    }
+    tables
 }
 
-/// What each statement of a script will do, in their order.
+/// What each statement of a script will do, in order. A statement that cannot be read is judged as such; nothing fails.
 #[must_use]
 pub fn assess(script: &Script, engine: EngineKind, known: &Known) -> Vec<Impact> {
-    // What comes later matters too, so that the script is read twice rather than kept with all that was known at each statement.
-    let after = walk(script, engine, known, |_, _| {});
-    let places = script.groups.iter().enumerate();
-    let mut places =
-        places.flat_map(|(group, held)| held.statements.iter().map(move |statement| (group, held.atomic, statement)));
-    let mut held = (0, Held::default());
-    let mut impacts = Vec::with_capacity(script.statement_count());
-    walk(script, engine, known, |reading, before| {
-        let Some((group, atomic, statement)) = places.next() else {
-            return;
-        };
-        if group != held.0 {
-            held = (group, Held::default());
+    let findings = match engine {
+        EngineKind::Postgres => squawk::findings(script),
+        EngineKind::Sqlite => Vec::new(),
+    };
+    let readings = readings(script, engine, known);
+    let atomic = script.groups.iter().enumerate();
+    let groups = atomic.flat_map(|(number, group)| group.statements.iter().map(move |_| (number, group.atomic)));
+    // An index may be created after the foreign key that needs it.
+    let mut finally = Context::new(known, engine);
+    for (reading, _) in &readings {
+        finally.learn(&reading.facts);
+    }
+    let mut judge = Judge::new(finally, script.foreign_keys_off);
+    let mut impacts = Vec::with_capacity(readings.len());
+    for (at, ((reading, context), (group, atomic))) in readings.into_iter().zip(groups).enumerate() {
+        let mut reasons = judge.judge(&reading, &context, group, atomic);
+        for finding in findings.iter().filter(|finding| finding.statement == at) {
+            squawk::add(finding, &reading, &context, &mut reasons);
         }
-        let mut reasons = rules::judge(reading, before, &after, script.foreign_keys_off);
-        if atomic {
-            reasons.extend(held.1.judge(reading, before));
-        }
-        if engine == EngineKind::Postgres {
-            reasons.extend(squawk::lint(&statement.sql, reading, before));
-        }
-        // The worst comes first; those that are alike stay as they are.
-        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.risk));
-        impacts.push(impact(reading, before, reasons));
-    });
+        reasons.sort_by_key(|reason| Reverse(reason.risk));
+        impacts.push(impact_of(reading, reasons));
+    }
     impacts
 }
 
-fn impact(reading: &Reading, before: &Context, reasons: Vec<RiskReason>) -> Impact {
-    let locks = reading.locks.iter().map(|(table, mode)| TableLock {
-        table: table.to_string(),
-        mode: *mode,
-    });
-    let tables = reading.tables.iter().map(Name::to_string);
-    Impact {
-        kind: reading.kind.clone(),
-        locks: locks.collect(),
-        work: reading.work,
-        tables: tables.filter(|name| name != sqlite::DATABASE).collect(),
-        changes_rows: reading.changes_rows,
-        loses_data: rules::loses_data(reading, before),
-        reasons,
-    }
-}
-
-/// The largest risk among the reasons.
+/// The highest risk of any reason; low where there is none.
 #[must_use]
 pub fn overall(impacts: &[Impact]) -> Risk {
     let reasons = impacts.iter().flat_map(|impact| &impact.reasons);
     reasons.map(|reason| reason.risk).max().unwrap_or(Risk::Low)
 }
 
-/// Reads every statement and shows each with what is known before it; returns what is known in the end.
-fn walk(script: &Script, engine: EngineKind, known: &Known, mut visit: impl FnMut(&Reading, &Context)) -> Context {
-    let tokens: Vec<_> = script
+/// Each statement, read, with what was known at it and of what it creates itself.
+fn readings(script: &Script, engine: EngineKind, known: &Known) -> Vec<(Reading, Context)> {
+    let mut context = Context::new(known, engine);
+    let statements: Vec<_> = script
         .statements()
-        .map(|statement| token::tokens_of(&statement.sql, engine))
+        .map(|statement| tokens_of(&statement.sql, engine))
         .collect();
     let rebuilds = match engine {
-        EngineKind::Sqlite => sqlite::rebuilds(&tokens),
         EngineKind::Postgres => Vec::new(),
+        EngineKind::Sqlite => sqlite::rebuilds(&statements),
     };
-    let mut context = Context::new(known, engine);
-    for (at, tokens) in tokens.iter().enumerate() {
-        let mut reading = match engine {
+    let mut readings = Vec::with_capacity(statements.len());
+    for (at, tokens) in statements.iter().enumerate() {
+        let reading = match engine {
             EngineKind::Postgres => postgres::read(tokens, &context),
-            EngineKind::Sqlite => sqlite::read(tokens, &context, rebuilds.iter().find(|rebuild| rebuild.concerns(at)), at),
+            EngineKind::Sqlite => sqlite::read(tokens, at, &rebuilds, &context),
         };
-        reading.name_facts();
-        visit(&reading, &context);
+        let mut at_statement = context.clone();
+        at_statement.learn_creations(&reading.facts);
         context.learn(&reading.facts);
+        readings.push((reading, at_statement));
     }
-    context
+    readings
 }
 
-#[cfg(test)]
-mod tests;
+fn impact_of(reading: Reading, reasons: Vec<crate::model::RiskReason>) -> Impact {
+    Impact {
+        kind: reading.kind,
+        locks: reading
+            .locks
+            .into_iter()
+            .map(|(table, mode)| TableLock {
+                table: table.to_string(),
+                mode,
+            })
+            .collect(),
+        work: reading.work,
+        tables: reading.tables.iter().map(Name::to_string).collect(),
+        changes_rows: reading.changes_rows,
+        loses_data: reading.loses_data,
+        reasons,
+    }
+}

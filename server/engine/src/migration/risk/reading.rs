@@ -4,7 +4,7 @@
 use super::token::Name;
 use crate::model::{LockMode, Work};
 
-/// A column's definition or change that makes a database work through a table.
+/// Something that a statement does or is, and that rules or later statements care about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fact {
     /// The statement cannot be judged by reading it; the text says why.
@@ -30,13 +30,6 @@ pub(super) enum Fact {
         from: Name,
         /// Name after.
         to: Name,
-    },
-    /// A column gets another name.
-    RenamesColumn {
-        /// Table.
-        table: Name,
-        /// Column.
-        column: String,
     },
     /// Rows come into a table.
     Fills(Name),
@@ -86,6 +79,8 @@ pub(super) enum Fact {
         column: String,
         /// The new type.
         to: String,
+        /// Whether the table is written anew for it.
+        rewrites: bool,
     },
     /// A column gets a default that is computed for each row.
     VolatileDefault {
@@ -103,12 +98,10 @@ pub(super) enum Fact {
         /// Column.
         column: String,
     },
-    /// The statement fails.
+    /// Adding the column fails, in words, where the table has rows.
     Impossible {
         /// Table.
         table: Name,
-        /// Whether it fails even where the table is empty.
-        always: bool,
         /// Why.
         why: String,
     },
@@ -147,6 +140,35 @@ pub(super) enum Fact {
     Replaces(Name),
 }
 
+impl Fact {
+    /// The table that it is about, as the script names it.
+    pub(super) fn table(&self) -> Option<&Name> {
+        match self {
+            Self::Creates(table)
+            | Self::Fills(table)
+            | Self::UpdatesAll(table)
+            | Self::DeletesAll(table)
+            | Self::DeletesSome(table)
+            | Self::LocksExplicitly(table)
+            | Self::Replaces(table)
+            | Self::Indexes { table, .. }
+            | Self::Renames { from: table, .. }
+            | Self::ForeignKey { parent: table, .. }
+            | Self::Rewrites { table, .. }
+            | Self::Scans { table, .. }
+            | Self::ChangesType { table, .. }
+            | Self::VolatileDefault { table, .. }
+            | Self::RequiredColumn { table, .. }
+            | Self::Impossible { table, .. }
+            | Self::NotNullCheck { table, .. }
+            | Self::Validates { table, .. }
+            | Self::DropsRebuilt { table, .. } => Some(table),
+            Self::Loses { table, .. } => table.as_ref(),
+            Self::Opaque(_) | Self::NoTransaction | Self::WritesCatalog => None,
+        }
+    }
+}
+
 /// A statement, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reading {
@@ -155,9 +177,8 @@ pub(super) struct Reading {
     pub(super) work: Work,
     /// Tables whose size decides how long it takes.
     pub(super) tables: Vec<Name>,
-    /// Every table that it names.
-    pub(super) named: Vec<Name>,
     pub(super) changes_rows: bool,
+    pub(super) loses_data: bool,
     pub(super) facts: Vec<Fact>,
 }
 
@@ -169,8 +190,8 @@ impl Reading {
             locks: Vec::new(),
             work: Work::Catalog,
             tables: Vec::new(),
-            named: Vec::new(),
             changes_rows: false,
+            loses_data: false,
             facts: Vec::new(),
         }
     }
@@ -182,16 +203,8 @@ impl Reading {
         reading
     }
 
-    /// Adds that a table is named.
-    pub(super) fn name(&mut self, table: &Name) {
-        if !self.named.contains(table) {
-            self.named.push(table.clone());
-        }
-    }
-
     /// Adds a lock; of two locks on a table the stronger one stays.
     pub(super) fn lock(&mut self, table: &Name, mode: LockMode) {
-        self.name(table);
         match self.locks.iter_mut().find(|(name, _)| name == table) {
             Some((_, held)) => *held = (*held).max(mode),
             None => self.locks.push((table.clone(), mode)),
@@ -200,7 +213,6 @@ impl Reading {
 
     /// Adds work; the heaviest decides which tables count.
     pub(super) fn work(&mut self, work: Work, table: &Name) {
-        self.name(table);
         self.work = self.work.max(work);
         if !self.tables.contains(table) {
             self.tables.push(table.clone());
@@ -214,6 +226,7 @@ impl Reading {
 
     /// Adds that data goes.
     pub(super) fn loses(&mut self, what: impl Into<String>, table: Option<&Name>) {
+        self.loses_data = true;
         self.facts.push(Fact::Loses {
             what: what.into(),
             table: table.cloned(),
@@ -238,25 +251,6 @@ impl Reading {
         });
     }
 
-    /// Adds that the tables of its facts are named.
-    pub(super) fn name_facts(&mut self) {
-        for fact in self.facts.clone() {
-            match fact {
-                Fact::Creates(table)
-                | Fact::Fills(table)
-                | Fact::Replaces(table)
-                | Fact::Indexes { table, .. }
-                | Fact::DropsRebuilt { table, .. }
-                | Fact::Renames { from: table, .. } => self.name(&table),
-                Fact::ForeignKey { child, parent, .. } => {
-                    self.name(&child);
-                    self.name(&parent);
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Takes over what another reading found, except its kind: a statement within a statement.
     pub(super) fn absorb(&mut self, other: Self) {
         for (table, mode) in other.locks {
@@ -267,9 +261,7 @@ impl Reading {
         }
         self.work = self.work.max(other.work);
         self.changes_rows |= other.changes_rows;
-        for table in &other.named {
-            self.name(table);
-        }
+        self.loses_data |= other.loses_data;
         self.facts.extend(other.facts);
     }
 }

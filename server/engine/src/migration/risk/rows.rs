@@ -4,7 +4,7 @@
 use super::{
     context::Context,
     reading::{Fact, Reading},
-    token::{Cursor, Name, Token, TokenKind},
+    token::{Cursor, Name, Token, TokenKind, compared},
 };
 use crate::model::{EngineKind, LockMode, Work};
 
@@ -175,7 +175,14 @@ fn update(mut cursor: Cursor<'_>, context: &Context, reading: &mut Reading) -> O
     reading.changes_rows = true;
     reading.work(Work::Rows, &table);
     reading.lock(&table, LockMode::RowExclusive);
-    for key in context.keys_of(&table) {
+    // Only a reference that is changed is looked up.
+    let sets = |column: &String| {
+        cursor
+            .rest()
+            .iter()
+            .any(|token| token.is_name() && compared(token, cursor.engine()) == *column)
+    };
+    for key in context.keys_of(&table).filter(|key| key.columns.iter().any(sets)) {
         reading.lock(&key.parent, LockMode::RowShare);
     }
     if is_unbounded(&cursor) {
@@ -189,6 +196,7 @@ fn delete(mut cursor: Cursor<'_>, context: &Context, reading: &mut Reading) -> O
     cursor.eat("ONLY");
     let table = cursor.name()?;
     reading.changes_rows = true;
+    reading.loses_data = true;
     reading.work(Work::Rows, &table);
     reading.lock(&table, LockMode::RowExclusive);
     for key in context.keys_to(&table) {
@@ -226,6 +234,7 @@ fn merge(mut cursor: Cursor<'_>, context: &Context, reading: &mut Reading) -> Op
         }
     }
     if cursor.has("THEN DELETE") {
+        reading.loses_data = true;
         reading.fact(Fact::DeletesSome(table.clone()));
     }
     reading.fact(Fact::Fills(table));
@@ -347,10 +356,6 @@ fn inner_changes(tokens: &[Token], context: &Context, reading: &mut Reading) {
         }
         let mut cursor = Cursor::new(&tokens[at..], context.engine);
         if let Some(inner) = cursor.parens().and_then(|inside| read(inside, context)) {
-            // Whoever looks for statements that delete has to find this one.
-            if inner.kind == "DELETE" {
-                reading.kind.clone_from(&inner.kind);
-            }
             reading.absorb(inner);
         }
     }

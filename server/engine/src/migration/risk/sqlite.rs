@@ -1,344 +1,318 @@
-//! Reads SQLite's statements. Whatever writes takes the write lock of the whole database, which is [`DATABASE`] here; what only reads
-//! takes none that anybody notices.
-//!
-//! SQLite changes most of a table by rebuilding it: the copy is made under another name and takes the old table's place. No single
-//! statement of these tells, so that [`rebuilds`] looks for them before any is read.
+//! Reads SQLite's statements. Every write takes the one write lock of the whole database, so that only the work and what is lost
+//! differ. What `ALTER TABLE` cannot do is done by a rebuild, which is recognised over several statements.
 
 use super::{
-    column::{self, ConstraintKind, Definition},
     context::Context,
     reading::{Fact, Reading},
     rows,
+    rules::DATABASE,
     token::{Cursor, Name, Token, TokenKind},
 };
 use crate::model::{EngineKind, LockMode, Work};
 
-/// Stands for the whole database among the names of tables.
-pub(super) const DATABASE: &str = "*";
-
-/// A table that a script rebuilds.
+/// A table that is replaced by a copy of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rebuild {
-    /// Position of the statement that copies the rows.
-    copies: usize,
-    /// Position of the statement that drops the old table.
-    drops: usize,
-    /// The table by the name that it has before and after.
+    /// The table as everybody names it, before and after.
     table: Name,
-    /// Whether the old table was renamed, instead of the new one in the end.
+    /// Position of the statement that copies the rows, and where it reads them.
+    copy: usize,
+    source: Name,
+    /// Position of the statement that drops the old one.
+    drop: usize,
+    /// Whether the old table was renamed away, rather than the new one renamed into its place.
     renamed_first: bool,
-    /// Whether every row is copied.
-    whole: bool,
 }
 
-impl Rebuild {
-    /// Whether a statement is one of it that means something else than it would alone.
-    pub(super) fn concerns(&self, at: usize) -> bool {
-        at == self.copies || at == self.drops
-    }
+/// What matters of a statement for a rebuild.
+enum Step {
+    Create(Name),
+    Copy { from: Name, to: Name },
+    Drop(Name),
+    Rename { from: Name, to: Name },
+    Other,
 }
 
-/// What a statement does to a table, as far as a rebuild consists of it.
-#[derive(Debug)]
-enum Event {
-    Creates(Name),
-    Copies {
-        from: Vec<Name>,
-        to: Name,
-        whole: bool,
-        creates: bool,
-    },
-    Drops(Name),
-    Renames {
-        from: Name,
-        to: Name,
-    },
-}
-
-/// The tables that a script rebuilds.
+/// Finds the tables that a script rebuilds.
 pub(super) fn rebuilds(statements: &[Vec<Token>]) -> Vec<Rebuild> {
-    let numbered = statements.iter().enumerate();
-    let events: Vec<(usize, Event)> = numbered.filter_map(|(at, tokens)| Some((at, event(tokens)?))).collect();
-    let dropped = events.iter().filter_map(|(at, event)| match event {
-        Event::Drops(table) => Some((*at, table)),
-        _ => None,
-    });
-    dropped.filter_map(|(at, table)| rebuild(&events, at, table)).collect()
-}
-
-fn rebuild(events: &[(usize, Event)], drops: usize, dropped: &Name) -> Option<Rebuild> {
-    let before = events.iter().take_while(|(at, _)| *at < drops);
-    let (copies, to, whole) = before.clone().find_map(|(at, event)| match event {
-        Event::Copies { from, to, whole, .. } if from.iter().any(|name| name.same(dropped)) => Some((*at, to, *whole)),
-        _ => None,
-    })?;
-    let created = before.clone().filter(|(at, _)| *at <= copies).any(|(_, event)| match event {
-        Event::Creates(table) => table.same(to),
-        Event::Copies { to: table, creates, .. } => *creates && table.same(to),
-        _ => false,
-    });
-    let renamed = |from: &Name, to: &Name, after: bool| {
-        events.iter().any(|(at, event)| match event {
-            Event::Renames { from: old, to: new } => (*at > drops) == after && old.same(from) && new.same(to),
-            _ => false,
-        })
-    };
-    let new_takes_place = renamed(to, dropped, true);
-    let renamed_first = !new_takes_place && renamed(to, dropped, false);
-    (created && (new_takes_place || renamed_first)).then(|| Rebuild {
-        copies,
-        drops,
-        table: if renamed_first { to.clone() } else { dropped.clone() },
-        renamed_first,
-        whole,
-    })
-}
-
-fn event(tokens: &[Token]) -> Option<Event> {
-    let mut cursor = Cursor::new(tokens, EngineKind::Sqlite);
-    if cursor.eat("CREATE TABLE") {
-        cursor.skip_if_exists();
-        let to = cursor.name()?;
-        return Some(if cursor.at("AS") {
-            copying(&cursor, to, true)
-        } else {
-            Event::Creates(to)
-        });
-    }
-    if cursor.eat("DROP TABLE") {
-        cursor.skip_if_exists();
-        return cursor.name().map(Event::Drops);
-    }
-    if cursor.eat("ALTER TABLE") {
-        let from = cursor.name()?;
-        if !cursor.eat("RENAME TO") {
-            return None;
+    let steps: Vec<Step> = statements.iter().map(|tokens| step_of(tokens)).collect();
+    let mut found = Vec::new();
+    for (copy, step) in steps.iter().enumerate() {
+        let Step::Copy { from: source, to } = step else { continue };
+        let (before, after) = (&steps[..copy], &steps[copy + 1..]);
+        let created = before
+            .iter()
+            .any(|step| matches!(step, Step::Create(table) if table.same(to)));
+        let dropped = after
+            .iter()
+            .position(|step| matches!(step, Step::Drop(table) if table.same(source)));
+        let (true, Some(dropped)) = (created, dropped) else { continue };
+        let drop = copy + 1 + dropped;
+        let renamed_after = steps[drop + 1..]
+            .iter()
+            .any(|step| matches!(step, Step::Rename { from, to: name } if from.same(to) && name.same(source)));
+        let renamed_first = before
+            .iter()
+            .any(|step| matches!(step, Step::Rename { from, to: name } if from.same(to) && name.same(source)));
+        if renamed_after || renamed_first {
+            let table = if renamed_after { source.clone() } else { to.clone() };
+            found.push(Rebuild {
+                table,
+                copy,
+                source: source.clone(),
+                drop,
+                renamed_first,
+            });
         }
-        let to = cursor.name()?.beside(&from);
-        return Some(Event::Renames { from, to });
     }
-    if cursor.eat("INSERT") || cursor.eat("REPLACE") {
+    found
+}
+
+fn step_of(tokens: &[Token]) -> Step {
+    let mut cursor = Cursor::new(tokens, EngineKind::Sqlite);
+    let step = if cursor.eat("CREATE TABLE") || cursor.eat("CREATE TEMP TABLE") || cursor.eat("CREATE TEMPORARY TABLE") {
+        cursor.skip_if_exists();
+        cursor.name().map(Step::Create)
+    } else if cursor.eat("INSERT") || cursor.eat("REPLACE") {
         if cursor.eat("OR") {
             cursor.skip(1);
         }
         cursor.eat("INTO");
-        let to = cursor.name()?;
-        return Some(copying(&cursor, to, false));
-    }
-    None
+        let to = cursor.name();
+        let from = rows::sources(cursor.rest(), EngineKind::Sqlite, &[]).into_iter().next();
+        from.zip(to).map(|(from, to)| Step::Copy { from, to })
+    } else if cursor.eat("DROP TABLE") {
+        cursor.skip_if_exists();
+        cursor.name().map(Step::Drop)
+    } else if cursor.eat("ALTER TABLE") {
+        let from = cursor.name();
+        let to = if cursor.eat("RENAME TO") { cursor.name() } else { None };
+        from.zip(to).map(|(from, to)| Step::Rename {
+            to: to.beside(&from),
+            from,
+        })
+    } else {
+        None
+    };
+    step.unwrap_or(Step::Other)
 }
 
-fn copying(cursor: &Cursor<'_>, to: Name, creates: bool) -> Event {
-    let from = rows::sources(cursor.rest(), EngineKind::Sqlite, &[]);
-    let whole = !["WHERE", "LIMIT", "DISTINCT", "JOIN", "GROUP BY", "EXCEPT", "INTERSECT"]
-        .iter()
-        .any(|words| cursor.has(words));
-    Event::Copies {
-        from,
-        to,
-        whole,
-        creates,
-    }
-}
-
-/// Reads one statement; `rebuild` is what it is a part of.
-pub(super) fn read(tokens: &[Token], context: &Context, rebuild: Option<&Rebuild>, at: usize) -> Reading {
+/// Reads the statement at a position of the script.
+pub(super) fn read(tokens: &[Token], at: usize, rebuilds: &[Rebuild], context: &Context) -> Reading {
     let cursor = Cursor::new(tokens, EngineKind::Sqlite);
     let mut reading = match rows::read(cursor, context) {
-        Some(reading) => of_rows(reading),
-        None => statement(cursor, context)
-            .unwrap_or_else(|| writing(Reading::opaque(kind_of(tokens), "the statement is not known here"))),
+        Some(reading) => reading,
+        None => statement(cursor).unwrap_or_else(|| opaque(tokens)),
     };
-    match rebuild {
-        Some(rebuild) if rebuild.copies == at => {
-            let from = if rebuild.renamed_first {
-                reading.tables.first().cloned()
-            } else {
-                Some(rebuild.table.clone())
-            };
-            if let Some(from) = from {
-                reading.rewrite(&from, "its rows are copied to a new table that takes its place");
-            }
+    let named = std::mem::take(&mut reading.locks);
+    let writes = reading.changes_rows
+        || !matches!(
+            reading.kind.as_str(),
+            "SELECT" | "VALUES" | "PRAGMA" | "EXPLAIN" | "ATTACH" | "DETACH" | "SAVEPOINT" | "RELEASE"
+        );
+    let is_opaque = reading.facts.iter().any(|fact| matches!(fact, Fact::Opaque(_)));
+    if (writes && !is_opaque) || named.iter().any(|(name, _)| name.to_string() == DATABASE) {
+        reading.lock(&Name::whole_database(), LockMode::AccessExclusive);
+    }
+    for rebuild in rebuilds {
+        if rebuild.copy == at {
+            copy_of_rebuild(tokens, rebuild, context, &mut reading);
         }
-        Some(rebuild) => {
-            reading.facts.clear();
-            let table = reading.named.iter().find(|name| name.to_string() != DATABASE).cloned();
-            if !rebuild.whole {
-                reading.loses(format!("what was not copied of {}", rebuild.table), table.as_ref());
-            }
-            let table = table.unwrap_or_else(|| rebuild.table.clone());
+        if rebuild.drop == at {
+            reading.loses_data = false;
+            reading.facts.retain(|fact| !matches!(fact, Fact::Loses { .. }));
+            reading.work(Work::Rewrite, &rebuild.source);
             reading.fact(Fact::DropsRebuilt {
-                table,
+                table: rebuild.table.clone(),
                 renamed_first: rebuild.renamed_first,
             });
         }
-        None => {}
     }
     reading
 }
 
-fn kind_of(tokens: &[Token]) -> String {
-    let words: Vec<String> = tokens
+/// The copy of a rebuild: every row is written anew, and what is not copied is lost.
+fn copy_of_rebuild(tokens: &[Token], rebuild: &Rebuild, context: &Context, reading: &mut Reading) {
+    reading.work(Work::Rewrite, &rebuild.source);
+    let cursor = Cursor::new(tokens, EngineKind::Sqlite);
+    let Some(query) = cursor.after("SELECT") else { return };
+    if ["WHERE", "LIMIT", "DISTINCT", "GROUP BY", "JOIN"]
         .iter()
-        .take(2)
-        .take_while(|token| token.is_name())
-        .map(|token| token.text.to_uppercase())
+        .any(|words| query.has(words))
+        || cursor.has("OR IGNORE")
+    {
+        reading.loses(
+            format!("what the copy of {} leaves out", rebuild.table),
+            Some(&rebuild.source),
+        );
+    }
+    let mut list = query.split_commas();
+    let copies_all = list.first_mut().is_some_and(|first| {
+        first.eat_symbol("*") || (first.identifier().is_some() && first.eat_symbol(".") && first.eat_symbol("*"))
+    });
+    let mentioned = |column: &str| {
+        query
+            .rest()
+            .iter()
+            .any(|token| token.is_name() && token.text.eq_ignore_ascii_case(column))
+    };
+    let missing: Vec<&str> = context
+        .columns_of(&rebuild.table)
+        .into_iter()
+        .filter(|column| !copies_all && !mentioned(column))
         .collect();
-    words.join(" ")
-}
-
-/// With the write lock instead of the locks that it has.
-fn writing(mut reading: Reading) -> Reading {
-    let database = Name::parse(DATABASE, EngineKind::Sqlite);
-    reading.locks = vec![(database, LockMode::AccessExclusive)];
-    reading
-}
-
-fn of_rows(mut reading: Reading) -> Reading {
-    if !reading.changes_rows {
-        reading.locks.clear();
-        return reading;
+    if !missing.is_empty() {
+        reading.loses(
+            format!("column {} of {}, which is not copied,", missing.join(", "), rebuild.table),
+            Some(&rebuild.source),
+        );
     }
-    let written = reading.locks.iter().filter(|(_, mode)| *mode >= LockMode::RowExclusive);
-    let catalogs = ["sqlite_master", "sqlite_schema", "main.sqlite_master", "main.sqlite_schema"];
-    let writes_catalog = written
-        .clone()
-        .any(|(table, _)| catalogs.contains(&table.to_string().to_lowercase().as_str()));
-    if writes_catalog {
-        reading.fact(Fact::WritesCatalog);
-    }
-    writing(reading)
 }
 
-fn statement(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
+fn opaque(tokens: &[Token]) -> Reading {
+    let kind = tokens.first().map(|token| token.text.to_uppercase()).unwrap_or_default();
+    Reading::opaque(kind, "the statement is not known here")
+}
+
+fn statement(mut cursor: Cursor<'_>) -> Option<Reading> {
     let verb = cursor.peek()?.text.to_uppercase();
     cursor.skip(1);
-    Some(match verb.as_str() {
-        "CREATE" => create(cursor, context)?,
-        "ALTER" => writing(alter(cursor)?),
-        "DROP" => writing(drop(cursor)?),
-        "PRAGMA" => pragma(cursor)?,
-        "VACUUM" => vacuum(&cursor),
-        "REINDEX" => reindex(cursor),
-        "ANALYZE" => {
-            let mut reading = writing(Reading::new("ANALYZE"));
-            reading.work = Work::Scan;
-            if let Some(table) = cursor.name() {
-                reading.work(Work::Scan, &table);
+    match verb.as_str() {
+        "CREATE" => create(cursor),
+        "ALTER" => alter(cursor),
+        "DROP" => drop(cursor),
+        "PRAGMA" => pragma(cursor),
+        "VACUUM" => {
+            let mut reading = Reading::new("VACUUM");
+            if cursor.has("INTO") {
+                reading.work = Work::Scan;
+            } else {
+                reading.work(Work::Rewrite, &Name::whole_database());
+                reading.fact(Fact::Rewrites {
+                    table: Name::whole_database(),
+                    why: "VACUUM copies the whole database".to_owned(),
+                });
+                reading.fact(Fact::NoTransaction);
             }
-            reading
+            Some(reading)
         }
-        "EXPLAIN" | "ATTACH" | "DETACH" | "BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "SAVEPOINT" | "RELEASE" => Reading::new(verb),
-        _ => return None,
-    })
+        "REINDEX" => {
+            let mut reading = Reading::new("REINDEX");
+            reading.work(Work::Build, &cursor.name().unwrap_or_else(Name::whole_database));
+            Some(reading)
+        }
+        "ANALYZE" => {
+            let mut reading = Reading::new("ANALYZE");
+            reading.work(Work::Scan, &cursor.name().unwrap_or_else(Name::whole_database));
+            Some(reading)
+        }
+        "ATTACH" => Some(Reading::opaque("ATTACH", "another database file comes into play")),
+        "DETACH" | "EXPLAIN" | "SAVEPOINT" | "RELEASE" | "BEGIN" | "COMMIT" | "ROLLBACK" | "END" => Some(Reading::new(verb)),
+        _ => None,
+    }
 }
 
-fn create(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
-    let temporary = cursor.eat("TEMP") || cursor.eat("TEMPORARY");
-    let reading = if cursor.eat("TABLE") {
-        create_table(cursor, context)?
-    } else if cursor.at("INDEX") || cursor.at("UNIQUE INDEX") {
-        cursor.eat("UNIQUE");
-        cursor.skip(1);
-        create_index(cursor, context)?
-    } else if cursor.eat("VIRTUAL TABLE") {
-        cursor.skip_if_exists();
+fn create(mut cursor: Cursor<'_>) -> Option<Reading> {
+    if !cursor.eat("TEMP") {
+        cursor.eat("TEMPORARY");
+    }
+    if cursor.eat("TABLE") {
+        return create_table(cursor);
+    }
+    if cursor.eat("VIRTUAL TABLE") {
         let mut reading = Reading::new("CREATE VIRTUAL TABLE");
+        cursor.skip_if_exists();
         reading.fact(Fact::Creates(cursor.name()?));
-        reading
-    } else if cursor.eat("VIEW") {
-        Reading::new("CREATE VIEW")
-    } else if cursor.eat("TRIGGER") {
-        let mut reading = Reading::new("CREATE TRIGGER");
-        if let Some(table) = cursor.after("ON").and_then(|mut cursor| cursor.name()) {
-            reading.name(&table);
-        }
-        reading
-    } else {
-        return None;
-    };
-    // Temporary tables are in a database of their own.
-    if temporary {
-        let mut reading = reading;
-        reading.locks.clear();
         return Some(reading);
     }
-    Some(writing(reading))
+    if cursor.eat("INDEX") || cursor.eat("UNIQUE INDEX") {
+        let mut reading = Reading::new("CREATE INDEX");
+        cursor.skip_if_exists();
+        let index = cursor.name();
+        if !cursor.eat("ON") {
+            return None;
+        }
+        let table = cursor.name()?;
+        let columns = cursor.parens().map(|inside| inside.columns()).unwrap_or_default();
+        let columns = if cursor.has("WHERE") { Vec::new() } else { columns };
+        reading.work(Work::Build, &table);
+        reading.fact(Fact::Indexes {
+            index,
+            table,
+            columns,
+            concurrently: false,
+            built: true,
+        });
+        return Some(reading);
+    }
+    let kind = ["TRIGGER", "VIEW"].into_iter().find(|kind| cursor.eat(kind))?;
+    Some(Reading::new(format!("CREATE {kind}")))
 }
 
-fn create_table(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
+fn create_table(mut cursor: Cursor<'_>) -> Option<Reading> {
     let mut reading = Reading::new("CREATE TABLE");
     cursor.skip_if_exists();
     let table = cursor.name()?;
     reading.fact(Fact::Creates(table.clone()));
     if cursor.eat("AS") {
-        if let Some(mut inner) = rows::read(cursor, context) {
-            if !inner.tables.is_empty() {
-                inner.work = inner.work.max(Work::Scan);
-            }
-            reading.absorb(inner);
-        }
+        reading.work = Work::Scan;
+        reading.tables = rows::sources(cursor.rest(), EngineKind::Sqlite, &[]);
         reading.fact(Fact::Fills(table));
         return Some(reading);
     }
-    for item in cursor.parens().map(|inside| inside.split_commas()).unwrap_or_default() {
-        item_of_table(item, &table, &mut reading);
+    for item in cursor.parens()?.split_commas() {
+        read_item(item, &table, &mut reading);
     }
     Some(reading)
 }
 
-fn item_of_table(item: Cursor<'_>, table: &Name, reading: &mut Reading) {
-    let index = |columns| Fact::Indexes {
+/// A column or a constraint of a new table: which keys and indexes it brings.
+fn read_item(mut item: Cursor<'_>, table: &Name, reading: &mut Reading) {
+    if item.eat("CONSTRAINT") {
+        item.skip(1);
+    }
+    let index = |columns: Vec<String>| Fact::Indexes {
         index: None,
         table: table.clone(),
         columns,
         concurrently: false,
         built: false,
     };
-    let key = |columns, parent| Fact::ForeignKey {
-        child: table.clone(),
-        columns,
-        parent,
-        constraint: None,
-    };
-    if let Some(constraint) = column::table_constraint(item) {
-        match constraint.kind {
-            ConstraintKind::ForeignKey { columns, parent } => reading.fact(key(columns, parent)),
-            ConstraintKind::Unique { columns, .. } => reading.fact(index(columns)),
-            _ => {}
+    if item.eat("FOREIGN KEY") {
+        let columns = item.parens().map(|inside| inside.columns()).unwrap_or_default();
+        if item.eat("REFERENCES")
+            && let Some(parent) = item.name()
+        {
+            reading.fact(Fact::ForeignKey {
+                child: table.clone(),
+                columns,
+                parent,
+                constraint: None,
+            });
         }
         return;
     }
-    let Some(definition) = Definition::read(item) else { return };
-    if definition.unique {
-        reading.fact(index(vec![definition.column.clone()]));
+    let unique_list = item.eat("PRIMARY KEY")
+        || (item.at("UNIQUE") && item.rest().get(1).is_some_and(|token| token.is_symbol("(")) && item.eat("UNIQUE"));
+    if unique_list {
+        reading.fact(index(item.parens().map(|inside| inside.columns()).unwrap_or_default()));
+        return;
     }
-    if let Some(parent) = definition.references {
-        reading.fact(key(vec![definition.column], parent));
+    if item.eat("CHECK") {
+        return;
     }
-}
-
-fn create_index(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
-    let mut reading = Reading::new("CREATE INDEX");
-    cursor.skip_if_exists();
-    let index = cursor.name()?;
-    if !cursor.eat("ON") {
-        return None;
+    let Some(column) = item.identifier() else { return };
+    if item.has("PRIMARY KEY") || item.has("UNIQUE") {
+        reading.fact(index(vec![column.clone()]));
     }
-    let table = cursor.name()?;
-    let columns = cursor.parens().map(|inside| inside.columns()).unwrap_or_default();
-    // An index of some of the rows does not find the others.
-    let columns = if cursor.has("WHERE") { Vec::new() } else { columns };
-    reading.work(Work::Build, &table);
-    let built = !context.is_new(&table);
-    reading.fact(Fact::Indexes {
-        index: Some(index),
-        table,
-        columns,
-        concurrently: false,
-        built,
-    });
-    Some(reading)
+    if let Some(parent) = item.after("REFERENCES").and_then(|mut after| after.name()) {
+        reading.fact(Fact::ForeignKey {
+            child: table.clone(),
+            columns: vec![column],
+            parent,
+            constraint: None,
+        });
+    }
 }
 
 fn alter(mut cursor: Cursor<'_>) -> Option<Reading> {
@@ -347,83 +321,83 @@ fn alter(mut cursor: Cursor<'_>) -> Option<Reading> {
     }
     let mut reading = Reading::new("ALTER TABLE");
     let table = cursor.name()?;
-    reading.name(&table);
-    if cursor.eat("RENAME TO") {
-        let to = cursor.name()?.beside(&table);
-        reading.fact(Fact::Renames { from: table, to });
-    } else if cursor.eat("RENAME") {
+    if cursor.eat("ADD CONSTRAINT") || cursor.eat("ADD CHECK") {
+        reading.scan(&table, "the constraint is tested for every row");
+    } else if cursor.eat("ADD") {
         cursor.eat("COLUMN");
-        let column = cursor.identifier()?;
-        reading.fact(Fact::RenamesColumn { table, column });
+        add_column(cursor, &table, &mut reading);
+    } else if cursor.at("DROP CONSTRAINT") {
+        reading.work = Work::Catalog;
     } else if cursor.eat("DROP") {
         cursor.eat("COLUMN");
         let column = cursor.identifier()?;
-        reading.rewrite(&table, format!("{column} is taken out of every row"));
+        reading.rewrite(&table, format!("column {column} is taken out of every row"));
         reading.loses(format!("column {column} of {table}"), Some(&table));
-    } else if cursor.eat("ADD") {
-        cursor.eat("COLUMN");
-        add_column(cursor, &table, &mut reading)?;
+    } else if cursor.eat("RENAME TO") {
+        let to = cursor.name()?.beside(&table);
+        reading.fact(Fact::Renames { from: table, to });
+    } else if cursor.eat("RENAME") {
+        // Renaming a column changes nothing but the text of the schema.
+        reading.work = Work::Catalog;
+    } else if cursor.eat("ALTER") {
+        if cursor.has("SET NOT NULL") {
+            reading.scan(&table, "every row is searched for a null");
+        }
     } else {
         return None;
     }
     Some(reading)
 }
 
-fn add_column(cursor: Cursor<'_>, table: &Name, reading: &mut Reading) -> Option<()> {
-    let computed_default = cursor.after("DEFAULT").is_some_and(|default| {
-        let first = default.peek();
-        first.is_some_and(|token| {
-            token.is_symbol("(")
-                || ["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME"]
-                    .iter()
-                    .any(|word| token.is_word(word))
-        })
-    });
-    let definition = Definition::read(cursor)?;
-    let column = &definition.column;
-    let mut impossible = |always, why: String| {
-        reading.fact(Fact::Impossible {
-            table: table.clone(),
-            always,
-            why,
-        })
+fn add_column(mut cursor: Cursor<'_>, table: &Name, reading: &mut Reading) {
+    let Some(column) = cursor.identifier() else { return };
+    let impossible = |why: String| Fact::Impossible {
+        table: table.clone(),
+        why,
     };
-    if definition.unique {
-        impossible(
-            true,
-            format!("{column} cannot be added as UNIQUE or PRIMARY KEY: SQLite adds no such column"),
-        );
+    let generated = cursor.has("AS");
+    let default = cursor.after("DEFAULT");
+    let has_default = default.is_some_and(|cursor| !cursor.at("NULL"));
+    if let Some(default) = default {
+        let current = ["CURRENT_TIMESTAMP", "CURRENT_DATE", "CURRENT_TIME"]
+            .iter()
+            .any(|word| default.at(word));
+        let mut inside = default;
+        let computed = inside
+            .parens()
+            .is_some_and(|inside| inside.rest().iter().any(|token| token.kind == TokenKind::Word));
+        if current || computed {
+            reading.fact(impossible(format!("the default of {column} is not constant")));
+        }
     }
-    if definition.stored {
-        impossible(
-            true,
-            format!("{column} cannot be added as STORED: SQLite adds only VIRTUAL ones"),
-        );
+    if cursor.has("PRIMARY KEY") || cursor.has("UNIQUE") {
+        reading.fact(impossible(format!("column {column} cannot be unique when it is added")));
     }
-    if computed_default {
-        impossible(
-            false,
-            format!("{column} has a default that is not constant, so that adding it fails where {table} has rows"),
-        );
+    if cursor.has("STORED") && generated {
+        reading.fact(impossible(format!("a stored column such as {column} cannot be added")));
     }
-    if definition.not_null && definition.default.is_none() && !definition.computed {
+    if cursor.has("NOT NULL") && !has_default && !generated {
         reading.fact(Fact::RequiredColumn {
             table: table.clone(),
             column: column.clone(),
         });
     }
-    if definition.check || (definition.not_null && definition.computed) {
-        reading.scan(table, format!("what {column} must be is tested for every row"));
+    if cursor.has("CHECK") || (generated && cursor.has("NOT NULL")) {
+        reading.scan(table, format!("the condition of {column} is tested for every row"));
     }
-    if let Some(parent) = definition.references {
+    if let Some(parent) = cursor.after("REFERENCES").and_then(|mut after| after.name()) {
+        if has_default {
+            reading.fact(impossible(format!(
+                "column {column} refers to {parent} and has a default, which fails with foreign keys on"
+            )));
+        }
         reading.fact(Fact::ForeignKey {
             child: table.clone(),
-            columns: vec![definition.column],
+            columns: vec![column],
             parent,
             constraint: None,
         });
     }
-    Some(())
 }
 
 fn drop(mut cursor: Cursor<'_>) -> Option<Reading> {
@@ -431,65 +405,39 @@ fn drop(mut cursor: Cursor<'_>) -> Option<Reading> {
         .into_iter()
         .find(|kind| cursor.eat(kind))?;
     cursor.skip_if_exists();
+    let name = cursor.name()?;
     let mut reading = Reading::new(format!("DROP {kind}"));
     if kind == "TABLE" {
-        let table = cursor.name()?;
-        reading.name(&table);
-        reading.loses(format!("table {table}"), Some(&table));
+        reading.loses(format!("table {name}"), Some(&name));
     }
     Some(reading)
 }
-
-/// Pragmas that read all that there is.
-const READING_PRAGMAS: [&str; 3] = ["integrity_check", "quick_check", "foreign_key_check"];
 
 fn pragma(mut cursor: Cursor<'_>) -> Option<Reading> {
-    let mut name = cursor.identifier()?;
-    if cursor.eat_symbol(".") {
-        name = cursor.identifier()?;
-    }
-    let mut reading = Reading::new(format!("PRAGMA {}", name.to_uppercase()));
+    let name = cursor.name()?.to_string().to_lowercase();
+    let name = name.rsplit('.').next().unwrap_or_default().to_owned();
+    let mut reading = Reading::new("PRAGMA");
     let value = if cursor.eat_symbol("=") {
-        cursor.peek()
+        cursor.peek().map(|token| token.text.to_lowercase())
     } else {
-        cursor.parens().and_then(|inside| inside.peek())
+        cursor
+            .parens()
+            .and_then(|inside| inside.peek().map(|token| token.text.to_lowercase()))
     };
-    if READING_PRAGMAS.contains(&name.as_str()) {
-        reading.work = Work::Scan;
-    } else if name == "writable_schema" {
-        let value = value
-            .map(|token| token.text.trim_matches('\'').to_lowercase())
-            .unwrap_or_default();
-        if matches!(value.as_str(), "on" | "1" | "true" | "yes") {
-            reading.fact(Fact::WritesCatalog);
+    let on = value
+        .as_deref()
+        .is_some_and(|value| !matches!(value.trim_matches('\''), "0" | "off" | "false" | "no"));
+    match name.as_str() {
+        "writable_schema" if on => reading.fact(Fact::WritesCatalog),
+        "integrity_check" | "quick_check" | "foreign_key_check" => reading.work(Work::Scan, &Name::whole_database()),
+        "incremental_vacuum" => {
+            reading.work(Work::Rewrite, &Name::whole_database());
+            reading.lock(&Name::whole_database(), LockMode::AccessExclusive);
         }
-    } else if value.is_some_and(|token| token.kind != TokenKind::Symbol)
-        && ["user_version", "application_id"].contains(&name.as_str())
-    {
-        return Some(writing(reading));
+        "user_version" | "application_id" | "journal_mode" | "auto_vacuum" if value.is_some() => {
+            reading.lock(&Name::whole_database(), LockMode::AccessExclusive);
+        }
+        _ => {}
     }
     Some(reading)
-}
-
-fn vacuum(cursor: &Cursor<'_>) -> Reading {
-    let mut reading = Reading::new("VACUUM");
-    if cursor.has("INTO") {
-        reading.work = Work::Scan;
-        return reading;
-    }
-    reading.rewrite(
-        &Name::parse(DATABASE, EngineKind::Sqlite),
-        "VACUUM copies the whole database twice",
-    );
-    writing(reading)
-}
-
-fn reindex(mut cursor: Cursor<'_>) -> Reading {
-    let mut reading = Reading::new("REINDEX");
-    reading.work = Work::Build;
-    // The name may be that of a table, of an index or of a collation.
-    if let Some(name) = cursor.name() {
-        reading.work(Work::Build, &name);
-    }
-    writing(reading)
 }

@@ -1,12 +1,9 @@
-//! The tokens of [`crate::migration::statement`] as readers of this folder want them: names without quotes and as the database
-//! compares them, a cursor that eats keywords. Comments, quoting, letter case and line breaks matter nowhere else.
+//! Reads SQL as tokens, just closely enough to tell keywords, names and literals apart; it checks nothing. Every reader of this
+//! folder stands on it, so that comments, quoting, letter case and line breaks matter nowhere else.
 
 use std::fmt;
 
-use crate::{
-    migration::statement::{self, words},
-    model::EngineKind,
-};
+use crate::model::EngineKind;
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,35 +48,162 @@ impl Token {
 
 /// Splits a statement into tokens; comments and blanks are left out.
 pub(super) fn tokens_of(sql: &str, engine: EngineKind) -> Vec<Token> {
-    words(sql, engine).map(token_of).collect()
-}
-
-fn token_of(word: statement::Token<'_>) -> Token {
-    let text = word.text.to_owned();
-    let (kind, text) = match word.kind {
-        statement::TokenKind::Word => (TokenKind::Word, text),
-        statement::TokenKind::Name => (TokenKind::Quoted, unquoted(word.text)),
-        statement::TokenKind::Text => (TokenKind::Text, text),
-        statement::TokenKind::Number => (TokenKind::Number, text),
-        statement::TokenKind::Symbol | statement::TokenKind::Comment => (TokenKind::Symbol, text),
-    };
-    Token { kind, text }
-}
-
-/// A quoted name without its quotes; PostgreSQL's may begin with `U&`.
-fn unquoted(text: &str) -> String {
-    let text = text.trim_start_matches(['u', 'U']).trim_start_matches('&');
-    let close = match text.chars().next() {
-        Some('[') => "]",
-        Some('`') => "`",
-        _ => "\"",
-    };
-    let inside = text.get(1..).and_then(|text| text.strip_suffix(close)).unwrap_or(text);
-    if close == "]" {
-        inside.to_owned()
-    } else {
-        inside.replace(&close.repeat(2), close)
+    let chars: Vec<char> = sql.chars().collect();
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(&c) = chars.get(at) {
+        let next = chars.get(at + 1).copied();
+        match c {
+            c if c.is_whitespace() || c == '\u{feff}' => at += 1,
+            '-' if next == Some('-') => at = end_of_line(&chars, at),
+            '/' if next == Some('*') => at = end_of_comment(&chars, at, engine == EngineKind::Postgres),
+            '\'' => at = text_token(&chars, at, at, false, &mut tokens),
+            'e' | 'E' if next == Some('\'') && engine == EngineKind::Postgres => {
+                at = text_token(&chars, at, at + 1, true, &mut tokens)
+            }
+            'b' | 'B' | 'x' | 'X' | 'n' | 'N' if next == Some('\'') => at = text_token(&chars, at, at + 1, false, &mut tokens),
+            'u' | 'U' if next == Some('&') && chars.get(at + 2) == Some(&'\'') => {
+                at = text_token(&chars, at, at + 2, false, &mut tokens);
+            }
+            'u' | 'U' if next == Some('&') && chars.get(at + 2) == Some(&'"') => {
+                at = quoted_token(&chars, at + 2, '"', &mut tokens)
+            }
+            '"' => at = quoted_token(&chars, at, '"', &mut tokens),
+            '`' if engine == EngineKind::Sqlite => at = quoted_token(&chars, at, '`', &mut tokens),
+            '[' if engine == EngineKind::Sqlite => at = quoted_token(&chars, at, ']', &mut tokens),
+            '$' if engine == EngineKind::Postgres => at = dollar_token(&chars, at, &mut tokens),
+            c if is_word_start(c) => at = run(&chars, at, is_word_part, TokenKind::Word, &mut tokens),
+            c if c.is_ascii_digit() => {
+                at = run(
+                    &chars,
+                    at,
+                    |c| c.is_ascii_alphanumeric() || c == '.' || c == '_',
+                    TokenKind::Number,
+                    &mut tokens,
+                )
+            }
+            c => {
+                tokens.push(Token {
+                    kind: TokenKind::Symbol,
+                    text: c.to_string(),
+                });
+                at += 1;
+            }
+        }
     }
+    tokens
+}
+
+fn is_word_start(c: char) -> bool {
+    c.is_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+fn is_word_part(c: char) -> bool {
+    is_word_start(c) || c.is_ascii_digit() || c == '$'
+}
+
+fn run(chars: &[char], from: usize, part: impl Fn(char) -> bool, kind: TokenKind, tokens: &mut Vec<Token>) -> usize {
+    let text: String = chars.iter().skip(from).copied().take_while(|c| part(*c)).collect();
+    let end = from + text.chars().count();
+    tokens.push(Token { kind, text });
+    end
+}
+
+fn end_of_line(chars: &[char], from: usize) -> usize {
+    let mut at = from;
+    while chars.get(at).is_some_and(|c| *c != '\n') {
+        at += 1;
+    }
+    at
+}
+
+fn end_of_comment(chars: &[char], from: usize, nested: bool) -> usize {
+    let (mut at, mut depth) = (from + 2, 1_u32);
+    while depth > 0 && at < chars.len() {
+        match (chars.get(at), chars.get(at + 1)) {
+            (Some('*'), Some('/')) => {
+                depth -= 1;
+                at += 2;
+            }
+            (Some('/'), Some('*')) if nested => {
+                depth += 1;
+                at += 2;
+            }
+            _ => at += 1,
+        }
+    }
+    at
+}
+
+/// A string literal that begins at `from` and whose first quote is at `quote`.
+fn text_token(chars: &[char], from: usize, quote: usize, escapes: bool, tokens: &mut Vec<Token>) -> usize {
+    let mut at = quote + 1;
+    while let Some(&c) = chars.get(at) {
+        let doubled = c == '\'' && chars.get(at + 1) == Some(&'\'');
+        if doubled || (c == '\\' && escapes) {
+            at += 2;
+        } else if c == '\'' {
+            break;
+        } else {
+            at += 1;
+        }
+    }
+    let end = (at + 1).min(chars.len());
+    tokens.push(Token {
+        kind: TokenKind::Text,
+        text: chars[from..end].iter().collect(),
+    });
+    end
+}
+
+fn quoted_token(chars: &[char], from: usize, close: char, tokens: &mut Vec<Token>) -> usize {
+    let mut text = String::new();
+    let mut at = from + 1;
+    while let Some(&c) = chars.get(at) {
+        if c == close && close != ']' && chars.get(at + 1) == Some(&close) {
+            text.push(c);
+            at += 2;
+        } else if c == close {
+            break;
+        } else {
+            text.push(c);
+            at += 1;
+        }
+    }
+    tokens.push(Token {
+        kind: TokenKind::Quoted,
+        text,
+    });
+    at + 1
+}
+
+/// `$tag$ ... $tag$`, or a parameter such as `$1`.
+fn dollar_token(chars: &[char], from: usize, tokens: &mut Vec<Token>) -> usize {
+    let tag: String = chars
+        .iter()
+        .skip(from + 1)
+        .copied()
+        .take_while(|c| is_word_part(*c) && *c != '$')
+        .collect();
+    let open = from + 1 + tag.chars().count();
+    if chars.get(open) != Some(&'$') || tag.starts_with(|c: char| c.is_ascii_digit()) {
+        tokens.push(Token {
+            kind: TokenKind::Symbol,
+            text: "$".to_owned(),
+        });
+        return from + 1;
+    }
+    let delimiter: Vec<char> = chars[from..=open].to_vec();
+    let mut at = open + 1;
+    while at < chars.len() && !chars[at..].starts_with(&delimiter) {
+        at += 1;
+    }
+    let end = (at + delimiter.len()).min(chars.len());
+    tokens.push(Token {
+        kind: TokenKind::Text,
+        text: chars[from..end].iter().collect(),
+    });
+    end
 }
 
 /// The name of a table or of something else that may be in a schema.
@@ -119,6 +243,16 @@ impl Name {
         })
     }
 
+    /// What stands for the whole database.
+    pub(super) fn whole_database() -> Self {
+        let spelling = super::rules::DATABASE.to_owned();
+        Self {
+            schema: String::new(),
+            table: spelling.clone(),
+            spelling,
+        }
+    }
+
     /// The same name in another name's schema, where it has none itself: what `RENAME TO` makes of a table.
     pub(super) fn beside(mut self, other: &Self) -> Self {
         if self.schema.is_empty() && !other.schema.is_empty() {
@@ -128,6 +262,11 @@ impl Name {
             }
         }
         self
+    }
+
+    /// The name without its schema, as the database compares it.
+    pub(super) fn bare(&self) -> &str {
+        &self.table
     }
 
     /// Whether both surely are the same table: a name without a schema is one of the default schema.

@@ -10,21 +10,8 @@ use super::{
 use crate::{
     migration::statement::words,
     model::{EngineKind, LedgerEntry, Script, Statement},
-    port::{IndexState, Target},
+    port::{IndexState, Target, TargetError},
 };
-
-/// What may be done about a statement in doubt.
-#[derive(Debug, PartialEq, Eq)]
-enum Look {
-    /// It makes this index.
-    Makes(String),
-    /// It drops this index.
-    Drops(String),
-    /// It can be run again without harm.
-    Harmless,
-    /// Nobody can tell.
-    Opaque,
-}
 
 /// Decides; returns the ledger row as it is then, or why a person has to.
 pub(super) async fn resolve(
@@ -37,24 +24,30 @@ pub(super) async fn resolve(
         return Ok(Err(unknown(entry, script, None)));
     };
     let migrator = target.migrator();
-    let (took_effect, warning) = match look(statement, target.engine()) {
-        Look::Makes(index) => match migrator.index(&index).await? {
-            IndexState::Absent => (false, None),
-            IndexState::Valid => (true, None),
-            IndexState::Invalid => {
-                migrator.drop_invalid_index(attempt.claim, &index).await?;
-                let text = format!(
-                    "index {index}, which an interrupted CREATE INDEX CONCURRENTLY left invalid, was dropped and is built again"
-                );
-                (false, Some(text))
-            }
-        },
-        Look::Drops(index) => (migrator.index(&index).await? == IndexState::Absent, None),
-        Look::Harmless => (false, None),
-        Look::Opaque => return Ok(Err(unknown(entry, script, Some(statement)))),
+    let index = index_of(target.as_ref(), script, entry.statements_done).await?;
+    let (took_effect, warning) = match (verb(statement, target.engine()).as_str(), index) {
+        ("CREATE", Some((_, IndexState::Absent))) => (false, None),
+        ("CREATE", Some((_, IndexState::Valid))) => (true, None),
+        ("CREATE", Some((index, IndexState::Invalid))) => {
+            migrator.drop_invalid_index(attempt.claim, &index).await?;
+            let text = format!(
+                "index {index}, which an interrupted CREATE INDEX CONCURRENTLY left invalid, was dropped and is built again"
+            );
+            (false, Some(("INVALID_INDEX_DROPPED", text)))
+        }
+        ("DROP", Some((_, state))) => (state == IndexState::Absent, None),
+        ("REINDEX", Some((left, IndexState::Invalid))) => {
+            let text = format!(
+                "an interrupted REINDEX CONCURRENTLY left what is not valid, costs every write and is never used: {left}; DROP INDEX CONCURRENTLY removes it"
+            );
+            (false, Some(("INVALID_INDEX_LEFT", text)))
+        }
+        // They can be run again without harm.
+        ("REINDEX" | "VACUUM" | "ANALYZE", _) => (false, None),
+        _ => return Ok(Err(unknown(entry, script, Some(statement)))),
     };
-    if let Some(text) = warning {
-        attempt.ledger.warn(None, "INVALID_INDEX_DROPPED", text).await?;
+    if let Some((code, text)) = warning {
+        attempt.ledger.warn(None, code, text).await?;
     }
     let resolved = LedgerEntry {
         in_doubt: false,
@@ -78,58 +71,31 @@ fn unknown(entry: &LedgerEntry, script: &Script, statement: Option<&Statement>) 
     )
 }
 
-fn look(statement: &Statement, engine: EngineKind) -> Look {
-    let words: Vec<String> = words(&statement.sql, engine)
-        .take(12)
-        .map(|token| token.text.to_owned())
-        .collect();
-    let upper: Vec<String> = words.iter().map(|word| word.to_ascii_uppercase()).collect();
-    let is = |position: usize, wanted: &str| upper.get(position).is_some_and(|word| word == wanted);
-    match upper.first().map(String::as_str) {
-        Some("CREATE") => {
-            let Some(mut at) = upper.iter().position(|word| word == "CONCURRENTLY") else {
-                return Look::Opaque;
-            };
-            at += 1;
-            if is(at, "IF") {
-                // IF NOT EXISTS
-                at += 3;
-            }
-            if is(at, "ON") {
-                // The database picks the name.
-                return Look::Opaque;
-            }
-            name(&words, at).map_or(Look::Opaque, Look::Makes)
-        }
-        Some("DROP") if is(1, "INDEX") && is(2, "CONCURRENTLY") => {
-            let at = if is(3, "IF") { 5 } else { 3 };
-            name(&words, at).map_or(Look::Opaque, Look::Drops)
-        }
-        Some("VACUUM" | "ANALYZE" | "REINDEX") => Look::Harmless,
-        _ => Look::Opaque,
-    }
+/// The first word of a statement, in capitals.
+fn verb(statement: &Statement, engine: EngineKind) -> String {
+    let first = words(&statement.sql, engine).next();
+    first.map_or_else(String::new, |token| token.text.to_ascii_uppercase())
 }
 
-/// The index that a statement makes or drops without a transaction.
-pub(crate) fn index_of(sql: &str, engine: EngineKind) -> Option<String> {
-    let statement = Statement {
-        sql: sql.to_owned(),
-        line: 1,
-        column: 1,
-    };
-    match look(&statement, engine) {
-        Look::Makes(index) | Look::Drops(index) => Some(index),
-        Look::Harmless | Look::Opaque => None,
+/// The index that the statement after so many of a script makes or drops outside of a transaction, and its state: see
+/// [`crate::port::Migrator::index_of`].
+pub(crate) async fn index_of(
+    target: &dyn Target,
+    script: &Script,
+    statements_done: u32,
+) -> Result<Option<(String, IndexState)>, TargetError> {
+    let mut left = usize::try_from(statements_done).unwrap_or(usize::MAX);
+    for (number, group) in script.groups.iter().enumerate() {
+        if let Some(statement) = group.statements.get(left) {
+            if group.atomic {
+                return Ok(None);
+            }
+            let session = script::session_before(script, number, target.engine());
+            return target.migrator().index_of(statement, &session).await;
+        }
+        left -= group.statements.len();
     }
-}
-
-/// A name at that position, with its schema where one is written.
-fn name(words: &[String], at: usize) -> Option<String> {
-    let first = words.get(at)?;
-    if words.get(at + 1).is_some_and(|word| word == ".") {
-        return Some(format!("{first}.{}", words.get(at + 2)?));
-    }
-    Some(first.clone())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -137,26 +103,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_looked_at_is_told_apart() {
-        let look = |sql: &str| {
-            let statement = Statement {
-                sql: sql.to_owned(),
-                line: 1,
-                column: 1,
-            };
-            super::look(&statement, EngineKind::Postgres)
+    fn the_verb_of_a_statement_is_its_first_word() {
+        let statement = Statement {
+            sql: "-- why\ncreate unique index concurrently a_b on t (x)".to_owned(),
+            line: 1,
+            column: 1,
         };
-        assert_eq!(
-            look("create unique index concurrently a_b on t (x)"),
-            Look::Makes("a_b".to_owned())
-        );
-        assert_eq!(
-            look("CREATE INDEX CONCURRENTLY IF NOT EXISTS \"A b\" ON t (x)"),
-            Look::Makes("\"A b\"".to_owned())
-        );
-        assert_eq!(look("CREATE INDEX CONCURRENTLY ON t (x)"), Look::Opaque);
-        assert_eq!(look("DROP INDEX CONCURRENTLY IF EXISTS s.i"), Look::Drops("s.i".to_owned()));
-        assert_eq!(look("VACUUM ANALYZE t"), Look::Harmless);
-        assert_eq!(look("ALTER SYSTEM SET x = 1"), Look::Opaque);
+        assert_eq!(verb(&statement, EngineKind::Postgres), "CREATE");
     }
 }

@@ -28,8 +28,8 @@ use crate::{
         standing::{Standing, standings},
     },
     model::{
-        Direction, LedgerEntry, LedgerState, Migration, MigrationId, MigrationRecord, MigrationReport, PlannedMigration,
-        RunState, StepState,
+        Direction, ForeignLedger, LedgerEntry, LedgerKind, LedgerState, Migration, MigrationId, MigrationRecord, MigrationReport,
+        PlannedMigration, RunState, StepState,
     },
     port::MigratorError,
 };
@@ -78,10 +78,10 @@ fn as_planned<'a>(collection: &'a Collection, planned: &PlannedMigration) -> Res
         return Err(format!("{} {} is no longer in the folder", planned.id, planned.name));
     };
     let down = migration.down.as_ref().map_or("", |down| &down.sha256);
-    if migration.up.sha256 != planned.up_sha256 || down != planned.down_sha256 {
+    if migration.up.sha256 != planned.up_sha256 || down != planned.down_sha256 || migration.digest() != planned.digest {
         return Err(format!(
-            "{} changed since the plan was made: it has checksum {}, planned was {}",
-            migration.up.file, migration.up.sha256, planned.up_sha256
+            "{} {} changed since the plan was made, in its scripts ({}) or in what its author says of it; make a new plan",
+            migration.id, migration.name, migration.up.file
         ));
     }
     Ok(migration)
@@ -144,7 +144,7 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
     let ledger = target.migrator().ledger().await?;
     let mut ledger: HashMap<MigrationId, LedgerEntry> = ledger.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
     let mut looked = Instant::now();
-    let mut foreign = target.migrator().foreign_ledgers().await?;
+    let mut others = adopted(&collection, &target.migrator().foreign_ledgers().await?);
     let mut done = 0_usize;
     for (position, planned) in record.planned.iter().enumerate() {
         let step = first + position;
@@ -181,10 +181,10 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
             return Ok(ending(RunState::PartiallySucceeded, reason));
         }
         if looked.elapsed() > LOOK_AROUND {
-            foreign = target.migrator().foreign_ledgers().await?;
+            others = adopted(&collection, &target.migrator().foreign_ledgers().await?);
             looked = Instant::now();
         }
-        if let Some(problem) = moved(&collection, &ledger, &foreign, planned, direction) {
+        if let Some(problem) = moved(entry.as_ref(), &others, planned, direction) {
             return failed(attempt, step, done, problem).await;
         }
         attempt.ledger.begin_short_step(step).await?;
@@ -205,7 +205,9 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
             },
             options: record.options,
             by: &record.by,
-            backup: record.backup_first.then_some(attempt.run.id),
+            // One that found nothing to save left no backup.
+            backup: (record.backup_first && attempt.ledger.report.steps[0].state == StepState::Succeeded)
+                .then_some(attempt.run.id),
             observe: false,
             lost: hold.lost(),
         };
@@ -217,8 +219,8 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
         note(attempt, step, planned, direction, total, &executed).await?;
         if let Some(problem) = &executed.problem {
             // Where another tool was here meanwhile, that is why.
-            let foreign = target.migrator().foreign_ledgers().await?;
-            let meanwhile = moved(&collection, &ledger, &foreign, planned, direction);
+            let others = adopted(&collection, &target.migrator().foreign_ledgers().await?);
+            let meanwhile = moved(executed.entry.as_ref(), &others, planned, direction);
             let mut reason = problem.to_string();
             if let Some(meanwhile) = meanwhile {
                 reason = format!("{meanwhile} ({reason})");
@@ -246,7 +248,10 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
         Direction::Up => "applied",
         Direction::Down => "rolled back",
     };
-    Ok(ending(RunState::Succeeded, format!("{done} migrations {word}")))
+    Ok(ending(
+        RunState::Succeeded,
+        format!("{done} {} {word}", if done == 1 { "migration" } else { "migrations" }),
+    ))
 }
 
 fn ending(state: RunState, reason: String) -> Ending {
@@ -324,41 +329,49 @@ async fn settle(
     Ok(())
 }
 
+/// Which migrations other tools say they applied.
+fn adopted(collection: &Collection, foreign: &[ForeignLedger]) -> HashMap<MigrationId, LedgerKind> {
+    let found = standings(collection, &[], foreign).items.into_iter();
+    found
+        .filter_map(|item| match item.standing {
+            Standing::Adopted(tool) => Some((item.id, tool)),
+            _ => None,
+        })
+        .collect()
+}
+
 /// Why a migration does not stand where the plan left it.
 fn moved(
-    collection: &Collection,
-    ledger: &HashMap<MigrationId, LedgerEntry>,
-    foreign: &[crate::model::ForeignLedger],
+    entry: Option<&LedgerEntry>,
+    adopted: &HashMap<MigrationId, LedgerKind>,
     planned: &PlannedMigration,
     direction: Direction,
 ) -> Option<String> {
-    let one: Vec<LedgerEntry> = ledger.get(&planned.id).cloned().into_iter().collect();
-    let found = standings(collection, &one, foreign);
-    let item = found.items.iter().find(|item| item.id == planned.id)?;
-    match (direction, item.standing) {
-        (Direction::Up, Standing::Adopted(tool)) => Some(format!(
-            "{} {} was applied by {} meanwhile; make a new plan",
-            planned.id,
-            planned.name,
-            tool.tool()
+    let (id, name) = (&planned.id, &planned.name);
+    let state = entry.map(|entry| entry.state);
+    match (direction, state) {
+        // dbkeep's own row is newer than what it adopted.
+        (Direction::Up, None) => adopted
+            .get(id)
+            .map(|tool| format!("{id} {name} was applied by {} meanwhile; make a new plan", tool.tool())),
+        (Direction::Up, Some(LedgerState::Applied | LedgerState::Baselined)) => {
+            let same = entry.is_some_and(|entry| entry.sha256 == planned.up_sha256);
+            same.then(|| format!("{id} {name} was applied by another run meanwhile; make a new plan"))
+        }
+        (Direction::Up, Some(LedgerState::Reverting)) => {
+            Some(format!("{id} {name} stopped in the middle of a rollback; finish that first"))
+        }
+        (Direction::Down, Some(LedgerState::RolledBack)) => {
+            Some(format!("{id} {name} is not in effect any more; make a new plan"))
+        }
+        (Direction::Down, None) => {
+            (!adopted.contains_key(id)).then(|| format!("{id} {name} is not in effect any more; make a new plan"))
+        }
+        (Direction::Down, Some(LedgerState::Applying)) => Some(format!(
+            "{id} {name} stopped in the middle of its up script; finish that, or repair it, first"
         )),
-        (Direction::Up, Standing::Applied | Standing::Baselined) => Some(format!(
-            "{} {} was applied by another run meanwhile; make a new plan",
-            planned.id, planned.name
-        )),
-        (Direction::Up, Standing::Stopped(Direction::Down)) => Some(format!(
-            "{} {} stopped in the middle of a rollback; finish that first",
-            planned.id, planned.name
-        )),
-        (Direction::Down, Standing::Pending) => Some(format!(
-            "{} {} is not in effect any more; make a new plan",
-            planned.id, planned.name
-        )),
-        (Direction::Down, Standing::Stopped(Direction::Up)) => Some(format!(
-            "{} {} stopped in the middle of its up script; finish that, or repair it, first",
-            planned.id, planned.name
-        )),
-        _ => None,
+        (Direction::Up, Some(LedgerState::Applying | LedgerState::RolledBack))
+        | (Direction::Down, Some(LedgerState::Applied | LedgerState::Baselined | LedgerState::Reverting)) => None,
     }
 }
 

@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     failpoint,
-    migration::risk,
+    migration::statement::words,
     model::{
-        Direction, Fingerprint, Impact, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord,
-        PlannedMigration, Proof, Rehearsal, RowsLost, RunId, RunState, StepState, TableCount,
+        Direction, EngineKind, Fingerprint, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord,
+        PlannedMigration, Proof, Rehearsal, RowsLost, RunId, RunState, Script, StepState, TableCount,
     },
     port::{Archive, ArchiveError, DumpOrder, LoadOrder, Target},
     run::maintain::{act, blocking},
@@ -46,6 +46,51 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     Ok(ending)
 }
 
+/// The first statement that acts on more than its database: on PostgreSQL the copy is a database of the same server.
+fn reaches_further(migration: &Migration, engine: EngineKind) -> Option<String> {
+    let scripts = [Some(&migration.up), migration.down.as_ref(), migration.verify.as_ref()];
+    let mut statements = scripts
+        .into_iter()
+        .flatten()
+        .flat_map(|script| script.statements().map(move |one| (script, one)));
+    let found = statements.find(|(_, one)| {
+        let words: Vec<String> = words(&one.sql, engine)
+            .take(6)
+            .map(|token| token.text.to_ascii_uppercase())
+            .collect();
+        further(&words.iter().map(String::as_str).collect::<Vec<_>>(), &one.sql, engine)
+    });
+    found.map(|(script, one)| format!("{}:{}", script.file, one.line))
+}
+
+fn further(first: &[&str], sql: &str, engine: EngineKind) -> bool {
+    const SHARED: [&str; 8] = [
+        "DATABASE",
+        "ROLE",
+        "USER",
+        "GROUP",
+        "TABLESPACE",
+        "SUBSCRIPTION",
+        "SYSTEM",
+        "OWNED",
+    ];
+    match engine {
+        EngineKind::Sqlite => matches!(first, ["ATTACH", ..] | ["VACUUM", "INTO", ..]),
+        EngineKind::Postgres => match first {
+            // A user mapping is the database's own.
+            ["CREATE" | "ALTER" | "DROP", "USER", "MAPPING", ..] => false,
+            ["CREATE" | "ALTER" | "DROP" | "REASSIGN", what, ..] => SHARED.contains(what),
+            // Rights on objects are the database's, membership of roles is not: only that has no ON.
+            ["GRANT" | "REVOKE", ..] => !words(sql, engine).any(|token| token.text.eq_ignore_ascii_case("ON")),
+            ["COPY", ..] => words(sql, engine)
+                .any(|token| token.text.eq_ignore_ascii_case("PROGRAM") || token.text.eq_ignore_ascii_case("TO")),
+            ["COMMENT", "ON", what, ..] | ["SECURITY", "LABEL", .., what] => SHARED.contains(what),
+            ["NOTIFY" | "LOAD", ..] => true,
+            _ => false,
+        },
+    }
+}
+
 fn place(run: RunId) -> String {
     let digits = run.0.simple().to_string();
     format!("dbkeep_rehearsal_{}", &digits[20..])
@@ -73,6 +118,12 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
         };
         attempt.boundary()?;
         attempt.ledger.begin_step(step).await?;
+        if let Some(statement) = reaches_further(migration, attempt.target.engine()) {
+            let problem = format!(
+                "{statement} acts on the whole server or on what is outside of this database, so that no copy can hold it: it cannot be rehearsed"
+            );
+            return failed(attempt, step, problem).await;
+        }
         let place = match copy.take() {
             Some(place) => place,
             // The last migration left the copy other than it found it.
@@ -86,6 +137,8 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
         if let Some(problem) = tried.problem {
             return failed(attempt, step, problem).await;
         }
+        // Of one that had stopped, the copy began in the middle: nothing is known about the way back to its beginning.
+        let whole = !tried.resumed;
         let proof = Proof {
             id: planned.id.clone(),
             up_sha256: planned.up_sha256.clone(),
@@ -95,8 +148,14 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
         };
-        attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
-        let verdict = verdict(&tried.rehearsal);
+        if whole {
+            attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
+        }
+        let verdict = if whole {
+            verdict(&tried.rehearsal)
+        } else {
+            "it had stopped in the middle, so that only the rest of it was tried, and not its way back".to_owned()
+        };
         let state = if verdict.is_empty() {
             good += 1;
             StepState::Succeeded
@@ -193,7 +252,8 @@ async fn fresh(attempt: &mut Attempt, record: &MigrationRecord, before: &[&Migra
     let hold = Hold::take(&made.target, attempt.claim, &attempt.context.settings.holder).await?;
     for migration in before {
         let order = order(record, migration, Direction::Up, 0, "again", &hold);
-        let done = script::execute(attempt, &made.target, &order, None).await?;
+        let entry = ledger_row(attempt, &made.target, &migration.id).await?;
+        let done = script::execute(attempt, &made.target, &order, entry).await?;
         if let Some(problem) = done.problem {
             return Err(Halt::Fail(format!("{problem}, although it worked on the copy before")));
         }
@@ -235,6 +295,8 @@ struct Tried {
     problem: Option<String>,
     /// Whether the copy is as the next migration finds it on the target.
     usable: bool,
+    /// Whether it began in the middle, where it had stopped on the target.
+    resumed: bool,
 }
 
 async fn one(
@@ -267,6 +329,7 @@ async fn on_copy(
         ..Rehearsal::default()
     };
     let entry = ledger_row(attempt, target, &migration.id).await?;
+    let resumed = entry.is_some();
     compare(attempt, step, migration).await?;
     let at_first = target.migrator().fingerprint().await?;
     let up = script::execute(
@@ -283,6 +346,7 @@ async fn on_copy(
             rehearsal,
             problem: Some(problem.to_string()),
             usable: false,
+            resumed,
         });
     }
     if let Some(problem) = verified(target, migration).await? {
@@ -290,19 +354,20 @@ async fn on_copy(
             rehearsal,
             problem: Some(problem),
             usable: false,
+            resumed,
         });
     }
     compare(attempt, step, migration).await?;
     let after_up = target.migrator().fingerprint().await?;
     rehearsal.size_change = change(at_first.bytes, after_up.bytes);
     rehearsal.violations = target.migrator().violations().await?;
-    let impacts = risk::assess(&migration.up, target.engine(), &risk::Known::default());
-    rehearsal.rows_lost = rows_lost(&at_first, &after_up, &impacts, &migration.up);
-    if !rehearsal.has_down {
+    rehearsal.rows_lost = rows_lost(&at_first, &after_up, &migration.up, target.engine());
+    if !rehearsal.has_down || resumed {
         return Ok(Tried {
             rehearsal,
             problem: None,
             usable: true,
+            resumed,
         });
     }
     attempt.boundary()?;
@@ -320,6 +385,7 @@ async fn on_copy(
             rehearsal,
             problem: None,
             usable: false,
+            resumed,
         });
     }
     compare(attempt, step, migration).await?;
@@ -334,6 +400,7 @@ async fn on_copy(
             rehearsal,
             problem: None,
             usable: false,
+            resumed,
         });
     }
     let after_again = target.migrator().fingerprint().await?;
@@ -347,6 +414,7 @@ async fn on_copy(
         rehearsal,
         problem: None,
         usable,
+        resumed,
     })
 }
 
@@ -427,14 +495,23 @@ fn change(before: u64, after: u64) -> i64 {
 }
 
 /// Tables with fewer rows than before that no statement takes rows from, by name.
-fn rows_lost(before: &Fingerprint, after: &Fingerprint, impacts: &[Impact], script: &crate::model::Script) -> Vec<RowsLost> {
-    let emptied = |table: &str| {
-        let bare = table.rsplit('.').next().unwrap_or(table);
-        script.statements().zip(impacts).any(|(statement, impact)| {
-            let takes =
-                impact.kind.starts_with("DELETE") || impact.kind.starts_with("TRUNCATE") || impact.kind.starts_with("MERGE");
-            takes && statement.sql.contains(bare)
+fn rows_lost(before: &Fingerprint, after: &Fingerprint, script: &Script, engine: EngineKind) -> Vec<RowsLost> {
+    let named: Vec<Vec<String>> = script
+        .statements()
+        .map(|statement| {
+            words(&statement.sql, engine)
+                .map(|token| token.text.trim_matches(['"', '`', '[', ']']).to_lowercase())
+                .collect()
         })
+        .filter(|words: &Vec<String>| {
+            words
+                .iter()
+                .any(|word| matches!(word.as_str(), "delete" | "truncate" | "merge" | "replace"))
+        })
+        .collect();
+    let emptied = |table: &str| {
+        let bare = table.rsplit('.').next().unwrap_or(table).trim_matches('"').to_lowercase();
+        named.iter().any(|words| words.contains(&bare))
     };
     let now: BTreeMap<&str, u64> = after.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
     before

@@ -14,7 +14,7 @@ use crate::{
         Direction, EngineKind, Group, LedgerEntry, LedgerState, Migration, MigrationOptions, MigrationProgress, MigrationReport,
         RunId, Script, ScriptProblem, Statement, StatementReport,
     },
-    port::{Follow, GroupDone, GroupOrder, MigratorError, Target, Told},
+    port::{Follow, GroupDone, GroupOrder, IndexState, MigratorError, Target, Told},
 };
 
 /// How long a group may take to end after it was told to.
@@ -110,6 +110,7 @@ impl ScriptOrder<'_> {
             by: self.by.to_owned(),
             run: claim_run,
             backup: self.backup,
+            script_sha256: self.script.digest(),
         }
     }
 
@@ -157,19 +158,40 @@ pub(super) async fn execute(
     };
     let resumed = before.as_ref().filter(|entry| entry.state == working);
     let mut skip = resumed.map_or(0, |entry| usize::try_from(entry.statements_done).unwrap_or(usize::MAX));
-    let mut base = resumed.cloned().unwrap_or_else(|| order.blank(attempt.claim.run));
-    if let Some(problem) = failed_check(target, &order.migration.metadata.checks_before, order, skip == 0).await? {
+    if let Some(entry) = resumed
+        && (entry.script_sha256 != order.script.digest() || !order.script.is_boundary(skip))
+    {
+        let message = format!(
+            "it stopped after {} statements of another form of this script, so that nobody knows where to go on; `dbkeep migrations repair {}` offers what fits",
+            entry.statements_done, order.migration.id
+        );
+        done.problem = Some(order.problem_at(None, None, String::new(), message));
+        return Ok(done);
+    }
+    // Backwards, the backup to name is still the one that was made before it was applied.
+    let kept = before
+        .as_ref()
+        .and_then(|entry| entry.backup)
+        .filter(|_| order.direction == Direction::Down);
+    let blank = order.blank(attempt.claim.run);
+    let mut base = LedgerEntry {
+        rows: resumed.map_or(0, |entry| entry.rows),
+        duration_ms: resumed.map_or(0, |entry| entry.duration_ms),
+        statements_done: resumed.map_or(0, |entry| entry.statements_done),
+        backup: kept.or(blank.backup),
+        ..blank
+    };
+    if let Some(problem) = failed_check(target, &order.migration.metadata.checks_before, order, skip == 0, "before").await? {
         done.problem = Some(problem);
         return Ok(done);
     }
     if skip >= total {
-        // Nothing to execute, or everything is in effect and only the last word is missing.
-        let after = LedgerEntry {
-            state: finished,
-            in_doubt: false,
-            problem: String::new(),
-            ..base
-        };
+        // Nothing to execute, or everything is in effect and only the last word is missing, which its checks have to allow.
+        if let Some(problem) = failed_check(target, &order.migration.metadata.checks_after, order, true, "after").await? {
+            done.problem = Some(problem);
+            return Ok(done);
+        }
+        let after = LedgerEntry { state: finished, ..base };
         match target
             .migrator()
             .note(attempt.claim, &[(done.entry.clone(), after.clone())])
@@ -240,8 +262,7 @@ pub(super) async fn execute(
                 done.problem = Some(judge(order, failed, error)?);
                 if !group.atomic {
                     // The adapter has noted what became of it.
-                    let ledger = target.migrator().ledger().await?;
-                    done.entry = ledger.into_iter().find(|entry| entry.id == order.migration.id);
+                    done.entry = row(target, order).await?;
                 }
                 return Ok(done);
             }
@@ -251,19 +272,26 @@ pub(super) async fn execute(
     Ok(done)
 }
 
+/// The migration's ledger row, as it is now.
+async fn row(target: &Arc<dyn Target>, order: &ScriptOrder<'_>) -> Result<Option<LedgerEntry>, Halt> {
+    let ledger = target.migrator().ledger().await?;
+    Ok(ledger.into_iter().find(|entry| entry.id == order.migration.id))
+}
+
 /// The first check that does not hold. Those before a script are asked once, not again where it goes on.
 async fn failed_check(
     target: &Arc<dyn Target>,
     checks: &[String],
     order: &ScriptOrder<'_>,
     begins: bool,
+    when: &str,
 ) -> Result<Option<ScriptProblem>, Halt> {
     if !begins || order.direction == Direction::Down {
         return Ok(None);
     }
     for check in checks {
         if let Some(found) = target.migrator().check(check).await? {
-            let message = format!("check before it does not hold: {check}: {found}");
+            let message = format!("check {when} it does not hold: {check}: {found}");
             return Ok(Some(order.problem_at(None, None, String::new(), message)));
         }
     }
@@ -300,10 +328,11 @@ async fn with_retries(
     done_before: u32,
     done: &mut ScriptDone,
 ) -> Result<Result<GroupDone, MigratorError>, Halt> {
+    let mut ordered = ordered.clone();
     let mut backoff = FIRST_BACKOFF;
     let mut tries = 1;
     loop {
-        let error = match once(attempt, target, order, ordered, done_before).await? {
+        let error = match once(attempt, target, order, &ordered, done_before).await? {
             Err(error) => error,
             Ok(group) => return Ok(Ok(group)),
         };
@@ -336,9 +365,25 @@ async fn with_retries(
         );
         attempt.ledger.warn(Some(order.step), "LOCK_TIMEOUT", text).await?;
         attempt.lease.rest(backoff).await?;
+        if !ordered.atomic {
+            // The try has left its own ledger row, and perhaps an index that is not valid: another one of that name could not be made.
+            ordered.before = row(target, order).await?;
+            done.entry.clone_from(&ordered.before);
+            if let Some(statement) = ordered.statements.first() {
+                sweep(attempt, target, statement, &ordered.session).await?;
+            }
+        }
         backoff = (backoff * 2).min(LAST_BACKOFF);
         tries += 1;
     }
+}
+
+/// Drops the index that a statement left invalid.
+async fn sweep(attempt: &Attempt, target: &Arc<dyn Target>, statement: &Statement, session: &[Statement]) -> Result<(), Halt> {
+    if let Some((index, IndexState::Invalid)) = target.migrator().index_of(statement, session).await? {
+        target.migrator().drop_invalid_index(attempt.claim, &index).await?;
+    }
+    Ok(())
 }
 
 async fn once(
@@ -424,7 +469,7 @@ fn progress(order: &ScriptOrder<'_>, statements: &[Statement], done_before: u32,
 }
 
 /// Statements before a group that set the session, which the group would have inherited in a single session.
-fn session_before(script: &Script, group: usize, engine: EngineKind) -> Vec<Statement> {
+pub(super) fn session_before(script: &Script, group: usize, engine: EngineKind) -> Vec<Statement> {
     let before = script.groups[..group].iter().flat_map(|group| &group.statements);
     before
         .filter(|statement| sets_session(&statement.sql, engine))

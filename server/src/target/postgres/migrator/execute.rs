@@ -29,7 +29,12 @@ use crate::target::{
 };
 
 /// How the driver, the server and this process find out that another of them is gone.
-const WATCHFUL: &str = "SELECT set_config('client_connection_check_interval', '2s', true) WHERE current_setting('server_version_num')::integer >= 140000";
+pub(super) fn watchful(local: bool) -> String {
+    format!(
+        "SELECT pg_catalog.set_config('client_connection_check_interval', '2s', {local}) \
+         WHERE pg_catalog.current_setting('server_version_num')::integer >= 140000"
+    )
+}
 
 /// The settings of a transaction for its statements.
 pub(super) fn settings(lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
@@ -138,8 +143,9 @@ impl Group<'_> {
     async fn begin(&self, connection: &mut PgConnection) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
-            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {WATCHFUL}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
             settings(order.lock_timeout, order.statement_timeout),
+            watchful(true),
             ledger::select_fence(order.claim),
             ledger::select_lease(""),
             ledger::select_locked(&order.after.id),

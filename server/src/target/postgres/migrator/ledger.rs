@@ -24,14 +24,14 @@ const CREATE: &str = "SELECT pg_advisory_xact_lock(7236832781); \
      CREATE TABLE IF NOT EXISTS dbkeep.migration ( \
        id text PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL, state text NOT NULL, statements_done integer NOT NULL, \
        statements integer NOT NULL, in_doubt boolean NOT NULL, problem text NOT NULL, rows bigint NOT NULL, duration_ms bigint NOT NULL, \
-       at timestamptz NOT NULL, by_whom text NOT NULL, run_id text NOT NULL, backup_run_id text); \
+       at timestamptz NOT NULL, by_whom text NOT NULL, run_id text NOT NULL, backup_run_id text, script_sha256 text NOT NULL); \
      COMMENT ON TABLE dbkeep.migration IS 'Ledger of dbkeep: one row for each migration that was applied, or was begun.'; \
      CREATE TABLE IF NOT EXISTS dbkeep.migration_lease ( \
        id integer PRIMARY KEY CHECK (id = 1), holder text NOT NULL, run_id text NOT NULL, fence bigint NOT NULL, until timestamptz NOT NULL)";
 
 /// The columns of a ledger row as text.
 const COLUMNS: &str = "id, name, sha256, state, statements_done::text, statements::text, in_doubt::text, problem, rows::text, duration_ms::text, \
-     (extract(epoch FROM at) * 1000000)::bigint::text, by_whom, run_id, backup_run_id";
+     (extract(epoch FROM at) * 1000000)::bigint::text, by_whom, run_id, backup_run_id, script_sha256";
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -66,6 +66,7 @@ pub(super) fn entry(row: &PgRow) -> Result<LedgerEntry, TargetError> {
         by: word(11)?,
         run: run(&word(12)?)?,
         backup: text(row, 13)?.map(|text| run(&text)).transpose()?,
+        script_sha256: word(14)?,
     })
 }
 
@@ -85,11 +86,11 @@ pub(super) fn upsert(entry: &LedgerEntry, condition: &str) -> String {
         .map_or_else(|| "NULL".to_owned(), |run| literal(&run.to_string()));
     format!(
         "INSERT INTO dbkeep.migration AS m (id, name, sha256, state, statements_done, statements, in_doubt, problem, rows, duration_ms, at, \
-         by_whom, run_id, backup_run_id) SELECT {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, pg_catalog.clock_timestamp(), {}, {}, {} WHERE {condition} \
+         by_whom, run_id, backup_run_id, script_sha256) SELECT {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, pg_catalog.clock_timestamp(), {}, {}, {}, {} WHERE {condition} \
          ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, sha256 = EXCLUDED.sha256, state = EXCLUDED.state, \
          statements_done = EXCLUDED.statements_done, statements = EXCLUDED.statements, in_doubt = EXCLUDED.in_doubt, problem = EXCLUDED.problem, \
          rows = EXCLUDED.rows, duration_ms = EXCLUDED.duration_ms, at = EXCLUDED.at, by_whom = EXCLUDED.by_whom, run_id = EXCLUDED.run_id, \
-         backup_run_id = EXCLUDED.backup_run_id RETURNING (extract(epoch FROM m.at) * 1000000)::bigint::text",
+         backup_run_id = EXCLUDED.backup_run_id, script_sha256 = EXCLUDED.script_sha256 RETURNING (extract(epoch FROM m.at) * 1000000)::bigint::text",
         literal(&entry.id.0),
         literal(&entry.name),
         literal(&entry.sha256),
@@ -103,6 +104,7 @@ pub(super) fn upsert(entry: &LedgerEntry, condition: &str) -> String {
         literal(&entry.by),
         literal(&entry.run.to_string()),
         backup,
+        literal(&entry.script_sha256),
     )
 }
 

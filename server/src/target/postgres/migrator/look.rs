@@ -3,7 +3,7 @@
 
 use dbkeep_engine::{
     model::{TableMeasure, TableName},
-    port::{MigratorError, TargetError},
+    port::{IndexState, MigratorError, TargetError},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 
@@ -140,36 +140,80 @@ pub(super) async fn measure(connection: &mut PgConnection, tables: &[String]) ->
     Ok(measures)
 }
 
-/// The index of a name, and whether it is valid; `None` where there is none.
-pub(super) async fn index(connection: &mut PgConnection, name: &str) -> Result<Option<(TableName, bool)>, TargetError> {
-    let sql = "SELECT n.nspname::text, c.relname::text, i.indisvalid AND i.indisready FROM pg_catalog.pg_index AS i \
+/// State of an index that is there.
+fn state(valid: bool) -> IndexState {
+    if valid { IndexState::Valid } else { IndexState::Invalid }
+}
+
+/// The index of a name as it is written: its full name and state.
+pub(super) async fn index(connection: &mut PgConnection, name: &str) -> Result<Option<(String, IndexState)>, TargetError> {
+    let sql = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), i.indisvalid AND i.indisready FROM pg_catalog.pg_index AS i \
                JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-               WHERE c.oid = to_regclass($1)";
-    let found: Option<(String, String, bool)> = sqlx::query_as(sql)
+               WHERE c.oid = pg_catalog.to_regclass($1)";
+    let found: Option<(String, bool)> = sqlx::query_as(sql)
+        .persistent(false)
         .bind(name)
         .fetch_optional(connection)
         .await
         .map_err(statement)?;
-    Ok(found.map(|(schema, name, valid)| {
-        let table = TableName {
-            schema: Some(schema),
-            name,
-        };
-        (table, valid)
-    }))
+    Ok(found.map(|(full, valid)| (full, state(valid))))
 }
 
-/// Full names of indexes that are not valid: of one table, or those that REINDEX leaves.
-pub(super) async fn invalid_indexes(connection: &mut PgConnection, table: Option<&str>) -> Result<Vec<String>, TargetError> {
-    let of_which = match table {
-        Some(table) => format!("i.indrelid = to_regclass({})", render::literal(table)),
-        None => "c.relname LIKE '%\\_ccnew%'".to_owned(),
+/// The index of that name, without a schema, of a table as it is written: its full name and state. An index lies in the schema of
+/// its table.
+pub(super) async fn index_of_table(
+    connection: &mut PgConnection,
+    table: &str,
+    name: &str,
+) -> Result<(String, IndexState), TargetError> {
+    // Too long a name is cut off by the server's own cast, as it was when the index was made.
+    let sql = "SELECT pg_catalog.format('%I.%I', n.nspname, $2::text::name), x.valid FROM pg_catalog.pg_class AS t \
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace \
+               LEFT JOIN (SELECT i.indrelid, c.relname, i.indisvalid AND i.indisready AS valid FROM pg_catalog.pg_index AS i \
+                 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid) AS x ON x.indrelid = t.oid AND x.relname = $2::text::name \
+               WHERE t.oid = pg_catalog.to_regclass($1)";
+    let found: Option<(String, Option<bool>)> = sqlx::query_as(sql)
+        .persistent(false)
+        .bind(table)
+        .bind(name)
+        .fetch_optional(connection)
+        .await
+        .map_err(statement)?;
+    Ok(match found {
+        Some((full, valid)) => (full, valid.map_or(IndexState::Absent, state)),
+        None => (render::identifier(name), IndexState::Absent),
+    })
+}
+
+/// Which indexes are looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Of<'a> {
+    /// Those of a table.
+    Table(&'a str),
+    /// Those that REINDEX leaves, of a table or of the table of an index; `None` for any.
+    Reindex(Option<&'a str>),
+}
+
+/// Indexes that are not valid: full name, and name without a schema.
+pub(super) async fn invalid_indexes(connection: &mut PgConnection, of: Of<'_>) -> Result<Vec<(String, String)>, TargetError> {
+    let of_which = match of {
+        Of::Table(table) => format!("i.indrelid = pg_catalog.to_regclass({})", render::literal(table)),
+        Of::Reindex(named) => {
+            let named = named.map(|name| {
+                let name = format!("pg_catalog.to_regclass({})", render::literal(name));
+                format!(
+                    " AND i.indrelid IN (SELECT {name}::oid UNION ALL SELECT o.indrelid FROM pg_catalog.pg_index AS o WHERE o.indexrelid = {name})"
+                )
+            });
+            format!("c.relname ~ '_cc(new|old)[0-9]*$'{}", named.unwrap_or_default())
+        }
     };
     let sql = format!(
-        "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \
-         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE NOT (i.indisvalid AND i.indisready) AND c.relkind = 'i' AND {of_which} ORDER BY 1"
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relname::text FROM pg_catalog.pg_index AS i \
+         JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+         WHERE NOT (i.indisvalid AND i.indisready) AND c.relkind = 'i' AND {of_which} ORDER BY 1"
     );
-    sqlx::query_scalar(AssertSqlSafe(sql))
+    sqlx::query_as(AssertSqlSafe(sql))
         .persistent(false)
         .fetch_all(connection)
         .await

@@ -106,16 +106,11 @@ impl Migrator for PostgresTarget {
         look::violations(&mut connection).await
     }
 
-    async fn index(&self, name: &str) -> Result<IndexState, TargetError> {
-        let mut connection = self.connection().await?;
-        let found = look::index(&mut connection, name).await?;
-        self.idle.put(connection);
-        Ok(found.map_or(IndexState::Absent, |(_, valid)| {
-            if valid { IndexState::Valid } else { IndexState::Invalid }
-        }))
+    async fn index_of(&self, one: &Statement, session: &[Statement]) -> Result<Option<(String, IndexState)>, TargetError> {
+        self.look_for_index(one, session).await
     }
 
-    async fn drop_invalid_index(&self, claim: Claim, name: &str) -> Result<(), MigratorError> {
-        self.drop_invalid(claim, name).await
+    async fn drop_invalid_index(&self, claim: Claim, full_name: &str) -> Result<(), MigratorError> {
+        self.drop_invalid(claim, full_name).await
     }
 }

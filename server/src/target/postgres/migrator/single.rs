@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use dbkeep_engine::{
     failpoint,
-    model::LedgerEntry,
-    port::{Claim, Follow, GroupDone, GroupOrder, MigratorError, TargetError, TargetErrorClass, Told},
+    model::{LedgerEntry, Statement},
+    port::{Claim, Follow, GroupDone, GroupOrder, IndexState, MigratorError, TargetError, TargetErrorClass, Told},
 };
-use sqlx::{AssertSqlSafe, Executor as _};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::{
-    super::{PostgresTarget, error::statement, render},
-    execute::{begin_own, run_one, set_session, write_own},
+    super::{PostgresTarget, error::statement},
+    execute::{begin_own, run_one, set_session, watchful, write_own},
     ledger, look, problem,
     session::{Armed, Session, simple},
 };
@@ -63,19 +63,21 @@ impl PostgresTarget {
         failpoint!("migration-in-doubt");
         let words = words(&one.sql);
         let index = IndexWork::of(&one.sql, &words);
-        let before = match &index {
-            Some(index) => index.invalid(session).await?,
-            None => Vec::new(),
-        };
         let limit = order.statement_timeout.map_or(0, |limit| millis(limit).max(1));
         let settings = format!(
-            "SET lock_timeout = {}; SET statement_timeout = {limit}; SET client_min_messages = warning",
-            millis(order.lock_timeout).max(1)
+            "SET lock_timeout = {}; SET statement_timeout = {limit}; SET client_min_messages = warning; {}",
+            millis(order.lock_timeout).max(1),
+            watchful(false)
         );
         session.connection.execute(AssertSqlSafe(settings)).await.map_err(statement)?;
         if let Err(error) = set_session(&mut session.connection, order).await {
             return self.failed(session, order, &doubtful, error, &[]).await;
         }
+        // Only now are names those that the statement means.
+        let before = match &index {
+            Some(index) => index.invalid(&mut session.connection).await?,
+            None => Vec::new(),
+        };
         tell(follow, Told::Begun(0));
         let began = Instant::now();
         let ran = tokio::select! {
@@ -86,7 +88,7 @@ impl PostgresTarget {
         failpoint!("migration-alone");
         let took = millis(began.elapsed());
         let left = match &index {
-            Some(index) if !matches!(ran, Err(MigratorError::Target(_))) => index.left(session, &before).await?,
+            Some(index) if !matches!(ran, Err(MigratorError::Target(_))) => index.left(&mut session.connection, &before).await?,
             _ => Vec::new(),
         };
         let report = match ran {
@@ -169,7 +171,23 @@ impl PostgresTarget {
         Err(error)
     }
 
-    pub(super) async fn drop_invalid(&self, claim: Claim, name: &str) -> Result<(), MigratorError> {
+    /// The index of a statement, by the names that its session makes of them.
+    pub(super) async fn look_for_index(
+        &self,
+        one: &Statement,
+        session: &[Statement],
+    ) -> Result<Option<(String, IndexState)>, TargetError> {
+        let Some(work) = IndexWork::of(&one.sql, &words(&one.sql)) else {
+            return Ok(None);
+        };
+        // Not to be used again: nobody else inherits what the script sets.
+        let mut looking = self.session().await?;
+        let found = work.look(&mut looking.connection, session).await;
+        looking.give_up().await;
+        found
+    }
+
+    pub(super) async fn drop_invalid(&self, claim: Claim, full_names: &str) -> Result<(), MigratorError> {
         let mut connection = self.connect().await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {}; {}; COMMIT",
@@ -179,30 +197,51 @@ impl PostgresTarget {
         let results = simple(&mut connection, begin).await.map_err(statement)?;
         ledger::check_fence(results.get(1), claim)?;
         ledger::check_lease(results.get(2), claim)?;
-        if let Some((table, false)) = look::index(&mut connection, name).await? {
-            let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", render::table(&table));
-            connection.execute(AssertSqlSafe(drop)).await.map_err(statement)?;
+        let words = words(full_names);
+        let mut at = 0;
+        while let Some((parts, next)) = name_at(&words, at) {
+            if let Some((full, IndexState::Invalid)) = look::index(&mut connection, &written(full_names, &parts)).await? {
+                let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {full}");
+                connection.execute(AssertSqlSafe(drop)).await.map_err(statement)?;
+            }
+            // A comma.
+            at = next + 1;
         }
         Ok(())
     }
 }
 
-/// An index that a statement builds while others write.
-struct IndexWork {
-    /// The table, as the statement names it; of REINDEX, `None`.
-    table: Option<String>,
-    /// Name of the index, where the statement says it.
-    index: Option<String>,
+/// What a statement does to indexes while others write. Names are as the statement writes them, except those of new indexes.
+#[derive(Debug, PartialEq, Eq)]
+enum IndexWork {
+    /// It makes one of a table; its name where the statement says it, as the server knows it.
+    Creates { table: String, index: Option<String> },
+    /// It drops one.
+    Drops(String),
+    /// It builds those anew of a table or an index; `None` for those of more.
+    Rebuilds(Option<String>),
 }
 
 impl IndexWork {
     fn of(sql: &str, words: &[Word]) -> Option<Self> {
         let concurrently = words.iter().position(|word| word.is("CONCURRENTLY"))?;
         if words.first()?.is("REINDEX") {
-            return Some(Self {
-                table: None,
-                index: None,
-            });
+            let named = words[..concurrently].iter().any(|word| word.is("INDEX") || word.is("TABLE"));
+            // The word may also be an option, in brackets before the kind.
+            let named = match words.iter().position(|word| word.is_symbol(")")) {
+                Some(close) if close > concurrently => words
+                    .get(close + 1)
+                    .filter(|word| word.is("INDEX") || word.is("TABLE"))
+                    .and_then(|_| name_at(words, close + 2)),
+                _ if named => name_at(words, concurrently + 1),
+                _ => None,
+            };
+            return Some(Self::Rebuilds(named.map(|(parts, _)| written(sql, &parts))));
+        }
+        if are(words, 0, &["DROP", "INDEX", "CONCURRENTLY"]) {
+            let (parts, next) = name_at(words, after_if_exists(words, concurrently + 1))?;
+            let several = words.get(next).is_some_and(|word| word.is_symbol(","));
+            return (!several).then(|| Self::Drops(written(sql, &parts)));
         }
         let unique = usize::from(are(words, 1, &["UNIQUE"]));
         if !are(words, 0, &["CREATE"]) || !are(words, 1 + unique, &["INDEX", "CONCURRENTLY"]) {
@@ -210,42 +249,88 @@ impl IndexWork {
         }
         let mut at = after_if_exists(words, concurrently + 1);
         let mut index = None;
-        if !words.get(at)?.is("ON") {
+        if !are(words, at, &["ON"]) {
             let (parts, next) = name_at(words, at)?;
             index = parts.last().map(|part| folded(part));
             at = next;
         }
+        if !are(words, at, &["ON"]) {
+            return None;
+        }
         at += 1 + usize::from(are(words, at + 1, &["ONLY"]));
         let (parts, _) = name_at(words, at)?;
-        let (first, last) = (parts.first()?, parts.last()?);
-        let table = sql.chars().skip(first.at).take(last.end - first.at).collect();
-        Some(Self {
-            table: Some(table),
+        Some(Self::Creates {
+            table: written(sql, &parts),
             index,
         })
     }
 
-    /// Indexes that are not valid, of those that the statement could have left.
-    async fn invalid(&self, session: &mut Session) -> Result<Vec<String>, TargetError> {
-        look::invalid_indexes(&mut session.connection, self.table.as_deref()).await
+    /// The index and its state, in a session that is set as the script's.
+    async fn look(
+        &self,
+        connection: &mut PgConnection,
+        session: &[Statement],
+    ) -> Result<Option<(String, IndexState)>, TargetError> {
+        connection
+            .execute("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
+            .await
+            .map_err(statement)?;
+        for one in session {
+            let set = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
+            set.map_err(statement)?;
+        }
+        match self {
+            Self::Creates { index: None, .. } => Ok(None),
+            Self::Creates {
+                table,
+                index: Some(index),
+            } => look::index_of_table(connection, table, index).await.map(Some),
+            Self::Drops(name) => {
+                let found = look::index(connection, name).await?;
+                Ok(Some(found.unwrap_or_else(|| (name.clone(), IndexState::Absent))))
+            }
+            Self::Rebuilds(_) => {
+                let left = self.invalid(connection).await?;
+                let names: Vec<String> = left.into_iter().map(|(full, _)| full).collect();
+                Ok((!names.is_empty()).then(|| (names.join(", "), IndexState::Invalid)))
+            }
+        }
     }
 
-    /// Those of them that were not there before, or are named by the statement.
-    async fn left(&self, session: &mut Session, before: &[String]) -> Result<Vec<String>, TargetError> {
-        let named = |full: &String| {
-            let index = self.index.as_deref();
-            index.is_some_and(|index| full.rsplit('.').next() == Some(index))
+    /// Indexes that are not valid, of those that the statement could have left: full name, and name without a schema.
+    async fn invalid(&self, connection: &mut PgConnection) -> Result<Vec<(String, String)>, TargetError> {
+        let of = match self {
+            Self::Creates { table, .. } => look::Of::Table(table),
+            Self::Rebuilds(named) => look::Of::Reindex(named.as_deref()),
+            Self::Drops(_) => return Ok(Vec::new()),
         };
-        let mut now = self.invalid(session).await?;
-        now.retain(|full| named(full) || !before.contains(full));
-        Ok(now)
+        look::invalid_indexes(connection, of).await
     }
+
+    /// Full names of those of them that were not there before, or are named by the statement.
+    async fn left(&self, connection: &mut PgConnection, before: &[(String, String)]) -> Result<Vec<String>, TargetError> {
+        let mine = match self {
+            Self::Creates { index, .. } => index.as_ref(),
+            Self::Drops(_) | Self::Rebuilds(_) => None,
+        };
+        let mut now = self.invalid(connection).await?;
+        now.retain(|found| mine == Some(&found.1) || !before.contains(found));
+        Ok(now.into_iter().map(|(full, _)| full).collect())
+    }
+}
+
+/// A name as the statement writes it.
+fn written(sql: &str, parts: &[&Word]) -> String {
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+        return String::new();
+    };
+    sql.chars().skip(first.at).take(last.end - first.at).collect()
 }
 
 /// A name as the server knows it.
 fn folded(word: &Word) -> String {
     if word.kind == crate::target::words::Kind::Plain {
-        word.text.to_lowercase()
+        word.text.to_ascii_lowercase()
     } else {
         word.text.clone()
     }
@@ -255,21 +340,39 @@ fn folded(word: &Word) -> String {
 mod tests {
     use super::*;
 
-    fn work(sql: &str) -> Option<(Option<String>, Option<String>)> {
-        IndexWork::of(sql, &words(sql)).map(|work| (work.table, work.index))
-    }
-
     #[test]
     fn the_index_of_a_statement_is_found() {
+        let work = |sql: &str| IndexWork::of(sql, &words(sql));
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(
             work("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS Tall ON ONLY public.\"T\" (a)"),
-            Some((some("public.\"T\""), some("tall")))
+            Some(IndexWork::Creates {
+                table: "public.\"T\"".to_owned(),
+                index: some("tall")
+            })
         );
-        assert_eq!(work("create index concurrently on t (a)"), Some((some("t"), None)));
-        assert_eq!(work("REINDEX INDEX CONCURRENTLY i"), Some((None, None)));
+        assert_eq!(
+            work("create index concurrently on t (a)"),
+            Some(IndexWork::Creates {
+                table: "t".to_owned(),
+                index: None
+            })
+        );
+        for (sql, named) in [
+            ("REINDEX INDEX CONCURRENTLY s.i", some("s.i")),
+            ("REINDEX (VERBOSE) TABLE CONCURRENTLY \"T\"", some("\"T\"")),
+            ("REINDEX (CONCURRENTLY, VERBOSE) TABLE t", some("t")),
+            ("REINDEX SCHEMA CONCURRENTLY s", None),
+        ] {
+            assert_eq!(work(sql), Some(IndexWork::Rebuilds(named)), "{sql}");
+        }
+        assert_eq!(
+            work("DROP INDEX CONCURRENTLY IF EXISTS s.I"),
+            Some(IndexWork::Drops("s.I".to_owned()))
+        );
         assert_eq!(work("CREATE INDEX i ON t (a)"), None);
+        assert_eq!(work("CREATE INDEX CONCURRENTLY U&\"i\" ON t (a)"), None);
         assert_eq!(work("REFRESH MATERIALIZED VIEW CONCURRENTLY v"), None);
-        assert_eq!(work("DROP INDEX CONCURRENTLY i"), None);
+        assert_eq!(work("DROP INDEX i"), None);
     }
 }

@@ -1,11 +1,12 @@
 //! Rows that vanish although nobody deletes them: a table that is rebuilt may be copied in part, and dropping the old one deletes its
-//! children where foreign keys are on, without any violation to be seen. Rows are counted before and after instead.
+//! children where foreign keys are on, without any violation to be seen; or it empties the keys of its children. Rows, and keys that
+//! are not null, are counted before and after instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dbkeep_engine::{
     model::{RowsLost, Statement},
-    port::TargetError,
+    port::{MigratorError, TargetError},
 };
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
@@ -22,7 +23,8 @@ pub(super) struct Act {
 
 fn last_at(words: &[Word], at: usize) -> Option<(String, usize)> {
     let (parts, next) = name_at(words, at)?;
-    Some((parts.last()?.text.to_lowercase(), next))
+    // As SQLite compares names.
+    Some((parts.last()?.text.to_ascii_lowercase(), next))
 }
 
 impl Act {
@@ -52,6 +54,50 @@ impl Act {
 
 /// Tables by their names in lower case, with their rows.
 type Counts = BTreeMap<String, (String, u64)>;
+
+/// A key that references a table which is dropped.
+#[derive(Debug)]
+struct Key {
+    child: String,
+    columns: Vec<String>,
+    /// What becomes of it when the row that it references goes.
+    on_delete: String,
+    /// Rows in which no column of it is null.
+    filled: u64,
+}
+
+impl Key {
+    /// As a person knows it.
+    fn told(&self) -> String {
+        format!("{}({})", self.child, self.columns.join(", "))
+    }
+
+    async fn count(&self, connection: &mut SqliteConnection) -> Result<u64, TargetError> {
+        let filled: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| format!("{} IS NOT NULL", render::identifier(column)))
+            .collect();
+        let sql = format!(
+            "SELECT count(*) FROM main.{} WHERE {}",
+            render::identifier(&self.child),
+            filled.join(" AND ")
+        );
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_one(connection)
+            .await
+            .map_err(statement)?;
+        Ok(u64::try_from(rows).unwrap_or(0))
+    }
+}
+
+/// What dropping a table could take along.
+#[derive(Debug, Default)]
+pub(super) struct AtStake {
+    rows: Counts,
+    keys: Vec<Key>,
+}
 
 /// Keeps an eye on the rows of tables that a group rebuilds, and of those that name them.
 #[derive(Debug)]
@@ -110,25 +156,63 @@ impl Children {
     }
 
     /// Counts what dropping a table could take along; nothing where the statement drops none, or takes nothing.
-    pub(super) async fn before(&mut self, connection: &mut SqliteConnection, index: usize) -> Result<Counts, TargetError> {
+    ///
+    /// # Errors
+    /// `Statement` where it would set keys to their default: what they were could not be told from what they are.
+    pub(super) async fn before(&mut self, connection: &mut SqliteConnection, index: usize) -> Result<AtStake, MigratorError> {
         let Some(dropped) = self.acts.get(index).and_then(|act| act.dropped.clone()) else {
-            return Ok(Counts::new());
+            return Ok(AtStake::default());
         };
         if !self.foreign_keys {
-            return Ok(Counts::new());
+            return Ok(AtStake::default());
         }
         // The script may have made tables since.
         self.parents = parents(connection).await?;
-        count(connection, &self.dependants(&dropped)).await
+        let rows = count(connection, &self.dependants(&dropped)).await?;
+        let keys = keys(connection, &dropped).await?;
+        let defaulted = |key: &&Key| key.on_delete.eq_ignore_ascii_case("SET DEFAULT") && key.filled > 0;
+        if let Some(key) = keys.iter().find(defaulted)
+            && has_rows(connection, &dropped).await?
+        {
+            return Err(MigratorError::Statement {
+                index,
+                offset: None,
+                code: String::new(),
+                message: format!(
+                    "dropping {dropped} would set {} to its default (ON DELETE SET DEFAULT), which {} rows reference it by; \
+                     expected foreign keys that are off meanwhile, or rows that no longer reference it",
+                    key.told(),
+                    key.filled
+                ),
+                retryable: false,
+                blockers: Vec::new(),
+            });
+        }
+        Ok(AtStake { rows, keys })
     }
 
     /// What a statement took along.
-    pub(super) async fn after(&self, connection: &mut SqliteConnection, before: &Counts) -> Result<Vec<RowsLost>, TargetError> {
-        if before.is_empty() {
+    pub(super) async fn after(&self, connection: &mut SqliteConnection, before: &AtStake) -> Result<Vec<RowsLost>, TargetError> {
+        if before.rows.is_empty() {
             return Ok(Vec::new());
         }
-        let now = count(connection, &before.keys().cloned().collect()).await?;
-        Ok(fewer(before, &now).map(|(_, lost)| lost).collect())
+        let now = count(connection, &before.rows.keys().cloned().collect()).await?;
+        let mut lost: Vec<RowsLost> = fewer(&before.rows, &now).map(|(_, lost)| lost).collect();
+        for key in &before.keys {
+            // Keys of rows that are gone are told with their rows.
+            if lost.iter().any(|lost| lost.table == key.child) {
+                continue;
+            }
+            let after = key.count(connection).await?;
+            if after < key.filled {
+                lost.push(RowsLost {
+                    table: key.told(),
+                    before: key.filled,
+                    after,
+                });
+            }
+        }
+        Ok(lost)
     }
 
     /// What the whole group lost.
@@ -193,6 +277,43 @@ async fn parents(connection: &mut SqliteConnection) -> Result<BTreeMap<String, B
         parents.entry(child).or_default().insert(parent);
     }
     Ok(parents)
+}
+
+/// Keys of other tables that reference a table.
+async fn keys(connection: &mut SqliteConnection, parent: &str) -> Result<Vec<Key>, TargetError> {
+    let sql = "SELECT t.name, f.id, f.\"from\", f.on_delete FROM pragma_table_list AS t JOIN pragma_foreign_key_list(t.name) AS f \
+               WHERE t.schema = 'main' AND t.type = 'table' AND lower(f.\"table\") = ?1 AND lower(t.name) <> ?1 ORDER BY t.name, f.id, f.seq";
+    let rows: Vec<(String, i64, String, String)> = sqlx::query_as(sql)
+        .persistent(false)
+        .bind(parent)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let mut keys: Vec<Key> = Vec::new();
+    let mut last = None;
+    for (child, id, column, on_delete) in rows {
+        let this = Some((child.clone(), id));
+        match keys.last_mut() {
+            Some(key) if last == this => key.columns.push(column),
+            _ => keys.push(Key {
+                child,
+                columns: vec![column],
+                on_delete,
+                filled: 0,
+            }),
+        }
+        last = this;
+    }
+    for key in &mut keys {
+        key.filled = key.count(connection).await?;
+    }
+    Ok(keys)
+}
+
+/// Whether a table is there and has rows.
+async fn has_rows(connection: &mut SqliteConnection, table: &str) -> Result<bool, TargetError> {
+    let counts = count(connection, &BTreeSet::from([table.to_owned()])).await?;
+    Ok(counts.values().any(|(_, rows)| *rows > 0))
 }
 
 /// Rows of those tables that are there.

@@ -19,12 +19,13 @@ use crate::target::ledger::{check_unmoved, lease_ran_out, millis, state_name, st
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS main._dbkeep_migration ( \
        id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, state TEXT NOT NULL, statements_done INTEGER NOT NULL, \
        statements INTEGER NOT NULL, in_doubt INTEGER NOT NULL, problem TEXT NOT NULL, rows INTEGER NOT NULL, duration_ms INTEGER NOT NULL, \
-       at INTEGER NOT NULL, by_whom TEXT NOT NULL, run_id TEXT NOT NULL, backup_run_id TEXT) STRICT, WITHOUT ROWID; \
+       at INTEGER NOT NULL, by_whom TEXT NOT NULL, run_id TEXT NOT NULL, backup_run_id TEXT, \
+       script_sha256 TEXT NOT NULL) STRICT, WITHOUT ROWID; \
      CREATE TABLE IF NOT EXISTS main._dbkeep_migration_lease ( \
        id INTEGER PRIMARY KEY CHECK (id = 1), holder TEXT NOT NULL, run_id TEXT NOT NULL, fence INTEGER NOT NULL, until INTEGER NOT NULL, \
        term_ms INTEGER NOT NULL) STRICT";
 
-const COLUMNS: &str = "id, name, sha256, state, statements_done, statements, in_doubt, problem, rows, duration_ms, at, by_whom, run_id, backup_run_id";
+const COLUMNS: &str = "id, name, sha256, state, statements_done, statements, in_doubt, problem, rows, duration_ms, at, by_whom, run_id, backup_run_id, script_sha256";
 
 /// Now, milliseconds of the epoch.
 const NOW: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
@@ -59,6 +60,7 @@ fn entry(row: &SqliteRow) -> Result<LedgerEntry, TargetError> {
         by: word(11)?,
         run: run(word(12)?)?,
         backup: backup.map(run).transpose()?,
+        script_sha256: word(14)?,
     })
 }
 
@@ -87,7 +89,7 @@ pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<LedgerE
 /// Writes a row and returns it with its time.
 pub(super) async fn write(connection: &mut SqliteConnection, entry: &LedgerEntry) -> Result<LedgerEntry, TargetError> {
     let sql = format!(
-        "INSERT OR REPLACE INTO main._dbkeep_migration ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NOW}, ?, ?, ?) RETURNING at"
+        "INSERT OR REPLACE INTO main._dbkeep_migration ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NOW}, ?, ?, ?, ?) RETURNING at"
     );
     let at: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(&entry.id.0)
@@ -103,6 +105,7 @@ pub(super) async fn write(connection: &mut SqliteConnection, entry: &LedgerEntry
         .bind(&entry.by)
         .bind(entry.run.to_string())
         .bind(entry.backup.map(|run| run.to_string()))
+        .bind(&entry.script_sha256)
         .fetch_one(connection)
         .await
         .map_err(statement)?;
@@ -152,7 +155,8 @@ async fn check_lease(connection: &mut SqliteConnection, claim: Claim) -> Result<
     };
     let own = run == claim.run.to_string();
     match fence.cmp(&signed(claim.fence)) {
-        std::cmp::Ordering::Equal if own && valid => Ok(()),
+        // One that lapsed while nobody could take it is still held: taking it needs the lock that is held here.
+        std::cmp::Ordering::Equal if own => Ok(()),
         std::cmp::Ordering::Greater if own => Err(journal::fenced().into()),
         _ if !own && valid => Err(MigratorError::LeaseHeld { holder, run, until }),
         _ => Err(lease_ran_out().into()),

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
 use super::super::{error::statement, render, value};
 use crate::target::{
     ledger::judged,
-    words::{name_at, words},
+    words::{after_if_exists, are, name_at, words},
 };
 
 /// Most rows that are counted.
@@ -122,13 +122,44 @@ pub(super) async fn measure(connection: &mut SqliteConnection, tables: &[String]
     Ok(measures)
 }
 
+/// Name of the index that a statement makes or drops.
+pub(super) fn index_of(sql: &str) -> Option<String> {
+    let words = words(sql);
+    let unique = usize::from(are(&words, 1, &["UNIQUE"]));
+    let at = if are(&words, 0, &["CREATE"]) && are(&words, 1 + unique, &["INDEX"]) {
+        after_if_exists(&words, 2 + unique)
+    } else if are(&words, 0, &["DROP", "INDEX"]) {
+        after_if_exists(&words, 2)
+    } else {
+        return None;
+    };
+    let (parts, _) = name_at(&words, at)?;
+    parts.last().map(|part| part.text.clone())
+}
+
 /// Whether there is an index of that name.
 pub(super) async fn index_exists(connection: &mut SqliteConnection, name: &str) -> Result<bool, TargetError> {
     let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND name = ? COLLATE NOCASE";
     Ok(sqlx::query(sql)
-        .bind(bare(name))
+        .bind(name)
         .fetch_optional(connection)
         .await
         .map_err(statement)?
         .is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_of_a_statement_is_found() {
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            index_of("create unique index if not exists main.\"A b\" on t (x)"),
+            some("A b")
+        );
+        assert_eq!(index_of("DROP INDEX IF EXISTS i"), some("i"));
+        assert_eq!(index_of("VACUUM"), None);
+    }
 }

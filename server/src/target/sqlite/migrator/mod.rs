@@ -21,7 +21,7 @@ use dbkeep_engine::{
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
 
-use super::{SqliteTarget, dump::stoppable_by, error::statement};
+use super::{SqliteTarget, dump::stoppable_by, error::statement, render};
 
 #[async_trait]
 impl Migrator for SqliteTarget {
@@ -113,14 +113,18 @@ impl Migrator for SqliteTarget {
         Ok(violations.told())
     }
 
-    async fn index(&self, name: &str) -> Result<IndexState, TargetError> {
+    async fn index_of(&self, one: &Statement, _session: &[Statement]) -> Result<Option<(String, IndexState)>, TargetError> {
+        let Some(name) = look::index_of(&one.sql) else {
+            return Ok(None);
+        };
         let mut connection = self.connection().await?;
-        let found = look::index_exists(&mut connection, name).await?;
+        let found = look::index_exists(&mut connection, &name).await?;
         self.idle.put(connection);
-        Ok(if found { IndexState::Valid } else { IndexState::Absent })
+        let state = if found { IndexState::Valid } else { IndexState::Absent };
+        Ok(Some((format!("main.{}", render::identifier(&name)), state)))
     }
 
-    async fn drop_invalid_index(&self, _claim: Claim, _name: &str) -> Result<(), MigratorError> {
+    async fn drop_invalid_index(&self, _claim: Claim, _full_name: &str) -> Result<(), MigratorError> {
         // An index is built in one transaction here: none is ever invalid.
         Ok(())
     }

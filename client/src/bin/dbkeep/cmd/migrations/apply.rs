@@ -160,7 +160,13 @@ impl Begin {
         let plan = wish.plan(target, session).await?;
         if !self.execute {
             let exit = wish.answer(&plan, session)?;
-            output.note("Nothing was changed; --execute does it.");
+            if exit == Exit::Success {
+                output.note(if plan.steps.is_empty() {
+                    "Nothing is to be done."
+                } else {
+                    "Nothing was changed; --execute does it."
+                });
+            }
             return Ok(Err(exit));
         }
         if output.is_json() {

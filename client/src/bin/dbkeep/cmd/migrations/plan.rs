@@ -105,6 +105,10 @@ impl Wish<'_> {
                 Tone::Bad,
                 "Blocked: a run of this plan would be refused. See the problems above.",
             ))?;
+            let unproven = Self { unproven: true, ..*self };
+            if self.direction == MigrationDirection::Down && !unproven.is_blocked(plan) {
+                output.line("To take a way back that nobody has proven: --unproven")?;
+            }
         } else if !plan.steps.is_empty() {
             output.line(format_args!("Token: {}", output.paint(Tone::Strong, &plan.token)))?;
             if self.direction == MigrationDirection::Up {

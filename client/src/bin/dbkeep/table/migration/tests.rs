@@ -88,13 +88,19 @@ fn the_sum_counts_what_ended_well() {
         }),
         ..Default::default()
     };
+    let step = |operation: &str, rows_affected| proto::StepReport {
+        operation: operation.into(),
+        rows_affected,
+        ..Default::default()
+    };
     let run = |kind: RunKind| proto::Run {
         kind: kind.into(),
         ..Default::default()
     };
     let report = proto::RunReport {
         migrations: vec![migration(2, "", None), migration(1, "3.sql:4:1: no (42P01)", None)],
-        rows_affected: 5,
+        rows_affected: 9,
+        steps: vec![step(BACKUP, 4), step("migrations", 5)],
         duration: seconds(2),
         ..Default::default()
     };

@@ -1,8 +1,8 @@
 //! `ALTER TABLE`. It takes the strongest lock that one of its actions needs, and works through the table once for all of them.
 
+use super::column::{self, Constraint, ConstraintKind, Definition};
 use crate::{
     migration::risk::{
-        column::{self, Constraint, ConstraintKind, Definition},
         context::Context,
         reading::{Fact, Reading},
         token::{Cursor, Name},
@@ -230,7 +230,7 @@ fn drop(mut action: Cursor<'_>, table: &Name, context: &Context, reading: &mut R
         action.eat("IF EXISTS");
         let Some(name) = action.identifier() else { return };
         // The triggers of a foreign key are dropped on both sides.
-        for key in context.keys_of(table).filter(|key| key.constraint.as_ref() == Some(&name)) {
+        for key in context.keys_of(table).filter(|key| key.is_named(&name)) {
             reading.lock(&key.parent, LockMode::AccessExclusive);
         }
         if action.eat("CASCADE") {
@@ -245,12 +245,6 @@ fn drop(mut action: Cursor<'_>, table: &Name, context: &Context, reading: &mut R
     let Some(column) = action.identifier() else { return };
     for key in context.keys_of(table).filter(|key| key.columns.contains(&column)) {
         reading.lock(&key.parent, LockMode::AccessExclusive);
-    }
-    if action.eat("CASCADE") {
-        // Keys of others that refer to the column go too.
-        for key in context.keys_to(table) {
-            reading.lock(&key.child, LockMode::AccessExclusive);
-        }
     }
     reading.loses(format!("column {column} of {table}"), Some(table));
 }
@@ -282,10 +276,13 @@ fn alter(mut action: Cursor<'_>, table: &Name, context: &Context, reading: &mut 
     } else if action.eat("SET EXPRESSION") {
         reading.rewrite(table, format!("{column} is computed anew in every row"));
     } else if action.eat("SET DATA TYPE") || action.eat("TYPE") {
-        // The type before is not known here, so that the table counts as written anew.
-        let (to, _) = column::type_of(action);
-        reading.work(Work::Rewrite, table);
-        if column::may_cut(&to) {
+        let (to, after) = column::type_of(action);
+        let from = context.column_type(table, &column).map(column::normal);
+        let change = column::type_change(from.as_deref(), &to, after.has("USING"));
+        if change.rewrites {
+            reading.work(Work::Rewrite, table);
+        }
+        if change.narrows {
             reading.loses(
                 format!("what does not fit into {to} of column {column} of {table}"),
                 Some(table),
@@ -295,6 +292,7 @@ fn alter(mut action: Cursor<'_>, table: &Name, context: &Context, reading: &mut 
             table: table.clone(),
             column,
             to,
+            rewrites: change.rewrites,
         });
     }
 }
@@ -303,10 +301,7 @@ fn validate(mut action: Cursor<'_>, table: &Name, context: &Context, reading: &m
     reading.lock(table, LockMode::ShareUpdateExclusive);
     action.eat("CONSTRAINT");
     let Some(constraint) = action.identifier() else { return };
-    for key in context
-        .keys_of(table)
-        .filter(|key| key.constraint.as_ref() == Some(&constraint))
-    {
+    for key in context.keys_of(table).filter(|key| key.is_named(&constraint)) {
         reading.lock(&key.parent, LockMode::RowShare);
     }
     reading.scan(table, format!("{constraint} is tested for every row"));
@@ -325,16 +320,6 @@ fn rename(mut action: Cursor<'_>, table: &Name, reading: &mut Reading) {
             from: table.clone(),
             to: to.beside(table),
         });
-        return;
-    }
-    if !action.eat("CONSTRAINT") {
-        action.eat("COLUMN");
-        if let Some(column) = action.identifier() {
-            reading.fact(Fact::RenamesColumn {
-                table: table.clone(),
-                column,
-            });
-        }
     }
 }
 

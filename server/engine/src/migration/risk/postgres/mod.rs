@@ -1,8 +1,9 @@
 //! Reads PostgreSQL's statements. The locks are those of its documentation ("Explicit Locking", `ALTER TABLE`) and, where it is
-//! silent, of `AlterTableGetLockLevel` and `DefineRelation` in its source. Tables: [`table`], [`alter`]; columns: [`super::column`];
+//! silent, of `AlterTableGetLockLevel` and `DefineRelation` in its source. Tables: [`table`], [`alter`]; columns: [`mod@column`];
 //! everything else that has a name: [`object`]; rows: [`super::rows`].
 
 mod alter;
+mod column;
 mod object;
 mod table;
 
@@ -67,7 +68,7 @@ fn statement(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
 }
 
 fn create(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
-    let replaces = cursor.eat("OR REPLACE");
+    cursor.eat("OR REPLACE");
     while [
         "GLOBAL",
         "LOCAL",
@@ -91,19 +92,11 @@ fn create(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
         return Some(reading);
     }
     if cursor.at("INDEX") || cursor.at("UNIQUE INDEX") {
-        let _unique = cursor.eat("UNIQUE");
+        cursor.eat("UNIQUE");
         cursor.skip(1);
         return create_index(cursor, context);
     }
-    let mut reading = object::create(cursor, context)?;
-    // A view that was not there before is locked against nobody.
-    if reading.kind == "CREATE VIEW"
-        && !replaces
-        && let Some((view, _)) = reading.locks.first().cloned()
-    {
-        reading.fact(Fact::Creates(view));
-    }
-    Some(reading)
+    object::create(cursor, context)
 }
 
 fn create_index(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {

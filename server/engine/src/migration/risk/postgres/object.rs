@@ -75,9 +75,10 @@ pub(super) fn create(mut cursor: Cursor<'_>, context: &Context) -> Option<Readin
     cursor.skip_if_exists();
     match kind {
         "VIEW" => {
-            // Where the view exists it is locked, and where it does not nobody can see it.
+            // A view holds no rows, and replacing it is over at once: it counts as new either way.
             if let Some(view) = cursor.name() {
                 reading.lock(&view, LockMode::AccessExclusive);
+                reading.fact(Fact::Creates(view));
             }
             for source in sources(cursor.rest(), EngineKind::Postgres, &[]) {
                 reading.lock(&source, LockMode::AccessShare);
@@ -186,8 +187,7 @@ pub(super) fn alter(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading
             }
         }
         "TYPE" if cursor.has("DROP ATTRIBUTE") || cursor.has("ALTER ATTRIBUTE") => {
-            let name = cursor.name();
-            let shown = name.map(|name| name.to_string()).unwrap_or_default();
+            let shown = cursor.name().map(|name| name.to_string()).unwrap_or_default();
             reading.loses(format!("an attribute of type {shown}"), None);
         }
         "PUBLICATION" => {

@@ -1,8 +1,8 @@
 //! `CREATE TABLE` in its forms.
 
+use super::column::{self, Definition};
 use crate::{
     migration::risk::{
-        column::{self, Definition},
         context::Context,
         reading::{Fact, Reading},
         rows,
@@ -14,7 +14,7 @@ use crate::{
 /// Reads what follows `CREATE TABLE`.
 pub(super) fn create(mut cursor: Cursor<'_>, context: &Context) -> Option<Reading> {
     let mut reading = Reading::new("CREATE TABLE");
-    // Where the table is there already the statement does nothing, so that it may be judged as if it were new.
+    // Where the table is there already the statement does nothing, so that it is judged as if it were not.
     cursor.eat("IF NOT EXISTS");
     let table = cursor.name()?;
     reading.lock(&table, LockMode::AccessExclusive);

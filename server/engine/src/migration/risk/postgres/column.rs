@@ -1,7 +1,6 @@
-//! Definitions of columns and constraints, defaults and types, which both databases spell alike; and what they make PostgreSQL do to
-//! the rows that are there.
+//! Definitions of columns and constraints, defaults and types: what they make PostgreSQL do to the rows that are there.
 
-use super::token::{Cursor, Name, Token, TokenKind, compared};
+use crate::migration::risk::token::{Cursor, Name, Token, TokenKind, compared};
 
 /// Words that end the type or the default of a column.
 const CONSTRAINT_WORDS: [&str; 15] = [
@@ -260,15 +259,87 @@ fn normal_type(tokens: &[Token], engine: crate::model::EngineKind) -> String {
     }
 }
 
-/// Whether changing a column to a type may cut values. Nothing is known of the type before, so that only types which hold whatever
-/// fits into the common ones lose nothing for sure.
-pub(super) fn may_cut(to: &str) -> bool {
-    let (base, limits) = to.split_once('(').map_or((to, ""), |(base, limits)| (base.trim(), limits));
-    match base {
-        "smallint" | "integer" | "real" | "date" | "time" | "boolean" => true,
-        "varchar" | "char" | "numeric" => !limits.is_empty(),
-        _ => false,
-    }
+/// A type that was read elsewhere, in the same spelling.
+pub(super) fn normal(text: &str) -> String {
+    let tokens = crate::migration::risk::token::tokens_of(text, crate::model::EngineKind::Postgres);
+    normal_type(&tokens, crate::model::EngineKind::Postgres)
+}
+
+/// What a change of a column's type does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TypeChange {
+    /// Whether the table is written anew.
+    pub(super) rewrites: bool,
+    /// Whether values may lose something.
+    pub(super) narrows: bool,
+}
+
+/// What changing a column from a type, where it is known, to another does.
+pub(super) fn type_change(from: Option<&str>, to: &str, using: bool) -> TypeChange {
+    let (to_base, to_limits) = base_and_limits(to);
+    let Some(from) = from else {
+        // Nothing is known of the old values, so that only types that can hold whatever fits into a common type lose nothing.
+        let cuts = ["varchar", "char"].contains(&to_base.as_str()) && !to_limits.is_empty() && using;
+        let narrow = ["smallint", "integer", "real", "date", "time", "boolean"].contains(&to_base.as_str());
+        return TypeChange {
+            rewrites: true,
+            narrows: cuts || narrow || (to_base == "numeric" && !to_limits.is_empty()),
+        };
+    };
+    let (from_base, from_limits) = base_and_limits(from);
+    // A longer limit keeps every value; no limit is the longest.
+    let widens = |at: usize| match (from_limits.get(at), to_limits.get(at)) {
+        (_, None) => true,
+        (Some(from), Some(to)) => to >= from,
+        (None, Some(_)) => false,
+    };
+    let same_scale = to_limits.is_empty() || from_limits.get(1) == to_limits.get(1);
+    let rewrites = using
+        || match (from_base.as_str(), to_base.as_str()) {
+            ("varchar", "varchar") => !widens(0),
+            ("varchar" | "text", "text") | ("text", "varchar") if to_limits.is_empty() => false,
+            ("numeric", "numeric") => !(widens(0) && same_scale),
+            ("varbit", "varbit")
+            | ("timestamp", "timestamp")
+            | ("timestamptz", "timestamptz")
+            | ("time", "time")
+            | ("interval", "interval") => !widens(0),
+            ("cidr", "inet") | ("xml", "text") => false,
+            (from, to) => from != to || from_limits != to_limits,
+        };
+    let rank = |kind: &str| match kind {
+        "smallint" => Some(1),
+        "integer" => Some(2),
+        "bigint" => Some(3),
+        "real" => Some(4),
+        "float8" => Some(5),
+        "numeric" => Some(6),
+        _ => None,
+    };
+    let narrows = match (rank(&from_base), rank(&to_base)) {
+        (Some(6), Some(6)) => !widens(0) || !(to_limits.is_empty() || from_limits.get(1) <= to_limits.get(1)),
+        (Some(from), Some(to)) if from != to => {
+            to < from || (from == 3 && to == 5) || (from < 6 && to == 6 && !to_limits.is_empty())
+        }
+        (Some(_), Some(_)) => false,
+        _ => match (from_base.as_str(), to_base.as_str()) {
+            ("varchar" | "char" | "text", "varchar" | "char") => !widens(0),
+            (_, "text") | ("date", "timestamp" | "timestamptz") | ("json", "jsonb") => false,
+            ("timestamp", "timestamptz") | ("timestamptz", "timestamp") => false,
+            (_, "varchar") if to_limits.is_empty() => false,
+            (from, to) => from != to || from_limits != to_limits,
+        },
+    };
+    TypeChange { rewrites, narrows }
+}
+
+fn base_and_limits(kind: &str) -> (String, Vec<u32>) {
+    let Some((base, rest)) = kind.split_once('(') else {
+        return (kind.to_owned(), Vec::new());
+    };
+    let (limits, after) = rest.split_once(')').unwrap_or((rest, ""));
+    let limits = limits.split(',').filter_map(|limit| limit.trim().parse().ok()).collect();
+    (format!("{}{after}", base.trim()), limits)
 }
 
 /// A constraint of a table.
