@@ -480,28 +480,3 @@ async fn constraints_that_were_never_checked_are_told() {
         "{violations:?}"
     );
 }
-
-/// Not a test of speed: run it by name to see what a group costs.
-#[tokio::test]
-#[ignore = "prints how long 300 groups take; run it by name"]
-async fn three_hundred_groups() {
-    let world = World::new("many").await;
-    let began = std::time::Instant::now();
-    for number in 0..300 {
-        let sql = format!("CREATE TABLE many_{number} (id integer PRIMARY KEY, name text)");
-        world
-            .execute(&world.order(&format!("{number}"), &[&sql]))
-            .await
-            .expect("applied");
-    }
-    println!("300 groups in {:?}", began.elapsed());
-    let mut bare = PgConnection::connect(&world.url).await.expect("a connection");
-    let began = std::time::Instant::now();
-    for number in 0..300 {
-        let sql = format!("CREATE TABLE bare_{number} (id integer PRIMARY KEY, name text)");
-        bare.execute(sqlx::AssertSqlSafe(format!("BEGIN; {sql}; COMMIT")))
-            .await
-            .expect("made");
-    }
-    println!("300 bare transactions in {:?}", began.elapsed());
-}
