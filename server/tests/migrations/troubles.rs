@@ -484,6 +484,23 @@ async fn a_rehearsal_touches_nothing_outside_of_its_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_rolled_back_can_be_rehearsed_and_applied_again() {
+    for engine in BOTH {
+        let mut world = World::new(engine, &two(), None).await;
+        for _ in 0..2 {
+            let run = world.apply(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+            let run = world.rollback(newest(1), true).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+            let run = world.test(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+            assert_eq!(world.left_of(&run).await, Vec::<String>::new());
+        }
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_again_is_the_same_run() {
     for engine in BOTH {
         let mut world = World::new(engine, &two(), None).await;

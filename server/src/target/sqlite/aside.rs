@@ -185,6 +185,11 @@ impl SqliteTarget {
                 rows: count(&mut made, "main", &table.table).await?,
             });
         }
+        // As on PostgreSQL, where dumps leave dbkeep's own tables out: nobody has migrated this place, and nobody holds it.
+        for table in ["_dbkeep_migration", "_dbkeep_migration_lease"] {
+            let drop = format!("DROP TABLE IF EXISTS main.{table}");
+            made.execute(AssertSqlSafe(drop)).await.map_err(statement)?;
+        }
         mark(&mut made, claim).await?;
         made.close().await.map_err(statement)?;
         failpoint!("scratch-made");
