@@ -339,7 +339,8 @@ pub(super) async fn decisions_are_kept_and_listed(store: Arc<dyn Store>) {
         allowed
     );
     assert_eq!(list(filter(Some(id), None, Some(Outcome::Refused)), None).await, []);
-    assert_eq!(list(filter(None, None, Some(Outcome::Refused)), None).await.len(), 2);
+    let refused = expected.len() - allowed.len();
+    assert_eq!(list(filter(None, None, Some(Outcome::Refused)), None).await.len(), refused);
     assert_eq!(list(filter(Some(RunId::new()), None, None), None).await, []);
 }
 
