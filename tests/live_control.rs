@@ -654,7 +654,7 @@ async fn a_run_that_opens_its_scan_is_steered() {
     until_state(&mut stream, RunState::Running).await;
     let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE ANY (ARRAY['DECLARE%', '%pg_relation_size%'])";
     while world.db.fetch_text(waits).await.expect("sessions").is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::yield_now().await;
     }
     let asked = Instant::now();
     world.client.runs().pause(run.as_str(), "at once").await.expect("a run");

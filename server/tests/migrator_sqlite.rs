@@ -123,11 +123,19 @@ fn follow() -> Follow {
     }
 }
 
+/// Waits until the lease is over by the database's own clock.
+async fn until_lapsed(session: &mut sqlx::SqliteConnection) {
+    let lapsed = "SELECT until < CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM _dbkeep_migration_lease";
+    while !sqlx::query_scalar::<_, bool>(lapsed).fetch_one(&mut *session).await.expect("a lease") {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_statement_that_outlasts_its_lease_still_ends() {
-    let (_folder, _other, target, claim) = world("CREATE TABLE t (id integer)", Duration::from_millis(1)).await;
+    let (_folder, mut other_session, target, claim) = world("CREATE TABLE t (id integer)", Duration::from_millis(1)).await;
     let migrator = target.migrator();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until_lapsed(&mut other_session).await;
     let mut vacuum = order(claim, "vacuum", "VACUUM");
     vacuum.atomic = false;
     let done = migrator.execute(&vacuum, &follow()).await.expect("nobody took the lease");
@@ -139,7 +147,7 @@ async fn a_statement_that_outlasts_its_lease_still_ends() {
         fence: 1,
     };
     target.claim(other).await.expect("a claim");
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until_lapsed(&mut other_session).await;
     migrator
         .lease(other, "other", Duration::from_secs(60))
         .await

@@ -316,16 +316,20 @@ async fn a_paused_run_is_not_approved_after_its_plan() {
     .await;
     let before = world.children().await;
     // A slow machine may let the plan expire before the run is accepted, or paused; then it is planned again.
-    let id = loop {
+    let (id, plan) = loop {
         let plan = world.plan("CRITICAL").await;
         if let Ok(id) = world.run("ann", confirmed(&plan)).await {
             world.pause(&id).await;
             if world.run_of(&id).await.state() == RunState::Paused {
-                break id;
+                break (id, plan);
             }
         }
     };
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let expires = plan.expire_time.expect("a time");
+    let expires = jiff::Timestamp::new(expires.seconds, expires.nanos).expect("a time");
+    while jiff::Timestamp::now() <= expires {
+        tokio::task::yield_now().await;
+    }
     let answer = world.approve("bob", &id).await;
     let expected = (Code::FailedPrecondition, "PLAN_EXPIRED");
     world

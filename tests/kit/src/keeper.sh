@@ -20,7 +20,7 @@ shift 2
 
 folder=
 for base in "$@"; do
-  folder=$(mktemp -d "$base/dbkeep-postgres.XXXXXXXX" 2>/dev/null) && break
+  folder=$(mktemp -d -p "$base" 2>/dev/null) && break
 done
 [ -n "$folder" ] || {
   echo "failed"
