@@ -126,7 +126,11 @@ fn follow() -> Follow {
 /// Waits until the lease is over by the database's own clock.
 async fn until_lapsed(session: &mut sqlx::SqliteConnection) {
     let lapsed = "SELECT until < CAST(unixepoch('subsec') * 1000 AS INTEGER) FROM _dbkeep_migration_lease";
-    while !sqlx::query_scalar::<_, bool>(lapsed).fetch_one(&mut *session).await.expect("a lease") {
+    while !sqlx::query_scalar::<_, bool>(lapsed)
+        .fetch_one(&mut *session)
+        .await
+        .expect("a lease")
+    {
         tokio::task::yield_now().await;
     }
 }

@@ -1,5 +1,10 @@
 //! The words of a statement, for the few questions about scripts that an adapter has to answer itself: which table is dropped, which
-//! index is built, whether two definitions say the same. It knows quotes and comments of both databases, and no grammar.
+//! index is built, whether two definitions say the same. Cut by the engine's own tokens; no grammar here.
+
+use dbkeep_engine::{
+    migration::statement::{self, TokenKind},
+    model::EngineKind,
+};
 
 /// What kind of word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,89 +48,47 @@ impl Word {
     }
 }
 
-/// The words of a text, without comments.
-pub(super) fn words(sql: &str) -> Vec<Word> {
-    let text: Vec<char> = sql.chars().collect();
-    let mut words = Vec::new();
-    let mut at = 0;
-    while at < text.len() {
-        let here = text[at];
-        let next = text.get(at + 1).copied();
-        let (kind, end, inner) = match here {
-            _ if here.is_whitespace() => {
-                at += 1;
-                continue;
+/// The words of a text, without comments, as its database would cut it.
+pub(super) fn words(sql: &str, engine: EngineKind) -> Vec<Word> {
+    let (mut characters, mut counted) = (0, 0);
+    statement::words(sql, engine)
+        .map(|token| {
+            // Tokens tell bytes, whoever reads a statement counts characters.
+            characters += sql.get(counted..token.offset).map_or(0, |between| between.chars().count());
+            counted = token.offset;
+            let (kind, text) = match token.kind {
+                TokenKind::Word | TokenKind::Number => (Kind::Plain, token.text.to_owned()),
+                // A name with escapes (`U&".."`) is none that can be compared: they are not read here.
+                TokenKind::Name if token.text.starts_with(['u', 'U']) => (Kind::Symbol, token.text.to_owned()),
+                TokenKind::Name => (Kind::Quoted, inside(token.text)),
+                TokenKind::Text => (Kind::Text, inside(token.text)),
+                TokenKind::Symbol | TokenKind::Comment => (Kind::Symbol, token.text.to_owned()),
+            };
+            Word {
+                kind,
+                text,
+                at: characters,
+                end: characters + token.text.chars().count(),
             }
-            '-' if next == Some('-') => {
-                at = find(&text, at, |rest| rest[0] == '\n').unwrap_or(text.len());
-                continue;
-            }
-            '/' if next == Some('*') => {
-                at = find(&text, at + 2, |rest| rest.starts_with(&['*', '/'])).map_or(text.len(), |end| end + 2);
-                continue;
-            }
-            '\'' => quoted(&text, at, '\'', Kind::Text),
-            '"' | '`' => quoted(&text, at, here, Kind::Quoted),
-            '[' if next.is_some_and(|next| next.is_alphabetic() || next == '_') => quoted(&text, at, ']', Kind::Quoted),
-            '$' => match dollar(&text, at) {
-                Some((from, to, end)) => (Kind::Text, end, text[from..to].iter().collect()),
-                None => (Kind::Symbol, at + 1, "$".to_owned()),
-            },
-            _ if is_part(here) => {
-                let number = here.is_ascii_digit();
-                let end = (at..text.len())
-                    .find(|&place| !(is_part(text[place]) || text[place] == '$' || (number && text[place] == '.')))
-                    .unwrap_or(text.len());
-                (Kind::Plain, end, text[at..end].iter().collect())
-            }
-            _ => (Kind::Symbol, at + 1, here.to_string()),
-        };
-        words.push(Word {
-            kind,
-            text: inner,
-            at,
-            end,
-        });
-        at = end;
-    }
-    words
+        })
+        .collect()
 }
 
-fn is_part(character: char) -> bool {
-    character.is_alphanumeric() || character == '_'
-}
-
-fn find(text: &[char], from: usize, is: impl Fn(&[char]) -> bool) -> Option<usize> {
-    (from..text.len()).find(|&place| is(&text[place..]))
-}
-
-/// What is between quotes, of which doubled ones stand for one.
-fn quoted(text: &[char], from: usize, quote: char, kind: Kind) -> (Kind, usize, String) {
-    let mut inner = String::new();
-    let mut at = from + 1;
-    while at < text.len() {
-        if text[at] == quote {
-            if text.get(at + 1) == Some(&quote) && quote != ']' {
-                at += 1;
-            } else {
-                return (kind, at + 1, inner);
-            }
+/// What is between the quotes of a token, of which doubled ones stand for one.
+fn inside(quoted: &str) -> String {
+    let Some(open) = quoted.find(['\'', '"', '`', '[', '$']) else {
+        return quoted.to_owned();
+    };
+    let (quote, rest) = quoted[open..].split_at(1);
+    match quote {
+        "$" => {
+            let tag = rest.find('$').map_or(0, |end| end + 1);
+            let inner = rest.get(tag..rest.len().saturating_sub(tag + 1));
+            inner.unwrap_or_default().to_owned()
         }
-        inner.push(text[at]);
-        at += 1;
+        "[" => rest.trim_end_matches(']').to_owned(),
+        _ => rest.strip_suffix(quote).unwrap_or(rest).replace(&quote.repeat(2), quote),
     }
-    (kind, text.len(), inner)
-}
-
-/// Where the inside of a dollar-quoted text begins and ends, and where the text ends.
-fn dollar(text: &[char], at: usize) -> Option<(usize, usize, usize)> {
-    let tag_end = find(text, at + 1, |rest| !is_part(rest[0]))?;
-    if text[tag_end] != '$' || text[at + 1].is_ascii_digit() {
-        return None;
-    }
-    let tag = &text[at..=tag_end];
-    let end = find(text, tag_end + 1, |rest| rest.starts_with(tag))?;
-    Some((tag_end + 1, end, end + tag.len()))
 }
 
 /// The parts of a name with dots at this position, and the position after it.
@@ -192,34 +155,43 @@ pub(super) fn normal(words: &[Word]) -> String {
 mod tests {
     use super::*;
 
-    fn texts(sql: &str) -> Vec<String> {
-        words(sql).into_iter().map(|word| word.text).collect()
+    use EngineKind::{Postgres, Sqlite};
+
+    fn texts(sql: &str, engine: EngineKind) -> Vec<String> {
+        words(sql, engine).into_iter().map(|word| word.text).collect()
     }
 
     #[test]
     fn words_know_quotes_and_comments() {
         assert_eq!(
-            texts("DROP /* not 'this' */ TABLE \"a\"\"b\".c -- nor \"that\"\n;"),
+            texts("DROP /* not 'this' */ TABLE \"a\"\"b\".c -- nor \"that\"\n;", Sqlite),
             ["DROP", "TABLE", "a\"b", ".", "c", ";"]
         );
         assert_eq!(
-            texts("SELECT 'it''s', $f$ x '$f$, $1, 1.5e3"),
+            texts("SELECT 'it''s', $f$ x '$f$, $1, 1.5e3", Postgres),
             ["SELECT", "it's", ",", " x '", ",", "$", "1", ",", "1.5e3"]
         );
-        assert_eq!(texts("a[1] [b c]"), ["a", "[", "1", "]", "b c"]);
+        assert_eq!(texts("a[1]", Postgres), ["a", "[", "1", "]"]);
+        assert_eq!(texts("[b c].`d``e`", Sqlite), ["b c", ".", "d`e"]);
+        assert_eq!(texts("$$a$$ E'b'", Postgres), ["a", "b"]);
+        let places: Vec<_> = words("'é' x", Postgres).into_iter().map(|word| (word.at, word.end)).collect();
+        assert_eq!(places, [(0, 3), (4, 5)]);
     }
 
     #[test]
     fn definitions_are_compared_by_meaning() {
-        let one = normal(&words("CREATE VIEW \"V\" AS SELECT  'X' -- why\n FROM t"));
-        assert_eq!(one, normal(&words("create view v as select 'X' from \"t\"")));
-        assert_ne!(one, normal(&words("create view v as select 'x' from t")));
+        let one = normal(&words("CREATE VIEW \"V\" AS SELECT  'X' -- why\n FROM t", Sqlite));
+        assert_eq!(one, normal(&words("create view v as select 'X' from \"t\"", Sqlite)));
+        assert_ne!(one, normal(&words("create view v as select 'x' from t", Sqlite)));
     }
 
     #[test]
     fn rows_are_counted_of_what_changes_rows() {
-        assert!(changes_rows(&words("with a as (select 1) insert into t select * from a")));
-        assert!(!changes_rows(&words("with a as (select 1) select * from a")));
-        assert!(!changes_rows(&words("CREATE TABLE t (a int)")));
+        assert!(changes_rows(&words(
+            "with a as (select 1) insert into t select * from a",
+            Sqlite
+        )));
+        assert!(!changes_rows(&words("with a as (select 1) select * from a", Sqlite)));
+        assert!(!changes_rows(&words("CREATE TABLE t (a int)", Sqlite)));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use dbkeep_engine::{
     failpoint,
-    model::{LedgerEntry, Statement, StatementReport},
+    model::{EngineKind, LedgerEntry, Statement, StatementReport},
     port::{Follow, GroupDone, GroupOrder, MigratorError, TargetError, TargetErrorClass, Told},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
@@ -122,7 +122,7 @@ impl Group<'_> {
         let mut reports = Vec::with_capacity(order.statements.len());
         for (index, one) in order.statements.iter().enumerate() {
             tell(self.follow, Told::Begun(index));
-            let words = words(&one.sql);
+            let words = words(&one.sql, EngineKind::Postgres);
             let mut done = run_one(self.target, connection, self.process, order, index, one, &words).await?;
             if let Some(observer) = &mut observer {
                 observer.look(connection, &mut done, are(&words, 0, &["TRUNCATE"])).await?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use dbkeep_engine::{
     failpoint,
-    model::{LedgerEntry, Statement},
+    model::{EngineKind, LedgerEntry, Statement},
     port::{Claim, Follow, GroupDone, GroupOrder, IndexState, MigratorError, TargetError, TargetErrorClass, Told},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
@@ -61,7 +61,7 @@ impl PostgresTarget {
         begin_own(session, order, order.before.as_ref()).await?;
         let doubtful = write_own(session, &doubtful).await?;
         failpoint!("migration-in-doubt");
-        let words = words(&one.sql);
+        let words = words(&one.sql, EngineKind::Postgres);
         let index = IndexWork::of(&one.sql, &words);
         let limit = order.statement_timeout.map_or(0, |limit| millis(limit).max(1));
         let settings = format!(
@@ -177,7 +177,7 @@ impl PostgresTarget {
         one: &Statement,
         session: &[Statement],
     ) -> Result<Option<(String, IndexState)>, TargetError> {
-        let Some(work) = IndexWork::of(&one.sql, &words(&one.sql)) else {
+        let Some(work) = IndexWork::of(&one.sql, &words(&one.sql, EngineKind::Postgres)) else {
             return Ok(None);
         };
         // Not to be used again: nobody else inherits what the script sets.
@@ -197,7 +197,7 @@ impl PostgresTarget {
         let results = simple(&mut connection, begin).await.map_err(statement)?;
         ledger::check_fence(results.get(1), claim)?;
         ledger::check_lease(results.get(2), claim)?;
-        let words = words(full_names);
+        let words = words(full_names, EngineKind::Postgres);
         let mut at = 0;
         while let Some((parts, next)) = name_at(&words, at) {
             if let Some((full, IndexState::Invalid)) = look::index(&mut connection, &written(full_names, &parts)).await? {
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn the_index_of_a_statement_is_found() {
-        let work = |sql: &str| IndexWork::of(sql, &words(sql));
+        let work = |sql: &str| IndexWork::of(sql, &words(sql, EngineKind::Postgres));
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(
             work("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS Tall ON ONLY public.\"T\" (a)"),

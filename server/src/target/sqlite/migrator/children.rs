@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dbkeep_engine::{
-    model::{RowsLost, Statement},
+    model::{EngineKind, RowsLost, Statement},
     port::{MigratorError, TargetError},
 };
 use sqlx::{AssertSqlSafe, SqliteConnection};
@@ -30,7 +30,7 @@ fn last_at(words: &[Word], at: usize) -> Option<(String, usize)> {
 impl Act {
     /// Reads a statement.
     pub(super) fn of(sql: &str) -> Self {
-        let words = words(sql);
+        let words = words(sql, EngineKind::Sqlite);
         let mut act = Self::default();
         if are(&words, 0, &["DROP", "TABLE"]) {
             act.dropped = last_at(&words, after_if_exists(&words, 2)).map(|(name, _)| name);

@@ -1,6 +1,8 @@
 //! What only the text of a `CREATE TABLE` says: collations, computed columns, checks. SQLite rewrites that text when something is
 //! renamed, so it is read word by word.
 
+use dbkeep_engine::model::EngineKind;
+
 use crate::target::words::{Word, are, normal, words};
 
 /// What the text of a `CREATE TABLE` says beside what the pragmas tell.
@@ -15,7 +17,7 @@ pub(super) struct Definition {
 impl Definition {
     /// Reads the text.
     pub(super) fn of(sql: &str) -> Self {
-        let words = words(sql);
+        let words = words(sql, EngineKind::Sqlite);
         let mut definition = Self::default();
         let Some(open) = words.iter().position(|word| word.is_symbol("(")) else {
             return definition;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use dbkeep_engine::{
     failpoint,
-    model::{LedgerEntry, Statement, StatementReport},
+    model::{EngineKind, LedgerEntry, Statement, StatementReport},
     port::{Follow, GroupDone, GroupOrder, MigratorError, TargetError, TargetErrorClass, Told},
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
@@ -108,7 +108,7 @@ impl Session {
         };
         let done = executed.map_err(|error| problem::of_statement(error, index, &one.sql))?;
         // Of anything else SQLite tells the count of the statement before.
-        let rows = if changes_rows(&words(&one.sql)) {
+        let rows = if changes_rows(&words(&one.sql, EngineKind::Sqlite)) {
             done.rows_affected()
         } else {
             0

@@ -3,7 +3,7 @@
 //! value by value, with their types, since a column does not decide those.
 
 use dbkeep_engine::{
-    model::{Fingerprint, SchemaObject, TableContent, Value},
+    model::{EngineKind, Fingerprint, SchemaObject, TableContent, Value},
     port::TargetError,
 };
 use futures::TryStreamExt as _;
@@ -32,7 +32,7 @@ pub(super) async fn take(connection: &mut SqliteConnection) -> Result<Fingerprin
     let mut objects = Vec::new();
     let mut tables = Vec::new();
     for (kind, name, table, sql) in found {
-        let words = words(&sql);
+        let words = words(&sql, EngineKind::Sqlite);
         let is_virtual = words.get(1).is_some_and(|word| word.is("VIRTUAL"));
         if kind == "table" && !is_virtual {
             objects.extend(table_objects(connection, &name, &sql).await?);

@@ -1,7 +1,7 @@
 //! Questions about a database that change nothing: whether a check holds, how large tables are, whether an index is there.
 
 use dbkeep_engine::{
-    model::{TableMeasure, Value},
+    model::{EngineKind, TableMeasure, Value},
     port::{MigratorError, TargetError, TargetErrorClass},
 };
 use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
@@ -58,7 +58,7 @@ pub(super) async fn hold_all(connection: &mut SqliteConnection, checks: &[String
 
 /// The last part of a name as a statement writes it.
 fn bare(name: &str) -> String {
-    let words = words(name);
+    let words = words(name, EngineKind::Sqlite);
     let parts = name_at(&words, 0).map(|(parts, _)| parts);
     let last = parts.and_then(|parts| parts.last().map(|part| part.text.clone()));
     last.unwrap_or_else(|| name.to_owned())
@@ -124,7 +124,7 @@ pub(super) async fn measure(connection: &mut SqliteConnection, tables: &[String]
 
 /// Name of the index that a statement makes or drops.
 pub(super) fn index_of(sql: &str) -> Option<String> {
-    let words = words(sql);
+    let words = words(sql, EngineKind::Sqlite);
     let unique = usize::from(are(&words, 1, &["UNIQUE"]));
     let at = if are(&words, 0, &["CREATE"]) && are(&words, 1 + unique, &["INDEX"]) {
         after_if_exists(&words, 2 + unique)

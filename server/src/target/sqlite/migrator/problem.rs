@@ -1,6 +1,7 @@
 //! What SQLite's errors say about a statement of a script. The driver does not tell where in the text a mistake is; the message names
 //! the word, and where that is there only once, so is the place.
 
+use dbkeep_engine::model::EngineKind;
 use dbkeep_engine::port::{MigratorError, TargetErrorClass};
 
 use super::super::error::statement;
@@ -33,7 +34,7 @@ fn offset(message: &str, sql: &str) -> Option<usize> {
     };
     let same =
         |word: &&crate::target::words::Word| word.kind != Kind::Text && word.text.eq_ignore_ascii_case(named.trim_matches('"'));
-    let words = words(sql);
+    let words = words(sql, EngineKind::Sqlite);
     let mut found = words.iter().filter(same);
     match (found.next(), found.next()) {
         (Some(word), None) => Some(word.at),
