@@ -2,18 +2,23 @@
 //! compared with what is there after. Nothing of it touches the target, and the copy goes in the end, also after a crash: the next
 //! attempt removes what the one before it made.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod compare;
+mod reach;
+
+use std::sync::Arc;
 
 use super::{
     Attempt, Ending, Halt, Hold, as_planned, collection, ending, keep, kept, note, record,
     script::{self, ScriptDone, ScriptOrder, count},
 };
+use compare::{change, differences, rows_lost, schema_differences};
+use reach::reaches_further;
+
 use crate::{
     failpoint,
-    migration::statement::words,
     model::{
-        Direction, EngineKind, Fingerprint, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord,
-        PlannedMigration, Proof, Rehearsal, RowsLost, RunId, RunState, Script, StepState, TableCount,
+        Direction, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord, PlannedMigration, Proof,
+        Rehearsal, RunId, RunState, StepState, TableCount,
     },
     port::{Archive, ArchiveError, DumpOrder, LoadOrder, Target},
     run::maintain::{act, blocking},
@@ -44,51 +49,6 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
             .await?;
     }
     Ok(ending)
-}
-
-/// The first statement that acts on more than its database: on PostgreSQL the copy is a database of the same server.
-fn reaches_further(migration: &Migration, engine: EngineKind) -> Option<String> {
-    let scripts = [Some(&migration.up), migration.down.as_ref(), migration.verify.as_ref()];
-    let mut statements = scripts
-        .into_iter()
-        .flatten()
-        .flat_map(|script| script.statements().map(move |one| (script, one)));
-    let found = statements.find(|(_, one)| {
-        let words: Vec<String> = words(&one.sql, engine)
-            .take(6)
-            .map(|token| token.text.to_ascii_uppercase())
-            .collect();
-        further(&words.iter().map(String::as_str).collect::<Vec<_>>(), &one.sql, engine)
-    });
-    found.map(|(script, one)| format!("{}:{}", script.file, one.line))
-}
-
-fn further(first: &[&str], sql: &str, engine: EngineKind) -> bool {
-    const SHARED: [&str; 8] = [
-        "DATABASE",
-        "ROLE",
-        "USER",
-        "GROUP",
-        "TABLESPACE",
-        "SUBSCRIPTION",
-        "SYSTEM",
-        "OWNED",
-    ];
-    match engine {
-        EngineKind::Sqlite => matches!(first, ["ATTACH", ..] | ["VACUUM", "INTO", ..]),
-        EngineKind::Postgres => match first {
-            // A user mapping is the database's own.
-            ["CREATE" | "ALTER" | "DROP", "USER", "MAPPING", ..] => false,
-            ["CREATE" | "ALTER" | "DROP" | "REASSIGN", what, ..] => SHARED.contains(what),
-            // Rights on objects are the database's, membership of roles is not: only that has no ON.
-            ["GRANT" | "REVOKE", ..] => !words(sql, engine).any(|token| token.text.eq_ignore_ascii_case("ON")),
-            ["COPY", ..] => words(sql, engine)
-                .any(|token| token.text.eq_ignore_ascii_case("PROGRAM") || token.text.eq_ignore_ascii_case("TO")),
-            ["COMMENT", "ON", what, ..] | ["SECURITY", "LABEL", .., what] => SHARED.contains(what),
-            ["NOTIFY" | "LOAD", ..] => true,
-            _ => false,
-        },
-    }
 }
 
 fn place(run: RunId) -> String {
@@ -487,84 +447,4 @@ async fn compare(attempt: &mut Attempt, step: usize, migration: &Migration) -> R
         finished: None,
     };
     Ok(attempt.ledger.migrating(progress).await?)
-}
-
-fn change(before: u64, after: u64) -> i64 {
-    let difference = i128::from(after) - i128::from(before);
-    i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
-}
-
-/// Tables with fewer rows than before that no statement takes rows from, by name.
-fn rows_lost(before: &Fingerprint, after: &Fingerprint, script: &Script, engine: EngineKind) -> Vec<RowsLost> {
-    let named: Vec<Vec<String>> = script
-        .statements()
-        .map(|statement| {
-            words(&statement.sql, engine)
-                .map(|token| token.text.trim_matches(['"', '`', '[', ']']).to_lowercase())
-                .collect()
-        })
-        .filter(|words: &Vec<String>| {
-            words
-                .iter()
-                .any(|word| matches!(word.as_str(), "delete" | "truncate" | "merge" | "replace"))
-        })
-        .collect();
-    let emptied = |table: &str| {
-        let bare = table.rsplit('.').next().unwrap_or(table).trim_matches('"').to_lowercase();
-        named.iter().any(|words| words.contains(&bare))
-    };
-    let now: BTreeMap<&str, u64> = after.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
-    before
-        .tables
-        .iter()
-        .filter_map(|table| {
-            let left = *now.get(table.table.as_str())?;
-            (left < table.rows && !emptied(&table.table)).then(|| RowsLost {
-                table: table.table.clone(),
-                before: table.rows,
-                after: left,
-            })
-        })
-        .collect()
-}
-
-fn schema_differences(before: &Fingerprint, after: &Fingerprint, when: &str) -> Vec<String> {
-    let map = |fingerprint: &Fingerprint| -> BTreeMap<(String, String), String> {
-        let objects = fingerprint.objects.iter();
-        objects
-            .map(|object| ((object.kind.clone(), object.name.clone()), object.definition.clone()))
-            .collect()
-    };
-    let (old, new) = (map(before), map(after));
-    let mut differences = Vec::new();
-    for ((kind, name), definition) in &old {
-        match new.get(&(kind.clone(), name.clone())) {
-            None => differences.push(format!("{kind} {name} is missing {when}")),
-            Some(now) if now != definition => {
-                differences.push(format!("{kind} {name} is {now:?} {when}, it was {definition:?}"));
-            }
-            Some(_) => {}
-        }
-    }
-    for (kind, name) in new.keys().filter(|key| !old.contains_key(*key)) {
-        differences.push(format!("{kind} {name} is there {when}, it was not before"));
-    }
-    differences.truncate(Rehearsal::MAX_DIFFERENCES);
-    differences
-}
-
-fn differences(before: &Fingerprint, after: &Fingerprint, when: &str) -> Vec<String> {
-    let mut differences = schema_differences(before, after, when);
-    for table in &before.tables {
-        let Some(now) = after.tables.iter().find(|now| now.table == table.table) else {
-            continue;
-        };
-        if now.rows != table.rows {
-            differences.push(format!("{} has {} rows {when}, it had {}", table.table, now.rows, table.rows));
-        } else if now.hash != table.hash {
-            differences.push(format!("rows of {} hold other values {when}", table.table));
-        }
-    }
-    differences.truncate(Rehearsal::MAX_DIFFERENCES);
-    differences
 }
