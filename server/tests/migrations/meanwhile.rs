@@ -288,6 +288,69 @@ async fn a_concurrent_index_is_built_outside_a_transaction_and_one_that_fails_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_statement_outside_of_a_transaction_is_tried_again_when_it_waited_in_vain() {
+    for (setup, script, left) in [
+        ("SELECT 1", "CREATE INDEX CONCURRENTLY busy_id ON busy (id)", "1"),
+        ("CREATE INDEX busy_id ON busy (id)", "DROP INDEX CONCURRENTLY busy_id", "0"),
+    ] {
+        let files = [file("1_a.up.sql", script)];
+        let mut world = World::new(EngineKind::Postgres, &files, Some(Layout::Sqlx)).await;
+        world.db.execute("CREATE TABLE busy (id integer)").await.expect("a table");
+        world.db.execute(setup).await.expect("set up");
+        // Both wait for transactions that began before them.
+        let mut reader = Holder::open(&world.url).await;
+        reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+        reader.run("SELECT id FROM busy").await;
+        let token = world.plan(v1::MigrationDirection::Up, all()).await.expect("a plan").token;
+        let request = v1::ApplyMigrationsRequest {
+            dry_run: Some(false),
+            plan_token: token,
+            options: Some(v1::MigrationOptions {
+                lock_timeout: Some(prost_types::Duration {
+                    seconds: 0,
+                    nanos: 100_000_000,
+                }),
+                lock_tries: 50,
+                ..v1::MigrationOptions::default()
+            }),
+            ..v1::ApplyMigrationsRequest::default()
+        };
+        let mut stream = world
+            .migrations
+            .apply_migrations(request)
+            .await
+            .expect("accepted")
+            .into_inner();
+        let (mut tries, mut last, mut why) = (0, RunState::Unspecified, String::new());
+        while let Some(message) = timeout(PATIENCE, stream.message())
+            .await
+            .expect("in time")
+            .expect("a message")
+        {
+            match message.event.and_then(|event| event.event) {
+                Some(v1::run_event::Event::Warning(warning)) if warning.code == "LOCK_TIMEOUT" => {
+                    tries += 1;
+                    if tries == 2 {
+                        reader.run("COMMIT").await;
+                    }
+                }
+                Some(v1::run_event::Event::StateChanged(change)) => (last, why) = (change.to(), change.reason),
+                _ => {}
+            }
+        }
+        assert!(tries >= 2, "{script}: {tries}: {why}");
+        assert_eq!(last, RunState::Succeeded, "{script}: {why}");
+        let valid = "SELECT count(*)::text FROM pg_index WHERE indrelid = 'busy'::regclass AND indisvalid";
+        assert_eq!(
+            world.db.fetch_text(valid).await.expect("a count")[0][0].as_deref(),
+            Some(left),
+            "{script}"
+        );
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn servers_with_other_control_stores_take_turns() {
     let files = [file(
         "1_a.up.sql",

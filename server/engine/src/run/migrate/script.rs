@@ -168,11 +168,11 @@ pub(super) async fn execute(
         done.problem = Some(order.problem_at(None, None, String::new(), message));
         return Ok(done);
     }
-    // Backwards, the backup to name is still the one that was made before it was applied.
+    // Backwards, and where it goes on, the backup to name is still the one that was made before its first statement.
     let kept = before
         .as_ref()
-        .and_then(|entry| entry.backup)
-        .filter(|_| order.direction == Direction::Down);
+        .filter(|entry| entry.state == working || order.direction == Direction::Down)
+        .and_then(|entry| entry.backup);
     let blank = order.blank(attempt.claim.run);
     let mut base = LedgerEntry {
         rows: resumed.map_or(0, |entry| entry.rows),
@@ -332,33 +332,25 @@ async fn with_retries(
     let mut backoff = FIRST_BACKOFF;
     let mut tries = 1;
     loop {
-        let error = match once(attempt, target, order, &ordered, done_before).await? {
+        // What fails beside a statement outside of a transaction may leave it in doubt, which is no matter of trying again.
+        let (tried, nothing_began) = match sweep(attempt, target, &ordered).await {
+            Ok(()) => (once(attempt, target, order, &ordered, done_before).await?, ordered.atomic),
+            Err(error) => (Err(error), true),
+        };
+        let error = match tried {
             Err(error) => error,
             Ok(group) => return Ok(Ok(group)),
         };
-        let MigratorError::Statement {
-            retryable: true,
-            index,
-            message,
-            blockers,
-            ..
-        } = &error
-        else {
+        let Some((index, why)) = in_vain(&error, nothing_began) else {
             return Ok(Err(error));
         };
         done.lock_timeouts += 1;
         if tries >= order.options.lock_tries.max(1) {
             return Ok(Err(error));
         }
-        let statement = ordered.statements.get(*index);
-        let line = statement.map_or(0, |statement| statement.line);
-        let by = if blockers.is_empty() {
-            String::new()
-        } else {
-            format!(", held by {}", blockers.join("; "))
-        };
+        let line = ordered.statements.get(index).map_or(0, |statement| statement.line);
         let text = format!(
-            "{}:{line}: {message}{by}; try {tries} of {}, the next in {} ms, nobody waits behind it meanwhile",
+            "{}:{line}: {why}; try {tries} of {}, the next in {} ms, nobody waits behind it meanwhile",
             order.script.file,
             order.options.lock_tries,
             backoff.as_millis()
@@ -366,21 +358,50 @@ async fn with_retries(
         attempt.ledger.warn(Some(order.step), "LOCK_TIMEOUT", text).await?;
         attempt.lease.rest(backoff).await?;
         if !ordered.atomic {
-            // The try has left its own ledger row, and perhaps an index that is not valid: another one of that name could not be made.
+            // The try has left a ledger row of its own.
             ordered.before = row(target, order).await?;
             done.entry.clone_from(&ordered.before);
-            if let Some(statement) = ordered.statements.first() {
-                sweep(attempt, target, statement, &ordered.session).await?;
-            }
         }
         backoff = (backoff * 2).min(LAST_BACKOFF);
         tries += 1;
     }
 }
 
-/// Drops the index that a statement left invalid.
-async fn sweep(attempt: &Attempt, target: &Arc<dyn Target>, statement: &Statement, session: &[Statement]) -> Result<(), Halt> {
-    if let Some((index, IndexState::Invalid)) = target.migrator().index_of(statement, session).await? {
+/// The statement that waited for others in vain, and what is said about that; `None` of any other error. Other failures that pass count
+/// only where no statement had begun, or nothing of it can have taken effect.
+fn in_vain(error: &MigratorError, nothing_began: bool) -> Option<(usize, String)> {
+    match error {
+        MigratorError::Statement {
+            retryable: true,
+            index,
+            message,
+            blockers,
+            ..
+        } if blockers.is_empty() => Some((*index, message.clone())),
+        MigratorError::Statement {
+            retryable: true,
+            index,
+            message,
+            blockers,
+            ..
+        } => Some((*index, format!("{message}, held by {}", blockers.join("; ")))),
+        MigratorError::Target(error) if nothing_began && error.is_retryable() => Some((0, error.to_string())),
+        _ => None,
+    }
+}
+
+/// Drops the index that an earlier try of a statement left invalid, since another of its name could not be made. One that the statement
+/// is to drop itself is left to it.
+async fn sweep(attempt: &Attempt, target: &Arc<dyn Target>, ordered: &GroupOrder) -> Result<(), MigratorError> {
+    let tried = ordered.before.as_ref().is_some_and(|entry| !entry.problem.is_empty());
+    let Some(statement) = ordered.statements.first().filter(|_| tried && !ordered.atomic) else {
+        return Ok(());
+    };
+    let mut words = words(&statement.sql, target.engine());
+    if words.next().is_some_and(|first| first.is("DROP")) {
+        return Ok(());
+    }
+    if let Some((index, IndexState::Invalid)) = target.migrator().index_of(statement, &ordered.session).await? {
         target.migrator().drop_invalid_index(attempt.claim, &index).await?;
     }
     Ok(())
