@@ -127,7 +127,7 @@ pub struct LedgerEntry {
     pub run: RunId,
     /// Run whose backup was made before it was applied.
     pub backup: Option<RunId>,
-    /// [`Script::digest`] of the script in work, or that was last: `statements_done` counts statements of just that. Empty where
+    /// [`Script::digest`](super::Script::digest) of the script in work, or that was last: `statements_done` counts statements of just that. Empty where
     /// dbkeep executed none.
     pub script_sha256: String,
 }

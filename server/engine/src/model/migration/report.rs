@@ -194,7 +194,7 @@ pub struct PlannedMigration {
     pub up_sha256: String,
     /// SHA-256 of the down script, hex; empty where there is none.
     pub down_sha256: String,
-    /// [`Migration::digest`].
+    /// [`Migration::digest`](super::Migration::digest).
     pub digest: String,
 }
 
