@@ -45,6 +45,14 @@ impl Dialect {
         }
     }
 
+    /// Locks the first selected row that nobody has locked, of the only table that is selected from.
+    pub(super) fn skip_locked(self) -> &'static str {
+        match self {
+            Self::Postgres => "FOR UPDATE SKIP LOCKED",
+            Self::Sqlite => "",
+        }
+    }
+
     /// Makes transactions that accept runs wait for each other, where they do not anyhow. They look at several rows that may
     /// not be there yet, which no row lock covers. The number is `dbkeepcr` in ASCII.
     pub(super) fn lock_acceptance(self) -> Option<&'static str> {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
-//! `decisions` and `proofs` have the SQL; `draft` is a
+//! `decisions`, `proofs`, `schedules`, `slots` and `servers` have the SQL; `draft` is a
 //! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
@@ -29,6 +29,9 @@ mod prune;
 mod queue;
 mod rows;
 mod runs;
+mod schedules;
+mod servers;
+mod slots;
 mod steering;
 mod transaction;
 mod updates;
@@ -37,10 +40,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId},
+    model::{
+        Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch,
+        ServerInfo, ServerSeen, SlotRecord,
+    },
     port::{
-        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Proofs, Renewal, Resolved, RunFilter, SteerRequest,
-        Steered, Store, StoreError, Update, Verdict,
+        Changed, CreateRun, CreateSchedule, Created, DecisionFilter, EndedSlot, EventPage, Grant, Kept, Ladder, OpenSlots, Proofs,
+        Pulse, Renewal, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter, SlotGrant, SlotPlace,
+        SteerRequest, Steered, Store, StoreError, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -193,5 +200,100 @@ impl Proofs for ControlStore {
 
     async fn proofs(&self, target: &str) -> Result<Vec<Proof>, StoreError> {
         self.read_proofs(target).await
+    }
+}
+
+#[async_trait]
+impl Schedules for ControlStore {
+    async fn create_schedule(&self, request: &CreateSchedule) -> Result<ScheduleCreated, StoreError> {
+        self.write(schedules::Create::new(request)).await
+    }
+
+    async fn seed_schedules(&self, target: &str, schedules: &[Schedule]) -> Result<Vec<String>, StoreError> {
+        self.write(schedules::Seed::new(target, schedules)).await
+    }
+
+    async fn schedule(&self, key: &str) -> Result<Option<Kept>, StoreError> {
+        self.read_schedule(key).await
+    }
+
+    async fn schedules(&self, target: Option<&str>, after: Option<&str>, limit: u32) -> Result<Vec<Schedule>, StoreError> {
+        self.read_schedules(target, after, limit).await
+    }
+
+    async fn change_schedule(&self, changed: &Kept, decision: &Decision) -> Result<Changed, StoreError> {
+        self.write(schedules::Change::new(changed, decision)).await
+    }
+
+    async fn delete_schedule(&self, kept: &Kept, decision: &Decision) -> Result<bool, StoreError> {
+        self.write(schedules::Delete::new(kept, decision)).await
+    }
+
+    async fn pulse(&self) -> Result<Pulse, StoreError> {
+        self.read_pulse().await
+    }
+
+    async fn due_schedules(&self, now: jiff::Timestamp, limit: u32) -> Result<Vec<Kept>, StoreError> {
+        self.read_due(now, limit).await
+    }
+
+    async fn open_slots(&self, schedule: ScheduleId) -> Result<OpenSlots, StoreError> {
+        self.read_open_slots(schedule).await
+    }
+
+    async fn decide_slots(&self, kept: &Kept, state: &ScheduleState, records: &[SlotRecord]) -> Result<bool, StoreError> {
+        self.write(slots::Decide::new(kept, state, records)).await
+    }
+
+    async fn release_waiting(&self) -> Result<u64, StoreError> {
+        self.write(slots::Release).await
+    }
+
+    async fn claim_slot(&self, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
+        self.write(slots::Claim::new(holder, term)).await
+    }
+
+    async fn fire_now(&self, schedule: ScheduleId, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
+        self.write(slots::FireNow::new(schedule, holder, term)).await
+    }
+
+    async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError> {
+        self.write(slots::Hold::new(claim, term)).await
+    }
+
+    async fn ended_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_fired(true, limit).await
+    }
+
+    async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_fired(false, limit).await
+    }
+
+    async fn settle_slot(&self, settlement: &Settlement) -> Result<bool, StoreError> {
+        self.settled(settlement).await
+    }
+
+    async fn slots(&self, filter: &SlotFilter, behind: Option<SlotPlace>, limit: u32) -> Result<Vec<SlotRecord>, StoreError> {
+        self.read_slots(filter, behind, limit).await
+    }
+
+    async fn switch(&self) -> Result<(SchedulerSwitch, u64), StoreError> {
+        self.read_switch().await
+    }
+
+    async fn set_switch(&self, switch: &SchedulerSwitch, decision: &Decision) -> Result<(), StoreError> {
+        self.write(schedules::SetSwitch::new(switch, decision)).await
+    }
+
+    async fn beat(&self, server: &ServerInfo) -> Result<(), StoreError> {
+        self.write(servers::Beat::new(server)).await
+    }
+
+    async fn farewell(&self, id: &str) -> Result<(), StoreError> {
+        self.write(servers::Farewell::new(id)).await
+    }
+
+    async fn servers(&self, term: Duration) -> Result<Vec<ServerSeen>, StoreError> {
+        self.read_servers(term).await
     }
 }

@@ -7,6 +7,7 @@ pub mod files;
 pub mod ladder;
 pub mod maintenance;
 pub mod migrator;
+pub mod schedules;
 pub mod store;
 pub mod target;
 
@@ -20,6 +21,10 @@ pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, Watch};
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
+};
+pub use schedules::{
+    Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter, SlotGrant,
+    SlotPlace,
 };
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
