@@ -299,4 +299,8 @@ impl Target for Gated {
     fn migrator(&self) -> &dyn Migrator {
         unreachable!("{NOT_ASKED}")
     }
+
+    fn rewinder(&self) -> &dyn Rewinder {
+        unreachable!("{NOT_ASKED}")
+    }
 }

@@ -7,6 +7,7 @@ pub mod files;
 pub mod ladder;
 pub mod maintenance;
 pub mod migrator;
+pub mod rewind;
 pub mod store;
 pub mod target;
 
@@ -21,6 +22,7 @@ pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenan
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
 };
+pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };

@@ -3,7 +3,7 @@
 use dbkeep_engine::{
     engine::migrations::{MigrationStatus, MigrationView, Repair, RepairAction},
     migration::{
-        plan::{EstimateSource, MigrationPlan, PlanStep, Selection, WayBack},
+        plan::{EstimateSource, MigrationPlan, PlanStep, RewindPlan, Selection, TableAgainst, WayBack},
         standing::{Item, Problem, Standing},
     },
     model::{
@@ -220,6 +220,21 @@ pub(in crate::grpc) fn plan(status: &MigrationStatus, plan: &MigrationPlan) -> v
         transforming_count: plan.transforming,
         risk: risk(plan.risk).into(),
         token: plan.token.clone(),
+        restore: plan.rewind.as_ref().map(restore),
+    }
+}
+
+fn restore(rewind: &RewindPlan) -> v1::MigrationRestore {
+    let table = |table: &TableAgainst| v1::RestoredTable {
+        table: table.table.to_string(),
+        backup_row_count: table.then,
+        row_count: table.now,
+    };
+    v1::MigrationRestore {
+        backup_id: rewind.backup.to_string(),
+        backup_time: Some(time::timestamp(rewind.made_at)),
+        tables: rewind.tables.iter().map(table).collect(),
+        confirmation_phrase: rewind.phrase.clone(),
     }
 }
 

@@ -312,9 +312,15 @@ impl SqliteTarget {
                 counts
             }
         };
+        let ledger = if order.tables.is_empty() {
+            super::migrator::ledger::all(&mut made).await?
+        } else {
+            Vec::new()
+        };
         Ok(Dumped {
             tables,
             notes: serde_json::json!({ "whole": order.tables.is_empty() }),
+            ledger,
         })
     }
 }

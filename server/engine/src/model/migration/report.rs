@@ -181,6 +181,9 @@ pub struct MigrationRecord {
     pub options: MigrationOptions,
     /// What became of each, as far as the run came; positions are those of `planned`.
     pub reports: Vec<MigrationReport>,
+    /// Backup that the whole database goes back to; `None` where scripts are executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewind: Option<RunId>,
 }
 
 /// A migration that a run is to take.

@@ -10,6 +10,7 @@
 mod doubt;
 mod hold;
 mod rehearse;
+mod rewind;
 mod script;
 
 use std::{collections::HashMap, sync::Arc};
@@ -123,7 +124,10 @@ pub(super) async fn work(attempt: &mut Attempt, direction: Direction) -> Result<
     attempt.target.claim(attempt.claim).await?;
     let target = Arc::clone(&attempt.target);
     let hold = Hold::take(&target, attempt.claim, &attempt.context.settings.holder).await?;
-    let ending = held(attempt, &record, direction, &hold).await;
+    let ending = match record.rewind {
+        Some(_) => rewind::held(attempt, &record, &hold).await,
+        None => held(attempt, &record, direction, &hold).await,
+    };
     hold.release().await;
     ending
 }
