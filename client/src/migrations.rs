@@ -620,7 +620,10 @@ mod tests {
         });
         let back = RollbackRequest::of_plan(&plan).confirmation_phrase("restore it").message;
         assert!(back.from_backup && back.selection.unwrap().migrations.is_empty());
-        assert_eq!((back.backup_id.as_str(), back.confirmation_phrase.as_str()), ("b", "restore it"));
+        assert_eq!(
+            (back.backup_id.as_str(), back.confirmation_phrase.as_str()),
+            ("b", "restore it")
+        );
     }
 
     #[test]

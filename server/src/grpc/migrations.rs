@@ -183,7 +183,10 @@ impl MigrationService for Migrations {
         let selection = convert::selection(request.selection, &mut check);
         let from_backup = from_backup(request.from_backup, request.backup_id, &selection, &mut check);
         if from_backup.is_some() && direction == Direction::Up {
-            check.refuse("from_backup", "is set with a plan forwards; expected direction MIGRATION_DIRECTION_DOWN");
+            check.refuse(
+                "from_backup",
+                "is set with a plan forwards; expected direction MIGRATION_DIRECTION_DOWN",
+            );
         }
         check.finish()?;
         let (status, plan) = self
@@ -254,7 +257,13 @@ impl MigrationService for Migrations {
         check.finish()?;
         if request.dry_run.unwrap_or(true) {
             let (status, plan) = self
-                .planned(order.target.clone(), Direction::Up, order.selection.clone(), order.backup, None)
+                .planned(
+                    order.target.clone(),
+                    Direction::Up,
+                    order.selection.clone(),
+                    order.backup,
+                    None,
+                )
                 .await?;
             let first = apply_plan(&status, &plan);
             return Ok(Response::new(futures::stream::once(async move { Ok(first) }).boxed()));
@@ -295,10 +304,16 @@ impl MigrationService for Migrations {
         }
         let from_backup = from_backup(request.from_backup, request.backup_id, &selection, &mut check);
         if from_backup.is_none() && !request.confirmation_phrase.is_empty() {
-            check.refuse("confirmation_phrase", "is given without from_backup; expected none: scripts need no phrase");
+            check.refuse(
+                "confirmation_phrase",
+                "is given without from_backup; expected none: scripts need no phrase",
+            );
         }
         if from_backup.is_some() && request.unproven {
-            check.refuse("unproven", "is set with from_backup; expected one of them: no script is executed");
+            check.refuse(
+                "unproven",
+                "is set with from_backup; expected one of them: no script is executed",
+            );
         }
         let order = MigrateRequest {
             request_id: request.request_id,

@@ -2,5 +2,6 @@
 
 mod layouts;
 mod meanwhile;
+mod rewinds;
 mod troubles;
 mod world;

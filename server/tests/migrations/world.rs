@@ -223,7 +223,7 @@ impl World {
     }
 
     /// Reads a run's events to the end, whose order is checked, and returns the run.
-    async fn end_of(&mut self, events: impl Stream<Item = Result<v1::RunEvent, Status>>) -> Result<v1::Run, Status> {
+    pub(crate) async fn end_of(&mut self, events: impl Stream<Item = Result<v1::RunEvent, Status>>) -> Result<v1::Run, Status> {
         let mut events = std::pin::pin!(events);
         let (mut run, mut newest) = (String::new(), 0);
         while let Some(event) = timeout(PATIENCE, events.next()).await.expect("the next event in time") {

@@ -590,12 +590,10 @@ pub(super) fn refused(target: &str) -> impl Fn(MaintenanceError) -> EngineError 
             other @ (MaintenanceError::Damaged { .. }
             | MaintenanceError::Place { .. }
             | MaintenanceError::Blocked { .. }
-            | MaintenanceError::Stopped) => {
-                EngineError::Target {
-                    source: crate::port::TargetError::new(crate::port::TargetErrorClass::Refused, other.to_string()),
-                    target,
-                }
-            }
+            | MaintenanceError::Stopped) => EngineError::Target {
+                source: crate::port::TargetError::new(crate::port::TargetErrorClass::Refused, other.to_string()),
+                target,
+            },
         }
     }
 }

@@ -13,8 +13,8 @@ use super::{
     standing::{Item, Problem, Standing, Standings},
 };
 use crate::model::{
-    Direction, EngineKind, Impact, LedgerEntry, LedgerState, Migration, MigrationId, PlannedMigration, Proof, Risk, RunId, Script,
-    TableName,
+    Direction, EngineKind, Impact, LedgerEntry, LedgerState, Migration, MigrationId, PlannedMigration, Proof, Risk, RunId,
+    Script, TableName,
 };
 
 /// Which migrations.
@@ -446,7 +446,10 @@ pub fn plan_rewind(collection: &Collection, standings: &Standings, rewind: Rewin
             problems.push(Problem {
                 code: "COMES_BACK",
                 id: item.id.clone(),
-                message: format!("{} {} was in effect when the backup was made, and will be again", item.id, item.name),
+                message: format!(
+                    "{} {} was in effect when the backup was made, and will be again",
+                    item.id, item.name
+                ),
                 next_step: "nothing, if that is what is wanted".to_owned(),
                 blocks: false,
             });
@@ -615,7 +618,9 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
     };
     let next_step = match step.way_back {
         WayBack::Absent => {
-            format!("write one, or go back to the backup that was made before {id} was applied: `dbkeep migrations rollback --from-backup`")
+            format!(
+                "write one, or go back to the backup that was made before {id} was applied: `dbkeep migrations rollback --from-backup`"
+            )
         }
         // A rehearsal goes up first, which only a database can show that does not have it yet.
         _ => "say that it is to be taken unproven: the database is saved first; what is tested before it is applied is proven"

@@ -101,7 +101,12 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     .await?;
     failpoint!("dump-written");
     // Before everything is replaced, whatever there is besides tables is worth keeping.
-    let whatever = attempt.ledger.report.migrations.as_ref().is_some_and(|record| record.rewind.is_some());
+    let whatever = attempt
+        .ledger
+        .report
+        .migrations
+        .as_ref()
+        .is_some_and(|record| record.rewind.is_some());
     if dumped.tables.is_empty() && !whatever && attempt.run.kind != RunKind::Backup {
         return Ok(None);
     }

@@ -12,7 +12,9 @@ use super::{
 use crate::{
     backup::{ChunkError, Section, read_chunk},
     failpoint,
-    model::{BackupFile, BackupRecord, JournalEntry, LedgerEntry, RestoreMode, RunId, RunState, StepState, TableCount, TableName},
+    model::{
+        BackupFile, BackupRecord, JournalEntry, LedgerEntry, RestoreMode, RunId, RunState, StepState, TableCount, TableName,
+    },
     port::{Archive, ArchiveError, Captured, LoadOrder, Loaded, SourceMark},
 };
 
@@ -95,7 +97,9 @@ impl Description {
     /// The ledger of migrations as the dump's schema has them.
     pub(crate) fn ledger(&self) -> Result<Vec<LedgerEntry>, String> {
         let Some(ledger) = self.0.get("migrations") else {
-            return Err("it does not say which migrations its schema has: a version of dbkeep made it that did not note them".to_owned());
+            return Err(
+                "it does not say which migrations its schema has: a version of dbkeep made it that did not note them".to_owned(),
+            );
         };
         serde_json::from_value(ledger.clone()).map_err(|error| format!("its manifest cannot be read: {error}"))
     }
@@ -145,7 +149,11 @@ fn differs(archive: &dyn Archive, source: RunId, file: &BackupFile) -> Result<Op
 }
 
 /// Checks the files of a backup against its record. The inner error says what is damaged.
-pub(super) async fn checked(attempt: &Attempt, record: &BackupRecord, tables: &[TableCount]) -> Result<Result<LoadOrder, String>, Halt> {
+pub(super) async fn checked(
+    attempt: &Attempt,
+    record: &BackupRecord,
+    tables: &[TableCount],
+) -> Result<Result<LoadOrder, String>, Halt> {
     let archive = Arc::clone(&attempt.context.archive);
     let Some(source) = attempt.run.source else {
         return Err(Halt::Fail("the run names no backup".to_owned()));

@@ -12,8 +12,8 @@ use dbkeep_engine::{
     failpoint,
     model::{JournalEntry, LedgerEntry, TableCount},
     port::{
-        Claim, FreezeOrder, Frozen, MaintenanceError, MigratorError, RewindOrder, Rewinder, Rewound, TargetError, TargetErrorClass,
-        Watch,
+        Claim, FreezeOrder, Frozen, MaintenanceError, MigratorError, RewindOrder, Rewinder, Rewound, TargetError,
+        TargetErrorClass, Watch,
     },
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
@@ -72,7 +72,10 @@ impl Rewinder for PostgresTarget {
         let major = self.server_major(&mut connection).await?;
         self.programs.check("pg_restore", major).await?;
         super::begin_reading(&mut connection).await?;
-        connection.execute("SET LOCAL statement_timeout = 0").await.map_err(statement)?;
+        connection
+            .execute("SET LOCAL statement_timeout = 0")
+            .await
+            .map_err(statement)?;
         drop::check(&mut connection).await?;
         let counts = counted(&mut connection).await?;
         connection.execute("COMMIT").await.map_err(statement)?;
@@ -99,9 +102,7 @@ impl Rewinder for PostgresTarget {
         };
         watch.say("waiting for writers", "", 0, 0, "");
         // Readers go on, and pg_dump is one of them.
-        watch
-            .or_stop(locks.take(self, &mut connection, process, "EXCLUSIVE"))
-            .await?;
+        watch.or_stop(locks.take(self, &mut connection, process, "EXCLUSIVE")).await?;
         Ok(Box::new(FrozenDatabase {
             target: self.handle(),
             kept: Kept::keep(connection),
@@ -189,7 +190,9 @@ impl Work<'_> {
         let listing = programs.script(self.path, &["--list"], None).await?;
         if let Some(large) = listing.lines().find(|line| line.contains(" BLOB")) {
             return Err(MaintenanceError::Unsupported {
-                problem: format!("the backup holds large objects ({large}), which cannot be brought back this way; expected a restore by hand"),
+                problem: format!(
+                    "the backup holds large objects ({large}), which cannot be brought back this way; expected a restore by hand"
+                ),
             });
         }
         self.watch.say("waiting for readers", "", 0, 0, "");
@@ -333,7 +336,11 @@ mod tests {
         let listing = "; Archive created at ..\n;\n6; 2615 2200 SCHEMA - public pg_database_owner\n7; 2615 16400 SCHEMA - app me\n\
                        2; 3079 16385 EXTENSION - pg_trgm \n3; 0 0 COMMENT - EXTENSION pg_trgm \n215; 1259 16385 TABLE public child me\n";
         let list = chosen(listing, &["public".to_owned()]);
-        let numbers: Vec<_> = list.lines().filter_map(|line| line.split_once(';')).map(|(number, _)| number).collect();
+        let numbers: Vec<_> = list
+            .lines()
+            .filter_map(|line| line.split_once(';'))
+            .map(|(number, _)| number)
+            .collect();
         assert_eq!(numbers, ["7", "2", "215"]);
     }
 }

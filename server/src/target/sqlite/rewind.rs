@@ -279,14 +279,13 @@ async fn copy(connection: &mut SqliteConnection, name: &str) -> Result<(), Maint
         .fetch_one(&mut *connection)
         .await
         .map_err(statement)?;
-    let keyed: bool = sqlx::query_scalar(
-        "SELECT count(*) = 1 AND max(upper(type)) = 'INTEGER' FROM pragma_table_xinfo(?, ?) WHERE pk > 0",
-    )
-    .bind(name)
-    .bind(BACKUP)
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(statement)?;
+    let keyed: bool =
+        sqlx::query_scalar("SELECT count(*) = 1 AND max(upper(type)) = 'INTEGER' FROM pragma_table_xinfo(?, ?) WHERE pk > 0")
+            .bind(name)
+            .bind(BACKUP)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(statement)?;
     // A column may have the name by which the id is asked for.
     let free = ["rowid", "_rowid_", "oid"]
         .into_iter()
@@ -297,7 +296,11 @@ async fn copy(connection: &mut SqliteConnection, name: &str) -> Result<(), Maint
     {
         columns.push(alias.to_owned());
     }
-    let columns = columns.iter().map(|column| render::identifier(column)).collect::<Vec<_>>().join(", ");
+    let columns = columns
+        .iter()
+        .map(|column| render::identifier(column))
+        .collect::<Vec<_>>()
+        .join(", ");
     let name = render::identifier(name);
     let sql = format!("INSERT INTO main.{name} ({columns}) SELECT {columns} FROM {BACKUP}.{name}");
     connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
@@ -328,7 +331,9 @@ async fn settle_schema(connection: &mut SqliteConnection, kept: &[TableCount]) -
         }
         if both.iter().any(|known| known == name) {
             connection
-                .execute(AssertSqlSafe(format!("INSERT INTO main.{name} SELECT * FROM {BACKUP}.{name}")))
+                .execute(AssertSqlSafe(format!(
+                    "INSERT INTO main.{name} SELECT * FROM {BACKUP}.{name}"
+                )))
                 .await
                 .map_err(statement)?;
         }

@@ -362,7 +362,12 @@ impl Engine {
             Vec::new()
         };
         // Who works on a table that is replaced would not know what of its work is left.
-        tables.extend(rewind.into_iter().flat_map(|rewind| &rewind.tables).map(|table| table.table.to_string()));
+        tables.extend(
+            rewind
+                .into_iter()
+                .flat_map(|rewind| &rewind.tables)
+                .map(|table| table.table.to_string()),
+        );
         self.accept(CreateRun {
             run,
             tables,
@@ -529,7 +534,10 @@ fn request_digest(word: &str, name: &str, request: &MigrateRequest) -> String {
         &request.token,
         if request.backup { "backup" } else { "" },
         &options,
-        &request.from_backup.as_ref().map_or_else(String::new, |backup| format!("from {backup}")),
+        &request
+            .from_backup
+            .as_ref()
+            .map_or_else(String::new, |backup| format!("from {backup}")),
     ])
 }
 

@@ -23,7 +23,10 @@ pub(super) fn steps(backup: RunId) -> Vec<StepReport> {
         table: "the whole database".to_owned(),
         ..StepReport::default()
     };
-    vec![step("backup", String::new()), step("migrations", format!("from backup {backup}"))]
+    vec![
+        step("backup", String::new()),
+        step("migrations", format!("from backup {backup}")),
+    ]
 }
 
 impl Engine {
@@ -121,20 +124,28 @@ fn blocks(code: &'static str, message: String) -> Problem {
 
 /// The backup that was made before the oldest of these migrations was applied.
 fn backup_before(target: &str, asked: &[&Item]) -> Result<RunId, EngineError> {
-    let oldest = asked.iter().min_by_key(|item| (item.applied_at.or(item.entry.as_ref().map(|entry| entry.at)), item.index));
+    let oldest = asked
+        .iter()
+        .min_by_key(|item| (item.applied_at.or(item.entry.as_ref().map(|entry| entry.at)), item.index));
     let Some(oldest) = oldest else {
-        return Err(EngineError::NothingToMigrate { target: target.to_owned() });
+        return Err(EngineError::NothingToMigrate {
+            target: target.to_owned(),
+        });
     };
-    oldest.entry.as_ref().and_then(|entry| entry.backup).ok_or_else(|| EngineError::MigrationsBlocked {
-        target: target.to_owned(),
-        problems: vec![Problem {
-            code: "NO_BACKUP",
-            id: oldest.id.clone(),
-            message: format!("no backup was made before {} {} was applied", oldest.id, oldest.name),
-            next_step: "name the backup to go back to (`dbkeep backups list`), or take it back by its down script".to_owned(),
-            blocks: true,
-        }],
-    })
+    oldest
+        .entry
+        .as_ref()
+        .and_then(|entry| entry.backup)
+        .ok_or_else(|| EngineError::MigrationsBlocked {
+            target: target.to_owned(),
+            problems: vec![Problem {
+                code: "NO_BACKUP",
+                id: oldest.id.clone(),
+                message: format!("no backup was made before {} {} was applied", oldest.id, oldest.name),
+                next_step: "name the backup to go back to (`dbkeep backups list`), or take it back by its down script".to_owned(),
+                blocks: true,
+            }],
+        })
 }
 
 /// What a backup of this target's whole database holds.

@@ -215,7 +215,10 @@ mod tests {
         let written = LedgerEntry::rewound(&now, &then, run, "bob");
         let told: Vec<_> = written.iter().map(|entry| (entry.id.0.as_str(), entry.state)).collect();
         assert_eq!(told, [("4", RolledBack), ("3", Applying), ("2", Applied)]);
-        assert_eq!((written[0].run, written[0].by.as_str(), written[0].statements_done), (run, "bob", 0));
+        assert_eq!(
+            (written[0].run, written[0].by.as_str(), written[0].statements_done),
+            (run, "bob", 0)
+        );
         assert_eq!(written[2].run, then[1].run, "who applied it is who applied it");
         assert!(LedgerEntry::rewound(&then, &then, run, "bob").is_empty());
     }

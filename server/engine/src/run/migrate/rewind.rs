@@ -13,7 +13,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::{Attempt, Ending, Halt, Hold, blank, ending, keep};
 use crate::{
     failpoint,
-    model::{BackupRecord, Direction, LedgerEntry, MigrationId, MigrationProgress, MigrationRecord, RunState, StepState, TableCount},
+    model::{
+        BackupRecord, Direction, LedgerEntry, MigrationId, MigrationProgress, MigrationRecord, RunState, StepState, TableCount,
+    },
     port::{FreezeOrder, Frozen, RewindOrder, Rewound},
     run::{
         dump,
@@ -96,7 +98,10 @@ pub(super) async fn held(attempt: &mut Attempt, record: &MigrationRecord, hold: 
 }
 
 async fn replace(attempt: &mut Attempt, frozen: Box<dyn Frozen>, order: RewindOrder) -> Result<Rewound, Halt> {
-    act(attempt, |_, watch| Box::pin(async move { frozen.rewind(&order, &watch).await })).await
+    act(attempt, |_, watch| {
+        Box::pin(async move { frozen.rewind(&order, &watch).await })
+    })
+    .await
 }
 
 /// Saves the present state. What an earlier attempt saved is older than this, and its files go: the report must not name them.
@@ -119,7 +124,11 @@ fn moved(record: &MigrationRecord, now: &[LedgerEntry], then: &[LedgerEntry]) ->
             .any(|entry| entry.id == *id && entry.state != crate::model::LedgerState::RolledBack)
     };
     let written = LedgerEntry::rewound(now, then, crate::model::RunId::default(), "");
-    let taken: BTreeSet<&MigrationId> = written.iter().map(|entry| &entry.id).filter(|id| in_effect(id, now)).collect();
+    let taken: BTreeSet<&MigrationId> = written
+        .iter()
+        .map(|entry| &entry.id)
+        .filter(|id| in_effect(id, now))
+        .collect();
     let planned: BTreeSet<&MigrationId> = record.planned.iter().map(|planned| &planned.id).collect();
     let other = taken.symmetric_difference(&planned).next()?;
     Some(format!("{other} does not stand where the plan left it; make a new plan"))

@@ -96,10 +96,10 @@ async fn run(connection: &mut PgConnection, sql: String) -> Result<(), Maintenan
     Ok(())
 }
 
-/// Whether an object belongs to an extension.
-fn of_extension(catalog: &str, object: &str) -> String {
+/// Whether an object belongs to an extension, or to another object that takes it along.
+fn belongs(catalog: &str, object: &str) -> String {
     format!(
-        "EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS x WHERE x.classid = 'pg_catalog.{catalog}'::regclass AND x.objid = {object} AND x.deptype = 'e')"
+        "EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS x WHERE x.classid = 'pg_catalog.{catalog}'::regclass AND x.objid = {object} AND x.deptype IN ('e', 'i'))"
     )
 }
 
@@ -111,7 +111,8 @@ pub(super) async fn everything(
 ) -> Result<Vec<String>, MaintenanceError> {
     let Some(saved) = &notes.extensions else {
         return Err(MaintenanceError::Unsupported {
-            problem: "the backup does not say which extensions there were: a version of dbkeep made it that did not note them".to_owned(),
+            problem: "the backup does not say which extensions there were: a version of dbkeep made it that did not note them"
+                .to_owned(),
         });
     };
     let present = extensions(connection).await?;
@@ -130,7 +131,7 @@ pub(super) async fn everything(
         let sql = format!(
             "SELECT i.identity FROM pg_catalog.{catalog} AS o CROSS JOIN LATERAL pg_catalog.pg_identify_object('pg_catalog.{catalog}'::regclass, o.oid, 0) AS i \
              WHERE o.oid::bigint >= {FIRST} AND NOT {}",
-            of_extension(catalog, "o.oid")
+            belongs(catalog, "o.oid")
         );
         for identity in names(connection, sql).await? {
             let cascade = if matches!(verb, "PUBLICATION") { "" } else { " CASCADE" };
@@ -141,16 +142,24 @@ pub(super) async fn everything(
     let users = format!("n.nspname NOT IN ({own}, 'information_schema') AND n.nspname !~ '^pg_'");
     let kept = format!(
         "(n.nspname = 'public' OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid) OR {})",
-        of_extension("pg_namespace", "n.oid")
+        belongs("pg_namespace", "n.oid")
     );
     let going = format!("SELECT n.nspname::text FROM pg_catalog.pg_namespace AS n WHERE {users} AND NOT {kept} ORDER BY 1");
     for schema in names(connection, going).await? {
-        run(connection, format!("DROP SCHEMA IF EXISTS {} CASCADE", render::identifier(&schema))).await?;
+        run(
+            connection,
+            format!("DROP SCHEMA IF EXISTS {} CASCADE", render::identifier(&schema)),
+        )
+        .await?;
     }
     objects(connection, &format!("{users} AND {kept}")).await?;
     for (name, _) in &present {
         if !saved.iter().any(|(known, _)| known == name) {
-            run(connection, format!("DROP EXTENSION IF EXISTS {} CASCADE", render::identifier(name))).await?;
+            run(
+                connection,
+                format!("DROP EXTENSION IF EXISTS {} CASCADE", render::identifier(name)),
+            )
+            .await?;
         }
     }
     public_again(connection).await?;

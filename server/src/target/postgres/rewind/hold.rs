@@ -90,7 +90,9 @@ impl Locks {
 
     /// A lock that was waited for in vain, in words; any other error as it is.
     pub(super) fn in_words(&self, error: MaintenanceError, blockers: &[String]) -> MaintenanceError {
-        let MaintenanceError::Target(error) = error else { return error };
+        let MaintenanceError::Target(error) = error else {
+            return error;
+        };
         if !matches!(error.class, TargetErrorClass::LockTimeout | TargetErrorClass::Conflict) {
             return error.into();
         }

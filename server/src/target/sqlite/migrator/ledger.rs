@@ -87,7 +87,10 @@ pub(in crate::target::sqlite) async fn all(connection: &mut SqliteConnection) ->
 }
 
 /// Writes a row and returns it with its time.
-pub(in crate::target::sqlite) async fn write(connection: &mut SqliteConnection, entry: &LedgerEntry) -> Result<LedgerEntry, TargetError> {
+pub(in crate::target::sqlite) async fn write(
+    connection: &mut SqliteConnection,
+    entry: &LedgerEntry,
+) -> Result<LedgerEntry, TargetError> {
     let sql = format!(
         "INSERT OR REPLACE INTO main._dbkeep_migration ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NOW}, ?, ?, ?, ?) RETURNING at"
     );
