@@ -198,7 +198,45 @@ pub(crate) fn plan(plan: &proto::MigrationPlan, output: &Output) -> io::Result<(
         statements(&step.statements, step.statements_done, output)?;
     }
     output.line(output.paint(Tone::Strong, &totals(plan)))?;
+    if let Some(found) = &plan.restore {
+        restore(found, output)?;
+    }
     problems(&plan.problems, output)
+}
+
+/// Prints what going back to a backup loses.
+fn restore(restore: &proto::MigrationRestore, output: &Output) -> io::Result<()> {
+    let when = json::time(restore.backup_time.as_ref()).unwrap_or_default();
+    output.line(output.paint(
+        Tone::Bad,
+        &format!(
+            "Everything goes back to backup {} of {when}. Lost is whatever was written since, also in rows that no count shows:",
+            restore.backup_id
+        ),
+    ))?;
+    let mut table = output.table(["TABLE", "IN THE BACKUP", "NOW", ""]);
+    for found in &restore.tables {
+        let count = |rows: Option<u64>| rows.map_or_else(|| "-".to_owned(), |rows| HumanCount(rows).to_string());
+        let (then, now) = (found.backup_row_count, found.row_count);
+        let (tone, what) = match (then, now) {
+            (None, _) => (Tone::Bad, "is dropped".to_owned()),
+            (Some(_), None) => (Tone::Good, "is made again".to_owned()),
+            (Some(then), Some(now)) if now > then => (Tone::Warn, format!("{} fewer", rows(now - then))),
+            (Some(then), Some(now)) if now < then => (Tone::Good, format!("{} more", rows(then - now))),
+            _ => (Tone::Dim, String::new()),
+        };
+        table.add_row([
+            output.cell(Tone::Strong, &found.table),
+            output.number(Tone::Dim, count(then)),
+            output.number(Tone::Dim, count(now)),
+            output.cell(tone, what),
+        ]);
+    }
+    output.line(table)?;
+    output.line(format_args!(
+        "Confirmation phrase: {}",
+        output.paint(Tone::Strong, &restore.confirmation_phrase)
+    ))
 }
 
 /// "about 3 s (rehearsal)", "nobody knows how long".
@@ -224,7 +262,7 @@ fn totals(plan: &proto::MigrationPlan) -> String {
         _ => "to apply on",
     };
     let mut text = format!("{} {act} {}", migrations(plan.steps.len()), plan.target);
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && plan.restore.is_none() {
         return text;
     }
     text.push_str(&format!(", risk {}", json::risk(plan.risk())));
