@@ -152,7 +152,11 @@ async fn whole(world: &World) -> Vec<String> {
     lines
 }
 
-async fn plan_back(world: &mut World, selection: v1::MigrationSelection, backup: &str) -> Result<v1::MigrationPlan, Status> {
+pub(crate) async fn plan_back(
+    world: &mut World,
+    selection: v1::MigrationSelection,
+    backup: &str,
+) -> Result<v1::MigrationPlan, Status> {
     let request = v1::PlanMigrationsRequest {
         direction: v1::MigrationDirection::Down.into(),
         selection: Some(selection),
@@ -164,7 +168,7 @@ async fn plan_back(world: &mut World, selection: v1::MigrationSelection, backup:
     Ok(answer.into_inner().plan.expect("a plan"))
 }
 
-fn request(plan: &v1::MigrationPlan) -> v1::RollbackMigrationsRequest {
+pub(crate) fn request(plan: &v1::MigrationPlan) -> v1::RollbackMigrationsRequest {
     let restore = plan.restore.clone().expect("a restore");
     v1::RollbackMigrationsRequest {
         dry_run: Some(false),
@@ -184,7 +188,7 @@ fn request(plan: &v1::MigrationPlan) -> v1::RollbackMigrationsRequest {
     }
 }
 
-async fn go_back(world: &mut World, request: v1::RollbackMigrationsRequest) -> Result<v1::Run, Status> {
+pub(crate) async fn go_back(world: &mut World, request: v1::RollbackMigrationsRequest) -> Result<v1::Run, Status> {
     let stream = world.migrations.rollback_migrations(request).await?.into_inner();
     let events = stream.filter_map(async |message| message.map(|message| message.event).transpose());
     world.end_of(events).await
