@@ -473,6 +473,12 @@ impl RehearseRequest {
             },
         }
     }
+
+    /// Migrations that are in effect, selected as for a rollback: down, up, and compare with the present.
+    pub fn applied(mut self) -> Self {
+        self.message.applied = true;
+        self
+    }
 }
 
 /// What to apply. Made with a request id of its own; a clone repeats the same call and starts no second run.

@@ -216,6 +216,7 @@ impl MigrationService for Migrations {
             backup: false,
             from_backup: None,
             phrase: String::new(),
+            in_effect: request.applied,
             options: convert::options(request.options, false, &mut check),
             caller,
         };
@@ -251,6 +252,7 @@ impl MigrationService for Migrations {
             backup: request.backup,
             from_backup: None,
             phrase: String::new(),
+            in_effect: false,
             options: convert::options(request.options, false, &mut check),
             caller,
         };
@@ -323,6 +325,7 @@ impl MigrationService for Migrations {
             backup: true,
             from_backup,
             phrase: request.confirmation_phrase,
+            in_effect: false,
             options: convert::options(request.options, request.unproven, &mut check),
             caller,
         };

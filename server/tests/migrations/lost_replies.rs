@@ -17,6 +17,9 @@ fn lose_commit(proxy: &Proxy, state: &'static str) {
     });
 }
 
+/// Tells a proxy which reply to lose.
+type Lose = fn(&Proxy);
+
 /// What a test expects once the run has come to its end.
 async fn check(world: &mut World, run: &v1::Run, what: &str, sql: &str, expected: &str) {
     assert_eq!(run.state(), RunState::Succeeded, "{what}: {}", run.state_reason);
@@ -70,7 +73,7 @@ async fn a_statement_outside_of_a_transaction_is_looked_for_wherever_the_reply_w
     let valid =
         "SELECT (SELECT count(*) FROM pg_index WHERE indexrelid = 'a_n'::regclass AND indisvalid)::text || ' ' || n FROM a";
     // The note that it begins, the statement itself, the note of each statement that it is done.
-    let places: [(&str, fn(&Proxy)); 4] = [
+    let places: [(&str, Lose); 4] = [
         ("the note before", |proxy| lose_commit(proxy, ", true, ")),
         ("the statement", |proxy| proxy.lose(|sql, _| sql == INDEX)),
         ("the note after", |proxy| {

@@ -41,6 +41,8 @@ pub enum WayBack {
     Unproven,
     /// A rehearsal showed that it brings back what was before.
     Proven(Proof),
+    /// A rehearsal showed that it brings back the schema, and loses data of what it drops.
+    Lossy(Proof),
     /// A rehearsal showed that it does not.
     Refuted(Proof),
 }
@@ -59,6 +61,7 @@ impl WayBack {
         match proof {
             None => Self::Unproven,
             Some(proof) if proof.restored => Self::Proven(proof.clone()),
+            Some(proof) if proof.lossy => Self::Lossy(proof.clone()),
             Some(proof) => Self::Refuted(proof.clone()),
         }
     }
@@ -608,6 +611,13 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
             "DOWN_UNPROVEN",
             format!("no rehearsal has shown that the down script of {id} {name} brings back what was before"),
         ),
+        WayBack::Lossy(proof) => (
+            "DOWN_LOSSY",
+            format!(
+                "a rehearsal (run {}, {}) showed that the down script of {id} {name} works, and loses data of what it drops: up brings back the schema only",
+                proof.run, proof.at
+            ),
+        ),
         WayBack::Refuted(proof) => (
             "DOWN_REFUTED",
             format!(
@@ -622,9 +632,10 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
                 "write one, or go back to the backup that was made before {id} was applied: `dbkeep migrations rollback --from-backup`"
             )
         }
-        // A rehearsal goes up first, which only a database can show that does not have it yet.
-        _ => "say that it is to be taken unproven: the database is saved first; what is tested before it is applied is proven"
-            .to_owned(),
+        WayBack::Unproven => format!(
+            "rehearse it: `dbkeep migrations test --applied {id}`; or say that it is to be taken unproven: the database is saved first"
+        ),
+        _ => "say that it is to be taken all the same (unproven): the database is saved first".to_owned(),
     };
     Some(Problem {
         code,

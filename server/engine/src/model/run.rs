@@ -400,7 +400,7 @@ pub struct Report {
     pub restore: Option<RestoreRecord>,
     /// Migrations: what was asked for, and what became of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub migrations: Option<MigrationRecord>,
+    pub migrations: Option<Box<MigrationRecord>>,
 }
 
 impl StepReport {

@@ -69,7 +69,7 @@ pub(in crate::grpc) fn item(status: &MigrationStatus, item: &Item) -> v1::Migrat
 
 fn proof_of(back: &WayBack) -> Option<&Proof> {
     match back {
-        WayBack::Proven(proof) | WayBack::Refuted(proof) => Some(proof),
+        WayBack::Proven(proof) | WayBack::Lossy(proof) | WayBack::Refuted(proof) => Some(proof),
         WayBack::Absent | WayBack::Empty | WayBack::Unproven => None,
     }
 }
@@ -80,6 +80,7 @@ fn way_back(back: &WayBack) -> v1::WayBack {
         WayBack::Empty => v1::WayBack::Empty,
         WayBack::Unproven => v1::WayBack::Unproven,
         WayBack::Proven(_) => v1::WayBack::Proven,
+        WayBack::Lossy(_) => v1::WayBack::Lossy,
         WayBack::Refuted(_) => v1::WayBack::Refuted,
     }
 }
@@ -304,6 +305,7 @@ fn rehearsal(rehearsal: Rehearsal) -> v1::RehearsalReport {
             .map(|lost| format!("{}: {} -> {}", lost.table, lost.before, lost.after))
             .collect(),
         violations: rehearsal.violations,
+        loses_data: rehearsal.loses,
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Migration<'a> {
     requires_backup: bool,
     estimated_duration_seconds: Option<f64>,
     data_transformation: Option<bool>,
-    /// "absent", "empty", "unproven", "proven" or "refuted".
+    /// "absent", "empty", "unproven", "proven", "lossy" or "refuted".
     way_back: String,
     way_back_run_id: Option<&'a str>,
     apply_time: Option<String>,

@@ -67,7 +67,7 @@ pub(crate) fn way_back_tone(way_back: WayBack) -> Tone {
     match way_back {
         WayBack::Proven => Tone::Good,
         WayBack::Refuted => Tone::Bad,
-        WayBack::Absent | WayBack::Empty | WayBack::Unproven => Tone::Warn,
+        WayBack::Absent | WayBack::Empty | WayBack::Unproven | WayBack::Lossy => Tone::Warn,
         WayBack::Unspecified => Tone::Dim,
     }
 }
@@ -338,6 +338,7 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
             _ if !migration.problem.is_empty() => (Tone::Bad, "failed"),
             (false, _) => (Tone::Warn, "no way back"),
             (true, true) => (Tone::Good, "yes"),
+            (true, false) if found.differences.is_empty() && !found.loses_data.is_empty() => (Tone::Warn, "without its data"),
             (true, false) => (Tone::Bad, "no"),
         };
         table.add_row([
@@ -362,6 +363,7 @@ fn rehearsal(migration: &proto::MigrationReport, output: &Output) -> io::Result<
     let found = migration.rehearsal.clone().unwrap_or_default();
     let wrong = [
         ("different after up and down", &found.differences),
+        ("data that down loses", &found.loses_data),
         ("lost rows although nothing deletes them", &found.rows_lost),
         ("violated by rows", &found.violations),
     ];

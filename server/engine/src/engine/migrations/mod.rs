@@ -91,6 +91,8 @@ pub struct MigrateRequest {
     pub from_backup: Option<String>,
     /// What was typed to confirm.
     pub phrase: String,
+    /// Rehearsals: of migrations that are in effect, chosen as for a rollback; otherwise of pending ones.
+    pub in_effect: bool,
     /// How.
     pub options: MigrationOptions,
     /// Who asks.
@@ -285,14 +287,20 @@ impl Engine {
     pub async fn test_migrations(&self, request: &MigrateRequest) -> Result<Run, EngineError> {
         let request_id = request_id(&request.request_id)?;
         let (name, entry, _) = self.migrations(&request.target)?;
-        let digest = request_digest("rehearse", name, request);
+        let word = if request.in_effect { "rehearse applied" } else { "rehearse" };
+        let digest = request_digest(word, name, request);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
             return Ok(run);
         }
         check_options(&request.options)?;
-        let (_, plan) = self
-            .plan_migrations(&request.target, Direction::Up, &request.selection, false)
+        let direction = if request.in_effect { Direction::Down } else { Direction::Up };
+        let (status, mut plan) = self
+            .plan_migrations(&request.target, direction, &request.selection, false)
             .await?;
+        if request.in_effect {
+            let whole = status.standings.in_effect();
+            plan.steps.retain(|step| whole.contains(&step.migration.id));
+        }
         if plan.steps.is_empty() {
             return Err(EngineError::NothingToMigrate { target: name.to_owned() });
         }
@@ -323,14 +331,15 @@ impl Engine {
                 Some(rewind) => rewind::steps(rewind.backup),
                 None => steps(&planned, backup.is_some()),
             },
-            migrations: Some(MigrationRecord {
+            migrations: Some(Box::new(MigrationRecord {
                 planned,
                 backup_first: backup.is_some(),
                 by: request.caller.principal.clone(),
                 options: request.options,
                 reports: Vec::new(),
                 rewind: rewind.map(|rewind| rewind.backup),
-            }),
+                in_effect: request.in_effect,
+            })),
             backup,
             ..Report::default()
         };
@@ -461,7 +470,8 @@ fn permit(name: &str, plan: &MigrationPlan, request: &MigrateRequest) -> Result<
     if plan.steps.is_empty() && plan.rewind.is_none() && plan.blocking().next().is_none() {
         return Err(EngineError::NothingToMigrate { target: name.to_owned() });
     }
-    let excused = |code: &str| request.options.unproven && matches!(code, "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_REFUTED");
+    let excused =
+        |code: &str| request.options.unproven && matches!(code, "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED");
     let blocking: Vec<_> = plan.blocking().filter(|problem| !excused(problem.code)).cloned().collect();
     if !blocking.is_empty() {
         return Err(EngineError::MigrationsBlocked {

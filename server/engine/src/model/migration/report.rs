@@ -161,6 +161,9 @@ pub struct Rehearsal {
     pub rows_lost: Vec<RowsLost>,
     /// Constraints that the data violates after up.
     pub violations: Vec<String>,
+    /// Of one that is in effect: tables, and columns as `table.column`, whose data down drops and up brings back as schema only.
+    #[serde(default)]
+    pub loses: Vec<String>,
 }
 
 impl Rehearsal {
@@ -184,6 +187,9 @@ pub struct MigrationRecord {
     /// Backup that the whole database goes back to; `None` where scripts are executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewind: Option<RunId>,
+    /// Rehearsals: of migrations that are in effect already, down and up again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_effect: bool,
 }
 
 /// A migration that a run is to take.
@@ -237,6 +243,8 @@ pub struct Proof {
     pub down_sha256: String,
     /// Whether down restored what was before.
     pub restored: bool,
+    /// Whether it restored everything but data that it drops.
+    pub lossy: bool,
     /// What the rehearsal measured for the up script, milliseconds.
     pub up_ms: u64,
     /// The run.

@@ -55,7 +55,9 @@ impl From<MigratorError> for Halt {
 /// The record of the run.
 fn record(attempt: &Attempt) -> Result<MigrationRecord, Halt> {
     let record = attempt.ledger.report.migrations.clone();
-    record.ok_or_else(|| Halt::Fail("the run does not say which migrations it takes".to_owned()))
+    record
+        .map(|record| *record)
+        .ok_or_else(|| Halt::Fail("the run does not say which migrations it takes".to_owned()))
 }
 
 /// Reads the folder again, as it is now.

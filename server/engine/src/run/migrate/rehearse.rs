@@ -1,7 +1,8 @@
 //! The work of a rehearsal: a copy of the database, on which each migration goes up, down and up again, and what was there before is
-//! compared with what is there after. Nothing of it touches the target, and the copy goes in the end, also after a crash: the next
+//! compared with what is there after; of one that is in effect, down and up (`applied`). Nothing of it touches the target, and the copy goes in the end, also after a crash: the next
 //! attempt removes what the one before it made.
 
+mod applied;
 mod compare;
 mod reach;
 
@@ -34,7 +35,11 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let run = attempt.run.id;
     let archive = Arc::clone(&attempt.context.archive);
     blocking(move || sweep(archive.as_ref(), run)).await?;
-    let result = rehearsed(attempt, &record).await;
+    let result = if record.in_effect {
+        applied::rehearsed(attempt, &record).await
+    } else {
+        rehearsed(attempt, &record).await
+    };
     let archive = Arc::clone(&attempt.context.archive);
     let swept = blocking(move || sweep(archive.as_ref(), run)).await;
     let name = place(run);
@@ -104,6 +109,7 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
             up_sha256: planned.up_sha256.clone(),
             down_sha256: planned.down_sha256.clone(),
             restored: tried.rehearsal.restored,
+            lossy: false,
             up_ms: tried.rehearsal.up_ms,
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
@@ -159,6 +165,12 @@ fn verdict(rehearsal: &Rehearsal) -> String {
     }
     if !rehearsal.has_down {
         return "there is no way back: its down script is missing or empty".to_owned();
+    }
+    if !rehearsal.restored && rehearsal.differences.is_empty() && !rehearsal.loses.is_empty() {
+        return format!(
+            "down loses data of {}; up brings back the schema only",
+            rehearsal.loses.join(", ")
+        );
     }
     if !rehearsal.restored {
         let shown: Vec<&str> = rehearsal.differences.iter().take(3).map(String::as_str).collect();

@@ -138,7 +138,7 @@ pub(super) async fn everything(
             run(connection, format!("DROP {verb} IF EXISTS {identity}{cascade}")).await?;
         }
     }
-    let own = OWN_SCHEMAS.map(|schema| render::literal(schema)).join(", ");
+    let own = OWN_SCHEMAS.map(render::literal).join(", ");
     let users = format!("n.nspname NOT IN ({own}, 'information_schema') AND n.nspname !~ '^pg_'");
     let kept = format!(
         "(n.nspname = 'public' OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension AS e WHERE e.extnamespace = n.oid) OR {})",

@@ -27,6 +27,9 @@ pub(crate) struct Test {
     of: Of,
     #[command(flatten)]
     which: Which,
+    /// Migrations in effect, rather than pending ones, newest first: down, up, compare with the present. --to names the one before them.
+    #[arg(long)]
+    applied: bool,
     #[command(flatten)]
     manner: Manner,
     /// Print the run's id and leave it at work.
@@ -36,10 +39,13 @@ pub(crate) struct Test {
 
 impl Test {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let request = RehearseRequest::new()
+        let mut request = RehearseRequest::new()
             .target(self.of.target)
             .selection(self.which.selection())
             .manner(self.manner.wire());
+        if self.applied {
+            request = request.applied();
+        }
         let migrations = session.client.migrations();
         follow(session, RunKind::Rehearse, until(self.detach), migrations.test(request)).await
     }

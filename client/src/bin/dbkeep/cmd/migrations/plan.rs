@@ -77,7 +77,11 @@ impl Wish<'_> {
     /// Whether a run of the plan would be refused.
     pub(super) fn is_blocked(&self, plan: &MigrationPlan) -> bool {
         plan.problems.iter().any(|problem| {
-            let excused = self.unproven && matches!(problem.code.as_str(), "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_REFUTED");
+            let excused = self.unproven
+                && matches!(
+                    problem.code.as_str(),
+                    "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED"
+                );
             problem.blocks && !excused
         })
     }
