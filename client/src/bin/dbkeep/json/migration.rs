@@ -394,7 +394,7 @@ mod tests {
                 r#""outside_transaction":false,"reasons":[{"rule":"drop-table","risk":"high","message":"m","help":null}]}],"#,
                 r#""risk":"high","estimated_duration_seconds":null,"estimate_source":"unknown","transforms_data":false,"#,
                 r#""needs_backup":false,"statements_done":0}],"problems":[],"backup_first":true,"estimated_duration_seconds":null,"#,
-                r#""unestimated_count":1,"transforming_count":0,"token":"t"}"#,
+                r#""unestimated_count":1,"transforming_count":0,"token":"t","restore":null}"#,
             )
         );
     }
