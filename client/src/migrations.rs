@@ -474,6 +474,12 @@ impl RehearseRequest {
         }
     }
 
+    /// On a copy of the schema without rows, on PostgreSQL: quick, and no proof of a way back.
+    pub fn schema_only(mut self) -> Self {
+        self.message.copy = dbkeep_proto::v1::RehearsalCopy::SchemaOnly.into();
+        self
+    }
+
     /// Migrations that are in effect, selected as for a rollback: down, up, and compare with the present.
     pub fn applied(mut self) -> Self {
         self.message.applied = true;

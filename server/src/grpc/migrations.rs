@@ -207,6 +207,10 @@ impl MigrationService for Migrations {
         let caller = caller_of(&request);
         let request = request.into_inner();
         let mut check = Check::default();
+        let copy = v1::RehearsalCopy::try_from(request.copy).unwrap_or_else(|_| {
+            check.refuse("copy", format!("is {}; expected WHOLE or SCHEMA_ONLY", request.copy));
+            v1::RehearsalCopy::Whole
+        });
         check.request_id(&request.request_id);
         let order = MigrateRequest {
             request_id: request.request_id,
@@ -217,6 +221,7 @@ impl MigrationService for Migrations {
             from_backup: None,
             phrase: String::new(),
             in_effect: request.applied,
+            schema_only: copy == v1::RehearsalCopy::SchemaOnly,
             options: convert::options(request.options, false, &mut check),
             caller,
         };
@@ -253,6 +258,7 @@ impl MigrationService for Migrations {
             from_backup: None,
             phrase: String::new(),
             in_effect: false,
+            schema_only: false,
             options: convert::options(request.options, false, &mut check),
             caller,
         };
@@ -326,6 +332,7 @@ impl MigrationService for Migrations {
             from_backup,
             phrase: request.confirmation_phrase,
             in_effect: false,
+            schema_only: false,
             options: convert::options(request.options, request.unproven, &mut check),
             caller,
         };

@@ -120,3 +120,54 @@ async fn a_way_back_is_proven_lossy_or_refuted_and_rollback_knows_it() {
         world.end().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_without_rows_says_so_and_proves_nothing() {
+    use futures::StreamExt as _;
+    for engine in BOTH {
+        let mut world = World::new(engine, &files(), None).await;
+        let run = world.apply(named(&["1"])).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        let request = v1::TestMigrationRequest {
+            selection: Some(named(&["2", "6"])),
+            copy: v1::RehearsalCopy::SchemaOnly.into(),
+            ..v1::TestMigrationRequest::default()
+        };
+        let both = v1::TestMigrationRequest {
+            applied: true,
+            ..request.clone()
+        };
+        assert_eq!(
+            reason(&world.migrations.test_migration(both).await.expect_err("refused")),
+            "INVALID_FIELD"
+        );
+        let answer = world.migrations.test_migration(request).await;
+        if engine == dbkeep_engine::model::EngineKind::Sqlite {
+            assert_eq!(reason(&answer.expect_err("refused")), "INVALID_FIELD");
+            world.end().await;
+            continue;
+        }
+        let events = answer.expect("accepted").into_inner();
+        let events = events.filter_map(async |message| message.map(|message| message.event).transpose());
+        let run = world.end_of(events).await.expect("events");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        let report = run.report.expect("a report");
+        let found: Vec<_> = report
+            .migrations
+            .iter()
+            .map(|migration| migration.rehearsal.clone().unwrap_or_default())
+            .collect();
+        assert!(
+            found
+                .iter()
+                .all(|found| found.schema_only && found.restored && found.row_count == 0),
+            "{found:?}"
+        );
+        assert!(report.warnings.iter().any(|warning| warning.code == "SCHEMA_ONLY"));
+        // A wrong way back changes nothing where there is no row, and is not taken for proven.
+        for id in ["2", "6"] {
+            assert_eq!(world.one(id).await.way_back(), WayBack::Unproven, "{id}");
+        }
+        world.end().await;
+    }
+}

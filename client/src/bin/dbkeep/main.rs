@@ -228,6 +228,7 @@ mod tests {
             "dbkeep migrations rollback --steps 1 --execute --unproven",
             "dbkeep migrations rollback --to 3 --plan TOKEN --execute",
             "dbkeep migrations test --applied --to 3",
+            "dbkeep migrations test --schema-only",
             "dbkeep migrations rollback --steps 2 --from-backup",
             "dbkeep migrations rollback --from-backup=RUN --execute --plan TOKEN --phrase PHRASE",
             "dbkeep migrations rollback 3 4",

@@ -135,6 +135,8 @@ pub struct DumpOrder {
     pub tables: Vec<TableName>,
     /// An empty file of ours, to be written.
     pub path: PathBuf,
+    /// Whether rows are left out, which only PostgreSQL's adapter can: the tables are told as empty. Such a dump is no backup.
+    pub schema_only: bool,
 }
 
 /// A dump that was made. It is not durable yet.

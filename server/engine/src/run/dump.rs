@@ -94,6 +94,7 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     let order = DumpOrder {
         tables: record.asked.clone(),
         path: path.clone(),
+        schema_only: false,
     };
     let dumped = act(attempt, |target, watch| {
         Box::pin(async move { target.maintenance().dump(&order, &watch).await })

@@ -306,6 +306,7 @@ fn rehearsal(rehearsal: Rehearsal) -> v1::RehearsalReport {
             .collect(),
         violations: rehearsal.violations,
         loses_data: rehearsal.loses,
+        schema_only: rehearsal.schema_only,
     }
 }
 

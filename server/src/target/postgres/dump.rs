@@ -187,6 +187,9 @@ impl PostgresTarget {
             format!("--snapshot={snapshot}"),
             path_argument("--file=", &order.path)?,
         ];
+        if order.schema_only {
+            arguments.push("--schema-only".to_owned());
+        }
         if order.tables.is_empty() {
             arguments.extend(OWN_SCHEMAS.map(|schema| format!("--exclude-schema={schema}")));
         } else {
@@ -213,10 +216,14 @@ impl PostgresTarget {
             let mut notes = Vec::with_capacity(found.len());
             for found in &found {
                 let sql = format!("SELECT count(*) FROM ONLY {}", render::table(&found.table));
-                let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
-                    .fetch_one(&mut connection)
-                    .await
-                    .map_err(statement)?;
+                let rows: i64 = if order.schema_only {
+                    0
+                } else {
+                    sqlx::query_scalar(AssertSqlSafe(sql))
+                        .fetch_one(&mut connection)
+                        .await
+                        .map_err(statement)?
+                };
                 counts.push(TableCount {
                     table: found.table.clone(),
                     rows: u64::try_from(rows).unwrap_or(0),

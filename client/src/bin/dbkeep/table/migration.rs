@@ -337,6 +337,7 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
         let (tone, comes_back) = match (found.has_down, found.restored) {
             _ if !migration.problem.is_empty() => (Tone::Bad, "failed"),
             (false, _) => (Tone::Warn, "no way back"),
+            (true, true) if found.schema_only => (Tone::Warn, "without rows"),
             (true, true) => (Tone::Good, "yes"),
             (true, false) if found.differences.is_empty() && !found.loses_data.is_empty() => (Tone::Warn, "without its data"),
             (true, false) => (Tone::Bad, "no"),

@@ -22,8 +22,8 @@ use crate::{
         standing::{Standings, standings},
     },
     model::{
-        Act, BackupRecord, Caller, Decision, Direction, ForeignLedger, Impact, Layout, LedgerEntry, Migration, MigrationOptions,
-        MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, TableName,
+        Act, BackupRecord, Caller, Decision, Direction, EngineKind, ForeignLedger, Impact, Layout, LedgerEntry, Migration,
+        MigrationOptions, MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, TableName,
     },
     port::{CreateRun, MaintenanceError, MigrationFolder, SourceFile, TargetError},
     run::migrate::steps,
@@ -93,6 +93,8 @@ pub struct MigrateRequest {
     pub phrase: String,
     /// Rehearsals: of migrations that are in effect, chosen as for a rollback; otherwise of pending ones.
     pub in_effect: bool,
+    /// Rehearsals: copy no rows.
+    pub schema_only: bool,
     /// How.
     pub options: MigrationOptions,
     /// Who asks.
@@ -287,7 +289,22 @@ impl Engine {
     pub async fn test_migrations(&self, request: &MigrateRequest) -> Result<Run, EngineError> {
         let request_id = request_id(&request.request_id)?;
         let (name, entry, _) = self.migrations(&request.target)?;
-        let word = if request.in_effect { "rehearse applied" } else { "rehearse" };
+        let word = match (request.in_effect, request.schema_only) {
+            (true, _) => "rehearse applied",
+            (false, true) => "rehearse schema",
+            (false, false) => "rehearse",
+        };
+        if request.schema_only && (request.in_effect || entry.target.engine() == EngineKind::Sqlite) {
+            let why = if request.in_effect {
+                "with migrations in effect, whose way back shows in rows; expected WHOLE"
+            } else {
+                "on SQLite, where a copy comes with its rows; expected WHOLE"
+            };
+            return Err(EngineError::InvalidField {
+                field: "copy",
+                problem: format!("is SCHEMA_ONLY {why}"),
+            });
+        }
         let digest = request_digest(word, name, request);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
             return Ok(run);
@@ -339,6 +356,7 @@ impl Engine {
                 reports: Vec::new(),
                 rewind: rewind.map(|rewind| rewind.backup),
                 in_effect: request.in_effect,
+                schema_only: request.schema_only,
             })),
             backup,
             ..Report::default()

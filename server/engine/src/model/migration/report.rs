@@ -164,6 +164,9 @@ pub struct Rehearsal {
     /// Of one that is in effect: tables, and columns as `table.column`, whose data down drops and up brings back as schema only.
     #[serde(default)]
     pub loses: Vec<String>,
+    /// Whether the copy had no rows: nothing is known of what happens to them.
+    #[serde(default)]
+    pub schema_only: bool,
 }
 
 impl Rehearsal {
@@ -190,6 +193,9 @@ pub struct MigrationRecord {
     /// Rehearsals: of migrations that are in effect already, down and up again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_effect: bool,
+    /// Rehearsals: on a copy without rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub schema_only: bool,
 }
 
 /// A migration that a run is to take.

@@ -73,6 +73,10 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
     let collection = collection(attempt).await?;
     let mut copy = Some(copy(attempt).await?);
     failpoint!("rehearsal-copied");
+    if record.schema_only {
+        let text = "the copy has no rows: nothing is seen of what becomes of them, and no way back is proven";
+        attempt.ledger.warn(None, "SCHEMA_ONLY", text.to_owned()).await?;
+    }
     let mut good = 0_u32;
     let mut bad = Vec::new();
     let mut before: Vec<&Migration> = Vec::new();
@@ -114,7 +118,8 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
         };
-        if whole {
+        // Without rows nothing is seen of what becomes of them.
+        if whole && !record.schema_only {
             attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
         }
         let verdict = if whole {
@@ -189,6 +194,12 @@ async fn copy(attempt: &mut Attempt) -> Result<Copy, Halt> {
     let order = DumpOrder {
         tables: Vec::new(),
         path: path.clone(),
+        schema_only: attempt
+            .ledger
+            .report
+            .migrations
+            .as_ref()
+            .is_some_and(|record| record.schema_only),
     };
     let dumped = act(attempt, |target, watch| {
         Box::pin(async move { target.maintenance().dump(&order, &watch).await })
@@ -298,6 +309,7 @@ async fn on_copy(
     let target = &copy.target;
     let mut rehearsal = Rehearsal {
         has_down: migration.down.as_ref().is_some_and(|down| down.statement_count() > 0),
+        schema_only: record.schema_only,
         ..Rehearsal::default()
     };
     let entry = ledger_row(attempt, target, &migration.id).await?;

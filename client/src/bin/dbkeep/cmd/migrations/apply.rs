@@ -30,6 +30,9 @@ pub(crate) struct Test {
     /// Migrations in effect, rather than pending ones, newest first: down, up, compare with the present. --to names the one before them.
     #[arg(long)]
     applied: bool,
+    /// Copy the schema without rows: quick, and no proof of a way back. PostgreSQL only.
+    #[arg(long, conflicts_with = "applied")]
+    schema_only: bool,
     #[command(flatten)]
     manner: Manner,
     /// Print the run's id and leave it at work.
@@ -45,6 +48,9 @@ impl Test {
             .manner(self.manner.wire());
         if self.applied {
             request = request.applied();
+        }
+        if self.schema_only {
+            request = request.schema_only();
         }
         let migrations = session.client.migrations();
         follow(session, RunKind::Rehearse, until(self.detach), migrations.test(request)).await
