@@ -192,7 +192,7 @@ impl Migrations {
     ///
     /// # Errors
     /// Those of [`Migrations::plan`], [`Error::MigrationsBlocked`], [`Error::UnknownBackup`], [`Error::BackupPruned`],
-    /// [`Error::BackupKind`], [`Error::WrongState`], [`Error::ToolUnavailable`].
+    /// [`Error::BackupKind`], [`Error::RunState`], [`Error::ToolUnavailable`].
     pub async fn plan_from_backup(
         &self,
         target: impl Into<String>,
