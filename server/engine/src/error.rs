@@ -231,7 +231,7 @@ pub enum EngineError {
         at: Timestamp,
     },
     /// The call overwrites data and was not confirmed.
-    #[error("this overwrites tables of the target; expected the confirmation {expected:?}")]
+    #[error("this overwrites what the target holds; expected the confirmation {expected:?}")]
     ConfirmationRequired {
         /// What has to be typed.
         expected: String,

@@ -1,5 +1,5 @@
 //! What the tests and the benchmarks share: private PostgreSQL clusters ([`postgres`]), an oracle in raw SQL
-//! ([`oracle`]) and a reader of backup chunks by their documented format ([`chunk`]).
+//! ([`oracle`]), a proxy that loses replies ([`proxy`]) and a reader of backup chunks by their documented format ([`chunk`]).
 //!
 //! Nothing here imports dbkeep: a judge that shares code with the accused repeats its mistakes.
 //!
@@ -20,6 +20,8 @@
 pub mod chunk;
 pub mod oracle;
 pub mod postgres;
+pub mod proxy;
 
 pub use oracle::Db;
 pub use postgres::{Durability, PrivatePostgres, fresh_database, shared};
+pub use proxy::Proxy;

@@ -170,7 +170,9 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::BackupDamaged { .. } => "restore the file from a copy of the backup folder, then verify again".to_owned(),
         Error::BackupPruned { .. } => "dbkeep backups list shows what is still there".to_owned(),
-        Error::ConfirmationRequired { expected, .. } => format!("if that is what you want: --confirm {expected}"),
+        Error::ConfirmationRequired { expected, .. } => {
+            format!("if that is what you want: --confirm, or of migrations rollback --phrase, with {expected:?}")
+        }
         Error::ToolUnavailable { tool, .. } => {
             format!(
                 "install a {tool} that is not older than the target's server, or name its folder: [backup] pg_bin in dbkeep.toml"

@@ -291,7 +291,10 @@ impl Engine {
         };
         let sources = self.all_runs(&every(RunKind::SAVING.to_vec(), true)).await?;
         let about = self
-            .all_runs(&every(vec![RunKind::Undo, RunKind::Verify, RunKind::Restore], false))
+            .all_runs(&every(
+                vec![RunKind::Undo, RunKind::Verify, RunKind::Restore, RunKind::Rollback],
+                false,
+            ))
             .await?;
         let newest_proven = sources
             .iter()
@@ -580,12 +583,17 @@ pub(super) fn refused(target: &str) -> impl Fn(MaintenanceError) -> EngineError 
             MaintenanceError::NotEmpty { tables } => EngineError::TablesNotEmpty { target, tables },
             MaintenanceError::Target(source) => EngineError::Target { target, source },
             MaintenanceError::Io { path, source } => EngineError::Archive(crate::port::ArchiveError::Io { path, source }),
-            other @ (MaintenanceError::Damaged { .. } | MaintenanceError::Place { .. } | MaintenanceError::Stopped) => {
-                EngineError::Target {
-                    source: crate::port::TargetError::new(crate::port::TargetErrorClass::Refused, other.to_string()),
-                    target,
-                }
-            }
+            MaintenanceError::Unsupported { problem } => EngineError::Target {
+                source: crate::port::TargetError::new(crate::port::TargetErrorClass::Unsupported, problem),
+                target,
+            },
+            other @ (MaintenanceError::Damaged { .. }
+            | MaintenanceError::Place { .. }
+            | MaintenanceError::Blocked { .. }
+            | MaintenanceError::Stopped) => EngineError::Target {
+                source: crate::port::TargetError::new(crate::port::TargetErrorClass::Refused, other.to_string()),
+                target,
+            },
         }
     }
 }
@@ -660,7 +668,7 @@ mod tests {
         for state in RunState::ALL {
             let own = Run { state, ..source.clone() };
             assert_eq!(kept(&own, &[]), !state.is_final(), "its own run is {state:?}");
-            for kind in [RunKind::Undo, RunKind::Verify, RunKind::Restore] {
+            for kind in [RunKind::Undo, RunKind::Verify, RunKind::Restore, RunKind::Rollback] {
                 let other = run(kind, state, Some(source.id), (9, 9, 0));
                 assert_eq!(kept(&source, &[other]), !state.is_final(), "{kind:?} is {state:?}");
                 let elsewhere = run(kind, state, Some(RunId::new()), (9, 0, 0));

@@ -433,6 +433,7 @@ pub struct Report {
     pub restore: Option<RestoreRecord>,
     /// Migrations: what was asked for, and what became of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+<<<<<<< HEAD
     pub migrations: Option<MigrationRecord>,
     /// The slot that it was started for; `None` where somebody called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -440,6 +441,9 @@ pub struct Report {
     /// The touched tables before and after, of a scheduled run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<TableMetrics>,
+=======
+    pub migrations: Option<Box<MigrationRecord>>,
+>>>>>>> main
 }
 
 impl StepReport {

@@ -7,6 +7,7 @@ pub mod files;
 pub mod ladder;
 pub mod maintenance;
 pub mod migrator;
+pub mod rewind;
 pub mod schedules;
 pub mod store;
 pub mod target;
@@ -26,6 +27,7 @@ pub use schedules::{
     Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter, SlotGrant,
     SlotPlace,
 };
+pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };

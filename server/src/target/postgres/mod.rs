@@ -16,6 +16,7 @@ mod migrator;
 mod pressure;
 mod render;
 mod restore;
+mod rewind;
 mod scan;
 mod sets;
 mod survey;
@@ -36,7 +37,7 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Scan, Scratch, Survey, Target,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
         TargetError, TargetErrorClass, ValueStream,
     },
 };
@@ -444,6 +445,10 @@ impl Target for PostgresTarget {
     }
 
     fn migrator(&self) -> &dyn Migrator {
+        self
+    }
+
+    fn rewinder(&self) -> &dyn Rewinder {
         self
     }
 }
