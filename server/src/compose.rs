@@ -119,6 +119,9 @@ pub enum ComposeError {
     /// A catalog does not fit its target.
     #[error(transparent)]
     Mismatch(EngineError),
+    /// The schedules that the catalogs declare cannot be created.
+    #[error("schedules: {0}")]
+    Schedules(EngineError),
     /// The server was told to stop before it had started.
     #[error("stopped before the control store answered")]
     Stopped,
@@ -154,6 +157,9 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
     let archive = FolderArchive::open(config.backup_folder())?;
     let engine = Engine::new(targets, Arc::new(store.clone()), Arc::new(archive), config.engine.clone());
     engine.check_catalogs().await.map_err(ComposeError::Mismatch)?;
+    if config.default_schedules {
+        engine.seed_schedules().await.map_err(ComposeError::Schedules)?;
+    }
     Ok(Composition { engine, store, lock })
 }
 
@@ -265,6 +271,7 @@ fn catalog(target: &TargetConfig) -> Result<Catalog, ComposeError> {
         };
         merged.merge(catalog.map_err(refused)?).map_err(refused)?;
     }
+    merged.check_schedules().map_err(refused)?;
     Ok(merged)
 }
 

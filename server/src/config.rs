@@ -161,6 +161,8 @@ pub struct Config {
     pub pg_bin: Option<PathBuf>,
     /// How runs are worked on.
     pub engine: Settings,
+    /// Whether schedules that catalogs declare are created when they are first met.
+    pub default_schedules: bool,
     /// The databases.
     pub targets: Vec<TargetConfig>,
     /// Roots that were declared for a target that there is not: refused when the configuration is checked.
@@ -181,6 +183,7 @@ impl Config {
             backup_folder: None,
             pg_bin: None,
             engine: Settings::default(),
+            default_schedules: true,
             targets: Vec::new(),
             stray_roots: Vec::new(),
         }

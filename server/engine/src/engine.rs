@@ -15,6 +15,7 @@ mod follow_up;
 mod limits;
 pub mod migrations;
 mod operations;
+pub mod schedules;
 mod settings;
 mod steering;
 
@@ -72,6 +73,7 @@ impl Engine {
                 feeds,
                 settings,
                 wake: Notify::new(),
+                schedules: Notify::new(),
                 renew: Arc::new(Notify::new()),
             }),
         }
@@ -81,6 +83,12 @@ impl Engine {
     #[must_use]
     pub fn supervisor(&self) -> Supervisor {
         Supervisor::new(Arc::clone(&self.context))
+    }
+
+    /// What the operator has set.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.context.settings
     }
 
     // Targets and catalogs.
@@ -257,6 +265,7 @@ impl Engine {
                 target,
                 table,
             }),
+            Created::SlotLost => Err(EngineError::SlotLost),
             Created::SourcePruned { source, at } => Err(EngineError::BackupPruned { backup: source, at }),
         }
     }

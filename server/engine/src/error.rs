@@ -19,6 +19,77 @@ pub enum EngineError {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// Fields of a request are malformed or out of bounds.
+    #[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    InvalidFields {
+        /// All of them.
+        problems: Vec<crate::schedule::FieldProblem>,
+    },
+    /// No such schedule.
+    #[error("there is no schedule {key:?}")]
+    UnknownSchedule {
+        /// The id or name asked for.
+        key: String,
+    },
+    /// Another schedule has the name.
+    #[error("schedule {id} has the name {name:?}")]
+    ScheduleExists {
+        /// The name.
+        name: String,
+        /// That schedule.
+        id: crate::model::ScheduleId,
+    },
+    /// The schedule is not as the caller has read it.
+    #[error("schedule {name} was changed; its etag is {etag} now")]
+    ScheduleChanged {
+        /// The schedule.
+        name: String,
+        /// The newest etag.
+        etag: u64,
+    },
+    /// A slot of the schedule has not ended.
+    #[error("a run of schedule {name} has not ended, or another slot is about to fire")]
+    ScheduleBusy {
+        /// The schedule.
+        name: String,
+    },
+    /// The request id was used for another schedule.
+    #[error("request id {request_id:?} was used before for another schedule")]
+    ScheduleRequestReused {
+        /// The request id.
+        request_id: String,
+    },
+    /// Whoever wants to approve the schedule may not.
+    #[error("{principal} may not approve schedule {schedule}: {}", if *anonymous { "an approval needs a named principal" } else { "whoever changed it last cannot approve it" })]
+    ScheduleApprovalRefused {
+        /// The schedule.
+        schedule: String,
+        /// Who wanted to approve.
+        principal: String,
+        /// Whether that is because nobody is named.
+        anonymous: bool,
+    },
+    /// The schedule has no consent that covers the run.
+    #[error("{} of schedule {schedule} need a standing approval, and {problem}", operations.join(", "))]
+    StandingApproval {
+        /// The schedule.
+        schedule: String,
+        /// The operations of the run.
+        operations: Vec<String>,
+        /// Why what it has does not do.
+        problem: String,
+    },
+    /// The slot has no run.
+    #[error("a slot of schedule {name} did not fire: {reason}")]
+    SlotRefused {
+        /// The schedule.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another server goes on with the slot.
+    #[error("another server has taken the slot")]
+    SlotLost,
     /// No such target.
     #[error("there is no target {name:?}; known are: {}", known.join(", "))]
     UnknownTarget {
@@ -373,6 +444,15 @@ impl EngineError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidField { .. } => "INVALID_FIELD",
+            Self::InvalidFields { .. } => "INVALID_FIELD",
+            Self::UnknownSchedule { .. } => "UNKNOWN_SCHEDULE",
+            Self::ScheduleExists { .. } => "SCHEDULE_EXISTS",
+            Self::ScheduleChanged { .. } => "SCHEDULE_CHANGED",
+            Self::ScheduleBusy { .. } => "SCHEDULE_BUSY",
+            Self::ScheduleRequestReused { .. } => "REQUEST_ID_REUSED",
+            Self::ScheduleApprovalRefused { .. } => "APPROVAL_REFUSED",
+            Self::StandingApproval { .. } => "STANDING_APPROVAL",
+            Self::SlotRefused { .. } | Self::SlotLost => "SLOT_REFUSED",
             Self::UnknownTarget { .. } => "UNKNOWN_TARGET",
             Self::UnknownOperation { .. } => "UNKNOWN_OPERATION",
             Self::UnknownRun { .. } => "UNKNOWN_RUN",

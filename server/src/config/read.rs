@@ -27,6 +27,7 @@ struct File {
     data: FolderSection,
     backup: BackupSection,
     engine: EngineSection,
+    scheduler: SchedulerSection,
     limits: limits::Section,
     target: Vec<TargetSection>,
 }
@@ -69,6 +70,12 @@ struct EngineSection {
     concurrent_runs: Option<Spanned<u64>>,
     approvals: Option<Spanned<u64>>,
     dangerously_run_critical_without_approval: Option<Spanned<bool>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct SchedulerSection {
+    default_schedules: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +143,7 @@ impl Config {
         config.backup_folder = file.backup.folder.map(|folder| base.join(folder));
         config.pg_bin = file.backup.pg_bin.map(|folder| base.join(folder));
         source.engine(file.engine, &mut config)?;
+        config.default_schedules = file.scheduler.default_schedules.unwrap_or(config.default_schedules);
         source.limits(file.limits, &mut config)?;
         for target in file.target {
             let target = source.target(target, &config.targets)?;

@@ -45,9 +45,9 @@ use dbkeep_engine::{
         ServerInfo, ServerSeen, SlotRecord,
     },
     port::{
-        Changed, CreateRun, CreateSchedule, Created, DecisionFilter, EndedSlot, EventPage, Grant, Kept, Ladder, OpenSlots, Proofs,
-        Pulse, Renewal, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter, SlotGrant, SlotPlace,
-        SteerRequest, Steered, Store, StoreError, Update, Verdict,
+        Changed, CreateRun, CreateSchedule, Created, DecisionFilter, EndedSlot, EventPage, Grant, Kept, Ladder, OpenSlots,
+        Proofs, Pulse, Renewal, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter, SlotGrant,
+        SlotPlace, SteerRequest, Steered, Store, StoreError, Update, Verdict,
     },
 };
 use sqlx::AnyPool;

@@ -92,7 +92,9 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) fn new(request: &CreateSchedule) -> Self {
-        Self { request: request.clone() }
+        Self {
+            request: request.clone(),
+        }
     }
 }
 
@@ -152,11 +154,12 @@ impl Act for Seed {
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Vec<String>, Failure> {
         let mut created = Vec::new();
         for schedule in &self.schedules {
-            let marked = sqlx::query("INSERT INTO seeded_schedules (target, name) VALUES ($1, $2) ON CONFLICT (target, name) DO NOTHING")
-                .bind(&self.target)
-                .bind(rows::text(&schedule.spec.name))
-                .execute(&mut *tx.connection)
-                .await?;
+            let marked =
+                sqlx::query("INSERT INTO seeded_schedules (target, name) VALUES ($1, $2) ON CONFLICT (target, name) DO NOTHING")
+                    .bind(&self.target)
+                    .bind(rows::text(&schedule.spec.name))
+                    .execute(&mut *tx.connection)
+                    .await?;
             if marked.rows_affected() == 1 && named(tx, &schedule.spec.name).await?.is_none() {
                 insert(tx, schedule, None).await?;
                 created.push(schedule.spec.name.clone());
@@ -208,7 +211,10 @@ impl Act for Change {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Changed, Failure> {
         let schedule = &self.changed.schedule;
-        if named(tx, &schedule.spec.name).await?.is_some_and(|other| other != schedule.id) {
+        if named(tx, &schedule.spec.name)
+            .await?
+            .is_some_and(|other| other != schedule.id)
+        {
             return Ok(Changed::NameTaken);
         }
         if !write(tx, &self.changed).await? {
@@ -331,7 +337,9 @@ impl ControlStore {
             "SELECT {COLUMNS} FROM schedules AS s WHERE s.next_fire_ms IS NOT NULL AND s.next_fire_ms <= $1 \
              ORDER BY s.next_fire_ms LIMIT $2"
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(now.as_millisecond()).bind(i64::from(limit));
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(now.as_millisecond())
+            .bind(i64::from(limit));
         let found = self.read(query.fetch_all(&self.pool)).await?;
         found.iter().map(kept).collect()
     }
@@ -345,7 +353,10 @@ impl ControlStore {
             "SELECT {now} AS now_ms, coalesce((SELECT running FROM scheduler_switch), 1) AS running, \
              (SELECT min(next_fire_ms) FROM schedules WHERE next_fire_ms IS NOT NULL) AS next_fire_ms, \
              {} AS pending, {} AS waiting, {} AS fired",
-            count("pending", &format!(" AND (lease_until_ms IS NULL OR lease_until_ms <= {now})")),
+            count(
+                "pending",
+                &format!(" AND (lease_until_ms IS NULL OR lease_until_ms <= {now})")
+            ),
             count("waiting", ""),
             count("fired", "")
         );

@@ -18,7 +18,8 @@ use super::{
 };
 
 /// The columns that [`record`] reads; `l` is the slot.
-const SLOT: &str = "l.schedule_id, l.slot_ms, l.outcome, l.reason, l.run_id, l.slot_count, l.first_slot_ms, l.decided_ms, l.manual, l.claims";
+const SLOT: &str =
+    "l.schedule_id, l.slot_ms, l.outcome, l.reason, l.run_id, l.slot_count, l.first_slot_ms, l.decided_ms, l.manual, l.claims";
 /// How long a slot that has ended is kept.
 const KEPT_MS: i64 = 90 * 24 * 60 * 60 * 1_000;
 /// Most such slots that go when one comes.
@@ -226,10 +227,12 @@ impl Act for FireNow {
             .bind(&id)
             .execute(&mut *tx.connection)
             .await?;
-        let open = sqlx::query("SELECT 1 FROM schedule_slots WHERE schedule_id = $1 AND outcome IN ('pending', 'waiting', 'fired') LIMIT 1")
-            .bind(&id)
-            .fetch_optional(&mut *tx.connection)
-            .await?;
+        let open = sqlx::query(
+            "SELECT 1 FROM schedule_slots WHERE schedule_id = $1 AND outcome IN ('pending', 'waiting', 'fired') LIMIT 1",
+        )
+        .bind(&id)
+        .fetch_optional(&mut *tx.connection)
+        .await?;
         if touched.rows_affected() == 0 || open.is_some() {
             return Ok(None);
         }
@@ -428,7 +431,11 @@ impl ControlStore {
         }
         if !filter.outcomes.is_empty() {
             // Names of our own, which need no escape.
-            let names: Vec<_> = filter.outcomes.iter().map(|outcome| format!("'{}'", outcome.name())).collect();
+            let names: Vec<_> = filter
+                .outcomes
+                .iter()
+                .map(|outcome| format!("'{}'", outcome.name()))
+                .collect();
             conditions.push(format!("l.outcome IN ({})", names.join(", ")));
         }
         let place = if conditions.is_empty() {
@@ -436,9 +443,8 @@ impl ControlStore {
         } else {
             format!("WHERE {}", conditions.join(" AND "))
         };
-        let sql = format!(
-            "SELECT {SLOT} FROM schedule_slots AS l {place} ORDER BY l.slot_ms DESC, l.schedule_id DESC LIMIT ${number}"
-        );
+        let sql =
+            format!("SELECT {SLOT} FROM schedule_slots AS l {place} ORDER BY l.slot_ms DESC, l.schedule_id DESC LIMIT ${number}");
         let mut query = sqlx::query(AssertSqlSafe(sql));
         if let Some(schedule) = filter.schedule {
             query = query.bind(schedule.to_string());

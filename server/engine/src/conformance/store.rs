@@ -337,6 +337,7 @@ fn request(run: Run, tables: &[&str]) -> CreateRun {
         }],
         run,
         decision: None,
+        slot: None,
     }
 }
 

@@ -133,6 +133,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision: None,
+            slot: None,
         })
         .await
     }
@@ -226,6 +227,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision: None,
+            slot: None,
         })
         .await
     }

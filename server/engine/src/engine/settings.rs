@@ -53,6 +53,8 @@ pub struct Settings {
     pub approvals: u32,
     /// What a rule's earlier runs say about a count.
     pub history: HistoryLimits,
+    /// Channels that schedules may name, each with its kind: "email", "slack" or "webhook".
+    pub channels: BTreeMap<String, String>,
 }
 
 impl Default for Settings {
@@ -69,6 +71,7 @@ impl Default for Settings {
             },
             approvals: 1,
             history: HistoryLimits::default(),
+            channels: BTreeMap::new(),
         }
     }
 }
@@ -103,6 +106,8 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     /// Tells the supervisor that there is a new run.
     pub(crate) wake: Notify,
+    /// Tells the scheduler that a schedule was created or changed.
+    pub(crate) schedules: Notify,
     /// Tells leases to renew now, which brings a cancel request at once.
     pub(crate) renew: Arc<Notify>,
 }

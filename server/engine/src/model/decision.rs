@@ -78,11 +78,13 @@ pub enum Act {
     Repair,
     /// Saying that migrations are in effect.
     Baseline,
+    /// Creating, changing, firing or removing a schedule, and the switch over all of them.
+    Schedule,
 }
 
 impl Act {
     /// Every act.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Run,
         Self::Approve,
         Self::Deny,
@@ -92,6 +94,7 @@ impl Act {
         Self::Rollback,
         Self::Repair,
         Self::Baseline,
+        Self::Schedule,
     ];
 
     /// Name in stores.
@@ -107,6 +110,7 @@ impl Act {
             Self::Rollback => "rollback",
             Self::Repair => "repair",
             Self::Baseline => "baseline",
+            Self::Schedule => "schedule",
         }
     }
 }

@@ -433,17 +433,13 @@ pub struct Report {
     pub restore: Option<RestoreRecord>,
     /// Migrations: what was asked for, and what became of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-<<<<<<< HEAD
-    pub migrations: Option<MigrationRecord>,
+    pub migrations: Option<Box<MigrationRecord>>,
     /// The slot that it was started for; `None` where somebody called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduled: Option<ScheduledBy>,
+    pub scheduled: Option<Box<ScheduledBy>>,
     /// The touched tables before and after, of a scheduled run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<TableMetrics>,
-=======
-    pub migrations: Option<Box<MigrationRecord>>,
->>>>>>> main
 }
 
 impl StepReport {

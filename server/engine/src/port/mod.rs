@@ -23,11 +23,11 @@ pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenan
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
 };
-pub use schedules::{
-    Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter, SlotGrant,
-    SlotPlace,
-};
 pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
+pub use schedules::{
+    Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter,
+    SlotGrant, SlotPlace,
+};
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };

@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::store::StoreError;
-use crate::model::{Decision, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch, ServerInfo, ServerSeen, SlotOutcome, SlotRecord};
+use crate::model::{
+    Decision, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch, ServerInfo, ServerSeen, SlotOutcome, SlotRecord,
+};
 
 /// A schedule as it was read.
 #[derive(Debug, Clone, PartialEq)]

@@ -109,8 +109,16 @@ impl Exclusion {
                     day: local.day(),
                 };
                 let wraps = to < from;
-                let within = if wraps { today >= from || today <= to } else { (from..=to).contains(&today) };
-                let year = if wraps && today >= from { local.year() + 1 } else { local.year() };
+                let within = if wraps {
+                    today >= from || today <= to
+                } else {
+                    (from..=to).contains(&today)
+                };
+                let year = if wraps && today >= from {
+                    local.year() + 1
+                } else {
+                    local.year()
+                };
                 // A last day that this year does not have is a 29th of February: the window is over before the 1st of March.
                 let last = Date::new(year, to.month, to.day).or_else(|_| Date::new(year, 2, 28));
                 within.then(|| last.map_or(DateTime::MAX, midnight_after))
@@ -121,7 +129,11 @@ impl Exclusion {
                 let wraps = to <= from;
                 let today = begins_on(local.weekday()) && minute >= from && (wraps || minute < to);
                 if today {
-                    return Some(if wraps { at_minute(midnight_after(local.date()), to) } else { at_minute(midnight(local.date()), to) });
+                    return Some(if wraps {
+                        at_minute(midnight_after(local.date()), to)
+                    } else {
+                        at_minute(midnight(local.date()), to)
+                    });
                 }
                 let since_yesterday = wraps && begins_on(local.weekday().previous()) && minute < to;
                 since_yesterday.then(|| at_minute(midnight(local.date()), to))
@@ -238,7 +250,9 @@ fn weekly(text: &str) -> Result<Exclusion, Vec<String>> {
                     problems.push(format!("{hours:?} begins at the end of the day; did you mean 00:00?"));
                 }
                 Ok((from, to)) if from == to => {
-                    problems.push(format!("{hours:?} is empty; expected an end after the beginning, or 00:00-24:00"));
+                    problems.push(format!(
+                        "{hours:?} is empty; expected an end after the beginning, or 00:00-24:00"
+                    ));
                 }
                 // 22:00-00:00 is over when the day is.
                 Ok((from, 0)) => read_hours = (from, DAY_MINUTES),
@@ -298,14 +312,7 @@ impl fmt::Display for Exclusion {
                 if (*from, *to) == (0, DAY_MINUTES) {
                     return Ok(());
                 }
-                write!(
-                    formatter,
-                    " {:02}:{:02}-{:02}:{:02}",
-                    from / 60,
-                    from % 60,
-                    to / 60,
-                    to % 60
-                )
+                write!(formatter, " {:02}:{:02}-{:02}:{:02}", from / 60, from % 60, to / 60, to % 60)
             }
         }
     }
@@ -417,13 +424,24 @@ mod tests {
             ("?", &["is no window"]),
             ("5", &["is no window"]),
             ("2026-12-26..2026-12-24", &["did you mean 2026-12-24..2026-12-26?"]),
-            ("2026-13-01..2026-02-30", &["\"2026-13-01\" is no date", "\"2026-02-30\" is no date"]),
+            (
+                "2026-13-01..2026-02-30",
+                &["\"2026-13-01\" is no date", "\"2026-02-30\" is no date"],
+            ),
             ("2026-12-24..26", &["\"26\" is no date"]),
             ("12-24..2026-12-26", &["\"12-24\" is no date"]),
             ("02-30", &["\"02-30\" is no day of a year"]),
             ("1-1..1-2", &["\"1-1\" is no day of a year", "\"1-2\" is no day of a year"]),
             ("MOON 08:00-18:00", &["did you mean MON?"]),
-            ("Friday,XYZ 8-25:00", &["did you mean FRI?", "\"XYZ\" is no weekday", "\"8\" is no time", "\"25:00\" is no time"]),
+            (
+                "Friday,XYZ 8-25:00",
+                &[
+                    "did you mean FRI?",
+                    "\"XYZ\" is no weekday",
+                    "\"8\" is no time",
+                    "\"25:00\" is no time",
+                ],
+            ),
             ("MON 08:00", &["is no range of hours"]),
             ("MON 08:00-08:00", &["is empty"]),
             ("MON 24:00-08:00", &["did you mean 00:00?"]),

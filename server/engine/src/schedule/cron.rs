@@ -87,7 +87,11 @@ impl CronFields {
             return Err(problem(format!(
                 "{written:?} has {} fields; expected 5: minute hour day_of_month month day_of_week{}",
                 fields.len(),
-                if matches!(fields.len(), 6 | 7) { "; seconds are not supported" } else { "" }
+                if matches!(fields.len(), 6 | 7) {
+                    "; seconds are not supported"
+                } else {
+                    ""
+                }
             )));
         };
         Ok(Self {
@@ -209,14 +213,15 @@ impl Cron {
             .collect::<Vec<_>>()
             .join(",");
         // All seven have to be written as such: the crate skips the question of weekdays for it.
-        let weekdays = if weekday.iter().count() == 7 { "*".to_owned() } else { weekdays };
+        let weekdays = if weekday.iter().count() == 7 {
+            "*".to_owned()
+        } else {
+            weekdays
+        };
         let expressions = if either {
             // A day of the month that never comes takes nothing from the weekdays.
             let by_date = any_date(day, month).then(|| format!("{time} {} {months} *", list(day)));
-            by_date
-                .into_iter()
-                .chain([format!("{time} * {months} {weekdays}")])
-                .collect()
+            by_date.into_iter().chain([format!("{time} * {months} {weekdays}")]).collect()
         } else {
             vec![format!("{time} {} {months} {weekdays}", list(day))]
         };

@@ -129,7 +129,9 @@ pub fn decide(
     };
     let dst = spec.timing.dst();
     // Strictly after this everything is open. The planned slot itself is the first, unless a clock went back before it.
-    let begin = state.last_slot.map_or(just_before(planned), |last| last.max(just_before(planned)));
+    let begin = state
+        .last_slot
+        .map_or(just_before(planned), |last| last.max(just_before(planned)));
     let last_up_to = |until| cron.last_between(zone, dst, begin, until);
     let Some(newest) = due(schedule, cron, zone, now, last_up_to) else {
         return nothing(next_from(schedule, cron, zone, begin));
@@ -382,7 +384,12 @@ impl View<'_> {
     }
 
     /// How a slot that may begin does so, or the record of one that is let pass.
-    fn overlap(&self, slot: &Occurrence, previous: Option<PreviousRun>, waiting: Option<Timestamp>) -> Result<Firing, SlotRecord> {
+    fn overlap(
+        &self,
+        slot: &Occurrence,
+        previous: Option<PreviousRun>,
+        waiting: Option<Timestamp>,
+    ) -> Result<Firing, SlotRecord> {
         let skipped = |reason: String| self.record(slot.at, SlotOutcome::Skipped, reason);
         if let Some(window) = excluding(self.exclusions, self.local_now()) {
             return Err(skipped(format!("it would begin late, in the excluded window {window}")));
@@ -392,7 +399,11 @@ impl View<'_> {
         }
         let Some(previous) = previous.filter(|previous| !previous.ended) else {
             let late = slot.at.duration_until(self.now);
-            let reason = if late > TOLERANCE { format!("{} s after its slot", late.as_secs()) } else { String::new() };
+            let reason = if late > TOLERANCE {
+                format!("{} s after its slot", late.as_secs())
+            } else {
+                String::new()
+            };
             return Ok(Firing {
                 start: Start::Now,
                 record: self.record(slot.at, SlotOutcome::Pending, reason),

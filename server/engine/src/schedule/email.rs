@@ -19,7 +19,9 @@ pub(super) fn problem(address: &str) -> Option<String> {
         return Some("is empty; expected local@domain".to_owned());
     }
     if address.contains(char::is_whitespace) || address.contains(char::is_control) {
-        return Some(format!("{address:?} holds a space or control character; expected local@domain"));
+        return Some(format!(
+            "{address:?} holds a space or control character; expected local@domain"
+        ));
     }
     if address.len() > MAX_ADDRESS {
         return Some(format!("has {} bytes; expected at most {MAX_ADDRESS}", address.len()));

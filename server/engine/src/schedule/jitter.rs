@@ -50,7 +50,11 @@ mod tests {
         for by_schedule in [false, true] {
             let mut counts = [0_u32; 10];
             for number in 0..20_000_u32 {
-                let (id, second) = if by_schedule { (u128::from(number), 0) } else { (7, i64::from(number) * 60) };
+                let (id, second) = if by_schedule {
+                    (u128::from(number), 0)
+                } else {
+                    (7, i64::from(number) * 60)
+                };
                 let delay = jitter_of(Uuid::from_u128(id), slot(second), max).as_millis();
                 counts[usize::try_from(delay).expect("small")] += 1;
             }

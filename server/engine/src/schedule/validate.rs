@@ -80,7 +80,10 @@ impl Problems {
     fn texts(&mut self, spec: &ScheduleSpec) {
         let length = spec.name.chars().count();
         if spec.name.trim().is_empty() {
-            self.add("name", format!("is empty; expected 1 to {} characters", ScheduleSpec::MAX_NAME));
+            self.add(
+                "name",
+                format!("is empty; expected 1 to {} characters", ScheduleSpec::MAX_NAME),
+            );
         } else if length > ScheduleSpec::MAX_NAME {
             let most = ScheduleSpec::MAX_NAME;
             self.add("name", format!("has {length} characters; expected 1 to {most}"));
@@ -144,25 +147,37 @@ impl Problems {
         }
         for (name, value) in [("keep_days", keep_days), ("keep_count", keep_count)] {
             if *value == Some(0) {
-                self.add(format!("{field}.{name}"), "is 0, which would keep no backup; expected at least 1");
+                self.add(
+                    format!("{field}.{name}"),
+                    "is 0, which would keep no backup; expected at least 1",
+                );
             }
         }
     }
 
     fn timing(&mut self, timing: &Timing, now: Timestamp) {
         let cron = Cron::parse(&timing.cron)
-            .map_err(|problems| self.0.extend(problems.into_iter().map(|problem| problem.within("timing.cron"))))
+            .map_err(|problems| {
+                self.0
+                    .extend(problems.into_iter().map(|problem| problem.within("timing.cron")))
+            })
             .ok();
         let zone = zone(&timing.timezone)
             .map_err(|problem| self.0.push(problem.within("timing")))
             .ok();
         if timing.jitter_seconds > MAX_JITTER_SECONDS {
             let (given, most) = (timing.jitter_seconds, MAX_JITTER_SECONDS);
-            self.add("timing.jitter_seconds", format!("{given} is out of range; expected 0 to {most}"));
+            self.add(
+                "timing.jitter_seconds",
+                format!("{given} is out of range; expected 0 to {most}"),
+            );
         }
         if timing.exclusions.len() > MAX_EXCLUSIONS {
             let count = timing.exclusions.len();
-            self.add("timing.exclusions", format!("has {count} windows; expected at most {MAX_EXCLUSIONS}"));
+            self.add(
+                "timing.exclusions",
+                format!("has {count} windows; expected at most {MAX_EXCLUSIONS}"),
+            );
             return;
         }
         let mut windows = Vec::new();
@@ -190,7 +205,8 @@ impl Problems {
             .unwrap_or(Timestamp::MAX);
         let dst = timing.dst();
         // Rare days, such as a 29th of February on a weekday, may lie further ahead than any window is looked at.
-        if next_allowed(cron, zone, dst, windows, now, until).is_none() && cron.next_after(zone, dst, now).is_some_and(|first| first.at <= until)
+        if next_allowed(cron, zone, dst, windows, now, until).is_none()
+            && cron.next_after(zone, dst, now).is_some_and(|first| first.at <= until)
         {
             self.add(
                 "timing.exclusions",
@@ -223,14 +239,20 @@ impl Problems {
         if let Some(fraction) = options.max_fraction
             && !(fraction > 0.0 && fraction <= 1.0)
         {
-            self.add("options.max_fraction", format!("{fraction} is out of range; expected over 0 up to 1"));
+            self.add(
+                "options.max_fraction",
+                format!("{fraction} is out of range; expected over 0 up to 1"),
+            );
         }
     }
 
     fn limits(&mut self, spec: &ScheduleSpec) {
         if spec.misfire.catch_up_seconds > MAX_CATCH_UP_SECONDS {
             let (given, most) = (spec.misfire.catch_up_seconds, MAX_CATCH_UP_SECONDS);
-            self.add("misfire.catch_up_seconds", format!("{given} is out of range; expected 0 to {most}"));
+            self.add(
+                "misfire.catch_up_seconds",
+                format!("{given} is out of range; expected 0 to {most}"),
+            );
         }
         let least = RunOptions::MAX_EXECUTION_SECONDS.start() + spec.timing.jitter_seconds.min(MAX_JITTER_SECONDS);
         if spec.deadline_seconds > 0 && spec.deadline_seconds < least {
@@ -269,17 +291,26 @@ impl Problems {
         let is_email = |name: &&String| known.channels.get(*name).is_some_and(|kind| kind == EMAIL);
         match notify.channels.iter().find(is_email) {
             Some(channel) if notify.recipients.is_empty() => {
-                self.add("notify.recipients", format!("is empty; channel {channel:?} sends e-mail and needs an address"));
+                self.add(
+                    "notify.recipients",
+                    format!("is empty; channel {channel:?} sends e-mail and needs an address"),
+                );
             }
             // Addresses that nothing is sent to would be believed to be told.
             None if !notify.recipients.is_empty() && !notify.channels.is_empty() => {
-                self.add("notify.recipients", "has addresses, and no channel sends e-mail; expected a channel of kind email");
+                self.add(
+                    "notify.recipients",
+                    "has addresses, and no channel sends e-mail; expected a channel of kind email",
+                );
             }
             _ => {}
         }
         if notify.recipients.len() > MAX_RECIPIENTS {
             let count = notify.recipients.len();
-            self.add("notify.recipients", format!("has {count} addresses; expected at most {MAX_RECIPIENTS}"));
+            self.add(
+                "notify.recipients",
+                format!("has {count} addresses; expected at most {MAX_RECIPIENTS}"),
+            );
             return;
         }
         let mut seen = HashSet::new();
@@ -296,7 +327,11 @@ impl Problems {
 
 fn unknown<'a>(noun: &str, name: &str, known: impl Iterator<Item = &'a String> + Clone) -> String {
     let names = known.clone().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let known_are = if names.is_empty() { "there is none".to_owned() } else { format!("expected one of {names}") };
+    let known_are = if names.is_empty() {
+        "there is none".to_owned()
+    } else {
+        format!("expected one of {names}")
+    };
     let near = spelling::suggestion(known.map(String::as_str), name);
     format!("there is no {noun} {name:?}; {known_are}{near}")
 }

@@ -72,9 +72,6 @@ mod tests {
         let stranger = zone("Middle-earth/Shire").expect_err("nowhere");
         assert!(!stranger.problem.contains("did you mean"), "{stranger}");
         assert!(zone("Etc/Unknown").is_err(), "a zone that says it is none");
-        assert_eq!(
-            zone("europe/berlin").expect("in any case").iana_name(),
-            Some("Europe/Berlin")
-        );
+        assert_eq!(zone("europe/berlin").expect("in any case").iana_name(), Some("Europe/Berlin"));
     }
 }

@@ -8,6 +8,7 @@ pub(super) mod event;
 pub(super) mod migration;
 pub(super) mod plan;
 pub(super) mod run;
+pub(super) mod schedule;
 pub(super) mod target;
 pub(super) mod time;
 

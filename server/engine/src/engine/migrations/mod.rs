@@ -402,6 +402,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision,
+            slot: None,
         })
         .await
     }

@@ -113,7 +113,9 @@ pub(super) fn parse(kind: FieldKind, text: &str) -> Result<Values, Vec<String>> 
         )]);
     }
     if text.contains(char::is_whitespace) {
-        return Err(vec![format!("{text:?} has spaces in it; expected one field, as in 1,2 or 1-5")]);
+        return Err(vec![format!(
+            "{text:?} has spaces in it; expected one field, as in 1,2 or 1-5"
+        )]);
     }
     let mut bits = 0;
     let mut problems = Vec::new();
@@ -214,7 +216,11 @@ fn range(kind: FieldKind, base: &str, element: &str, step: Option<&str>) -> Resu
 }
 
 fn value(kind: FieldKind, text: &str, element: &str) -> Result<u8, String> {
-    let whole = if text == element { String::new() } else { format!(" in {element:?}") };
+    let whole = if text == element {
+        String::new()
+    } else {
+        format!(" in {element:?}")
+    };
     if text.is_empty() {
         return Err(format!("{element:?} lacks a value; expected {}", kind.expected()));
     }

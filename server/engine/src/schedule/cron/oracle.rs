@@ -61,7 +61,12 @@ impl Oracle {
         // 1970-01-01 was a Thursday.
         let weekday = (day_number + 4).rem_euclid(7);
         let (by_day, by_weekday) = (self.days.contains(&day), self.weekdays.contains(&weekday));
-        self.months.contains(&month) && if self.either { by_day || by_weekday } else { by_day && by_weekday }
+        self.months.contains(&month)
+            && if self.either {
+                by_day || by_weekday
+            } else {
+                by_day && by_weekday
+            }
     }
 }
 
@@ -111,9 +116,7 @@ impl Wall {
             let shifted = || {
                 !oracle.wildcard
                     && dst.gap == GapPolicy::RunShifted
-                    && (*expected..*wall)
-                        .step_by(60)
-                        .any(|skipped| oracle.names(skipped))
+                    && (*expected..*wall).step_by(60).any(|skipped| oracle.names(skipped))
             };
             if *real > from && (named || shifted()) {
                 found.push(*real);
@@ -183,7 +186,11 @@ fn every_change_of_every_clock_is_walked_as_minute_by_minute() {
             let (at, after) = (change.timestamp().as_second(), change.offset().seconds());
             if after != offset {
                 changes += 1;
-                assert_eq!((at % MINUTE, offset % 60, after % 60), (0, 0, 0), "{name}: changes of whole minutes");
+                assert_eq!(
+                    (at % MINUTE, offset % 60, after % 60),
+                    (0, 0, 0),
+                    "{name}: changes of whole minutes"
+                );
                 let time_of_day = (at + i64::from(offset)).rem_euclid(DAY);
                 let here = (at, name.to_string());
                 let [earliest, latest] = cases
@@ -226,7 +233,11 @@ fn every_change_of_every_clock_is_walked_as_minute_by_minute() {
                     .occurrences_between(&zone, *dst, start, end, usize::MAX)
                     .iter()
                     .map(|occurrence| {
-                        assert_eq!(zone.to_datetime(occurrence.at), occurrence.local, "the wall time of {occurrence:?}");
+                        assert_eq!(
+                            zone.to_datetime(occurrence.at),
+                            occurrence.local,
+                            "the wall time of {occurrence:?}"
+                        );
                         occurrence.at.as_second()
                     })
                     .collect();

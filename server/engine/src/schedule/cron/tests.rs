@@ -56,9 +56,19 @@ const SKIPPED_TWICE: DstPolicy = DstPolicy {
 #[test]
 fn every_way_to_write_a_field_names_what_it_should() {
     let cases: [(&str, &str, usize, &[&str]); 12] = [
-        ("0 2 * * *", "2026-11-27T00:00:00Z", 2, &["2026-11-27 02:00", "2026-11-28 02:00"]),
+        (
+            "0 2 * * *",
+            "2026-11-27T00:00:00Z",
+            2,
+            &["2026-11-27 02:00", "2026-11-28 02:00"],
+        ),
         // 2026-11-27 is a Friday.
-        ("0 1 * * 0", "2026-11-27T00:00:00Z", 2, &["2026-11-29 01:00", "2026-12-06 01:00"]),
+        (
+            "0 1 * * 0",
+            "2026-11-27T00:00:00Z",
+            2,
+            &["2026-11-29 01:00", "2026-12-06 01:00"],
+        ),
         ("0 1 * * 7", "2026-11-27T00:00:00Z", 1, &["2026-11-29 01:00"]),
         ("0 1 * * sun", "2026-11-27T00:00:00Z", 1, &["2026-11-29 01:00"]),
         (
@@ -67,19 +77,49 @@ fn every_way_to_write_a_field_names_what_it_should() {
             4,
             &["2026-11-28 01:00", "2026-11-29 01:00", "2026-11-30 01:00", "2026-12-04 01:00"],
         ),
-        ("0 1 * * 5-7", "2026-11-27T02:00:00Z", 3, &["2026-11-28 01:00", "2026-11-29 01:00", "2026-12-04 01:00"]),
-        ("0 1 * * 7-2", "2026-11-27T02:00:00Z", 3, &["2026-11-29 01:00", "2026-11-30 01:00", "2026-12-01 01:00"]),
-        ("0 3 1 jan,JUL *", "2026-11-27T00:00:00Z", 2, &["2027-01-01 03:00", "2027-07-01 03:00"]),
+        (
+            "0 1 * * 5-7",
+            "2026-11-27T02:00:00Z",
+            3,
+            &["2026-11-28 01:00", "2026-11-29 01:00", "2026-12-04 01:00"],
+        ),
+        (
+            "0 1 * * 7-2",
+            "2026-11-27T02:00:00Z",
+            3,
+            &["2026-11-29 01:00", "2026-11-30 01:00", "2026-12-01 01:00"],
+        ),
+        (
+            "0 3 1 jan,JUL *",
+            "2026-11-27T00:00:00Z",
+            2,
+            &["2027-01-01 03:00", "2027-07-01 03:00"],
+        ),
         (
             "*/25 22-23 * * *",
             "2026-11-27T00:00:00Z",
             4,
             &["2026-11-27 22:00", "2026-11-27 22:25", "2026-11-27 22:50", "2026-11-27 23:00"],
         ),
-        ("1-59/29 0 * * *", "2026-11-27T00:00:00Z", 3, &["2026-11-27 00:01", "2026-11-27 00:30", "2026-11-27 00:59"]),
-        ("0 0 29 2 *", "2026-11-27T00:00:00Z", 2, &["2028-02-29 00:00", "2032-02-29 00:00"]),
+        (
+            "1-59/29 0 * * *",
+            "2026-11-27T00:00:00Z",
+            3,
+            &["2026-11-27 00:01", "2026-11-27 00:30", "2026-11-27 00:59"],
+        ),
+        (
+            "0 0 29 2 *",
+            "2026-11-27T00:00:00Z",
+            2,
+            &["2028-02-29 00:00", "2032-02-29 00:00"],
+        ),
         // With a star in front it is AND, and Sundays on a 29th of February are 28 years apart.
-        ("0 0 29 2 */7", "2026-11-27T00:00:00Z", 2, &["2032-02-29 00:00", "2060-02-29 00:00"]),
+        (
+            "0 0 29 2 */7",
+            "2026-11-27T00:00:00Z",
+            2,
+            &["2032-02-29 00:00", "2060-02-29 00:00"],
+        ),
     ];
     for (expression, after, limit, expected) in cases {
         assert_eq!(in_utc(expression, after, limit), expected, "{expression}");
@@ -101,7 +141,10 @@ fn either_day_field_makes_a_day_count_unless_one_starts_with_a_star() {
     // A date that never comes takes nothing from the weekdays.
     assert_eq!(in_utc("0 0 30 2 MON", "2026-11-28T00:00:00Z", 1), ["2027-02-01 00:00"]);
     // The whole range written out is not a star: it makes every day count.
-    assert_eq!(in_utc("0 0 1-31 * FRI", "2026-11-28T00:00:00Z", 2), ["2026-11-29 00:00", "2026-11-30 00:00"]);
+    assert_eq!(
+        in_utc("0 0 1-31 * FRI", "2026-11-28T00:00:00Z", 2),
+        ["2026-11-29 00:00", "2026-11-30 00:00"]
+    );
 }
 
 #[test]
@@ -185,7 +228,10 @@ fn expressions_are_five_fields_or_a_name() {
         assert_eq!(fields(&alias.to_uppercase()), fields(meaning));
     }
     for (text, expected) in [
-        ("0 0 2 * * *", "has 6 fields; expected 5: minute hour day_of_month month day_of_week; seconds are not supported"),
+        (
+            "0 0 2 * * *",
+            "has 6 fields; expected 5: minute hour day_of_month month day_of_week; seconds are not supported",
+        ),
         ("0 0 2 * * * 2026", "has 7 fields"),
         ("0 2 * *", "has 4 fields"),
         ("", "has 0 fields"),
@@ -203,7 +249,14 @@ fn expressions_are_five_fields_or_a_name() {
 
 #[test]
 fn days_that_never_come_are_refused() {
-    for expression in ["0 0 30 feb *", "0 0 30 2 *", "0 0 31 4 *", "0 0 31 4,6,9,11 *", "0 0 30,31 2 */2", "0 0 31 2 */7"] {
+    for expression in [
+        "0 0 30 feb *",
+        "0 0 30 2 *",
+        "0 0 31 4 *",
+        "0 0 31 4,6,9,11 *",
+        "0 0 30,31 2 */2",
+        "0 0 31 2 */7",
+    ] {
         let problems = Cron::parse(&fields(expression)).expect_err(expression);
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert_eq!(problems[0].field, "day_of_month");
@@ -221,7 +274,15 @@ fn days_that_never_come_are_refused() {
 #[test]
 fn a_skipped_fixed_time_comes_at_the_first_instant_after_or_not_at_all() {
     // In Berlin 02:00 to 03:00 is skipped on 2026-03-29.
-    let berlin = |expression, dst| in_zone(expression, "Europe/Berlin", dst, "2026-03-27T22:00:00Z", "2026-03-30T12:00:00Z");
+    let berlin = |expression, dst| {
+        in_zone(
+            expression,
+            "Europe/Berlin",
+            dst,
+            "2026-03-27T22:00:00Z",
+            "2026-03-30T12:00:00Z",
+        )
+    };
     assert_eq!(
         berlin("30 2 * * *", SHIFTED_ONCE),
         ["28 02:30+01:00", "29 03:00+02:00 for 02:30", "30 02:30+02:00"]
@@ -238,10 +299,22 @@ fn a_skipped_fixed_time_comes_at_the_first_instant_after_or_not_at_all() {
         berlin("0 */1 29 * *", SHIFTED_ONCE)[..4],
         ["29 00:00+01:00", "29 01:00+01:00", "29 03:00+02:00", "29 04:00+02:00"]
     );
-    let days = in_zone("0 9 * * *", "Pacific/Apia", SHIFTED_ONCE, "2011-12-28T12:00:00Z", "2012-01-01T12:00:00Z");
+    let days = in_zone(
+        "0 9 * * *",
+        "Pacific/Apia",
+        SHIFTED_ONCE,
+        "2011-12-28T12:00:00Z",
+        "2012-01-01T12:00:00Z",
+    );
     assert_eq!(
         days,
-        ["28 09:00-10:00", "29 09:00-10:00", "31 00:00+14:00 for 09:00", "31 09:00+14:00", "01 09:00+14:00"],
+        [
+            "28 09:00-10:00",
+            "29 09:00-10:00",
+            "31 00:00+14:00 for 09:00",
+            "31 09:00+14:00",
+            "01 09:00+14:00"
+        ],
         "a whole day was skipped"
     );
 }
@@ -249,25 +322,52 @@ fn a_skipped_fixed_time_comes_at_the_first_instant_after_or_not_at_all() {
 #[test]
 fn a_fixed_time_that_comes_twice_happens_once_or_twice() {
     // In Berlin 02:00 to 03:00 comes twice on 2026-10-25.
-    let berlin = |expression, dst| in_zone(expression, "Europe/Berlin", dst, "2026-10-24T12:00:00Z", "2026-10-26T12:00:00Z");
-    assert_eq!(
-        berlin("30 2 * * *", SHIFTED_ONCE),
-        ["25 02:30+02:00 first", "26 02:30+01:00"]
-    );
+    let berlin = |expression, dst| {
+        in_zone(
+            expression,
+            "Europe/Berlin",
+            dst,
+            "2026-10-24T12:00:00Z",
+            "2026-10-26T12:00:00Z",
+        )
+    };
+    assert_eq!(berlin("30 2 * * *", SHIFTED_ONCE), ["25 02:30+02:00 first", "26 02:30+01:00"]);
     assert_eq!(
         berlin("0,30 2 25 * *", SKIPPED_TWICE),
-        ["25 02:00+02:00 first", "25 02:30+02:00 first", "25 02:00+01:00 second", "25 02:30+01:00 second"],
+        [
+            "25 02:00+02:00 first",
+            "25 02:30+02:00 first",
+            "25 02:00+01:00 second",
+            "25 02:30+01:00 second"
+        ],
         "in the order of real time"
     );
     assert_eq!(
         berlin("0 * 25 * *", SHIFTED_ONCE)[1..5],
-        ["25 01:00+02:00", "25 02:00+02:00 first", "25 02:00+01:00 second", "25 03:00+01:00"],
+        [
+            "25 01:00+02:00",
+            "25 02:00+02:00 first",
+            "25 02:00+01:00 second",
+            "25 03:00+01:00"
+        ],
         "by real time"
     );
     // Half an hour: 01:30 to 02:00 comes twice.
     assert_eq!(
-        in_zone("*/30 1-2 5 4 *", "Australia/Lord_Howe", SHIFTED_ONCE, "2026-04-04T12:00:00Z", "2026-04-05T12:00:00Z"),
-        ["05 01:00+11:00", "05 01:30+11:00 first", "05 01:30+10:30 second", "05 02:00+10:30", "05 02:30+10:30"]
+        in_zone(
+            "*/30 1-2 5 4 *",
+            "Australia/Lord_Howe",
+            SHIFTED_ONCE,
+            "2026-04-04T12:00:00Z",
+            "2026-04-05T12:00:00Z"
+        ),
+        [
+            "05 01:00+11:00",
+            "05 01:30+11:00 first",
+            "05 01:30+10:30 second",
+            "05 02:00+10:30",
+            "05 02:30+10:30"
+        ]
     );
 }
 
@@ -275,7 +375,9 @@ fn a_fixed_time_that_comes_twice_happens_once_or_twice() {
 fn a_shift_is_explained_in_a_sentence() {
     let zone = super::super::zone("Europe/Berlin").expect("a zone");
     let told = |expression: &str, after: &str| {
-        let occurrence = cron(expression).next_after(&zone, DstPolicy::default(), at(after)).expect("one");
+        let occurrence = cron(expression)
+            .next_after(&zone, DstPolicy::default(), at(after))
+            .expect("one");
         occurrence.shift.expect("shifted").to_string()
     };
     assert_eq!(
@@ -297,7 +399,11 @@ fn the_answer_is_strictly_after_the_question() {
     assert_eq!(next("2026-11-27T01:59:59.999999999Z"), "2026-11-27T02:00:00Z");
     assert_eq!(next("2026-11-27T02:00:00Z"), "2026-11-28T02:00:00Z");
     assert_eq!(next("2026-11-27T02:00:00.000000001Z"), "2026-11-28T02:00:00Z");
-    assert_eq!(next("1969-12-31T01:59:59.5Z"), "1970-01-01T02:00:00Z", "the calendar begins with 1970");
+    assert_eq!(
+        next("1969-12-31T01:59:59.5Z"),
+        "1970-01-01T02:00:00Z",
+        "the calendar begins with 1970"
+    );
     assert_eq!(
         cron("0 2 * * *").next_after(&TimeZone::UTC, DstPolicy::default(), at("2100-12-31T02:00:00Z")),
         None,
@@ -324,7 +430,11 @@ fn the_last_occurrence_is_found_by_halving() {
     }
     let none = cron("0 0 29 2 *").last_between(&zone, DstPolicy::default(), at("2025-01-01T00:00:00Z"), to);
     assert_eq!(none, None);
-    assert_eq!(cron("* * * * *").last_between(&zone, DstPolicy::default(), to, from), None, "a clock that went back");
+    assert_eq!(
+        cron("* * * * *").last_between(&zone, DstPolicy::default(), to, from),
+        None,
+        "a clock that went back"
+    );
 }
 
 /// A small generator with a seed, so that a failure can be repeated.
@@ -332,7 +442,10 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 
@@ -366,7 +479,11 @@ fn croner_is_of_the_same_opinion() {
     let mut never = 0;
     for _ in 0..2_000 {
         let day = |numbers: &mut Numbers, least, most| {
-            if numbers.below(2) == 0 { "*".to_owned() } else { numbers.field(least, most, false) }
+            if numbers.below(2) == 0 {
+                "*".to_owned()
+            } else {
+                numbers.field(least, most, false)
+            }
         };
         let expression = format!(
             "{} {} {} {} {}",
@@ -401,24 +518,28 @@ fn any_field(least: u8, most: u8) -> impl Strategy<Value = String> {
         Just("*".to_owned()),
         (1..=most - least + 1).prop_map(|step| format!("*/{step}")),
         value.clone().prop_map(|value| value.to_string()),
-        (value.clone(), value, 1..=5_u8).prop_map(|(one, other, step)| {
-            format!("{}-{}/{step}", one.min(other), one.max(other))
-        }),
+        (value.clone(), value, 1..=5_u8)
+            .prop_map(|(one, other, step)| { format!("{}-{}/{step}", one.min(other), one.max(other)) }),
     ];
     proptest::collection::vec(element, 1..4).prop_map(|elements| elements.join(","))
 }
 
 fn any_fields() -> impl Strategy<Value = CronFields> {
     // Days up to the 28th, which every month has.
-    (any_field(0, 59), any_field(0, 23), any_field(1, 28), any_field(1, 12), any_field(0, 6)).prop_map(
-        |(minute, hour, day_of_month, month, day_of_week)| CronFields {
+    (
+        any_field(0, 59),
+        any_field(0, 23),
+        any_field(1, 28),
+        any_field(1, 12),
+        any_field(0, 6),
+    )
+        .prop_map(|(minute, hour, day_of_month, month, day_of_week)| CronFields {
             minute,
             hour,
             day_of_month,
             month,
             day_of_week,
-        },
-    )
+        })
 }
 
 proptest! {

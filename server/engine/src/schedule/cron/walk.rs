@@ -102,7 +102,10 @@ impl<'a> Walk<'a> {
             return;
         }
         self.done = second;
-        if self.segment.is_some_and(|segment| segment.end.is_some_and(|(end, _)| second >= end)) {
+        if self
+            .segment
+            .is_some_and(|segment| segment.end.is_some_and(|(end, _)| second >= end))
+        {
             self.segment = Segment::at(self.zone, second + 1);
         }
     }
@@ -174,7 +177,9 @@ impl Iterator for Walk<'_> {
 }
 
 fn wall(seconds: i64) -> Option<jiff::civil::DateTime> {
-    Timestamp::from_second(seconds).ok().map(|instant| Offset::UTC.to_datetime(instant))
+    Timestamp::from_second(seconds)
+        .ok()
+        .map(|instant| Offset::UTC.to_datetime(instant))
 }
 
 fn occurrence(second: i64, offset: i64, shift: Option<Shift>) -> Option<Occurrence> {
