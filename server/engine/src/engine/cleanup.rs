@@ -288,6 +288,7 @@ impl Engine {
             token: None,
             step_counts: plan.steps.iter().map(|step| step.row_count).collect(),
         };
+        crate::failpoint!("slot-planned");
         let decision = decide::allow_slot(&caller, &run, &plan, slot.claim.slot);
         let request_id = slot.request_id();
         self.accept(CreateRun {

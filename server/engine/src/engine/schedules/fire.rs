@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::super::{Engine, limits};
 use crate::{
-    EngineError,
+    EngineError, failpoint,
     model::{Caller, Pause, Run, RunState, Schedule, ScheduleState, ScheduledBy, SlotOutcome, SlotRecord, schedule::Work},
     port::{Changed, Settlement, SlotClaim, SlotGrant, TargetErrorClass},
     schedule::decide,
@@ -106,6 +106,7 @@ impl Engine {
     /// # Errors
     /// What kept the run from beginning. Where that may pass, the slot is tried again until it is too late for it.
     pub(super) async fn fire(&self, grant: SlotGrant) -> Result<Run, EngineError> {
+        failpoint!("slot-claimed");
         let schedule = &grant.kept.schedule;
         let name = schedule.spec.name.clone();
         let now = self.context.store.pulse().await?.now;
@@ -129,6 +130,7 @@ impl Engine {
         let started = self.held(&slot).await;
         match started {
             Ok(run) => {
+                failpoint!("slot-fired");
                 tracing::info!(schedule = name, slot = %grant.record.slot, run = %run.id, "slot fired");
                 Ok(run)
             }
@@ -222,6 +224,7 @@ impl Engine {
                 state,
             };
             if self.context.store.settle_slot(&settlement).await? {
+                failpoint!("slot-settled");
                 let schedule = &settlement.kept.schedule.spec.name;
                 tracing::info!(schedule, slot = %record.slot, outcome = outcome.name(), reason, "slot settled");
                 if pauses {

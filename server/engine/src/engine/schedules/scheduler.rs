@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Calendar, Engine};
 use crate::{
-    EngineError,
+    EngineError, failpoint,
     model::{RunId, ServerInfo, SlotOutcome},
     port::{Kept, Pulse},
     schedule::{PreviousRun, Start, decide, decide::decide as decide_slots},
@@ -215,6 +215,7 @@ impl Engine {
             // Another server was first, or the schedule was changed: the next look finds what there is.
             return Ok(());
         }
+        failpoint!("slots-decided");
         if let Some(run) = cancelled {
             let reason = format!("the next slot of schedule {} is due", schedule.spec.name);
             self.context.store.request_cancel(run, &reason).await?;
