@@ -104,7 +104,7 @@ impl Act for Decide {
         let id = self.kept.schedule.id.to_string();
         sqlx::query(
             "DELETE FROM schedule_slots WHERE schedule_id = $1 AND slot_ms IN (SELECT o.slot_ms FROM schedule_slots AS o \
-             WHERE o.schedule_id = $1 AND o.slot_ms < $2 AND o.outcome NOT IN ('pending', 'waiting', 'fired') ORDER BY o.slot_ms LIMIT $3)",
+             WHERE o.schedule_id = $1 AND o.decided_ms < $2 AND o.outcome NOT IN ('pending', 'waiting', 'fired') ORDER BY o.slot_ms LIMIT $3)",
         )
         .bind(id)
         .bind(rows::now().as_millisecond() - KEPT_MS)

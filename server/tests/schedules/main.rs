@@ -125,8 +125,10 @@ async fn overlapping_slots_are_skipped_or_wait(database: &str) {
         })
         .await;
     for schedule in [&skipping, &waiting] {
-        world.make_due(&control, &schedule.id, SignedDuration::from_mins(1)).await;
+        idle.fire(&schedule.id).await.expect("a run, which stays queued");
         idle.newest(&schedule.id, &[SlotOutcome::Fired]).await;
+    }
+    for schedule in [&skipping, &waiting] {
         world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
     }
     let skipped = idle.newest(&skipping.id, &[SlotOutcome::Skipped]).await;
@@ -135,15 +137,14 @@ async fn overlapping_slots_are_skipped_or_wait(database: &str) {
     idle.stop().await;
     // A server that works: the first run ends, and the slot that waited begins.
     let server = world.serve(|config| config).await;
-    let second = server.newest(&waiting.id, &ENDED).await;
-    assert_eq!(second.outcome(), SlotOutcome::Succeeded, "{}", second.reason);
-    let outcomes: Vec<_> = world
-        .slots(&control, &waiting.id)
-        .await
-        .into_iter()
-        .map(|slot| slot.0)
-        .collect();
-    assert_eq!(outcomes, ["succeeded", "succeeded"]);
+    let outcomes = eventually(|| async {
+        let slots = server.list(&waiting.id).await;
+        let ended = slots.iter().all(|slot| ENDED.contains(&slot.outcome()));
+        ended.then(|| slots.iter().map(|slot| slot.outcome()).collect::<Vec<_>>())
+    })
+    .await;
+    assert_eq!(outcomes, [SlotOutcome::Succeeded, SlotOutcome::Succeeded]);
+    assert_eq!(world.runs(&control, &waiting.id).await, 2);
     assert_eq!(world.runs(&control, &skipping.id).await, 1);
     server.stop().await;
 }
@@ -161,16 +162,17 @@ async fn a_slot_over_its_limits_deletes_nothing_and_failures_pause(database: &st
         ..every_minute("limited")
     };
     let schedule = server.create(spec).await;
-    for (back, failures) in [(1, 1), (0, 2)] {
-        let slot = world.make_due(&control, &schedule.id, SignedDuration::from_mins(back)).await;
-        let refused = eventually(|| async {
-            let newest = server.list(&schedule.id).await.into_iter().next()?;
-            (newest.slot_time?.seconds == slot.as_second() && newest.outcome() == SlotOutcome::Refused).then_some(newest)
-        })
-        .await;
-        assert!(refused.reason.contains("OVER_MAX_ROWS"), "{}", refused.reason);
-        assert_eq!(server.get(&schedule.id).await.consecutive_failures, failures);
-    }
+    let refused = server.fire(&schedule.id).await.expect_err("over its limit");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(server.get(&schedule.id).await.consecutive_failures, 1);
+    world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+    let refused = eventually(|| async {
+        let mut slots = server.list(&schedule.id).await.into_iter();
+        slots.find(|slot| !slot.manual && slot.outcome() == SlotOutcome::Refused)
+    })
+    .await;
+    assert!(refused.reason.contains("OVER_MAX_ROWS"), "{}", refused.reason);
+    assert_eq!(server.get(&schedule.id).await.consecutive_failures, 2);
     assert_eq!(world.expired().await, EXPIRED, "nothing was deleted");
     let paused = server.get(&schedule.id).await;
     let pause = paused.pause.expect("paused after two failures");
@@ -208,10 +210,8 @@ async fn a_critical_schedule_needs_the_consent_of_another(database: &str) {
     };
     let schedule = server.create(spec).await;
     assert!(schedule.needs_approval && schedule.approval.is_none());
-    world.make_due(&control, &schedule.id, SignedDuration::from_mins(2)).await;
-    let refused = server.newest(&schedule.id, &ENDED).await;
-    assert_eq!(refused.outcome(), SlotOutcome::Refused);
-    assert!(refused.reason.contains("STANDING_APPROVAL"), "{}", refused.reason);
+    let refused = server.fire(&schedule.id).await.expect_err("without a consent");
+    assert!(refused.message().contains("standing approval"), "{refused}");
     let tomorrow = Timestamp::now() + SignedDuration::from_hours(24);
     let approve = |etag: &str, max_rows| v1::ApproveScheduleRequest {
         id: schedule.id.clone(),
@@ -241,13 +241,8 @@ async fn a_critical_schedule_needs_the_consent_of_another(database: &str) {
         .approve_schedule(as_principal("bob", approve(&schedule.etag, 1)))
         .await
         .expect("approved");
-    world.make_due(&control, &schedule.id, SignedDuration::from_mins(1)).await;
-    let refused = eventually(|| async {
-        let slots = server.list(&schedule.id).await;
-        (slots.len() == 2 && slots[0].outcome() == SlotOutcome::Refused).then(|| slots[0].clone())
-    })
-    .await;
-    assert!(refused.reason.contains("at most 1 rows"), "{}", refused.reason);
+    let refused = server.fire(&schedule.id).await.expect_err("more than the consent");
+    assert!(refused.message().contains("at most 1 rows"), "{refused}");
     assert_eq!(world.expired().await, EXPIRED);
     server
         .schedules()
@@ -461,7 +456,7 @@ async fn servers_are_listed(database: &str) {
     assert_eq!(status.servers.len(), 1);
     assert!(status.servers[0].alive && !status.servers[0].address.is_empty());
     if world.is_shared() {
-        let second = world.serve(|config| Config { ..config }).await;
+        let second = world.serve(|config| config).await;
         eventually(|| async {
             let status = first
                 .schedules()
@@ -485,5 +480,3 @@ async fn servers_are_listed(database: &str) {
     }
     first.stop().await;
 }
-
-use dbkeep_server::Config;

@@ -266,11 +266,23 @@ impl Server {
             .runs
     }
 
-    /// Waits until the newest slot of a schedule has one of these outcomes.
+    /// Fires a schedule by hand; returns the id of its run once that is accepted.
+    pub(crate) async fn fire(&self, id: &str) -> Result<String, tonic::Status> {
+        let request = v1::RunScheduleRequest { id: id.to_owned() };
+        let mut events = self
+            .schedules()
+            .run_schedule(as_principal("ann", request))
+            .await?
+            .into_inner();
+        let first = events.message().await?.expect("an event");
+        Ok(first.event.expect("an event").run_id)
+    }
+
+    /// Waits until a slot of a schedule has one of these outcomes; the newest that has.
     pub(crate) async fn newest(&self, id: &str, outcomes: &[v1::SlotOutcome]) -> v1::ScheduleRun {
         eventually(|| async {
             let slots = self.list(id).await;
-            slots.into_iter().next().filter(|slot| outcomes.contains(&slot.outcome()))
+            slots.into_iter().find(|slot| outcomes.contains(&slot.outcome()))
         })
         .await
     }
