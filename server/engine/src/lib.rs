@@ -20,6 +20,8 @@ pub mod planner;
 pub mod port;
 pub mod rule;
 pub mod run;
+pub mod schedule;
+mod spelling;
 
 #[cfg(feature = "testing")]
 pub mod conformance;

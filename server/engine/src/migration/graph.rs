@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::version::normalise;
-use crate::model::{Migration, MigrationId};
+use crate::{
+    model::{Migration, MigrationId},
+    spelling,
+};
 
 /// Migrations have no order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -308,7 +311,7 @@ fn reach(start: Vec<usize>, ways: &[Vec<usize>], enters: impl Fn(usize) -> bool)
 pub(super) fn near(migrations: &[Migration], written: &str) -> Option<MigrationId> {
     let wanted = written.to_lowercase();
     let close = |name: &str| {
-        let distance = distance(&wanted, &name.to_lowercase());
+        let distance = spelling::distance(&wanted, &name.to_lowercase());
         (!name.is_empty() && distance <= 1 + name.chars().count() / 4).then_some(distance)
     };
     let best = migrations.iter().filter_map(|migration| {
@@ -321,26 +324,6 @@ pub(super) fn near(migrations: &[Migration], written: &str) -> Option<MigrationI
             .map(|distance| (distance, &migration.id))
     });
     best.min_by_key(|(distance, _)| *distance).map(|(_, id)| id.clone())
-}
-
-/// Levenshtein's distance: characters to be put in, taken out or changed.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (index, character) in one.chars().enumerate() {
-        let mut last = index + 1;
-        let mut diagonal = index;
-        for (cell, against) in row.iter_mut().skip(1).zip(&other) {
-            let change = diagonal + usize::from(character != *against);
-            diagonal = *cell;
-            *cell = change.min(diagonal + 1).min(last + 1);
-            last = *cell;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = index + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod migration;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod schedule;
 pub mod schema;
 pub mod selection;
 pub mod target;
@@ -35,6 +36,11 @@ pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{
     LimitsPatch, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport, StepState, Waiting,
     Warning,
+};
+// `schedule::Work` is called by its module: there is one of migrations, too.
+pub use schedule::{
+    CronFields, DstPolicy, FoldPolicy, GapPolicy, MaintenanceTask, Misfire, MisfirePolicy, NotifyRules, Overlap, Pause, Schedule,
+    ScheduleId, ScheduleOptions, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord, StandingApproval, Timing,
 };
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};
