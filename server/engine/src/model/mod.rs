@@ -43,6 +43,11 @@ pub use schedule::{
     CronFields, DstPolicy, FoldPolicy, GapPolicy, MaintenanceTask, Misfire, MisfirePolicy, NotifyRules, Overlap, Pause, Schedule,
     ScheduleId, ScheduleOptions, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord, StandingApproval, Timing,
 };
+// `schedule::Work` is called by its module: there is one of migrations, too.
+pub use schedule::{
+    CronFields, DstPolicy, FoldPolicy, GapPolicy, MaintenanceTask, Misfire, MisfirePolicy, NotifyRules, Overlap, Pause, Schedule,
+    ScheduleId, ScheduleOptions, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord, StandingApproval, Timing,
+};
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};
 pub use server::{SchedulerSwitch, ServerInfo, ServerSeen};

@@ -5,7 +5,7 @@
 //! CronFields + zone -> cron::Cron -> occurrences -> calendar (exclusions) -> jitter -> decide -> SlotRecord
 //! ```
 //!
-//! Called by the service that creates and previews schedules ([`validate`], [`cron`]) and by the loop that fires them ([`decide`]).
+//! Called by the service that creates and previews schedules ([`mod@validate`], [`cron`]) and by the loop that fires them ([`mod@decide`]).
 
 pub mod calendar;
 pub mod cron;
@@ -42,7 +42,7 @@ impl FieldProblem {
     }
 
     /// The same field, seen from further out.
-    pub(crate) fn within(self, outer: &str) -> Self {
+    fn within(self, outer: &str) -> Self {
         Self {
             field: format!("{outer}.{}", self.field),
             problem: self.problem,
