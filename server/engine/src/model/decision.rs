@@ -78,11 +78,15 @@ pub enum Act {
     Repair,
     /// Saying that migrations are in effect.
     Baseline,
+    /// Sending a notice to try a channel.
+    TestChannel,
+    /// Trying a notification again that was given up.
+    RetryDelivery,
 }
 
 impl Act {
     /// Every act.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Run,
         Self::Approve,
         Self::Deny,
@@ -92,6 +96,8 @@ impl Act {
         Self::Rollback,
         Self::Repair,
         Self::Baseline,
+        Self::TestChannel,
+        Self::RetryDelivery,
     ];
 
     /// Name in stores.
@@ -107,6 +113,8 @@ impl Act {
             Self::Rollback => "rollback",
             Self::Repair => "repair",
             Self::Baseline => "baseline",
+            Self::TestChannel => "test_channel",
+            Self::RetryDelivery => "retry_delivery",
         }
     }
 }

@@ -7,6 +7,8 @@ pub mod files;
 pub mod ladder;
 pub mod maintenance;
 pub mod migrator;
+pub mod notifier;
+pub mod outbox;
 pub mod store;
 pub mod target;
 
@@ -21,6 +23,8 @@ pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenan
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
 };
+pub use notifier::{DeliveryError, DeliveryErrorClass, Notifier};
+pub use outbox::{ClaimedDelivery, DeliveryFilter, Outbox, Requeued, Settlement};
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{ladder::Ladder, migrator::Proofs};
+use super::{ladder::Ladder, migrator::Proofs, outbox::Outbox};
 use crate::model::{Decision, Event, EventBody, LimitsPatch, Plan, PlanId, Report, Run, RunId, RunKind, RunLimits, RunState};
 
 /// A failure of the control store.
@@ -187,7 +187,7 @@ pub struct EventPage {
 
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
-pub trait Store: Ladder + Proofs {
+pub trait Store: Ladder + Proofs + Outbox {
     /// Keeps a plan; at least until it has been expired for a month, and for good where a run was accepted by its token.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 
