@@ -21,6 +21,7 @@ pub mod config;
 pub mod files;
 pub mod grpc;
 mod migration_folder;
+pub mod notify;
 pub mod store;
 pub mod target;
 pub mod telemetry;
@@ -118,6 +119,7 @@ impl Server {
         let (health, transport) = grpc::transport(listener, engine.clone(), self.max_streams, stops.clone()).await?;
         let mut transport = AbortOnDropHandle::new(tokio::spawn(transport));
         let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(stop.clone())));
+        let mut dispatcher = AbortOnDropHandle::new(tokio::spawn(engine.dispatcher().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
         let early = tokio::select! {
@@ -143,6 +145,10 @@ impl Server {
         if !handed_back && timeout_at(limit, &mut supervisor).await.is_err() {
             tracing::warn!("a batch takes longer than the grace; its run goes on from the journal after the restart");
             supervisor.abort();
+        }
+        if timeout_at(limit, &mut dispatcher).await.is_err() {
+            tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");
+            dispatcher.abort();
         }
         if timeout(LAST_ACTS, store.close()).await.is_err() {
             tracing::warn!("the control store did not close in time");

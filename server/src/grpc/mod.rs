@@ -11,6 +11,7 @@ mod convert;
 mod discovery;
 mod gate;
 mod migrations;
+mod notifications;
 mod page;
 pub mod policy;
 mod principal;
@@ -25,8 +26,8 @@ use std::{future::Future, time::Duration};
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
     backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
-    migration_service_server::MigrationServiceServer, run_service_server::RunServiceServer,
-    target_service_server::TargetServiceServer,
+    migration_service_server::MigrationServiceServer, notification_service_server::NotificationServiceServer,
+    run_service_server::RunServiceServer, target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,8 @@ use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, runs::Runs, status::Fault, stream::Streams,
-    targets::Targets,
+    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, notifications::Notifications, runs::Runs,
+    status::Fault, stream::Streams, targets::Targets,
 };
 
 /// Largest request, bytes.
@@ -63,13 +64,14 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 6] = [
+const HEALTH_NAMES: [&str; 7] = [
     "",
     TargetServiceServer::<Targets>::NAME,
     CleanupServiceServer::<Cleanup>::NAME,
     RunServiceServer::<Runs>::NAME,
     BackupServiceServer::<Backups>::NAME,
     MigrationServiceServer::<Migrations>::NAME,
+    NotificationServiceServer::<Notifications>::NAME,
 ];
 
 impl Health {
@@ -131,6 +133,9 @@ pub(crate) async fn transport(
         .add_service(limited!(MigrationServiceServer::new(Migrations {
             engine: engine.clone(),
             streams: streams.clone()
+        })))
+        .add_service(limited!(NotificationServiceServer::new(Notifications {
+            engine: engine.clone()
         })))
         .add_service(limited!(BackupServiceServer::new(Backups { engine, streams })))
         .add_service(health_service)
