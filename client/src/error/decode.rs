@@ -111,6 +111,20 @@ fn from_server(status: &Status) -> Error {
             backup: names.text("backup"),
             message,
         },
+        Some(ErrorReason::UnknownChannel) => Error::UnknownChannel {
+            channel: names.text("channel"),
+            known: names.list("known"),
+            message,
+        },
+        Some(ErrorReason::UnknownDelivery) => Error::UnknownDelivery {
+            delivery: names.text("delivery"),
+            message,
+        },
+        Some(ErrorReason::DeliveryState) => Error::DeliveryState {
+            delivery: names.text("delivery"),
+            state: names.text("state"),
+            message,
+        },
         Some(ErrorReason::CatalogMismatch) => Error::CatalogMismatch {
             origin: names.text("origin"),
             operation: names.text("operation"),
