@@ -1,5 +1,5 @@
 //! What the tests and the benchmarks share: private PostgreSQL clusters ([`postgres`]), an oracle in raw SQL
-//! ([`oracle`]) and a reader of backup chunks by their documented format ([`chunk`]).
+//! ([`oracle`]), a reader of backup chunks by their documented format ([`chunk`]) and a mail server ([`mail`]).
 //!
 //! Nothing here imports dbkeep: a judge that shares code with the accused repeats its mistakes.
 //!
@@ -18,8 +18,10 @@
 //! ```
 
 pub mod chunk;
+pub mod mail;
 pub mod oracle;
 pub mod postgres;
 
+pub use mail::{MailOptions, MailServer};
 pub use oracle::Db;
 pub use postgres::{Durability, PrivatePostgres, fresh_database, shared};
