@@ -92,6 +92,34 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// The server has no such channel.
+    #[error("{message}")]
+    UnknownChannel {
+        /// Name that was asked for.
+        channel: String,
+        /// The names there are.
+        known: Vec<String>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// No such delivery.
+    #[error("{message}")]
+    UnknownDelivery {
+        /// Id that was asked for.
+        delivery: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The delivery was not given up, so that there is nothing to retry.
+    #[error("{message}")]
+    DeliveryState {
+        /// The delivery.
+        delivery: String,
+        /// Where it stands.
+        state: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// The catalog names a table or column that the target lacks, or one of an unusable type.
     #[error("{message}")]
     CatalogMismatch {
@@ -613,6 +641,9 @@ impl Error {
             Self::UnknownOperation { .. } => ErrorReason::UnknownOperation,
             Self::UnknownRun { .. } => ErrorReason::UnknownRun,
             Self::UnknownBackup { .. } => ErrorReason::UnknownBackup,
+            Self::UnknownChannel { .. } => ErrorReason::UnknownChannel,
+            Self::UnknownDelivery { .. } => ErrorReason::UnknownDelivery,
+            Self::DeliveryState { .. } => ErrorReason::DeliveryState,
             Self::CatalogMismatch { .. } => ErrorReason::CatalogMismatch,
             Self::UnknownPlan { .. } => ErrorReason::UnknownPlan,
             Self::PlanExpired { .. } => ErrorReason::PlanExpired,

@@ -63,6 +63,7 @@ mod decisions;
 mod discovery;
 mod error;
 mod migrations;
+mod notifications;
 mod retry;
 mod runs;
 mod targets;
@@ -82,6 +83,7 @@ pub use crate::{
         ApplyRequest, MigrationDetail, MigrationManner, MigrationQuery, MigrationSelection, Migrations, RehearseRequest,
         RollbackRequest,
     },
+    notifications::{DeliveryQuery, Notifications},
     retry::RetryPolicy,
     runs::{LimitsUpdate, RunQuery, Runs, UndoRequest},
     targets::{TargetDetail, Targets},

@@ -21,6 +21,7 @@ pub mod config;
 pub mod files;
 pub mod grpc;
 mod migration_folder;
+pub mod notify;
 pub mod store;
 pub mod target;
 pub mod telemetry;
@@ -120,6 +121,7 @@ impl Server {
         let info = server_info(&engine.settings().holder, address);
         let mut scheduler = AbortOnDropHandle::new(tokio::spawn(engine.scheduler(info).run(stop.clone())));
         let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(stop.clone())));
+        let mut dispatcher = AbortOnDropHandle::new(tokio::spawn(engine.dispatcher().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
         let early = tokio::select! {
@@ -149,6 +151,10 @@ impl Server {
         if timeout(LAST_ACTS, &mut scheduler).await.is_err() {
             tracing::warn!("a slot is being planned; another server, or the next start, goes on with it");
             scheduler.abort();
+        }
+        if timeout_at(limit, &mut dispatcher).await.is_err() {
+            tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");
+            dispatcher.abort();
         }
         if timeout(LAST_ACTS, store.close()).await.is_err() {
             tracing::warn!("the control store did not close in time");

@@ -81,7 +81,7 @@ fn from_server(status: &Status) -> Error {
     };
     let names = Names(&info.metadata);
     match ErrorReason::from_str_name(&format!("{PREFIX}{}", info.reason)) {
-        None | Some(ErrorReason::Unspecified) => Error::Other {
+        None | Some(ErrorReason::Unspecified | ErrorReason::UnknownSchedule | ErrorReason::ScheduleExists | ErrorReason::ScheduleChanged | ErrorReason::ScheduleBusy | ErrorReason::StandingApproval | ErrorReason::SlotRefused) => Error::Other {
             code: status.code(),
             reason: Some(info.reason.clone()),
             metadata: info.metadata.clone().into_iter().collect(),
@@ -109,6 +109,20 @@ fn from_server(status: &Status) -> Error {
         },
         Some(ErrorReason::UnknownBackup) => Error::UnknownBackup {
             backup: names.text("backup"),
+            message,
+        },
+        Some(ErrorReason::UnknownChannel) => Error::UnknownChannel {
+            channel: names.text("channel"),
+            known: names.list("known"),
+            message,
+        },
+        Some(ErrorReason::UnknownDelivery) => Error::UnknownDelivery {
+            delivery: names.text("delivery"),
+            message,
+        },
+        Some(ErrorReason::DeliveryState) => Error::DeliveryState {
+            delivery: names.text("delivery"),
+            state: names.text("state"),
             message,
         },
         Some(ErrorReason::CatalogMismatch) => Error::CatalogMismatch {

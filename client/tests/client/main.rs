@@ -13,6 +13,8 @@ mod cli;
 mod cli_ladder;
 #[cfg(feature = "cli")]
 mod cli_migrations;
+#[cfg(feature = "cli")]
+mod cli_notify;
 mod fake;
 mod migrations;
 mod retry;

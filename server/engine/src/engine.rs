@@ -2,7 +2,7 @@
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 //!
 //! `cleanup` plans and accepts cleanups, `follow_up` undo and verification, `backups` and `migrations` their own runs; `limits` judges counts,
-//! `approve` is the consent to a run, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
+//! `approve` is the consent to a run, `notifications` what leaves the house, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
 //! every kind of run needs to be accepted, and looking at runs.
 
 mod approve;
@@ -14,6 +14,7 @@ mod files;
 mod follow_up;
 mod limits;
 pub mod migrations;
+mod notifications;
 mod operations;
 pub mod schedules;
 mod settings;
@@ -47,6 +48,7 @@ pub struct Engine {
 pub use cleanup::CleanupRequest;
 pub use limits::HistoryLimits;
 pub use migrations::Migrations;
+pub use notifications::TestOutcome;
 pub(crate) use settings::Context;
 pub use settings::{Drift, Settings, TargetEntry};
 

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use crate::{
-    model::{Finding, PlanId, RunId, RunState, TableName},
+    model::{
+        Finding, PlanId, RunId, RunState, TableName,
+        notice::{DeliveryId, DeliveryState},
+    },
     port::{FilesError, StoreError, TargetError, TargetErrorClass},
     rule::{Origin, Severity},
 };
@@ -119,6 +122,28 @@ pub enum EngineError {
     UnknownBackup {
         /// The id asked for.
         id: String,
+    },
+    /// No such channel.
+    #[error("there is no channel {name:?}; known are: {}", known.join(", "))]
+    UnknownChannel {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// No such delivery.
+    #[error("there is no delivery {id}")]
+    UnknownDelivery {
+        /// The id asked for.
+        id: String,
+    },
+    /// The delivery was not given up.
+    #[error("delivery {id} is {}; only one that is dead can be tried again", state.name())]
+    DeliveryState {
+        /// The delivery.
+        id: DeliveryId,
+        /// Where it stands.
+        state: DeliveryState,
     },
     /// The catalog does not fit the target's schema.
     #[error("{origin}: rule {rule} of operation {operation}: {expected}")]
@@ -457,6 +482,9 @@ impl EngineError {
             Self::UnknownOperation { .. } => "UNKNOWN_OPERATION",
             Self::UnknownRun { .. } => "UNKNOWN_RUN",
             Self::UnknownBackup { .. } => "UNKNOWN_BACKUP",
+            Self::UnknownChannel { .. } => "UNKNOWN_CHANNEL",
+            Self::UnknownDelivery { .. } => "UNKNOWN_DELIVERY",
+            Self::DeliveryState { .. } => "DELIVERY_STATE",
             Self::CatalogMismatch { .. } => "CATALOG_MISMATCH",
             Self::UnknownPlan => "UNKNOWN_PLAN",
             Self::PlanExpired { .. } => "PLAN_EXPIRED",

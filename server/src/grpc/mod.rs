@@ -11,6 +11,7 @@ mod convert;
 mod discovery;
 mod gate;
 mod migrations;
+mod notifications;
 mod page;
 pub mod policy;
 mod principal;
@@ -26,8 +27,9 @@ use std::{future::Future, time::Duration};
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
     backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
-    migration_service_server::MigrationServiceServer, run_service_server::RunServiceServer,
-    schedule_service_server::ScheduleServiceServer, target_service_server::TargetServiceServer,
+    migration_service_server::MigrationServiceServer, notification_service_server::NotificationServiceServer,
+    run_service_server::RunServiceServer, schedule_service_server::ScheduleServiceServer,
+    target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -35,8 +37,8 @@ use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, runs::Runs, schedules::Schedules, status::Fault,
-    stream::Streams, targets::Targets,
+    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, notifications::Notifications, runs::Runs,
+    schedules::Schedules, status::Fault, stream::Streams, targets::Targets,
 };
 
 /// Largest request, bytes.
@@ -64,7 +66,7 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 7] = [
+const HEALTH_NAMES: [&str; 8] = [
     "",
     TargetServiceServer::<Targets>::NAME,
     CleanupServiceServer::<Cleanup>::NAME,
@@ -72,6 +74,7 @@ const HEALTH_NAMES: [&str; 7] = [
     BackupServiceServer::<Backups>::NAME,
     MigrationServiceServer::<Migrations>::NAME,
     ScheduleServiceServer::<Schedules>::NAME,
+    NotificationServiceServer::<Notifications>::NAME,
 ];
 
 impl Health {
@@ -137,6 +140,9 @@ pub(crate) async fn transport(
         .add_service(limited!(ScheduleServiceServer::new(Schedules {
             engine: engine.clone(),
             streams: streams.clone()
+        })))
+        .add_service(limited!(NotificationServiceServer::new(Notifications {
+            engine: engine.clone()
         })))
         .add_service(limited!(BackupServiceServer::new(Backups { engine, streams })))
         .add_service(health_service)

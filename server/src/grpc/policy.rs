@@ -18,7 +18,7 @@ pub enum Role {
 pub struct Row {
     /// Path of the method, as HTTP/2 carries it.
     pub method: &'static str,
-    /// Whether a call can change a target or a run.
+    /// Whether a call can change a target or a run, or reaches out of the house.
     pub mutates: bool,
     /// The least role that may call it.
     pub role: Role,
@@ -114,6 +114,11 @@ pub const ROWS: &[Row] = &[
     acts("/dbkeep.v1.MigrationService/RepairLedger"),
     acts("/dbkeep.v1.MigrationService/BaselineMigrations"),
     looks("/dbkeep.v1.MigrationService/DraftMigration"),
+    looks("/dbkeep.v1.NotificationService/ListChannels"),
+    acts("/dbkeep.v1.NotificationService/TestChannel"),
+    looks("/dbkeep.v1.NotificationService/ListDeliveries"),
+    looks("/dbkeep.v1.NotificationService/GetDelivery"),
+    acts("/dbkeep.v1.NotificationService/RetryDelivery"),
     looks("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
     looks("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
     open("/grpc.health.v1.Health/Check"),

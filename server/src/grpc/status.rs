@@ -261,6 +261,15 @@ fn of_failure(error: EngineError) -> Answer {
         }
         EngineError::UnknownRun { id } => Answer::missing(ErrorReason::UnknownRun, "run", &id, said).with("run", &id),
         EngineError::UnknownBackup { id } => Answer::missing(ErrorReason::UnknownBackup, "backup", &id, said).with("backup", &id),
+        EngineError::UnknownChannel { name, known } => Answer::missing(ErrorReason::UnknownChannel, "channel", &name, said)
+            .with("channel", &name)
+            .with("known", known.join(",")),
+        EngineError::UnknownDelivery { id } => {
+            Answer::missing(ErrorReason::UnknownDelivery, "delivery", &id, said).with("delivery", &id)
+        }
+        EngineError::DeliveryState { id, state } => Answer::unmet(ErrorReason::DeliveryState, id, said)
+            .with("delivery", id)
+            .with("state", state.name()),
         EngineError::CatalogMismatch {
             origin,
             operation,

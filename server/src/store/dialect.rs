@@ -45,8 +45,8 @@ impl Dialect {
         }
     }
 
-    /// Locks the first selected row that nobody has locked, of the only table that is selected from.
-    pub(super) fn skip_locked(self) -> &'static str {
+    /// Locks the selected rows of the only table, passing over those that somebody has locked.
+    pub(super) fn lock_free_rows(self) -> &'static str {
         match self {
             Self::Postgres => "FOR UPDATE SKIP LOCKED",
             Self::Sqlite => "",

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
-//! `decisions`, `proofs`, `schedules`, `slots` and `servers` have the SQL; `draft` is a
-//! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
+//! `decisions`, `proofs`, `schedules`, `slots`, `servers` and `outbox` have the SQL; `draft` is a run while a transaction works on it,
+//! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
 mod approvals;
@@ -19,10 +19,12 @@ mod create;
 mod decisions;
 mod dialect;
 mod draft;
+mod endings;
 mod events;
 mod failure;
 mod leases;
 mod open;
+mod outbox;
 mod plans;
 mod proofs;
 mod prune;
@@ -43,15 +45,18 @@ use dbkeep_engine::{
     model::{
         Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch,
         ServerInfo, ServerSeen, SlotRecord,
+        notice::{Delivery, DeliveryId, Envelope},
     },
+    notify::Routing,
     port::{
-        Changed, CreateRun, CreateSchedule, Created, DecisionFilter, EndedSlot, EventPage, Grant, Kept, Ladder, OpenSlots,
-        Proofs, Pulse, Renewal, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter, SlotGrant,
-        SlotPlace, SteerRequest, Steered, Store, StoreError, Update, Verdict,
+        Changed, ClaimedDelivery, CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage, Grant,
+        Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated, Schedules,
+        Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError, Update,
+        Verdict,
     },
 };
 use sqlx::AnyPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use dialect::Dialect;
 
@@ -67,6 +72,10 @@ pub struct ControlStore {
     /// the database poll for it.
     turns: Arc<Semaphore>,
     kept_events: u64,
+    /// Who is told of what happens in its transactions.
+    routing: Arc<Routing>,
+    /// Tells the dispatcher of this server that there is something in the outbox.
+    mail: Arc<Notify>,
 }
 
 impl ControlStore {
@@ -83,6 +92,12 @@ impl ControlStore {
             kept_events: most.max(1),
             ..self
         }
+    }
+
+    /// Puts a notice into the outbox wherever a run ends, for everybody who is to hear of it by this routing.
+    #[must_use]
+    pub fn announcing(self, routing: Arc<Routing>) -> Self {
+        Self { routing, ..self }
     }
 
     /// Closes every connection; later calls answer `Unavailable`.
@@ -269,7 +284,7 @@ impl Schedules for ControlStore {
         self.read_fired(false, limit).await
     }
 
-    async fn settle_slot(&self, settlement: &Settlement) -> Result<bool, StoreError> {
+    async fn settle_slot(&self, settlement: &SlotEnd) -> Result<bool, StoreError> {
         self.settled(settlement).await
     }
 
@@ -295,5 +310,63 @@ impl Schedules for ControlStore {
 
     async fn servers(&self, term: Duration) -> Result<Vec<ServerSeen>, StoreError> {
         self.read_servers(term).await
+    }
+}
+
+#[async_trait]
+impl Outbox for ControlStore {
+    async fn enqueue(&self, envelopes: &[Envelope]) -> Result<u64, StoreError> {
+        self.write(outbox::Put::new(envelopes)).await
+    }
+
+    async fn enqueued(&self) {
+        self.mail.notified().await;
+    }
+
+    async fn next_due(&self, channels: &[String]) -> Result<Option<Duration>, StoreError> {
+        self.read_next_due(channels).await
+    }
+
+    async fn claim_deliveries(
+        &self,
+        channel: &str,
+        holder: &str,
+        term: Duration,
+        limit: u32,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        self.write(outbox::Take::new(channel, holder, term, limit)).await
+    }
+
+    async fn settle(&self, delivery: DeliveryId, attempt: u32, settlement: &Settlement) -> Result<bool, StoreError> {
+        self.write(outbox::Settle::new(delivery, attempt, settlement)).await
+    }
+
+    async fn release_deliveries(&self) -> Result<(), StoreError> {
+        self.write(outbox::ReleaseAll).await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
+        self.read_delivery(id).await
+    }
+
+    async fn deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryId>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.read_deliveries(filter, before, limit).await
+    }
+
+    async fn requeue(&self, id: DeliveryId, decision: &Decision) -> Result<Requeued, StoreError> {
+        self.write(outbox::Requeue::new(id, decision)).await
+    }
+
+    async fn abandon(&self, channels: &[String], after: Duration, reason: &str) -> Result<u64, StoreError> {
+        self.write(outbox::Abandon::new(channels, after, reason)).await
+    }
+
+    async fn prune_deliveries(&self, delivered: Duration, dead: Duration) -> Result<u64, StoreError> {
+        self.write(outbox::Prune::new(delivered, dead)).await
     }
 }

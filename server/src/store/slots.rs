@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dbkeep_engine::{
     model::{ScheduleId, ScheduleState, SlotOutcome, SlotRecord},
-    port::{EndedSlot, Kept, OpenSlots, Settlement, SlotClaim, SlotFilter, SlotGrant, SlotPlace, StoreError},
+    port::{EndedSlot, Kept, OpenSlots, SlotEnd, SlotClaim, SlotFilter, SlotGrant, SlotPlace, StoreError},
 };
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, any::AnyRow};
@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, any::AnyRow};
 use super::{
     ControlStore,
     draft::term_ms,
+    endings,
     failure::{Failure, corrupt},
     rows, schedules,
     transaction::{Act, Tx},
@@ -99,7 +100,9 @@ impl Act for Decide {
             return Ok(false);
         }
         for record in &self.records {
-            insert(tx, record).await?;
+            if insert(tx, record).await? {
+                endings::announce_slot(tx, &self.kept.schedule.spec, record).await?;
+            }
         }
         let id = self.kept.schedule.id.to_string();
         sqlx::query(
@@ -191,7 +194,7 @@ impl Act for Claim {
             "SELECT schedule_id, slot_ms FROM schedule_slots WHERE outcome = 'pending' AND (lease_until_ms IS NULL OR \
              lease_until_ms <= {}) ORDER BY slot_ms LIMIT 1 {}",
             tx.dialect.now_ms(),
-            tx.dialect.skip_locked()
+            tx.dialect.lock_free_rows()
         );
         let row = sqlx::query(AssertSqlSafe(sql)).fetch_optional(&mut *tx.connection).await?;
         let Some(row) = row else { return Ok(None) };
@@ -312,11 +315,11 @@ pub(super) async fn fire(tx: &mut Tx<'_>, claim: &SlotClaim, run: dbkeep_engine:
 
 /// Ends a slot.
 pub(super) struct Settle {
-    settlement: Settlement,
+    settlement: SlotEnd,
 }
 
 impl Settle {
-    pub(super) fn new(settlement: &Settlement) -> Self {
+    pub(super) fn new(settlement: &SlotEnd) -> Self {
         Self {
             settlement: settlement.clone(),
         }
@@ -327,7 +330,7 @@ impl Act for Settle {
     type Output = bool;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
-        let Settlement {
+        let SlotEnd {
             kept,
             slot,
             from,
@@ -355,16 +358,32 @@ impl Act for Settle {
         if let Some(fence) = fence {
             query = query.bind(rows::signed(*fence));
         }
-        if query.execute(&mut *tx.connection).await?.rows_affected() == 1 {
-            return Ok(true);
+        if query.execute(&mut *tx.connection).await?.rows_affected() != 1 {
+            // The schedule's row must not change without the slot's.
+            return Err(Failure::Store(StoreError::Fenced));
         }
-        // The schedule's row must not change without the slot's.
-        Err(Failure::Store(StoreError::Fenced))
+        let (id, spec) = (kept.schedule.id, &kept.schedule.spec);
+        let record = SlotRecord {
+            schedule: id,
+            slot: *slot,
+            kind: *to,
+            reason: reason.clone(),
+            run: None,
+            missed: 1,
+            first_slot: *slot,
+            decided_at: rows::now(),
+            manual: false,
+        };
+        endings::announce_slot(tx, spec, &record).await?;
+        if let Some(pause) = state.paused.as_ref().filter(|_| kept.schedule.state.paused.is_none()) {
+            endings::announce_pause(tx, id, spec, pause.at, &pause.note).await?;
+        }
+        Ok(true)
     }
 }
 
 impl ControlStore {
-    pub(super) async fn settled(&self, settlement: &Settlement) -> Result<bool, StoreError> {
+    pub(super) async fn settled(&self, settlement: &SlotEnd) -> Result<bool, StoreError> {
         match self.write(Settle::new(settlement)).await {
             Err(StoreError::Fenced) => Ok(false),
             answer => answer,

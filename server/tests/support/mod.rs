@@ -43,6 +43,13 @@ impl Daemon {
         Self::launch_with(command, data, failpoints)
     }
 
+    /// The same with a file of settings.
+    pub(crate) fn start_with_settings(settings: &Path, data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
+        command.arg("--config").arg(settings);
+        Self::launch(command, data, target, catalog, &[], failpoints)
+    }
+
     /// The same by a command that ends in `dbkeepd`.
     pub(crate) fn start_by(command: Command, data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
         Self::launch(command, data, target, catalog, &[], failpoints)

@@ -110,7 +110,8 @@ impl Exit {
             | Error::MigrationsBlocked { .. }
             | Error::NothingToMigrate { .. }
             | Error::MigrationsHeld { .. }
-            | Error::RepairRefused { .. } => Self::Refused,
+            | Error::RepairRefused { .. }
+            | Error::DeliveryState { .. } => Self::Refused,
             Error::Deadline { .. } | Error::TooManyStreams { .. } => Self::Unreachable,
             Error::Other {
                 code: Code::FailedPrecondition | Code::Aborted,

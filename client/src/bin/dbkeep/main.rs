@@ -91,6 +91,9 @@ enum Command {
     /// Migrations: how a folder of them stands on a target; plan, rehearse, apply and take them back.
     #[command(subcommand)]
     Migrations(cmd::migrations::Migrations),
+    /// Notifications: channels, a test of one, and what is on its way.
+    #[command(subcommand)]
+    Notify(cmd::notify::Notify),
     /// Print a completion script for a shell.
     Completions(cmd::completions::Completions),
 }
@@ -127,6 +130,7 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Decisions(command) => command.run(&session).await,
         Command::Backups(command) => command.run(&session).await,
         Command::Migrations(command) => command.run(&session).await,
+        Command::Notify(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
 }
@@ -237,6 +241,11 @@ mod tests {
             "dbkeep migrations repair 3 --action drop-invalid-index --yes --target main",
             "dbkeep migrations new add_users --folder db/migrations --target main",
             "dbkeep runs list --kind migrate --kind rollback --kind rehearse",
+            "dbkeep notify channels",
+            "dbkeep notify test mail --to ops@example.com --to ann@example.com",
+            "dbkeep notify deliveries --state dead --channel mail --run ID --limit 3",
+            "dbkeep notify show ID",
+            "dbkeep notify retry ID -o json",
             "dbkeep completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -287,6 +296,10 @@ mod tests {
             "dbkeep migrations repair 3 --action forget",
             "dbkeep migrations repair 3 --yes",
             "dbkeep migrations new",
+            "dbkeep notify",
+            "dbkeep notify test",
+            "dbkeep notify deliveries --state lost",
+            "dbkeep notify retry",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -8,6 +8,7 @@ use super::{HistoryLimits, Migrations};
 use crate::{
     catalog::Catalog,
     model::RunLimits,
+    notify::NotifySettings,
     port::{Archive, Roots, Store, Target},
     run::Feeds,
 };
@@ -53,8 +54,8 @@ pub struct Settings {
     pub approvals: u32,
     /// What a rule's earlier runs say about a count.
     pub history: HistoryLimits,
-    /// Channels that schedules may name, each with its kind: "email", "slack" or "webhook".
-    pub channels: BTreeMap<String, String>,
+    /// Who is told of what, and how.
+    pub notify: NotifySettings,
 }
 
 impl Default for Settings {
@@ -71,7 +72,7 @@ impl Default for Settings {
             },
             approvals: 1,
             history: HistoryLimits::default(),
-            channels: BTreeMap::new(),
+            notify: NotifySettings::default(),
         }
     }
 }

@@ -80,11 +80,15 @@ pub enum Act {
     Baseline,
     /// Creating, changing, firing or removing a schedule, and the switch over all of them.
     Schedule,
+    /// Sending a notice to try a channel.
+    TestChannel,
+    /// Trying a notification again that was given up.
+    RetryDelivery,
 }
 
 impl Act {
     /// Every act.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Run,
         Self::Approve,
         Self::Deny,
@@ -95,6 +99,8 @@ impl Act {
         Self::Repair,
         Self::Baseline,
         Self::Schedule,
+        Self::TestChannel,
+        Self::RetryDelivery,
     ];
 
     /// Name in stores.
@@ -111,6 +117,8 @@ impl Act {
             Self::Repair => "repair",
             Self::Baseline => "baseline",
             Self::Schedule => "schedule",
+            Self::TestChannel => "test_channel",
+            Self::RetryDelivery => "retry_delivery",
         }
     }
 }

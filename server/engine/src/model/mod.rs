@@ -8,6 +8,7 @@ pub mod event;
 pub mod file;
 pub mod maintenance;
 pub mod migration;
+pub mod notice;
 pub mod plan;
 pub mod report;
 pub mod run;
@@ -36,12 +37,7 @@ pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleR
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{
     LimitsPatch, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, ScheduledBy, StepReport, StepState,
-    TableFigures, TableMetrics, Waiting, Warning,
-};
-// `schedule::Work` is called by its module: there is one of migrations, too.
-pub use schedule::{
-    CronFields, DstPolicy, FoldPolicy, GapPolicy, MaintenanceTask, Misfire, MisfirePolicy, NotifyRules, Overlap, Pause, Schedule,
-    ScheduleId, ScheduleOptions, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord, StandingApproval, Timing,
+    Waiting, Warning,
 };
 // `schedule::Work` is called by its module: there is one of migrations, too.
 pub use schedule::{

@@ -386,28 +386,6 @@ pub struct ScheduledBy {
     pub slot: Timestamp,
 }
 
-/// A table before a scheduled run touched it, and after.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableMetrics {
-    /// The table.
-    pub table: String,
-    /// When the run was accepted.
-    pub before: TableFigures,
-    /// When its last step had ended; `None` where it never came that far, or the table could not be read.
-    pub after: Option<TableFigures>,
-}
-
-/// How large a table is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableFigures {
-    /// Rows.
-    pub rows: u64,
-    /// Whether they were counted, or are the database's own estimate.
-    pub exact: bool,
-    /// Bytes of the table with its indexes; `None` where the database does not tell.
-    pub bytes: Option<u64>,
-}
-
 /// What a run did: so far, or in the end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -437,9 +415,6 @@ pub struct Report {
     /// The slot that it was started for; `None` where somebody called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled: Option<Box<ScheduledBy>>,
-    /// The touched tables before and after, of a scheduled run.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub metrics: Vec<TableMetrics>,
 }
 
 impl StepReport {

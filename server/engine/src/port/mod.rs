@@ -9,6 +9,8 @@ pub mod maintenance;
 pub mod migrator;
 pub mod rewind;
 pub mod schedules;
+pub mod notifier;
+pub mod outbox;
 pub mod store;
 pub mod target;
 
@@ -25,9 +27,11 @@ pub use migrator::{
 };
 pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
 pub use schedules::{
-    Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotFilter,
+    Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, SlotClaim, SlotEnd, SlotFilter,
     SlotGrant, SlotPlace,
 };
+pub use notifier::{DeliveryError, DeliveryErrorClass, Notifier};
+pub use outbox::{ClaimedDelivery, DeliveryFilter, Outbox, Requeued, Settlement};
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,
 };

@@ -121,7 +121,7 @@ pub struct EndedSlot {
 
 /// How a slot ends, and what that means for its schedule: one transaction.
 #[derive(Debug, Clone)]
-pub struct Settlement {
+pub struct SlotEnd {
     /// The schedule as it was read.
     pub kept: Kept,
     /// The slot.
@@ -211,7 +211,7 @@ pub trait Schedules: Send + Sync {
     async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
 
     /// Ends a slot. False, and nothing is changed, where the slot or the schedule is not as it was read.
-    async fn settle_slot(&self, settlement: &Settlement) -> Result<bool, StoreError>;
+    async fn settle_slot(&self, settlement: &SlotEnd) -> Result<bool, StoreError>;
 
     /// Slots, newest first, from behind a place on where given.
     async fn slots(&self, filter: &SlotFilter, behind: Option<SlotPlace>, limit: u32) -> Result<Vec<SlotRecord>, StoreError>;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::{
     ladder::Ladder,
     migrator::Proofs,
+    outbox::Outbox,
     schedules::{Schedules, SlotClaim},
 };
 use crate::model::{Decision, Event, EventBody, LimitsPatch, Plan, PlanId, Report, Run, RunId, RunKind, RunLimits, RunState};
@@ -195,7 +196,7 @@ pub struct EventPage {
 
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
-pub trait Store: Ladder + Proofs + Schedules {
+pub trait Store: Ladder + Proofs + Schedules + Outbox {
     /// Keeps a plan; at least until it has been expired for a month, and for good where a run was accepted by its token.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 

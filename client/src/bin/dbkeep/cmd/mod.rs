@@ -8,6 +8,7 @@ pub(crate) mod decisions;
 pub(crate) mod discover;
 pub(crate) mod extract;
 pub(crate) mod migrations;
+pub(crate) mod notify;
 pub(crate) mod operations;
 pub(crate) mod plan;
 pub(crate) mod run;

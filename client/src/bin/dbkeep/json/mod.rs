@@ -28,6 +28,10 @@
 //! | `migrations repair` | `{"repair": repair}` |
 //! | `migrations baseline` | `{"baselined": [id..]}`; empty where nothing was pending |
 //! | `migrations new` | `{"draft": {"layout", "folder", "files": [path..]}}` |
+//! | `notify channels` | `{"channels": [channel..]}` |
+//! | `notify test` | `{"test": test}` |
+//! | `notify deliveries` | `{"deliveries": [delivery..], "more": bool}` |
+//! | `notify show`, `notify retry` | `{"delivery": delivery}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
@@ -55,6 +59,7 @@ pub(crate) mod discovery;
 pub(crate) mod event;
 pub(crate) mod migrated;
 pub(crate) mod migration;
+pub(crate) mod notification;
 pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod run;
@@ -98,6 +103,10 @@ words! {
     risk: Risk, "RISK_";
     statement_work: StatementWork, "STATEMENT_WORK_";
     repair_action: RepairAction, "REPAIR_ACTION_";
+    channel_kind: ChannelKind, "CHANNEL_KIND_";
+    notification_kind: NotificationKind, "NOTIFICATION_KIND_";
+    notification_severity: NotificationSeverity, "NOTIFICATION_SEVERITY_";
+    delivery_state: DeliveryState, "DELIVERY_STATE_";
 }
 
 /// Seconds; null for a duration that is absent or negative.

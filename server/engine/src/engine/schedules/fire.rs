@@ -15,7 +15,7 @@ use super::super::{Engine, limits};
 use crate::{
     EngineError, failpoint,
     model::{Caller, Pause, Run, RunState, Schedule, ScheduleState, ScheduledBy, SlotOutcome, SlotRecord, schedule::Work},
-    port::{Changed, Settlement, SlotClaim, SlotGrant, TargetErrorClass},
+    port::{Changed, SlotEnd, SlotClaim, SlotGrant, TargetErrorClass},
     schedule::decide,
 };
 
@@ -214,7 +214,7 @@ impl Engine {
             };
             let state = after(&kept.schedule, outcome, record, Timestamp::now());
             let pauses = state.paused.is_some() && kept.schedule.state.paused.is_none();
-            let settlement = Settlement {
+            let settlement = SlotEnd {
                 kept,
                 slot: record.slot,
                 from,

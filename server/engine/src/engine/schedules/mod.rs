@@ -131,8 +131,23 @@ impl Engine {
                 .iter()
                 .map(|(name, entry)| (name.clone(), operations(entry)))
                 .collect(),
-            channels: self.context.settings.channels.clone(),
+            channels: self.channel_kinds(),
         }
+    }
+
+    /// Channels that schedules may name, by name and by kind. Mail to a channel that has recipients of its own needs no others.
+    fn channel_kinds(&self) -> std::collections::BTreeMap<String, String> {
+        let mut kinds = std::collections::BTreeMap::new();
+        for channel in self.channels() {
+            let kind = if channel.kind.takes_recipients() && !channel.recipients.is_empty() {
+                format!("{}, with recipients", channel.kind.name())
+            } else {
+                channel.kind.name().to_owned()
+            };
+            kinds.entry(channel.kind.name().to_owned()).or_insert_with(|| kind.clone());
+            kinds.insert(channel.name, kind);
+        }
+        kinds
     }
 
     fn view(&self, schedule: Schedule) -> ScheduleView {
