@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dbkeep_engine::{
     model::{ScheduleId, ScheduleState, SlotOutcome, SlotRecord},
-    port::{EndedSlot, Kept, OpenSlots, SlotEnd, SlotClaim, SlotFilter, SlotGrant, SlotPlace, StoreError},
+    port::{EndedSlot, Kept, OpenSlots, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, StoreError},
 };
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, any::AnyRow};

@@ -3,6 +3,7 @@
 mod errors;
 #[cfg(feature = "failpoints")]
 mod kill;
+mod notified;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

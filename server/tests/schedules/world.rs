@@ -31,6 +31,8 @@ table = "tokens"
 column = "expires_at"
 expiry = true
 encoding = "unix_seconds"
+# Several runs may plan while one of them deletes: the share that would go is then larger than it was.
+max_fraction = 1.0
 
 [[operation]]
 name = "grave"
@@ -195,6 +197,16 @@ impl World {
         rows.into_iter()
             .map(|row| (row[0].clone().expect("an outcome"), row[1].clone()))
             .collect()
+    }
+
+    /// Why slots ended as they did.
+    pub(crate) async fn reasons(&self, control: &Db, schedule: &str) -> Vec<String> {
+        let sql = format!(
+            "SELECT reason FROM {} WHERE schedule_id = '{schedule}' ORDER BY slot_ms",
+            self.table("schedule_slots")
+        );
+        let rows = control.fetch_text(&sql).await.expect("reasons");
+        rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect()
     }
 
     /// Number of runs of slots of a schedule, by their request ids.

@@ -15,7 +15,7 @@ use super::super::{Engine, limits};
 use crate::{
     EngineError, failpoint,
     model::{Caller, Pause, Run, RunState, Schedule, ScheduleState, ScheduledBy, SlotOutcome, SlotRecord, schedule::Work},
-    port::{Changed, SlotEnd, SlotClaim, SlotGrant, TargetErrorClass},
+    port::{Changed, SlotClaim, SlotEnd, SlotGrant, TargetErrorClass},
     schedule::decide,
 };
 
