@@ -81,16 +81,7 @@ fn from_server(status: &Status) -> Error {
     };
     let names = Names(&info.metadata);
     match ErrorReason::from_str_name(&format!("{PREFIX}{}", info.reason)) {
-        None
-        | Some(
-            ErrorReason::Unspecified
-            | ErrorReason::UnknownSchedule
-            | ErrorReason::ScheduleExists
-            | ErrorReason::ScheduleChanged
-            | ErrorReason::ScheduleBusy
-            | ErrorReason::StandingApproval
-            | ErrorReason::SlotRefused,
-        ) => Error::Other {
+        None | Some(ErrorReason::Unspecified) => Error::Other {
             code: status.code(),
             reason: Some(info.reason.clone()),
             metadata: info.metadata.clone().into_iter().collect(),
