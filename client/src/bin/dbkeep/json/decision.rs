@@ -12,7 +12,7 @@ pub(crate) struct Decision<'a> {
     time: Option<String>,
     principal: &'a str,
     peer: Option<&'a str>,
-    /// "run", "approve", "deny", "undo", "cancel", "migrate", "rollback", "repair" or "baseline".
+    /// "run", "approve", "deny", "undo", "cancel", "migrate", "rollback", "repair", "baseline" or "schedule".
     act: String,
     target: Option<&'a str>,
     run_id: Option<&'a str>,
