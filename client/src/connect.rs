@@ -14,7 +14,7 @@ use tonic::{
 
 use crate::{
     backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, notifications::Notifications,
-    retry::RetryPolicy, runs::Runs, targets::Targets, watch::ReconnectPolicy,
+    retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets, watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.
@@ -77,6 +77,12 @@ impl Client {
     #[must_use]
     pub fn migrations(&self) -> Migrations {
         Migrations::new(self.clone())
+    }
+
+    /// Schedules: what is to be done when, what became of every slot, and the switch over all of them.
+    #[must_use]
+    pub fn schedules(&self) -> Schedules {
+        Schedules::new(self.clone())
     }
 
     /// The record of what was asked of the server that deletes, approves, stops or takes back.

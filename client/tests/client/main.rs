@@ -15,7 +15,10 @@ mod cli_ladder;
 mod cli_migrations;
 #[cfg(feature = "cli")]
 mod cli_notify;
+#[cfg(feature = "cli")]
+mod cli_schedules;
 mod fake;
 mod migrations;
 mod retry;
+mod schedules;
 mod watch;

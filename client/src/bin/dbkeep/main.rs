@@ -94,6 +94,11 @@ enum Command {
     /// Notifications: channels, a test of one, and what is on its way.
     #[command(subcommand)]
     Notify(cmd::notify::Notify),
+    /// Schedules: what is done when, what became of every slot, and the switch over all of them.
+    #[command(subcommand)]
+    Schedules(cmd::schedules::Schedules),
+    /// The service at a glance: scheduler, servers, targets.
+    Status(cmd::status::Status),
     /// Print a completion script for a shell.
     Completions(cmd::completions::Completions),
 }
@@ -131,6 +136,8 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Backups(command) => command.run(&session).await,
         Command::Migrations(command) => command.run(&session).await,
         Command::Notify(command) => command.run(&session).await,
+        Command::Schedules(command) => command.run(&session).await,
+        Command::Status(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
 }
@@ -246,6 +253,34 @@ mod tests {
             "dbkeep notify deliveries --state dead --channel mail --run ID --limit 3",
             "dbkeep notify show ID",
             "dbkeep notify retry ID -o json",
+            "dbkeep schedules list --target main --limit 3",
+            "dbkeep schedules show nightly",
+            "dbkeep schedules create nightly --operation a --operation b --target main --cron @daily --timezone Europe/Berlin",
+            "dbkeep schedules create nightly --maintenance prune_backups:days=30,count=10 --maintenance vacuum_analyze --minute 0 --hour 2",
+            "dbkeep schedules create x --operation a --cron @daily --description d --disabled --dry-run --batch-size 10 --max-time 30m",
+            "dbkeep schedules create x --operation a --cron @daily --max-rows 10 --max-fraction 0.1 --full-speed --vacuum --overlap queue-one",
+            "dbkeep schedules create x --operation a --cron @daily --misfire run-once --catch-up 2h --deadline 1h --jitter 5m --gap skip --fold twice",
+            "dbkeep schedules create x --operation a --cron @daily --exclude 12-24..12-26 --exclude 01-01..01-01 --pause-after-failures 3",
+            "dbkeep schedules create x --operation a --cron @daily --on-success --on-failure --on-warnings --recipient a@b.c --channel mail",
+            "dbkeep schedules create x --operation a --cron @daily --stop-on-failure --overlap cancel-other --misfire skip",
+            "dbkeep schedules update nightly --rename weekly --cron @weekly --etag 7",
+            "dbkeep schedules update nightly --disabled=false --max-rows none --vacuum=false",
+            "dbkeep schedules delete nightly --yes --etag 7",
+            "dbkeep schedules run nightly --detach",
+            "dbkeep schedules pause nightly --reason release",
+            "dbkeep schedules resume nightly",
+            "dbkeep schedules approve nightly --max-rows 1000 --until 2027-06-30 --etag 7 --principal bob",
+            "dbkeep schedules approve nightly --max-rows 1000 --until 90d --yes",
+            "dbkeep schedules preview nightly --count 3 --after 2027-03-27T00:00:00Z",
+            "dbkeep schedules preview --cron @daily --timezone Europe/Berlin",
+            "dbkeep schedules preview --minute 0 --hour 2 --day-of-month 1 --month 1 --day-of-week MON",
+            "dbkeep schedules runs nightly --outcome missed --outcome skipped --limit 3",
+            "dbkeep schedules runs",
+            "dbkeep schedules scheduler",
+            "dbkeep schedules scheduler status",
+            "dbkeep schedules scheduler start",
+            "dbkeep schedules scheduler stop --reason release",
+            "dbkeep status",
             "dbkeep completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -300,6 +335,22 @@ mod tests {
             "dbkeep notify test",
             "dbkeep notify deliveries --state lost",
             "dbkeep notify retry",
+            "dbkeep schedules",
+            "dbkeep schedules show",
+            "dbkeep schedules create",
+            "dbkeep schedules create x --operation a --maintenance vacuum_analyze",
+            "dbkeep schedules create x --maintenance prune_backups:weeks=1",
+            "dbkeep schedules create x --cron @daily --hour 2",
+            "dbkeep schedules create x --overlap never",
+            "dbkeep schedules create x --max-rows many",
+            "dbkeep schedules create x --disabled no",
+            "dbkeep schedules approve x",
+            "dbkeep schedules approve x --max-rows 1 --until tomorrow",
+            "dbkeep schedules preview",
+            "dbkeep schedules preview x --cron @daily",
+            "dbkeep schedules preview --cron @daily --count 0",
+            "dbkeep schedules runs --outcome perhaps",
+            "dbkeep schedules scheduler restart",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

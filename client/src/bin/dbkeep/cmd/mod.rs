@@ -13,5 +13,7 @@ pub(crate) mod operations;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod schedules;
+pub(crate) mod status;
 pub(crate) mod steer;
 pub(crate) mod targets;

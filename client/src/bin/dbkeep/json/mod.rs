@@ -32,6 +32,14 @@
 //! | `notify test` | `{"test": test}` |
 //! | `notify deliveries` | `{"deliveries": [delivery..], "more": bool}` |
 //! | `notify show`, `notify retry` | `{"delivery": delivery}` |
+//! | `schedules list` | `{"schedules": [schedule..], "more": bool}` |
+//! | `schedules show`, `schedules create`, `schedules update`, `schedules pause`, `schedules resume`, `schedules approve` | `{"schedule": schedule}` |
+//! | `schedules delete` | `{"deleted": {"id", "name"}}` |
+//! | `schedules run` | a stream, see below |
+//! | `schedules runs` | `{"schedule_runs": [schedule_run..], "more": bool}`; one for each slot, or for many that nobody decided |
+//! | `schedules preview` | `{"times": [previewed..]}` |
+//! | `schedules scheduler` | `{"scheduler": scheduler}` |
+//! | `status` | `{"scheduler": scheduler, "targets": [target..]}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
@@ -63,6 +71,7 @@ pub(crate) mod notification;
 pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod schedule;
 
 /// The word for an enum value: its name without prefix, lowercase.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
@@ -107,6 +116,11 @@ words! {
     notification_kind: NotificationKind, "NOTIFICATION_KIND_";
     notification_severity: NotificationSeverity, "NOTIFICATION_SEVERITY_";
     delivery_state: DeliveryState, "DELIVERY_STATE_";
+    slot_outcome: SlotOutcome, "SLOT_OUTCOME_";
+    gap_policy: GapPolicy, "GAP_POLICY_";
+    fold_policy: FoldPolicy, "FOLD_POLICY_";
+    overlap_policy: OverlapPolicy, "OVERLAP_POLICY_";
+    misfire_policy: MisfirePolicy, "MISFIRE_POLICY_";
 }
 
 /// Seconds; null for a duration that is absent or negative.
