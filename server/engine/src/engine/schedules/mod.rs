@@ -11,7 +11,7 @@ use crate::{
     EngineError,
     model::{
         Act, Caller, Decision, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch, ServerInfo,
-        ServerSeen, SlotRecord, StandingApproval, Timing,
+        ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
     },
     port::{Changed, CreateSchedule, Kept, Pulse, ScheduleCreated, SlotFilter, SlotPlace},
     schedule::{Cron, Exclusion, FieldProblem, Known, Occurrence, calendar, decide, validate, zone},
@@ -170,6 +170,16 @@ impl Engine {
         }
     }
 
+    /// What is wrong with a spec on this server.
+    fn problems_of(&self, spec: &ScheduleSpec, now: Timestamp) -> Vec<FieldProblem> {
+        let mut problems = validate(spec, &self.known(), now);
+        if matches!(spec.work, Work::Maintenance(_)) {
+            let problem = "cannot be run by this version; expected operations of the target's catalog";
+            problems.push(FieldProblem::new("work.maintenance", problem));
+        }
+        problems
+    }
+
     /// Everything that is wrong with a spec, its fields below `spec`.
     ///
     /// # Errors
@@ -177,7 +187,7 @@ impl Engine {
     pub async fn schedule_problems(&self, mut spec: ScheduleSpec) -> Result<Vec<FieldProblem>, EngineError> {
         self.fill_target(&mut spec);
         let now = self.context.store.pulse().await?.now;
-        let problems = validate(&spec, &self.known(), now);
+        let problems = self.problems_of(&spec, now);
         Ok(problems.into_iter().map(|problem| problem.within("spec")).collect())
     }
 
@@ -198,7 +208,7 @@ impl Engine {
             request_id(request)?
         };
         let now = self.context.store.pulse().await?.now;
-        let problems = validate(&spec, &self.known(), now);
+        let problems = self.problems_of(&spec, now);
         if !problems.is_empty() {
             return Err(spec_problems(problems));
         }
@@ -369,7 +379,7 @@ impl Engine {
         self.change(key, etag, caller, "update", |schedule, now| {
             let mut spec = merge(&schedule.spec);
             self.fill_target(&mut spec);
-            let problems = validate(&spec, &self.known(), now);
+            let problems = self.problems_of(&spec, now);
             if !problems.is_empty() {
                 return Err(spec_problems(problems));
             }
