@@ -48,6 +48,7 @@ CREATE TABLE schedule_slots (
     PRIMARY KEY (schedule_id, slot_ms)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX slots_open ON schedule_slots (outcome, slot_ms) WHERE outcome IN ('pending', 'waiting', 'fired');
+CREATE INDEX slots_open_of ON schedule_slots (schedule_id, slot_ms) WHERE outcome IN ('pending', 'waiting', 'fired');
 CREATE INDEX slots_by_time ON schedule_slots (slot_ms, schedule_id);
 
 -- One row, once somebody touched the switch.

@@ -44,7 +44,7 @@ use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
         Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch,
-        ServerInfo, ServerSeen, SlotRecord,
+        ServerInfo, ServerSeen, SlotOutcome, SlotRecord,
         notice::{Delivery, DeliveryId, Envelope},
     },
     notify::Routing,
@@ -264,8 +264,8 @@ impl Schedules for ControlStore {
         self.write(slots::Release).await
     }
 
-    async fn claim_slot(&self, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
-        self.write(slots::Claim::new(holder, term)).await
+    async fn claim_slot(&self, holder: &str, term: Duration, targets: &[String]) -> Result<Option<SlotGrant>, StoreError> {
+        self.write(slots::Claim::new(holder, term, targets)).await
     }
 
     async fn fire_now(&self, schedule: ScheduleId, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
@@ -277,11 +277,15 @@ impl Schedules for ControlStore {
     }
 
     async fn ended_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
-        self.read_fired(true, limit).await
+        self.read_open(SlotOutcome::Fired, true, limit).await
     }
 
     async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
-        self.read_fired(false, limit).await
+        self.read_open(SlotOutcome::Fired, false, limit).await
+    }
+
+    async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_open(SlotOutcome::Waiting, false, limit).await
     }
 
     async fn settle_slot(&self, settlement: &SlotEnd) -> Result<bool, StoreError> {

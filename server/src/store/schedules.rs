@@ -45,6 +45,19 @@ pub(super) fn kept(row: &AnyRow) -> Result<Kept, StoreError> {
     })
 }
 
+/// Those that can be read. One that cannot, of a later version or a damaged store, must not stop all the others.
+pub(super) fn readable<T>(found: impl Iterator<Item = Result<T, StoreError>>) -> Vec<T> {
+    found
+        .filter_map(|entry| match entry {
+            Ok(entry) => Some(entry),
+            Err(error) => {
+                tracing::error!(%error, "a schedule is passed over");
+                None
+            }
+        })
+        .collect()
+}
+
 /// When its next slot begins, as the column holds it.
 fn next_fire_ms(schedule: &Schedule) -> Option<i64> {
     let fires = schedule.spec.enabled && schedule.state.paused.is_none();
@@ -160,9 +173,17 @@ impl Act for Seed {
                     .bind(rows::text(&schedule.spec.name))
                     .execute(&mut *tx.connection)
                     .await?;
-            if marked.rows_affected() == 1 && named(tx, &schedule.spec.name).await?.is_none() {
-                insert(tx, schedule, None).await?;
-                created.push(schedule.spec.name.clone());
+            if marked.rows_affected() == 0 {
+                continue;
+            }
+            let mut schedule = schedule.clone();
+            if named(tx, &schedule.spec.name).await?.is_some() {
+                // Another target has the same catalog, or somebody was first.
+                schedule.spec.name = format!("{} ({})", schedule.spec.name, schedule.spec.target);
+            }
+            if named(tx, &schedule.spec.name).await?.is_none() {
+                insert(tx, &schedule, None).await?;
+                created.push(schedule.spec.name);
             }
         }
         Ok(created)
@@ -341,12 +362,14 @@ impl ControlStore {
             .bind(now.as_millisecond())
             .bind(i64::from(limit));
         let found = self.read(query.fetch_all(&self.pool)).await?;
-        found.iter().map(kept).collect()
+        Ok(readable(found.iter().map(kept)))
     }
 
     pub(super) async fn read_pulse(&self) -> Result<Pulse, StoreError> {
         let count = |outcome: &str, condition: &str| {
-            format!("(SELECT count(*) FROM schedule_slots WHERE outcome = '{outcome}'{condition})")
+            format!(
+                "(SELECT count(*) FROM schedule_slots WHERE outcome = '{outcome}' AND outcome IN ('pending', 'waiting', 'fired'){condition})"
+            )
         };
         let now = self.dialect.now_ms();
         let sql = format!(

@@ -79,15 +79,19 @@ async fn insert(tx: &mut Tx<'_>, record: &SlotRecord) -> Result<bool, Failure> {
 pub(super) struct Decide {
     kept: Kept,
     records: Vec<SlotRecord>,
+    /// Whether the schedule is paused by this.
+    pauses: bool,
 }
 
 impl Decide {
     pub(super) fn new(kept: &Kept, state: &ScheduleState, records: &[SlotRecord]) -> Self {
         let mut kept = kept.clone();
+        let pauses = kept.schedule.state.paused.is_none() && state.paused.is_some();
         kept.schedule.state = state.clone();
         Self {
             kept,
             records: records.to_vec(),
+            pauses,
         }
     }
 }
@@ -104,16 +108,22 @@ impl Act for Decide {
                 endings::announce_slot(tx, &self.kept.schedule.spec, record).await?;
             }
         }
+        if let Some(pause) = self.kept.schedule.state.paused.as_ref().filter(|_| self.pauses) {
+            let schedule = &self.kept.schedule;
+            endings::announce_pause(tx, schedule.id, &schedule.spec, pause.at, &pause.note).await?;
+        }
         let id = self.kept.schedule.id.to_string();
-        sqlx::query(
+        let sql = format!(
             "DELETE FROM schedule_slots WHERE schedule_id = $1 AND slot_ms IN (SELECT o.slot_ms FROM schedule_slots AS o \
-             WHERE o.schedule_id = $1 AND o.decided_ms < $2 AND o.outcome NOT IN ('pending', 'waiting', 'fired') ORDER BY o.slot_ms LIMIT $3)",
-        )
-        .bind(id)
-        .bind(rows::now().as_millisecond() - KEPT_MS)
-        .bind(AT_ONCE)
-        .execute(&mut *tx.connection)
-        .await?;
+             WHERE o.schedule_id = $1 AND o.slot_ms < {now} - {KEPT_MS} AND o.decided_ms < {now} - {KEPT_MS} \
+             AND o.outcome NOT IN ('pending', 'waiting', 'fired') ORDER BY o.slot_ms LIMIT $2)",
+            now = tx.dialect.now_ms()
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(id)
+            .bind(AT_ONCE)
+            .execute(&mut *tx.connection)
+            .await?;
         Ok(true)
     }
 }
@@ -125,12 +135,14 @@ impl Act for Release {
     type Output = u64;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<u64, Failure> {
-        let released = sqlx::query(
-            "UPDATE schedule_slots SET outcome = 'pending' WHERE outcome = 'waiting' AND NOT EXISTS (SELECT 1 FROM schedule_slots AS o \
-             WHERE o.schedule_id = schedule_slots.schedule_id AND o.outcome IN ('pending', 'fired'))",
-        )
-        .execute(&mut *tx.connection)
-        .await?;
+        // From now on it can begin: how late it is counts from here.
+        let sql = format!(
+            "UPDATE schedule_slots SET outcome = 'pending', decided_ms = {} WHERE outcome = 'waiting' \
+             AND outcome IN ('pending', 'waiting', 'fired') AND NOT EXISTS (SELECT 1 FROM schedule_slots AS o \
+             WHERE o.schedule_id = schedule_slots.schedule_id AND o.outcome IN ('pending', 'waiting', 'fired') AND o.outcome <> 'waiting')",
+            tx.dialect.now_ms()
+        );
+        let released = sqlx::query(AssertSqlSafe(sql)).execute(&mut *tx.connection).await?;
         Ok(released.rows_affected())
     }
 }
@@ -158,15 +170,16 @@ async fn grant(tx: &mut Tx<'_>, schedule: &str, slot_ms: i64, holder: &str, term
         .fetch_optional(&mut *tx.connection)
         .await?;
     let Some(row) = row else { return Ok(None) };
-    let record = record(&row)?;
+    let (record, kept) = (record(&row)?, schedules::kept(&row)?);
     Ok(Some(SlotGrant {
         claim: SlotClaim {
             schedule: record.schedule,
             slot: record.slot,
             fence: fence_of(&row)?,
+            etag: kept.schedule.etag,
         },
         record,
-        kept: schedules::kept(&row)?,
+        kept,
     }))
 }
 
@@ -174,13 +187,15 @@ async fn grant(tx: &mut Tx<'_>, schedule: &str, slot_ms: i64, holder: &str, term
 pub(super) struct Claim {
     holder: String,
     term_ms: i64,
+    targets: Vec<String>,
 }
 
 impl Claim {
-    pub(super) fn new(holder: &str, term: Duration) -> Self {
+    pub(super) fn new(holder: &str, term: Duration, targets: &[String]) -> Self {
         Self {
             holder: holder.to_owned(),
             term_ms: term_ms(term),
+            targets: targets.iter().map(|target| rows::text(target)).collect(),
         }
     }
 }
@@ -189,14 +204,26 @@ impl Act for Claim {
     type Output = Option<SlotGrant>;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Option<SlotGrant>, Failure> {
-        // The first condition is one of the index `slots_open`.
+        if self.targets.is_empty() {
+            return Ok(None);
+        }
+        // The condition of the index `slots_open` has to stand there word for word; SQLite does not infer it.
         let sql = format!(
-            "SELECT schedule_id, slot_ms FROM schedule_slots WHERE outcome = 'pending' AND (lease_until_ms IS NULL OR \
-             lease_until_ms <= {}) ORDER BY slot_ms LIMIT 1 {}",
+            "SELECT schedule_id, slot_ms FROM schedule_slots WHERE outcome = 'pending' AND outcome IN ('pending', 'waiting', 'fired') \
+             AND (lease_until_ms IS NULL OR lease_until_ms <= {}) AND schedule_id IN (SELECT s.id FROM schedules AS s WHERE s.id = \
+             schedule_slots.schedule_id AND s.target IN ({})) ORDER BY claims, slot_ms LIMIT 1 {}",
             tx.dialect.now_ms(),
+            (1..=self.targets.len())
+                .map(|number| format!("${number}"))
+                .collect::<Vec<_>>()
+                .join(", "),
             tx.dialect.lock_free_rows()
         );
-        let row = sqlx::query(AssertSqlSafe(sql)).fetch_optional(&mut *tx.connection).await?;
+        let query = self
+            .targets
+            .iter()
+            .fold(sqlx::query(AssertSqlSafe(sql)), |query, target| query.bind(target));
+        let row = query.fetch_optional(&mut *tx.connection).await?;
         let Some(row) = row else { return Ok(None) };
         let (schedule, slot_ms): (String, i64) = (rows::column_of(&row, "schedule_id")?, rows::column_of(&row, "slot_ms")?);
         grant(tx, &schedule, slot_ms, &self.holder, self.term_ms).await
@@ -247,6 +274,8 @@ impl Act for FireNow {
         let now = rows::now();
         // Two in one millisecond, or a clock that went back: behind the newest all the same.
         let slot_ms = newest.map_or(now.as_millisecond(), |newest| now.as_millisecond().max(newest + 1));
+        // Whole seconds belong to the fields.
+        let slot_ms = if slot_ms % 1_000 == 0 { slot_ms + 1 } else { slot_ms };
         let slot = Timestamp::from_millisecond(slot_ms).map_err(|_| corrupt(format!("slot {slot_ms}")))?;
         let record = SlotRecord {
             schedule: self.schedule,
@@ -298,16 +327,19 @@ impl Act for Hold {
     }
 }
 
-/// Marks a slot as fired by a run, in the transaction that accepts the run. False where the claim is not the newest any more.
+/// Marks a slot as fired by a run, in the transaction that accepts the run. False where the claim is not the newest any more, or the schedule
+/// was changed since.
 pub(super) async fn fire(tx: &mut Tx<'_>, claim: &SlotClaim, run: dbkeep_engine::model::RunId) -> Result<bool, Failure> {
     let fired = sqlx::query(
         "UPDATE schedule_slots SET outcome = 'fired', run_id = $4, holder = NULL, lease_until_ms = NULL \
-         WHERE schedule_id = $1 AND slot_ms = $2 AND claims = $3 AND outcome = 'pending'",
+         WHERE schedule_id = $1 AND slot_ms = $2 AND claims = $3 AND outcome = 'pending' \
+         AND EXISTS (SELECT 1 FROM schedules AS s WHERE s.id = $1 AND s.etag = $5)",
     )
     .bind(claim.schedule.to_string())
     .bind(claim.slot.as_millisecond())
     .bind(rows::signed(claim.fence))
     .bind(run.to_string())
+    .bind(rows::signed(claim.etag))
     .execute(&mut *tx.connection)
     .await?;
     Ok(fired.rows_affected() == 1)
@@ -406,19 +438,20 @@ impl ControlStore {
         Ok(open)
     }
 
-    /// Slots whose run is there, of runs that have ended or of all.
-    pub(super) async fn read_fired(&self, ended: bool, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+    /// Slots with this outcome that have not ended; of fired ones, on demand, only those whose runs have.
+    pub(super) async fn read_open(&self, outcome: SlotOutcome, ended: bool, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
         let condition = if ended {
-            "AND EXISTS (SELECT 1 FROM runs AS r WHERE r.id = l.run_id AND r.state IN ('cancelled', 'succeeded', 'partially_succeeded', 'failed'))"
+            "AND NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.id = l.run_id AND r.state NOT IN ('cancelled', 'succeeded', \
+             'partially_succeeded', 'failed'))"
         } else {
             ""
         };
         let sql = format!(
-            "SELECT {SLOT}, {} FROM schedule_slots AS l JOIN schedules AS s ON s.id = l.schedule_id WHERE l.outcome = 'fired' {condition} \
-             ORDER BY l.slot_ms LIMIT $1",
+            "SELECT {SLOT}, {} FROM schedule_slots AS l JOIN schedules AS s ON s.id = l.schedule_id WHERE l.outcome = $1 \
+             AND l.outcome IN ('pending', 'waiting', 'fired') {condition} ORDER BY l.slot_ms LIMIT $2",
             schedules::COLUMNS
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(i64::from(limit));
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(outcome.name()).bind(i64::from(limit));
         let found = self.read(query.fetch_all(&self.pool)).await?;
         let read = |row: &AnyRow| {
             Ok(EndedSlot {
@@ -426,7 +459,7 @@ impl ControlStore {
                 kept: schedules::kept(row)?,
             })
         };
-        found.iter().map(read).collect()
+        Ok(schedules::readable(found.iter().map(read)))
     }
 
     pub(super) async fn read_slots(

@@ -307,6 +307,22 @@ async fn the_switch_holds_slots_back(database: &str) {
     }
     let slots = server.list(&schedule.id).await;
     assert!(slots.len() == 1 && slots[0].manual, "no slot was decided: {slots:?}");
+    // Whoever edits the schedule meanwhile, other than its times, does not lose the slot that is due.
+    let update = v1::UpdateScheduleRequest {
+        id: schedule.id.clone(),
+        etag: String::new(),
+        spec: Some(v1::ScheduleSpec {
+            description: "edited while a slot was due".to_owned(),
+            ..v1::ScheduleSpec::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["description".to_owned()],
+        }),
+    };
+    let edited = server.schedules().update_schedule(as_principal("ann", update)).await;
+    let edited = edited.expect("changed").into_inner().schedule.expect("a schedule");
+    let due = edited.next_slot_time.expect("a slot").seconds;
+    assert!(due <= Timestamp::now().as_second(), "still due");
     server
         .schedules()
         .start_scheduler(v1::StartSchedulerRequest {})

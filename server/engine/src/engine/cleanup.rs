@@ -240,11 +240,10 @@ impl Engine {
         .map_err(plan_error(name))?;
         self.limit(&mut plan, options.max_rows).await?;
         self.context.store.put_plan(&plan).await?;
-        let now = Timestamp::now();
         if !options.dry_run {
             slot.check_limits(&plan)?;
             if plan.severity >= Severity::Critical {
-                slot.check_approval(&plan, now)?;
+                slot.check_approval(&plan, slot.now)?;
             }
         }
         let steps = plan.steps.iter().map(|step| StepReport {

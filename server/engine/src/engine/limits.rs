@@ -163,13 +163,18 @@ pub(super) fn accept(counted: &Plan, reviewed: Option<&Plan>, options: &RunOptio
 /// `PlanBlocked`.
 pub(super) fn accept_unattended(plan: &Plan, max_fraction: Option<f64>) -> Result<(), EngineError> {
     let over = max_fraction.and_then(|most| {
+        let of_table = |step: &PlanStep| {
+            let same = plan.steps.iter().filter(|other| other.table == step.table);
+            same.map(|step| step.row_count).sum::<u64>()
+        };
         let step = plan
             .steps
             .iter()
-            .find(|step| step.row_count > 0 && crate::share(step.row_count, step.table_row_count) > most)?;
+            .find(|step| step.row_count > 0 && crate::share(of_table(step), step.table_row_count) > most)?;
         let detail = format!(
             "{} of {} rows would go; the schedule allows a share of {most}",
-            step.row_count, step.table_row_count
+            of_table(step),
+            step.table_row_count
         );
         let remediation = "check the rule; raise max_fraction where this is meant";
         Some(finding("OVER_MAX_FRACTION", FindingLevel::Block, step, detail, remediation))

@@ -420,6 +420,9 @@ pub struct ScheduleState {
     pub last_slot: Option<Timestamp>,
     /// Consent to its runs.
     pub approval: Option<StandingApproval>,
+    /// Who gave it the work that it does: whoever changed target, work or options last, and may not consent to it.
+    #[serde(default)]
+    pub work_by: String,
 }
 
 /// What became of a slot, or of many that nobody decided.

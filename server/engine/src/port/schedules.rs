@@ -97,6 +97,8 @@ pub struct SlotClaim {
     pub slot: Timestamp,
     /// Larger than that of every claim before.
     pub fence: u64,
+    /// The etag of the schedule that was read: a run of another is not begun under this claim.
+    pub etag: u64,
 }
 
 /// A slot that a server has claimed.
@@ -110,7 +112,7 @@ pub struct SlotGrant {
     pub kept: Kept,
 }
 
-/// A fired slot whose run has ended.
+/// A slot that has not ended, with its schedule.
 #[derive(Debug, Clone)]
 pub struct EndedSlot {
     /// The record as it stands.
@@ -194,8 +196,9 @@ pub trait Schedules: Send + Sync {
     /// Lets slots that wait fire, where no slot of their schedule is to fire or has a run that works. Returns how many.
     async fn release_waiting(&self) -> Result<u64, StoreError>;
 
-    /// Gives the oldest slot that is to fire, and that nobody has claimed, to `holder` for `term`.
-    async fn claim_slot(&self, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError>;
+    /// Gives a slot that is to fire, and that nobody has claimed, to `holder` for `term`: of the schedules of these targets, those that were
+    /// claimed least first, and of these the oldest. One that is tried again and again keeps no other waiting.
+    async fn claim_slot(&self, holder: &str, term: Duration, targets: &[String]) -> Result<Option<SlotGrant>, StoreError>;
 
     /// Records a slot that a person fires now, already claimed by `holder`. `None` where a slot of the schedule has not ended, or the
     /// schedule is gone.
@@ -204,11 +207,14 @@ pub trait Schedules: Send + Sync {
     /// Prolongs a claim, or lets it lapse after so long. False where it is not the newest any more.
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError>;
 
-    /// Fired slots whose runs have ended, oldest first.
+    /// Fired slots whose runs have ended, or are gone, oldest first.
     async fn ended_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
 
-    /// Fired slots whose runs should have ended by an instant, with their schedules.
+    /// Fired slots whose runs have not ended, or not been looked at, with their schedules, oldest first.
     async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
+
+    /// Slots that wait for a run to end, with their schedules, oldest first.
+    async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
 
     /// Ends a slot. False, and nothing is changed, where the slot or the schedule is not as it was read.
     async fn settle_slot(&self, settlement: &SlotEnd) -> Result<bool, StoreError>;

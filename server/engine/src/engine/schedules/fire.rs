@@ -11,12 +11,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::super::{Engine, limits};
+use super::{
+    super::{Engine, limits},
+    Calendar,
+};
 use crate::{
     EngineError, failpoint,
-    model::{Caller, Pause, Run, RunState, Schedule, ScheduleState, ScheduledBy, SlotOutcome, SlotRecord, schedule::Work},
-    port::{Changed, SlotClaim, SlotEnd, SlotGrant, TargetErrorClass},
-    schedule::decide,
+    model::{
+        Caller, MisfirePolicy, Pause, Run, RunState, Schedule, ScheduleState, ScheduledBy, SlotOutcome, SlotRecord,
+        schedule::Work,
+    },
+    port::{EndedSlot, SlotClaim, SlotEnd, SlotGrant, StoreError, TargetErrorClass},
+    schedule::{calendar, decide},
 };
 
 /// How often a settlement is tried again that another write of the same schedule outran.
@@ -25,6 +31,8 @@ const TRIES: u32 = 8;
 const RETRY: Duration = Duration::from_secs(10);
 /// A slot whose run cannot be begun for such a reason is given up after this time, where its schedule allows no longer one.
 const PATIENCE_SECONDS: i64 = 60;
+/// A slot that a person fired, and that came to nothing for so long, is not what the person waits for any more.
+const BY_HAND_SECONDS: i64 = 300;
 
 /// What a slot is fired for.
 pub(in crate::engine) struct Slot<'a> {
@@ -32,6 +40,8 @@ pub(in crate::engine) struct Slot<'a> {
     pub(in crate::engine) claim: SlotClaim,
     /// Longest time at work, seconds.
     pub(in crate::engine) seconds: u32,
+    /// The store's clock when it was begun.
+    pub(in crate::engine) now: Timestamp,
 }
 
 impl Slot<'_> {
@@ -60,8 +70,14 @@ impl Slot<'_> {
 /// Whether the same slot may well fire a little later.
 fn is_passing(error: &EngineError) -> bool {
     match error {
+        EngineError::Store(StoreError::Corrupt(_)) => false,
         EngineError::Store(_) => true,
-        EngineError::Target { source, .. } => matches!(source.class, TargetErrorClass::Lost | TargetErrorClass::LockTimeout),
+        EngineError::Target { source, .. } => matches!(
+            source.class,
+            TargetErrorClass::Lost | TargetErrorClass::LockTimeout | TargetErrorClass::Conflict | TargetErrorClass::Timeout
+        ),
+        // Servers of a store may be changed one after the other: another one may have what this one lacks.
+        EngineError::UnknownTarget { .. } | EngineError::UnknownOperation { .. } | EngineError::CatalogMismatch { .. } => true,
         _ => false,
     }
 }
@@ -79,10 +95,14 @@ fn outcome_of(run: &Run) -> (SlotOutcome, String) {
 }
 
 /// The schedule's state after a slot ended so.
-fn after(schedule: &Schedule, outcome: SlotOutcome, record: &SlotRecord, now: Timestamp) -> ScheduleState {
+fn after(schedule: &Schedule, outcome: SlotOutcome, cancelled: bool, record: &SlotRecord, now: Timestamp) -> ScheduleState {
     let mut state = schedule.state.clone();
     state.last_run = record.run.or(state.last_run);
     match outcome {
+        // Whoever fired it by hand has the answer; it is no failure of the schedule's.
+        SlotOutcome::Refused if record.manual => {}
+        // It was stopped on purpose, which says nothing about its work.
+        SlotOutcome::Warned if cancelled => {}
         SlotOutcome::Failed | SlotOutcome::Refused => state.consecutive_failures = state.consecutive_failures.saturating_add(1),
         SlotOutcome::Succeeded | SlotOutcome::Warned => state.consecutive_failures = 0,
         _ => {}
@@ -100,6 +120,40 @@ fn after(schedule: &Schedule, outcome: SlotOutcome, record: &SlotRecord, now: Ti
     state
 }
 
+/// Why a slot that was decided to fire does not any more: what was decided may lie a while back, after a kill -9, behind a run that it waited for,
+/// or with the scheduler stopped.
+fn too_late(grant: &SlotGrant, now: Timestamp) -> Result<Option<(SlotOutcome, String)>, EngineError> {
+    let (spec, record) = (&grant.kept.schedule.spec, &grant.record);
+    let waited = record.decided_at.duration_until(now).as_secs();
+    if record.manual {
+        let over = waited > BY_HAND_SECONDS;
+        return Ok(over.then(|| (SlotOutcome::Missed, format!("no server began it within {BY_HAND_SECONDS} s"))));
+    }
+    if !spec.enabled {
+        return Ok(Some((
+            SlotOutcome::Skipped,
+            "the schedule was disabled before it began".to_owned(),
+        )));
+    }
+    if let Some(pause) = &grant.kept.schedule.state.paused {
+        let reason = format!("the schedule was paused before it began: {}", pause.note);
+        return Ok(Some((SlotOutcome::Skipped, reason)));
+    }
+    let calendar = Calendar::of(&spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
+    if let Some(window) = calendar::excluding(&calendar.exclusions, calendar.zone.to_datetime(now)) {
+        return Ok(Some((
+            SlotOutcome::Skipped,
+            format!("it would begin in the excluded window {window}"),
+        )));
+    }
+    let allowed = match spec.misfire.policy {
+        MisfirePolicy::RunOnce => i64::from(spec.misfire.catch_up_seconds).max(PATIENCE_SECONDS),
+        MisfirePolicy::Skip => PATIENCE_SECONDS,
+    };
+    let over = waited > allowed;
+    Ok(over.then(|| (SlotOutcome::Missed, format!("no server began it within {allowed} s"))))
+}
+
 impl Engine {
     /// Begins the run of a claimed slot, or settles the slot with the reason why it has none.
     ///
@@ -111,6 +165,10 @@ impl Engine {
         let name = schedule.spec.name.clone();
         let now = self.context.store.pulse().await?.now;
         let manual = grant.record.manual;
+        if let Some((outcome, reason)) = too_late(&grant, now)? {
+            self.settle(&grant.record, Some(grant.claim), outcome, false, &reason).await?;
+            return Err(EngineError::SlotRefused { name, reason });
+        }
         let allowed = if manual {
             Some(schedule.spec.options.max_execution_seconds)
         } else {
@@ -118,7 +176,7 @@ impl Engine {
         };
         let Some(seconds) = allowed else {
             let reason = "its deadline came before a run could begin".to_owned();
-            self.settle(&grant.record, Some(grant.claim), SlotOutcome::Missed, &reason)
+            self.settle(&grant.record, Some(grant.claim), SlotOutcome::Missed, false, &reason)
                 .await?;
             return Err(EngineError::SlotRefused { name, reason });
         };
@@ -126,6 +184,7 @@ impl Engine {
             schedule,
             claim: grant.claim,
             seconds,
+            now,
         };
         let started = self.held(&slot).await;
         match started {
@@ -134,22 +193,31 @@ impl Engine {
                 tracing::info!(schedule = name, slot = %grant.record.slot, run = %run.id, "slot fired");
                 Ok(run)
             }
-            // Another server has gone on with it.
-            Err(EngineError::SlotLost) => Err(EngineError::SlotLost),
+            // Another server has gone on with it, or the schedule was changed meanwhile and is planned anew.
+            Err(EngineError::SlotLost) => {
+                self.context.store.hold_slot(grant.claim, Duration::ZERO).await?;
+                Err(EngineError::SlotLost)
+            }
             Err(error) if is_passing(&error) && !manual => {
                 let patience = i64::from(schedule.spec.misfire.catch_up_seconds).max(PATIENCE_SECONDS);
-                if grant.record.slot.duration_until(now).as_secs() < patience {
+                if grant.record.decided_at.duration_until(now).as_secs() < patience {
                     tracing::warn!(schedule = name, %error, "the run of a slot could not begin; it is tried again");
                     self.context.store.hold_slot(grant.claim, RETRY).await?;
                 } else {
-                    self.settle(&grant.record, Some(grant.claim), SlotOutcome::Missed, &error.to_string())
-                        .await?;
+                    self.settle(
+                        &grant.record,
+                        Some(grant.claim),
+                        SlotOutcome::Missed,
+                        false,
+                        &error.to_string(),
+                    )
+                    .await?;
                 }
                 Err(error)
             }
             Err(error) => {
                 let reason = format!("{}: {error}", error.reason());
-                self.settle(&grant.record, Some(grant.claim), SlotOutcome::Refused, &reason)
+                self.settle(&grant.record, Some(grant.claim), SlotOutcome::Refused, false, &reason)
                     .await?;
                 tracing::warn!(schedule = name, slot = %grant.record.slot, %error, "slot refused; nothing was changed");
                 Err(error)
@@ -189,14 +257,25 @@ impl Engine {
     ///
     /// # Errors
     /// `Store`.
-    pub(super) async fn settle_ended(&self, record: &SlotRecord) -> Result<(), EngineError> {
+    pub(super) async fn settle_ended(&self, ended: &EndedSlot) -> Result<(), EngineError> {
+        let record = &ended.record;
         let Some(id) = record.run else { return Ok(()) };
-        let (outcome, reason) = match self.context.store.run(id).await? {
-            Some(run) if run.state.is_final() => outcome_of(&run),
-            Some(_) => return Ok(()),
-            None => (SlotOutcome::Failed, "its run is gone from the store".to_owned()),
+        let Some(run) = self.context.store.run(id).await? else {
+            let gone = "its run is gone from the store";
+            return self.settle(record, None, SlotOutcome::Failed, false, gone).await;
         };
-        self.settle(record, None, outcome, &reason).await
+        if !run.state.is_final() {
+            return Ok(());
+        }
+        let cancelled = run.state == RunState::Cancelled;
+        let deadline = decide::deadline(&ended.kept.schedule.spec, record.slot).filter(|_| !record.manual);
+        let late = deadline.is_some_and(|deadline| run.ended_at.is_some_and(|at| at >= deadline));
+        if cancelled && late {
+            let reason = format!("over its deadline: {}", run.state_reason);
+            return self.settle(record, None, SlotOutcome::Failed, false, &reason).await;
+        }
+        let (outcome, reason) = outcome_of(&run);
+        self.settle(record, None, outcome, cancelled, &reason).await
     }
 
     /// Ends a slot, with what that means for its schedule. A slot or a schedule that is gone, or that somebody else settled, is no error.
@@ -205,6 +284,7 @@ impl Engine {
         record: &SlotRecord,
         claim: Option<SlotClaim>,
         outcome: SlotOutcome,
+        cancelled: bool,
         reason: &str,
     ) -> Result<(), EngineError> {
         let from = if claim.is_some() { SlotOutcome::Pending } else { record.kind };
@@ -212,7 +292,7 @@ impl Engine {
             let Some(kept) = self.context.store.schedule(&record.schedule.to_string()).await? else {
                 return Ok(());
             };
-            let state = after(&kept.schedule, outcome, record, Timestamp::now());
+            let state = after(&kept.schedule, outcome, cancelled, record, Timestamp::now());
             let pauses = state.paused.is_some() && kept.schedule.state.paused.is_none();
             let settlement = SlotEnd {
                 kept,
@@ -275,13 +355,5 @@ impl Slot<'_> {
     /// `PlanBlocked`.
     pub(in crate::engine) fn check_limits(&self, plan: &crate::model::Plan) -> Result<(), EngineError> {
         limits::accept_unattended(plan, self.schedule.spec.options.max_fraction)
-    }
-}
-
-impl Changed {
-    /// Whether nothing was in the way.
-    #[must_use]
-    pub fn is_done(self) -> bool {
-        self == Self::Done
     }
 }

@@ -337,9 +337,24 @@ impl Engine {
                     etag: kept.schedule.etag,
                 });
             }
-            let now = self.context.store.pulse().await?.now;
+            let before = kept.schedule.clone();
+            let pulse = self.context.store.pulse().await?;
+            let now = pulse.now;
             change(&mut kept.schedule, now)?;
-            replan(&mut kept.schedule, now)?;
+            let fires = |schedule: &Schedule| schedule.spec.enabled && schedule.state.paused.is_none();
+            if before.spec.timing != kept.schedule.spec.timing || fires(&before) != fires(&kept.schedule) {
+                let due = before.state.next_fire.is_some_and(|next| next <= now);
+                if due && fires(&before) && pulse.running {
+                    // What was due before the change is decided as it was then, and on record.
+                    let undecided = Kept {
+                        schedule: before,
+                        version: kept.version,
+                    };
+                    self.decide(&undecided, now).await?;
+                    continue;
+                }
+                replan(&mut kept.schedule, now)?;
+            }
             let decision = Decision::allow(caller, Act::Schedule, format!("{what} schedule {}", kept.schedule.spec.name)).about(
                 &kept.schedule.spec.target,
                 None,
@@ -385,6 +400,7 @@ impl Engine {
             }
             if spec.digest() != schedule.spec.digest() {
                 schedule.state.approval = None;
+                schedule.state.work_by.clone_from(&caller.principal);
             }
             schedule.spec = spec;
             schedule.etag += 1;
@@ -481,7 +497,7 @@ impl Engine {
             if !problems.is_empty() {
                 return Err(EngineError::InvalidFields { problems });
             }
-            if caller.is_anonymous() || caller.principal == schedule.updated_by {
+            if caller.is_anonymous() || caller.principal == schedule.state.work_by {
                 return Err(EngineError::ScheduleApprovalRefused {
                     schedule: schedule.spec.name.clone(),
                     principal: caller.principal.clone(),
@@ -613,7 +629,10 @@ fn new_schedule(spec: ScheduleSpec, by: &str, now: Timestamp) -> Schedule {
         id: ScheduleId::new(),
         etag: 1,
         spec,
-        state: ScheduleState::default(),
+        state: ScheduleState {
+            work_by: by.to_owned(),
+            ..ScheduleState::default()
+        },
         created_at: now,
         created_by: by.to_owned(),
         updated_at: now,

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Calendar, Engine};
 use crate::{
     EngineError, failpoint,
-    model::{RunId, ServerInfo, SlotOutcome},
+    model::{Overlap, Pause, RunId, ServerInfo, SlotOutcome},
     port::{Kept, Pulse},
-    schedule::{PreviousRun, Start, decide, decide::decide as decide_slots},
+    schedule::{PreviousRun, decide, decide::decide as decide_slots},
 };
 
 /// Longest time between two looks: schedules that other servers created, and runs that ended there, are found by then.
@@ -79,7 +79,8 @@ impl Scheduler {
 
     /// One look: settles, decides, and starts what is to fire. Returns how long nothing more will be due.
     async fn look(&self, firing: &mut JoinSet<()>) -> Result<Duration, EngineError> {
-        let pulse = self.engine.tick().await?;
+        let (pulse, progressed) = self.engine.tick().await?;
+        let targets: Vec<String> = self.engine.targets().keys().cloned().collect();
         let settings = &self.engine.context.settings;
         let mut more = pulse.pending > 0;
         while more && pulse.running && firing.len() < FIRING {
@@ -87,7 +88,7 @@ impl Scheduler {
                 .engine
                 .context
                 .store
-                .claim_slot(&settings.holder, settings.lease_term)
+                .claim_slot(&settings.holder, settings.lease_term, &targets)
                 .await?
             {
                 Some(grant) => {
@@ -98,6 +99,10 @@ impl Scheduler {
                 None => more = false,
             }
         }
+        if !progressed && pulse.next_fire.is_some_and(|next| next <= pulse.now) {
+            // What is due cannot be decided here: another look at once would find the same.
+            return Ok(LOOK);
+        }
         let next = pulse.next_fire.filter(|_| pulse.running).map_or(LOOK, |next| {
             Duration::try_from(pulse.now.duration_until(next).max(SignedDuration::ZERO)).unwrap_or(LOOK)
         });
@@ -106,11 +111,12 @@ impl Scheduler {
 }
 
 impl Engine {
-    /// Settles slots whose runs have ended, and decides those that are due by the store's clock. Returns a look taken after that.
+    /// Settles slots whose runs have ended, and decides those that are due by the store's clock. Returns a look taken after that, and whether
+    /// anything was settled or decided.
     ///
     /// # Errors
     /// `Store`.
-    pub async fn tick(&self) -> Result<Pulse, EngineError> {
+    pub async fn tick(&self) -> Result<(Pulse, bool), EngineError> {
         let pulse = self.context.store.pulse().await?;
         self.tick_at(pulse).await
     }
@@ -119,37 +125,45 @@ impl Engine {
     ///
     /// # Errors
     /// `Store`.
-    pub async fn tick_at(&self, pulse: Pulse) -> Result<Pulse, EngineError> {
+    pub async fn tick_at(&self, pulse: Pulse) -> Result<(Pulse, bool), EngineError> {
         let store = &self.context.store;
         let mut changed = false;
         if pulse.fired > 0 {
             for ended in store.ended_slots(AT_ONCE).await? {
-                self.settle_ended(&ended.record).await?;
-                changed = true;
+                match self.settle_ended(&ended).await {
+                    Ok(()) => changed = true,
+                    // One that cannot be settled does not keep the others from it.
+                    Err(error) => tracing::warn!(slot = %ended.record.slot, %error, "a slot could not be settled"),
+                }
             }
             self.hurry(pulse.now).await?;
         }
         if pulse.waiting > 0 {
+            self.cancel_others().await?;
             changed |= store.release_waiting().await? > 0;
         }
         if pulse.running && pulse.next_fire.is_some_and(|next| next <= pulse.now) {
             for kept in store.due_schedules(pulse.now, AT_ONCE).await? {
                 let name = kept.schedule.spec.name.clone();
-                if let Err(error) = self.decide(kept, pulse.now).await {
+                match self.decide(&kept, pulse.now).await {
+                    Ok(()) => changed = true,
                     // One that cannot be decided does not keep the others from it.
-                    tracing::warn!(schedule = name, %error, "the slots of a schedule could not be decided");
+                    Err(error) => {
+                        tracing::warn!(schedule = name, %error, "the slots of a schedule could not be decided");
+                        changed |= self.put_aside(&kept, &error, pulse.now).await?;
+                    }
                 }
             }
-            changed = true;
         }
         if changed {
             let now = store.pulse().await?;
-            return Ok(Pulse {
+            let pulse = Pulse {
                 now: pulse.now.max(now.now),
                 ..now
-            });
+            };
+            return Ok((pulse, true));
         }
-        Ok(pulse)
+        Ok((pulse, false))
     }
 
     /// Cancels runs that are over the deadline of their slot.
@@ -157,7 +171,15 @@ impl Engine {
         for fired in self.context.store.fired_slots(AT_ONCE).await? {
             let Some(run) = fired.record.run else { continue };
             let deadline = decide::deadline(&fired.kept.schedule.spec, fired.record.slot);
-            if !fired.record.manual && deadline.is_some_and(|deadline| deadline <= now) {
+            let over = !fired.record.manual && deadline.is_some_and(|deadline| deadline <= now);
+            if over
+                && self
+                    .context
+                    .store
+                    .run(run)
+                    .await?
+                    .is_some_and(|run| run.cancel_reason.is_none())
+            {
                 self.context
                     .store
                     .request_cancel(run, "the deadline of its slot has come")
@@ -169,8 +191,50 @@ impl Engine {
         Ok(())
     }
 
+    /// Cancels the runs that slots wait for whose schedules say so. The slot is decided first, so that a death in between forgets nothing.
+    async fn cancel_others(&self) -> Result<(), EngineError> {
+        for waiting in self.context.store.waiting_slots(AT_ONCE).await? {
+            let spec = &waiting.kept.schedule.spec;
+            if spec.overlap != Overlap::CancelOther {
+                continue;
+            }
+            let Some((_, Some(run))) = self.context.store.open_slots(waiting.record.schedule).await?.previous else {
+                continue;
+            };
+            let asked = self
+                .context
+                .store
+                .run(run)
+                .await?
+                .is_none_or(|run| run.cancel_reason.is_some() || run.state.is_final());
+            if !asked {
+                let reason = format!("the next slot of schedule {} is due", spec.name);
+                self.context.store.request_cancel(run, &reason).await?;
+                self.context.renew.notify_waiters();
+                self.context.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Pauses a schedule whose timing this version cannot read: it would be looked at for ever. Other failures pass.
+    async fn put_aside(&self, kept: &Kept, error: &EngineError, now: Timestamp) -> Result<bool, EngineError> {
+        if !matches!(error, EngineError::InvalidFields { .. }) {
+            return Ok(false);
+        }
+        let mut state = kept.schedule.state.clone();
+        state.paused = Some(Pause {
+            by: format!("schedule {}", kept.schedule.spec.name),
+            at: now,
+            note: format!("its timing cannot be read: {error}"),
+            automatic: true,
+        });
+        (state.next_slot, state.next_fire) = (None, None);
+        Ok(self.context.store.decide_slots(kept, &state, &[]).await?)
+    }
+
     /// Decides the due slots of one schedule.
-    async fn decide(&self, kept: Kept, now: Timestamp) -> Result<(), EngineError> {
+    pub(super) async fn decide(&self, kept: &Kept, now: Timestamp) -> Result<(), EngineError> {
         let schedule = &kept.schedule;
         let calendar = Calendar::of(&schedule.spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
         let open = self.context.store.open_slots(schedule.id).await?;
@@ -200,10 +264,6 @@ impl Engine {
         state.next_fire = decision.next_fire;
         state.last_slot = decision.last_slot;
         let mut records = decision.passed;
-        let cancelled = decision.firing.as_ref().and_then(|firing| match firing.start {
-            Start::Cancelling(run) if run != NO_RUN => Some(run),
-            Start::Now | Start::After(_) | Start::Cancelling(_) => None,
-        });
         records.extend(decision.firing.map(|firing| firing.record));
         for record in &records {
             if matches!(record.kind, SlotOutcome::Skipped | SlotOutcome::Missed) {
@@ -211,17 +271,9 @@ impl Engine {
                 tracing::warn!(schedule = schedule.spec.name, slot = %record.slot, outcome, slots = record.missed, reason = record.reason, "slot passed");
             }
         }
-        if !self.context.store.decide_slots(&kept, &state, &records).await? {
-            // Another server was first, or the schedule was changed: the next look finds what there is.
-            return Ok(());
-        }
+        // Where it was not as it was read, another server was first, or somebody changed it: the next look finds what there is.
+        self.context.store.decide_slots(kept, &state, &records).await?;
         failpoint!("slots-decided");
-        if let Some(run) = cancelled {
-            let reason = format!("the next slot of schedule {} is due", schedule.spec.name);
-            self.context.store.request_cancel(run, &reason).await?;
-            self.context.renew.notify_waiters();
-            self.context.wake.notify_one();
-        }
         Ok(())
     }
 }
