@@ -63,7 +63,7 @@ pub enum EngineError {
         request_id: String,
     },
     /// Whoever wants to approve the schedule may not.
-    #[error("{principal} may not approve schedule {schedule}: {}", if *anonymous { "an approval needs a named principal" } else { "whoever changed it last cannot approve it" })]
+    #[error("{principal} may not approve schedule {schedule}: {}", if *anonymous { "an approval needs a named principal" } else { "whoever gave it its work cannot approve it" })]
     ScheduleApprovalRefused {
         /// The schedule.
         schedule: String,

@@ -135,6 +135,7 @@ impl Approve {
             Until::Instant(instant) => instant,
             Until::For(span) => Timestamp::now().checked_add(Duration::from(span))?,
         };
+        let words = until.strftime("%F %TZ").to_string();
         let (id, etag) = match self.etag {
             Some(etag) => (self.name, etag),
             None => {
@@ -145,7 +146,7 @@ impl Approve {
                         look::detail(session, &schedule)?;
                     }
                     let question = format!(
-                        "Approve all runs of {} until {until}, of up to {} each?",
+                        "Approve all runs of {} until {words}, of up to {} each?",
                         name(&schedule),
                         table::rows(self.max_rows)
                     );
@@ -157,7 +158,7 @@ impl Approve {
             }
         };
         let approved = schedules.approve(id, etag, self.max_rows, until).await?;
-        answer(session, &approved, &format!("is approved until {until}"))
+        answer(session, &approved, &format!("is approved until {words}"))
     }
 }
 
