@@ -13,7 +13,7 @@ use tonic::{Request, transport::Channel};
 
 /// Longest wait for anything; only a failing test takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a test looks for what it waits for, where nothing tells it.
+/// How often a test looks for what it waits for. No stream tells of slots, and the servers are other processes: what is waited for is a row.
 const LOOK: Duration = Duration::from_millis(25);
 /// Expired rows of the target.
 pub(crate) const EXPIRED: u64 = 40;
@@ -197,6 +197,24 @@ impl World {
         rows.into_iter()
             .map(|row| (row[0].clone().expect("an outcome"), row[1].clone()))
             .collect()
+    }
+
+    /// Waits until so many of these schedules have a slot of this kind: outcome and run.
+    pub(crate) async fn reached(
+        &self,
+        control: &Db,
+        schedules: &[String],
+        number: u64,
+        fits: impl Fn(&(String, Option<String>)) -> bool,
+    ) {
+        eventually(|| async {
+            let mut found = 0;
+            for schedule in schedules {
+                found += u64::from(self.slots(control, schedule).await.iter().any(&fits));
+            }
+            (found >= number).then_some(())
+        })
+        .await;
     }
 
     /// Why slots ended as they did.
