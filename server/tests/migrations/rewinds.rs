@@ -39,6 +39,9 @@ fn base(engine: EngineKind) -> String {
              CREATE SEQUENCE counter START 41; SELECT nextval('counter');\n\
              GRANT SELECT ON users TO pg_monitor;\n\
              ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON orders USING (true);\n\
+             ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO pg_monitor;\n\
+             CREATE TABLE app.secrets (id integer PRIMARY KEY); REVOKE ALL ON app.secrets FROM pg_monitor;\n\
+             CREATE FUNCTION lines() RETURNS text LANGUAGE sql AS $$ SELECT 'a\r\n\\restrict b\r\n' $$;\n\
              COMMENT ON TABLE users IS 'people';"
         }
         EngineKind::Sqlite => {
@@ -119,7 +122,7 @@ async fn whole(world: &World) -> Vec<String> {
     let user = "n.nspname NOT LIKE 'dbkeep%' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
     let queries = match world.engine {
         EngineKind::Postgres => vec![
-            format!("SELECT format('%s.%s %s %s %s %s', n.nspname, c.relname, c.relkind, c.relacl, c.relowner::regrole, obj_description(c.oid)) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE {user} ORDER BY 1"),
+            format!("SELECT format('%s.%s %s %s %s %s', n.nspname, c.relname, c.relkind, (SELECT string_agg(x::text, ',' ORDER BY x::text) FROM unnest(coalesce(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r'::\"char\" END, c.relowner))) AS x), c.relowner::regrole, obj_description(c.oid)) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE {user} ORDER BY 1"),
             format!("SELECT format('%s.%s %s %s %s', n.nspname, c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull) FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE {user} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1"),
             format!("SELECT format('%s.%s %s', n.nspname, p.proname, p.prosrc) FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE {user} ORDER BY 1"),
             format!("SELECT format('%s.%s %s', n.nspname, t.typname, t.typtype) FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace WHERE {user} ORDER BY 1"),
@@ -128,6 +131,7 @@ async fn whole(world: &World) -> Vec<String> {
             "SELECT schemaname || sequencename || coalesce(last_value::text, 'never') FROM pg_sequences ORDER BY 1".to_owned(),
             "SELECT evtname FROM pg_event_trigger UNION ALL SELECT pubname FROM pg_publication UNION ALL SELECT srvname FROM pg_foreign_server UNION ALL SELECT extname FROM pg_extension UNION ALL SELECT oprname FROM pg_operator WHERE oid > 16383 ORDER BY 1".to_owned(),
             "SELECT polname FROM pg_policy ORDER BY 1".to_owned(),
+            "SELECT format('%s %s %s %s', d.defaclrole::regrole, d.defaclnamespace::regnamespace, d.defaclobjtype, x) FROM pg_default_acl AS d, unnest(d.defaclacl) AS x ORDER BY 1".to_owned(),
         ],
         EngineKind::Sqlite => vec![
             "SELECT type || name || coalesce(sql, '') FROM sqlite_schema WHERE tbl_name NOT LIKE '\\_dbkeep%' ESCAPE '\\' ORDER BY 1".to_owned(),
@@ -475,6 +479,53 @@ async fn a_long_reader_and_a_writer_are_named_and_nothing_changes() {
     }
     let plan = plan_back(&mut world, newest(4), "").await.expect("a plan");
     let run = go_back(&mut world, request(&plan)).await.expect("accepted");
+    assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+    assert_eq!(whole(&world).await, before);
+    world.end().await;
+}
+
+/// Somebody makes a table while everything is replaced, and commits it when its schema is about to go: it is in no backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_made_meanwhile_is_not_lost() {
+    let (mut world, before, _) = lost(EngineKind::Postgres).await;
+    for sql in ["DROP EVENT TRIGGER watch", "CREATE SCHEMA late"] {
+        world.db.execute(sql).await.expect(sql);
+    }
+    let mut other = Holder::open(&world.url).await;
+    for sql in [
+        "BEGIN",
+        "CREATE TABLE late.import (id integer)",
+        "INSERT INTO late.import VALUES (1), (2)",
+    ] {
+        other.run(sql).await;
+    }
+    let looking = Db::open(&world.url).await.expect("a connection");
+    let plan = plan_back(&mut world, newest(4), "").await.expect("a plan");
+    let mut request = request(&plan);
+    if let Some(options) = &mut request.options {
+        options.lock_timeout = Some(prost_types::Duration { seconds: 30, nanos: 0 });
+    }
+    let commit = async {
+        // The schema's lock is asked for right before it is dropped.
+        let waits =
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_namespace'::regclass AND NOT granted";
+        while text(&looking, waits).await != ["1"] {
+            tokio::task::yield_now().await;
+        }
+        other.run("COMMIT").await;
+    };
+    let (run, ()) = tokio::join!(go_back(&mut world, request), commit);
+    let run = run.expect("accepted");
+    assert_eq!(run.state(), RunState::Failed, "{}", run.state_reason);
+    assert_eq!(
+        text(&looking, "SELECT count(*) FROM late.import").await,
+        ["2"],
+        "{}",
+        run.state_reason
+    );
+    world.db.execute("DROP SCHEMA late CASCADE").await.expect("gone");
+    let plan = plan_back(&mut world, newest(4), "").await.expect("a plan");
+    let run = go_back(&mut world, self::request(&plan)).await.expect("accepted");
     assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
     assert_eq!(whole(&world).await, before);
     world.end().await;

@@ -33,9 +33,9 @@ pub(super) async fn whole(attempt: &mut Attempt) -> Result<String, Halt> {
         return Err(Halt::Fail("the run does not say what to save".to_owned()));
     };
     let mark = format!("attempt{:04}", attempt.claim.fence);
-    let (archive, run, mine) = (Arc::clone(&attempt.context.archive), attempt.run.id, mark.clone());
+    let (archive, run, fence) = (Arc::clone(&attempt.context.archive), attempt.run.id, attempt.claim.fence);
     // Only files of earlier attempts: one that lost its lease and wakes up late must not touch those of its successor.
-    blocking(move || remove_others(archive.as_ref(), run, |file| !file.contains(&mine))).await?;
+    blocking(move || remove_others(archive.as_ref(), run, |file| attempt_of(file) < fence)).await?;
     attempt.boundary()?;
     attempt.ledger.begin_step(0).await?;
     match save(attempt, &record, &mark).await {
@@ -43,8 +43,11 @@ pub(super) async fn whole(attempt: &mut Attempt) -> Result<String, Halt> {
             let why = "the database has no table to save";
             let archive = Arc::clone(&attempt.context.archive);
             blocking(move || {
-                remove_others(archive.as_ref(), run, |_| true)?;
-                archive.remove_folder(run)
+                remove_others(archive.as_ref(), run, |file| attempt_of(file) <= fence)?;
+                if archive.list(run)?.is_empty() {
+                    archive.remove_folder(run)?;
+                }
+                Ok(())
             })
             .await?;
             attempt.ledger.end_step(0, StepState::Skipped, why.to_owned()).await?;
@@ -176,6 +179,13 @@ fn write(archive: &dyn Archive, run: RunId, file: String, bytes: &[u8]) -> Resul
     })
 }
 
+/// The attempt that made a file, by its name; 0 where that does not tell.
+fn attempt_of(file: &str) -> u64 {
+    let digits = file.split_once("attempt").map_or("", |(_, rest)| rest);
+    let end = digits.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().unwrap_or(0)
+}
+
 fn remove_others(archive: &dyn Archive, run: RunId, chosen: impl Fn(&str) -> bool) -> Result<(), ArchiveError> {
     for file in archive.list(run)? {
         if chosen(&file) {
@@ -207,4 +217,19 @@ pub(super) fn fingerprint(archive: &dyn Archive, run: RunId, file: String) -> Re
         bytes,
         sha256: hex::encode(sha256.finalize()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_tells_of_its_attempt() {
+        assert_eq!(attempt_of("database-attempt0002.dump"), 2);
+        assert_eq!(attempt_of("database-attempt12345.manifest.json.partial"), 12_345);
+        // Whoever wakes up as the second attempt leaves the files of the third, and takes those of the first and of nobody.
+        let files = ["a-attempt0001.dump", "a-attempt0002.dump", "a-attempt0003.dump", "a.dump"];
+        let older: Vec<_> = files.into_iter().filter(|file| attempt_of(file) < 2).collect();
+        assert_eq!(older, ["a-attempt0001.dump", "a.dump"]);
+    }
 }

@@ -10,14 +10,24 @@ use super::{
     tool::{Programs, path_argument},
 };
 
-/// A script as a connection takes it.
+/// A script as a connection takes it. What it says of objects is left as it is, to the byte: bodies of functions and literals may hold
+/// anything.
 pub(super) fn own_sql(text: &str) -> String {
-    // Commands of psql that newer versions put around a script, and a setting that older servers do not know; each on a line of its own.
+    // Commands of psql that newer versions put around a script, and a setting that older servers do not know; each on a line of its own,
+    // before the first object and after the last.
     let commands = ["\\restrict ", "\\unrestrict ", "SET transaction_timeout = 0;"];
-    let lines = text
-        .lines()
-        .filter(|line| !commands.iter().any(|command| line.starts_with(command)));
-    lines.collect::<Vec<_>>().join("\n")
+    let is_command = |line: &str| commands.iter().any(|command| line.starts_with(command));
+    let first = text.find("\n-- Name: ").unwrap_or(text.len());
+    let (head, objects) = text.split_at(first);
+    let mut script: String = head.split_inclusive('\n').filter(|line| !is_command(line)).collect();
+    let end = objects.trim_end();
+    let last = end.rfind('\n').map_or(0, |at| at + 1);
+    script.push_str(if end[last..].starts_with("\\unrestrict ") {
+        &objects[..last]
+    } else {
+        objects
+    });
+    script
 }
 
 /// Which entries of a dump's table of contents belong to some tables.
@@ -135,6 +145,11 @@ mod tests {
 
     #[test]
     fn commands_of_psql_are_left_out() {
-        assert_eq!(own_sql("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n"), "SELECT 1;");
+        assert_eq!(own_sql("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n"), "SELECT 1;\n");
+        // A body may hold anything, also what looks like a command, and line ends of another system.
+        let body =
+            "\n-- Name: f; Type: FUNCTION\nCREATE FUNCTION f() AS $$\r\n\\restrict x\r\nSET transaction_timeout = 0;\r\n$$;\n";
+        let script = format!("\\restrict abc\nSET transaction_timeout = 0;\nSET a = 1;\n{body}\n\\unrestrict abc\n");
+        assert_eq!(own_sql(&script), format!("SET a = 1;\n{body}\n"));
     }
 }

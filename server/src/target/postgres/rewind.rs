@@ -203,12 +203,32 @@ impl Work<'_> {
         self.look_for_new(connection).await?;
         self.watch.say("dropping", "", 0, 0, "tables");
         let mut warnings = Vec::new();
-        let kept = drop::everything(connection, &notes, &mut warnings)
+        let present = extensions(connection).await?;
+        let kept = drop::everything(connection, &notes)
             .await
             .map_err(|error| self.locks.in_words(error, &[]))?;
         failpoint!("rewind-dropped");
         let list = chosen(&listing, &kept);
         self.run_section(connection, "--section=pre-data", &list).await?;
+        drop::same_extensions(connection, &notes).await?;
+        for table in others(&listing, &self.order.tables) {
+            // An extension's own table; the dump does not say of which.
+            if notes
+                .extensions
+                .iter()
+                .flatten()
+                .any(|extension| !present.contains(extension))
+            {
+                return Err(MaintenanceError::Unsupported {
+                    problem: format!(
+                        "the backup holds rows of {table}, which belongs to an extension, and an extension of the backup is not there any more; expected it to be created before"
+                    ),
+                });
+            }
+            warnings.push(format!(
+                "rows of {table}, which belongs to an extension, stay as they are now"
+            ));
+        }
         let total: u64 = self.order.tables.iter().map(|table| table.rows).sum();
         let mut done = 0;
         let copying = Copying {
@@ -233,6 +253,13 @@ impl Work<'_> {
         }
         self.run_section(connection, "--section=post-data", &list).await?;
         let counts = counted(connection).await?;
+        if let Some(other) = counts
+            .iter()
+            .find(|found| !self.order.tables.iter().any(|table| table.table == found.table))
+        {
+            let message = format!("{} was made while the database was replaced", other.table);
+            return Err(TargetError::new(TargetErrorClass::Conflict, message).into());
+        }
         for table in &self.order.tables {
             let rows = counts.iter().find(|found| found.table == table.table).map(|found| found.rows);
             if rows != Some(table.rows) {
@@ -311,6 +338,22 @@ fn entry_of(line: &str) -> Option<&str> {
     let mut words = rest.splitn(3, ' ');
     let (catalog, object, entry) = (words.next()?, words.next()?, words.next()?);
     (catalog.parse::<i64>().is_ok() && object.parse::<i64>().is_ok()).then_some(entry)
+}
+
+/// Tables whose rows a dump holds beside these.
+fn others(listing: &str, tables: &[TableCount]) -> Vec<String> {
+    let known = |entry: &str| {
+        tables.iter().any(|table| {
+            let schema = table.table.schema.as_deref().unwrap_or_default();
+            entry.starts_with(&format!("{schema} {} ", table.table.name))
+        })
+    };
+    listing
+        .lines()
+        .filter_map(|line| entry_of(line)?.strip_prefix("TABLE DATA "))
+        .filter(|entry| !known(entry))
+        .map(|entry| entry.rsplit_once(' ').map_or(entry, |(name, _)| name).replacen(' ', ".", 1))
+        .collect()
 }
 
 /// The table of contents without schemas that were kept, and without what only an extension's owner may say.

@@ -280,7 +280,11 @@ async fn copy(connection: &mut SqliteConnection, name: &str) -> Result<(), Maint
         .await
         .map_err(statement)?;
     let keyed: bool =
-        sqlx::query_scalar("SELECT count(*) = 1 AND max(upper(type)) = 'INTEGER' FROM pragma_table_xinfo(?, ?) WHERE pk > 0")
+        // An INTEGER PRIMARY KEY is the id itself, unless it has an index of its own: one that is DESC has.
+        sqlx::query_scalar(
+            "SELECT count(*) = 1 AND max(upper(type)) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1, ?2) WHERE origin = 'pk') \
+             FROM pragma_table_xinfo(?1, ?2) WHERE pk > 0",
+        )
             .bind(name)
             .bind(BACKUP)
             .fetch_one(&mut *connection)

@@ -1,10 +1,13 @@
 //! Drops whatever the application made in a database, and says what cannot be dropped, or would not come back.
 //!
-//! Schemas go with all that is in them. The schema `public` stays, since no dump says how it is made, and so do those that extensions
-//! live in: their other objects go one by one. Extensions stay as they are, since no dump holds their version; those that came since
-//! go. Large objects and subscriptions are refused: the first come as rows of the system's own, the second act on another server.
+//! Objects go one by one, and a table only where it was locked before the present state was saved: one that somebody made meanwhile may
+//! hold rows that nobody has saved. An emptied schema goes without CASCADE, so that a table that is committed into it at the last moment
+//! stops everything. The schema `public` stays, since no dump says how it is made, and so do those that extensions live in. Extensions
+//! stay as they are, since no dump holds their version; those that came since go, if they hold no rows. Default privileges are reset,
+//! since what is made next would inherit them; the dump brings its own back in the end. Large objects and subscriptions are refused: the
+//! first come as rows of the system's own, the second act on another server.
 
-use dbkeep_engine::port::MaintenanceError;
+use dbkeep_engine::port::{MaintenanceError, TargetError, TargetErrorClass};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::super::{
@@ -103,12 +106,44 @@ fn belongs(catalog: &str, object: &str) -> String {
     )
 }
 
-/// Drops everything; returns the schemas that stayed. `warnings` takes what a person should know.
-pub(super) async fn everything(
-    connection: &mut PgConnection,
-    notes: &Notes,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<String>, MaintenanceError> {
+/// An extension that goes must not take rows along: no dump holds those of its tables.
+async fn holds_nothing(connection: &mut PgConnection, extension: &str) -> Result<(), MaintenanceError> {
+    let sql = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_class AS c ON c.oid = d.objid \
+         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid \
+         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e' \
+         AND c.relkind IN ('r', 'p') AND e.extname = {}",
+        render::literal(extension)
+    );
+    for table in names(connection, sql).await? {
+        run(connection, format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await?;
+        let some = names(connection, format!("SELECT 'row' FROM {table} LIMIT 1")).await?;
+        if !some.is_empty() {
+            return Err(MaintenanceError::Unsupported {
+                problem: format!(
+                    "extension {extension} came since the backup and would be dropped with the rows of its table {table}, which are in no backup; expected it empty"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The extensions must be those of the backup, with their versions: `CREATE EXTENSION` of a dump names none.
+pub(super) async fn same_extensions(connection: &mut PgConnection, notes: &Notes) -> Result<(), MaintenanceError> {
+    let (then, now) = (notes.extensions.clone().unwrap_or_default(), extensions(connection).await?);
+    match then.iter().find(|extension| !now.contains(extension)) {
+        None => Ok(()),
+        Some((name, version)) => Err(MaintenanceError::Unsupported {
+            problem: format!(
+                "extension {name} had version {version} when the backup was made, and this server brings another; expected {version} to be installed before"
+            ),
+        }),
+    }
+}
+
+/// Drops everything; returns the schemas that stayed.
+pub(super) async fn everything(connection: &mut PgConnection, notes: &Notes) -> Result<Vec<String>, MaintenanceError> {
     let Some(saved) = &notes.extensions else {
         return Err(MaintenanceError::Unsupported {
             problem: "the backup does not say which extensions there were: a version of dbkeep made it that did not note them"
@@ -145,16 +180,19 @@ pub(super) async fn everything(
         belongs("pg_namespace", "n.oid")
     );
     let going = format!("SELECT n.nspname::text FROM pg_catalog.pg_namespace AS n WHERE {users} AND NOT {kept} ORDER BY 1");
-    for schema in names(connection, going).await? {
+    let going = names(connection, going).await?;
+    objects(connection, &users).await?;
+    for schema in going {
+        // Waits for whoever is making something in it, and fails where that was committed.
         run(
             connection,
-            format!("DROP SCHEMA IF EXISTS {} CASCADE", render::identifier(&schema)),
+            format!("DROP SCHEMA IF EXISTS {} RESTRICT", render::identifier(&schema)),
         )
         .await?;
     }
-    objects(connection, &format!("{users} AND {kept}")).await?;
     for (name, _) in &present {
         if !saved.iter().any(|(known, _)| known == name) {
+            holds_nothing(connection, name).await?;
             run(
                 connection,
                 format!("DROP EXTENSION IF EXISTS {} CASCADE", render::identifier(name)),
@@ -163,13 +201,7 @@ pub(super) async fn everything(
         }
     }
     public_again(connection).await?;
-    let defaults = format!(
-        "SELECT i.identity FROM pg_catalog.pg_default_acl AS o CROSS JOIN LATERAL pg_catalog.pg_identify_object('pg_catalog.pg_default_acl'::regclass, o.oid, 0) AS i \
-         WHERE o.oid::bigint >= {FIRST} ORDER BY 1"
-    );
-    for identity in names(connection, defaults).await? {
-        warnings.push(format!("default privileges stay, with those of the backup added: {identity}"));
-    }
+    no_defaults(connection).await?;
     names(
         connection,
         format!("SELECT n.nspname::text FROM pg_catalog.pg_namespace AS n WHERE {users} ORDER BY 1"),
@@ -177,21 +209,30 @@ pub(super) async fn everything(
     .await
 }
 
-/// Drops what is in schemas that stay, one by one. What belongs to an extension or to another object goes with that, or stays.
+/// Drops what is in schemas, one by one. What belongs to an extension or to another object goes with that, or stays.
+///
+/// # Errors
+/// A conflict where a table was not locked by this transaction in the beginning.
 async fn objects(connection: &mut PgConnection, schemas: &str) -> Result<(), MaintenanceError> {
     let sql = format!(
-        "SELECT i.type, i.identity FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_namespace AS n ON n.oid = d.refobjid \
+        "SELECT i.type, i.identity, d.classid = 'pg_catalog.pg_class'::regclass AND EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS l \
+         WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'ExclusiveLock' AND l.granted AND l.relation = d.objid) \
+         FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_namespace AS n ON n.oid = d.refobjid \
          CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, 0) AS i \
          WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.deptype = 'n' AND {schemas} \
          AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend AS x WHERE x.classid = d.classid AND x.objid = d.objid AND x.objsubid = 0 AND x.deptype IN ('e', 'i')) \
          AND i.type NOT IN ('default acl', 'extension', 'publication namespace') ORDER BY d.objid"
     );
-    let found: Vec<(String, String)> = sqlx::query_as(AssertSqlSafe(sql))
+    let found: Vec<(String, String, bool)> = sqlx::query_as(AssertSqlSafe(sql))
         .persistent(false)
         .fetch_all(&mut *connection)
         .await
         .map_err(statement)?;
-    for (kind, identity) in &found {
+    for (kind, identity, held) in &found {
+        if kind == "table" && !held {
+            let message = format!("{identity} was made while the present state was saved");
+            return Err(TargetError::new(TargetErrorClass::Conflict, message).into());
+        }
         if !KINDS.iter().any(|(known, _)| known == kind) {
             return Err(MaintenanceError::Unsupported {
                 problem: format!("the database holds the {kind} {identity}, which this version cannot replace"),
@@ -199,10 +240,33 @@ async fn objects(connection: &mut PgConnection, schemas: &str) -> Result<(), Mai
         }
     }
     for (known, verb) in KINDS {
-        for (_, identity) in found.iter().filter(|(kind, _)| kind == known) {
+        for (_, identity, _) in found.iter().filter(|(kind, ..)| kind == known) {
             // One that went with another is no error.
             run(connection, format!("DROP {verb} IF EXISTS {identity} CASCADE")).await?;
         }
+    }
+    Ok(())
+}
+
+/// Default privileges as a new database has them. What is made after this would inherit others, also where the backup says nothing of its
+/// privileges because they were the built-in ones.
+async fn no_defaults(connection: &mut PgConnection) -> Result<(), MaintenanceError> {
+    let built_in = "CASE WHEN d.defaclnamespace = 0 THEN pg_catalog.acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's'::\"char\" ELSE d.defaclobjtype END, d.defaclrole) ELSE '{}'::aclitem[] END";
+    let named = "CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
+    let change = |verb: &str, direction: &str, from: &str, without: &str| {
+        format!(
+            "SELECT pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I %s {verb} %s ON %s {direction} %s', pg_catalog.pg_get_userbyid(d.defaclrole), \
+             CASE WHEN d.defaclnamespace = 0 THEN '' ELSE pg_catalog.format('IN SCHEMA %I', n.nspname) END, a.privilege_type, \
+             CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END, {named}) \
+             FROM pg_catalog.pg_default_acl AS d LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = d.defaclnamespace \
+             CROSS JOIN LATERAL pg_catalog.aclexplode({from}) AS a WHERE d.oid::bigint >= {FIRST} AND NOT EXISTS (SELECT 1 FROM pg_catalog.aclexplode({without}) AS b \
+             WHERE b.grantee = a.grantee AND b.privilege_type = a.privilege_type)"
+        )
+    };
+    let mut changes = names(connection, change("REVOKE", "FROM", "d.defaclacl", built_in)).await?;
+    changes.extend(names(connection, change("GRANT", "TO", built_in, "d.defaclacl")).await?);
+    for sql in changes {
+        run(connection, sql).await?;
     }
     Ok(())
 }
