@@ -40,6 +40,15 @@ pub(crate) struct Load {
     /// Print the longest latency of each tenth of a second, to see what a stall coincides with.
     #[arg(long)]
     timeline: bool,
+    /// Where dbkeep keeps its data and backups, an existing folder; beside the database's files unless it is given.
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<std::path::PathBuf>,
+    /// Rows of a batch of dbkeep as it comes; its default unless it is given.
+    #[arg(long, value_name = "ROWS")]
+    batch_size: Option<u32>,
+    /// Duty cycle of dbkeep as it comes, percent; its default unless it is given.
+    #[arg(long, value_name = "PERCENT")]
+    duty: Option<u32>,
 }
 
 /// Rows that the foreground reads and updates; none of them is an orphan.
@@ -150,7 +159,7 @@ impl Contender {
 }
 
 /// Deletes orphans in this way until the time is over, or none are left. Returns the rows that went.
-async fn work(contender: Contender, server: Option<&Server>, db: &Db, time: Duration) -> Result<u64> {
+async fn work(contender: Contender, load: &Load, server: Option<&Server>, db: &Db, time: Duration) -> Result<u64> {
     let began = Instant::now();
     match contender {
         Contender::Idle => {
@@ -175,6 +184,13 @@ async fn work(contender: Contender, server: Option<&Server>, db: &Db, time: Dura
             let mut request = RunRequest::new(["with_capture"]).execute();
             if contender == Contender::FullSpeed {
                 request = request.full_speed();
+            } else {
+                if let Some(rows) = load.batch_size {
+                    request = request.batch_size(rows);
+                }
+                if let Some(percent) = load.duty {
+                    request = request.duty_cycle_percent(percent);
+                }
             }
             let mut stream = server.client.cleanup().run(request).await?;
             let followed = tokio::time::timeout(time.saturating_sub(began.elapsed()), async {
@@ -248,7 +264,10 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
     db.close().await;
 
     let mut bench = Bench::of(cluster);
-    let folder = tempfile::tempdir()?;
+    let folder = match &load.data {
+        Some(data) => tempfile::tempdir_in(data)?,
+        None => tempfile::tempdir()?,
+    };
     let (url, db) = bench.copy().await?;
     db.close().await;
     let all = capacity(&url, &keys, load.connections).await?;
@@ -272,7 +291,7 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
             };
             let foreground = Foreground::start(&url, &keys, load.connections, Some(rate));
             let began = Instant::now();
-            let deleted = work(contender, server.as_ref(), &db, time).await?;
+            let deleted = work(contender, load, server.as_ref(), &db, time).await?;
             let seconds = began.elapsed().as_secs_f64();
             let timed = foreground.end().await?;
             drop(server);
