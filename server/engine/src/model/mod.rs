@@ -8,6 +8,7 @@ pub mod event;
 pub mod file;
 pub mod maintenance;
 pub mod migration;
+pub mod monitor;
 pub mod notice;
 pub mod plan;
 pub mod report;

@@ -6,8 +6,10 @@ pub mod explore;
 pub mod files;
 pub mod ladder;
 pub mod maintenance;
+pub mod metrics;
 pub mod migrator;
 pub mod notifier;
+pub mod observer;
 pub mod outbox;
 pub mod rewind;
 pub mod schedules;
@@ -22,10 +24,12 @@ pub use files::{
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, Watch};
+pub use metrics::{AlertChanges, AlertFilter, CollectClaim, Collected, HistoryQuery, Metrics, Point, Step};
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
 };
 pub use notifier::{DeliveryError, DeliveryErrorClass, Notifier};
+pub use observer::Observer;
 pub use outbox::{ClaimedDelivery, DeliveryFilter, Outbox, Requeued, Settlement};
 pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
 pub use schedules::{

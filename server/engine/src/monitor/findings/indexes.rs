@@ -1,0 +1,188 @@
+//! Indexes: those that cost and do not serve, and those that are missing.
+
+use super::{
+    super::text::{bytes, in_schema, percent, quoted, quoted_table, seconds},
+    Patient,
+};
+use crate::model::monitor::{Finding, FindingKind, IndexVitals, Level};
+
+pub(super) fn look(patient: &Patient<'_>, found: &mut Vec<Finding>) {
+    let own = |index: &IndexVitals| {
+        patient
+            .snapshot
+            .tables
+            .iter()
+            .any(|table| table.own && table.table == index.table)
+    };
+    for index in patient.snapshot.indexes.iter().filter(|index| !own(index)) {
+        // One word for one index: of two reasons to drop it the stronger.
+        let finding = invalid(patient, index)
+            .or_else(|| duplicate(patient, index))
+            .or_else(|| unused(patient, index))
+            .or_else(|| bloated(patient, index));
+        found.extend(finding);
+    }
+    unindexed(patient, found);
+}
+
+fn full_name(index: &IndexVitals) -> String {
+    match &index.table.schema {
+        Some(schema) => format!("{schema}.{}", index.name),
+        None => index.name.clone(),
+    }
+}
+
+fn drop_statement(patient: &Patient<'_>, index: &IndexVitals) -> String {
+    let concurrently = if patient.is_postgres() { "CONCURRENTLY " } else { "" };
+    format!("DROP INDEX {concurrently}{};", in_schema(&index.table, &index.name))
+}
+
+fn size(index: &IndexVitals) -> String {
+    index.bytes.map_or_else(String::new, |size| format!(", {}", bytes(size)))
+}
+
+fn invalid(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
+    if index.valid {
+        return None;
+    }
+    // What REINDEX CONCURRENTLY leaves behind has the working index beside it.
+    let left_behind = ["_ccnew", "_ccold"].iter().any(|mark| {
+        index
+            .name
+            .rsplit_once(mark)
+            .is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    let remediation = if left_behind {
+        drop_statement(patient, index)
+    } else {
+        format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name))
+    };
+    Some(Finding {
+        kind: FindingKind::InvalidIndex,
+        level: Level::Warning,
+        object: full_name(index),
+        detail: format!(
+            "the index of {} failed to build{}: every write keeps it up to date, and no statement can use it",
+            index.table,
+            size(index)
+        ),
+        remediation,
+    })
+}
+
+fn duplicate(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
+    let other = index.duplicate_of.as_ref().filter(|_| !index.enforces)?;
+    Some(Finding {
+        kind: FindingKind::DuplicateIndex,
+        level: Level::Warning,
+        object: full_name(index),
+        detail: format!(
+            "{other} does the work of this index of {} ({}){}",
+            index.table,
+            index.columns.join(", "),
+            size(index)
+        ),
+        remediation: drop_statement(patient, index),
+    })
+}
+
+fn unused(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
+    let bounds = patient.bounds;
+    let size_is_worth_it = index.bytes? >= bounds.index_bytes;
+    if index.enforces || index.scans? > 0 || !size_is_worth_it {
+        return None;
+    }
+    let age = patient
+        .snapshot
+        .database
+        .statistics_since
+        .and_then(|since| u64::try_from(patient.at().as_second() - since.as_second()).ok());
+    let table = patient.snapshot.tables.iter().find(|table| table.table == index.table);
+    let scans = table.map_or(0, |table| {
+        table.sequential_scans.unwrap_or(0) + table.index_scans.unwrap_or(0)
+    });
+    if age.is_none_or(|age| age < bounds.evidence_seconds) && scans < bounds.evidence_scans {
+        return None;
+    }
+    let since = age.map_or_else(String::new, |age| format!(" for {}", seconds(age)));
+    let replicas = match patient.snapshot.replicas.len() {
+        0 => "",
+        _ => "; statements on replicas are not in this count: look there first",
+    };
+    Some(Finding {
+        kind: FindingKind::UnusedIndex,
+        level: if patient.snapshot.replicas.is_empty() {
+            Level::Warning
+        } else {
+            Level::Info
+        },
+        object: full_name(index),
+        detail: format!(
+            "no statement has used the index of {}{since}, while the table was read {scans} times{}{replicas}",
+            index.table,
+            size(index)
+        ),
+        remediation: drop_statement(patient, index),
+    })
+}
+
+fn bloated(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
+    let (fraction, size) = (index.bloat_fraction?, index.bytes?);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate of bytes, between 0 and the size"
+    )]
+    let empty = (size as f64 * fraction.clamp(0.0, 1.0)) as u64;
+    if fraction < patient.bounds.bloat_fraction || empty < patient.bounds.bloat_bytes {
+        return None;
+    }
+    Some(Finding {
+        kind: FindingKind::BloatedIndex,
+        level: Level::Info,
+        object: full_name(index),
+        detail: format!(
+            "about {} of {} of the index of {} are empty (estimated)",
+            percent(fraction),
+            bytes(size),
+            index.table
+        ),
+        remediation: format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name)),
+    })
+}
+
+fn unindexed(patient: &Patient<'_>, found: &mut Vec<Finding>) {
+    for key in &patient.snapshot.unindexed_keys {
+        // Reading a small table takes no longer than finding out that it is small.
+        if key.rows.is_some_and(|rows| rows < patient.bounds.rows / 10) {
+            continue;
+        }
+        let columns: Vec<String> = key.columns.iter().map(|column| quoted(column)).collect();
+        let concurrently = if patient.is_postgres() { " CONCURRENTLY" } else { "" };
+        let name = format!("{}_{}_idx", key.table.name, key.columns.join("_"));
+        let name: String = name.chars().take(60).collect();
+        found.push(Finding {
+            kind: FindingKind::UnindexedKey,
+            level: if key.rows.is_some_and(|rows| rows >= patient.bounds.rows) {
+                Level::Warning
+            } else {
+                Level::Info
+            },
+            object: format!("{}({})", key.table, key.columns.join(",")),
+            detail: format!(
+                "each delete of a row of {} reads all of {}{}, because no index begins with {}",
+                key.parent,
+                key.table,
+                key.rows.map_or_else(String::new, |rows| format!(" ({rows} rows)")),
+                key.columns.join(", ")
+            ),
+            remediation: format!(
+                "CREATE INDEX{concurrently} {} ON {} ({});",
+                quoted(&name),
+                quoted_table(&key.table),
+                columns.join(", ")
+            ),
+        });
+    }
+}

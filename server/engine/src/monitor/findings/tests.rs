@@ -1,0 +1,331 @@
+//! A healthy target has no finding; each thing that is wrong has one, and it is named.
+
+use super::*;
+use crate::model::{
+    TableName,
+    monitor::{
+        Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, Precision, QueryVitals, ReplicaVitals, RowCount, SessionVitals,
+        SlotVitals, TableVitals, UnindexedKey, Vitals,
+    },
+};
+
+const MIB: u64 = 1 << 20;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+fn healthy() -> Snapshot {
+    let table = TableName::parse("public.events");
+    Snapshot {
+        at: at(100 * 86_400),
+        took_ms: 5,
+        depth: Depth::Quick,
+        database: Vitals {
+            version: "16.2".to_owned(),
+            size_bytes: Some(500 * MIB),
+            cache_hit_fraction: Some(0.99),
+            index_hit_fraction: Some(0.99),
+            statistics_since: Some(at(0)),
+            xid_age: Some(1_000),
+            xid_limit: Some(2_000_000_000),
+            page_bytes: Some(4_096),
+            pages: Some(100_000),
+            free_pages: Some(10),
+            wal_size_bytes: Some(MIB),
+            integrity_problems: Some(Vec::new()),
+            ..Vitals::default()
+        },
+        tables: vec![TableVitals {
+            table: table.clone(),
+            own: false,
+            rows: Some(RowCount {
+                rows: 1_000_000,
+                precision: Precision::Estimated,
+            }),
+            heap_bytes: Some(400 * MIB),
+            index_bytes: Some(100 * MIB),
+            toast_bytes: Some(0),
+            dead_rows: Some(1_000),
+            free_bytes: Some(MIB),
+            free_precision: Some(Precision::Estimated),
+            last_vacuum: Some(at(99 * 86_400)),
+            last_analyze: Some(at(99 * 86_400)),
+            changed_since_analyze: Some(100),
+            sequential_scans: Some(10),
+            index_scans: Some(100_000),
+            inserted: Some(1),
+            deleted: Some(1),
+            xid_age: Some(1_000),
+        }],
+        indexes: vec![IndexVitals {
+            table,
+            name: "events_at".to_owned(),
+            columns: vec!["at".to_owned()],
+            method: "btree".to_owned(),
+            condition: String::new(),
+            enforces: false,
+            valid: true,
+            bytes: Some(50 * MIB),
+            scans: Some(1_000),
+            bloat_fraction: Some(0.1),
+            duplicate_of: None,
+            definition: String::new(),
+        }],
+        unindexed_keys: Vec::new(),
+        queries: Vec::new(),
+        sessions: Some(SessionVitals {
+            connections: 10,
+            max_connections: 100,
+            ..SessionVitals::default()
+        }),
+        replicas: Vec::new(),
+        slots: Vec::new(),
+        gaps: Vec::new(),
+    }
+}
+
+fn of(snapshot: &Snapshot, engine: EngineKind) -> Vec<Finding> {
+    findings(snapshot, engine, &Bounds::default())
+}
+
+/// The only finding after a change to a healthy PostgreSQL.
+fn only(change: impl FnOnce(&mut Snapshot)) -> Finding {
+    one(EngineKind::Postgres, change)
+}
+
+fn one(engine: EngineKind, change: impl FnOnce(&mut Snapshot)) -> Finding {
+    let mut snapshot = healthy();
+    change(&mut snapshot);
+    let mut found = of(&snapshot, engine);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found.remove(0)
+}
+
+fn none(change: impl FnOnce(&mut Snapshot)) {
+    let mut snapshot = healthy();
+    change(&mut snapshot);
+    assert_eq!(of(&snapshot, EngineKind::Postgres), []);
+}
+
+#[test]
+fn health_is_silent() {
+    none(|_| {});
+    assert_eq!(of(&healthy(), EngineKind::Sqlite), []);
+}
+
+#[test]
+fn indexes() {
+    let unused = only(|snapshot| snapshot.indexes[0].scans = Some(0));
+    assert_eq!(unused.key(), "unused_index:public.events_at");
+    assert_eq!(unused.remediation, "DROP INDEX CONCURRENTLY \"public\".\"events_at\";");
+    none(|snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].enforces = true;
+    });
+    none(|snapshot| {
+        // Young statistics of a table that nobody reads tell nothing.
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.tables[0].index_scans = Some(5);
+        snapshot.database.statistics_since = Some(at(100 * 86_400 - 60));
+    });
+    let with_replica = only(|snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.replicas.push(ReplicaVitals {
+            name: "standby".to_owned(),
+            state: "streaming".to_owned(),
+            lag_seconds: Some(0.1),
+            lag_bytes: Some(0),
+        });
+    });
+    assert_eq!(with_replica.level, Level::Info);
+    let duplicate = only(|snapshot| {
+        snapshot.indexes[0].duplicate_of = Some("events_at_kind".to_owned());
+        snapshot.indexes[0].scans = Some(0);
+    });
+    assert_eq!(duplicate.kind, FindingKind::DuplicateIndex);
+    let invalid = only(|snapshot| snapshot.indexes[0].valid = false);
+    assert_eq!(invalid.remediation, "REINDEX INDEX CONCURRENTLY \"public\".\"events_at\";");
+    let left = only(|snapshot| {
+        snapshot.indexes[0].valid = false;
+        snapshot.indexes[0].name = "events_at_ccnew1".to_owned();
+    });
+    assert_eq!(left.remediation, "DROP INDEX CONCURRENTLY \"public\".\"events_at_ccnew1\";");
+    let bloated = only(|snapshot| snapshot.indexes[0].bloat_fraction = Some(0.6));
+    assert_eq!(bloated.kind, FindingKind::BloatedIndex);
+    none(|snapshot| {
+        snapshot.indexes[0].bloat_fraction = Some(0.6);
+        snapshot.indexes[0].bytes = Some(MIB);
+    });
+}
+
+fn key(rows: u64) -> UnindexedKey {
+    UnindexedKey {
+        constraint: "lines_event_fkey".to_owned(),
+        table: TableName::parse("public.lines"),
+        columns: vec!["event".to_owned()],
+        parent: TableName::parse("public.events"),
+        rows: Some(rows),
+    }
+}
+
+#[test]
+fn missing_indexes() {
+    let missing = only(|snapshot| snapshot.unindexed_keys.push(key(20_000)));
+    assert_eq!(missing.level, Level::Warning);
+    assert_eq!(
+        missing.remediation,
+        "CREATE INDEX CONCURRENTLY \"lines_event_idx\" ON \"public\".\"lines\" (\"event\");"
+    );
+    none(|snapshot| snapshot.unindexed_keys.push(key(10)));
+    let sqlite = one(EngineKind::Sqlite, |snapshot| snapshot.unindexed_keys.push(key(5_000)));
+    assert!(sqlite.remediation.starts_with("CREATE INDEX \""), "{sqlite:?}");
+}
+
+#[test]
+fn tables() {
+    let dead = only(|snapshot| {
+        snapshot.tables[0].dead_rows = Some(300_000);
+        snapshot.database.horizon = Some(holder(60));
+    });
+    assert_eq!(dead.kind, FindingKind::DeadRows);
+    assert!(dead.detail.contains("transaction 77"), "{dead:?}");
+    none(|snapshot| {
+        snapshot.tables[0].dead_rows = Some(300_000);
+        snapshot.tables[0].own = true;
+    });
+    let stale = only(|snapshot| {
+        snapshot.tables[0].changed_since_analyze = Some(300_000);
+        snapshot.tables[0].last_analyze = None;
+    });
+    assert_eq!(stale.remediation, "ANALYZE \"public\".\"events\";");
+    let bloated = only(|snapshot| snapshot.tables[0].free_bytes = Some(300 * MIB));
+    assert_eq!(bloated.kind, FindingKind::BloatedTable);
+}
+
+fn holder(seconds: u64) -> HorizonHolder {
+    HorizonHolder {
+        kind: "transaction".to_owned(),
+        name: "77".to_owned(),
+        detail: "app, idle in transaction".to_owned(),
+        xid_age: 50,
+        seconds: Some(seconds),
+        remedy: "SELECT pg_terminate_backend(77);".to_owned(),
+    }
+}
+
+#[test]
+fn activity() {
+    let held = only(|snapshot| snapshot.database.horizon = Some(holder(7_200)));
+    assert_eq!(held.remediation, "SELECT pg_terminate_backend(77);");
+    none(|snapshot| snapshot.database.horizon = Some(holder(60)));
+    assert_eq!(
+        only(|snapshot| snapshot.database.cache_hit_fraction = Some(0.5)).kind,
+        FindingKind::LowCacheHit
+    );
+    assert_eq!(
+        only(|snapshot| snapshot.database.index_hit_fraction = Some(0.5)).kind,
+        FindingKind::LowIndexHit
+    );
+    let transaction = |seconds, blocks| LongTransaction {
+        pid: 9,
+        role: "app".to_owned(),
+        application: "web".to_owned(),
+        state: "idle in transaction".to_owned(),
+        seconds,
+        blocks,
+    };
+    let with = |transaction| {
+        only(move |snapshot: &mut Snapshot| {
+            snapshot
+                .sessions
+                .as_mut()
+                .expect("sessions")
+                .long_transactions
+                .push(transaction);
+        })
+    };
+    assert_eq!(with(transaction(600, Vec::new())).kind, FindingKind::LongTransaction);
+    assert_eq!(with(transaction(70, vec![10, 11])).kind, FindingKind::BlockedSessions);
+    let wraparound = only(|snapshot| snapshot.database.xid_age = Some(1_700_000_000));
+    assert_eq!(wraparound.level, Level::Error);
+    assert_eq!(wraparound.remediation, "VACUUM (FREEZE) \"public\".\"events\";");
+    let taken = only(|snapshot| snapshot.sessions.as_mut().expect("sessions").connections = 96);
+    assert_eq!((taken.kind, taken.level), (FindingKind::ConnectionsNearLimit, Level::Error));
+    let behind = only(|snapshot| {
+        snapshot.replicas.push(ReplicaVitals {
+            name: "standby".to_owned(),
+            state: "streaming".to_owned(),
+            lag_seconds: Some(90.0),
+            lag_bytes: None,
+        });
+    });
+    assert_eq!(behind.key(), "replica_lag:standby");
+    let slot = only(|snapshot| {
+        snapshot.slots.push(SlotVitals {
+            name: "o'brien".to_owned(),
+            active: false,
+            retained_bytes: Some(2 << 30),
+        });
+    });
+    assert_eq!(slot.level, Level::Warning);
+    assert!(slot.remediation.contains("'o''brien'"), "{slot:?}");
+    let slow = only(|snapshot| {
+        snapshot.queries.push(QueryVitals {
+            id: "1".to_owned(),
+            text: "SELECT\n$1".to_owned(),
+            calls: 100,
+            mean_ms: 20.0,
+            total_ms: 2_000.0,
+            share_fraction: 0.5,
+        });
+    });
+    assert_eq!(slow.kind, FindingKind::SlowQuery);
+    let broken = only(|snapshot| snapshot.database.integrity_problems = Some(vec!["row 7 missing".to_owned()]));
+    assert_eq!(broken.level, Level::Error);
+    let gap = only(|snapshot| {
+        snapshot.gaps.push(Gap {
+            what: "slow_queries".to_owned(),
+            why: "the extension is not there".to_owned(),
+            allow: "CREATE EXTENSION pg_stat_statements;".to_owned(),
+        });
+    });
+    assert_eq!(gap.remediation, "CREATE EXTENSION pg_stat_statements;");
+}
+
+#[test]
+fn sqlite() {
+    let free = one(EngineKind::Sqlite, |snapshot| snapshot.database.free_pages = Some(50_000));
+    assert!(free.remediation.starts_with("VACUUM;"), "{free:?}");
+    let incremental = one(EngineKind::Sqlite, |snapshot| {
+        snapshot.database.free_pages = Some(50_000);
+        snapshot.database.auto_vacuum = "incremental".to_owned();
+    });
+    assert_eq!(incremental.remediation, "PRAGMA incremental_vacuum;");
+    let wal = one(EngineKind::Sqlite, |snapshot| {
+        snapshot.database.wal_size_bytes = Some(1 << 30)
+    });
+    assert_eq!(wal.kind, FindingKind::LargeWal);
+    let guessing = one(EngineKind::Sqlite, |snapshot| snapshot.tables[0].rows = None);
+    assert_eq!(guessing.remediation, "ANALYZE;");
+}
+
+#[test]
+fn the_gravest_comes_first() {
+    let mut snapshot = healthy();
+    snapshot.indexes[0].scans = Some(0);
+    snapshot.database.integrity_problems = Some(vec!["broken".to_owned()]);
+    snapshot.gaps.push(Gap {
+        what: "x".to_owned(),
+        why: "y".to_owned(),
+        allow: String::new(),
+    });
+    let levels: Vec<Level> = of(&snapshot, EngineKind::Postgres)
+        .iter()
+        .map(|finding| finding.level)
+        .collect();
+    assert_eq!(levels, [Level::Error, Level::Warning, Level::Info]);
+    for kind in FindingKind::ALL {
+        assert_eq!(FindingKind::named(kind.name()), Some(kind));
+    }
+}

@@ -1,0 +1,160 @@
+//! What the control store keeps for monitoring: the newest snapshot of each target, the history of its metrics, and alerts. Part of
+//! every [`Store`](super::Store).
+//!
+//! **Who collects.** One server collects a target at a time, by a claim that ends by itself; a server that was stopped and wakes up with an
+//! old claim writes nothing.
+//!
+//! **Size.** History is bounded by time and by rows: raw samples for a day, five minutes for a month, hours for two years
+//! ([`crate::monitor::history`]). [`Metrics::roll_up`] makes the coarser ones and removes what is too old, a bounded number of rows at a time.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::store::StoreError;
+use crate::model::{
+    Decision,
+    monitor::{Alert, AlertId, AlertState, Metric, Sample, Snapshot},
+    notice::Envelope,
+};
+
+/// The right to collect a target (or, with an empty name, this server's own numbers) until the term is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectClaim {
+    /// The target.
+    pub target: String,
+    /// Larger than that of every claim before.
+    pub fence: u64,
+}
+
+/// What collecting brought.
+#[derive(Debug, Clone)]
+pub struct Collected {
+    /// The snapshot; `None` where the target could not be reached, or for a server's own numbers.
+    pub snapshot: Option<Snapshot>,
+    /// What history keeps of it.
+    pub samples: Vec<Sample>,
+}
+
+/// How fine a history is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// As collected.
+    Raw,
+    /// Five minutes.
+    FiveMinutes,
+    /// An hour.
+    Hour,
+}
+
+/// What is asked of history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// The target; empty for servers.
+    pub target: String,
+    /// The metric.
+    pub metric: Metric,
+    /// Only of this object; `None` for every one.
+    pub object: Option<String>,
+    /// From then on.
+    pub from: Timestamp,
+    /// Before then.
+    pub to: Timestamp,
+    /// How fine.
+    pub step: Step,
+    /// Most points.
+    pub limit: u32,
+}
+
+/// A point of history: an interval that begins then.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Of which table, replica, slot, server or folder; empty for the target as a whole.
+    pub object: String,
+    /// Begin of the interval.
+    pub at: Timestamp,
+    /// Samples in it.
+    pub samples: u64,
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+    /// Mean over the samples.
+    pub mean: f64,
+    /// The last one in it.
+    pub last: f64,
+}
+
+/// What a look at the conditions changes, written in one transaction with what people are told.
+#[derive(Debug, Clone, Default)]
+pub struct AlertChanges {
+    /// Alerts that are new or changed, as they stand from now on.
+    pub put: Vec<Alert>,
+    /// Alerts that are forgotten: pending ones that passed.
+    pub drop: Vec<AlertId>,
+    /// What people are told.
+    pub envelopes: Vec<Envelope>,
+}
+
+/// Which alerts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AlertFilter {
+    /// Only of this target.
+    pub target: Option<String>,
+    /// Only in these states; all where empty.
+    pub states: Vec<AlertState>,
+    /// Only before this one, newest first.
+    pub before: Option<AlertId>,
+    /// Most.
+    pub limit: u32,
+}
+
+/// What the control store keeps for monitoring.
+#[async_trait]
+pub trait Metrics: Send + Sync {
+    /// Claims the collection of a target for `term`, where nobody else holds it or the holder is this server. `None`: another has it.
+    /// Collected before `due` ago means not due: also `None`.
+    async fn claim_collection(
+        &self,
+        target: &str,
+        server: &str,
+        term: Duration,
+        due: Duration,
+    ) -> Result<Option<CollectClaim>, StoreError>;
+
+    /// Writes what was collected under a claim: the newest snapshot and the samples, at the store's time. False where a newer claim exists:
+    /// nothing was written.
+    async fn put_collected(&self, claim: &CollectClaim, collected: &Collected) -> Result<bool, StoreError>;
+
+    /// The newest snapshot of a target, with the time of the store's clock at which it was written.
+    async fn newest_snapshot(&self, target: &str) -> Result<Option<(Timestamp, Snapshot)>, StoreError>;
+
+    /// The newest sample of each metric and object of a target that is not older than `age`.
+    async fn newest_samples(&self, target: &str, age: Duration) -> Result<Vec<(Timestamp, Sample)>, StoreError>;
+
+    /// History, oldest first, by object and time.
+    async fn history(&self, query: &HistoryQuery) -> Result<Vec<Point>, StoreError>;
+
+    /// Makes coarser points of those that are complete, and removes at most `rows` rows that are too old. True where more is left to do.
+    async fn roll_up(&self, rows: u32) -> Result<bool, StoreError>;
+
+    /// Alerts, newest first.
+    async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, StoreError>;
+
+    /// An alert by its id.
+    async fn alert(&self, id: AlertId) -> Result<Option<Alert>, StoreError>;
+
+    /// Writes changes where the claim is still the newest, all of them or none. False: it is not. An acknowledgement that was made meanwhile
+    /// stays.
+    async fn change_alerts(&self, claim: &CollectClaim, changes: &AlertChanges) -> Result<bool, StoreError>;
+
+    /// Notes that somebody looks after an alert, with the decision. `None` where it is not there; repeating changes nothing.
+    async fn acknowledge_alert(
+        &self,
+        id: AlertId,
+        by: &str,
+        note: &str,
+        decision: &Decision,
+    ) -> Result<Option<Alert>, StoreError>;
+}
