@@ -37,7 +37,7 @@ pub(crate) fn verb(kind: RunKind) -> &'static str {
     match kind {
         RunKind::Cleanup => "deleted",
         RunKind::Undo => "put back",
-        RunKind::Verify => "proven",
+        RunKind::Verify | RunKind::Maintain => "proven",
         RunKind::Backup => "saved",
         RunKind::Restore => "restored",
         RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "changed",

@@ -9,6 +9,7 @@ mod journal;
 mod restore;
 mod scans;
 mod surveys;
+mod upkeep;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -53,6 +54,7 @@ use self::{
         orphans_whose_key_does_not_fit_the_parent_s_type, orphans_with_composite_keys_need_every_column,
         survey_samples_are_rows_of_the_selection, tables_are_counted,
     },
+    upkeep::{dead_rows_are_vacuumed_or_the_file_is_tidied, indexes_are_rebuilt_or_it_is_said_that_none_is},
 };
 use crate::{
     model::{ChunkRef, Condition, JournalEntry, Row, RowKey, RunId, Selection, TableName, TableSchema, TimeEncoding, Value},
@@ -173,6 +175,8 @@ pub async fn target_conformance(fixture: &dyn Fixture) {
         the_scratch_proves_rows,
         the_scratch_finds_what_cannot_come_back,
         nasty_values_survive,
+        dead_rows_are_vacuumed_or_the_file_is_tidied,
+        indexes_are_rebuilt_or_it_is_said_that_none_is,
     );
     broken.extend(sets::broken(fixture).await);
     assert!(broken.is_empty(), "{} rules do not hold: {}", broken.len(), broken.join(", "));

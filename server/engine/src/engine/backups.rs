@@ -13,7 +13,7 @@ use crate::{
         StepReport, StepState, TableName, Verification,
     },
     planner::files::blocking,
-    port::{Archive, CreateRun, FilesError, MaintenanceError, Roots, RunFilter},
+    port::{Archive, CreateRun, FilesError, MaintenanceError, Roots, RunFilter, StoreError},
     run::OUT_OF_TIME,
 };
 
@@ -208,11 +208,11 @@ impl Engine {
         let report = Report {
             steps,
             backup: source.whole_backup().cloned(),
-            restore: Some(RestoreRecord {
+            restore: Some(Box::new(RestoreRecord {
                 mode,
                 tables: wanted,
                 place: String::new(),
-            }),
+            })),
             ..Report::default()
         };
         let run = Run {
@@ -283,15 +283,13 @@ impl Engine {
             });
         }
         let (name, entry) = self.target(target)?;
-        let every = |kinds: Vec<RunKind>, captured| RunFilter {
-            target: Some(name.to_owned()),
-            kinds,
-            captured,
-            ..RunFilter::default()
-        };
-        let sources = self.all_runs(&every(RunKind::SAVING.to_vec(), true)).await?;
+        let sources = self.backup_runs(name).await?;
         let about = self
-            .all_runs(&every(vec![RunKind::Undo, RunKind::Verify, RunKind::Restore], false))
+            .all_runs(&RunFilter {
+                target: Some(name.to_owned()),
+                kinds: vec![RunKind::Undo, RunKind::Verify, RunKind::Restore],
+                ..RunFilter::default()
+            })
             .await?;
         let newest_proven = sources
             .iter()
@@ -370,7 +368,7 @@ impl Engine {
         Ok(true)
     }
 
-    async fn all_runs(&self, filter: &RunFilter) -> Result<Vec<Run>, EngineError> {
+    pub(super) async fn all_runs(&self, filter: &RunFilter) -> Result<Vec<Run>, StoreError> {
         let mut all = Vec::new();
         let mut before = None;
         loop {

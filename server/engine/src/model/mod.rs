@@ -22,8 +22,8 @@ pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Slowdown, Throttle};
 pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
 pub use maintenance::{
-    BackupContent, BackupFile, BackupRecord, HorizonHolder, MaintenanceProgress, Pruned, RestoreMode, RestoreRecord, TableCount,
-    TableSpace,
+    BackupContent, BackupFile, BackupRecord, BloatedIndex, DeadRows, HorizonHolder, IndexSpace, IndexSurvey, MaintenanceItem,
+    MaintenanceProgress, MaintenanceRecord, Pruned, RestoreMode, RestoreRecord, TableCount, TableSpace, TaskRecord,
 };
 pub use migration::{
     Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerState, LockMode,

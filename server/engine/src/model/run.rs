@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     decision::Approval,
-    maintenance::{BackupRecord, Pruned, RestoreRecord, TableSpace},
+    maintenance::{BackupRecord, MaintenanceRecord, Pruned, RestoreRecord, TableSpace},
     migration::MigrationRecord,
     plan::PlanId,
     report::OperationFacts,
@@ -66,11 +66,13 @@ pub enum RunKind {
     Rollback,
     /// Tries migrations on a copy.
     Rehearse,
+    /// Carries out built-in maintenance.
+    Maintain,
 }
 
 impl RunKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cleanup,
         Self::Undo,
         Self::Verify,
@@ -79,6 +81,7 @@ impl RunKind {
         Self::Migrate,
         Self::Rollback,
         Self::Rehearse,
+        Self::Maintain,
     ];
 }
 
@@ -397,10 +400,13 @@ pub struct Report {
     pub backup: Option<BackupRecord>,
     /// A restore: what was asked for, and where the rows went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restore: Option<RestoreRecord>,
+    pub restore: Option<Box<RestoreRecord>>,
     /// Migrations: what was asked for, and what became of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migrations: Option<MigrationRecord>,
+    /// Built-in maintenance: what was asked for, and how far each task is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Box<MaintenanceRecord>>,
 }
 
 impl StepReport {
@@ -492,7 +498,9 @@ impl Run {
         let made = match self.kind {
             RunKind::Backup => self.state == RunState::Succeeded,
             RunKind::Migrate | RunKind::Rollback => true,
-            RunKind::Cleanup | RunKind::Undo | RunKind::Verify | RunKind::Restore | RunKind::Rehearse => false,
+            RunKind::Cleanup | RunKind::Undo | RunKind::Verify | RunKind::Restore | RunKind::Rehearse | RunKind::Maintain => {
+                false
+            }
         };
         self.report.backup.as_ref().filter(|record| made && !record.files.is_empty())
     }

@@ -1,7 +1,7 @@
 //! Schedules: what is to be done when, where each stands, and what became of every slot.
 //!
 //! A *slot* is an instant that a schedule's cron fields name. What the fields mean is in [`crate::schedule::cron`], what becomes of a
-//! slot in [`crate::schedule::decide`].
+//! slot in [`mod@crate::schedule::decide`].
 
 use std::fmt;
 

@@ -12,7 +12,7 @@ use super::{
     ledger::Ledger,
     load, migrate,
     pace::Pace,
-    undo, verify,
+    undo, upkeep, verify,
 };
 use crate::{
     engine::Context,
@@ -129,6 +129,7 @@ impl Attempt {
             RunKind::Migrate => migrate::work(self, Direction::Up).await,
             RunKind::Rollback => migrate::work(self, Direction::Down).await,
             RunKind::Rehearse => migrate::rehearse(self).await,
+            RunKind::Maintain => upkeep::work(self).await,
         }
     }
 }

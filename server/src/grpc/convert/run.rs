@@ -219,6 +219,7 @@ fn kind(kind: RunKind) -> v1::RunKind {
         RunKind::Migrate => v1::RunKind::Migrate,
         RunKind::Rollback => v1::RunKind::Rollback,
         RunKind::Rehearse => v1::RunKind::Rehearse,
+        RunKind::Maintain => v1::RunKind::Maintain,
     }
 }
 
@@ -333,6 +334,7 @@ fn kind_of(kind: v1::RunKind) -> Option<RunKind> {
         v1::RunKind::Migrate => Some(RunKind::Migrate),
         v1::RunKind::Rollback => Some(RunKind::Rollback),
         v1::RunKind::Rehearse => Some(RunKind::Rehearse),
+        v1::RunKind::Maintain => Some(RunKind::Maintain),
     }
 }
 

@@ -14,6 +14,7 @@ mod load;
 mod maintain;
 mod migrator;
 mod pressure;
+mod reindex;
 mod render;
 mod restore;
 mod scan;

@@ -4,11 +4,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{RunId, TableName, TableSpace},
-    port::{Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Target, Watch},
+    model::{DeadRows, IndexSpace, IndexSurvey, RunId, TableName, TableSpace},
+    port::{
+        Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Target, TargetError,
+        TargetErrorClass, Watch,
+    },
 };
 
 use super::{SqliteTarget, journal};
+
+/// Freed pages of a tree go to the file's free list, so that a rebuild makes nothing smaller.
+fn no_rebuild() -> TargetError {
+    let message = "REINDEX of SQLite only mends indexes after a collation has changed, and makes none smaller";
+    TargetError::new(TargetErrorClass::Unsupported, message)
+}
 
 #[async_trait]
 impl Maintenance for SqliteTarget {
@@ -46,6 +55,27 @@ impl Maintenance for SqliteTarget {
 
     async fn vacuum(&self, table: &TableName, watch: &Watch) -> Result<TableSpace, MaintenanceError> {
         self.vacuum_table(table, watch).await
+    }
+
+    async fn dead_rows(&self) -> Result<Vec<DeadRows>, MaintenanceError> {
+        let message = "all tables of SQLite share one file, which is tidied as a whole";
+        Err(TargetError::new(TargetErrorClass::Unsupported, message).into())
+    }
+
+    async fn vacuum_file(&self, watch: &Watch) -> Result<TableSpace, MaintenanceError> {
+        self.tidy_file(watch).await
+    }
+
+    async fn survey_indexes(&self, _: &Watch) -> Result<IndexSurvey, MaintenanceError> {
+        Err(no_rebuild().into())
+    }
+
+    async fn reindex(&self, _: RunId, _: &TableName, _: &Watch) -> Result<IndexSpace, MaintenanceError> {
+        Err(no_rebuild().into())
+    }
+
+    async fn settle_reindex(&self, _: RunId, _: &TableName) -> Result<Vec<TableName>, MaintenanceError> {
+        Ok(Vec::new())
     }
 
     async fn forget(&self, run: RunId) -> Result<u64, MaintenanceError> {

@@ -109,6 +109,7 @@ fn heading(run: &proto::Run, is_dry: bool) -> &'static str {
         RunKind::Migrate => "Migration",
         RunKind::Rollback => "Rollback",
         RunKind::Rehearse => "Rehearsal",
+        RunKind::Maintain => "Maintenance",
         RunKind::Unspecified => "Run",
     }
 }
@@ -128,7 +129,7 @@ fn header(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> Markup {
         (
             match run.kind() {
                 RunKind::Undo | RunKind::Restore => "Rows put back",
-                RunKind::Verify => "Rows proven",
+                RunKind::Verify | RunKind::Maintain => "Rows proven",
                 RunKind::Backup => "Rows saved",
                 RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "Rows changed",
                 RunKind::Cleanup | RunKind::Unspecified => "Rows deleted",
