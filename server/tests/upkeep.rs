@@ -610,7 +610,9 @@ async fn bloat(world: &World) {
 }
 
 const LEFTOVERS: &str = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
-const REBUILDING: &str = "SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for old snapshots%'";
+/// The view shows every database of the server.
+const REBUILDING: &str = "SELECT count(*) FROM pg_stat_progress_create_index \
+     WHERE datname = current_database() AND phase LIKE 'waiting for old snapshots%'";
 
 /// Somebody who looks at an older state of the database, for whom a rebuild waits.
 async fn old_snapshot(url: &str) -> PgConnection {
@@ -690,7 +692,7 @@ async fn a_rebuild_that_was_killed_leaves_nothing_behind() {
     let mut daemon = world.start("");
     world.until("a rebuild that waits", REBUILDING, |count| count == 1).await;
     world.until("its new index", LEFTOVERS, |count| count == 1).await;
-    let process = "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_progress_create_index";
+    let process = "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_progress_create_index WHERE datname = current_database()";
     let first = world.db.fetch_text(process).await.expect("a process")[0][0].clone();
     daemon.kill();
     // The server process does not hear of that: it goes on waiting.
@@ -751,7 +753,7 @@ async fn what_somebody_else_s_rebuild_left_is_named_and_stays() {
     world.until("a rebuild that waits", REBUILDING, |count| count == 1).await;
     world
         .db
-        .fetch_text("SELECT pg_cancel_backend(pid)::text FROM pg_stat_progress_create_index")
+        .fetch_text("SELECT pg_cancel_backend(pid)::text FROM pg_stat_progress_create_index WHERE datname = current_database()")
         .await
         .expect("cancelled");
     assert!(other.await.expect("a task").is_err(), "it was cut short");

@@ -78,7 +78,8 @@ const LEFTOVERS: &str = "SELECT n.nspname::text, c.relname::text, \
      FROM pg_catalog.pg_index AS x JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid \
      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
      WHERE NOT x.indisvalid AND c.relkind = 'i' AND c.relname ~ '_cc(new|old)[0-9]*$' AND n.nspname <> 'pg_toast' \
-       AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index AS p WHERE p.relid = x.indrelid) \
+       AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index AS p \
+          WHERE p.datname = pg_catalog.current_database() AND p.relid = x.indrelid) \
      ORDER BY 1, 2";
 
 #[derive(FromRow)]
