@@ -7,6 +7,7 @@ mod foreground;
 mod migrations;
 mod postgres;
 mod report;
+mod schedules;
 mod server;
 mod sets;
 mod sqlite;
@@ -65,6 +66,8 @@ enum Command {
         #[command(flatten)]
         choice: sets::Choice,
     },
+    /// Many schedules: creating and listing them, the idle scheduler, and how late slots fire (SQLite).
+    Schedules(schedules::Arguments),
     /// Migrations: status of a folder, and applying small ones beside psql (PostgreSQL).
     Migrations(migrations::Arguments),
     /// Serves a target until standard input closes; started by the benchmarks themselves.
@@ -94,6 +97,7 @@ async fn main() -> Result<()> {
             return sets::run(&options, &choice).await;
         }
         Some(Command::Foreground(load)) => return foreground::run(&options, &load).await,
+        Some(Command::Schedules(arguments)) => return schedules::run(&arguments).await,
         Some(Command::Migrations(arguments)) => return migrations::run(&arguments, options.rounds).await,
         Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,
         None => {}

@@ -105,6 +105,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         mut copy_table,
         mut count,
         mut plan,
+        mut plan_again,
         mut undo,
         mut copy_back,
     ] = std::array::from_fn(|_| Series::default());
@@ -117,10 +118,21 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         db.close().await;
 
         let (url, db) = bench.copy().await?;
-        count.push(timed(db.fetch_text(&format!("SELECT count(*) FROM user_progress c WHERE {ORPHAN}"))).await?);
         db.close().await;
+        // With a connection of its own, as the first plan has one: what a new connection has to read first is part of both.
+        count.push(
+            timed(async {
+                let db = Db::open(&url).await?;
+                db.fetch_text(&format!("SELECT count(*) FROM user_progress c WHERE {ORPHAN}"))
+                    .await?;
+                db.close().await;
+                Ok(())
+            })
+            .await?,
+        );
         let server = Server::start(&folder.path().join(format!("plain{round}")), &url).await?;
         plan.push(server.plan("delete_only").await?);
+        plan_again.push(server.plan("delete_only").await?);
         let measured = server.cleanup("delete_only", true, options.batch).await?;
         ensure!(
             measured.run.report.unwrap_or_default().rows_affected == truth.orphans,
@@ -170,7 +182,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     line("CREATE TABLE AS + DELETE", &copy_table, "s");
     line("pg_dump -Fc of the table + raw DELETE", &dump, "s");
     line("SELECT count(*) of the orphans", &count, "s");
-    line("plan", &plan, "s");
+    line("plan, the server's first", &plan, "s");
+    line("plan, the next one", &plan_again, "s");
     line("undo, full speed", &undo, "s");
     line("COPY of the same rows into the same table", &copy_back, "s");
     println!(
@@ -185,7 +198,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         &captured.ratios(&copy_table),
         1.0,
     );
-    ratio("plan / SELECT count(*)", &plan.ratios(&count), 1.2);
+    ratio("first plan / SELECT count(*)", &plan.ratios(&count), 1.2);
+    ratio("next plan / SELECT count(*)", &plan_again.ratios(&count), 1.2);
     ratio("undo / COPY", &undo.ratios(&copy_back), 2.0);
     ratio("server, peak resident memory, MB", &rss, 64.0);
     Ok(())

@@ -163,6 +163,18 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Processor time that the server has taken so far, seconds.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name, in parentheses, may hold anything; user and system time are the 12th and 13th field after it, in hundredths of seconds.
+        let (_, rest) = stat.rsplit_once(')').context("a name")?;
+        let mut times = rest.split_whitespace().skip(11);
+        let mut next = || -> Result<f64> { Ok(times.next().context("a time")?.parse()?) };
+        Ok((next()? + next()?) / 100.0)
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.child.stdin.take());

@@ -13,8 +13,8 @@ use tonic::{
 };
 
 use crate::{
-    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, retry::RetryPolicy,
-    runs::Runs, targets::Targets, watch::ReconnectPolicy,
+    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, notifications::Notifications,
+    retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets, watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.
@@ -79,10 +79,22 @@ impl Client {
         Migrations::new(self.clone())
     }
 
+    /// Schedules: what is to be done when, what became of every slot, and the switch over all of them.
+    #[must_use]
+    pub fn schedules(&self) -> Schedules {
+        Schedules::new(self.clone())
+    }
+
     /// The record of what was asked of the server that deletes, approves, stops or takes back.
     #[must_use]
     pub fn decisions(&self) -> Decisions {
         Decisions::new(self.clone())
+    }
+
+    /// Notifications: the channels of the server, a try of one, and what is on its way.
+    #[must_use]
+    pub fn notifications(&self) -> Notifications {
+        Notifications::new(self.clone())
     }
 
     pub(crate) fn channel(&self) -> Channel {

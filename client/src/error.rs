@@ -92,6 +92,34 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// The server has no such channel.
+    #[error("{message}")]
+    UnknownChannel {
+        /// Name that was asked for.
+        channel: String,
+        /// The names there are.
+        known: Vec<String>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// No such delivery.
+    #[error("{message}")]
+    UnknownDelivery {
+        /// Id that was asked for.
+        delivery: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The delivery was not given up, so that there is nothing to retry.
+    #[error("{message}")]
+    DeliveryState {
+        /// The delivery.
+        delivery: String,
+        /// Where it stands.
+        state: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// The catalog names a table or column that the target lacks, or one of an unusable type.
     #[error("{message}")]
     CatalogMismatch {
@@ -204,11 +232,13 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
-    /// The caller may not approve this run.
+    /// The caller may not approve this run, or this schedule.
     #[error("{message}")]
     ApprovalRefused {
-        /// The run.
+        /// The run; empty where it is about a schedule.
         run: String,
+        /// The schedule; empty where it is about a run.
+        schedule: String,
         /// Who wanted to approve it.
         principal: String,
         /// `anonymous` or `same_principal`.
@@ -255,7 +285,7 @@ pub enum Error {
     RequestIdReused {
         /// The request id.
         request_id: String,
-        /// Run that the first call started.
+        /// Run that the first call started; empty where it made something else.
         run: String,
         /// The server's sentence.
         message: String,
@@ -522,6 +552,66 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// No such schedule.
+    #[error("{message}")]
+    UnknownSchedule {
+        /// Id or name that was asked for.
+        schedule: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// Another schedule has the name.
+    #[error("{message}")]
+    ScheduleExists {
+        /// The name.
+        name: String,
+        /// Id of the schedule that has it.
+        schedule: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The schedule is not as the caller has read it.
+    #[error("{message}")]
+    ScheduleChanged {
+        /// Name of the schedule.
+        schedule: String,
+        /// Its newest etag.
+        etag: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// A run of the schedule has not ended, or another slot is about to fire.
+    #[error("{message}")]
+    ScheduleBusy {
+        /// Name of the schedule.
+        schedule: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The operations need a standing approval, and the schedule has none that covers the run.
+    #[error("{message}")]
+    StandingApproval {
+        /// Name of the schedule.
+        schedule: String,
+        /// The operations of the run.
+        operations: Vec<String>,
+        /// Why what the schedule has does not do.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The slot did not fire.
+    #[error("{message}")]
+    SlotRefused {
+        /// Name of the schedule.
+        schedule: String,
+        /// Why it did not.
+        problem: String,
+        /// When to try again, where another server was quicker.
+        retry_after: Option<Duration>,
+        /// The server's sentence.
+        message: String,
+    },
     /// A fault of dbkeep; the server's log holds the cause under the incident's id.
     #[error("{message}")]
     Internal {
@@ -613,6 +703,9 @@ impl Error {
             Self::UnknownOperation { .. } => ErrorReason::UnknownOperation,
             Self::UnknownRun { .. } => ErrorReason::UnknownRun,
             Self::UnknownBackup { .. } => ErrorReason::UnknownBackup,
+            Self::UnknownChannel { .. } => ErrorReason::UnknownChannel,
+            Self::UnknownDelivery { .. } => ErrorReason::UnknownDelivery,
+            Self::DeliveryState { .. } => ErrorReason::DeliveryState,
             Self::CatalogMismatch { .. } => ErrorReason::CatalogMismatch,
             Self::UnknownPlan { .. } => ErrorReason::UnknownPlan,
             Self::PlanExpired { .. } => ErrorReason::PlanExpired,
@@ -655,6 +748,12 @@ impl Error {
             Self::NothingToMigrate { .. } => ErrorReason::NothingToMigrate,
             Self::MigrationsHeld { .. } => ErrorReason::MigrationsHeld,
             Self::RepairRefused { .. } => ErrorReason::RepairRefused,
+            Self::UnknownSchedule { .. } => ErrorReason::UnknownSchedule,
+            Self::ScheduleExists { .. } => ErrorReason::ScheduleExists,
+            Self::ScheduleChanged { .. } => ErrorReason::ScheduleChanged,
+            Self::ScheduleBusy { .. } => ErrorReason::ScheduleBusy,
+            Self::StandingApproval { .. } => ErrorReason::StandingApproval,
+            Self::SlotRefused { .. } => ErrorReason::SlotRefused,
             Self::InvalidAddress { .. }
             | Self::InvalidUserAgent { .. }
             | Self::Unreachable { .. }
@@ -683,6 +782,7 @@ impl Error {
             | Self::ShuttingDown { retry_after, .. }
             | Self::TooManyStreams { retry_after, .. }
             | Self::MigrationsHeld { retry_after, .. }
+            | Self::SlotRefused { retry_after, .. }
             | Self::Other { retry_after, .. } => *retry_after,
             _ => None,
         }

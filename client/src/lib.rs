@@ -54,7 +54,8 @@
 //!
 //! Unary calls are repeated on UNAVAILABLE only, with backoff and jitter, honouring the server's `RetryInfo` and never past
 //! the call's timeout. Calls that change something carry a request id that is made up once and sent with every repetition,
-//! so that the server does the work once. [`RunStream`] reconnects through `WatchRun` after its last event.
+//! so that the server does the work once. What cannot carry one and would mean something else a second time is sent once: changes of the
+//! ledger of migrations, and deleting or firing a schedule. [`RunStream`] reconnects through `WatchRun` after its last event.
 
 mod backups;
 mod cleanup;
@@ -63,8 +64,10 @@ mod decisions;
 mod discovery;
 mod error;
 mod migrations;
+mod notifications;
 mod retry;
 mod runs;
+mod schedules;
 mod targets;
 mod watch;
 
@@ -82,8 +85,13 @@ pub use crate::{
         ApplyRequest, MigrationDetail, MigrationManner, MigrationQuery, MigrationSelection, Migrations, RehearseRequest,
         RollbackRequest,
     },
+    notifications::{DeliveryQuery, Notifications},
     retry::RetryPolicy,
     runs::{LimitsUpdate, RunQuery, Runs, UndoRequest},
+    schedules::{
+        PreviewRequest, ScheduleDraft, ScheduleManner, ScheduleNotices, ScheduleQuery, ScheduleRunQuery, ScheduleTiming,
+        ScheduleUpdate, Schedules,
+    },
     targets::{TargetDetail, Targets},
     watch::{Connection, ReconnectPolicy, RunStream, is_final},
 };

@@ -182,7 +182,35 @@ impl Migrations {
             direction: direction.into(),
             selection: Some(selection.message),
             backup,
+            ..PlanMigrationsRequest::default()
         };
+        self.planned(message).await
+    }
+
+    /// What going back to a backup of the whole database would do. Without `backup` it is the one that was made before the oldest of the
+    /// migrations was applied; with one, all may be selected. Changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Migrations::plan`], [`Error::MigrationsBlocked`], [`Error::UnknownBackup`], [`Error::BackupPruned`],
+    /// [`Error::BackupKind`], [`Error::RunState`], [`Error::ToolUnavailable`].
+    pub async fn plan_from_backup(
+        &self,
+        target: impl Into<String>,
+        selection: MigrationSelection,
+        backup: Option<&str>,
+    ) -> Result<MigrationPlan, Error> {
+        let message = PlanMigrationsRequest {
+            target: target.into(),
+            direction: MigrationDirection::Down.into(),
+            selection: Some(selection.message),
+            from_backup: true,
+            backup_id: backup.unwrap_or_default().to_owned(),
+            ..PlanMigrationsRequest::default()
+        };
+        self.planned(message).await
+    }
+
+    async fn planned(&self, message: PlanMigrationsRequest) -> Result<MigrationPlan, Error> {
         let answer = retry::unary(&self.client, self.client.plan_timeout(), message, |request| {
             let mut service = self.service();
             async move { service.plan_migrations(request).await }
@@ -445,6 +473,18 @@ impl RehearseRequest {
             },
         }
     }
+
+    /// On a copy of the schema without rows, on PostgreSQL: quick, and no proof of a way back.
+    pub fn schema_only(mut self) -> Self {
+        self.message.copy = dbkeep_proto::v1::RehearsalCopy::SchemaOnly.into();
+        self
+    }
+
+    /// Migrations that are in effect, selected as for a rollback: down, up, and compare with the present.
+    pub fn applied(mut self) -> Self {
+        self.message.applied = true;
+        self
+    }
 }
 
 /// What to apply. Made with a request id of its own; a clone repeats the same call and starts no second run.
@@ -514,11 +554,27 @@ impl RollbackRequest {
         }
     }
 
-    /// Exactly what a plan says, or a refusal.
+    /// Exactly what a plan says, or a refusal. One that goes back to a backup needs its phrase too.
     pub fn of_plan(plan: &MigrationPlan) -> Self {
-        Self::new(MigrationSelection::of_plan(plan))
-            .target(&plan.target)
-            .plan_token(&plan.token)
+        let request = match &plan.restore {
+            Some(restore) => Self::new(MigrationSelection::all()).from_backup(Some(&restore.backup_id)),
+            None => Self::new(MigrationSelection::of_plan(plan)),
+        };
+        request.target(&plan.target).plan_token(&plan.token)
+    }
+
+    /// Goes back to a backup of the whole database instead of executing scripts: to this one, or to the one that was made before the
+    /// oldest of the migrations was applied. Everything written since is lost.
+    pub fn from_backup(mut self, backup: Option<&str>) -> Self {
+        self.message.from_backup = true;
+        self.message.backup_id = backup.unwrap_or_default().to_owned();
+        self
+    }
+
+    /// The plan's confirmation phrase, letter by letter; needed to go back to a backup.
+    pub fn confirmation_phrase(mut self, phrase: impl Into<String>) -> Self {
+        self.message.confirmation_phrase = phrase.into();
+        self
     }
 
     /// Token of the plan that was reviewed. The selection has to be the plan's too.
@@ -568,7 +624,18 @@ mod tests {
         assert_eq!(apply.selection.unwrap().migrations, ["1", "2"]);
         let rollback = RollbackRequest::of_plan(&plan_of_two).unproven().message;
         assert_eq!(rollback.selection.unwrap().migrations, ["1", "2"]);
-        assert!(rollback.unproven);
+        assert!(rollback.unproven && !rollback.from_backup);
+        let mut plan = plan_of_two;
+        plan.restore = Some(dbkeep_proto::v1::MigrationRestore {
+            backup_id: "b".into(),
+            ..Default::default()
+        });
+        let back = RollbackRequest::of_plan(&plan).confirmation_phrase("restore it").message;
+        assert!(back.from_backup && back.selection.unwrap().migrations.is_empty());
+        assert_eq!(
+            (back.backup_id.as_str(), back.confirmation_phrase.as_str()),
+            ("b", "restore it")
+        );
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Owns the policy, the backoff and the loop around one call. Only UNAVAILABLE is repeated, and only because every call of
 //! dbkeep is safe to repeat: reads change nothing, PlanCleanup changes no row, CancelRun is idempotent, and the calls that
-//! start or steer a run carry a request id that is the same in every repetition. The two calls that change the ledger of migrations
-//! are the exception, and are sent [`once`]. Called by the service files for unary calls and by
+//! start or steer a run, or create a schedule, carry a request id that is the same in every repetition. The exceptions are sent
+//! [`once`]: the two calls that change the ledger of migrations, DeleteSchedule, and RunSchedule. Called by the service files for unary calls and by
 //! `watch.rs` for the opening of streams.
 
 use std::{future::Future, time::Duration};

@@ -208,10 +208,7 @@ impl RunQuery {
 
     /// Only runs accepted at or after this instant.
     pub fn created_after(mut self, instant: jiff::Timestamp) -> Self {
-        self.filter().created_after = Some(prost_types::Timestamp {
-            seconds: instant.as_second(),
-            nanos: instant.subsec_nanosecond(),
-        });
+        self.filter().created_after = Some(wire_instant(instant));
         self
     }
 
@@ -301,5 +298,13 @@ impl UndoRequest {
 impl<S: Into<String>> From<S> for UndoRequest {
     fn from(id: S) -> Self {
         Self::new(id)
+    }
+}
+
+/// An instant as the wire has it.
+pub(crate) fn wire_instant(instant: jiff::Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: instant.as_second(),
+        nanos: instant.subsec_nanosecond(),
     }
 }

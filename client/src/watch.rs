@@ -2,8 +2,8 @@
 //!
 //! Owns what callers see: the stream, its policy, and word of the connection. What happens behind it (order, reconnecting,
 //! the end) is `watch/follower.rs`. Does not own the run: that is the server's, and dropping a stream stops nothing. Made by
-//! `cleanup.rs` (RunCleanup), `runs.rs` (WatchRun, UndoRun), `backups.rs` (VerifyBackup, CreateBackup, RestoreBackup) and
-//! `migrations.rs` (TestMigration, ApplyMigrations, RollbackMigrations).
+//! `cleanup.rs` (RunCleanup), `runs.rs` (WatchRun, UndoRun), `backups.rs` (VerifyBackup, CreateBackup, RestoreBackup),
+//! `migrations.rs` (TestMigration, ApplyMigrations, RollbackMigrations) and `schedules.rs` (RunSchedule).
 
 mod follower;
 

@@ -15,8 +15,9 @@ use dbkeep_engine::{
     Engine, EngineError,
     catalog::{Catalog, CatalogError},
     engine::{Migrations, TargetEntry},
+    notify::Channels,
     planner::{self, PlanError},
-    port::{ArchiveError, FileRoot, FilesError, Roots, Store, StoreError},
+    port::{ArchiveError, FileRoot, FilesError, Notifier, Outbox as _, Roots, Store, StoreError},
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -30,6 +31,7 @@ use crate::{
     config::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url},
     files::FolderRoot,
     migration_folder::DiskFolder,
+    notify,
     store::ControlStore,
     target,
 };
@@ -116,9 +118,20 @@ pub enum ComposeError {
         /// What is wrong with it.
         source: FilesError,
     },
+    /// A channel cannot be used.
+    #[error("channel {name}: {problem}")]
+    Channel {
+        /// The channel.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A catalog does not fit its target.
     #[error(transparent)]
     Mismatch(EngineError),
+    /// The schedules that the catalogs declare cannot be created.
+    #[error("schedules: {0}")]
+    Schedules(EngineError),
     /// The server was told to stop before it had started.
     #[error("stopped before the control store answered")]
     Stopped,
@@ -136,6 +149,9 @@ pub(crate) struct Composition {
 pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Result<Composition, ComposeError> {
     config.check()?;
     let targets = targets(config)?;
+    let mut settings = config.engine.clone();
+    settings.notify.channels = channels(config)?;
+    settings.notify.routing = Arc::new(config.routing());
     let url = config.store_url()?;
     make_folder(&config.data_folder)?;
     let lock = match url.sqlite_file() {
@@ -147,13 +163,18 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
         None => None,
     };
     let store = open_store(&url, config.store_wait, shutdown).await?;
+    let store = store.announcing(Arc::clone(&settings.notify.routing));
     if lock.is_some() {
         // Nobody else can hold a lease: runs of the process before this one go on at once.
         store.release_all().await?;
+        store.release_deliveries().await?;
     }
     let archive = FolderArchive::open(config.backup_folder())?;
-    let engine = Engine::new(targets, Arc::new(store.clone()), Arc::new(archive), config.engine.clone());
+    let engine = Engine::new(targets, Arc::new(store.clone()), Arc::new(archive), settings);
     engine.check_catalogs().await.map_err(ComposeError::Mismatch)?;
+    if config.default_schedules {
+        engine.seed_schedules().await.map_err(ComposeError::Schedules)?;
+    }
     Ok(Composition { engine, store, lock })
 }
 
@@ -174,6 +195,7 @@ pub struct TargetCheck {
 /// The first thing that would keep a server from starting.
 pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
     config.check()?;
+    channels(config)?;
     let mut checked = Vec::new();
     for (name, entry) in targets(config)? {
         let operations = entry.catalog.operations();
@@ -231,6 +253,16 @@ fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeErro
     Ok(targets)
 }
 
+fn channels(config: &Config) -> Result<Channels, ComposeError> {
+    let opened = config.channels.iter().map(|declared| {
+        notify::open(declared).map_err(|problem| ComposeError::Channel {
+            name: declared.name.clone(),
+            problem,
+        })
+    });
+    opened.collect::<Result<Vec<Arc<dyn Notifier>>, _>>().map(Channels::from_iter)
+}
+
 fn roots(config: &Config, target: &TargetConfig) -> Result<Roots, ComposeError> {
     let mut roots = Roots::new();
     for (name, path) in &target.roots {
@@ -265,6 +297,7 @@ fn catalog(target: &TargetConfig) -> Result<Catalog, ComposeError> {
         };
         merged.merge(catalog.map_err(refused)?).map_err(refused)?;
     }
+    merged.check_schedules().map_err(refused)?;
     Ok(merged)
 }
 

@@ -4,6 +4,7 @@
 //! in a data folder, on loopback. Called by the binary, and by tests that start a server. The settings are shown one by one in
 //! `dbkeep.toml` at the root of the repository.
 
+pub mod channels;
 mod read;
 mod roots;
 
@@ -15,7 +16,13 @@ use std::{
     time::Duration,
 };
 
-use dbkeep_engine::{engine::Settings, model::Layout};
+use dbkeep_engine::{
+    engine::Settings,
+    model::Layout,
+    notify::{Route, Routing},
+};
+
+use channels::ChannelConfig;
 
 /// Name of the catalog that is built in.
 pub const BUILTIN_CATALOG: &str = "builtin:learning-platform";
@@ -161,8 +168,14 @@ pub struct Config {
     pub pg_bin: Option<PathBuf>,
     /// How runs are worked on.
     pub engine: Settings,
+    /// Whether schedules that catalogs declare are created when they are first met.
+    pub default_schedules: bool,
     /// The databases.
     pub targets: Vec<TargetConfig>,
+    /// What carries notifications.
+    pub channels: Vec<ChannelConfig>,
+    /// Which of them go where.
+    pub routes: Vec<Route>,
     /// Roots that were declared for a target that there is not: refused when the configuration is checked.
     stray_roots: Vec<(String, String)>,
 }
@@ -181,7 +194,10 @@ impl Config {
             backup_folder: None,
             pg_bin: None,
             engine: Settings::default(),
+            default_schedules: true,
             targets: Vec::new(),
+            channels: Vec::new(),
+            routes: Vec::new(),
             stray_roots: Vec::new(),
         }
     }
@@ -220,6 +236,26 @@ impl Config {
             self.stray_roots.push((target.to_owned(), name.into()));
         }
         self
+    }
+
+    /// Adds a channel for notifications.
+    #[must_use]
+    pub fn with_channel(mut self, channel: ChannelConfig) -> Self {
+        self.channels.push(channel);
+        self
+    }
+
+    /// Adds a route over channels that were added before.
+    #[must_use]
+    pub fn with_route(mut self, route: Route) -> Self {
+        self.routes.push(route);
+        self
+    }
+
+    /// Which notifications go where.
+    #[must_use]
+    pub fn routing(&self) -> Routing {
+        Routing::new(self.channels.iter().map(ChannelConfig::facts), self.routes.clone())
     }
 
     /// Uses another control store than the SQLite file in the data folder.
@@ -268,7 +304,8 @@ impl Config {
         self.data_folder.join("spill")
     }
 
-    /// Checks what one setting alone cannot show: names of targets, where the server listens, and that roots are apart.
+    /// Checks what one setting alone cannot show: names of targets, where the server listens, where
+    /// notifications go, and that roots are apart.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -283,6 +320,7 @@ impl Config {
                 ));
             }
         }
+        channels::check(self)?;
         roots::check(self)
     }
 }

@@ -21,6 +21,7 @@ pub mod config;
 pub mod files;
 pub mod grpc;
 mod migration_folder;
+pub mod notify;
 pub mod store;
 pub mod target;
 pub mod telemetry;
@@ -117,7 +118,10 @@ impl Server {
         };
         let (health, transport) = grpc::transport(listener, engine.clone(), self.max_streams, stops.clone()).await?;
         let mut transport = AbortOnDropHandle::new(tokio::spawn(transport));
+        let info = server_info(&engine.settings().holder, address);
+        let mut scheduler = AbortOnDropHandle::new(tokio::spawn(engine.scheduler(info).run(stop.clone())));
         let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(stop.clone())));
+        let mut dispatcher = AbortOnDropHandle::new(tokio::spawn(engine.dispatcher().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
         let early = tokio::select! {
@@ -144,6 +148,14 @@ impl Server {
             tracing::warn!("a batch takes longer than the grace; its run goes on from the journal after the restart");
             supervisor.abort();
         }
+        if timeout(LAST_ACTS, &mut scheduler).await.is_err() {
+            tracing::warn!("a slot is being planned; another server, or the next start, goes on with it");
+            scheduler.abort();
+        }
+        if timeout_at(limit, &mut dispatcher).await.is_err() {
+            tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");
+            dispatcher.abort();
+        }
         if timeout(LAST_ACTS, store.close()).await.is_err() {
             tracing::warn!("the control store did not close in time");
         }
@@ -155,5 +167,17 @@ impl Server {
             // What is still open has nothing more to say: everything that matters is stored.
             Err(_) => Ok(()),
         }
+    }
+}
+
+/// What this server says of itself to the others.
+fn server_info(holder: &str, address: std::net::SocketAddr) -> dbkeep_engine::model::ServerInfo {
+    let name = rustix::system::uname();
+    dbkeep_engine::model::ServerInfo {
+        id: holder.to_owned(),
+        address: address.to_string(),
+        host: name.nodename().to_string_lossy().into_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: jiff::Timestamp::now(),
     }
 }

@@ -223,6 +223,113 @@ async fn a_killed_rollback_goes_on_statement_by_statement() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_restore_leaves_the_old_state_or_the_new_and_comes_to_its_end() {
+    let files = [
+        (
+            "1_a.up.sql",
+            "CREATE TABLE a (id integer PRIMARY KEY, n integer NOT NULL, gone text);\nINSERT INTO a VALUES (1, 0, 'x'), (2, 5, 'y');",
+        ),
+        (
+            "2_b.up.sql",
+            "-- dbkeep: requires-backup = true\nALTER TABLE a DROP COLUMN gone;\nUPDATE a SET n = n + 1;\nCREATE TABLE b (id integer);",
+        ),
+    ];
+    for database in ["postgres", "sqlite"] {
+        for point in [
+            "rewind-checked",
+            "rewind-frozen",
+            "dump-published",
+            "rewind-saved",
+            "rewind-dropped",
+            "rewind-filled",
+            "rewind-recorded",
+            "rewind-committed",
+            "rewind-commit-reply-lost",
+        ] {
+            let world = World::new(database, &files[..1]).await;
+            let mut daemon = world.start("");
+            apply(&daemon).await;
+            daemon.kill();
+            fs::write(world.path("migrations").join(files[1].0), files[1].1).expect("a file");
+            let mut daemon = world.start("");
+            apply(&daemon).await;
+            daemon.kill();
+            world.db.execute("INSERT INTO a VALUES (3, 9)").await.expect("a row");
+            // What the kill leaves is looked at before anybody takes the run up again.
+            let lost = point == "rewind-commit-reply-lost";
+            let mut daemon = world.start(&format!("{point}=1*{}", if lost { "return" } else { "panic" }));
+            let mut migrations = MigrationServiceClient::new(channel(&daemon).await);
+            let plan = v1::PlanMigrationsRequest {
+                direction: v1::MigrationDirection::Down.into(),
+                selection: Some(v1::MigrationSelection {
+                    steps: 1,
+                    ..v1::MigrationSelection::default()
+                }),
+                from_backup: true,
+                ..v1::PlanMigrationsRequest::default()
+            };
+            let plan = migrations
+                .plan_migrations(plan)
+                .await
+                .expect("a plan")
+                .into_inner()
+                .plan
+                .expect("a plan");
+            let restore = plan.restore.expect("a restore");
+            let request = v1::RollbackMigrationsRequest {
+                dry_run: Some(false),
+                plan_token: plan.token,
+                from_backup: true,
+                backup_id: restore.backup_id,
+                confirmation_phrase: restore.confirmation_phrase,
+                ..v1::RollbackMigrationsRequest::default()
+            };
+            if let Ok(answer) = migrations.rollback_migrations(request).await {
+                let mut stream = answer.into_inner();
+                while let Ok(Some(_)) = stream.message().await {}
+            }
+            if lost {
+                daemon.kill();
+            } else {
+                daemon.wait();
+            }
+            let committed = matches!(point, "rewind-committed" | "rewind-commit-reply-lost");
+            let there = world.value("SELECT CAST(count(*) AS text) FROM a").await;
+            let expected = if committed { "2" } else { "3" };
+            assert_eq!(there, expected, "{database} {point}: all of the one or all of the other");
+            let mut daemon = world.start("");
+            let run = end(&daemon).await;
+            assert_eq!(run.state(), RunState::Succeeded, "{database} {point}: {}", run.state_reason);
+            assert_eq!(
+                world
+                    .value("SELECT CAST(sum(n) AS text) || min(gone) || max(gone) FROM a")
+                    .await,
+                "5xy",
+                "{database} {point}"
+            );
+            let ledger = if database == "postgres" {
+                "dbkeep.migration"
+            } else {
+                "_dbkeep_migration"
+            };
+            let state = world.value(&format!("SELECT state FROM {ledger} WHERE id = '2'")).await;
+            assert_eq!(state, "rolled_back", "{database} {point}");
+            // The state before was saved last under the lock, and nothing else of an earlier attempt stays.
+            let backup = files_below(&world.path("data").join("backups").join(&run.id));
+            assert_eq!(backup.len(), 2, "{database} {point}: {backup:?}");
+            assert!(
+                run.report
+                    .expect("a report")
+                    .steps
+                    .iter()
+                    .all(|step| step.state() == v1::StepState::Succeeded)
+            );
+            daemon.kill();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_rehearsal_leaves_nothing_behind() {
     for database in ["postgres", "sqlite"] {
         for point in [

@@ -70,6 +70,7 @@ async fn rehearse(url: &str, folder: &std::path::Path) {
     let dump = DumpOrder {
         tables: Vec::new(),
         path: path.clone(),
+        schema_only: false,
     };
     let dumped = maintenance.dump(&dump, &watch).await.expect("a dump");
     let load = LoadOrder {

@@ -111,6 +111,20 @@ fn from_server(status: &Status) -> Error {
             backup: names.text("backup"),
             message,
         },
+        Some(ErrorReason::UnknownChannel) => Error::UnknownChannel {
+            channel: names.text("channel"),
+            known: names.list("known"),
+            message,
+        },
+        Some(ErrorReason::UnknownDelivery) => Error::UnknownDelivery {
+            delivery: names.text("delivery"),
+            message,
+        },
+        Some(ErrorReason::DeliveryState) => Error::DeliveryState {
+            delivery: names.text("delivery"),
+            state: names.text("state"),
+            message,
+        },
         Some(ErrorReason::CatalogMismatch) => Error::CatalogMismatch {
             origin: names.text("origin"),
             operation: names.text("operation"),
@@ -167,6 +181,7 @@ fn from_server(status: &Status) -> Error {
         },
         Some(ErrorReason::ApprovalRefused) => Error::ApprovalRefused {
             run: names.text("run"),
+            schedule: names.text("schedule"),
             principal: names.text("principal"),
             problem: names.text("problem"),
             message,
@@ -317,6 +332,36 @@ fn from_server(status: &Status) -> Error {
             migration: names.text("migration"),
             action: names.text("action"),
             offered: names.list("offered"),
+            message,
+        },
+        Some(ErrorReason::UnknownSchedule) => Error::UnknownSchedule {
+            schedule: names.text("schedule"),
+            message,
+        },
+        Some(ErrorReason::ScheduleExists) => Error::ScheduleExists {
+            name: names.text("name"),
+            schedule: names.text("schedule"),
+            message,
+        },
+        Some(ErrorReason::ScheduleChanged) => Error::ScheduleChanged {
+            schedule: names.text("schedule"),
+            etag: names.text("etag"),
+            message,
+        },
+        Some(ErrorReason::ScheduleBusy) => Error::ScheduleBusy {
+            schedule: names.text("schedule"),
+            message,
+        },
+        Some(ErrorReason::StandingApproval) => Error::StandingApproval {
+            schedule: names.text("schedule"),
+            operations: names.list("operations"),
+            problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::SlotRefused) => Error::SlotRefused {
+            schedule: names.text("schedule"),
+            problem: names.text("problem"),
+            retry_after,
             message,
         },
         Some(ErrorReason::MethodNotAllowed) => Error::MethodNotAllowed { message },
@@ -490,6 +535,59 @@ mod tests {
         assert!(matches!(
             Error::from(refused),
             Error::RepairRefused { offered, .. } if offered == ["retry", "skip"]
+        ));
+    }
+
+    #[test]
+    fn errors_of_schedules_carry_their_names() {
+        let unknown = status(Code::NotFound, "UNKNOWN_SCHEDULE", &[("schedule", "nightly")]);
+        assert!(matches!(Error::from(unknown), Error::UnknownSchedule { schedule, .. } if schedule == "nightly"));
+        let exists = status(
+            Code::AlreadyExists,
+            "SCHEDULE_EXISTS",
+            &[("name", "nightly"), ("schedule", "s1")],
+        );
+        assert!(matches!(
+            Error::from(exists),
+            Error::ScheduleExists { name, schedule, .. } if (name.as_str(), schedule.as_str()) == ("nightly", "s1")
+        ));
+        let changed = status(Code::Aborted, "SCHEDULE_CHANGED", &[("schedule", "nightly"), ("etag", "7")]);
+        assert!(matches!(
+            Error::from(changed),
+            Error::ScheduleChanged { schedule, etag, .. } if (schedule.as_str(), etag.as_str()) == ("nightly", "7")
+        ));
+        let busy = status(Code::FailedPrecondition, "SCHEDULE_BUSY", &[("schedule", "nightly")]);
+        assert!(matches!(Error::from(busy), Error::ScheduleBusy { schedule, .. } if schedule == "nightly"));
+        let approval = status(
+            Code::FailedPrecondition,
+            "STANDING_APPROVAL",
+            &[("schedule", "nightly"), ("operations", "a,b"), ("problem", "it has none")],
+        );
+        assert!(matches!(
+            Error::from(approval),
+            Error::StandingApproval { operations, problem, .. } if operations == ["a", "b"] && problem == "it has none"
+        ));
+        // Another server was quicker: no schedule is named, and the call may be made again.
+        let lost = Error::from(status(Code::Aborted, "SLOT_REFUSED", &[]));
+        assert_eq!(lost.retry_after(), Some(Duration::from_secs(3)));
+        assert!(!lost.is_unavailable(), "a slot that was refused is not fired again by itself");
+    }
+
+    #[test]
+    fn an_approval_and_a_request_id_may_be_about_a_schedule() {
+        let refused = status(
+            Code::PermissionDenied,
+            "APPROVAL_REFUSED",
+            &[("schedule", "nightly"), ("principal", "ann"), ("problem", "same_principal")],
+        );
+        assert!(matches!(
+            Error::from(refused),
+            Error::ApprovalRefused { run, schedule, .. } if run.is_empty() && schedule == "nightly"
+        ));
+        let reused = status(Code::AlreadyExists, "REQUEST_ID_REUSED", &[("request_id", "r")]);
+        assert!(matches!(
+            Error::from(reused),
+            Error::RequestIdReused { request_id, run, .. } if request_id == "r" && run.is_empty()
         ));
     }
 

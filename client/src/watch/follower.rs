@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   RunCleanup / UndoRun / VerifyBackup / CreateBackup / RestoreBackup / WatchRun /
-//!   TestMigration / ApplyMigrations / RollbackMigrations
+//!   TestMigration / ApplyMigrations / RollbackMigrations / RunSchedule
 //!                              |
 //!                              v   event: due -> deliver, old -> drop, too new -> SequenceGap
 //!   +---------------------> following ---- StateChanged into a final state ----> end
@@ -12,7 +12,8 @@
 //!   |             broken, UNAVAILABLE, SHUTTING_DOWN, too many streams, or closed early
 //!   |                          v
 //!   |   a run id is known:  WatchRun(run, after the last delivered sequence)
-//!   |   no event came yet:  the same call with the same request id
+//!   |   no event came yet:  the same call with the same request id;
+//!   |                       RunSchedule has none, and ends in LostContact
 //!   |                          |
 //!   +------ opened ------------+------ no contact for `give_up_after` ----> LostContact
 //! ```
@@ -23,7 +24,8 @@
 
 use dbkeep_proto::v1::{
     ApplyMigrationsRequest, CreateBackupRequest, MigrationPlan, RestoreBackupRequest, RollbackMigrationsRequest,
-    RunCleanupRequest, RunEvent, TestMigrationRequest, UndoRunRequest, VerifyBackupRequest, WatchRunRequest, run_event::Event,
+    RunCleanupRequest, RunEvent, RunScheduleRequest, TestMigrationRequest, UndoRunRequest, VerifyBackupRequest, WatchRunRequest,
+    run_event::Event,
 };
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream::BoxStream};
 use tokio::{
@@ -36,7 +38,7 @@ use super::{Connection, is_final};
 use crate::{
     connect::Client,
     error::Error,
-    retry::{self, Backoff},
+    retry::{self, Backoff, RetryPolicy},
 };
 
 /// The call that a stream begins with; kept to repeat it where it breaks before it told the run's id.
@@ -50,6 +52,7 @@ pub(crate) enum Opening {
     Rehearse(TestMigrationRequest),
     Apply(ApplyMigrationsRequest),
     Rollback(RollbackMigrationsRequest),
+    Schedule(RunScheduleRequest),
     Watch(WatchRunRequest),
 }
 
@@ -98,7 +101,8 @@ impl Follower {
             | Opening::Restore(_)
             | Opening::Rehearse(_)
             | Opening::Apply(_)
-            | Opening::Rollback(_) => (None, 0),
+            | Opening::Rollback(_)
+            | Opening::Schedule(_) => (None, 0),
         };
         let mut follower = Self {
             client,
@@ -113,10 +117,20 @@ impl Follower {
         };
         // Opening has no deadline of its own (a server may count rows before it answers), but the pauses between attempts do.
         let deadline = Instant::now() + follower.client.call_timeout();
-        let events = retry::attempts(follower.client.retry(), deadline, || follower.open()).await?;
+        let policy = if follower.is_repeatable() {
+            follower.client.retry().clone()
+        } else {
+            RetryPolicy::never()
+        };
+        let events = retry::attempts(&policy, deadline, || follower.open()).await?;
         follower.events = Some(events);
         follower.opened_at = Instant::now();
         Ok(follower)
+    }
+
+    /// Whether opening it again means the same run: firing a schedule carries no request id, and twice would fire it twice.
+    fn is_repeatable(&self) -> bool {
+        self.run_id.is_some() || !matches!(self.opening, Opening::Schedule(_))
     }
 
     /// Waits for the next event. Takes itself along, so that the stream can keep the wait between two polls.
@@ -223,7 +237,7 @@ impl Follower {
             }
             let pause = outage.backoff.pause(problem.retry_after());
             let waited = outage.since.elapsed();
-            if waited + pause > policy.give_up_after {
+            if waited + pause > policy.give_up_after || !self.is_repeatable() {
                 return Err(Error::LostContact {
                     run: self.run_id.clone(),
                     last_sequence: self.last_sequence,
@@ -303,6 +317,11 @@ impl Follower {
                     let mut service = client.migrations().service();
                     let answer = service.rollback_migrations(client.prepare(request, None)).await?;
                     without_plan(answer.into_inner().map_ok(|response| (response.plan, response.event)))
+                }
+                Opening::Schedule(request) => {
+                    let mut service = client.schedules().service();
+                    let answer = service.run_schedule(client.prepare(request, None)).await?;
+                    answer.into_inner().map_ok(|response| response.event).boxed()
                 }
                 Opening::Watch(request) => {
                     // Watching begins without work on the server's side, so that silence means absence. The limit is this

@@ -1,6 +1,6 @@
 //! A server that answers as its script says, and writes down what it was asked.
 //!
-//! Owns the services (that of migrations is `fake/migrations.rs`), the in-memory network between client and server, and builders of events. Every streaming call
+//! Owns the services (those of migrations and schedules are in `fake/`), the in-memory network between client and server, and builders of events. Every streaming call
 //! takes the next [`Answer`] of the script, whatever call it is: the tests are about the order of calls.
 
 use std::{
@@ -21,6 +21,7 @@ use proto::{
     cleanup_service_server::{CleanupService, CleanupServiceServer},
     migration_service_server::MigrationServiceServer,
     run_service_server::{RunService, RunServiceServer},
+    schedule_service_server::ScheduleServiceServer,
     target_service_server::{TargetService, TargetServiceServer},
 };
 use tokio::{io::DuplexStream, task::JoinHandle};
@@ -30,15 +31,16 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-pub(crate) use self::migrations::Migrating;
+pub(crate) use self::{migrations::Migrating, schedules::Scheduling};
 
 mod migrations;
+mod schedules;
 
 /// Id of the run that every call is about.
 pub(crate) const RUN: &str = "run-1";
 
 /// What the server was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Call {
     Run { request_id: String, phrase: String },
     Undo { request_id: String },
@@ -55,6 +57,7 @@ pub(crate) enum Call {
     Resume { request_id: String },
     Limits { request_id: String },
     Migrations(Migrating),
+    Schedules(Scheduling),
 }
 
 /// How a streaming call is answered.
@@ -96,6 +99,8 @@ pub(crate) struct State {
     run: proto::Run,
     plan: proto::Plan,
     pub(crate) migration_plan: proto::MigrationPlan,
+    pub(crate) schedule: proto::Schedule,
+    pub(crate) scheduler: proto::SchedulerStatus,
     links: Vec<JoinHandle<()>>,
     connections: usize,
 }
@@ -165,6 +170,7 @@ impl Fake {
             .add_service(RunServiceServer::new(self.clone()))
             .add_service(BackupServiceServer::new(self.clone()))
             .add_service(MigrationServiceServer::new(self.clone()))
+            .add_service(ScheduleServiceServer::new(self.clone()))
     }
 
     /// A network of pipes. Each connection runs through a task, and aborting that task is pulling the plug.
@@ -569,6 +575,16 @@ pub(crate) fn refusal(code: Code, reason: &str, metadata: &[(&str, &str)]) -> St
         "the server's sentence",
         ErrorDetails::with_error_info(reason, "dbkeep", metadata),
     )
+}
+
+/// INVALID_FIELD with what is wrong with each field.
+#[cfg(feature = "cli")]
+pub(crate) fn invalid(fields: &[(&str, &str)]) -> Status {
+    let mut details = ErrorDetails::with_error_info("INVALID_FIELD", "dbkeep", std::collections::HashMap::new());
+    for (field, expected) in fields {
+        details.add_bad_request_violation(*field, *expected);
+    }
+    Status::with_error_details(Code::InvalidArgument, "the server's sentence", details)
 }
 
 /// SHUTTING_DOWN with a time to come back.

@@ -13,7 +13,12 @@ mod cli;
 mod cli_ladder;
 #[cfg(feature = "cli")]
 mod cli_migrations;
+#[cfg(feature = "cli")]
+mod cli_notify;
+#[cfg(feature = "cli")]
+mod cli_schedules;
 mod fake;
 mod migrations;
 mod retry;
+mod schedules;
 mod watch;

@@ -1,6 +1,8 @@
 //! The catalog: operations as data, read from TOML. Whatever a reader of the file could have meant otherwise is refused with
 //! file, line and what was expected; whether tables and columns exist is checked against each target by the planner.
 
+mod schedules;
+
 use std::collections::BTreeMap;
 
 use jiff::Span;
@@ -32,6 +34,7 @@ pub struct CatalogError {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalog {
     operations: Vec<Operation>,
+    schedules: Vec<DeclaredSchedule>,
 }
 
 #[derive(Deserialize)]
@@ -393,6 +396,8 @@ fn seconds(text: &str) -> Result<u64, String> {
         .ok_or_else(expectation)
 }
 
+pub use schedules::DeclaredSchedule;
+
 impl Catalog {
     /// Reads one file's text; `file` is how messages name it.
     ///
@@ -406,21 +411,73 @@ impl Catalog {
         for table in source.take_tables(&mut root, "operation")? {
             catalog.add(source.operation(table)?)?;
         }
+        for table in source.take_tables(&mut root, "schedule")? {
+            catalog.add_schedule(source.schedule(table)?)?;
+        }
         if let Some((key, _)) = root.get_ref().iter().next() {
             return Err(source.refuse(
                 key.span().start,
-                format!("unknown key `{}`; expected [[operation]]", key.get_ref()),
+                format!("unknown key `{}`; expected [[operation]] or [[schedule]]", key.get_ref()),
             ));
         }
         Ok(catalog)
     }
 
-    /// Appends the operations of another file.
+    /// Appends the operations and schedules of another file.
     ///
     /// # Errors
-    /// Where both declare an operation of the same name.
+    /// Where both declare an operation or a schedule of the same name.
     pub fn merge(&mut self, other: Self) -> Result<(), CatalogError> {
-        other.operations.into_iter().try_for_each(|operation| self.add(operation))
+        other.operations.into_iter().try_for_each(|operation| self.add(operation))?;
+        other
+            .schedules
+            .into_iter()
+            .try_for_each(|schedule| self.add_schedule(schedule))
+    }
+
+    fn add_schedule(&mut self, schedule: DeclaredSchedule) -> Result<(), CatalogError> {
+        let name = &schedule.spec.name;
+        if let Some(first) = self.schedules.iter().find(|known| known.spec.name == *name) {
+            return Err(CatalogError {
+                problem: format!(
+                    "schedule {name} is declared twice, first at {}; expected unique names",
+                    first.origin
+                ),
+                origin: schedule.origin,
+            });
+        }
+        self.schedules.push(schedule);
+        Ok(())
+    }
+
+    /// Checks what one file alone cannot show: that schedules name operations that there are.
+    ///
+    /// # Errors
+    /// The first schedule that does not.
+    pub fn check_schedules(&self) -> Result<(), CatalogError> {
+        for DeclaredSchedule { spec, origin } in &self.schedules {
+            let crate::model::schedule::Work::Operations(operations) = &spec.work else {
+                continue;
+            };
+            if let Some(unknown) = operations.iter().find(|name| self.get(name).is_none()) {
+                let known = self.operations.iter().map(|operation| operation.name.as_str());
+                return Err(CatalogError {
+                    problem: format!(
+                        "schedule {} names operation {unknown}, which no catalog of the target declares{}",
+                        spec.name,
+                        crate::spelling::suggestion(known, unknown)
+                    ),
+                    origin: origin.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The schedules that it declares, in the order of the file.
+    #[must_use]
+    pub fn schedules(&self) -> Vec<&crate::model::ScheduleSpec> {
+        self.schedules.iter().map(|declared| &declared.spec).collect()
     }
 
     fn add(&mut self, operation: Operation) -> Result<(), CatalogError> {

@@ -2,7 +2,7 @@
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 //!
 //! `cleanup` plans and accepts cleanups, `follow_up` undo and verification, `backups`, `migrations` and `upkeep` their own runs; `limits` judges counts,
-//! `approve` is the consent to a run, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
+//! `approve` is the consent to a run, `notifications` what leaves the house, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
 //! every kind of run needs to be accepted, and looking at runs.
 
 mod approve;
@@ -14,7 +14,9 @@ mod files;
 mod follow_up;
 mod limits;
 pub mod migrations;
+mod notifications;
 mod operations;
+pub mod schedules;
 mod settings;
 mod steering;
 pub mod upkeep;
@@ -47,6 +49,7 @@ pub struct Engine {
 pub use cleanup::CleanupRequest;
 pub use limits::HistoryLimits;
 pub use migrations::Migrations;
+pub use notifications::TestOutcome;
 pub(crate) use settings::Context;
 pub use settings::{Drift, Settings, TargetEntry};
 
@@ -73,6 +76,7 @@ impl Engine {
                 feeds,
                 settings,
                 wake: Notify::new(),
+                schedules: Notify::new(),
                 renew: Arc::new(Notify::new()),
             }),
         }
@@ -82,6 +86,12 @@ impl Engine {
     #[must_use]
     pub fn supervisor(&self) -> Supervisor {
         Supervisor::new(Arc::clone(&self.context))
+    }
+
+    /// What the operator has set.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.context.settings
     }
 
     // Targets and catalogs.
@@ -258,6 +268,7 @@ impl Engine {
                 target,
                 table,
             }),
+            Created::SlotLost => Err(EngineError::SlotLost),
             Created::SourcePruned { source, at } => Err(EngineError::BackupPruned { backup: source, at }),
         }
     }

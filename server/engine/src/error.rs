@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use crate::{
-    model::{Finding, PlanId, RunId, RunState, TableName},
+    model::{
+        Finding, PlanId, RunId, RunState, TableName,
+        notice::{DeliveryId, DeliveryState},
+    },
     port::{FilesError, StoreError, TargetError, TargetErrorClass},
     rule::{Origin, Severity},
 };
@@ -19,6 +22,77 @@ pub enum EngineError {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// Fields of a request are malformed or out of bounds.
+    #[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    InvalidFields {
+        /// All of them.
+        problems: Vec<crate::schedule::FieldProblem>,
+    },
+    /// No such schedule.
+    #[error("there is no schedule {key:?}")]
+    UnknownSchedule {
+        /// The id or name asked for.
+        key: String,
+    },
+    /// Another schedule has the name.
+    #[error("schedule {id} has the name {name:?}")]
+    ScheduleExists {
+        /// The name.
+        name: String,
+        /// That schedule.
+        id: crate::model::ScheduleId,
+    },
+    /// The schedule is not as the caller has read it.
+    #[error("schedule {name} was changed; its etag is {etag} now")]
+    ScheduleChanged {
+        /// The schedule.
+        name: String,
+        /// The newest etag.
+        etag: u64,
+    },
+    /// A slot of the schedule has not ended.
+    #[error("a run of schedule {name} has not ended, or another slot is about to fire")]
+    ScheduleBusy {
+        /// The schedule.
+        name: String,
+    },
+    /// The request id was used for another schedule.
+    #[error("request id {request_id:?} was used before for another schedule")]
+    ScheduleRequestReused {
+        /// The request id.
+        request_id: String,
+    },
+    /// Whoever wants to approve the schedule may not.
+    #[error("{principal} may not approve schedule {schedule}: {}", if *anonymous { "an approval needs a named principal" } else { "whoever gave it its work cannot approve it" })]
+    ScheduleApprovalRefused {
+        /// The schedule.
+        schedule: String,
+        /// Who wanted to approve.
+        principal: String,
+        /// Whether that is because nobody is named.
+        anonymous: bool,
+    },
+    /// The schedule has no consent that covers the run.
+    #[error("{} of schedule {schedule} need a standing approval, and {problem}", operations.join(", "))]
+    StandingApproval {
+        /// The schedule.
+        schedule: String,
+        /// The operations of the run.
+        operations: Vec<String>,
+        /// Why what it has does not do.
+        problem: String,
+    },
+    /// The slot has no run.
+    #[error("a slot of schedule {name} did not fire: {reason}")]
+    SlotRefused {
+        /// The schedule.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another server goes on with the slot.
+    #[error("another server has taken the slot")]
+    SlotLost,
     /// No such target.
     #[error("there is no target {name:?}; known are: {}", known.join(", "))]
     UnknownTarget {
@@ -48,6 +122,28 @@ pub enum EngineError {
     UnknownBackup {
         /// The id asked for.
         id: String,
+    },
+    /// No such channel.
+    #[error("there is no channel {name:?}; known are: {}", known.join(", "))]
+    UnknownChannel {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// No such delivery.
+    #[error("there is no delivery {id}")]
+    UnknownDelivery {
+        /// The id asked for.
+        id: String,
+    },
+    /// The delivery was not given up.
+    #[error("delivery {id} is {}; only one that is dead can be tried again", state.name())]
+    DeliveryState {
+        /// The delivery.
+        id: DeliveryId,
+        /// Where it stands.
+        state: DeliveryState,
     },
     /// The catalog does not fit the target's schema.
     #[error("{origin}: rule {rule} of operation {operation}: {expected}")]
@@ -231,7 +327,7 @@ pub enum EngineError {
         at: Timestamp,
     },
     /// The call overwrites data and was not confirmed.
-    #[error("this overwrites tables of the target; expected the confirmation {expected:?}")]
+    #[error("this overwrites what the target holds; expected the confirmation {expected:?}")]
     ConfirmationRequired {
         /// What has to be typed.
         expected: String,
@@ -373,10 +469,22 @@ impl EngineError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidField { .. } => "INVALID_FIELD",
+            Self::InvalidFields { .. } => "INVALID_FIELD",
+            Self::UnknownSchedule { .. } => "UNKNOWN_SCHEDULE",
+            Self::ScheduleExists { .. } => "SCHEDULE_EXISTS",
+            Self::ScheduleChanged { .. } => "SCHEDULE_CHANGED",
+            Self::ScheduleBusy { .. } => "SCHEDULE_BUSY",
+            Self::ScheduleRequestReused { .. } => "REQUEST_ID_REUSED",
+            Self::ScheduleApprovalRefused { .. } => "APPROVAL_REFUSED",
+            Self::StandingApproval { .. } => "STANDING_APPROVAL",
+            Self::SlotRefused { .. } | Self::SlotLost => "SLOT_REFUSED",
             Self::UnknownTarget { .. } => "UNKNOWN_TARGET",
             Self::UnknownOperation { .. } => "UNKNOWN_OPERATION",
             Self::UnknownRun { .. } => "UNKNOWN_RUN",
             Self::UnknownBackup { .. } => "UNKNOWN_BACKUP",
+            Self::UnknownChannel { .. } => "UNKNOWN_CHANNEL",
+            Self::UnknownDelivery { .. } => "UNKNOWN_DELIVERY",
+            Self::DeliveryState { .. } => "DELIVERY_STATE",
             Self::CatalogMismatch { .. } => "CATALOG_MISMATCH",
             Self::UnknownPlan => "UNKNOWN_PLAN",
             Self::PlanExpired { .. } => "PLAN_EXPIRED",

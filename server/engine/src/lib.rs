@@ -16,6 +16,7 @@ pub mod engine;
 pub mod error;
 pub mod migration;
 pub mod model;
+pub mod notify;
 pub mod planner;
 pub mod port;
 pub mod rule;

@@ -1,5 +1,6 @@
 //! Reading a configuration file: unknown keys, malformed values and missing variables are refused at their line.
 
+mod channels;
 mod limits;
 
 use std::{
@@ -27,8 +28,12 @@ struct File {
     data: FolderSection,
     backup: BackupSection,
     engine: EngineSection,
+    scheduler: SchedulerSection,
     limits: limits::Section,
     target: Vec<TargetSection>,
+    notifications: channels::NotificationsSection,
+    channel: Vec<channels::ChannelSection>,
+    route: Vec<channels::RouteSection>,
 }
 
 #[derive(Deserialize, Default)]
@@ -69,6 +74,12 @@ struct EngineSection {
     concurrent_runs: Option<Spanned<u64>>,
     approvals: Option<Spanned<u64>>,
     dangerously_run_critical_without_approval: Option<Spanned<bool>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct SchedulerSection {
+    default_schedules: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -136,10 +147,20 @@ impl Config {
         config.backup_folder = file.backup.folder.map(|folder| base.join(folder));
         config.pg_bin = file.backup.pg_bin.map(|folder| base.join(folder));
         source.engine(file.engine, &mut config)?;
+        config.default_schedules = file.scheduler.default_schedules.unwrap_or(config.default_schedules);
         source.limits(file.limits, &mut config)?;
         for target in file.target {
             let target = source.target(target, &config.targets)?;
             config.targets.push(target);
+        }
+        source.notifications(file.notifications, &mut config)?;
+        for channel in file.channel {
+            let channel = source.channel(channel, &config.channels)?;
+            config.channels.push(channel);
+        }
+        for route in file.route {
+            let route = source.route(route, &config)?;
+            config.routes.push(route);
         }
         Ok(config)
     }
@@ -462,13 +483,153 @@ mod tests {
             ),
             ("x".to_owned(), "c.toml:1", ""),
         ];
+        refused(&cases);
+    }
+
+    fn refused(cases: &[(String, &str, &str)]) {
         for (text, place, problem) in cases {
-            let message = read(&text).map(|_| ()).expect_err("must be refused").to_string();
+            let message = read(text).map(|_| ()).expect_err("must be refused").to_string();
             assert!(
                 message.starts_with(&format!("{place}: ")) && message.contains(problem),
                 "{text}\n=> {message}"
             );
+            assert!(!message.contains("s3cret"), "{message}");
         }
+    }
+
+    #[test]
+    fn channels_and_routes_are_refused_with_line_and_expectation() {
+        let mail =
+            "[[channel]]\nname = \"mail\"\nkind = \"email\"\nurl = \"smtp://mail.example.com\"\nfrom = \"a@example.com\"\n";
+        let hook = "[[channel]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"https://example.com/x\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
+        let chat = "[[channel]]\nname = \"chat\"\nkind = \"slack\"\nurl = \"https://hooks.slack.com/${SECRET}\"\n";
+        for fine in [
+            format!("{mail}to = [\"ops@example.com\"]\n{hook}{chat}[[route]]\nchannels = [\"mail\", \"slack\", \"hook\"]"),
+            format!("{mail}username = \"u\"\npassword = \"${{SECRET}}\""),
+            mail.replace("smtp://mail.example.com", "smtp://127.0.0.1:2525") + "starttls = false",
+            format!("{mail}starttls = false\nallow_plaintext = true"),
+            hook.replace("example.com", "10.0.0.7") + "allow_private = true",
+            format!("{hook}[[route]]\nkinds = [\"run_failed\"]\nseverity = \"error\"\nchannels = [\"hook\"]"),
+        ] {
+            let config = read(&fine).expect(&fine);
+            assert!(!format!("{config:?}").contains("s3cret"));
+        }
+        let cases = [
+            (
+                mail.replace("email", "pager"),
+                "c.toml:3",
+                "expected one of email, slack, webhook",
+            ),
+            (mail.replace("\"mail\"", "\"m m\""), "c.toml:2", "expected 1 to 63"),
+            (format!("{mail}{mail}"), "c.toml:7", "declared twice"),
+            (
+                mail.replace("smtp://", "http://"),
+                "c.toml:4",
+                "expected smtp://host:port or smtps://host:port",
+            ),
+            (
+                mail.replace("smtp://", "smtp://u:s3cret@"),
+                "c.toml:4",
+                "the keys username and password",
+            ),
+            (mail.replace(".com\"\nfrom", ".com/x\"\nfrom"), "c.toml:4", "more than a host"),
+            (
+                mail.replace("a@example.com", "nobody"),
+                "c.toml:5",
+                "expected one such as ops@example.com",
+            ),
+            (mail.replace("from = \"a@example.com\"\n", ""), "c.toml:2", "from is missing"),
+            (format!("{mail}to = [\"x@y\\r\\nBcc: z@y\"]"), "c.toml:6", "no mail address"),
+            (format!("{mail}starttls = false"), "c.toml:6", "would travel unsecured"),
+            (
+                mail.replace("smtp://", "smtps://") + "starttls = true",
+                "c.toml:6",
+                "which is TLS already",
+            ),
+            (format!("{mail}username = \"u\""), "c.toml:6", "password is not"),
+            (format!("{mail}password = \"${{SECRET}}\""), "c.toml:2", "username is missing"),
+            (format!("{mail}password = \"${{NONE}}\""), "c.toml:6", "no variable \"NONE\""),
+            (
+                format!("{mail}password = \"x\"\npassword_file = \"p\""),
+                "c.toml:7",
+                "expected one of them",
+            ),
+            (
+                format!("{mail}password_file = \"missing\""),
+                "c.toml:6",
+                "password_file: /etc/dbkeep/missing",
+            ),
+            (format!("{mail}ca_file = \"/dev/null\""), "c.toml:6", "holds no certificate"),
+            (format!("{mail}timeout = \"2m\""), "c.toml:6", "expected a duration"),
+            (
+                format!("{mail}allow_private = true"),
+                "c.toml:6",
+                "expected it of slack or webhook",
+            ),
+            (format!("{mail}secret = \"s3cret\""), "c.toml:6", "expected it of webhook"),
+            (
+                format!("{chat}secret = \"s3cret\""),
+                "c.toml:5",
+                "the channel is of kind slack",
+            ),
+            (format!("{hook}to = [\"a@example.com\"]"), "c.toml:6", "expected it of email"),
+            (hook.replace("https", "http"), "c.toml:4", "not of https"),
+            (hook.replace("example.com", "192.168.0.1"), "c.toml:4", "no public address"),
+            (
+                hook.replace("example.com", "u:s3cret@example.com"),
+                "c.toml:4",
+                "holds a user",
+            ),
+            (hook.replace("whsec_", "s3cret"), "c.toml:5", "does not begin with whsec_"),
+            (
+                hook.replace("\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"", "\"\""),
+                "c.toml:5",
+                "secret is empty",
+            ),
+            (
+                hook.lines().take(4).collect::<Vec<_>>().join("\n"),
+                "c.toml:2",
+                "secret is missing",
+            ),
+            (
+                format!("{chat}[[route]]\nchannels = [\"pager\"]"),
+                "c.toml:6",
+                "expected one of chat",
+            ),
+            (format!("{chat}[[route]]\nchannels = []"), "c.toml:6", "channels is empty"),
+            (
+                "[[route]]\nchannels = [\"email\"]".to_owned(),
+                "c.toml:2",
+                "expected a [[channel]]",
+            ),
+            (
+                format!("{mail}[[route]]\nchannels = [\"mail\"]"),
+                "c.toml:7",
+                "expected recipients",
+            ),
+            (
+                format!("{mail}[[route]]\nchannels = [\"mail\"]\nrecipients = [\"x\"]"),
+                "c.toml:8",
+                "no mail address",
+            ),
+            (
+                format!("{chat}[[route]]\nkinds = [\"run_died\"]\nchannels = [\"chat\"]"),
+                "c.toml:6",
+                "run_refused",
+            ),
+            (
+                format!("{chat}[[route]]\nseverity = \"loud\"\nchannels = [\"chat\"]"),
+                "c.toml:6",
+                "expected info, warning or error",
+            ),
+            ("[notifications]\nmax_tries = 0".to_owned(), "c.toml:2", "expected 1 to 1000"),
+            (
+                "[notifications]\nfirst_wait = \"2h\"\nlongest_wait = \"1h\"".to_owned(),
+                "c.toml:3",
+                "expected at least first_wait",
+            ),
+        ];
+        refused(&cases);
     }
 
     /// The example must stay true: every line that is a setting in a comment is uncommented, and the whole is read.
@@ -491,9 +652,13 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 27, "every setting has its line");
-        let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|_| {
-            Some("value".to_owned())
+        assert_eq!(settings, 56, "every setting has its line");
+        let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|name| {
+            Some(match name {
+                "DBKEEP_SLACK_URL" => "https://hooks.slack.com/services/T0/B0/x".to_owned(),
+                "DBKEEP_WEBHOOK_SECRET" => "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned(),
+                _ => "value".to_owned(),
+            })
         });
         let config = read.expect("the example is valid");
         assert_eq!(config.pg_bin.as_deref(), Some(Path::new("/usr/lib/postgresql/17/bin")));
@@ -508,6 +673,22 @@ mod tests {
         assert_eq!(
             (config.engine.drift, config.engine.concurrent_runs),
             (defaults.engine.drift, defaults.engine.concurrent_runs)
+        );
+        let (read, usual) = (&config.engine.notify, &defaults.engine.notify);
+        assert_eq!(
+            (read.first_wait, read.longest_wait, read.give_up_after, read.max_tries),
+            (usual.first_wait, usual.longest_wait, usual.give_up_after, usual.max_tries)
+        );
+        assert_eq!(
+            (read.lease_term, read.keep_delivered, read.keep_dead),
+            (usual.lease_term, usual.keep_delivered, usual.keep_dead)
+        );
+        assert_eq!((config.channels.len(), config.routes.len()), (3, 1));
+        assert!(
+            config
+                .channels
+                .iter()
+                .all(|channel| channel.timeout == super::super::channels::DEFAULT_TIMEOUT)
         );
         Config::from_text("dbkeep.toml", example, Path::new("/base"), &|_| None)
             .expect("as it stands it sets nothing that is missing");

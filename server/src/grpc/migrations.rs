@@ -46,8 +46,12 @@ impl Migrations {
         direction: Direction,
         selection: Selection,
         backup: bool,
+        from_backup: Option<String>,
     ) -> Result<(MigrationStatus, MigrationPlan), Status> {
         let engine = self.engine.clone();
+        if let Some(from) = from_backup {
+            return Ok(detached(async move { engine.plan_rewind(&target, &selection, &from).await }).await?);
+        }
         Ok(detached(async move { engine.plan_migrations(&target, direction, &selection, backup).await }).await?)
     }
 }
@@ -57,6 +61,24 @@ fn apply_plan(status: &MigrationStatus, plan: &MigrationPlan) -> v1::ApplyMigrat
         plan: Some(convert::plan(status, plan)),
         event: None,
     }
+}
+
+/// The backup to go back to, where that is asked for; empty for the one before the oldest of the migrations. What contradicts itself is
+/// noted in `check`.
+fn from_backup(wanted: bool, id: String, selection: &Selection, check: &mut Check) -> Option<String> {
+    if !wanted {
+        if !id.is_empty() {
+            check.refuse("backup_id", "is given without from_backup; expected both, or neither");
+        }
+        return None;
+    }
+    if id.is_empty() && *selection == Selection::All {
+        check.refuse(
+            "selection",
+            "is empty, and so is backup_id; expected one of them: taking everything back is nobody's default",
+        );
+    }
+    Some(id)
 }
 
 fn rollback_plan(status: &MigrationStatus, plan: &MigrationPlan) -> v1::RollbackMigrationsResponse {
@@ -159,8 +181,17 @@ impl MigrationService for Migrations {
             }
         };
         let selection = convert::selection(request.selection, &mut check);
+        let from_backup = from_backup(request.from_backup, request.backup_id, &selection, &mut check);
+        if from_backup.is_some() && direction == Direction::Up {
+            check.refuse(
+                "from_backup",
+                "is set with a plan forwards; expected direction MIGRATION_DIRECTION_DOWN",
+            );
+        }
         check.finish()?;
-        let (status, plan) = self.planned(request.target, direction, selection, request.backup).await?;
+        let (status, plan) = self
+            .planned(request.target, direction, selection, request.backup, from_backup)
+            .await?;
         Ok(Response::new(v1::PlanMigrationsResponse {
             plan: Some(convert::plan(&status, &plan)),
         }))
@@ -176,6 +207,10 @@ impl MigrationService for Migrations {
         let caller = caller_of(&request);
         let request = request.into_inner();
         let mut check = Check::default();
+        let copy = v1::RehearsalCopy::try_from(request.copy).unwrap_or_else(|_| {
+            check.refuse("copy", format!("is {}; expected WHOLE or SCHEMA_ONLY", request.copy));
+            v1::RehearsalCopy::Whole
+        });
         check.request_id(&request.request_id);
         let order = MigrateRequest {
             request_id: request.request_id,
@@ -183,6 +218,10 @@ impl MigrationService for Migrations {
             selection: convert::selection(request.selection, &mut check),
             token: String::new(),
             backup: false,
+            from_backup: None,
+            phrase: String::new(),
+            in_effect: request.applied,
+            schema_only: copy == v1::RehearsalCopy::SchemaOnly,
             options: convert::options(request.options, false, &mut check),
             caller,
         };
@@ -216,13 +255,23 @@ impl MigrationService for Migrations {
             selection: convert::selection(request.selection, &mut check),
             token: request.plan_token,
             backup: request.backup,
+            from_backup: None,
+            phrase: String::new(),
+            in_effect: false,
+            schema_only: false,
             options: convert::options(request.options, false, &mut check),
             caller,
         };
         check.finish()?;
         if request.dry_run.unwrap_or(true) {
             let (status, plan) = self
-                .planned(order.target.clone(), Direction::Up, order.selection.clone(), order.backup)
+                .planned(
+                    order.target.clone(),
+                    Direction::Up,
+                    order.selection.clone(),
+                    order.backup,
+                    None,
+                )
                 .await?;
             let first = apply_plan(&status, &plan);
             return Ok(Response::new(futures::stream::once(async move { Ok(first) }).boxed()));
@@ -255,10 +304,23 @@ impl MigrationService for Migrations {
         let mut check = Check::default();
         check.request_id(&request.request_id);
         let selection = convert::selection(request.selection, &mut check);
-        if selection == Selection::All {
+        if selection == Selection::All && !request.from_backup {
             check.refuse(
                 "selection",
                 "is empty; expected steps, to or migrations: taking everything back is nobody's default",
+            );
+        }
+        let from_backup = from_backup(request.from_backup, request.backup_id, &selection, &mut check);
+        if from_backup.is_none() && !request.confirmation_phrase.is_empty() {
+            check.refuse(
+                "confirmation_phrase",
+                "is given without from_backup; expected none: scripts need no phrase",
+            );
+        }
+        if from_backup.is_some() && request.unproven {
+            check.refuse(
+                "unproven",
+                "is set with from_backup; expected one of them: no script is executed",
             );
         }
         let order = MigrateRequest {
@@ -267,13 +329,23 @@ impl MigrationService for Migrations {
             selection,
             token: request.plan_token,
             backup: true,
+            from_backup,
+            phrase: request.confirmation_phrase,
+            in_effect: false,
+            schema_only: false,
             options: convert::options(request.options, request.unproven, &mut check),
             caller,
         };
         check.finish()?;
         if request.dry_run.unwrap_or(true) {
             let (status, plan) = self
-                .planned(order.target.clone(), Direction::Down, order.selection.clone(), true)
+                .planned(
+                    order.target.clone(),
+                    Direction::Down,
+                    order.selection.clone(),
+                    true,
+                    order.from_backup.clone(),
+                )
                 .await?;
             let first = rollback_plan(&status, &plan);
             return Ok(Response::new(futures::stream::once(async move { Ok(first) }).boxed()));

@@ -11,10 +11,12 @@ mod convert;
 mod discovery;
 mod gate;
 mod migrations;
+mod notifications;
 mod page;
 pub mod policy;
 mod principal;
 mod runs;
+mod schedules;
 mod status;
 mod stream;
 mod targets;
@@ -25,7 +27,8 @@ use std::{future::Future, time::Duration};
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
     backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
-    migration_service_server::MigrationServiceServer, run_service_server::RunServiceServer,
+    migration_service_server::MigrationServiceServer, notification_service_server::NotificationServiceServer,
+    run_service_server::RunServiceServer, schedule_service_server::ScheduleServiceServer,
     target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
@@ -34,8 +37,8 @@ use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, runs::Runs, status::Fault, stream::Streams,
-    targets::Targets,
+    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, notifications::Notifications, runs::Runs,
+    schedules::Schedules, status::Fault, stream::Streams, targets::Targets,
 };
 
 /// Largest request, bytes.
@@ -63,13 +66,15 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 6] = [
+const HEALTH_NAMES: [&str; 8] = [
     "",
     TargetServiceServer::<Targets>::NAME,
     CleanupServiceServer::<Cleanup>::NAME,
     RunServiceServer::<Runs>::NAME,
     BackupServiceServer::<Backups>::NAME,
     MigrationServiceServer::<Migrations>::NAME,
+    ScheduleServiceServer::<Schedules>::NAME,
+    NotificationServiceServer::<Notifications>::NAME,
 ];
 
 impl Health {
@@ -131,6 +136,13 @@ pub(crate) async fn transport(
         .add_service(limited!(MigrationServiceServer::new(Migrations {
             engine: engine.clone(),
             streams: streams.clone()
+        })))
+        .add_service(limited!(ScheduleServiceServer::new(Schedules {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
+        .add_service(limited!(NotificationServiceServer::new(Notifications {
+            engine: engine.clone()
         })))
         .add_service(limited!(BackupServiceServer::new(Backups { engine, streams })))
         .add_service(health_service)

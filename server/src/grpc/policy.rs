@@ -18,7 +18,7 @@ pub enum Role {
 pub struct Row {
     /// Path of the method, as HTTP/2 carries it.
     pub method: &'static str,
-    /// Whether a call can change a target or a run.
+    /// Whether a call can change a target or a run, or reaches out of the house.
     pub mutates: bool,
     /// The least role that may call it.
     pub role: Role,
@@ -90,6 +90,20 @@ pub const ROWS: &[Row] = &[
     acts("/dbkeep.v1.BackupService/CreateBackup"),
     acts("/dbkeep.v1.BackupService/RestoreBackup"),
     acts("/dbkeep.v1.BackupService/PruneBackups"),
+    looks("/dbkeep.v1.ScheduleService/GetSchedule"),
+    looks("/dbkeep.v1.ScheduleService/ListSchedules"),
+    looks("/dbkeep.v1.ScheduleService/PreviewSchedule"),
+    looks("/dbkeep.v1.ScheduleService/ListScheduleRuns"),
+    looks("/dbkeep.v1.ScheduleService/GetSchedulerStatus"),
+    acts("/dbkeep.v1.ScheduleService/CreateSchedule"),
+    acts("/dbkeep.v1.ScheduleService/UpdateSchedule"),
+    acts("/dbkeep.v1.ScheduleService/DeleteSchedule"),
+    acts("/dbkeep.v1.ScheduleService/RunSchedule"),
+    acts("/dbkeep.v1.ScheduleService/PauseSchedule"),
+    acts("/dbkeep.v1.ScheduleService/ResumeSchedule"),
+    acts("/dbkeep.v1.ScheduleService/ApproveSchedule"),
+    acts("/dbkeep.v1.ScheduleService/StartScheduler"),
+    acts("/dbkeep.v1.ScheduleService/StopScheduler"),
     looks("/dbkeep.v1.MigrationService/GetMigrationStatus"),
     looks("/dbkeep.v1.MigrationService/ListMigrations"),
     looks("/dbkeep.v1.MigrationService/GetMigration"),
@@ -100,6 +114,11 @@ pub const ROWS: &[Row] = &[
     acts("/dbkeep.v1.MigrationService/RepairLedger"),
     acts("/dbkeep.v1.MigrationService/BaselineMigrations"),
     looks("/dbkeep.v1.MigrationService/DraftMigration"),
+    looks("/dbkeep.v1.NotificationService/ListChannels"),
+    acts("/dbkeep.v1.NotificationService/TestChannel"),
+    looks("/dbkeep.v1.NotificationService/ListDeliveries"),
+    looks("/dbkeep.v1.NotificationService/GetDelivery"),
+    acts("/dbkeep.v1.NotificationService/RetryDelivery"),
     looks("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
     looks("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
     open("/grpc.health.v1.Health/Check"),

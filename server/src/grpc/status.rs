@@ -211,6 +211,45 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::InvalidField { field, problem } => {
             Answer::new(Code::InvalidArgument, ErrorReason::InvalidField, said).field(field, &problem)
         }
+        EngineError::InvalidFields { problems } => {
+            let answer = Answer::new(Code::InvalidArgument, ErrorReason::InvalidField, said);
+            problems
+                .iter()
+                .fold(answer, |answer, problem| answer.field(&problem.field, &problem.problem))
+        }
+        EngineError::UnknownSchedule { key } => {
+            Answer::missing(ErrorReason::UnknownSchedule, "schedule", &key, said).with("schedule", &key)
+        }
+        EngineError::ScheduleExists { name, id } => Answer::new(Code::AlreadyExists, ErrorReason::ScheduleExists, said)
+            .with("name", name)
+            .with("schedule", id),
+        EngineError::ScheduleChanged { name, etag } => Answer::new(Code::Aborted, ErrorReason::ScheduleChanged, said)
+            .with("schedule", name)
+            .with("etag", etag),
+        EngineError::ScheduleBusy { name } => Answer::unmet(ErrorReason::ScheduleBusy, &name, said).with("schedule", &name),
+        EngineError::ScheduleRequestReused { request_id } => {
+            Answer::new(Code::AlreadyExists, ErrorReason::RequestIdReused, said).with("request_id", request_id)
+        }
+        EngineError::ScheduleApprovalRefused {
+            schedule,
+            principal,
+            anonymous,
+        } => Answer::new(Code::PermissionDenied, ErrorReason::ApprovalRefused, said)
+            .with("schedule", schedule)
+            .with("principal", principal)
+            .with("problem", if anonymous { "anonymous" } else { "same_principal" }),
+        EngineError::StandingApproval {
+            schedule,
+            operations,
+            problem,
+        } => Answer::unmet(ErrorReason::StandingApproval, &schedule, said)
+            .with("schedule", &schedule)
+            .with("operations", operations.join(","))
+            .with("problem", problem),
+        EngineError::SlotRefused { name, reason } => Answer::unmet(ErrorReason::SlotRefused, &name, said)
+            .with("schedule", &name)
+            .with("problem", reason),
+        EngineError::SlotLost => Answer::new(Code::Aborted, ErrorReason::SlotRefused, said).retry(RETRY_SOON),
         EngineError::UnknownTarget { name, known } => Answer::missing(ErrorReason::UnknownTarget, "target", &name, said)
             .with("target", &name)
             .with("known", known.join(",")),
@@ -222,6 +261,15 @@ fn of_failure(error: EngineError) -> Answer {
         }
         EngineError::UnknownRun { id } => Answer::missing(ErrorReason::UnknownRun, "run", &id, said).with("run", &id),
         EngineError::UnknownBackup { id } => Answer::missing(ErrorReason::UnknownBackup, "backup", &id, said).with("backup", &id),
+        EngineError::UnknownChannel { name, known } => Answer::missing(ErrorReason::UnknownChannel, "channel", &name, said)
+            .with("channel", &name)
+            .with("known", known.join(",")),
+        EngineError::UnknownDelivery { id } => {
+            Answer::missing(ErrorReason::UnknownDelivery, "delivery", &id, said).with("delivery", &id)
+        }
+        EngineError::DeliveryState { id, state } => Answer::unmet(ErrorReason::DeliveryState, id, said)
+            .with("delivery", id)
+            .with("state", state.name()),
         EngineError::CatalogMismatch {
             origin,
             operation,

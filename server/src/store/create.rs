@@ -12,7 +12,7 @@ use super::{
     approvals, decisions,
     draft::{Draft, captured_rows},
     failure::Failure,
-    queue, rows,
+    queue, rows, slots,
     transaction::{Act, Tx},
 };
 
@@ -176,6 +176,12 @@ impl Act for Create {
             ended_at: None,
             ..asked.clone()
         };
+        // Before the run itself: what is under a claim that has lapsed is not begun.
+        if let Some(claim) = &self.request.slot
+            && !slots::fire(tx, claim, asked.id).await?
+        {
+            return Ok(Created::SlotLost);
+        }
         self.insert(tx, &queued).await?;
         let mut draft = Draft::of_new(queued);
         draft

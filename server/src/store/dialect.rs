@@ -45,6 +45,14 @@ impl Dialect {
         }
     }
 
+    /// Locks the selected rows of the only table, passing over those that somebody has locked.
+    pub(super) fn lock_free_rows(self) -> &'static str {
+        match self {
+            Self::Postgres => "FOR UPDATE SKIP LOCKED",
+            Self::Sqlite => "",
+        }
+    }
+
     /// Makes transactions that accept runs wait for each other, where they do not anyhow. They look at several rows that may
     /// not be there yet, which no row lock covers. The number is `dbkeepcr` in ASCII.
     pub(super) fn lock_acceptance(self) -> Option<&'static str> {

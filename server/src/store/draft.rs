@@ -11,7 +11,7 @@ use dbkeep_engine::{
 use sqlx::{AssertSqlSafe, any::AnyRow};
 
 use super::{
-    events,
+    endings, events,
     failure::Failure,
     queue,
     rows::{self, StoredRun},
@@ -32,6 +32,8 @@ pub(super) struct Draft {
     report_changed: bool,
     lease: Lease,
     events: Vec<Event>,
+    /// Whether it entered a final state.
+    ended: bool,
 }
 
 impl Draft {
@@ -62,6 +64,7 @@ impl Draft {
             report_changed: false,
             lease: Lease::Kept,
             events: Vec::new(),
+            ended: false,
         }
     }
 
@@ -118,6 +121,7 @@ impl Draft {
             self.lease = Lease::Ended;
         }
         if to.is_final() {
+            self.ended = true;
             self.run.ended_at = Some(rows::now());
             queue::leave(tx, self.run.id).await?;
             self.run.waiting = None;
@@ -125,7 +129,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Writes the row; returns the run and the entries that were added.
+    /// Writes the row, and puts the notice of a run that has ended into the outbox; returns the run and the entries that were added.
     pub(super) async fn save(mut self, tx: &mut Tx<'_>) -> Result<(Run, Vec<Event>), Failure> {
         let run = &self.run;
         self.first_sequence = events::trim(tx, run.id, self.first_sequence, run.last_sequence).await?;
@@ -162,6 +166,9 @@ impl Draft {
             query = query.bind(rows::text(holder)).bind(*term_ms);
         }
         query.execute(&mut *tx.connection).await?;
+        if self.ended {
+            endings::announce(tx, &self.run).await?;
+        }
         Ok((self.run, self.events))
     }
 }

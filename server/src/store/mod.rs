@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
-//! `decisions` and `proofs` have the SQL; `draft` is a
-//! run while a transaction works on it; `rows` turns rows into the model's nouns, `failure` the driver's errors into
+//! `decisions`, `proofs`, `schedules`, `slots`, `servers` and `outbox` have the SQL; `draft` is a run while a transaction works on it,
+//! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
 mod approvals;
@@ -19,16 +19,21 @@ mod create;
 mod decisions;
 mod dialect;
 mod draft;
+mod endings;
 mod events;
 mod failure;
 mod leases;
 mod open;
+mod outbox;
 mod plans;
 mod proofs;
 mod prune;
 mod queue;
 mod rows;
 mod runs;
+mod schedules;
+mod servers;
+mod slots;
 mod steering;
 mod transaction;
 mod updates;
@@ -37,14 +42,21 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId},
+    model::{
+        Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch,
+        ServerInfo, ServerSeen, SlotOutcome, SlotRecord,
+        notice::{Delivery, DeliveryId, Envelope},
+    },
+    notify::Routing,
     port::{
-        CreateRun, Created, DecisionFilter, EventPage, Grant, Ladder, Proofs, Renewal, Resolved, RunFilter, SteerRequest,
-        Steered, Store, StoreError, Update, Verdict,
+        Changed, ClaimedDelivery, CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage,
+        Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
+        Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError,
+        Update, Verdict,
     },
 };
 use sqlx::AnyPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use dialect::Dialect;
 
@@ -60,6 +72,10 @@ pub struct ControlStore {
     /// the database poll for it.
     turns: Arc<Semaphore>,
     kept_events: u64,
+    /// Who is told of what happens in its transactions.
+    routing: Arc<Routing>,
+    /// Tells the dispatcher of this server that there is something in the outbox.
+    mail: Arc<Notify>,
 }
 
 impl ControlStore {
@@ -76,6 +92,12 @@ impl ControlStore {
             kept_events: most.max(1),
             ..self
         }
+    }
+
+    /// Puts a notice into the outbox wherever a run ends, for everybody who is to hear of it by this routing.
+    #[must_use]
+    pub fn announcing(self, routing: Arc<Routing>) -> Self {
+        Self { routing, ..self }
     }
 
     /// Closes every connection; later calls answer `Unavailable`.
@@ -193,5 +215,162 @@ impl Proofs for ControlStore {
 
     async fn proofs(&self, target: &str) -> Result<Vec<Proof>, StoreError> {
         self.read_proofs(target).await
+    }
+}
+
+#[async_trait]
+impl Schedules for ControlStore {
+    async fn create_schedule(&self, request: &CreateSchedule) -> Result<ScheduleCreated, StoreError> {
+        self.write(schedules::Create::new(request)).await
+    }
+
+    async fn seed_schedules(&self, target: &str, schedules: &[Schedule]) -> Result<Vec<String>, StoreError> {
+        self.write(schedules::Seed::new(target, schedules)).await
+    }
+
+    async fn schedule(&self, key: &str) -> Result<Option<Kept>, StoreError> {
+        self.read_schedule(key).await
+    }
+
+    async fn schedules(&self, target: Option<&str>, after: Option<&str>, limit: u32) -> Result<Vec<Schedule>, StoreError> {
+        self.read_schedules(target, after, limit).await
+    }
+
+    async fn change_schedule(&self, changed: &Kept, decision: &Decision) -> Result<Changed, StoreError> {
+        self.write(schedules::Change::new(changed, decision)).await
+    }
+
+    async fn delete_schedule(&self, kept: &Kept, decision: &Decision) -> Result<bool, StoreError> {
+        self.write(schedules::Delete::new(kept, decision)).await
+    }
+
+    async fn pulse(&self) -> Result<Pulse, StoreError> {
+        self.read_pulse().await
+    }
+
+    async fn due_schedules(&self, now: jiff::Timestamp, limit: u32) -> Result<Vec<Kept>, StoreError> {
+        self.read_due(now, limit).await
+    }
+
+    async fn open_slots(&self, schedule: ScheduleId) -> Result<OpenSlots, StoreError> {
+        self.read_open_slots(schedule).await
+    }
+
+    async fn decide_slots(&self, kept: &Kept, state: &ScheduleState, records: &[SlotRecord]) -> Result<bool, StoreError> {
+        self.write(slots::Decide::new(kept, state, records)).await
+    }
+
+    async fn release_waiting(&self) -> Result<u64, StoreError> {
+        self.write(slots::Release).await
+    }
+
+    async fn claim_slot(&self, holder: &str, term: Duration, targets: &[String]) -> Result<Option<SlotGrant>, StoreError> {
+        self.write(slots::Claim::new(holder, term, targets)).await
+    }
+
+    async fn fire_now(&self, schedule: ScheduleId, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
+        self.write(slots::FireNow::new(schedule, holder, term)).await
+    }
+
+    async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError> {
+        self.write(slots::Hold::new(claim, term)).await
+    }
+
+    async fn ended_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_open(SlotOutcome::Fired, true, limit).await
+    }
+
+    async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_open(SlotOutcome::Fired, false, limit).await
+    }
+
+    async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_open(SlotOutcome::Waiting, false, limit).await
+    }
+
+    async fn settle_slot(&self, settlement: &SlotEnd) -> Result<bool, StoreError> {
+        self.settled(settlement).await
+    }
+
+    async fn slots(&self, filter: &SlotFilter, behind: Option<SlotPlace>, limit: u32) -> Result<Vec<SlotRecord>, StoreError> {
+        self.read_slots(filter, behind, limit).await
+    }
+
+    async fn switch(&self) -> Result<(SchedulerSwitch, u64), StoreError> {
+        self.read_switch().await
+    }
+
+    async fn set_switch(&self, switch: &SchedulerSwitch, decision: &Decision) -> Result<(), StoreError> {
+        self.write(schedules::SetSwitch::new(switch, decision)).await
+    }
+
+    async fn beat(&self, server: &ServerInfo) -> Result<(), StoreError> {
+        self.write(servers::Beat::new(server)).await
+    }
+
+    async fn farewell(&self, id: &str) -> Result<(), StoreError> {
+        self.write(servers::Farewell::new(id)).await
+    }
+
+    async fn servers(&self, term: Duration) -> Result<Vec<ServerSeen>, StoreError> {
+        self.read_servers(term).await
+    }
+}
+
+#[async_trait]
+impl Outbox for ControlStore {
+    async fn enqueue(&self, envelopes: &[Envelope]) -> Result<u64, StoreError> {
+        self.write(outbox::Put::new(envelopes)).await
+    }
+
+    async fn enqueued(&self) {
+        self.mail.notified().await;
+    }
+
+    async fn next_due(&self, channels: &[String]) -> Result<Option<Duration>, StoreError> {
+        self.read_next_due(channels).await
+    }
+
+    async fn claim_deliveries(
+        &self,
+        channel: &str,
+        holder: &str,
+        term: Duration,
+        limit: u32,
+    ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        self.write(outbox::Take::new(channel, holder, term, limit)).await
+    }
+
+    async fn settle(&self, delivery: DeliveryId, attempt: u32, settlement: &Settlement) -> Result<bool, StoreError> {
+        self.write(outbox::Settle::new(delivery, attempt, settlement)).await
+    }
+
+    async fn release_deliveries(&self) -> Result<(), StoreError> {
+        self.write(outbox::ReleaseAll).await
+    }
+
+    async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, StoreError> {
+        self.read_delivery(id).await
+    }
+
+    async fn deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        before: Option<DeliveryId>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.read_deliveries(filter, before, limit).await
+    }
+
+    async fn requeue(&self, id: DeliveryId, decision: &Decision) -> Result<Requeued, StoreError> {
+        self.write(outbox::Requeue::new(id, decision)).await
+    }
+
+    async fn abandon(&self, channels: &[String], after: Duration, reason: &str) -> Result<u64, StoreError> {
+        self.write(outbox::Abandon::new(channels, after, reason)).await
+    }
+
+    async fn prune_deliveries(&self, delivered: Duration, dead: Duration) -> Result<u64, StoreError> {
+        self.write(outbox::Prune::new(delivered, dead)).await
     }
 }

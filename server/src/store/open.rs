@@ -68,6 +68,8 @@ impl ControlStore {
             dialect,
             turns: Arc::new(Semaphore::new(writers)),
             kept_events: KEPT_EVENTS,
+            routing: Arc::default(),
+            mail: Arc::default(),
         })
     }
 }

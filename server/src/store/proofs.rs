@@ -14,6 +14,9 @@ use super::{
     transaction::{Act, Tx},
 };
 
+/// In the column that is 1 where everything came back, and 0 where it did not: everything but data that down drops.
+const LOSSY: i64 = 2;
+
 /// Keeps proofs of a target.
 pub(super) struct Put {
     target: String,
@@ -43,7 +46,7 @@ impl Act for Put {
             .bind(rows::text(&proof.id.0))
             .bind(&proof.up_sha256)
             .bind(&proof.down_sha256)
-            .bind(i64::from(proof.restored))
+            .bind(if proof.lossy { LOSSY } else { i64::from(proof.restored) })
             .bind(i64::try_from(proof.up_ms).unwrap_or(i64::MAX))
             .bind(proof.run.to_string())
             .bind(proof.at.as_millisecond())
@@ -76,7 +79,8 @@ fn proof(row: &AnyRow) -> Result<Proof, StoreError> {
     Ok(Proof {
         up_sha256: rows::column_of(row, "up_sha256")?,
         down_sha256: rows::column_of(row, "down_sha256")?,
-        restored: restored != 0,
+        restored: restored == 1,
+        lossy: restored == LOSSY,
         up_ms: u64::try_from(up_ms).map_err(|_| strange("up_ms"))?,
         run: RunId(Uuid::try_parse(&run).map_err(|_| strange("run_id"))?),
         at: jiff::Timestamp::from_millisecond(at_ms).map_err(|_| strange("at_ms"))?,

@@ -4,9 +4,9 @@
 //! a connection inside an open transaction back to the pool (sqlx #4393), so that no caller owns the transaction's future: the
 //! task goes on to its end, and at most the answer is lost.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use dbkeep_engine::port::StoreError;
+use dbkeep_engine::{notify::Routing, port::StoreError};
 use sqlx::{AnyConnection, Connection};
 use tokio::time::{Instant, timeout};
 
@@ -36,6 +36,10 @@ pub(super) struct Tx<'c> {
     pub(super) connection: &'c mut AnyConnection,
     pub(super) dialect: Dialect,
     pub(super) kept_events: u64,
+    /// Who is told of what happens in it.
+    pub(super) routing: Arc<Routing>,
+    /// Whether it puts something into the outbox.
+    pub(super) enqueued: bool,
 }
 
 impl ControlStore {
@@ -87,12 +91,21 @@ impl ControlStore {
             connection: &mut transaction,
             dialect: self.dialect,
             kept_events: self.kept_events,
+            routing: Arc::clone(&self.routing),
+            enqueued: false,
         };
-        match act.perform(&mut tx).await {
+        let performed = act.perform(&mut tx).await;
+        let enqueued = tx.enqueued;
+        match performed {
             Ok(output) => {
                 // Where the reply to a COMMIT is lost, it may have happened: that is not repeated here. Every act can be
                 // repeated by the caller, or is followed by the lapse of a lease.
-                transaction.commit().await?;
+                let committed = transaction.commit().await;
+                if enqueued {
+                    // Also where the reply was lost: looking for what may be there costs little.
+                    self.mail.notify_one();
+                }
+                committed?;
                 Ok(output)
             }
             Err(failure) => {

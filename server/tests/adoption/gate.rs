@@ -12,7 +12,7 @@ use dbkeep_engine::{
     },
     port::{
         BatchTransaction, ChildCount, Claim, DeclaredKey, Explore, Maintenance, Migrator, Namesakes, Pressure, Repeats, Restored,
-        RowSink, Sample, Scan, Scratch, Survey, Target, TargetError, ValueStream,
+        Rewinder, RowSink, Sample, Scan, Scratch, Survey, Target, TargetError, ValueStream,
     },
 };
 use tokio::sync::{Mutex, mpsc};
@@ -297,6 +297,10 @@ impl Target for Gated {
     }
 
     fn migrator(&self) -> &dyn Migrator {
+        unreachable!("{NOT_ASKED}")
+    }
+
+    fn rewinder(&self) -> &dyn Rewinder {
         unreachable!("{NOT_ASKED}")
     }
 }

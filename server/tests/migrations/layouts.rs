@@ -1,7 +1,7 @@
 //! Generated folders in every layout, on both databases: up, down, compare, up again; and what a rehearsal says of planted bad downs.
 
 use dbkeep_engine::{
-    model::Layout,
+    model::{EngineKind, Layout},
     testing::migrations::{FIRST_SPOILED, Spoil, generate, spoil},
 };
 use dbkeep_proto::v1::{self, MigrationState, RunState, WayBack};
@@ -11,6 +11,45 @@ use super::world::{BOTH, World, all, newest};
 /// Migrations of a folder; `steps` of them are taken back together.
 const COUNT: usize = 24;
 const SEED: u64 = 11;
+
+/// Migrations of a folder that has grown for years.
+const MANY: usize = 1_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_a_thousand_comes_to_its_end_as_its_scripts_alone_do() {
+    let files = generate(Layout::Sqlx, EngineKind::Sqlite, MANY, SEED);
+    let mut world = World::new(EngineKind::Sqlite, &files, Some(Layout::Sqlx)).await;
+    let run = world.apply(all()).await.expect("accepted");
+    assert_eq!(run.state(), RunState::Succeeded, "seed {SEED}: {}", run.state_reason);
+    let status = world.status().await;
+    assert_eq!(
+        (status.applied_count, status.pending_count, status.problems.len()),
+        (1_000, 0, 0)
+    );
+    let report = run.report.expect("a report");
+    assert_eq!(report.migrations.len(), MANY);
+    assert!(
+        report
+            .migrations
+            .iter()
+            .all(|migration| migration.statements_done == migration.statement_count)
+    );
+    // The same scripts in their order, executed by nobody but SQLite.
+    let alone = World::new(EngineKind::Sqlite, &[], Some(Layout::Sqlx)).await;
+    let mut ups: Vec<_> = files.iter().filter(|file| !file.path.ends_with(".down.sql")).collect();
+    ups.sort_by(|one, other| one.path.cmp(&other.path));
+    for up in ups {
+        let sql = std::str::from_utf8(&up.bytes).expect("text");
+        alone
+            .db
+            .execute(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", up.path));
+    }
+    assert_eq!(world.contents().await, alone.contents().await, "seed {SEED}");
+    alone.end().await;
+    world.end().await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn up_down_compare_and_up_again_in_every_layout() {

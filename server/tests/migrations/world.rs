@@ -11,7 +11,7 @@ use dbkeep_proto::v1::{
     run_service_client::RunServiceClient,
 };
 use dbkeep_server::{Config, ServeError, serve};
-use dbkeep_testkit::{Db, fresh_database};
+use dbkeep_testkit::{Db, Proxy, fresh_database};
 use futures::{Stream, StreamExt as _};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -69,19 +69,29 @@ impl World {
     pub(crate) async fn new(engine: EngineKind, files: &[SourceFile], layout: Option<Layout>) -> Self {
         let place = tempfile::tempdir().expect("a folder");
         let url = database(engine, place.path()).await;
-        Self::serve(engine, place, url, files, layout).await
+        Self::serve(engine, place, url.clone(), &url, files, layout).await
+    }
+
+    /// One whose server reaches the database through a proxy, while the test does not.
+    pub(crate) async fn through(files: &[SourceFile]) -> (Self, Proxy) {
+        let place = tempfile::tempdir().expect("a folder");
+        let url = database(EngineKind::Postgres, place.path()).await;
+        let proxy = Proxy::before(&url).await.expect("a proxy");
+        let world = Self::serve(EngineKind::Postgres, place, url, proxy.url(), files, Some(Layout::Sqlx)).await;
+        (world, proxy)
     }
 
     /// Another server for the same database, with a control store and a folder of its own.
     pub(crate) async fn beside(&self, files: &[SourceFile]) -> Self {
         let place = tempfile::tempdir().expect("a folder");
-        Self::serve(self.engine, place, self.url.clone(), files, Some(Layout::Sqlx)).await
+        Self::serve(self.engine, place, self.url.clone(), &self.url, files, Some(Layout::Sqlx)).await
     }
 
     async fn serve(
         engine: EngineKind,
         place: tempfile::TempDir,
         url: String,
+        target: &str,
         files: &[SourceFile],
         layout: Option<Layout>,
     ) -> Self {
@@ -89,7 +99,7 @@ impl World {
         let config = Config::embedded(place.path().join("data"))
             .with_target(
                 "app",
-                url.as_str(),
+                target,
                 dbkeep_server::CatalogSource::Text {
                     name: "none.toml".into(),
                     text: String::new(),
@@ -223,7 +233,7 @@ impl World {
     }
 
     /// Reads a run's events to the end, whose order is checked, and returns the run.
-    async fn end_of(&mut self, events: impl Stream<Item = Result<v1::RunEvent, Status>>) -> Result<v1::Run, Status> {
+    pub(crate) async fn end_of(&mut self, events: impl Stream<Item = Result<v1::RunEvent, Status>>) -> Result<v1::Run, Status> {
         let mut events = std::pin::pin!(events);
         let (mut run, mut newest) = (String::new(), 0);
         while let Some(event) = timeout(PATIENCE, events.next()).await.expect("the next event in time") {

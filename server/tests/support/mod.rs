@@ -43,9 +43,23 @@ impl Daemon {
         Self::launch_with(command, data, failpoints)
     }
 
+    /// The same with a file of settings.
+    pub(crate) fn start_with_settings(settings: &Path, data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
+        command.arg("--config").arg(settings);
+        Self::launch(command, data, target, catalog, &[], failpoints)
+    }
+
     /// The same by a command that ends in `dbkeepd`.
     pub(crate) fn start_by(command: Command, data: &Path, target: &str, catalog: &Path, failpoints: &str) -> Self {
         Self::launch(command, data, target, catalog, &[], failpoints)
+    }
+
+    /// Starts a server as a configuration file says.
+    pub(crate) fn start_configured(config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
+        command.arg("--config").arg(config);
+        Self::spawn(command, "")
     }
 
     fn launch(
@@ -64,9 +78,12 @@ impl Daemon {
     }
 
     fn launch_with(mut command: Command, data: &Path, failpoints: &str) -> Self {
+        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
+        Self::spawn(command, failpoints)
+    }
+
+    fn spawn(mut command: Command, failpoints: &str) -> Self {
         command
-            .args(["--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
             .env("DBKEEP_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
@@ -102,6 +119,12 @@ impl Daemon {
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.expect("a process"), signal).expect("a signal");
     }
 
     /// Waits until it has ended by itself.

@@ -1,5 +1,6 @@
 //! What the tests and the benchmarks share: private PostgreSQL clusters ([`postgres`]), an oracle in raw SQL
-//! ([`oracle`]) and a reader of backup chunks by their documented format ([`chunk`]).
+//! ([`oracle`]), a proxy that loses replies ([`proxy`]), a mail server ([`mail`]) and a reader of backup chunks by their documented
+//! format ([`chunk`]).
 //!
 //! Nothing here imports dbkeep: a judge that shares code with the accused repeats its mistakes.
 //!
@@ -18,8 +19,12 @@
 //! ```
 
 pub mod chunk;
+pub mod mail;
 pub mod oracle;
 pub mod postgres;
+pub mod proxy;
 
+pub use mail::{MailOptions, MailServer};
 pub use oracle::Db;
 pub use postgres::{Durability, PrivatePostgres, fresh_database, shared};
+pub use proxy::Proxy;

@@ -16,7 +16,8 @@ Exit codes:
   4    refused by a precondition: plan needed, used, expired, blocked or drifted;
        phrase or approval refused; table held by another run; state of the run;
        migrations: none configured, blocked, held, or none to take (`status`,
-       `plan`, and a dry run too, where something blocks)
+       `plan`, and a dry run too, where something blocks);
+       schedules: name taken, changed meanwhile, busy, or no standing approval
   5    unreachable: the server, its store or the target is away, or a call timed out
   6    cancelled: the run was cancelled, or the question was answered with no
   130  detached by Ctrl-C; the run goes on
@@ -110,7 +111,13 @@ impl Exit {
             | Error::MigrationsBlocked { .. }
             | Error::NothingToMigrate { .. }
             | Error::MigrationsHeld { .. }
-            | Error::RepairRefused { .. } => Self::Refused,
+            | Error::RepairRefused { .. }
+            | Error::DeliveryState { .. }
+            | Error::ScheduleExists { .. }
+            | Error::ScheduleChanged { .. }
+            | Error::ScheduleBusy { .. }
+            | Error::StandingApproval { .. }
+            | Error::SlotRefused { .. } => Self::Refused,
             Error::Deadline { .. } | Error::TooManyStreams { .. } => Self::Unreachable,
             Error::Other {
                 code: Code::FailedPrecondition | Code::Aborted,
@@ -171,6 +178,20 @@ mod tests {
         assert_eq!(
             Exit::of_error(&Error::NothingToMigrate {
                 target: message(),
+                message: message()
+            }),
+            Exit::Refused
+        );
+        assert_eq!(
+            Exit::of_error(&Error::UnknownSchedule {
+                schedule: message(),
+                message: message()
+            }),
+            Exit::Failure
+        );
+        assert_eq!(
+            Exit::of_error(&Error::ScheduleBusy {
+                schedule: message(),
                 message: message()
             }),
             Exit::Refused

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     exit::Exit,
     output::{Output, Tone},
+    session::quoted,
 };
 
 /// The JSON line on stderr of a command that failed: `{"error":{...}}`.
@@ -131,6 +132,9 @@ fn hint(error: &Error) -> Option<String> {
         Error::UnknownOperation { known, .. } => known_names("operations", known),
         Error::UnknownRun { .. } => "dbkeep runs list shows the runs".to_owned(),
         Error::UnknownBackup { .. } => "dbkeep backups list shows the backups".to_owned(),
+        Error::UnknownChannel { known, .. } => known_names("channels", known),
+        Error::UnknownDelivery { .. } => "dbkeep notify deliveries shows the deliveries".to_owned(),
+        Error::DeliveryState { .. } => "dbkeep notify deliveries --state dead shows those that were given up".to_owned(),
         Error::CatalogMismatch { origin, expected, .. } => format!("correct the catalog at {origin}: expected {expected}"),
         Error::UnknownPlan { .. } | Error::PlanExpired { .. } | Error::SchemaChanged { .. } | Error::CountDrifted { .. } => {
             "make and review a new plan: dbkeep plan OPERATION..".to_owned()
@@ -151,6 +155,15 @@ fn hint(error: &Error) -> Option<String> {
             format!("the run that it started: dbkeep runs show {run}; for another one make a new plan: dbkeep plan OPERATION..")
         }
         Error::ConfirmationPhrase { .. } => "give --phrase with the phrase that the plan states, letter by letter".to_owned(),
+        Error::ApprovalRefused { problem, schedule, .. } if !schedule.is_empty() => format!(
+            "{}: dbkeep --principal NAME schedules approve {} --max-rows N --until DATE",
+            if problem == "anonymous" {
+                "say who you are"
+            } else {
+                "somebody else than who changed it last has to"
+            },
+            quoted(schedule)
+        ),
         Error::ApprovalRefused { problem, run, .. } if problem == "anonymous" => {
             format!("say who you are: dbkeep --principal NAME runs approve {run}")
         }
@@ -163,14 +176,16 @@ fn hint(error: &Error) -> Option<String> {
             format!("follow it: dbkeep runs watch {run}; stop it: dbkeep runs cancel {run}; wait in line for it: --queue")
         }
         Error::RunState { allowed, .. } if !allowed.is_empty() => format!("allowed in: {}", allowed.join(", ")),
-        Error::RequestIdReused { run, .. } => format!("the first call started run {run}"),
+        Error::RequestIdReused { run, .. } if !run.is_empty() => format!("the first call started run {run}"),
         Error::NothingCaptured { .. } => "its operation declares no backup, or it deleted nothing".to_owned(),
         Error::TargetPermission { target, .. } => {
             format!("give dbkeep's database user on {target} the rights that the message names")
         }
         Error::BackupDamaged { .. } => "restore the file from a copy of the backup folder, then verify again".to_owned(),
         Error::BackupPruned { .. } => "dbkeep backups list shows what is still there".to_owned(),
-        Error::ConfirmationRequired { expected, .. } => format!("if that is what you want: --confirm {expected}"),
+        Error::ConfirmationRequired { expected, .. } => {
+            format!("if that is what you want: --confirm, or of migrations rollback --phrase, with {expected:?}")
+        }
         Error::ToolUnavailable { tool, .. } => {
             format!(
                 "install a {tool} that is not older than the target's server, or name its folder: [backup] pg_bin in dbkeep.toml"
@@ -198,6 +213,26 @@ fn hint(error: &Error) -> Option<String> {
         }
         Error::RepairRefused { migration, .. } => {
             format!("dbkeep migrations repair {migration} explains what is wrong, and what fits")
+        }
+        Error::UnknownSchedule { .. } => "dbkeep schedules list shows the schedules".to_owned(),
+        Error::ScheduleExists { name, .. } => {
+            format!(
+                "give another name, or change that one: dbkeep schedules update {}",
+                quoted(name)
+            )
+        }
+        Error::ScheduleChanged { schedule, .. } => {
+            format!("read it again: dbkeep schedules show {}; then try again", quoted(schedule))
+        }
+        Error::ScheduleBusy { schedule, .. } => {
+            format!("dbkeep schedules runs {} shows what it is at", quoted(schedule))
+        }
+        Error::StandingApproval { schedule, .. } => format!(
+            "somebody else than who changed it last has to: dbkeep --principal NAME schedules approve {} --max-rows N --until DATE",
+            quoted(schedule)
+        ),
+        Error::SlotRefused { schedule, .. } if !schedule.is_empty() => {
+            format!("dbkeep schedules runs {} shows what became of its slots", quoted(schedule))
         }
         Error::Internal { incident, .. } if !incident.is_empty() => format!("the server's log has the cause under {incident}"),
         away => {
@@ -250,6 +285,39 @@ mod tests {
             serde_json::to_string(&Failure { error: detail }).unwrap(),
             r#"{"error":{"message":"run r1 holds table logs","reason":"RUN_ALREADY_ACTIVE","violations":[{"field":"options.batch_size","expected":"1 to 10000"}],"retry_after_seconds":null,"hint":"follow it: dbkeep runs watch r1; stop it: dbkeep runs cancel r1; wait in line for it: --queue","exit_code":4}}"#
         );
+    }
+
+    #[test]
+    fn refusals_about_schedules_name_the_next_command() {
+        let approval = Error::StandingApproval {
+            schedule: "nightly logs".into(),
+            operations: vec!["a".into()],
+            problem: "it has none".into(),
+            message: String::new(),
+        };
+        assert!(
+            hint(&approval)
+                .unwrap()
+                .contains("schedules approve 'nightly logs' --max-rows N")
+        );
+        let refused = Error::ApprovalRefused {
+            run: String::new(),
+            schedule: "nightly".into(),
+            principal: "anonymous".into(),
+            problem: "anonymous".into(),
+            message: String::new(),
+        };
+        assert!(
+            hint(&refused)
+                .unwrap()
+                .starts_with("say who you are: dbkeep --principal NAME schedules approve nightly")
+        );
+        let reused = Error::RequestIdReused {
+            request_id: "r".into(),
+            run: String::new(),
+            message: String::new(),
+        };
+        assert_eq!(hint(&reused), None, "no run is named");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Owns Ctrl-C (which leaves the run at work), `--detach`, and the notices about a lost connection. The stream itself is the
 //! library's. Called by `cmd/run.rs`, `cmd/runs.rs`,
-//! `cmd/backups.rs` and `cmd/migrations/`.
+//! `cmd/backups.rs`, `cmd/migrations/` and `cmd/schedules/`.
 
 use std::{future::Future, pin::pin};
 

@@ -1,7 +1,7 @@
 //! The question before something is changed.
 //!
 //! Owns the asking. A script that forgot `--yes` must be refused, not left to hang or taken to agree. Called by `cmd/run.rs`,
-//! `cmd/runs.rs` and `cmd/migrations/`.
+//! `cmd/runs.rs`, `cmd/migrations/` and `cmd/schedules/`.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 

@@ -1,9 +1,11 @@
 //! Plans, runs and their parts as tables for people.
 //!
 //! Owns the columns and the wording that more than one command shows. Where they are written is `output.rs`; lists that only
-//! one command has are in that command's file. Migrations are `table/migration.rs`.
+//! one command has are in that command's file. Migrations are `table/migration.rs`,
+//! schedules `table/schedule.rs`.
 
 pub(crate) mod migration;
+pub(crate) mod schedule;
 
 use std::io;
 

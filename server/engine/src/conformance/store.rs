@@ -9,6 +9,7 @@ mod claims;
 mod ladder;
 mod listing;
 mod logs;
+mod outbox;
 mod pruning;
 mod queue;
 mod steering;
@@ -123,6 +124,19 @@ where
         pruning::a_backup_that_goes_is_not_given_to_anybody,
         pruning::a_prune_races_with_an_undo,
         pruning::backups_of_whole_tables_are_found,
+        outbox::the_same_event_is_told_once,
+        outbox::a_delivery_comes_back_as_it_was,
+        outbox::a_claim_gives_each_delivery_to_one,
+        outbox::the_longest_due_is_claimed_first_and_per_channel,
+        outbox::a_failed_try_waits_and_keeps_its_id,
+        outbox::a_lapsed_lease_is_claimed_again_and_its_holder_is_late,
+        outbox::leases_are_released,
+        outbox::what_is_dead_comes_back_only_when_asked,
+        outbox::what_is_due_is_known_ahead,
+        outbox::putting_something_in_wakes,
+        outbox::channels_that_are_gone_are_given_up,
+        outbox::old_deliveries_are_pruned,
+        outbox::deliveries_are_listed_and_filtered,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );
@@ -338,6 +352,7 @@ fn request(run: Run, tables: &[&str]) -> CreateRun {
         }],
         run,
         decision: None,
+        slot: None,
     }
 }
 

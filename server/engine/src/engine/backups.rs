@@ -133,6 +133,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision: None,
+            slot: None,
         })
         .await
     }
@@ -226,6 +227,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision: None,
+            slot: None,
         })
         .await
     }
@@ -287,7 +289,7 @@ impl Engine {
         let about = self
             .all_runs(&RunFilter {
                 target: Some(name.to_owned()),
-                kinds: vec![RunKind::Undo, RunKind::Verify, RunKind::Restore],
+                kinds: vec![RunKind::Undo, RunKind::Verify, RunKind::Restore, RunKind::Rollback],
                 ..RunFilter::default()
             })
             .await?;
@@ -578,12 +580,17 @@ pub(super) fn refused(target: &str) -> impl Fn(MaintenanceError) -> EngineError 
             MaintenanceError::NotEmpty { tables } => EngineError::TablesNotEmpty { target, tables },
             MaintenanceError::Target(source) => EngineError::Target { target, source },
             MaintenanceError::Io { path, source } => EngineError::Archive(crate::port::ArchiveError::Io { path, source }),
-            other @ (MaintenanceError::Damaged { .. } | MaintenanceError::Place { .. } | MaintenanceError::Stopped) => {
-                EngineError::Target {
-                    source: crate::port::TargetError::new(crate::port::TargetErrorClass::Refused, other.to_string()),
-                    target,
-                }
-            }
+            MaintenanceError::Unsupported { problem } => EngineError::Target {
+                source: crate::port::TargetError::new(crate::port::TargetErrorClass::Unsupported, problem),
+                target,
+            },
+            other @ (MaintenanceError::Damaged { .. }
+            | MaintenanceError::Place { .. }
+            | MaintenanceError::Blocked { .. }
+            | MaintenanceError::Stopped) => EngineError::Target {
+                source: crate::port::TargetError::new(crate::port::TargetErrorClass::Refused, other.to_string()),
+                target,
+            },
         }
     }
 }
@@ -658,7 +665,7 @@ mod tests {
         for state in RunState::ALL {
             let own = Run { state, ..source.clone() };
             assert_eq!(kept(&own, &[]), !state.is_final(), "its own run is {state:?}");
-            for kind in [RunKind::Undo, RunKind::Verify, RunKind::Restore] {
+            for kind in [RunKind::Undo, RunKind::Verify, RunKind::Restore, RunKind::Rollback] {
                 let other = run(kind, state, Some(source.id), (9, 9, 0));
                 assert_eq!(kept(&source, &[other]), !state.is_final(), "{kind:?} is {state:?}");
                 let elsewhere = run(kind, state, Some(RunId::new()), (9, 0, 0));

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, MAX_OPERATIONS, TargetEntry, approve, decide, digest_of, limits, plan_error, request_id};
+use super::{Engine, MAX_OPERATIONS, TargetEntry, approve, decide, digest_of, limits, plan_error, request_id, schedules::Slot};
 use crate::{
     EngineError,
-    model::{Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState},
+    model::{Approval, Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState},
     planner::{self, Recount},
     port::{CreateRun, RunFilter},
     rule::{Operation, Severity},
@@ -197,6 +197,107 @@ impl Engine {
             request_digest: digest,
             events: vec![ready],
             decision,
+            slot: None,
+        })
+        .await
+    }
+
+    /// Accepts the cleanup of a slot, under limits in place of confirmations: nobody is there to confirm. Where it would delete more than the
+    /// limits allow, or needs a consent that the schedule does not have, nothing is changed.
+    ///
+    /// # Errors
+    /// Those of [`Engine::run_cleanup`], and `StandingApproval`, `SlotLost`.
+    pub(super) async fn start_scheduled_cleanup(&self, slot: &Slot<'_>, operations: &[String]) -> Result<Run, EngineError> {
+        let spec = &slot.schedule.spec;
+        let (name, entry) = self.target(&spec.target)?;
+        let operations = self.operations(name, operations)?;
+        let asked = &spec.options;
+        let options = RunOptions {
+            dry_run: asked.dry_run,
+            batch_rows: asked.batch_rows,
+            max_execution_seconds: slot.seconds,
+            full_speed: asked.full_speed,
+            stop_on_failure: asked.stop_on_failure,
+            max_rows: asked.max_rows,
+            vacuum: asked.vacuum_after,
+            // A table that somebody has now will be free some time; the slot has until its deadline.
+            queue: true,
+            ..RunOptions::default()
+        };
+        let caller = slot.caller();
+        let speeds = self.speeds(name).await?;
+        let expected = |operation: &str, rule: &str, rows: u64| speeds.expected_ms(operation, rule, rows);
+        let (mut plan, selections) = planner::plan(
+            name,
+            entry.paced(options.limits()).as_ref(),
+            &entry.roots,
+            &operations,
+            &self.context.settings,
+            expected,
+            None,
+        )
+        .await
+        .map_err(plan_error(name))?;
+        self.limit(&mut plan, options.max_rows).await?;
+        self.context.store.put_plan(&plan).await?;
+        if !options.dry_run {
+            slot.check_limits(&plan)?;
+            if plan.severity >= Severity::Critical {
+                slot.check_approval(&plan, slot.now)?;
+            }
+        }
+        let steps = plan.steps.iter().map(|step| StepReport {
+            operation: step.operation.clone(),
+            rule: step.rule.name.clone(),
+            table: step.table.clone(),
+            rows_planned: step.row_count,
+            ..StepReport::default()
+        });
+        let report = Report {
+            steps: steps.collect(),
+            operations: self.operation_facts(name, &plan.operations)?,
+            scheduled: Some(Box::new(slot.scheduled())),
+            ..Report::default()
+        };
+        let options = RunOptions {
+            vacuum: options.vacuum || wants_vacuum(entry, &plan.operations),
+            ..options
+        };
+        let mut run = self.new_run(RunKind::Cleanup, name, plan.operations.clone(), &plan, None, options, report);
+        run.started_by.clone_from(&caller.principal);
+        if plan.severity >= Severity::Critical
+            && let Some(approval) = &slot.schedule.state.approval
+        {
+            run.approvals.push(Approval {
+                principal: approval.by.clone(),
+                at: approval.at,
+            });
+        }
+        let mut tables = tables_of(selections.steps.iter().flat_map(planner::Step::held));
+        if options.dry_run {
+            tables.clear();
+            run.state = RunState::Succeeded;
+            run.state_reason = limits::dry_run_says(&plan, &options);
+            run.report.status = Some(crate::model::ReportStatus::Success);
+            run.report.steps.iter_mut().for_each(|step| step.state = StepState::Succeeded);
+            run.ended_at = Some(run.created_at);
+        }
+        let ready = EventBody::PlanReady {
+            plan: plan.id,
+            token: None,
+            step_counts: plan.steps.iter().map(|step| step.row_count).collect(),
+        };
+        crate::failpoint!("slot-planned");
+        let decision = decide::allow_slot(&caller, &run, &plan, slot.claim.slot);
+        let request_id = slot.request_id();
+        self.accept(CreateRun {
+            run,
+            tables,
+            request_digest: digest_of(&["slot", &request_id]),
+            request_id,
+            events: vec![ready],
+            decision,
+            slot: Some(slot.claim),
         })
         .await
     }

@@ -30,6 +30,19 @@ pub(super) fn allow_run(request: &CleanupRequest, run: &Run, plan: &Plan) -> Opt
     Some(Decision::allow(&request.caller, Act::Run, detail).about(&run.target, Some(run.id), Some(plan.id)))
 }
 
+/// What lets the cleanup of a slot through; `None` for a dry run.
+pub(super) fn allow_slot(caller: &Caller, run: &Run, plan: &Plan, slot: jiff::Timestamp) -> Option<Decision> {
+    if run.options.dry_run {
+        return None;
+    }
+    let detail = format!(
+        "slot {slot}: {} rows planned, {}",
+        plan.row_count(),
+        particulars(&run.operations, &run.options)
+    );
+    Some(Decision::allow(caller, Act::Run, detail).about(&run.target, Some(run.id), Some(plan.id)))
+}
+
 /// What lets an undo through.
 pub(super) fn allow_undo(caller: &Caller, undo: &Run, source: RunId) -> Decision {
     Decision::allow(caller, Act::Undo, format!("by run {}", undo.id)).about(&undo.target, Some(source), Some(undo.plan))

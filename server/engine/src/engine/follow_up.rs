@@ -75,6 +75,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision,
+            slot: None,
         })
         .await
     }
@@ -141,6 +142,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision: None,
+            slot: None,
         })
         .await
     }

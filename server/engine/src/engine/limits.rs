@@ -156,6 +156,37 @@ pub(super) fn accept(counted: &Plan, reviewed: Option<&Plan>, options: &RunOptio
     }
 }
 
+/// Whether a run that nobody watches may begin: no finding of level BLOCK, whatever the request states, and no table that would lose more
+/// than this share of its rows.
+///
+/// # Errors
+/// `PlanBlocked`.
+pub(super) fn accept_unattended(plan: &Plan, max_fraction: Option<f64>) -> Result<(), EngineError> {
+    let over = max_fraction.and_then(|most| {
+        let of_table = |step: &PlanStep| {
+            let same = plan.steps.iter().filter(|other| other.table == step.table);
+            same.map(|step| step.row_count).sum::<u64>()
+        };
+        let step = plan
+            .steps
+            .iter()
+            .find(|step| step.row_count > 0 && crate::share(of_table(step), step.table_row_count) > most)?;
+        let detail = format!(
+            "{} of {} rows would go; the schedule allows a share of {most}",
+            of_table(step),
+            step.table_row_count
+        );
+        let remediation = "check the rule; raise max_fraction where this is meant";
+        Some(finding("OVER_MAX_FRACTION", FindingLevel::Block, step, detail, remediation))
+    });
+    match over.or_else(|| findings(plan, FindingLevel::Block).next().cloned()) {
+        Some(finding) => Err(EngineError::PlanBlocked {
+            finding: Box::new(finding),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// How a dry run ends: the count, and what a run would be refused for.
 pub(super) fn dry_run_says(plan: &Plan, options: &RunOptions) -> String {
     let rows = plan.row_count();

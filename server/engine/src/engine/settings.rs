@@ -8,6 +8,7 @@ use super::{HistoryLimits, Migrations};
 use crate::{
     catalog::Catalog,
     model::RunLimits,
+    notify::NotifySettings,
     port::{Archive, Roots, Store, Target},
     run::Feeds,
 };
@@ -53,6 +54,8 @@ pub struct Settings {
     pub approvals: u32,
     /// What a rule's earlier runs say about a count.
     pub history: HistoryLimits,
+    /// Who is told of what, and how.
+    pub notify: NotifySettings,
 }
 
 impl Default for Settings {
@@ -69,6 +72,7 @@ impl Default for Settings {
             },
             approvals: 1,
             history: HistoryLimits::default(),
+            notify: NotifySettings::default(),
         }
     }
 }
@@ -103,6 +107,8 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     /// Tells the supervisor that there is a new run.
     pub(crate) wake: Notify,
+    /// Tells the scheduler that a schedule was created or changed.
+    pub(crate) schedules: Notify,
     /// Tells leases to renew now, which brings a cancel request at once.
     pub(crate) renew: Arc<Notify>,
 }

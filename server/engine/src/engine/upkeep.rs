@@ -88,6 +88,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision: None,
+            slot: None,
         })
         .await
     }

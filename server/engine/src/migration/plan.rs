@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -11,7 +12,10 @@ use super::{
     source::Collection,
     standing::{Item, Problem, Standing, Standings},
 };
-use crate::model::{Direction, EngineKind, Impact, Migration, MigrationId, PlannedMigration, Proof, Risk, Script};
+use crate::model::{
+    Direction, EngineKind, Impact, LedgerEntry, LedgerState, Migration, MigrationId, PlannedMigration, Proof, Risk, RunId,
+    Script, TableName,
+};
 
 /// Which migrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub enum WayBack {
     Unproven,
     /// A rehearsal showed that it brings back what was before.
     Proven(Proof),
+    /// A rehearsal showed that it brings back the schema, and loses data of what it drops.
+    Lossy(Proof),
     /// A rehearsal showed that it does not.
     Refuted(Proof),
 }
@@ -55,6 +61,7 @@ impl WayBack {
         match proof {
             None => Self::Unproven,
             Some(proof) if proof.restored => Self::Proven(proof.clone()),
+            Some(proof) if proof.lossy => Self::Lossy(proof.clone()),
             Some(proof) => Self::Refuted(proof.clone()),
         }
     }
@@ -119,6 +126,49 @@ pub struct MigrationPlan {
     pub risk: Risk,
     /// What was reviewed: a run with this token does exactly this, or is refused.
     pub token: String,
+    /// What going back to a backup means beside the migrations; `None` where scripts are executed.
+    pub rewind: Option<RewindPlan>,
+}
+
+/// One table, then and now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableAgainst {
+    /// The table.
+    pub table: TableName,
+    /// Its rows in the backup; `None` where it was not there.
+    pub then: Option<u64>,
+    /// Its rows when the plan was made; `None` where it is not there.
+    pub now: Option<u64>,
+}
+
+/// What going back to a backup of the whole database means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewindPlan {
+    /// The backup.
+    pub backup: RunId,
+    /// When the run that made it was accepted.
+    pub made_at: Timestamp,
+    /// Every table of either side, by name.
+    pub tables: Vec<TableAgainst>,
+    /// What has to be typed.
+    pub phrase: String,
+}
+
+impl RewindPlan {
+    /// The phrase to be typed. It depends on what does not change by itself, so that it can be typed while rows come and go.
+    #[must_use]
+    pub fn phrase_for(target: &str, backup: RunId, tables: &[TableAgainst], migrations: usize) -> String {
+        let gone = tables.iter().filter(|table| table.then.is_none()).count();
+        let noun = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+        let dropped = match gone {
+            0 => String::new(),
+            gone => format!(", dropping {}", noun(gone, "table")),
+        };
+        format!(
+            "restore {target} to backup {backup}, taking {} back{dropped}",
+            noun(migrations, "migration")
+        )
+    }
 }
 
 impl MigrationPlan {
@@ -357,9 +407,121 @@ pub fn plan(
         unestimated: count(&steps, |step| step.estimated_ms.is_none()),
         transforming: count(&steps, |step| step.transforms_data),
         risk: steps.iter().map(|step| step.risk).max().unwrap_or(Risk::Low),
-        token: token(facts.target, direction, &steps, backup_first),
+        token: token(facts.target, direction, &steps, backup_first, None),
         steps,
         problems,
+        rewind: None,
+    }
+}
+
+/// What going back to a backup takes back, and what its ledger says.
+pub struct Rewind<'a> {
+    /// Name of the target.
+    pub target: &'a str,
+    /// The backup.
+    pub backup: RunId,
+    /// When the run that made it was accepted.
+    pub made_at: Timestamp,
+    /// Ledger rows that have to be written afterwards: [`LedgerEntry::rewound`].
+    pub written: &'a [LedgerEntry],
+    /// Tables then and now.
+    pub tables: Vec<TableAgainst>,
+    /// What rehearsals found out.
+    pub proofs: &'a [Proof],
+    /// What stands in the way.
+    pub problems: Vec<Problem>,
+}
+
+/// Puts a plan together that goes back to a backup: newest first, everything that its ledger does not have as it is now.
+#[must_use]
+pub fn plan_rewind(collection: &Collection, standings: &Standings, rewind: Rewind<'_>) -> MigrationPlan {
+    let mut changed: Vec<(&LedgerEntry, &Item)> = rewind
+        .written
+        .iter()
+        .filter_map(|entry| Some((entry, standings.items.iter().find(|item| item.id == entry.id)?)))
+        .collect();
+    // A clock says less than the order of the folder where times are equal.
+    changed.sort_by_key(|(_, item)| std::cmp::Reverse((item.entry.as_ref().map(|entry| entry.at), item.index)));
+    let mut problems = rewind.problems;
+    let mut steps = Vec::new();
+    for (entry, item) in changed {
+        if matches!(entry.state, LedgerState::Applied | LedgerState::Baselined) && item.standing == Standing::Pending {
+            problems.push(Problem {
+                code: "COMES_BACK",
+                id: item.id.clone(),
+                message: format!(
+                    "{} {} was in effect when the backup was made, and will be again",
+                    item.id, item.name
+                ),
+                next_step: "nothing, if that is what is wanted".to_owned(),
+                blocks: false,
+            });
+            continue;
+        }
+        let migration = item
+            .index
+            .and_then(|index| collection.migrations.get(index).cloned())
+            .unwrap_or_else(|| without_file(item));
+        steps.push(PlanStep {
+            statements_done: 0,
+            risk: Risk::High,
+            estimated_ms: None,
+            estimated_by: EstimateSource::Unknown,
+            transforms_data: true,
+            needs_backup: true,
+            way_back: WayBack::of(&migration, rewind.proofs),
+            out_of_order: item.out_of_order,
+            migration,
+            impacts: Vec::new(),
+        });
+    }
+    // Whatever does not fit now is as it was afterwards: it is told, and stands in nobody's way.
+    problems.extend(standings.problems.iter().map(|problem| Problem {
+        blocks: false,
+        ..problem.clone()
+    }));
+    let shape: Vec<String> = rewind
+        .tables
+        .iter()
+        .map(|table| format!("{}{}{}", table.then.is_some(), table.now.is_some(), table.table))
+        .collect();
+    let about = format!("{} {}", rewind.backup, shape.join("\n"));
+    MigrationPlan {
+        direction: Direction::Down,
+        backup_first: true,
+        estimated_ms: 0,
+        unestimated: count(&steps, |_| true),
+        transforming: count(&steps, |_| true),
+        risk: Risk::High,
+        token: token(rewind.target, Direction::Down, &steps, true, Some(&about)),
+        rewind: Some(RewindPlan {
+            backup: rewind.backup,
+            made_at: rewind.made_at,
+            phrase: RewindPlan::phrase_for(rewind.target, rewind.backup, &rewind.tables, steps.len()),
+            tables: rewind.tables,
+        }),
+        steps,
+        problems,
+    }
+}
+
+/// A migration that only the ledger knows.
+fn without_file(item: &Item) -> Migration {
+    Migration {
+        id: item.id.clone(),
+        version: String::new(),
+        name: item.name.clone(),
+        repeatable: false,
+        up: Script {
+            file: String::new(),
+            sha256: item.entry.as_ref().map_or_else(String::new, |entry| entry.sha256.clone()),
+            groups: Vec::new(),
+            foreign_keys_off: false,
+        },
+        down: None,
+        verify: None,
+        metadata: crate::model::Metadata::default(),
+        foreign_checksums: Vec::new(),
     }
 }
 
@@ -449,6 +611,13 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
             "DOWN_UNPROVEN",
             format!("no rehearsal has shown that the down script of {id} {name} brings back what was before"),
         ),
+        WayBack::Lossy(proof) => (
+            "DOWN_LOSSY",
+            format!(
+                "a rehearsal (run {}, {}) showed that the down script of {id} {name} works, and loses data of what it drops: up brings back the schema only",
+                proof.run, proof.at
+            ),
+        ),
         WayBack::Refuted(proof) => (
             "DOWN_REFUTED",
             format!(
@@ -458,10 +627,15 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
         ),
     };
     let next_step = match step.way_back {
-        WayBack::Absent => format!("write one, or restore the backup that was made before {id} was applied"),
-        // A rehearsal goes up first, which only a database can show that does not have it yet.
-        _ => "say that it is to be taken unproven: the database is saved first; what is tested before it is applied is proven"
-            .to_owned(),
+        WayBack::Absent => {
+            format!(
+                "write one, or go back to the backup that was made before {id} was applied: `dbkeep migrations rollback --from-backup`"
+            )
+        }
+        WayBack::Unproven => format!(
+            "rehearse it: `dbkeep migrations test --applied {id}`; or say that it is to be taken unproven: the database is saved first"
+        ),
+        _ => "say that it is to be taken all the same (unproven): the database is saved first".to_owned(),
     };
     Some(Problem {
         code,
@@ -473,7 +647,7 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
 }
 
 /// Tells plans apart; parts are framed by their lengths.
-fn token(target: &str, direction: Direction, steps: &[PlanStep], backup_first: bool) -> String {
+fn token(target: &str, direction: Direction, steps: &[PlanStep], backup_first: bool, rewind: Option<&str>) -> String {
     let mut hasher = Sha256::new();
     let mut part = |text: &str| {
         hasher.update(text.len().to_le_bytes());
@@ -485,6 +659,10 @@ fn token(target: &str, direction: Direction, steps: &[PlanStep], backup_first: b
         Direction::Down => "down",
     });
     part(if backup_first { "backup" } else { "" });
+    if let Some(rewind) = rewind {
+        part("rewind");
+        part(rewind);
+    }
     for step in steps {
         part(&step.migration.id.0);
         part(&step.migration.up.sha256);

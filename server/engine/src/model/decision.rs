@@ -78,11 +78,17 @@ pub enum Act {
     Repair,
     /// Saying that migrations are in effect.
     Baseline,
+    /// Creating, changing, firing or removing a schedule, and the switch over all of them.
+    Schedule,
+    /// Sending a notice to try a channel.
+    TestChannel,
+    /// Trying a notification again that was given up.
+    RetryDelivery,
 }
 
 impl Act {
     /// Every act.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Run,
         Self::Approve,
         Self::Deny,
@@ -92,6 +98,9 @@ impl Act {
         Self::Rollback,
         Self::Repair,
         Self::Baseline,
+        Self::Schedule,
+        Self::TestChannel,
+        Self::RetryDelivery,
     ];
 
     /// Name in stores.
@@ -107,6 +116,9 @@ impl Act {
             Self::Rollback => "rollback",
             Self::Repair => "repair",
             Self::Baseline => "baseline",
+            Self::Schedule => "schedule",
+            Self::TestChannel => "test_channel",
+            Self::RetryDelivery => "retry_delivery",
         }
     }
 }

@@ -8,12 +8,14 @@ pub mod event;
 pub mod file;
 pub mod maintenance;
 pub mod migration;
+pub mod notice;
 pub mod plan;
 pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod schema;
 pub mod selection;
+pub mod server;
 pub mod target;
 pub mod value;
 
@@ -34,8 +36,8 @@ pub use migration::{
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};
 pub use run::{
-    LimitsPatch, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, StepReport, StepState, Waiting,
-    Warning,
+    LimitsPatch, Report, ReportStatus, Run, RunId, RunKind, RunLimits, RunOptions, RunState, ScheduledBy, StepReport, StepState,
+    Waiting, Warning,
 };
 // `schedule::Work` is called by its module: there is one of migrations, too.
 pub use schedule::{
@@ -44,5 +46,6 @@ pub use schedule::{
 };
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};
+pub use server::{SchedulerSwitch, ServerInfo, ServerSeen};
 pub use target::{Capability, EngineKind, TargetStatus};
 pub use value::{Row, RowKey, Value};

@@ -378,6 +378,17 @@ pub enum ReportStatus {
     Failed,
 }
 
+/// The slot that a run was started for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduledBy {
+    /// The schedule.
+    pub schedule: super::schedule::ScheduleId,
+    /// Its name then.
+    pub name: String,
+    /// The slot.
+    pub slot: Timestamp,
+}
+
 /// What a run did: so far, or in the end.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -403,10 +414,13 @@ pub struct Report {
     pub restore: Option<Box<RestoreRecord>>,
     /// Migrations: what was asked for, and what became of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub migrations: Option<MigrationRecord>,
+    pub migrations: Option<Box<MigrationRecord>>,
     /// Built-in maintenance: what was asked for, and how far each task is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Box<MaintenanceRecord>>,
+    /// The slot that it was started for; `None` where somebody called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<Box<ScheduledBy>>,
 }
 
 impl StepReport {

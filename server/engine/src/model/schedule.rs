@@ -1,7 +1,7 @@
 //! Schedules: what is to be done when, where each stands, and what became of every slot.
 //!
 //! A *slot* is an instant that a schedule's cron fields name. What the fields mean is in [`crate::schedule::cron`], what becomes of a
-//! slot in [`mod@crate::schedule::decide`].
+//! slot in [`decide`](mod@crate::schedule::decide).
 
 use std::fmt;
 
@@ -420,6 +420,9 @@ pub struct ScheduleState {
     pub last_slot: Option<Timestamp>,
     /// Consent to its runs.
     pub approval: Option<StandingApproval>,
+    /// Who gave it the work that it does: whoever changed target, work or options last, and may not consent to it.
+    #[serde(default)]
+    pub work_by: String,
 }
 
 /// What became of a slot, or of many that nobody decided.

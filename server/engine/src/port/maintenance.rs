@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::target::{Claim, TableLayout, Target, TargetError};
-use crate::model::{DeadRows, IndexSpace, IndexSurvey, MaintenanceProgress, RunId, TableCount, TableName, TableSpace};
+use crate::model::{DeadRows, IndexSpace, IndexSurvey, LedgerEntry, MaintenanceProgress, RunId, TableCount, TableName, TableSpace};
 
 /// An act on whole tables failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,18 @@ pub enum MaintenanceError {
     NotEmpty {
         /// Those tables.
         tables: Vec<String>,
+    },
+    /// Others were in the way for too long. Nothing has changed.
+    #[error("{problem}")]
+    Blocked {
+        /// What was waited for, how long, and who held it where that is known.
+        problem: String,
+    },
+    /// The database holds something that cannot be replaced in one transaction, or that no dump brings back.
+    #[error("{problem}")]
+    Unsupported {
+        /// What, and what was expected.
+        problem: String,
     },
     /// The dump cannot be used.
     #[error("the backup is damaged: {problem}")]
@@ -123,6 +135,8 @@ pub struct DumpOrder {
     pub tables: Vec<TableName>,
     /// An empty file of ours, to be written.
     pub path: PathBuf,
+    /// Whether rows are left out, which only PostgreSQL's adapter can: the tables are told as empty. Such a dump is no backup.
+    pub schema_only: bool,
 }
 
 /// A dump that was made. It is not durable yet.
@@ -132,6 +146,8 @@ pub struct Dumped {
     pub tables: Vec<TableCount>,
     /// What the adapter wants to know when it loads the dump; read by nobody else.
     pub notes: serde_json::Value,
+    /// The ledger of migrations in the snapshot that was saved; empty where only some tables were dumped.
+    pub ledger: Vec<LedgerEntry>,
 }
 
 /// A dump to be loaded.

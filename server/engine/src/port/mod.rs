@@ -7,6 +7,10 @@ pub mod files;
 pub mod ladder;
 pub mod maintenance;
 pub mod migrator;
+pub mod notifier;
+pub mod outbox;
+pub mod rewind;
+pub mod schedules;
 pub mod store;
 pub mod target;
 
@@ -20,6 +24,13 @@ pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, Watch};
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
+};
+pub use notifier::{DeliveryError, DeliveryErrorClass, Notifier};
+pub use outbox::{ClaimedDelivery, DeliveryFilter, Outbox, Requeued, Settlement};
+pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
+pub use schedules::{
+    Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, SlotClaim, SlotEnd, SlotFilter,
+    SlotGrant, SlotPlace,
 };
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,

@@ -5,7 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{ladder::Ladder, migrator::Proofs};
+use super::{
+    ladder::Ladder,
+    migrator::Proofs,
+    outbox::Outbox,
+    schedules::{Schedules, SlotClaim},
+};
 use crate::model::{Decision, Event, EventBody, LimitsPatch, Plan, PlanId, Report, Run, RunId, RunKind, RunLimits, RunState};
 
 /// A failure of the control store.
@@ -38,6 +43,8 @@ pub struct CreateRun {
     pub events: Vec<EventBody>,
     /// What lets it through, recorded in the same transaction.
     pub decision: Option<Decision>,
+    /// The slot that it is the run of: marked as fired in the same transaction, and only under the newest claim.
+    pub slot: Option<SlotClaim>,
 }
 
 /// What became of it.
@@ -62,6 +69,8 @@ pub enum Created {
         /// When it was accepted.
         since: Timestamp,
     },
+    /// Another server has claimed the slot since, or it has ended.
+    SlotLost,
     /// The plan's token has started this run before.
     PlanUsed(RunId),
     /// The backup that it is about was pruned.
@@ -189,7 +198,7 @@ pub struct EventPage {
 
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
-pub trait Store: Ladder + Proofs {
+pub trait Store: Ladder + Proofs + Schedules + Outbox {
     /// Keeps a plan; at least until it has been expired for a month, and for good where a run was accepted by its token.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 

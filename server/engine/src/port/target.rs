@@ -464,4 +464,7 @@ pub trait Target: Explore + Send + Sync {
 
     /// What executes migrations on it.
     fn migrator(&self) -> &dyn super::Migrator;
+
+    /// What brings all of it back to a backup.
+    fn rewinder(&self) -> &dyn super::Rewinder;
 }

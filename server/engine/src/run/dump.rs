@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{BackupFile, BackupRecord, RunId, RunKind, RunState, StepState, TableCount},
+    model::{BackupFile, BackupRecord, LedgerEntry, RunId, RunKind, RunState, StepState, TableCount},
     port::{Archive, ArchiveError, DumpOrder},
 };
 
@@ -94,16 +94,24 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     let order = DumpOrder {
         tables: record.asked.clone(),
         path: path.clone(),
+        schema_only: false,
     };
     let dumped = act(attempt, |target, watch| {
         Box::pin(async move { target.maintenance().dump(&order, &watch).await })
     })
     .await?;
     failpoint!("dump-written");
-    if dumped.tables.is_empty() && attempt.run.kind != RunKind::Backup {
+    // Before everything is replaced, whatever there is besides tables is worth keeping.
+    let whatever = attempt
+        .ledger
+        .report
+        .migrations
+        .as_ref()
+        .is_some_and(|record| record.rewind.is_some());
+    if dumped.tables.is_empty() && !whatever && attempt.run.kind != RunKind::Backup {
         return Ok(None);
     }
-    if dumped.tables.is_empty() {
+    if dumped.tables.is_empty() && !whatever {
         return Err(Halt::Fail("there is no table to save".to_owned()));
     }
     attempt.boundary()?;
@@ -126,6 +134,7 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
         file: &sealed,
         tables: &dumped.tables,
         notes: &dumped.notes,
+        migrations: &dumped.ledger,
     };
     let json = serde_json::to_vec_pretty(&description).map_err(|error| Halt::Fail(error.to_string()))?;
     let manifest = blocking(move || write(archive.as_ref(), run, manifest, &json)).await?;
@@ -149,6 +158,8 @@ struct Description<'a> {
     file: &'a BackupFile,
     tables: &'a [TableCount],
     notes: &'a serde_json::Value,
+    /// The ledger of migrations in the snapshot: which of them the schema in the file has.
+    migrations: &'a [LedgerEntry],
 }
 
 fn write(archive: &dyn Archive, run: RunId, file: String, bytes: &[u8]) -> Result<BackupFile, ArchiveError> {

@@ -12,8 +12,10 @@ use super::{
 use crate::{
     backup::{ChunkError, Section, read_chunk},
     failpoint,
-    model::{BackupRecord, JournalEntry, RestoreMode, RunId, RunState, StepState, TableCount, TableName},
-    port::{ArchiveError, Captured, LoadOrder, Loaded, MaintenanceError, SourceMark},
+    model::{
+        BackupFile, BackupRecord, JournalEntry, LedgerEntry, RestoreMode, RunId, RunState, StepState, TableCount, TableName,
+    },
+    port::{Archive, ArchiveError, Captured, LoadOrder, Loaded, MaintenanceError, SourceMark},
 };
 
 /// Journal entries read at a time.
@@ -123,7 +125,7 @@ pub(super) async fn prove_whole(
     Ok(Some(same_counts(&record.tables, &loaded).map(|()| loaded)))
 }
 
-async fn damaged(attempt: &mut Attempt, problem: String) -> Result<Ending, Halt> {
+pub(super) async fn damaged(attempt: &mut Attempt, problem: String) -> Result<Ending, Halt> {
     attempt.ledger.warn(None, "BACKUP_DAMAGED", problem.clone()).await?;
     Ok(Ending {
         state: RunState::Failed,
@@ -132,60 +134,97 @@ async fn damaged(attempt: &mut Attempt, problem: String) -> Result<Ending, Halt>
     })
 }
 
+/// What lies beside a dump, and says what is in it.
+pub(crate) struct Description(serde_json::Value);
+
+impl Description {
+    /// The ledger of migrations as the dump's schema has them.
+    pub(crate) fn ledger(&self) -> Result<Vec<LedgerEntry>, String> {
+        let Some(ledger) = self.0.get("migrations") else {
+            return Err(
+                "it does not say which migrations its schema has: a version of dbkeep made it that did not note them".to_owned(),
+            );
+        };
+        serde_json::from_value(ledger.clone()).map_err(|error| format!("its manifest cannot be read: {error}"))
+    }
+}
+
+/// Reads what lies beside a dump, checked against the backup's record. The inner error says what is damaged.
+pub(crate) fn description(
+    archive: &dyn Archive,
+    source: RunId,
+    record: &BackupRecord,
+) -> Result<Result<Description, String>, ArchiveError> {
+    let [_, manifest] = &record.files[..] else {
+        return Ok(Err("the backup's record names no files".to_owned()));
+    };
+    if let Some(problem) = differs(archive, source, manifest)? {
+        return Ok(Err(problem));
+    }
+    let mut reading = archive.open(source, &manifest.file)?;
+    let mut json = Vec::new();
+    std::io::Read::read_to_end(&mut reading, &mut json).map_err(|error| ArchiveError::Io {
+        path: manifest.file.clone(),
+        source: error,
+    })?;
+    Ok(match serde_json::from_slice(&json) {
+        Ok(json) => Ok(Description(json)),
+        Err(error) => Err(format!("its manifest cannot be read: {error}")),
+    })
+}
+
+/// What of a file is not as the backup's record says.
+fn differs(archive: &dyn Archive, source: RunId, file: &BackupFile) -> Result<Option<String>, ArchiveError> {
+    let found = match fingerprint(archive, source, file.file.clone()) {
+        Ok(found) => found,
+        Err(ArchiveError::Missing { .. }) => return Ok(Some(format!("{} is missing", file.file))),
+        Err(other) => return Err(other),
+    };
+    Ok(if found.bytes != file.bytes {
+        Some(format!(
+            "{} has {} bytes, its record says {}",
+            file.file, found.bytes, file.bytes
+        ))
+    } else if found.sha256 != file.sha256 {
+        Some(format!("the SHA-256 of {} differs from its record's", file.file))
+    } else {
+        None
+    })
+}
+
 /// Checks the files of a backup against its record. The inner error says what is damaged.
-async fn checked(
+pub(super) async fn checked(
     attempt: &Attempt,
     source: RunId,
     record: &BackupRecord,
     tables: &[TableCount],
 ) -> Result<Result<LoadOrder, String>, Halt> {
     let archive = Arc::clone(&attempt.context.archive);
-    let ([dump, manifest], whole) = (
-        match &record.files[..] {
-            [dump, manifest] => [dump.clone(), manifest.clone()],
-            _ => return Err(Halt::Fail("the backup's record names no files".to_owned())),
-        },
-        record.asked.is_empty(),
-    );
+    let record = record.clone();
+    let whole = record.asked.is_empty() && tables.len() == record.tables.len();
     let looked = blocking(move || {
-        for file in [&dump, &manifest] {
-            let found = match fingerprint(archive.as_ref(), source, file.file.clone()) {
-                Ok(found) => found,
-                Err(ArchiveError::Missing { .. }) => return Ok(Err(format!("{} is missing", file.file))),
-                Err(other) => return Err(other),
-            };
-            if found.bytes != file.bytes {
-                return Ok(Err(format!(
-                    "{} has {} bytes, its record says {}",
-                    file.file, found.bytes, file.bytes
-                )));
-            }
-            if found.sha256 != file.sha256 {
-                return Ok(Err(format!("the SHA-256 of {} differs from its record's", file.file)));
-            }
+        let described = match description(archive.as_ref(), source, &record)? {
+            Ok(described) => described,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let Some(dump) = record.files.first() else {
+            return Ok(Err("the backup's record names no files".to_owned()));
+        };
+        if let Some(problem) = differs(archive.as_ref(), source, dump)? {
+            return Ok(Err(problem));
         }
-        let mut reading = archive.open(source, &manifest.file)?;
-        let mut json = Vec::new();
-        std::io::Read::read_to_end(&mut reading, &mut json).map_err(|error| ArchiveError::Io {
-            path: manifest.file.clone(),
-            source: error,
-        })?;
-        Ok(Ok((archive.local(source, &dump.file)?, json)))
+        Ok(Ok((archive.local(source, &dump.file)?, described)))
     });
-    let (path, json) = match looked.await? {
+    let (path, described) = match looked.await? {
         Ok(found) => found,
         Err(problem) => return Ok(Err(problem)),
-    };
-    let manifest: serde_json::Value = match serde_json::from_slice(&json) {
-        Ok(manifest) => manifest,
-        Err(error) => return Ok(Err(format!("its manifest cannot be read: {error}"))),
     };
     Ok(Ok(LoadOrder {
         claim: attempt.claim,
         path,
-        whole: whole && tables.len() == record.tables.len(),
+        whole,
         tables: tables.to_vec(),
-        notes: manifest.get("notes").cloned().unwrap_or_default(),
+        notes: described.0.get("notes").cloned().unwrap_or_default(),
     }))
 }
 
@@ -201,7 +240,7 @@ fn wanted(attempt: &Attempt, record: &BackupRecord) -> Vec<TableCount> {
 }
 
 /// A restore that brings nothing, or less or more than was saved, is no restore.
-fn same_counts(expected: &[TableCount], loaded: &Loaded) -> Result<(), String> {
+pub(super) fn same_counts(expected: &[TableCount], loaded: &Loaded) -> Result<(), String> {
     if loaded.tables.is_empty() {
         return Err("nothing was restored".to_owned());
     }

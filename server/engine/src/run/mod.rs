@@ -21,7 +21,7 @@ mod files;
 mod gauge;
 mod lease;
 mod ledger;
-mod load;
+pub(crate) mod load;
 mod maintain;
 pub(crate) mod meter;
 pub(crate) mod migrate;

@@ -42,7 +42,7 @@ impl FieldProblem {
     }
 
     /// The same field, seen from further out.
-    fn within(self, outer: &str) -> Self {
+    pub(crate) fn within(self, outer: &str) -> Self {
         Self {
             field: format!("{outer}.{}", self.field),
             problem: self.problem,

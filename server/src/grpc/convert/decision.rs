@@ -37,6 +37,9 @@ fn act(act: Act) -> v1::DecisionAct {
         Act::Rollback => v1::DecisionAct::Rollback,
         Act::Repair => v1::DecisionAct::Repair,
         Act::Baseline => v1::DecisionAct::Baseline,
+        Act::Schedule => v1::DecisionAct::Schedule,
+        Act::TestChannel => v1::DecisionAct::TestChannel,
+        Act::RetryDelivery => v1::DecisionAct::RetryDelivery,
     }
 }
 

@@ -3,7 +3,7 @@
 use dbkeep_engine::{
     engine::migrations::{MigrationStatus, MigrationView, Repair, RepairAction},
     migration::{
-        plan::{EstimateSource, MigrationPlan, PlanStep, Selection, WayBack},
+        plan::{EstimateSource, MigrationPlan, PlanStep, RewindPlan, Selection, TableAgainst, WayBack},
         standing::{Item, Problem, Standing},
     },
     model::{
@@ -69,7 +69,7 @@ pub(in crate::grpc) fn item(status: &MigrationStatus, item: &Item) -> v1::Migrat
 
 fn proof_of(back: &WayBack) -> Option<&Proof> {
     match back {
-        WayBack::Proven(proof) | WayBack::Refuted(proof) => Some(proof),
+        WayBack::Proven(proof) | WayBack::Lossy(proof) | WayBack::Refuted(proof) => Some(proof),
         WayBack::Absent | WayBack::Empty | WayBack::Unproven => None,
     }
 }
@@ -80,6 +80,7 @@ fn way_back(back: &WayBack) -> v1::WayBack {
         WayBack::Empty => v1::WayBack::Empty,
         WayBack::Unproven => v1::WayBack::Unproven,
         WayBack::Proven(_) => v1::WayBack::Proven,
+        WayBack::Lossy(_) => v1::WayBack::Lossy,
         WayBack::Refuted(_) => v1::WayBack::Refuted,
     }
 }
@@ -220,6 +221,21 @@ pub(in crate::grpc) fn plan(status: &MigrationStatus, plan: &MigrationPlan) -> v
         transforming_count: plan.transforming,
         risk: risk(plan.risk).into(),
         token: plan.token.clone(),
+        restore: plan.rewind.as_ref().map(restore),
+    }
+}
+
+fn restore(rewind: &RewindPlan) -> v1::MigrationRestore {
+    let table = |table: &TableAgainst| v1::RestoredTable {
+        table: table.table.to_string(),
+        backup_row_count: table.then,
+        row_count: table.now,
+    };
+    v1::MigrationRestore {
+        backup_id: rewind.backup.to_string(),
+        backup_time: Some(time::timestamp(rewind.made_at)),
+        tables: rewind.tables.iter().map(table).collect(),
+        confirmation_phrase: rewind.phrase.clone(),
     }
 }
 
@@ -289,6 +305,8 @@ fn rehearsal(rehearsal: Rehearsal) -> v1::RehearsalReport {
             .map(|lost| format!("{}: {} -> {}", lost.table, lost.before, lost.after))
             .collect(),
         violations: rehearsal.violations,
+        loses_data: rehearsal.loses,
+        schema_only: rehearsal.schema_only,
     }
 }
 

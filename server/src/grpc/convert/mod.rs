@@ -6,8 +6,10 @@ pub(super) mod decision;
 pub(super) mod discovery;
 pub(super) mod event;
 pub(super) mod migration;
+pub(super) mod notification;
 pub(super) mod plan;
 pub(super) mod run;
+pub(super) mod schedule;
 pub(super) mod target;
 pub(super) mod time;
 

@@ -12,8 +12,8 @@ use super::{
 
 /// A script as a connection takes it.
 pub(super) fn own_sql(text: &str) -> String {
-    // Commands of psql that newer versions put around a script; they stand on lines of their own.
-    let commands = ["\\restrict ", "\\unrestrict "];
+    // Commands of psql that newer versions put around a script, and a setting that older servers do not know; each on a line of its own.
+    let commands = ["\\restrict ", "\\unrestrict ", "SET transaction_timeout = 0;"];
     let lines = text
         .lines()
         .filter(|line| !commands.iter().any(|command| line.starts_with(command)));

@@ -23,6 +23,9 @@ pub(super) const OWN_SCHEMAS: [&str; 2] = ["dbkeep", "dbkeep_control"];
 pub(super) struct Notes {
     /// Whether it is of the whole database.
     pub(super) whole: bool,
+    /// Extensions with their versions, which no dump holds; `None` in a dump of tables, and in one of a version that did not note them.
+    #[serde(default)]
+    pub(super) extensions: Option<Vec<(String, String)>>,
     pub(super) tables: Vec<TableNotes>,
 }
 
@@ -62,14 +65,14 @@ const SEQUENCES: &str = "SELECT s.oid::bigint, n.nspname || ' ' || s.relname FRO
      JOIN pg_catalog.pg_class AS s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_catalog.pg_namespace AS n ON n.oid = s.relnamespace \
      WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.deptype IN ('a', 'i')";
 
-struct Found {
-    table: TableName,
-    oid: i64,
+pub(super) struct Found {
+    pub(super) table: TableName,
+    pub(super) oid: i64,
     partition: bool,
     bytes: u64,
 }
 
-async fn tables(connection: &mut PgConnection, asked: Option<Vec<i64>>) -> Result<Vec<Found>, MaintenanceError> {
+pub(super) async fn tables(connection: &mut PgConnection, asked: Option<Vec<i64>>) -> Result<Vec<Found>, MaintenanceError> {
     let rows = sqlx::query(TABLES)
         .bind(asked)
         .bind(OWN_SCHEMAS.map(str::to_owned).to_vec())
@@ -184,6 +187,9 @@ impl PostgresTarget {
             format!("--snapshot={snapshot}"),
             path_argument("--file=", &order.path)?,
         ];
+        if order.schema_only {
+            arguments.push("--schema-only".to_owned());
+        }
         if order.tables.is_empty() {
             arguments.extend(OWN_SCHEMAS.map(|schema| format!("--exclude-schema={schema}")));
         } else {
@@ -210,10 +216,14 @@ impl PostgresTarget {
             let mut notes = Vec::with_capacity(found.len());
             for found in &found {
                 let sql = format!("SELECT count(*) FROM ONLY {}", render::table(&found.table));
-                let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
-                    .fetch_one(&mut connection)
-                    .await
-                    .map_err(statement)?;
+                let rows: i64 = if order.schema_only {
+                    0
+                } else {
+                    sqlx::query_scalar(AssertSqlSafe(sql))
+                        .fetch_one(&mut connection)
+                        .await
+                        .map_err(statement)?
+                };
                 counts.push(TableCount {
                     table: found.table.clone(),
                     rows: u64::try_from(rows).unwrap_or(0),
@@ -224,14 +234,23 @@ impl PostgresTarget {
         };
         // Whichever fails first drops the other: pg_dump is killed, or the counting ends with its connection.
         let (tables, notes) = watch.or_stop(async { tokio::try_join!(dumping, counting) }).await?.1;
+        let whole = order.tables.is_empty();
+        let (extensions, ledger) = if whole {
+            let found = super::rewind::extensions(&mut connection).await?;
+            (Some(found), super::migrator::ledger::all(&mut connection).await?)
+        } else {
+            (None, Vec::new())
+        };
         connection.execute("COMMIT").await.map_err(statement)?;
         let notes = Notes {
-            whole: order.tables.is_empty(),
+            whole,
+            extensions,
             tables: notes,
         };
         Ok(Dumped {
             tables,
             notes: serde_json::to_value(notes).map_err(|error| super::error::refused(error.to_string()))?,
+            ledger,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Whole tables back into their own place, in one transaction of ours: `pg_restore` reads the dump and writes SQL and COPY data to a
 //! pipe, and this connection carries them out, so that the fence, the rows, their counts and the journal row commit together.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use dbkeep_engine::{
     failpoint,
@@ -144,6 +144,13 @@ struct Load<'a> {
     watch: &'a Watch,
 }
 
+/// The rows of one table out of a dump.
+pub(super) struct Copying<'a> {
+    pub(super) programs: &'a Programs,
+    pub(super) path: &'a Path,
+    pub(super) watch: &'a Watch,
+}
+
 impl Load<'_> {
     async fn carry_out(&self, connection: &mut PgConnection) -> Result<Loaded, MaintenanceError> {
         connection.execute(BEGIN).await.map_err(statement)?;
@@ -168,7 +175,12 @@ impl Load<'_> {
         let total: u64 = tables.iter().map(|table| table.rows).sum();
         let mut done = 0;
         for table in &tables {
-            self.copy(connection, table, done, total).await?;
+            let copying = Copying {
+                programs: self.programs,
+                path: &self.order.path,
+                watch: self.watch,
+            };
+            copying.copy(connection, table, done, total).await?;
             done += table.rows;
         }
         failpoint!("load-copied");
@@ -314,9 +326,11 @@ impl Load<'_> {
         made.push(own_sql(&self.programs.script(path, &after, contents).await?));
         Ok(made)
     }
+}
 
-    /// The rows of one table.
-    async fn copy(
+impl Copying<'_> {
+    /// Copies them. `before` of `total` rows are done.
+    pub(super) async fn copy(
         &self,
         connection: &mut PgConnection,
         table: &TableCount,
@@ -330,7 +344,7 @@ impl Load<'_> {
             format!("--schema={}", table.table.schema.as_deref().unwrap_or("public")),
             format!("--table={}", table.table.name),
             "--file=-".to_owned(),
-            path_argument("", &self.order.path)?,
+            path_argument("", self.path)?,
         ];
         let mut command = self.programs.command("pg_restore", None, &arguments)?;
         let mut running = Running::start("pg_restore", &mut command)?;

@@ -17,6 +17,7 @@ mod pressure;
 mod reindex;
 mod render;
 mod restore;
+mod rewind;
 mod scan;
 mod sets;
 mod survey;
@@ -37,7 +38,7 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Scan, Scratch, Survey, Target,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
         TargetError, TargetErrorClass, ValueStream,
     },
 };
@@ -445,6 +446,10 @@ impl Target for PostgresTarget {
     }
 
     fn migrator(&self) -> &dyn Migrator {
+        self
+    }
+
+    fn rewinder(&self) -> &dyn Rewinder {
         self
     }
 }

@@ -266,6 +266,11 @@ impl SqliteTarget {
     }
 
     async fn dump_to(&self, order: &DumpOrder, watch: &Watch) -> Result<Dumped, MaintenanceError> {
+        if order.schema_only {
+            return Err(MaintenanceError::Unsupported {
+                problem: "SQLite copies a database with its rows; expected a copy of all of it".to_owned(),
+            });
+        }
         let mut connection = self.apart().await?;
         let _stop = stoppable(&mut connection, watch).await?;
         let tables = if order.tables.is_empty() {
@@ -312,9 +317,15 @@ impl SqliteTarget {
                 counts
             }
         };
+        let ledger = if order.tables.is_empty() {
+            super::migrator::ledger::all(&mut made).await?
+        } else {
+            Vec::new()
+        };
         Ok(Dumped {
             tables,
             notes: serde_json::json!({ "whole": order.tables.is_empty() }),
+            ledger,
         })
     }
 }

@@ -14,7 +14,7 @@ use super::{
     journal, render,
 };
 
-const BACKUP: &str = "dbkeep_backup";
+pub(super) const BACKUP: &str = "dbkeep_backup";
 
 fn unsuitable(table: &TableName, problem: impl Into<String>) -> MaintenanceError {
     MaintenanceError::Table {

@@ -16,6 +16,7 @@ mod migrator;
 mod pressure;
 mod render;
 mod restore;
+mod rewind;
 mod scan;
 mod sets;
 mod vacuum;
@@ -34,7 +35,7 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Scan, Scratch, Survey, Target,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
         TargetError, TargetErrorClass, ValueStream,
     },
 };
@@ -410,6 +411,10 @@ impl Target for SqliteTarget {
     }
 
     fn migrator(&self) -> &dyn Migrator {
+        self
+    }
+
+    fn rewinder(&self) -> &dyn Rewinder {
         self
     }
 }

@@ -3,13 +3,14 @@
 //! Owns their list and their detail view. Called by `main.rs`.
 
 use clap::Subcommand;
+use dbkeep_client::proto;
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use crate::{
     exit::Exit,
     json::{self, catalog},
-    output::Tone,
+    output::{Output, Tone},
     session::Session,
     table,
 };
@@ -43,8 +44,14 @@ async fn list(session: &Session) -> anyhow::Result<Exit> {
         output.json(&json!({ "targets": targets }))?;
         return Ok(Exit::Success);
     }
+    show_list(&targets, output)?;
+    Ok(Exit::Success)
+}
+
+/// Prints targets as they are configured; `dbkeep status` shows them too.
+pub(crate) fn show_list(targets: &[proto::Target], output: &Output) -> std::io::Result<()> {
     let mut table = output.table(["NAME", "ENGINE", "ADDRESS", "OPERATIONS"]);
-    for target in &targets {
+    for target in targets {
         table.add_row([
             output.cell(Tone::Strong, &target.name),
             output.cell(Tone::Dim, json::engine(target.engine())),
@@ -52,8 +59,7 @@ async fn list(session: &Session) -> anyhow::Result<Exit> {
             output.number(Tone::Dim, target.operation_count),
         ]);
     }
-    output.line(table)?;
-    Ok(Exit::Success)
+    output.line(table)
 }
 
 async fn show(session: &Session, name: String) -> anyhow::Result<Exit> {

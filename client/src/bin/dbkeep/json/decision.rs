@@ -12,7 +12,8 @@ pub(crate) struct Decision<'a> {
     time: Option<String>,
     principal: &'a str,
     peer: Option<&'a str>,
-    /// "run", "approve", "deny", "undo", "cancel", "migrate", "rollback", "repair" or "baseline".
+    /// "run", "approve", "deny", "undo", "cancel", "migrate", "rollback", "repair", "baseline", "schedule", "test_channel" or
+    /// "retry_delivery".
     act: String,
     target: Option<&'a str>,
     run_id: Option<&'a str>,

@@ -82,6 +82,10 @@ struct Rehearsal<'a> {
     /// As "table: before -> after".
     rows_lost: &'a [String],
     violations: &'a [String],
+    /// Tables, and columns as "table.column".
+    loses_data: &'a [String],
+    /// Whether the copy had no rows.
+    schema_only: bool,
 }
 
 impl<'a> From<&'a proto::RehearsalReport> for Rehearsal<'a> {
@@ -96,6 +100,8 @@ impl<'a> From<&'a proto::RehearsalReport> for Rehearsal<'a> {
             differences: &rehearsal.differences,
             rows_lost: &rehearsal.rows_lost,
             violations: &rehearsal.violations,
+            loses_data: &rehearsal.loses_data,
+            schema_only: rehearsal.schema_only,
         }
     }
 }
@@ -140,7 +146,7 @@ mod tests {
                 r#""duration_seconds":1.0,"row_count":0,"locks":[{"table":"users","mode":"ACCESS EXCLUSIVE"}],"rewritten":["users"]}],"#,
                 r#""statements_done":1,"statement_count":1,"lock_timeout_count":0,"problem":null,"rehearsal":{"up_duration_seconds":1.0,"#,
                 r#""down_duration_seconds":null,"size_change_bytes":-8,"row_count":0,"has_down":true,"restored":false,"#,
-                r#""differences":["d"],"rows_lost":[],"violations":[]}}"#,
+                r#""differences":["d"],"rows_lost":[],"violations":[],"loses_data":[],"schema_only":false}}"#,
             )
         );
     }

@@ -25,7 +25,7 @@ pub(crate) struct Migration<'a> {
     requires_backup: bool,
     estimated_duration_seconds: Option<f64>,
     data_transformation: Option<bool>,
-    /// "absent", "empty", "unproven", "proven" or "refuted".
+    /// "absent", "empty", "unproven", "proven", "lossy" or "refuted".
     way_back: String,
     way_back_run_id: Option<&'a str>,
     apply_time: Option<String>,
@@ -221,6 +221,42 @@ pub(crate) struct Plan<'a> {
     unestimated_count: u32,
     transforming_count: u32,
     token: &'a str,
+    /// Null where scripts are executed.
+    restore: Option<Restore<'a>>,
+}
+
+/// What going back to a backup means.
+#[derive(Debug, Serialize)]
+struct Restore<'a> {
+    backup_id: &'a str,
+    backup_time: Option<String>,
+    tables: Vec<RestoredTable<'a>>,
+    confirmation_phrase: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct RestoredTable<'a> {
+    table: &'a str,
+    /// Null where the backup does not have it.
+    backup_row_count: Option<u64>,
+    /// Null where it is not there now.
+    row_count: Option<u64>,
+}
+
+impl<'a> From<&'a proto::MigrationRestore> for Restore<'a> {
+    fn from(restore: &'a proto::MigrationRestore) -> Self {
+        let table = |table: &'a proto::RestoredTable| RestoredTable {
+            table: &table.table,
+            backup_row_count: table.backup_row_count,
+            row_count: table.row_count,
+        };
+        Self {
+            backup_id: &restore.backup_id,
+            backup_time: super::time(restore.backup_time.as_ref()),
+            tables: restore.tables.iter().map(table).collect(),
+            confirmation_phrase: &restore.confirmation_phrase,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -259,6 +295,7 @@ impl<'a> From<&'a proto::MigrationPlan> for Plan<'a> {
             unestimated_count: plan.unestimated_count,
             transforming_count: plan.transforming_count,
             token: &plan.token,
+            restore: plan.restore.as_ref().map(Restore::from),
         }
     }
 }
@@ -357,7 +394,7 @@ mod tests {
                 r#""outside_transaction":false,"reasons":[{"rule":"drop-table","risk":"high","message":"m","help":null}]}],"#,
                 r#""risk":"high","estimated_duration_seconds":null,"estimate_source":"unknown","transforms_data":false,"#,
                 r#""needs_backup":false,"statements_done":0}],"problems":[],"backup_first":true,"estimated_duration_seconds":null,"#,
-                r#""unestimated_count":1,"transforming_count":0,"token":"t"}"#,
+                r#""unestimated_count":1,"transforming_count":0,"token":"t","restore":null}"#,
             )
         );
     }

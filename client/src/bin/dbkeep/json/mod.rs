@@ -28,6 +28,18 @@
 //! | `migrations repair` | `{"repair": repair}` |
 //! | `migrations baseline` | `{"baselined": [id..]}`; empty where nothing was pending |
 //! | `migrations new` | `{"draft": {"layout", "folder", "files": [path..]}}` |
+//! | `notify channels` | `{"channels": [channel..]}` |
+//! | `notify test` | `{"test": test}` |
+//! | `notify deliveries` | `{"deliveries": [delivery..], "more": bool}` |
+//! | `notify show`, `notify retry` | `{"delivery": delivery}` |
+//! | `schedules list` | `{"schedules": [schedule..], "more": bool}` |
+//! | `schedules show`, `schedules create`, `schedules update`, `schedules pause`, `schedules resume`, `schedules approve` | `{"schedule": schedule}` |
+//! | `schedules delete` | `{"deleted": {"id", "name"}}` |
+//! | `schedules run` | a stream, see below |
+//! | `schedules runs` | `{"schedule_runs": [schedule_run..], "more": bool}`; one for each slot, or for many that nobody decided |
+//! | `schedules preview` | `{"times": [previewed..]}` |
+//! | `schedules scheduler` | `{"scheduler": scheduler}` |
+//! | `status` | `{"scheduler": scheduler, "targets": [target..]}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;
@@ -55,9 +67,11 @@ pub(crate) mod discovery;
 pub(crate) mod event;
 pub(crate) mod migrated;
 pub(crate) mod migration;
+pub(crate) mod notification;
 pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod schedule;
 
 /// The word for an enum value: its name without prefix, lowercase.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
@@ -98,6 +112,15 @@ words! {
     risk: Risk, "RISK_";
     statement_work: StatementWork, "STATEMENT_WORK_";
     repair_action: RepairAction, "REPAIR_ACTION_";
+    channel_kind: ChannelKind, "CHANNEL_KIND_";
+    notification_kind: NotificationKind, "NOTIFICATION_KIND_";
+    notification_severity: NotificationSeverity, "NOTIFICATION_SEVERITY_";
+    delivery_state: DeliveryState, "DELIVERY_STATE_";
+    slot_outcome: SlotOutcome, "SLOT_OUTCOME_";
+    gap_policy: GapPolicy, "GAP_POLICY_";
+    fold_policy: FoldPolicy, "FOLD_POLICY_";
+    overlap_policy: OverlapPolicy, "OVERLAP_POLICY_";
+    misfire_policy: MisfirePolicy, "MISFIRE_POLICY_";
 }
 
 /// Seconds; null for a duration that is absent or negative.

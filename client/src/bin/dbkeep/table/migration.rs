@@ -67,7 +67,7 @@ pub(crate) fn way_back_tone(way_back: WayBack) -> Tone {
     match way_back {
         WayBack::Proven => Tone::Good,
         WayBack::Refuted => Tone::Bad,
-        WayBack::Absent | WayBack::Empty | WayBack::Unproven => Tone::Warn,
+        WayBack::Absent | WayBack::Empty | WayBack::Unproven | WayBack::Lossy => Tone::Warn,
         WayBack::Unspecified => Tone::Dim,
     }
 }
@@ -198,7 +198,45 @@ pub(crate) fn plan(plan: &proto::MigrationPlan, output: &Output) -> io::Result<(
         statements(&step.statements, step.statements_done, output)?;
     }
     output.line(output.paint(Tone::Strong, &totals(plan)))?;
+    if let Some(found) = &plan.restore {
+        restore(found, output)?;
+    }
     problems(&plan.problems, output)
+}
+
+/// Prints what going back to a backup loses.
+fn restore(restore: &proto::MigrationRestore, output: &Output) -> io::Result<()> {
+    let when = json::time(restore.backup_time.as_ref()).unwrap_or_default();
+    output.line(output.paint(
+        Tone::Bad,
+        &format!(
+            "Everything goes back to backup {} of {when}. Lost is whatever was written since, also in rows that no count shows:",
+            restore.backup_id
+        ),
+    ))?;
+    let mut table = output.table(["TABLE", "IN THE BACKUP", "NOW", ""]);
+    for found in &restore.tables {
+        let count = |rows: Option<u64>| rows.map_or_else(|| "-".to_owned(), |rows| HumanCount(rows).to_string());
+        let (then, now) = (found.backup_row_count, found.row_count);
+        let (tone, what) = match (then, now) {
+            (None, _) => (Tone::Bad, "is dropped".to_owned()),
+            (Some(_), None) => (Tone::Good, "is made again".to_owned()),
+            (Some(then), Some(now)) if now > then => (Tone::Warn, format!("{} fewer", rows(now - then))),
+            (Some(then), Some(now)) if now < then => (Tone::Good, format!("{} more", rows(then - now))),
+            _ => (Tone::Dim, String::new()),
+        };
+        table.add_row([
+            output.cell(Tone::Strong, &found.table),
+            output.number(Tone::Dim, count(then)),
+            output.number(Tone::Dim, count(now)),
+            output.cell(tone, what),
+        ]);
+    }
+    output.line(table)?;
+    output.line(format_args!(
+        "Confirmation phrase: {}",
+        output.paint(Tone::Strong, &restore.confirmation_phrase)
+    ))
 }
 
 /// "about 3 s (rehearsal)", "nobody knows how long".
@@ -224,7 +262,7 @@ fn totals(plan: &proto::MigrationPlan) -> String {
         _ => "to apply on",
     };
     let mut text = format!("{} {act} {}", migrations(plan.steps.len()), plan.target);
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && plan.restore.is_none() {
         return text;
     }
     text.push_str(&format!(", risk {}", json::risk(plan.risk())));
@@ -299,7 +337,9 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
         let (tone, comes_back) = match (found.has_down, found.restored) {
             _ if !migration.problem.is_empty() => (Tone::Bad, "failed"),
             (false, _) => (Tone::Warn, "no way back"),
+            (true, true) if found.schema_only => (Tone::Warn, "without rows"),
             (true, true) => (Tone::Good, "yes"),
+            (true, false) if found.differences.is_empty() && !found.loses_data.is_empty() => (Tone::Warn, "without its data"),
             (true, false) => (Tone::Bad, "no"),
         };
         table.add_row([
@@ -324,6 +364,7 @@ fn rehearsal(migration: &proto::MigrationReport, output: &Output) -> io::Result<
     let found = migration.rehearsal.clone().unwrap_or_default();
     let wrong = [
         ("different after up and down", &found.differences),
+        ("data that down loses", &found.loses_data),
         ("lost rows although nothing deletes them", &found.rows_lost),
         ("violated by rows", &found.violations),
     ];

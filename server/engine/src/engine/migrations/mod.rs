@@ -1,7 +1,9 @@
 //! Migrations as callers ask for them: status, plan, and the runs that test, apply and roll back. What a folder means is in
-//! [`crate::migration`], the work of the runs in [`crate::run`]; `repair` changes the ledger itself.
+//! [`crate::migration`], the work of the runs in [`crate::run`]; `repair` changes the ledger itself,
+//! `rewind` goes back to a backup.
 
 mod repair;
+mod rewind;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,8 +22,8 @@ use crate::{
         standing::{Standings, standings},
     },
     model::{
-        Act, BackupRecord, Caller, Decision, Direction, ForeignLedger, Impact, Layout, LedgerEntry, Migration, MigrationOptions,
-        MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, TableName,
+        Act, BackupRecord, Caller, Decision, Direction, EngineKind, ForeignLedger, Impact, Layout, LedgerEntry, Migration,
+        MigrationOptions, MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, TableName,
     },
     port::{CreateRun, MaintenanceError, MigrationFolder, SourceFile, TargetError},
     run::migrate::steps,
@@ -84,6 +86,15 @@ pub struct MigrateRequest {
     pub token: String,
     /// Save the whole database first, whatever the migrations say.
     pub backup: bool,
+    /// Backwards: go back to a backup of the whole database rather than by scripts. Empty for the one that was made before the oldest of
+    /// these migrations was applied.
+    pub from_backup: Option<String>,
+    /// What was typed to confirm.
+    pub phrase: String,
+    /// Rehearsals: of migrations that are in effect, chosen as for a rollback; otherwise of pending ones.
+    pub in_effect: bool,
+    /// Rehearsals: copy no rows.
+    pub schema_only: bool,
     /// How.
     pub options: MigrationOptions,
     /// Who asks.
@@ -244,9 +255,13 @@ impl Engine {
             return Ok((run, None));
         }
         check_options(&request.options)?;
-        let (status, plan) = self
-            .plan_migrations(&request.target, direction, &request.selection, request.backup)
-            .await?;
+        let (status, plan) = match &request.from_backup {
+            Some(backup) => self.plan_rewind(&request.target, &request.selection, backup).await?,
+            None => {
+                self.plan_migrations(&request.target, direction, &request.selection, request.backup)
+                    .await?
+            }
+        };
         permit(name, &plan, request)?;
         let backup = if plan.backup_first {
             let scope = entry.target.maintenance().scope(&[]).await.map_err(maintenance(name))?;
@@ -274,14 +289,35 @@ impl Engine {
     pub async fn test_migrations(&self, request: &MigrateRequest) -> Result<Run, EngineError> {
         let request_id = request_id(&request.request_id)?;
         let (name, entry, _) = self.migrations(&request.target)?;
-        let digest = request_digest("rehearse", name, request);
+        let word = match (request.in_effect, request.schema_only) {
+            (true, _) => "rehearse applied",
+            (false, true) => "rehearse schema",
+            (false, false) => "rehearse",
+        };
+        if request.schema_only && (request.in_effect || entry.target.engine() == EngineKind::Sqlite) {
+            let why = if request.in_effect {
+                "with migrations in effect, whose way back shows in rows; expected WHOLE"
+            } else {
+                "on SQLite, where a copy comes with its rows; expected WHOLE"
+            };
+            return Err(EngineError::InvalidField {
+                field: "copy",
+                problem: format!("is SCHEMA_ONLY {why}"),
+            });
+        }
+        let digest = request_digest(word, name, request);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
             return Ok(run);
         }
         check_options(&request.options)?;
-        let (_, plan) = self
-            .plan_migrations(&request.target, Direction::Up, &request.selection, false)
+        let direction = if request.in_effect { Direction::Down } else { Direction::Up };
+        let (status, mut plan) = self
+            .plan_migrations(&request.target, direction, &request.selection, false)
             .await?;
+        if request.in_effect {
+            let whole = status.standings.in_effect();
+            plan.steps.retain(|step| whole.contains(&step.migration.id));
+        }
         if plan.steps.is_empty() {
             return Err(EngineError::NothingToMigrate { target: name.to_owned() });
         }
@@ -306,15 +342,22 @@ impl Engine {
         act: Option<Act>,
     ) -> Result<Run, EngineError> {
         let planned = plan.planned();
+        let rewind = plan.rewind.as_ref();
         let report = Report {
-            steps: steps(&planned, backup.is_some()),
-            migrations: Some(MigrationRecord {
+            steps: match rewind {
+                Some(rewind) => rewind::steps(rewind.backup),
+                None => steps(&planned, backup.is_some()),
+            },
+            migrations: Some(Box::new(MigrationRecord {
                 planned,
                 backup_first: backup.is_some(),
                 by: request.caller.principal.clone(),
                 options: request.options,
                 reports: Vec::new(),
-            }),
+                rewind: rewind.map(|rewind| rewind.backup),
+                in_effect: request.in_effect,
+                schema_only: request.schema_only,
+            })),
             backup,
             ..Report::default()
         };
@@ -329,21 +372,29 @@ impl Engine {
             name,
             Vec::new(),
             &Plan::none(name, Timestamp::now()),
-            None,
+            rewind.map(|rewind| rewind.backup),
             options,
             report,
         );
         run.started_by.clone_from(&request.caller.principal);
         let decision = act.map(|act| {
             let ids: Vec<&str> = plan.steps.iter().map(|step| step.migration.id.0.as_str()).collect();
-            Decision::allow(&request.caller, act, format!("migrations {}", ids.join(", "))).about(name, Some(run.id), None)
+            let from = rewind.map_or_else(String::new, |rewind| format!(", from backup {}", rewind.backup));
+            Decision::allow(&request.caller, act, format!("migrations {}{from}", ids.join(", "))).about(name, Some(run.id), None)
         });
         // A rehearsal works on its own copy, so that it stands in nobody's way.
-        let tables = if act.is_some() {
+        let mut tables = if act.is_some() {
             vec![MIGRATIONS.to_owned()]
         } else {
             Vec::new()
         };
+        // Who works on a table that is replaced would not know what of its work is left.
+        tables.extend(
+            rewind
+                .into_iter()
+                .flat_map(|rewind| &rewind.tables)
+                .map(|table| table.table.to_string()),
+        );
         self.accept(CreateRun {
             run,
             tables,
@@ -351,6 +402,7 @@ impl Engine {
             request_digest: digest,
             events: Vec::new(),
             decision,
+            slot: None,
         })
         .await
     }
@@ -434,10 +486,11 @@ async fn known<'a>(entry: &TargetEntry, migrations: impl IntoIterator<Item = &'a
 
 /// Whether a plan may be executed as it was asked for.
 fn permit(name: &str, plan: &MigrationPlan, request: &MigrateRequest) -> Result<(), EngineError> {
-    if plan.steps.is_empty() && plan.blocking().next().is_none() {
+    if plan.steps.is_empty() && plan.rewind.is_none() && plan.blocking().next().is_none() {
         return Err(EngineError::NothingToMigrate { target: name.to_owned() });
     }
-    let excused = |code: &str| request.options.unproven && matches!(code, "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_REFUTED");
+    let excused =
+        |code: &str| request.options.unproven && matches!(code, "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED");
     let blocking: Vec<_> = plan.blocking().filter(|problem| !excused(problem.code)).cloned().collect();
     if !blocking.is_empty() {
         return Err(EngineError::MigrationsBlocked {
@@ -447,6 +500,21 @@ fn permit(name: &str, plan: &MigrationPlan, request: &MigrateRequest) -> Result<
     }
     if !request.token.is_empty() && request.token != plan.token {
         return Err(EngineError::MigrationPlanChanged { target: name.to_owned() });
+    }
+    if request.token.is_empty()
+        && let Some(rewind) = &plan.rewind
+    {
+        return Err(EngineError::MigrationPlanRequired {
+            target: name.to_owned(),
+            reason: format!("everything written since backup {} is lost", rewind.backup),
+        });
+    }
+    if let Some(rewind) = &plan.rewind
+        && request.phrase != rewind.phrase
+    {
+        return Err(EngineError::ConfirmationRequired {
+            expected: rewind.phrase.clone(),
+        });
     }
     if request.token.is_empty() && plan.risk == Risk::High {
         let risky = plan.steps.iter().find(|step| step.risk == Risk::High);
@@ -495,6 +563,10 @@ fn request_digest(word: &str, name: &str, request: &MigrateRequest) -> String {
         &request.token,
         if request.backup { "backup" } else { "" },
         &options,
+        &request
+            .from_backup
+            .as_ref()
+            .map_or_else(String::new, |backup| format!("from {backup}")),
     ])
 }
 

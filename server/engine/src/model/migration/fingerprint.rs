@@ -20,6 +20,8 @@ pub struct TableContent {
     pub rows: u64,
     /// A hash over all rows, whatever their order and the order of the columns.
     pub hash: String,
+    /// Each column with a hash over its values, each bound to the primary key of its row where the table has one; sorted by name.
+    pub columns: Vec<(String, String)>,
 }
 
 /// Schema and data of a database, to be compared. dbkeep's own tables are left out.

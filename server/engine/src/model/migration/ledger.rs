@@ -97,7 +97,7 @@ pub enum LedgerState {
 }
 
 /// One row of dbkeep's ledger in the target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {
     /// The migration.
     pub id: MigrationId,
@@ -130,4 +130,96 @@ pub struct LedgerEntry {
     /// [`Script::digest`](super::Script::digest) of the script in work, or that was last: `statements_done` counts statements of just that. Empty where
     /// dbkeep executed none.
     pub script_sha256: String,
+}
+
+impl LedgerEntry {
+    /// The rows to write so that the ledger, which says `now`, fits a database that is again what it was when its ledger said `then`.
+    /// What came since is rolled back, and keeps its row; what was rolled back or changed since is as it was. In the order in which
+    /// they have to be written: the time of each is that of its writing.
+    #[must_use]
+    pub fn rewound(now: &[Self], then: &[Self], run: RunId, by: &str) -> Vec<Self> {
+        let stands = |entry: &Self| {
+            (
+                entry.state,
+                entry.sha256.clone(),
+                entry.statements_done,
+                entry.in_doubt,
+                entry.script_sha256.clone(),
+            )
+        };
+        let gone = now
+            .iter()
+            .filter(|entry| entry.state != LedgerState::RolledBack && then.iter().all(|known| known.id != entry.id))
+            .map(|entry| Self {
+                state: LedgerState::RolledBack,
+                statements_done: 0,
+                statements: 0,
+                in_doubt: false,
+                problem: String::new(),
+                rows: 0,
+                duration_ms: 0,
+                by: by.to_owned(),
+                run,
+                script_sha256: String::new(),
+                ..entry.clone()
+            });
+        let mut back: Vec<Self> = then
+            .iter()
+            .filter(|entry| {
+                let known = now.iter().find(|known| known.id == entry.id);
+                known.is_none_or(|known| stands(known) != stands(entry))
+            })
+            .cloned()
+            .collect();
+        back.sort_by_key(|entry| entry.at);
+        gone.chain(back).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: &str, state: LedgerState, at: i64) -> LedgerEntry {
+        LedgerEntry {
+            id: MigrationId(id.to_owned()),
+            name: "n".to_owned(),
+            sha256: "s".to_owned(),
+            state,
+            statements_done: 2,
+            statements: 2,
+            in_doubt: false,
+            problem: String::new(),
+            rows: 0,
+            duration_ms: 0,
+            at: Timestamp::from_second(at).expect("a time"),
+            by: "ann".to_owned(),
+            run: RunId::new(),
+            backup: None,
+            script_sha256: "d".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_ledger_goes_back_with_its_database_and_forgets_nothing() {
+        use LedgerState::{Applied, Applying, RolledBack};
+        let then = [entry("1", Applied, 1), entry("2", Applied, 3), entry("3", Applying, 2)];
+        let now = [
+            entry("1", Applied, 1),
+            entry("2", RolledBack, 9),
+            entry("3", Applied, 9),
+            entry("4", Applied, 9),
+            entry("5", RolledBack, 9),
+        ];
+        let run = RunId::new();
+        let written = LedgerEntry::rewound(&now, &then, run, "bob");
+        let told: Vec<_> = written.iter().map(|entry| (entry.id.0.as_str(), entry.state)).collect();
+        assert_eq!(told, [("4", RolledBack), ("3", Applying), ("2", Applied)]);
+        assert_eq!(
+            (written[0].run, written[0].by.as_str(), written[0].statements_done),
+            (run, "bob", 0)
+        );
+        assert_eq!(written[2].run, then[1].run, "who applied it is who applied it");
+        assert!(LedgerEntry::rewound(&then, &then, run, "bob").is_empty());
+    }
 }

@@ -161,6 +161,12 @@ pub struct Rehearsal {
     pub rows_lost: Vec<RowsLost>,
     /// Constraints that the data violates after up.
     pub violations: Vec<String>,
+    /// Of one that is in effect: tables, and columns as `table.column`, whose data down drops and up brings back as schema only.
+    #[serde(default)]
+    pub loses: Vec<String>,
+    /// Whether the copy had no rows: nothing is known of what happens to them.
+    #[serde(default)]
+    pub schema_only: bool,
 }
 
 impl Rehearsal {
@@ -181,6 +187,15 @@ pub struct MigrationRecord {
     pub options: MigrationOptions,
     /// What became of each, as far as the run came; positions are those of `planned`.
     pub reports: Vec<MigrationReport>,
+    /// Backup that the whole database goes back to; `None` where scripts are executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewind: Option<RunId>,
+    /// Rehearsals: of migrations that are in effect already, down and up again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_effect: bool,
+    /// Rehearsals: on a copy without rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub schema_only: bool,
 }
 
 /// A migration that a run is to take.
@@ -234,6 +249,8 @@ pub struct Proof {
     pub down_sha256: String,
     /// Whether down restored what was before.
     pub restored: bool,
+    /// Whether it restored everything but data that it drops.
+    pub lossy: bool,
     /// What the rehearsal measured for the up script, milliseconds.
     pub up_ms: u64,
     /// The run.

@@ -10,6 +10,7 @@
 mod doubt;
 mod hold;
 mod rehearse;
+mod rewind;
 mod script;
 
 use std::{collections::HashMap, sync::Arc};
@@ -54,7 +55,9 @@ impl From<MigratorError> for Halt {
 /// The record of the run.
 fn record(attempt: &Attempt) -> Result<MigrationRecord, Halt> {
     let record = attempt.ledger.report.migrations.clone();
-    record.ok_or_else(|| Halt::Fail("the run does not say which migrations it takes".to_owned()))
+    record
+        .map(|record| *record)
+        .ok_or_else(|| Halt::Fail("the run does not say which migrations it takes".to_owned()))
 }
 
 /// Reads the folder again, as it is now.
@@ -123,7 +126,10 @@ pub(super) async fn work(attempt: &mut Attempt, direction: Direction) -> Result<
     attempt.target.claim(attempt.claim).await?;
     let target = Arc::clone(&attempt.target);
     let hold = Hold::take(&target, attempt.claim, &attempt.context.settings.holder).await?;
-    let ending = held(attempt, &record, direction, &hold).await;
+    let ending = match record.rewind {
+        Some(_) => rewind::held(attempt, &record, &hold).await,
+        None => held(attempt, &record, direction, &hold).await,
+    };
     hold.release().await;
     ending
 }

@@ -1,7 +1,8 @@
 //! The work of a rehearsal: a copy of the database, on which each migration goes up, down and up again, and what was there before is
-//! compared with what is there after. Nothing of it touches the target, and the copy goes in the end, also after a crash: the next
+//! compared with what is there after; of one that is in effect, down and up (`applied`). Nothing of it touches the target, and the copy goes in the end, also after a crash: the next
 //! attempt removes what the one before it made.
 
+mod applied;
 mod compare;
 mod reach;
 
@@ -34,7 +35,11 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let run = attempt.run.id;
     let archive = Arc::clone(&attempt.context.archive);
     blocking(move || sweep(archive.as_ref(), run)).await?;
-    let result = rehearsed(attempt, &record).await;
+    let result = if record.in_effect {
+        applied::rehearsed(attempt, &record).await
+    } else {
+        rehearsed(attempt, &record).await
+    };
     let archive = Arc::clone(&attempt.context.archive);
     let swept = blocking(move || sweep(archive.as_ref(), run)).await;
     let name = place(run);
@@ -68,6 +73,10 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
     let collection = collection(attempt).await?;
     let mut copy = Some(copy(attempt).await?);
     failpoint!("rehearsal-copied");
+    if record.schema_only {
+        let text = "the copy has no rows: nothing is seen of what becomes of them, and no way back is proven";
+        attempt.ledger.warn(None, "SCHEMA_ONLY", text.to_owned()).await?;
+    }
     let mut good = 0_u32;
     let mut bad = Vec::new();
     let mut before: Vec<&Migration> = Vec::new();
@@ -104,11 +113,13 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
             up_sha256: planned.up_sha256.clone(),
             down_sha256: planned.down_sha256.clone(),
             restored: tried.rehearsal.restored,
+            lossy: false,
             up_ms: tried.rehearsal.up_ms,
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
         };
-        if whole {
+        // Without rows nothing is seen of what becomes of them.
+        if whole && !record.schema_only {
             attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
         }
         let verdict = if whole {
@@ -160,6 +171,12 @@ fn verdict(rehearsal: &Rehearsal) -> String {
     if !rehearsal.has_down {
         return "there is no way back: its down script is missing or empty".to_owned();
     }
+    if !rehearsal.restored && rehearsal.differences.is_empty() && !rehearsal.loses.is_empty() {
+        return format!(
+            "down loses data of {}; up brings back the schema only",
+            rehearsal.loses.join(", ")
+        );
+    }
     if !rehearsal.restored {
         let shown: Vec<&str> = rehearsal.differences.iter().take(3).map(String::as_str).collect();
         return format!("down does not bring back what was before: {}", shown.join("; "));
@@ -177,6 +194,12 @@ async fn copy(attempt: &mut Attempt) -> Result<Copy, Halt> {
     let order = DumpOrder {
         tables: Vec::new(),
         path: path.clone(),
+        schema_only: attempt
+            .ledger
+            .report
+            .migrations
+            .as_ref()
+            .is_some_and(|record| record.schema_only),
     };
     let dumped = act(attempt, |target, watch| {
         Box::pin(async move { target.maintenance().dump(&order, &watch).await })
@@ -286,6 +309,7 @@ async fn on_copy(
     let target = &copy.target;
     let mut rehearsal = Rehearsal {
         has_down: migration.down.as_ref().is_some_and(|down| down.statement_count() > 0),
+        schema_only: record.schema_only,
         ..Rehearsal::default()
     };
     let entry = ledger_row(attempt, target, &migration.id).await?;

@@ -34,7 +34,12 @@ async fn look(connection: &mut PgConnection, process: i32) -> Result<Vec<String>
 
 impl PostgresTarget {
     /// Notes who blocks a process, from half of its patience on, until it is dropped.
-    pub(super) async fn note_blockers(&self, process: i32, lock_timeout: Duration, seen: &Mutex<Vec<String>>) -> Infallible {
+    pub(in crate::target::postgres) async fn note_blockers(
+        &self,
+        process: i32,
+        lock_timeout: Duration,
+        seen: &Mutex<Vec<String>>,
+    ) -> Infallible {
         tokio::time::sleep(lock_timeout / 2).await;
         // Often enough that no wait for a lock ends unseen in its second half.
         let pause = (lock_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));

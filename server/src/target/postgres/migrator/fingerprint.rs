@@ -161,7 +161,9 @@ fn queries() -> Vec<String> {
 
 /// Tables that hold rows themselves, with their columns sorted by name.
 const TABLES: &str = "SELECT n.nspname::text, c.relname::text, \
-       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname::text COLLATE \"C\") \
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attname::text COLLATE \"C\"), \
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_index AS x JOIN pg_catalog.pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey) \
+             WHERE x.indrelid = c.oid AND x.indisprimary ORDER BY a.attname::text COLLATE \"C\") \
      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
      WHERE (c.relkind = 'r' OR (c.relkind = 'm' AND c.relispopulated)) AND OWN_SCHEMA AND NOBODYS \
      ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\"";
@@ -202,26 +204,38 @@ async fn contents(connection: &mut PgConnection) -> Result<Vec<TableContent>, Ta
     let sql = TABLES
         .replace("OWN_SCHEMA", OWN)
         .replace("NOBODYS", &nobodys("pg_class", "c.oid"));
-    let found: Vec<(String, String, Vec<String>)> = sqlx::query_as(AssertSqlSafe(sql))
+    let found: Vec<(String, String, Vec<String>, Vec<String>)> = sqlx::query_as(AssertSqlSafe(sql))
         .fetch_all(&mut *connection)
         .await
         .map_err(statement)?;
     let mut tables = Vec::with_capacity(found.len());
-    for (schema, name, columns) in found {
+    for (schema, name, names, key) in found {
         let table = TableName {
             schema: Some(schema),
             name,
         };
-        let columns: Vec<String> = columns
-            .iter()
-            .map(|column| format!("t.{}", render::identifier(column)))
+        let written = |names: &[String]| -> Vec<String> {
+            let names = names.iter().map(|column| format!("t.{}", render::identifier(column)));
+            names.collect()
+        };
+        let sum = |values: &[String]| {
+            format!(
+                "coalesce(sum(pg_catalog.hashtextextended(ROW({})::text COLLATE \"C\", 0)::numeric), 0)::text",
+                values.join(", ")
+            )
+        };
+        let key = written(&key);
+        let each: Vec<String> = written(&names)
+            .into_iter()
+            .map(|column| sum(&[key.as_slice(), &[column]].concat()))
             .collect();
         let sql = format!(
-            "SELECT count(*), coalesce(sum(pg_catalog.hashtextextended(ROW({})::text COLLATE \"C\", 0)::numeric), 0)::text FROM ONLY {} AS t",
-            columns.join(", "),
+            "SELECT count(*), {}, ARRAY[{}]::text[] FROM ONLY {} AS t",
+            sum(&written(&names)),
+            each.join(", "),
             render::table(&table)
         );
-        let (rows, hash): (i64, String) = sqlx::query_as(AssertSqlSafe(sql))
+        let (rows, hash, each): (i64, String, Vec<String>) = sqlx::query_as(AssertSqlSafe(sql))
             .persistent(false)
             .fetch_one(&mut *connection)
             .await
@@ -230,6 +244,7 @@ async fn contents(connection: &mut PgConnection) -> Result<Vec<TableContent>, Ta
             table: table.to_string(),
             rows: u64::try_from(rows).unwrap_or(0),
             hash,
+            columns: names.into_iter().zip(each).collect(),
         });
     }
     Ok(tables)

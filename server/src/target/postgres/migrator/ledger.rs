@@ -42,7 +42,7 @@ fn unreadable(what: &str) -> TargetError {
 }
 
 /// A row of [`COLUMNS`].
-pub(super) fn entry(row: &PgRow) -> Result<LedgerEntry, TargetError> {
+pub(in crate::target::postgres) fn entry(row: &PgRow) -> Result<LedgerEntry, TargetError> {
     let word = |column: usize| Ok::<_, TargetError>(text(row, column)?.unwrap_or_default());
     let number = |column: usize| {
         let number = word(column)?.parse::<u64>();
@@ -71,7 +71,7 @@ pub(super) fn entry(row: &PgRow) -> Result<LedgerEntry, TargetError> {
 }
 
 /// The statement that locks the row of a migration and reads it.
-pub(super) fn select_locked(id: &MigrationId) -> String {
+pub(in crate::target::postgres) fn select_locked(id: &MigrationId) -> String {
     format!(
         "SELECT {COLUMNS} FROM dbkeep.migration WHERE id = {} FOR UPDATE",
         render::literal(&id.0)
@@ -79,7 +79,7 @@ pub(super) fn select_locked(id: &MigrationId) -> String {
 }
 
 /// The statement that writes a row and returns its time, provided that `condition` holds.
-pub(super) fn upsert(entry: &LedgerEntry, condition: &str) -> String {
+pub(in crate::target::postgres) fn upsert(entry: &LedgerEntry, condition: &str) -> String {
     let literal = |text: &str| render::literal(text);
     let backup = entry
         .backup
@@ -109,7 +109,7 @@ pub(super) fn upsert(entry: &LedgerEntry, condition: &str) -> String {
 }
 
 /// The row as it was written, by the time that [`upsert`] returned.
-pub(super) fn written(entry: &LedgerEntry, row: &PgRow) -> Result<LedgerEntry, TargetError> {
+pub(in crate::target::postgres) fn written(entry: &LedgerEntry, row: &PgRow) -> Result<LedgerEntry, TargetError> {
     let micros = text(row, 0)?.and_then(|text| text.parse::<i64>().ok());
     let at = micros.and_then(|micros| Timestamp::from_microsecond(micros).ok());
     Ok(LedgerEntry {
@@ -119,7 +119,7 @@ pub(super) fn written(entry: &LedgerEntry, row: &PgRow) -> Result<LedgerEntry, T
 }
 
 /// The statement that locks the fence of a run. The row lock makes a newer attempt's claim wait for the transaction.
-pub(super) fn select_fence(claim: Claim) -> String {
+pub(in crate::target::postgres) fn select_fence(claim: Claim) -> String {
     format!(
         "SELECT r.fence::text FROM dbkeep.run AS r WHERE r.run_id = {} FOR SHARE",
         render::literal(&claim.run.to_string())
@@ -127,7 +127,7 @@ pub(super) fn select_fence(claim: Claim) -> String {
 }
 
 /// Whether the rows of [`select_fence`] say that the run is this attempt's.
-pub(super) fn check_fence(rows: Option<&Vec<PgRow>>, claim: Claim) -> Result<(), TargetError> {
+pub(in crate::target::postgres) fn check_fence(rows: Option<&Vec<PgRow>>, claim: Claim) -> Result<(), TargetError> {
     let fence = match rows.and_then(|rows| rows.first()) {
         Some(row) => text(row, 0)?,
         None => None,
@@ -139,7 +139,7 @@ pub(super) fn check_fence(rows: Option<&Vec<PgRow>>, claim: Claim) -> Result<(),
 }
 
 /// The statement that reads the lease; `lock` is `FOR SHARE` right before a commit, so that nobody takes it over until then.
-pub(super) fn select_lease(lock: &str) -> String {
+pub(in crate::target::postgres) fn select_lease(lock: &str) -> String {
     format!(
         "SELECT l.holder, l.run_id, l.fence::text, (l.until > pg_catalog.clock_timestamp())::text, \
          pg_catalog.to_char(l.until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM dbkeep.migration_lease AS l WHERE l.id = 1 {lock}"
@@ -147,7 +147,7 @@ pub(super) fn select_lease(lock: &str) -> String {
 }
 
 /// Whether the rows of [`select_lease`] say that the lease is this attempt's.
-pub(super) fn check_lease(rows: Option<&Vec<PgRow>>, claim: Claim) -> Result<(), MigratorError> {
+pub(in crate::target::postgres) fn check_lease(rows: Option<&Vec<PgRow>>, claim: Claim) -> Result<(), MigratorError> {
     let Some(row) = rows.and_then(|rows| rows.first()) else {
         return Err(lease_ran_out().into());
     };
@@ -178,7 +178,7 @@ async fn exists(connection: &mut PgConnection) -> Result<bool, TargetError> {
 }
 
 /// Every row of the ledger.
-pub(super) async fn all(connection: &mut PgConnection) -> Result<Vec<LedgerEntry>, TargetError> {
+pub(in crate::target::postgres) async fn all(connection: &mut PgConnection) -> Result<Vec<LedgerEntry>, TargetError> {
     if !exists(&mut *connection).await? {
         return Ok(Vec::new());
     }
@@ -191,7 +191,7 @@ pub(super) async fn all(connection: &mut PgConnection) -> Result<Vec<LedgerEntry
 }
 
 /// Takes or prolongs the lease.
-pub(super) async fn lease(
+pub(in crate::target::postgres) async fn lease(
     connection: &mut PgConnection,
     claim: Claim,
     holder: &str,
@@ -240,7 +240,7 @@ fn f64_of(millis: u64) -> f64 {
 }
 
 /// Gives the lease back, where it is this attempt's.
-pub(super) async fn unlease(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
+pub(in crate::target::postgres) async fn unlease(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
     if !exists(&mut *connection).await? {
         return Ok(());
     }
@@ -254,7 +254,7 @@ pub(super) async fn unlease(connection: &mut PgConnection, claim: Claim) -> Resu
 }
 
 /// Writes rows outright. Its connection is not to be used again after an error.
-pub(super) async fn note(
+pub(in crate::target::postgres) async fn note(
     connection: &mut PgConnection,
     claim: Claim,
     entries: &[(Option<LedgerEntry>, LedgerEntry)],
@@ -275,4 +275,16 @@ pub(super) async fn note(
     }
     connection.execute("COMMIT").await.map_err(error::commit)?;
     Ok(())
+}
+
+/// Writes a row in the transaction that is open.
+pub(in crate::target::postgres) async fn write(connection: &mut PgConnection, entry: &LedgerEntry) -> Result<(), TargetError> {
+    simple(connection, upsert(entry, "true")).await.map_err(statement)?;
+    Ok(())
+}
+
+/// Makes sure that the lease is this attempt's, and stays so until the transaction that is open has ended.
+pub(in crate::target::postgres) async fn hold_lease(connection: &mut PgConnection, claim: Claim) -> Result<(), MigratorError> {
+    let rows = simple(connection, select_lease("FOR SHARE")).await.map_err(statement)?;
+    check_lease(rows.first(), claim)
 }

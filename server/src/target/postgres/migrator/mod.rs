@@ -6,7 +6,7 @@ mod blockers;
 mod execute;
 mod fingerprint;
 mod foreign;
-mod ledger;
+pub(super) mod ledger;
 mod look;
 mod observe;
 mod problem;

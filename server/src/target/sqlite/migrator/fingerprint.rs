@@ -135,39 +135,63 @@ async fn table_objects(connection: &mut SqliteConnection, name: &str, sql: &str)
 
 /// Rows of a table, and the sum of their hashes.
 async fn content(connection: &mut SqliteConnection, name: &str) -> Result<TableContent, TargetError> {
-    let columns = "SELECT name FROM pragma_table_xinfo(?, 'main') WHERE hidden <> 1 ORDER BY name";
-    let columns: Vec<(String,)> = rows(connection, columns, name).await?;
-    let wanted: Vec<String> = columns.iter().map(|(column,)| render::identifier(column)).collect();
+    let columns = "SELECT name, pk > 0 FROM pragma_table_xinfo(?, 'main') WHERE hidden <> 1 ORDER BY name";
+    let columns: Vec<(String, bool)> = rows(connection, columns, name).await?;
+    let wanted: Vec<String> = columns.iter().map(|(column, _)| render::identifier(column)).collect();
     let sql = format!("SELECT {} FROM main.{}", wanted.join(", "), render::identifier(name));
     let mut stream = sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch(connection);
     let (mut count, mut sum) = (0_u64, 0_u128);
+    let mut each = vec![0_u128; columns.len()];
     while let Some(row) = stream.try_next().await.map_err(statement)? {
-        let mut hash = Sha256::new();
-        for value in values(&row, 0..columns.len())? {
-            match value {
-                Value::Null => hash.update(b"n"),
-                Value::Integer(number) => {
-                    hash.update(b"i");
-                    hash.update(number.to_be_bytes());
-                }
-                Value::Real(number) => {
-                    hash.update(b"r");
-                    hash.update(number.to_bits().to_be_bytes());
-                }
-                Value::Text(bytes) => part(&mut hash, b"t", &bytes),
-                Value::Blob(bytes) => part(&mut hash, b"b", &bytes),
+        let values = values(&row, 0..columns.len())?;
+        let (mut whole, mut key) = (Sha256::new(), Sha256::new());
+        for (value, (_, in_key)) in values.iter().zip(&columns) {
+            add(&mut whole, value);
+            if *in_key {
+                add(&mut key, value);
             }
         }
-        let mut first = [0_u8; 16];
-        first.copy_from_slice(&hash.finalize()[..16]);
-        sum = sum.wrapping_add(u128::from_be_bytes(first));
+        for (value, sum) in values.iter().zip(&mut each) {
+            let mut hash = key.clone();
+            add(&mut hash, value);
+            *sum = sum.wrapping_add(short(hash));
+        }
+        sum = sum.wrapping_add(short(whole));
         count += 1;
     }
     Ok(TableContent {
         table: name.to_owned(),
         rows: count,
         hash: format!("{sum:032x}"),
+        columns: columns
+            .into_iter()
+            .zip(each)
+            .map(|((column, _), sum)| (column, format!("{sum:032x}")))
+            .collect(),
     })
+}
+
+/// The first half of a hash as a number, to be added up.
+fn short(hash: Sha256) -> u128 {
+    let mut first = [0_u8; 16];
+    first.copy_from_slice(&hash.finalize()[..16]);
+    u128::from_be_bytes(first)
+}
+
+fn add(hash: &mut Sha256, value: &Value) {
+    match value {
+        Value::Null => hash.update(b"n"),
+        Value::Integer(number) => {
+            hash.update(b"i");
+            hash.update(number.to_be_bytes());
+        }
+        Value::Real(number) => {
+            hash.update(b"r");
+            hash.update(number.to_bits().to_be_bytes());
+        }
+        Value::Text(bytes) => part(hash, b"t", bytes),
+        Value::Blob(bytes) => part(hash, b"b", bytes),
+    }
 }
 
 fn part(hash: &mut Sha256, tag: &[u8], bytes: &[u8]) {

@@ -74,7 +74,7 @@ async fn exists(connection: &mut SqliteConnection) -> Result<bool, TargetError> 
 }
 
 /// Every row of the ledger.
-pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<LedgerEntry>, TargetError> {
+pub(in crate::target::sqlite) async fn all(connection: &mut SqliteConnection) -> Result<Vec<LedgerEntry>, TargetError> {
     if !exists(connection).await? {
         return Ok(Vec::new());
     }
@@ -87,7 +87,10 @@ pub(super) async fn all(connection: &mut SqliteConnection) -> Result<Vec<LedgerE
 }
 
 /// Writes a row and returns it with its time.
-pub(super) async fn write(connection: &mut SqliteConnection, entry: &LedgerEntry) -> Result<LedgerEntry, TargetError> {
+pub(in crate::target::sqlite) async fn write(
+    connection: &mut SqliteConnection,
+    entry: &LedgerEntry,
+) -> Result<LedgerEntry, TargetError> {
     let sql = format!(
         "INSERT OR REPLACE INTO main._dbkeep_migration ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NOW}, ?, ?, ?, ?) RETURNING at"
     );
@@ -127,7 +130,7 @@ async fn find(connection: &mut SqliteConnection, id: &MigrationId) -> Result<Opt
 }
 
 /// Checks fence, lease and row. Called under the write lock, under which none of them can change.
-pub(super) async fn check(
+pub(in crate::target::sqlite) async fn check(
     connection: &mut SqliteConnection,
     claim: Claim,
     id: &MigrationId,
@@ -139,7 +142,7 @@ pub(super) async fn check(
     check_unmoved(&id.0, before, found.as_ref())
 }
 
-async fn check_lease(connection: &mut SqliteConnection, claim: Claim) -> Result<(), MigratorError> {
+pub(in crate::target::sqlite) async fn check_lease(connection: &mut SqliteConnection, claim: Claim) -> Result<(), MigratorError> {
     if !exists(connection).await? {
         return Err(lease_ran_out().into());
     }
@@ -164,7 +167,7 @@ async fn check_lease(connection: &mut SqliteConnection, claim: Claim) -> Result<
 }
 
 /// Prolongs the lease of a group that is about to commit: while it worked, nobody could.
-pub(super) async fn prolong(connection: &mut SqliteConnection, claim: Claim) -> Result<(), TargetError> {
+pub(in crate::target::sqlite) async fn prolong(connection: &mut SqliteConnection, claim: Claim) -> Result<(), TargetError> {
     let sql =
         format!("UPDATE main._dbkeep_migration_lease SET until = max(until, {NOW} + term_ms) WHERE run_id = ? AND fence = ?");
     let prolonged = sqlx::query(AssertSqlSafe(sql))
@@ -180,7 +183,7 @@ pub(super) async fn prolong(connection: &mut SqliteConnection, claim: Claim) -> 
 }
 
 /// Takes or prolongs the lease.
-pub(super) async fn lease(
+pub(in crate::target::sqlite) async fn lease(
     connection: &mut SqliteConnection,
     claim: Claim,
     holder: &str,
@@ -219,7 +222,7 @@ pub(super) async fn lease(
 }
 
 /// Gives the lease back, where it is this attempt's.
-pub(super) async fn unlease(connection: &mut SqliteConnection, claim: Claim) -> Result<(), TargetError> {
+pub(in crate::target::sqlite) async fn unlease(connection: &mut SqliteConnection, claim: Claim) -> Result<(), TargetError> {
     if !exists(connection).await? {
         return Ok(());
     }
@@ -233,7 +236,7 @@ pub(super) async fn unlease(connection: &mut SqliteConnection, claim: Claim) -> 
 }
 
 /// Writes rows outright. Its connection is not to be used again after an error.
-pub(super) async fn note(
+pub(in crate::target::sqlite) async fn note(
     connection: &mut SqliteConnection,
     claim: Claim,
     entries: &[(Option<LedgerEntry>, LedgerEntry)],

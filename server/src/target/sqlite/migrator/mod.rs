@@ -7,7 +7,7 @@ mod execute;
 mod fingerprint;
 mod foreign;
 mod keys;
-mod ledger;
+pub(super) mod ledger;
 mod look;
 mod problem;
 

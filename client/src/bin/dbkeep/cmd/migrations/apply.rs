@@ -27,6 +27,12 @@ pub(crate) struct Test {
     of: Of,
     #[command(flatten)]
     which: Which,
+    /// Migrations in effect, rather than pending ones, newest first: down, up, compare with the present. --to names the one before them.
+    #[arg(long)]
+    applied: bool,
+    /// Copy the schema without rows: quick, and no proof of a way back. PostgreSQL only.
+    #[arg(long, conflicts_with = "applied")]
+    schema_only: bool,
     #[command(flatten)]
     manner: Manner,
     /// Print the run's id and leave it at work.
@@ -36,10 +42,16 @@ pub(crate) struct Test {
 
 impl Test {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let request = RehearseRequest::new()
+        let mut request = RehearseRequest::new()
             .target(self.of.target)
             .selection(self.which.selection())
             .manner(self.manner.wire());
+        if self.applied {
+            request = request.applied();
+        }
+        if self.schema_only {
+            request = request.schema_only();
+        }
         let migrations = session.client.migrations();
         follow(session, RunKind::Rehearse, until(self.detach), migrations.test(request)).await
     }
@@ -85,6 +97,7 @@ impl Apply {
             range: &self.range,
             backup: self.backup,
             unproven: false,
+            from_backup: None,
         };
         let mut request = match &self.begin.plan {
             Some(token) => ApplyRequest::new()
@@ -107,7 +120,7 @@ impl Apply {
 
 /// Arguments of `migrations rollback`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("back").required(true).multiple(true).args(["ids", "to", "steps"]))]
+#[command(group = clap::ArgGroup::new("back").required(true).multiple(true).args(["ids", "to", "steps", "from_backup"]))]
 pub(crate) struct Rollback {
     #[command(flatten)]
     of: Of,
@@ -116,6 +129,13 @@ pub(crate) struct Rollback {
     /// Take down scripts that are empty, that no rehearsal has proven, or that one has refuted.
     #[arg(long)]
     unproven: bool,
+    /// Execute no script: bring the whole database, schema and rows, back to a backup. Without RUN to the one that was made before the
+    /// oldest of these migrations was applied. Everything written since is lost.
+    #[arg(long, value_name = "RUN", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "unproven")]
+    from_backup: Option<String>,
+    /// Phrase that the plan of --from-backup states, letter by letter; without it, a terminal is asked.
+    #[arg(long, value_name = "TEXT", requires_all = ["execute", "from_backup"])]
+    phrase: Option<String>,
     #[command(flatten)]
     begin: Begin,
 }
@@ -127,16 +147,35 @@ impl Rollback {
             range: &self.range,
             backup: false,
             unproven: self.unproven,
+            from_backup: self.from_backup.as_deref(),
         };
+        let mut phrase = self.phrase.clone();
         let mut request = match &self.begin.plan {
-            Some(token) => RollbackRequest::new(self.range.selection())
-                .target(&self.of.target)
-                .plan_token(token),
+            Some(token) => {
+                let request = RollbackRequest::new(self.range.selection())
+                    .target(&self.of.target)
+                    .plan_token(token);
+                match self.from_backup.as_deref() {
+                    Some(backup) => request.from_backup(Some(backup).filter(|backup| !backup.is_empty())),
+                    None => request,
+                }
+            }
             None => match self.begin.review(&wish, &self.of.target, session).await? {
-                Ok(plan) => RollbackRequest::of_plan(&plan),
+                Ok(plan) => {
+                    if let (None, Some(restore)) = (&phrase, &plan.restore) {
+                        match prompt::phrase(&restore.confirmation_phrase, &session.output).await? {
+                            Ok(typed) => phrase = Some(typed),
+                            Err(exit) => return Ok(exit),
+                        }
+                    }
+                    RollbackRequest::of_plan(&plan)
+                }
                 Err(exit) => return Ok(exit),
             },
         };
+        if let Some(phrase) = phrase {
+            request = request.confirmation_phrase(phrase);
+        }
         if self.unproven {
             request = request.unproven();
         }
@@ -161,7 +200,7 @@ impl Begin {
         if !self.execute {
             let exit = wish.answer(&plan, session)?;
             if exit == Exit::Success {
-                output.note(if plan.steps.is_empty() {
+                output.note(if plan.steps.is_empty() && plan.restore.is_none() {
                     "Nothing is to be done."
                 } else {
                     "Nothing was changed; --execute does it."
@@ -179,11 +218,12 @@ impl Begin {
             return Ok(Err(Exit::Refused));
         }
         // A deployment that finds everything in effect has found what it wanted.
-        if plan.steps.is_empty() {
+        if plan.steps.is_empty() && plan.restore.is_none() {
             output.note("Nothing is to be done.");
             return Ok(Err(Exit::Success));
         }
-        if self.yes {
+        // Typing the phrase is the answer to any question.
+        if self.yes || plan.restore.is_some() {
             return Ok(Ok(plan));
         }
         Ok(prompt::confirm(&question(&plan), output).await?.map(|()| plan))

@@ -39,6 +39,8 @@ pub(super) struct Wish<'a> {
     pub(super) backup: bool,
     /// Take down scripts that nobody has proven.
     pub(super) unproven: bool,
+    /// Go back to a backup of the whole database; empty for the one that was made before the oldest of the migrations.
+    pub(super) from_backup: Option<&'a str>,
 }
 
 impl Plan {
@@ -52,6 +54,7 @@ impl Plan {
             range: &self.range,
             backup: self.backup,
             unproven: false,
+            from_backup: None,
         };
         let plan = wish.plan(&self.of.target, session).await?;
         wish.answer(&plan, session)
@@ -62,6 +65,10 @@ impl Wish<'_> {
     /// Asks the server for the plan.
     pub(super) async fn plan(&self, target: &str, session: &Session) -> anyhow::Result<MigrationPlan> {
         let migrations = session.client.migrations();
+        if let Some(backup) = self.from_backup {
+            let backup = Some(backup).filter(|backup| !backup.is_empty());
+            return Ok(migrations.plan_from_backup(target, self.range.selection(), backup).await?);
+        }
         Ok(migrations
             .plan(target, self.direction, self.range.selection(), self.backup)
             .await?)
@@ -70,7 +77,11 @@ impl Wish<'_> {
     /// Whether a run of the plan would be refused.
     pub(super) fn is_blocked(&self, plan: &MigrationPlan) -> bool {
         plan.problems.iter().any(|problem| {
-            let excused = self.unproven && matches!(problem.code.as_str(), "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_REFUTED");
+            let excused = self.unproven
+                && matches!(
+                    problem.code.as_str(),
+                    "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED"
+                );
             problem.blocks && !excused
         })
     }
@@ -82,12 +93,17 @@ impl Wish<'_> {
             _ => "apply",
         };
         format!(
-            "migrations {verb}{} --execute --target {} --plan {}{}{}",
+            "migrations {verb}{} --execute --target {} --plan {}{}{}{}",
             self.range.arguments(),
             quoted(&plan.target),
             plan.token,
             if self.backup { " --backup" } else { "" },
             if self.unproven { " --unproven" } else { "" },
+            plan.restore.as_ref().map_or_else(String::new, |restore| format!(
+                " --from-backup={} --phrase {}",
+                restore.backup_id,
+                quoted(&restore.confirmation_phrase)
+            )),
         )
     }
 
@@ -109,7 +125,7 @@ impl Wish<'_> {
             if self.direction == MigrationDirection::Down && !unproven.is_blocked(plan) {
                 output.line("To take a way back that nobody has proven: --unproven")?;
             }
-        } else if !plan.steps.is_empty() {
+        } else if !plan.steps.is_empty() || plan.restore.is_some() {
             output.line(format_args!("Token: {}", output.paint(Tone::Strong, &plan.token)))?;
             if self.direction == MigrationDirection::Up {
                 output.line(format_args!(
@@ -139,7 +155,7 @@ impl Wish<'_> {
 
 #[cfg(test)]
 mod tests {
-    use dbkeep_client::proto::{Migration, MigrationPlanStep, MigrationProblem};
+    use dbkeep_client::proto::{Migration, MigrationPlanStep, MigrationProblem, MigrationRestore};
 
     use super::*;
 
@@ -175,6 +191,7 @@ mod tests {
             range: &range,
             backup: false,
             unproven,
+            from_backup: None,
         };
         assert!(wish(false).is_blocked(&plan("DOWN_UNPROVEN")));
         assert!(!wish(true).is_blocked(&plan("DOWN_UNPROVEN")));
@@ -182,6 +199,32 @@ mod tests {
         assert_eq!(
             wish(true).arguments(&plan("DOWN_UNPROVEN")),
             "migrations rollback --steps 1 --execute --target main --plan tok --unproven"
+        );
+    }
+
+    #[test]
+    fn a_plan_back_to_a_backup_names_it_and_its_phrase() {
+        let range = Range {
+            ids: vec!["3".into()],
+            to: None,
+            steps: None,
+        };
+        let wish = Wish {
+            direction: MigrationDirection::Down,
+            range: &range,
+            backup: false,
+            unproven: false,
+            from_backup: Some(""),
+        };
+        let mut plan = plan("");
+        plan.restore = Some(MigrationRestore {
+            backup_id: "b1".into(),
+            confirmation_phrase: "restore main".into(),
+            ..Default::default()
+        });
+        assert_eq!(
+            wish.arguments(&plan),
+            "migrations rollback 3 --execute --target main --plan tok --from-backup=b1 --phrase 'restore main'"
         );
     }
 
@@ -197,6 +240,7 @@ mod tests {
             range: &range,
             backup: true,
             unproven: false,
+            from_backup: None,
         };
         assert_eq!(
             wish.arguments(&plan("")),

@@ -86,3 +86,102 @@ pub(super) fn differences(before: &Fingerprint, after: &Fingerprint, when: &str)
     differences.truncate(Rehearsal::MAX_DIFFERENCES);
     differences
 }
+
+/// What is different after down and up, and what of it is only data that down dropped.
+pub(super) fn there_and_back(first: &Fingerprint, between: &Fingerprint, last: &Fingerprint) -> (Vec<String>, Vec<String>) {
+    const WHEN: &str = "after down and up";
+    let mut differences = schema_differences(first, last, WHEN);
+    let mut loses = Vec::new();
+    if first.objects == between.objects && first.tables == between.tables {
+        differences.push("down changes nothing that can be seen, so that up after it shows nothing".to_owned());
+    }
+    for table in &first.tables {
+        let Some(now) = last.tables.iter().find(|now| now.table == table.table) else {
+            continue;
+        };
+        if (now.rows, &now.hash) == (table.rows, &table.hash) {
+            continue;
+        }
+        let Some(meanwhile) = between.tables.iter().find(|meanwhile| meanwhile.table == table.table) else {
+            loses.push(table.table.clone());
+            continue;
+        };
+        if now.rows != table.rows {
+            differences.push(format!("{} has {} rows {WHEN}, it had {}", table.table, now.rows, table.rows));
+            continue;
+        }
+        let changed: Vec<&String> = table
+            .columns
+            .iter()
+            .filter(|column| !now.columns.contains(column))
+            .map(|(name, _)| name)
+            .collect();
+        let dropped = |name: &String| meanwhile.columns.iter().all(|(known, _)| known != name);
+        if changed.is_empty() {
+            differences.push(format!("rows of {} hold other values {WHEN}", table.table));
+        } else if changed.iter().all(|name| dropped(name)) {
+            loses.extend(changed.iter().map(|name| format!("{}.{name}", table.table)));
+        } else {
+            let names: Vec<&str> = changed
+                .iter()
+                .filter(|name| !dropped(name))
+                .map(|name| name.as_str())
+                .collect();
+            differences.push(format!(
+                "rows of {} hold other values in {} {WHEN}",
+                table.table,
+                names.join(", ")
+            ));
+        }
+    }
+    differences.truncate(Rehearsal::MAX_DIFFERENCES);
+    loses.truncate(Rehearsal::MAX_DIFFERENCES);
+    (differences, loses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TableContent;
+
+    /// Name, rows, and columns with their hashes.
+    type Told<'a> = (&'a str, u64, &'a [(&'a str, &'a str)]);
+
+    fn print(tables: &[Told<'_>]) -> Fingerprint {
+        let table = |(name, rows, columns): &Told<'_>| TableContent {
+            table: (*name).to_owned(),
+            rows: *rows,
+            hash: columns.iter().map(|(_, hash)| *hash).collect(),
+            columns: columns
+                .iter()
+                .map(|(name, hash)| ((*name).to_owned(), (*hash).to_owned()))
+                .collect(),
+        };
+        Fingerprint {
+            objects: Vec::new(),
+            tables: tables.iter().map(table).collect(),
+            bytes: 0,
+        }
+    }
+
+    #[test]
+    fn data_that_down_drops_is_told_from_data_that_changes() {
+        let first = print(&[("a", 2, &[("id", "1"), ("n", "2"), ("x", "3")]), ("b", 1, &[("id", "1")])]);
+        let between = print(&[("a", 2, &[("id", "1"), ("x", "3")])]);
+        let same = there_and_back(&first, &between, &first);
+        assert_eq!(same, (Vec::new(), Vec::new()));
+        let lossy = print(&[("a", 2, &[("id", "1"), ("n", "9"), ("x", "3")]), ("b", 0, &[("id", "")])]);
+        let (differences, loses) = there_and_back(&first, &between, &lossy);
+        assert!(differences.is_empty(), "{differences:?}");
+        assert_eq!(loses, ["a.n", "b"]);
+        let worse = print(&[("a", 2, &[("id", "1"), ("n", "9"), ("x", "8")]), ("b", 1, &[("id", "1")])]);
+        let (differences, loses) = there_and_back(&first, &between, &worse);
+        assert!(
+            loses.is_empty() && differences.len() == 1 && differences[0].contains("values in x "),
+            "{differences:?}"
+        );
+        let fewer = print(&[("a", 1, &[("id", "1"), ("n", "2"), ("x", "3")]), ("b", 1, &[("id", "1")])]);
+        assert!(there_and_back(&first, &between, &fewer).0[0].contains("1 rows"));
+        assert!(there_and_back(&first, &first, &first).0[0].contains("nothing"));
+    }
+}

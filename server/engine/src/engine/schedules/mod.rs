@@ -1,0 +1,641 @@
+//! Schedules: created, changed, paused, approved, previewed and looked at. `fire` begins the run of a slot and settles it, `scheduler` is the loop
+//! that decides slots. When a slot is due, and what becomes of it, is [`crate::schedule`].
+
+mod fire;
+mod scheduler;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Engine, digest_of, request_id};
+use crate::{
+    EngineError,
+    model::{
+        Act, Caller, Decision, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch, ServerInfo,
+        ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
+    },
+    port::{Changed, CreateSchedule, Kept, Pulse, ScheduleCreated, SlotFilter, SlotPlace},
+    schedule::{Cron, Exclusion, FieldProblem, Known, Occurrence, calendar, decide, validate, zone},
+};
+
+pub(super) use fire::Slot;
+pub use scheduler::Scheduler;
+
+/// Most times of a preview.
+pub const MAX_PREVIEW: usize = 1_000;
+/// Longest note of a pause, characters.
+pub const MAX_NOTE: usize = 500;
+/// Longest life of a standing approval.
+const MAX_APPROVAL: SignedDuration = SignedDuration::from_hours(366 * 24);
+/// How often a change is tried again that another write of the same schedule outran: slots are decided all the time.
+const TRIES: u32 = 8;
+
+/// A schedule as callers see it.
+#[derive(Debug, Clone)]
+pub struct ScheduleView {
+    /// The schedule.
+    pub schedule: Schedule,
+    /// Whether its work needs a standing approval.
+    pub needs_approval: bool,
+    /// Whether the one that it has covers what it does, now.
+    pub approved: bool,
+}
+
+/// A time to come.
+#[derive(Debug, Clone)]
+pub struct Previewed {
+    /// When, and what a change of the clock did to it.
+    pub occurrence: Occurrence,
+    /// The same on the clock of the schedule's zone.
+    pub zoned: jiff::Zoned,
+    /// The window in which it does not fire.
+    pub excluded_by: Option<String>,
+}
+
+/// Where the scheduler stands.
+#[derive(Debug, Clone)]
+pub struct SchedulerView {
+    /// The switch.
+    pub switch: SchedulerSwitch,
+    /// Number of schedules.
+    pub schedules: u64,
+    /// What there is to do.
+    pub pulse: Pulse,
+    /// Who works with this store.
+    pub servers: Vec<ServerSeen>,
+}
+
+/// What a timing means, read.
+pub(super) struct Calendar {
+    pub(super) cron: Cron,
+    pub(super) zone: jiff::tz::TimeZone,
+    pub(super) exclusions: Vec<Exclusion>,
+}
+
+impl Calendar {
+    /// Reads a timing.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, as fields below `timing`.
+    pub(super) fn of(timing: &Timing) -> Result<Self, Vec<FieldProblem>> {
+        let mut problems = Vec::new();
+        let cron = Cron::parse(&timing.cron)
+            .map_err(|found| problems.extend(found.into_iter().map(|problem| problem.within("timing.cron"))));
+        let zone = zone(&timing.timezone).map_err(|found| problems.push(found.within("timing")));
+        let mut exclusions = Vec::new();
+        for (position, text) in timing.exclusions.iter().enumerate() {
+            match Exclusion::parse(text) {
+                Ok(exclusion) => exclusions.push(exclusion),
+                Err(found) => problems.extend(
+                    found
+                        .into_iter()
+                        .map(|problem| FieldProblem::new(format!("timing.exclusions[{position}]"), problem)),
+                ),
+            }
+        }
+        match (cron, zone) {
+            (Ok(cron), Ok(zone)) if problems.is_empty() => Ok(Self { cron, zone, exclusions }),
+            _ => Err(problems),
+        }
+    }
+}
+
+/// Sets when a schedule fires next, from an instant on.
+fn replan(schedule: &mut Schedule, now: Timestamp) -> Result<(), EngineError> {
+    let calendar = Calendar::of(&schedule.spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
+    let fires = schedule.spec.enabled && schedule.state.paused.is_none();
+    let next = fires
+        .then(|| decide::upcoming(schedule, &calendar.cron, &calendar.zone, now))
+        .flatten();
+    schedule.state.next_slot = next.map(|next| next.slot);
+    schedule.state.next_fire = next.map(|next| next.fire);
+    Ok(())
+}
+
+fn spec_problems(problems: Vec<FieldProblem>) -> EngineError {
+    let problems = problems.into_iter().map(|problem| problem.within("spec")).collect();
+    EngineError::InvalidFields { problems }
+}
+
+impl Engine {
+    /// What schedules may name.
+    pub(super) fn known(&self) -> Known {
+        let operations = |entry: &super::TargetEntry| {
+            let declared = entry.catalog.operations().iter();
+            declared
+                .map(|operation| (operation.name.clone(), operation.severity))
+                .collect()
+        };
+        Known {
+            targets: self
+                .targets()
+                .iter()
+                .map(|(name, entry)| (name.clone(), operations(entry)))
+                .collect(),
+            channels: self.channel_kinds(),
+        }
+    }
+
+    /// Channels that schedules may name, by name and by kind. Mail to a channel that has recipients of its own needs no others.
+    fn channel_kinds(&self) -> std::collections::BTreeMap<String, String> {
+        let mut kinds = std::collections::BTreeMap::new();
+        for channel in self.channels() {
+            let kind = if channel.kind.takes_recipients() && !channel.recipients.is_empty() {
+                format!("{}, with recipients", channel.kind.name())
+            } else {
+                channel.kind.name().to_owned()
+            };
+            kinds.entry(channel.kind.name().to_owned()).or_insert_with(|| kind.clone());
+            kinds.insert(channel.name, kind);
+        }
+        kinds
+    }
+
+    fn view(&self, schedule: Schedule) -> ScheduleView {
+        let needs_approval = !self.known().needing_approval(&schedule.spec).is_empty();
+        let approval = schedule.state.approval.as_ref();
+        ScheduleView {
+            needs_approval,
+            approved: approval.is_some_and(|approval| approval.covers(&schedule.spec, Timestamp::now())),
+            schedule,
+        }
+    }
+
+    /// The target of a spec that may leave it out where there is only one.
+    fn fill_target(&self, spec: &mut ScheduleSpec) {
+        if spec.target.is_empty()
+            && self.targets().len() == 1
+            && let Some(name) = self.targets().keys().next()
+        {
+            spec.target.clone_from(name);
+        }
+    }
+
+    /// What is wrong with a spec on this server.
+    fn problems_of(&self, spec: &ScheduleSpec, now: Timestamp) -> Vec<FieldProblem> {
+        let mut problems = validate(spec, &self.known(), now);
+        if matches!(spec.work, Work::Maintenance(_)) {
+            let problem = "cannot be run by this version; expected operations of the target's catalog";
+            problems.push(FieldProblem::new("work.maintenance", problem));
+        }
+        problems
+    }
+
+    /// Everything that is wrong with a spec, its fields below `spec`.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn schedule_problems(&self, mut spec: ScheduleSpec) -> Result<Vec<FieldProblem>, EngineError> {
+        self.fill_target(&mut spec);
+        let now = self.context.store.pulse().await?.now;
+        let problems = self.problems_of(&spec, now);
+        Ok(problems.into_iter().map(|problem| problem.within("spec")).collect())
+    }
+
+    /// Creates a schedule.
+    ///
+    /// # Errors
+    /// `InvalidFields` with all that is wrong, `ScheduleExists`, `InvalidField` for the request id, `Store`.
+    pub async fn create_schedule(
+        &self,
+        mut spec: ScheduleSpec,
+        request: &str,
+        caller: &Caller,
+    ) -> Result<ScheduleView, EngineError> {
+        self.fill_target(&mut spec);
+        let given = if request.is_empty() {
+            String::new()
+        } else {
+            request_id(request)?
+        };
+        let now = self.context.store.pulse().await?.now;
+        let problems = self.problems_of(&spec, now);
+        if !problems.is_empty() {
+            return Err(spec_problems(problems));
+        }
+        let digest = digest_of(&["schedule", &serde_json::to_string(&spec).unwrap_or_default()]);
+        let mut schedule = new_schedule(spec, &caller.principal, now);
+        replan(&mut schedule, now)?;
+        let decision = Decision::allow(caller, Act::Schedule, format!("create schedule {}", schedule.spec.name)).about(
+            &schedule.spec.target,
+            None,
+            None,
+        );
+        let request = CreateSchedule {
+            schedule: schedule.clone(),
+            request_id: given.clone(),
+            request_digest: digest,
+            decision,
+        };
+        let made = match self.context.store.create_schedule(&request).await? {
+            ScheduleCreated::Made => schedule,
+            ScheduleCreated::Repeated(schedule) => *schedule,
+            ScheduleCreated::RequestIdReused => {
+                return Err(EngineError::ScheduleRequestReused { request_id: given });
+            }
+            ScheduleCreated::NameTaken(other) => {
+                return Err(EngineError::ScheduleExists {
+                    name: schedule.spec.name,
+                    id: other,
+                });
+            }
+        };
+        self.context.schedules.notify_one();
+        Ok(self.view(made))
+    }
+
+    /// Creates the schedules that the catalogs declare and that were never created. Channels that this server does not have are left
+    /// out, with a warning.
+    ///
+    /// # Errors
+    /// `InvalidFields`, `Store`.
+    pub async fn seed_schedules(&self) -> Result<(), EngineError> {
+        let known = self.known();
+        for (target, entry) in self.targets() {
+            let declared = entry.catalog.schedules();
+            if declared.is_empty() {
+                continue;
+            }
+            let now = self.context.store.pulse().await?.now;
+            let mut schedules = Vec::new();
+            for spec in declared {
+                let mut spec = spec.clone();
+                spec.target.clone_from(target);
+                let wanted = std::mem::take(&mut spec.notify.channels);
+                let (there, missing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|channel| {
+                    let kind = known.channels.get(channel);
+                    kind.is_some_and(|kind| kind != "email" || !spec.notify.recipients.is_empty())
+                });
+                if !missing.is_empty() {
+                    let missing = missing.join(", ");
+                    tracing::warn!(
+                        schedule = spec.name,
+                        missing,
+                        "channels are not set up; the schedule is created without them"
+                    );
+                }
+                if there.is_empty() {
+                    spec.notify = Default::default();
+                } else {
+                    spec.notify.channels = there;
+                }
+                let problems = validate(&spec, &known, now);
+                if !problems.is_empty() {
+                    return Err(spec_problems(problems));
+                }
+                let mut schedule = new_schedule(spec, "catalog", now);
+                replan(&mut schedule, now)?;
+                schedules.push(schedule);
+            }
+            for name in self.context.store.seed_schedules(target, &schedules).await? {
+                tracing::info!(schedule = name, target, "schedule of the catalog created");
+            }
+        }
+        Ok(())
+    }
+
+    async fn kept(&self, key: &str) -> Result<Kept, EngineError> {
+        let found = self.context.store.schedule(key).await?;
+        found.ok_or_else(|| EngineError::UnknownSchedule { key: key.to_owned() })
+    }
+
+    /// A schedule by its id or name.
+    ///
+    /// # Errors
+    /// `UnknownSchedule`, `Store`.
+    pub async fn schedule(&self, key: &str) -> Result<ScheduleView, EngineError> {
+        Ok(self.view(self.kept(key).await?.schedule))
+    }
+
+    /// Schedules by name, after one where given.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn schedules(
+        &self,
+        target: Option<&str>,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<ScheduleView>, EngineError> {
+        let found = self.context.store.schedules(target, after, limit).await?;
+        Ok(found.into_iter().map(|schedule| self.view(schedule)).collect())
+    }
+
+    /// Changes a schedule as `change` says, from the newest state on.
+    async fn change(
+        &self,
+        key: &str,
+        etag: Option<u64>,
+        caller: &Caller,
+        what: &str,
+        change: impl Fn(&mut Schedule, Timestamp) -> Result<(), EngineError> + Send + Sync,
+    ) -> Result<ScheduleView, EngineError> {
+        for _ in 0..TRIES {
+            let mut kept = self.kept(key).await?;
+            if etag.is_some_and(|etag| etag != kept.schedule.etag) {
+                return Err(EngineError::ScheduleChanged {
+                    name: kept.schedule.spec.name,
+                    etag: kept.schedule.etag,
+                });
+            }
+            let before = kept.schedule.clone();
+            let pulse = self.context.store.pulse().await?;
+            let now = pulse.now;
+            change(&mut kept.schedule, now)?;
+            let fires = |schedule: &Schedule| schedule.spec.enabled && schedule.state.paused.is_none();
+            if before.spec.timing != kept.schedule.spec.timing || fires(&before) != fires(&kept.schedule) {
+                let due = before.state.next_fire.is_some_and(|next| next <= now);
+                if due && fires(&before) && pulse.running {
+                    // What was due before the change is decided as it was then, and on record.
+                    let undecided = Kept {
+                        schedule: before,
+                        version: kept.version,
+                    };
+                    self.decide(&undecided, now).await?;
+                    continue;
+                }
+                replan(&mut kept.schedule, now)?;
+            }
+            let decision = Decision::allow(caller, Act::Schedule, format!("{what} schedule {}", kept.schedule.spec.name)).about(
+                &kept.schedule.spec.target,
+                None,
+                None,
+            );
+            match self.context.store.change_schedule(&kept, &decision).await? {
+                Changed::Done => {
+                    self.context.schedules.notify_one();
+                    return Ok(self.view(kept.schedule));
+                }
+                Changed::NameTaken => {
+                    let name = kept.schedule.spec.name;
+                    let id = self.kept(&name).await?.schedule.id;
+                    return Err(EngineError::ScheduleExists { name, id });
+                }
+                // A slot was decided meanwhile: read it again.
+                Changed::Outrun => {}
+            }
+        }
+        Err(EngineError::ScheduleChanged {
+            name: key.to_owned(),
+            etag: etag.unwrap_or_default(),
+        })
+    }
+
+    /// Gives a schedule another spec: `merge` makes it from the one that it has.
+    ///
+    /// # Errors
+    /// `UnknownSchedule`, `ScheduleChanged`, `InvalidFields`, `ScheduleExists`, `Store`.
+    pub async fn update_schedule(
+        &self,
+        key: &str,
+        etag: Option<u64>,
+        caller: &Caller,
+        merge: impl Fn(&ScheduleSpec) -> ScheduleSpec + Send + Sync,
+    ) -> Result<ScheduleView, EngineError> {
+        self.change(key, etag, caller, "update", |schedule, now| {
+            let mut spec = merge(&schedule.spec);
+            self.fill_target(&mut spec);
+            let problems = self.problems_of(&spec, now);
+            if !problems.is_empty() {
+                return Err(spec_problems(problems));
+            }
+            if spec.digest() != schedule.spec.digest() {
+                schedule.state.approval = None;
+                schedule.state.work_by.clone_from(&caller.principal);
+            }
+            schedule.spec = spec;
+            schedule.etag += 1;
+            schedule.updated_at = now;
+            schedule.updated_by.clone_from(&caller.principal);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a schedule with its slots.
+    ///
+    /// # Errors
+    /// `UnknownSchedule`, `ScheduleChanged`, `Store`.
+    pub async fn delete_schedule(&self, key: &str, etag: Option<u64>, caller: &Caller) -> Result<(), EngineError> {
+        for _ in 0..TRIES {
+            let kept = self.kept(key).await?;
+            let schedule = &kept.schedule;
+            if etag.is_some_and(|etag| etag != schedule.etag) {
+                return Err(EngineError::ScheduleChanged {
+                    name: schedule.spec.name.clone(),
+                    etag: schedule.etag,
+                });
+            }
+            let decision = Decision::allow(caller, Act::Schedule, format!("delete schedule {}", schedule.spec.name)).about(
+                &schedule.spec.target,
+                None,
+                None,
+            );
+            if self.context.store.delete_schedule(&kept, &decision).await? {
+                return Ok(());
+            }
+        }
+        Err(EngineError::ScheduleChanged {
+            name: key.to_owned(),
+            etag: etag.unwrap_or_default(),
+        })
+    }
+
+    /// Lets slots of a schedule pass from now on.
+    ///
+    /// # Errors
+    /// `UnknownSchedule`, `Store`.
+    pub async fn pause_schedule(&self, key: &str, note: &str, caller: &Caller) -> Result<ScheduleView, EngineError> {
+        self.change(key, None, caller, "pause", |schedule, now| {
+            schedule.state.paused = Some(Pause {
+                by: caller.principal.clone(),
+                at: now,
+                note: note.to_owned(),
+                automatic: false,
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets it fire again, from the next slot on.
+    ///
+    /// # Errors
+    /// `UnknownSchedule`, `Store`.
+    pub async fn resume_schedule(&self, key: &str, caller: &Caller) -> Result<ScheduleView, EngineError> {
+        self.change(key, None, caller, "resume", |schedule, _| {
+            schedule.state.paused = None;
+            schedule.state.consecutive_failures = 0;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Consents to the runs of a schedule ahead.
+    ///
+    /// # Errors
+    /// `UnknownSchedule`, `ScheduleChanged`, `InvalidFields`, `ScheduleApprovalRefused`, `Store`.
+    pub async fn approve_schedule(
+        &self,
+        key: &str,
+        etag: u64,
+        max_rows: u64,
+        expires_at: Timestamp,
+        caller: &Caller,
+    ) -> Result<ScheduleView, EngineError> {
+        self.change(key, Some(etag), caller, "approve", |schedule, now| {
+            let mut problems = Vec::new();
+            if max_rows == 0 {
+                problems.push(FieldProblem::new(
+                    "max_rows",
+                    "is 0; expected the most rows that one run may delete",
+                ));
+            }
+            if expires_at <= now || now.duration_until(expires_at) > MAX_APPROVAL {
+                let problem = format!("is {expires_at}; expected an instant after now, at most a year from now");
+                problems.push(FieldProblem::new("expire_time", problem));
+            }
+            if !problems.is_empty() {
+                return Err(EngineError::InvalidFields { problems });
+            }
+            if caller.is_anonymous() || caller.principal == schedule.state.work_by {
+                return Err(EngineError::ScheduleApprovalRefused {
+                    schedule: schedule.spec.name.clone(),
+                    principal: caller.principal.clone(),
+                    anonymous: caller.is_anonymous(),
+                });
+            }
+            schedule.state.approval = Some(StandingApproval {
+                by: caller.principal.clone(),
+                at: now,
+                max_rows,
+                expires_at,
+                spec_digest: schedule.spec.digest(),
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    /// The next times of a timing.
+    ///
+    /// # Errors
+    /// `InvalidFields`, `Store`.
+    pub async fn preview(&self, timing: &Timing, after: Option<Timestamp>, count: usize) -> Result<Vec<Previewed>, EngineError> {
+        let calendar = Calendar::of(timing).map_err(|problems| EngineError::InvalidFields { problems })?;
+        let mut after = match after {
+            Some(after) => after,
+            None => self.context.store.pulse().await?.now,
+        };
+        let mut times = Vec::new();
+        while times.len() < count.min(MAX_PREVIEW) {
+            let Some(occurrence) = calendar.cron.next_after(&calendar.zone, timing.dst(), after) else {
+                break;
+            };
+            after = occurrence.at;
+            let excluded = calendar::excluding(&calendar.exclusions, occurrence.local);
+            times.push(Previewed {
+                zoned: occurrence.at.to_zoned(calendar.zone.clone()),
+                excluded_by: excluded.map(ToString::to_string),
+                occurrence,
+            });
+        }
+        Ok(times)
+    }
+
+    /// What became of slots, newest first.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn slots(
+        &self,
+        filter: &SlotFilter,
+        behind: Option<SlotPlace>,
+        limit: u32,
+    ) -> Result<Vec<SlotRecord>, EngineError> {
+        Ok(self.context.store.slots(filter, behind, limit).await?)
+    }
+
+    /// Where the scheduler stands, and who works with this store.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn scheduler_view(&self) -> Result<SchedulerView, EngineError> {
+        let store = &self.context.store;
+        let (switch, schedules) = store.switch().await?;
+        Ok(SchedulerView {
+            switch,
+            schedules,
+            pulse: store.pulse().await?,
+            servers: store.servers(self.context.settings.lease_term).await?,
+        })
+    }
+
+    /// Lets slots be decided on every server, or none.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn switch_scheduler(&self, running: bool, note: &str, caller: &Caller) -> Result<SchedulerView, EngineError> {
+        let what = if running {
+            "start the scheduler"
+        } else {
+            "stop the scheduler"
+        };
+        let switch = SchedulerSwitch {
+            running,
+            note: note.to_owned(),
+            by: caller.principal.clone(),
+            at: Some(Timestamp::now()),
+        };
+        let decision = Decision::allow(caller, Act::Schedule, what);
+        self.context.store.set_switch(&switch, &decision).await?;
+        self.context.schedules.notify_one();
+        self.scheduler_view().await
+    }
+
+    /// Fires a schedule now, paused or not.
+    ///
+    /// # Errors
+    /// `UnknownSchedule`, `ScheduleBusy` where a slot of it has not ended, and everything that refuses a run of its work.
+    pub async fn run_schedule(&self, key: &str, caller: &Caller) -> Result<Run, EngineError> {
+        let kept = self.kept(key).await?;
+        let schedule = &kept.schedule;
+        let decision = Decision::allow(caller, Act::Schedule, format!("fire schedule {}", schedule.spec.name)).about(
+            &schedule.spec.target,
+            None,
+            None,
+        );
+        self.context.store.record(&decision).await?;
+        let settings = &self.context.settings;
+        let grant = self
+            .context
+            .store
+            .fire_now(schedule.id, &settings.holder, settings.lease_term)
+            .await?
+            .ok_or_else(|| EngineError::ScheduleBusy {
+                name: schedule.spec.name.clone(),
+            })?;
+        self.fire(grant).await
+    }
+
+    /// The task that decides slots, as the server that `server` describes.
+    #[must_use]
+    pub fn scheduler(&self, server: ServerInfo) -> Scheduler {
+        Scheduler::new(self.clone(), server)
+    }
+}
+
+fn new_schedule(spec: ScheduleSpec, by: &str, now: Timestamp) -> Schedule {
+    Schedule {
+        id: ScheduleId::new(),
+        etag: 1,
+        spec,
+        state: ScheduleState {
+            work_by: by.to_owned(),
+            ..ScheduleState::default()
+        },
+        created_at: now,
+        created_by: by.to_owned(),
+        updated_at: now,
+        updated_by: by.to_owned(),
+    }
+}

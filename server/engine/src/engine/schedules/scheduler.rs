@@ -1,0 +1,279 @@
+//! The loop that decides slots, fires them and settles them. Every server runs one on the same store; what only one of them may do is
+//! settled by the store, row by row (see [`crate::port::Schedules`]). One look a second at most, however many schedules there are.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Calendar, Engine};
+use crate::{
+    EngineError, failpoint,
+    model::{Overlap, Pause, RunId, ServerInfo, SlotOutcome},
+    port::{Kept, Pulse},
+    schedule::{PreviousRun, decide, decide::decide as decide_slots},
+};
+
+/// Longest time between two looks: schedules that other servers created, and runs that ended there, are found by then.
+const LOOK: Duration = Duration::from_secs(1);
+/// Wait after a look that failed.
+const TROUBLE: Duration = Duration::from_secs(2);
+/// Most schedules and slots that are dealt with between two looks.
+const AT_ONCE: u32 = 200;
+/// Most slots that this server plans at a time.
+const FIRING: usize = 4;
+
+/// Decides slots until it is told to stop.
+pub struct Scheduler {
+    engine: Engine,
+    server: ServerInfo,
+}
+
+/// Stands for a run that is not there yet.
+const NO_RUN: RunId = RunId(uuid::Uuid::nil());
+
+impl Scheduler {
+    pub(super) fn new(engine: Engine, server: ServerInfo) -> Self {
+        Self { engine, server }
+    }
+
+    /// Works until `shutdown`; slots whose runs are being planned are left to other servers then, or to the next start.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut firing: JoinSet<()> = JoinSet::new();
+        let mut beaten: Option<Instant> = None;
+        let term = self.engine.context.settings.lease_term;
+        while !shutdown.is_cancelled() {
+            if beaten.is_none_or(|at| at.elapsed() >= term / 3) {
+                beaten = Some(Instant::now());
+                if let Err(error) = self.engine.context.store.beat(&self.server).await {
+                    tracing::warn!(%error, "this server could not give a sign of life");
+                }
+            }
+            let wait = match self.look(&mut firing).await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::warn!(%error, "schedules could not be looked at");
+                    TROUBLE
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.engine.context.schedules.notified() => {}
+                () = sleep(wait) => {}
+                Some(ended) = firing.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "the start of a slot panicked; it is tried again when its claim lapses");
+                    }
+                }
+            }
+        }
+        firing.shutdown().await;
+        if let Err(error) = self.engine.context.store.farewell(&self.server.id).await {
+            tracing::warn!(%error, "this server could not be taken off the list");
+        }
+    }
+
+    /// One look: settles, decides, and starts what is to fire. Returns how long nothing more will be due.
+    async fn look(&self, firing: &mut JoinSet<()>) -> Result<Duration, EngineError> {
+        let (pulse, progressed) = self.engine.tick().await?;
+        let targets: Vec<String> = self.engine.targets().keys().cloned().collect();
+        let settings = &self.engine.context.settings;
+        let mut more = pulse.pending > 0;
+        while more && pulse.running && firing.len() < FIRING {
+            match self
+                .engine
+                .context
+                .store
+                .claim_slot(&settings.holder, settings.lease_term, &targets)
+                .await?
+            {
+                Some(grant) => {
+                    let engine = self.engine.clone();
+                    // What became of it is in the slot and in the log.
+                    firing.spawn(async move { drop(engine.fire(grant).await) });
+                }
+                None => more = false,
+            }
+        }
+        if !progressed && pulse.next_fire.is_some_and(|next| next <= pulse.now) {
+            // What is due cannot be decided here: another look at once would find the same.
+            return Ok(LOOK);
+        }
+        let next = pulse.next_fire.filter(|_| pulse.running).map_or(LOOK, |next| {
+            Duration::try_from(pulse.now.duration_until(next).max(SignedDuration::ZERO)).unwrap_or(LOOK)
+        });
+        Ok(next.min(LOOK))
+    }
+}
+
+impl Engine {
+    /// Settles slots whose runs have ended, and decides those that are due by the store's clock. Returns a look taken after that, and whether
+    /// anything was settled or decided.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn tick(&self) -> Result<(Pulse, bool), EngineError> {
+        let pulse = self.context.store.pulse().await?;
+        self.tick_at(pulse).await
+    }
+
+    /// The same at another instant than the store's clock shows: for tests of clocks that jump.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn tick_at(&self, pulse: Pulse) -> Result<(Pulse, bool), EngineError> {
+        let store = &self.context.store;
+        let mut changed = false;
+        if pulse.fired > 0 {
+            for ended in store.ended_slots(AT_ONCE).await? {
+                match self.settle_ended(&ended).await {
+                    Ok(()) => changed = true,
+                    // One that cannot be settled does not keep the others from it.
+                    Err(error) => tracing::warn!(slot = %ended.record.slot, %error, "a slot could not be settled"),
+                }
+            }
+            self.hurry(pulse.now).await?;
+        }
+        if pulse.waiting > 0 {
+            self.cancel_others().await?;
+            changed |= store.release_waiting().await? > 0;
+        }
+        if pulse.running && pulse.next_fire.is_some_and(|next| next <= pulse.now) {
+            for kept in store.due_schedules(pulse.now, AT_ONCE).await? {
+                let name = kept.schedule.spec.name.clone();
+                match self.decide(&kept, pulse.now).await {
+                    Ok(()) => changed = true,
+                    // One that cannot be decided does not keep the others from it.
+                    Err(error) => {
+                        tracing::warn!(schedule = name, %error, "the slots of a schedule could not be decided");
+                        changed |= self.put_aside(&kept, &error, pulse.now).await?;
+                    }
+                }
+            }
+        }
+        if changed {
+            let now = store.pulse().await?;
+            let pulse = Pulse {
+                now: pulse.now.max(now.now),
+                ..now
+            };
+            return Ok((pulse, true));
+        }
+        Ok((pulse, false))
+    }
+
+    /// Cancels runs that are over the deadline of their slot.
+    async fn hurry(&self, now: Timestamp) -> Result<(), EngineError> {
+        for fired in self.context.store.fired_slots(AT_ONCE).await? {
+            let Some(run) = fired.record.run else { continue };
+            let deadline = decide::deadline(&fired.kept.schedule.spec, fired.record.slot);
+            let over = !fired.record.manual && deadline.is_some_and(|deadline| deadline <= now);
+            if over
+                && self
+                    .context
+                    .store
+                    .run(run)
+                    .await?
+                    .is_some_and(|run| run.cancel_reason.is_none())
+            {
+                self.context
+                    .store
+                    .request_cancel(run, "the deadline of its slot has come")
+                    .await?;
+                self.context.renew.notify_waiters();
+                self.context.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels the runs that slots wait for whose schedules say so. The slot is decided first, so that a death in between forgets nothing.
+    async fn cancel_others(&self) -> Result<(), EngineError> {
+        for waiting in self.context.store.waiting_slots(AT_ONCE).await? {
+            let spec = &waiting.kept.schedule.spec;
+            if spec.overlap != Overlap::CancelOther {
+                continue;
+            }
+            let Some((_, Some(run))) = self.context.store.open_slots(waiting.record.schedule).await?.previous else {
+                continue;
+            };
+            let asked = self
+                .context
+                .store
+                .run(run)
+                .await?
+                .is_none_or(|run| run.cancel_reason.is_some() || run.state.is_final());
+            if !asked {
+                let reason = format!("the next slot of schedule {} is due", spec.name);
+                self.context.store.request_cancel(run, &reason).await?;
+                self.context.renew.notify_waiters();
+                self.context.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Pauses a schedule whose timing this version cannot read: it would be looked at for ever. Other failures pass.
+    async fn put_aside(&self, kept: &Kept, error: &EngineError, now: Timestamp) -> Result<bool, EngineError> {
+        if !matches!(error, EngineError::InvalidFields { .. }) {
+            return Ok(false);
+        }
+        let mut state = kept.schedule.state.clone();
+        state.paused = Some(Pause {
+            by: format!("schedule {}", kept.schedule.spec.name),
+            at: now,
+            note: format!("its timing cannot be read: {error}"),
+            automatic: true,
+        });
+        (state.next_slot, state.next_fire) = (None, None);
+        Ok(self.context.store.decide_slots(kept, &state, &[]).await?)
+    }
+
+    /// Decides the due slots of one schedule.
+    pub(super) async fn decide(&self, kept: &Kept, now: Timestamp) -> Result<(), EngineError> {
+        let schedule = &kept.schedule;
+        let calendar = Calendar::of(&schedule.spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
+        let open = self.context.store.open_slots(schedule.id).await?;
+        let previous = match open.previous {
+            Some((_, Some(run))) => {
+                let ended = self.context.store.run(run).await?.is_none_or(|run| run.state.is_final());
+                Some(PreviousRun { run, ended })
+            }
+            // Decided to fire, and its run is not there yet.
+            Some((_, None)) => Some(PreviousRun {
+                run: NO_RUN,
+                ended: false,
+            }),
+            None => None,
+        };
+        let decision = decide_slots(
+            schedule,
+            &calendar.cron,
+            &calendar.zone,
+            &calendar.exclusions,
+            now,
+            previous,
+            open.waiting,
+        );
+        let mut state = schedule.state.clone();
+        state.next_slot = decision.next_slot;
+        state.next_fire = decision.next_fire;
+        state.last_slot = decision.last_slot;
+        let mut records = decision.passed;
+        records.extend(decision.firing.map(|firing| firing.record));
+        for record in &records {
+            if matches!(record.kind, SlotOutcome::Skipped | SlotOutcome::Missed) {
+                let outcome = record.kind.name();
+                tracing::warn!(schedule = schedule.spec.name, slot = %record.slot, outcome, slots = record.missed, reason = record.reason, "slot passed");
+            }
+        }
+        // Where it was not as it was read, another server was first, or somebody changed it: the next look finds what there is.
+        self.context.store.decide_slots(kept, &state, &records).await?;
+        failpoint!("slots-decided");
+        Ok(())
+    }
+}

@@ -1,0 +1,510 @@
+//! Slots of schedules: decided once, claimed with a fence, fired with their run, settled when it has ended.
+
+use std::time::Duration;
+
+use dbkeep_engine::{
+    model::{ScheduleId, ScheduleState, SlotOutcome, SlotRecord},
+    port::{EndedSlot, Kept, OpenSlots, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, StoreError},
+};
+use jiff::Timestamp;
+use sqlx::{AssertSqlSafe, any::AnyRow};
+
+use super::{
+    ControlStore,
+    draft::term_ms,
+    endings,
+    failure::{Failure, corrupt},
+    rows, schedules,
+    transaction::{Act, Tx},
+};
+
+/// The columns that [`record`] reads; `l` is the slot.
+const SLOT: &str =
+    "l.schedule_id, l.slot_ms, l.outcome, l.reason, l.run_id, l.slot_count, l.first_slot_ms, l.decided_ms, l.manual, l.claims";
+/// How long a slot that has ended is kept.
+const KEPT_MS: i64 = 90 * 24 * 60 * 60 * 1_000;
+/// Most such slots that go when one comes.
+const AT_ONCE: i64 = 100;
+/// What a slot that a person fires says of itself.
+const BY_HAND: &str = "fired by a person";
+
+fn record(row: &AnyRow) -> Result<SlotRecord, StoreError> {
+    let schedule: String = rows::column_of(row, "schedule_id")?;
+    let strange = |column: &str| corrupt(format!("{column} of a slot of schedule {schedule}"));
+    let time = |column: &str| -> Result<Timestamp, StoreError> {
+        Timestamp::from_millisecond(rows::column_of(row, column)?).map_err(|_| strange(column))
+    };
+    let outcome: String = rows::column_of(row, "outcome")?;
+    Ok(SlotRecord {
+        schedule: schedule.parse().map_err(|_| strange("schedule_id"))?,
+        slot: time("slot_ms")?,
+        kind: SlotOutcome::ALL
+            .into_iter()
+            .find(|known| known.name() == outcome)
+            .ok_or_else(|| strange("outcome"))?,
+        reason: rows::column_of(row, "reason")?,
+        run: rows::optional_id(row, "run_id")?,
+        missed: u64::try_from(rows::column_of::<i64>(row, "slot_count")?).map_err(|_| strange("slot_count"))?,
+        first_slot: time("first_slot_ms")?,
+        decided_at: time("decided_ms")?,
+        manual: rows::column_of::<i64>(row, "manual")? != 0,
+    })
+}
+
+fn fence_of(row: &AnyRow) -> Result<u64, StoreError> {
+    u64::try_from(rows::column_of::<i64>(row, "claims")?).map_err(|_| corrupt("claims of a slot"))
+}
+
+/// Writes a record, or leaves the one that is there. Returns whether it was written.
+async fn insert(tx: &mut Tx<'_>, record: &SlotRecord) -> Result<bool, Failure> {
+    let inserted = sqlx::query(
+        "INSERT INTO schedule_slots (schedule_id, slot_ms, outcome, reason, run_id, slot_count, first_slot_ms, decided_ms, manual) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (schedule_id, slot_ms) DO NOTHING",
+    )
+    .bind(record.schedule.to_string())
+    .bind(record.slot.as_millisecond())
+    .bind(record.kind.name())
+    .bind(rows::text(&record.reason))
+    .bind(record.run.map(|run| run.to_string()))
+    .bind(rows::signed(record.missed))
+    .bind(record.first_slot.as_millisecond())
+    .bind(record.decided_at.as_millisecond())
+    .bind(i64::from(record.manual))
+    .execute(&mut *tx.connection)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// Records what became of slots.
+pub(super) struct Decide {
+    kept: Kept,
+    records: Vec<SlotRecord>,
+    /// Whether the schedule is paused by this.
+    pauses: bool,
+}
+
+impl Decide {
+    pub(super) fn new(kept: &Kept, state: &ScheduleState, records: &[SlotRecord]) -> Self {
+        let mut kept = kept.clone();
+        let pauses = kept.schedule.state.paused.is_none() && state.paused.is_some();
+        kept.schedule.state = state.clone();
+        Self {
+            kept,
+            records: records.to_vec(),
+            pauses,
+        }
+    }
+}
+
+impl Act for Decide {
+    type Output = bool;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
+        if !schedules::write(tx, &self.kept).await? {
+            return Ok(false);
+        }
+        for record in &self.records {
+            if insert(tx, record).await? {
+                endings::announce_slot(tx, &self.kept.schedule.spec, record).await?;
+            }
+        }
+        if let Some(pause) = self.kept.schedule.state.paused.as_ref().filter(|_| self.pauses) {
+            let schedule = &self.kept.schedule;
+            endings::announce_pause(tx, schedule.id, &schedule.spec, pause.at, &pause.note).await?;
+        }
+        let id = self.kept.schedule.id.to_string();
+        let sql = format!(
+            "DELETE FROM schedule_slots WHERE schedule_id = $1 AND slot_ms IN (SELECT o.slot_ms FROM schedule_slots AS o \
+             WHERE o.schedule_id = $1 AND o.slot_ms < {now} - {KEPT_MS} AND o.decided_ms < {now} - {KEPT_MS} \
+             AND o.outcome NOT IN ('pending', 'waiting', 'fired') ORDER BY o.slot_ms LIMIT $2)",
+            now = tx.dialect.now_ms()
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(id)
+            .bind(AT_ONCE)
+            .execute(&mut *tx.connection)
+            .await?;
+        Ok(true)
+    }
+}
+
+/// Lets slots that wait fire.
+pub(super) struct Release;
+
+impl Act for Release {
+    type Output = u64;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<u64, Failure> {
+        // From now on it can begin: how late it is counts from here.
+        let sql = format!(
+            "UPDATE schedule_slots SET outcome = 'pending', decided_ms = {} WHERE outcome = 'waiting' \
+             AND outcome IN ('pending', 'waiting', 'fired') AND NOT EXISTS (SELECT 1 FROM schedule_slots AS o \
+             WHERE o.schedule_id = schedule_slots.schedule_id AND o.outcome IN ('pending', 'waiting', 'fired') AND o.outcome <> 'waiting')",
+            tx.dialect.now_ms()
+        );
+        let released = sqlx::query(AssertSqlSafe(sql)).execute(&mut *tx.connection).await?;
+        Ok(released.rows_affected())
+    }
+}
+
+/// Marks a slot as claimed and reads what is needed to fire it.
+async fn grant(tx: &mut Tx<'_>, schedule: &str, slot_ms: i64, holder: &str, term_ms: i64) -> Result<Option<SlotGrant>, Failure> {
+    let sql = format!(
+        "UPDATE schedule_slots SET holder = $3, lease_until_ms = {} + $4, claims = claims + 1 WHERE schedule_id = $1 AND slot_ms = $2",
+        tx.dialect.now_ms()
+    );
+    sqlx::query(AssertSqlSafe(sql))
+        .bind(schedule)
+        .bind(slot_ms)
+        .bind(rows::text(holder))
+        .bind(term_ms)
+        .execute(&mut *tx.connection)
+        .await?;
+    let sql = format!(
+        "SELECT {SLOT}, {} FROM schedule_slots AS l JOIN schedules AS s ON s.id = l.schedule_id WHERE l.schedule_id = $1 AND l.slot_ms = $2",
+        schedules::COLUMNS
+    );
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .bind(schedule)
+        .bind(slot_ms)
+        .fetch_optional(&mut *tx.connection)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let (record, kept) = (record(&row)?, schedules::kept(&row)?);
+    Ok(Some(SlotGrant {
+        claim: SlotClaim {
+            schedule: record.schedule,
+            slot: record.slot,
+            fence: fence_of(&row)?,
+            etag: kept.schedule.etag,
+        },
+        record,
+        kept,
+    }))
+}
+
+/// Claims the oldest slot that is to fire.
+pub(super) struct Claim {
+    holder: String,
+    term_ms: i64,
+    targets: Vec<String>,
+}
+
+impl Claim {
+    pub(super) fn new(holder: &str, term: Duration, targets: &[String]) -> Self {
+        Self {
+            holder: holder.to_owned(),
+            term_ms: term_ms(term),
+            targets: targets.iter().map(|target| rows::text(target)).collect(),
+        }
+    }
+}
+
+impl Act for Claim {
+    type Output = Option<SlotGrant>;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Option<SlotGrant>, Failure> {
+        if self.targets.is_empty() {
+            return Ok(None);
+        }
+        // The condition of the index `slots_open` has to stand there word for word; SQLite does not infer it.
+        let sql = format!(
+            "SELECT schedule_id, slot_ms FROM schedule_slots WHERE outcome = 'pending' AND outcome IN ('pending', 'waiting', 'fired') \
+             AND (lease_until_ms IS NULL OR lease_until_ms <= {}) AND schedule_id IN (SELECT s.id FROM schedules AS s WHERE s.id = \
+             schedule_slots.schedule_id AND s.target IN ({})) ORDER BY claims, slot_ms LIMIT 1 {}",
+            tx.dialect.now_ms(),
+            (1..=self.targets.len())
+                .map(|number| format!("${number}"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            tx.dialect.lock_free_rows()
+        );
+        let query = self
+            .targets
+            .iter()
+            .fold(sqlx::query(AssertSqlSafe(sql)), |query, target| query.bind(target));
+        let row = query.fetch_optional(&mut *tx.connection).await?;
+        let Some(row) = row else { return Ok(None) };
+        let (schedule, slot_ms): (String, i64) = (rows::column_of(&row, "schedule_id")?, rows::column_of(&row, "slot_ms")?);
+        grant(tx, &schedule, slot_ms, &self.holder, self.term_ms).await
+    }
+}
+
+/// Records a slot that a person fires, claimed.
+pub(super) struct FireNow {
+    schedule: ScheduleId,
+    holder: String,
+    term_ms: i64,
+}
+
+impl FireNow {
+    pub(super) fn new(schedule: ScheduleId, holder: &str, term: Duration) -> Self {
+        Self {
+            schedule,
+            holder: holder.to_owned(),
+            term_ms: term_ms(term),
+        }
+    }
+}
+
+impl Act for FireNow {
+    type Output = Option<SlotGrant>;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Option<SlotGrant>, Failure> {
+        let id = self.schedule.to_string();
+        // The row of the schedule is what everybody who decides its slots writes: from here on nobody does.
+        let touched = sqlx::query("UPDATE schedules SET version = version + 1 WHERE id = $1")
+            .bind(&id)
+            .execute(&mut *tx.connection)
+            .await?;
+        let open = sqlx::query(
+            "SELECT 1 FROM schedule_slots WHERE schedule_id = $1 AND outcome IN ('pending', 'waiting', 'fired') LIMIT 1",
+        )
+        .bind(&id)
+        .fetch_optional(&mut *tx.connection)
+        .await?;
+        if touched.rows_affected() == 0 || open.is_some() {
+            return Ok(None);
+        }
+        let row = sqlx::query("SELECT max(slot_ms) AS newest FROM schedule_slots WHERE schedule_id = $1")
+            .bind(&id)
+            .fetch_one(&mut *tx.connection)
+            .await?;
+        let newest: Option<i64> = rows::column_of(&row, "newest")?;
+        let now = rows::now();
+        // Two in one millisecond, or a clock that went back: behind the newest all the same.
+        let slot_ms = newest.map_or(now.as_millisecond(), |newest| now.as_millisecond().max(newest + 1));
+        // Whole seconds belong to the fields.
+        let slot_ms = if slot_ms % 1_000 == 0 { slot_ms + 1 } else { slot_ms };
+        let slot = Timestamp::from_millisecond(slot_ms).map_err(|_| corrupt(format!("slot {slot_ms}")))?;
+        let record = SlotRecord {
+            schedule: self.schedule,
+            slot,
+            kind: SlotOutcome::Pending,
+            reason: BY_HAND.to_owned(),
+            run: None,
+            missed: 1,
+            first_slot: slot,
+            decided_at: now,
+            manual: true,
+        };
+        insert(tx, &record).await?;
+        grant(tx, &id, slot_ms, &self.holder, self.term_ms).await
+    }
+}
+
+/// Prolongs a claim.
+pub(super) struct Hold {
+    claim: SlotClaim,
+    term_ms: i64,
+}
+
+impl Hold {
+    pub(super) fn new(claim: SlotClaim, term: Duration) -> Self {
+        Self {
+            claim,
+            term_ms: term_ms(term),
+        }
+    }
+}
+
+impl Act for Hold {
+    type Output = bool;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
+        let sql = format!(
+            "UPDATE schedule_slots SET lease_until_ms = {} + $4 WHERE schedule_id = $1 AND slot_ms = $2 AND claims = $3 AND outcome = 'pending'",
+            tx.dialect.now_ms()
+        );
+        let held = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.claim.schedule.to_string())
+            .bind(self.claim.slot.as_millisecond())
+            .bind(rows::signed(self.claim.fence))
+            .bind(self.term_ms)
+            .execute(&mut *tx.connection)
+            .await?;
+        Ok(held.rows_affected() == 1)
+    }
+}
+
+/// Marks a slot as fired by a run, in the transaction that accepts the run. False where the claim is not the newest any more, or the schedule
+/// was changed since.
+pub(super) async fn fire(tx: &mut Tx<'_>, claim: &SlotClaim, run: dbkeep_engine::model::RunId) -> Result<bool, Failure> {
+    let fired = sqlx::query(
+        "UPDATE schedule_slots SET outcome = 'fired', run_id = $4, holder = NULL, lease_until_ms = NULL \
+         WHERE schedule_id = $1 AND slot_ms = $2 AND claims = $3 AND outcome = 'pending' \
+         AND EXISTS (SELECT 1 FROM schedules AS s WHERE s.id = $1 AND s.etag = $5)",
+    )
+    .bind(claim.schedule.to_string())
+    .bind(claim.slot.as_millisecond())
+    .bind(rows::signed(claim.fence))
+    .bind(run.to_string())
+    .bind(rows::signed(claim.etag))
+    .execute(&mut *tx.connection)
+    .await?;
+    Ok(fired.rows_affected() == 1)
+}
+
+/// Ends a slot.
+pub(super) struct Settle {
+    settlement: SlotEnd,
+}
+
+impl Settle {
+    pub(super) fn new(settlement: &SlotEnd) -> Self {
+        Self {
+            settlement: settlement.clone(),
+        }
+    }
+}
+
+impl Act for Settle {
+    type Output = bool;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
+        let SlotEnd {
+            kept,
+            slot,
+            from,
+            fence,
+            to,
+            reason,
+            state,
+        } = &self.settlement;
+        let mut changed = kept.clone();
+        changed.schedule.state = state.clone();
+        if !schedules::write(tx, &changed).await? {
+            return Ok(false);
+        }
+        let sql = format!(
+            "UPDATE schedule_slots SET outcome = $4, reason = $5, holder = NULL, lease_until_ms = NULL \
+             WHERE schedule_id = $1 AND slot_ms = $2 AND outcome = $3{}",
+            if fence.is_some() { " AND claims = $6" } else { "" }
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql))
+            .bind(kept.schedule.id.to_string())
+            .bind(slot.as_millisecond())
+            .bind(from.name())
+            .bind(to.name())
+            .bind(rows::text(reason));
+        if let Some(fence) = fence {
+            query = query.bind(rows::signed(*fence));
+        }
+        if query.execute(&mut *tx.connection).await?.rows_affected() != 1 {
+            // The schedule's row must not change without the slot's.
+            return Err(Failure::Store(StoreError::Fenced));
+        }
+        let (id, spec) = (kept.schedule.id, &kept.schedule.spec);
+        let record = SlotRecord {
+            schedule: id,
+            slot: *slot,
+            kind: *to,
+            reason: reason.clone(),
+            run: None,
+            missed: 1,
+            first_slot: *slot,
+            decided_at: rows::now(),
+            manual: false,
+        };
+        endings::announce_slot(tx, spec, &record).await?;
+        if let Some(pause) = state.paused.as_ref().filter(|_| kept.schedule.state.paused.is_none()) {
+            endings::announce_pause(tx, id, spec, pause.at, &pause.note).await?;
+        }
+        Ok(true)
+    }
+}
+
+impl ControlStore {
+    pub(super) async fn settled(&self, settlement: &SlotEnd) -> Result<bool, StoreError> {
+        match self.write(Settle::new(settlement)).await {
+            Err(StoreError::Fenced) => Ok(false),
+            answer => answer,
+        }
+    }
+
+    pub(super) async fn read_open_slots(&self, schedule: ScheduleId) -> Result<OpenSlots, StoreError> {
+        let sql = format!(
+            "SELECT {SLOT} FROM schedule_slots AS l WHERE l.schedule_id = $1 AND l.outcome IN ('pending', 'waiting', 'fired') ORDER BY l.slot_ms"
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(schedule.to_string());
+        let mut open = OpenSlots::default();
+        for row in self.read(query.fetch_all(&self.pool)).await? {
+            let record = record(&row)?;
+            match record.kind {
+                SlotOutcome::Waiting => open.waiting = Some(record.slot),
+                _ => open.previous = Some((record.slot, record.run)),
+            }
+        }
+        Ok(open)
+    }
+
+    /// Slots with this outcome that have not ended; of fired ones, on demand, only those whose runs have.
+    pub(super) async fn read_open(&self, outcome: SlotOutcome, ended: bool, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        let condition = if ended {
+            "AND NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.id = l.run_id AND r.state NOT IN ('cancelled', 'succeeded', \
+             'partially_succeeded', 'failed'))"
+        } else {
+            ""
+        };
+        let sql = format!(
+            "SELECT {SLOT}, {} FROM schedule_slots AS l JOIN schedules AS s ON s.id = l.schedule_id WHERE l.outcome = $1 \
+             AND l.outcome IN ('pending', 'waiting', 'fired') {condition} ORDER BY l.slot_ms LIMIT $2",
+            schedules::COLUMNS
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(outcome.name()).bind(i64::from(limit));
+        let found = self.read(query.fetch_all(&self.pool)).await?;
+        let read = |row: &AnyRow| {
+            Ok(EndedSlot {
+                record: record(row)?,
+                kept: schedules::kept(row)?,
+            })
+        };
+        Ok(schedules::readable(found.iter().map(read)))
+    }
+
+    pub(super) async fn read_slots(
+        &self,
+        filter: &SlotFilter,
+        behind: Option<SlotPlace>,
+        limit: u32,
+    ) -> Result<Vec<SlotRecord>, StoreError> {
+        let mut conditions = Vec::new();
+        let mut number = 1;
+        if filter.schedule.is_some() {
+            conditions.push(format!("l.schedule_id = ${number}"));
+            number += 1;
+        }
+        if behind.is_some() {
+            conditions.push(format!(
+                "(l.slot_ms < ${number} OR (l.slot_ms = ${number} AND l.schedule_id < ${}))",
+                number + 1
+            ));
+            number += 2;
+        }
+        if !filter.outcomes.is_empty() {
+            // Names of our own, which need no escape.
+            let names: Vec<_> = filter
+                .outcomes
+                .iter()
+                .map(|outcome| format!("'{}'", outcome.name()))
+                .collect();
+            conditions.push(format!("l.outcome IN ({})", names.join(", ")));
+        }
+        let place = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!("WHERE {}", conditions.join(" AND "))
+        };
+        let sql =
+            format!("SELECT {SLOT} FROM schedule_slots AS l {place} ORDER BY l.slot_ms DESC, l.schedule_id DESC LIMIT ${number}");
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        if let Some(schedule) = filter.schedule {
+            query = query.bind(schedule.to_string());
+        }
+        if let Some(behind) = behind {
+            query = query.bind(behind.slot.as_millisecond()).bind(behind.schedule.to_string());
+        }
+        let found = self.read(query.bind(i64::from(limit)).fetch_all(&self.pool)).await?;
+        found.iter().map(record).collect()
+    }
+}

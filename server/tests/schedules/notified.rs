@@ -1,0 +1,111 @@
+//! The whole way, by the tools of an operator: a schedule created through reflection by `buf curl`, in the words of a first user; its slot
+//! fires, its run deletes, a real mail server gets the mail, and the slot is on record.
+
+use std::{path::PathBuf, process::Command};
+
+use dbkeep_testkit::MailServer;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+
+use crate::{
+    support::Daemon,
+    world::{World, eventually},
+};
+
+/// `buf`, from the PATH or where `./check tools` puts it.
+fn buf() -> PathBuf {
+    let brought = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tools/python/bin/buf");
+    if brought.exists() {
+        return brought;
+    }
+    let found = std::env::var_os("PATH").and_then(|path| {
+        let mut folders = std::env::split_paths(&path).map(|folder| folder.join("buf"));
+        folders.find(|file| file.exists())
+    });
+    found.expect("buf is missing: ./check tools")
+}
+
+fn curl(daemon: &Daemon, method: &str, body: &Value) -> Result<Value, String> {
+    let output = Command::new(buf())
+        .args([
+            "curl",
+            "--protocol",
+            "grpc",
+            "--http2-prior-knowledge",
+            "-H",
+            "dbkeep-principal: ann",
+            "-d",
+        ])
+        .arg(body.to_string())
+        .arg(format!("http://{}/dbkeep.v1.ScheduleService/{method}", daemon.address))
+        .output()
+        .expect("buf runs");
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_of_an_operator_fires_and_mails() {
+    let world = World::new("sqlite").await;
+    let mut mail = MailServer::start(&dbkeep_testkit::MailOptions::default())
+        .await
+        .expect("a mail server");
+    let config = world.folder.path().join("dbkeep.toml");
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[data]\nfolder = \"data\"\n[scheduler]\ndefault_schedules = false\n\
+         [[channel]]\nname = \"email\"\nkind = \"email\"\nurl = \"smtp://127.0.0.1:{}\"\nstarttls = false\nfrom = \"dbkeep@example.com\"\n\
+         [[target]]\nname = \"learning\"\nurl = \"{}\"\ncatalog = [\"{}\"]\n",
+        mail.port,
+        world.target,
+        world.catalog_file().display()
+    );
+    std::fs::write(&config, text).expect("a configuration");
+    let daemon = Daemon::start_configured(&config);
+    let spec = json!({
+        "name": "daily_cleanup",
+        "description": "Tokens that have expired",
+        "operations": ["expired_tokens"],
+        "timing": {
+            "cron": {"minute": "0", "hour": "2", "day_of_month": "*", "month": "*", "day_of_week": "*"},
+            "timezone": "UTC"
+        },
+        "enabled": true,
+        "options": {"batch_size": 1000, "max_execution_time": "1800s"},
+        "catch_up": "172800s",
+        "notify": {
+            "on_success": true, "on_failure": true, "on_warnings": true,
+            "recipients": ["ops@learning.example"], "channels": ["email"]
+        }
+    });
+    let refused = curl(
+        &daemon,
+        "CreateSchedule",
+        &json!({"spec": {"name": "x", "operations": ["expired_token"]}}),
+    );
+    let refused = refused.expect_err("no timing, and an operation that there is not");
+    assert!(refused.contains("did you mean expired_tokens?"), "{refused}");
+    let made = curl(&daemon, "CreateSchedule", &json!({ "spec": spec })).expect("a schedule");
+    let id = made["schedule"]["id"].as_str().expect("an id").to_owned();
+    let next = made["schedule"]["nextRunTime"].as_str().expect("a next run");
+    assert!(next.ends_with("T02:00:00Z"), "{next}");
+    // As if the server had been away since yesterday: the newest slot is caught up.
+    let control = world.control().await;
+    world.make_due(&control, &id, SignedDuration::from_hours(25)).await;
+    let told = mail.next().await.expect("a mail");
+    assert_eq!(told["to"], json!(["ops@learning.example"]));
+    let text = told["text"].as_str().expect("a text");
+    assert!(
+        text.contains("daily_cleanup") && text.contains("learning") && text.contains("40"),
+        "{text}"
+    );
+    let slots = eventually(|| async {
+        let slots = curl(&daemon, "ListScheduleRuns", &json!({"id": "daily_cleanup"})).expect("slots");
+        (slots["runs"][0]["outcome"] == "SLOT_OUTCOME_SUCCEEDED").then_some(slots)
+    })
+    .await;
+    assert!(slots["runs"][0]["slotTime"].as_str().expect("a slot").ends_with("T02:00:00Z"));
+    assert_eq!(world.expired().await, 0);
+}

@@ -1,0 +1,336 @@
+//! A target, a control store, and any number of servers on them. Slots are made due by writing the store, in SQL of the test's own: cron
+//! knows no seconds, and no test waits for a minute.
+
+use std::{path::PathBuf, time::Duration};
+
+use dbkeep_proto::v1::{self, run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient};
+use dbkeep_server::{CatalogSource, Config, ServeError, serve};
+use dbkeep_testkit::{Db, fresh_database};
+use jiff::{SignedDuration, Timestamp};
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, transport::Channel};
+
+/// Longest wait for anything; only a failing test takes that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a test looks for what it waits for, where nothing tells it.
+const LOOK: Duration = Duration::from_millis(25);
+/// Expired rows of the target.
+pub(crate) const EXPIRED: u64 = 40;
+
+pub(crate) const CATALOG: &str = r#"
+[[operation]]
+name = "expired_tokens"
+category = "EXPIRED_DATA"
+severity = "LOW"
+backup = true
+[[operation.rule]]
+name = "tokens"
+kind = "expired"
+table = "tokens"
+column = "expires_at"
+expiry = true
+encoding = "unix_seconds"
+# Several runs may plan while one of them deletes: the share that would go is then larger than it was.
+max_fraction = 1.0
+
+[[operation]]
+name = "grave"
+category = "EXPIRED_DATA"
+severity = "CRITICAL"
+backup = true
+[[operation.rule]]
+name = "tokens"
+kind = "expired"
+table = "tokens"
+column = "expires_at"
+expiry = true
+encoding = "unix_seconds"
+
+[[schedule]]
+name = "declared"
+cron = "0 2 * * *"
+operations = ["expired_tokens"]
+"#;
+
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) target: String,
+    pub(crate) store: String,
+    pub(crate) db: Db,
+}
+
+impl World {
+    pub(crate) async fn new(database: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(folder.path().join("data")).expect("a folder");
+        let (target, store) = if database == "postgres" {
+            (
+                fresh_database("schedules").await.expect("a database"),
+                fresh_database("control").await.expect("a database"),
+            )
+        } else {
+            let file = |name: &str| format!("sqlite://{}", folder.path().join(name).display());
+            (file("app.db"), file("data/control.db"))
+        };
+        let open = if database == "postgres" {
+            target.clone()
+        } else {
+            format!("{target}?mode=rwc")
+        };
+        let db = Db::open(&open).await.expect("a connection");
+        db.execute("CREATE TABLE tokens (id bigint PRIMARY KEY, expires_at bigint)")
+            .await
+            .expect("a table");
+        let world = Self {
+            folder,
+            target,
+            store,
+            db,
+        };
+        world.fill().await;
+        world
+    }
+
+    /// Expired rows, and as many that live.
+    pub(crate) async fn fill(&self) {
+        let rows = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {EXPIRED})");
+        self.db.execute("DELETE FROM tokens").await.expect("empty");
+        for (first, expires) in [(0, 1_000_u64), (1_000, 9_000_000_000)] {
+            self.db
+                .execute(&format!("INSERT INTO tokens {rows} SELECT i + {first}, {expires} FROM n"))
+                .await
+                .expect("rows");
+        }
+    }
+
+    pub(crate) async fn expired(&self) -> u64 {
+        self.db.count_where("tokens", "expires_at < 2000").await.expect("a count")
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.store.starts_with("postgres")
+    }
+
+    pub(crate) fn catalog_file(&self) -> PathBuf {
+        let path = self.folder.path().join("catalog.toml");
+        std::fs::write(&path, CATALOG).expect("a catalog");
+        path
+    }
+
+    pub(crate) async fn serve(&self, change: impl FnOnce(Config) -> Config) -> Server {
+        let catalog = CatalogSource::Text {
+            name: "catalog.toml".into(),
+            text: CATALOG.into(),
+        };
+        let mut config = Config::embedded(self.folder.path().join("data")).with_target("app", self.target.as_str(), catalog);
+        if self.is_shared() {
+            config = config.with_store(self.store.as_str());
+        }
+        let config = change(config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let mut serving = tokio::spawn(serve(listener, config, shutdown.clone()));
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
+        let channel = tokio::select! {
+            channel = endpoint.connect() => channel.expect("a connection"),
+            ended = &mut serving => panic!("the server did not start: {ended:?}"),
+        };
+        let server = Server {
+            channel,
+            shutdown,
+            serving,
+        };
+        server
+            .schedules()
+            .get_scheduler_status(v1::GetSchedulerStatusRequest {})
+            .await
+            .expect("an answer");
+        server
+    }
+
+    pub(crate) async fn control(&self) -> Db {
+        Db::open(&self.store).await.expect("the control store")
+    }
+
+    fn table(&self, name: &str) -> String {
+        if self.is_shared() {
+            format!("dbkeep_control.{name}")
+        } else {
+            name.to_owned()
+        }
+    }
+
+    /// Makes the newest slot of a schedule of every minute due now: the begin of this minute, less `back`. Returns the slot.
+    pub(crate) async fn make_due(&self, control: &Db, schedule: &str, back: SignedDuration) -> Timestamp {
+        let now = Timestamp::now();
+        let slot = Timestamp::from_second(now.as_second() / 60 * 60).expect("a minute") - back;
+        let schedules = self.table("schedules");
+        let sql = format!("SELECT state FROM {schedules} WHERE id = '{schedule}'");
+        let text = control.fetch_text(&sql).await.expect("a state")[0][0]
+            .clone()
+            .expect("a state");
+        let mut state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        state["next_slot"] = slot.to_string().into();
+        state["next_fire"] = slot.to_string().into();
+        state["last_slot"] = serde_json::Value::Null;
+        let state = state.to_string().replace('\'', "''");
+        let changed = control
+            .execute(&format!(
+                "UPDATE {schedules} SET state = '{state}', next_fire_ms = {}, version = version + 1 WHERE id = '{schedule}'",
+                slot.as_millisecond()
+            ))
+            .await
+            .expect("due");
+        assert_eq!(changed, 1);
+        slot
+    }
+
+    /// Rows of slots as the store holds them: outcome and run.
+    pub(crate) async fn slots(&self, control: &Db, schedule: &str) -> Vec<(String, Option<String>)> {
+        let sql = format!(
+            "SELECT outcome, run_id FROM {} WHERE schedule_id = '{schedule}' ORDER BY slot_ms",
+            self.table("schedule_slots")
+        );
+        let rows = control.fetch_text(&sql).await.expect("slots");
+        rows.into_iter()
+            .map(|row| (row[0].clone().expect("an outcome"), row[1].clone()))
+            .collect()
+    }
+
+    /// Why slots ended as they did.
+    pub(crate) async fn reasons(&self, control: &Db, schedule: &str) -> Vec<String> {
+        let sql = format!(
+            "SELECT reason FROM {} WHERE schedule_id = '{schedule}' ORDER BY slot_ms",
+            self.table("schedule_slots")
+        );
+        let rows = control.fetch_text(&sql).await.expect("reasons");
+        rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect()
+    }
+
+    /// Number of runs of slots of a schedule, by their request ids.
+    pub(crate) async fn runs(&self, control: &Db, schedule: &str) -> u64 {
+        let sql = format!(
+            "SELECT count(*) FROM {} WHERE request_id LIKE 'slot-{schedule}-%'",
+            self.table("runs")
+        );
+        control.fetch_text(&sql).await.expect("a count")[0][0]
+            .clone()
+            .expect("a count")
+            .parse()
+            .expect("a number")
+    }
+}
+
+/// A server in this process.
+pub(crate) struct Server {
+    pub(crate) channel: Channel,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Server {
+    pub(crate) fn schedules(&self) -> ScheduleServiceClient<Channel> {
+        ScheduleServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn runs(&self) -> RunServiceClient<Channel> {
+        RunServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.serving)
+            .await
+            .expect("the server ends")
+            .expect("no panic")
+            .expect("no failure");
+    }
+
+    /// Creates a schedule; its id.
+    pub(crate) async fn create(&self, spec: v1::ScheduleSpec) -> v1::Schedule {
+        let request = v1::CreateScheduleRequest {
+            spec: Some(spec),
+            request_id: String::new(),
+        };
+        let answer = self.schedules().create_schedule(as_principal("ann", request)).await;
+        answer.expect("a schedule").into_inner().schedule.expect("a schedule")
+    }
+
+    pub(crate) async fn get(&self, id: &str) -> v1::Schedule {
+        let request = v1::GetScheduleRequest { id: id.to_owned() };
+        let answer = self.schedules().get_schedule(request).await.expect("a schedule");
+        answer.into_inner().schedule.expect("a schedule")
+    }
+
+    pub(crate) async fn list(&self, id: &str) -> Vec<v1::ScheduleRun> {
+        let request = v1::ListScheduleRunsRequest {
+            id: id.to_owned(),
+            page_size: 500,
+            ..v1::ListScheduleRunsRequest::default()
+        };
+        self.schedules()
+            .list_schedule_runs(request)
+            .await
+            .expect("slots")
+            .into_inner()
+            .runs
+    }
+
+    /// Fires a schedule by hand; returns the id of its run once that is accepted.
+    pub(crate) async fn fire(&self, id: &str) -> Result<String, tonic::Status> {
+        let request = v1::RunScheduleRequest { id: id.to_owned() };
+        let mut events = self
+            .schedules()
+            .run_schedule(as_principal("ann", request))
+            .await?
+            .into_inner();
+        let first = events.message().await?.expect("an event");
+        Ok(first.event.expect("an event").run_id)
+    }
+
+    /// Waits until a slot of a schedule has one of these outcomes; the newest that has.
+    pub(crate) async fn newest(&self, id: &str, outcomes: &[v1::SlotOutcome]) -> v1::ScheduleRun {
+        eventually(|| async {
+            let slots = self.list(id).await;
+            slots.into_iter().find(|slot| outcomes.contains(&slot.outcome()))
+        })
+        .await
+    }
+}
+
+/// Looks until there is something.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(look: impl Fn() -> F) -> T {
+    timeout(PATIENCE, async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    })
+    .await
+    .expect("it comes in time")
+}
+
+pub(crate) fn as_principal<T>(name: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert("dbkeep-principal", name.parse().expect("a name"));
+    request
+}
+
+/// A schedule of every minute that expires tokens.
+pub(crate) fn every_minute(name: &str) -> v1::ScheduleSpec {
+    v1::ScheduleSpec {
+        name: name.to_owned(),
+        operations: vec!["expired_tokens".to_owned()],
+        timing: Some(v1::Timing {
+            when: Some(v1::timing::When::Expression("* * * * *".to_owned())),
+            ..v1::Timing::default()
+        }),
+        ..v1::ScheduleSpec::default()
+    }
+}
