@@ -54,7 +54,10 @@ use self::{
         orphans_whose_key_does_not_fit_the_parent_s_type, orphans_with_composite_keys_need_every_column,
         survey_samples_are_rows_of_the_selection, tables_are_counted,
     },
-    upkeep::{dead_rows_are_vacuumed_or_the_file_is_tidied, indexes_are_rebuilt_or_it_is_said_that_none_is},
+    upkeep::{
+        dead_rows_are_vacuumed_or_the_file_is_tidied, indexes_are_rebuilt_or_it_is_said_that_none_is,
+        sizes_are_known_or_said_to_be_unknown,
+    },
 };
 use crate::{
     model::{ChunkRef, Condition, JournalEntry, Row, RowKey, RunId, Selection, TableName, TableSchema, TimeEncoding, Value},
@@ -177,6 +180,7 @@ pub async fn target_conformance(fixture: &dyn Fixture) {
         nasty_values_survive,
         dead_rows_are_vacuumed_or_the_file_is_tidied,
         indexes_are_rebuilt_or_it_is_said_that_none_is,
+        sizes_are_known_or_said_to_be_unknown,
     );
     broken.extend(sets::broken(fixture).await);
     assert!(broken.is_empty(), "{} rules do not hold: {}", broken.len(), broken.join(", "));

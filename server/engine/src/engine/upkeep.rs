@@ -2,10 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{Engine, digest_of, request_id, settings::Context};
+use super::{Engine, decide, digest_of, request_id, schedules::Slot, settings::Context};
 use crate::{
     EngineError,
-    model::{Caller, MaintenanceRecord, MaintenanceTask, Plan, Report, Run, RunKind, RunOptions, StepReport, TaskRecord},
+    model::{
+        Caller, MaintenanceRecord, MaintenanceTask, Plan, Report, Run, RunKind, RunOptions, ScheduledBy, StepReport, TaskRecord,
+    },
     port::{CreateRun, RunFilter, StoreError},
 };
 
@@ -70,16 +72,7 @@ impl Engine {
             max_execution_seconds,
             ..RunOptions::default()
         };
-        let operations = tasks.iter().map(|task| task.name().to_owned()).collect();
-        let report = Report {
-            steps: tasks.iter().map(step).collect(),
-            maintenance: Some(Box::new(MaintenanceRecord {
-                tasks: tasks.into_iter().map(begun).collect(),
-            })),
-            ..Report::default()
-        };
-        let plan = Plan::none(name, jiff::Timestamp::now());
-        let mut run = self.new_run(RunKind::Maintain, name, operations, &plan, None, options, report);
+        let mut run = self.maintenance_run(name, tasks, options, None);
         run.started_by.clone_from(&caller.principal);
         self.accept(CreateRun {
             run,
@@ -91,6 +84,65 @@ impl Engine {
             slot: None,
         })
         .await
+    }
+
+    /// Accepts the maintenance of a slot. Where another run of maintenance works on the target, it waits in line.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `InvalidField`, `SlotLost`, `Store`.
+    pub(super) async fn start_scheduled_maintenance(
+        &self,
+        slot: &Slot<'_>,
+        tasks: &[MaintenanceTask],
+    ) -> Result<Run, EngineError> {
+        let spec = &slot.schedule.spec;
+        let (name, _) = self.target(&spec.target)?;
+        check(tasks)?;
+        let options = RunOptions {
+            dry_run: false,
+            full_speed: true,
+            max_execution_seconds: slot.seconds,
+            stop_on_failure: spec.options.stop_on_failure,
+            queue: true,
+            ..RunOptions::default()
+        };
+        let caller = slot.caller();
+        let mut run = self.maintenance_run(name, tasks.to_vec(), options, Some(slot.scheduled()));
+        run.started_by.clone_from(&caller.principal);
+        crate::failpoint!("slot-planned");
+        let decision = decide::allow_upkeep(&caller, &run, slot.claim.slot);
+        let request_id = slot.request_id();
+        self.accept(CreateRun {
+            run,
+            tables: vec![MAINTENANCE_HOLD.to_owned()],
+            request_digest: digest_of(&["slot", &request_id]),
+            request_id,
+            events: Vec::new(),
+            decision: Some(decision),
+            slot: Some(slot.claim),
+        })
+        .await
+    }
+
+    /// A run of these tasks, a step for each.
+    fn maintenance_run(
+        &self,
+        target: &str,
+        tasks: Vec<MaintenanceTask>,
+        options: RunOptions,
+        scheduled: Option<ScheduledBy>,
+    ) -> Run {
+        let operations = tasks.iter().map(|task| task.name().to_owned()).collect();
+        let report = Report {
+            steps: tasks.iter().map(step).collect(),
+            maintenance: Some(Box::new(MaintenanceRecord {
+                tasks: tasks.into_iter().map(begun).collect(),
+            })),
+            scheduled: scheduled.map(Box::new),
+            ..Report::default()
+        };
+        let plan = Plan::none(target, jiff::Timestamp::now());
+        self.new_run(RunKind::Maintain, target, operations, &plan, None, options, report)
     }
 
     /// Every run of a target that saved something, newest first.

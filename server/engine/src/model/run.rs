@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    advice::Advice,
     decision::Approval,
     maintenance::{BackupRecord, MaintenanceRecord, Pruned, RestoreRecord, TableSpace},
     migration::MigrationRecord,
     plan::PlanId,
     report::OperationFacts,
+    size::SizeRecord,
 };
 
 /// Id of a run, sortable by creation.
@@ -421,6 +423,12 @@ pub struct Report {
     /// The slot that it was started for; `None` where somebody called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled: Option<Box<ScheduledBy>>,
+    /// Of a run that a schedule started: how large its tables and the database were, and are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<Box<SizeRecord>>,
+    /// What to do next, where a schedule started it and it has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Advice>,
 }
 
 impl StepReport {

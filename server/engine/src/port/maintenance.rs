@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::target::{Claim, TableLayout, Target, TargetError};
-use crate::model::{DeadRows, IndexSpace, IndexSurvey, LedgerEntry, MaintenanceProgress, RunId, TableCount, TableName, TableSpace};
+use crate::model::{
+    DeadRows, IndexSpace, IndexSurvey, LedgerEntry, MaintenanceProgress, RunId, SizeSnapshot, TableCount, TableName, TableSpace,
+};
 
 /// An act on whole tables failed.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +181,10 @@ pub struct Loaded {
 /// What a target can do with whole tables.
 #[async_trait]
 pub trait Maintenance: Send + Sync {
+    /// Why a task of built-in maintenance, by its name, has no use on databases of this kind; `None` where it has. The same for as long as
+    /// the program runs: schedules with such a task are refused.
+    fn unsupported(&self, task: &str) -> Option<&'static str>;
+
     /// Looks whether these tables, or the whole database, can be dumped. Changes nothing.
     async fn scope(&self, tables: &[TableName]) -> Result<DumpScope, MaintenanceError>;
 
@@ -240,6 +246,10 @@ pub trait Maintenance: Send + Sync {
     /// Ends what is left at work of a run's rebuild of an index, removes what that left behind, and returns the names of it. What
     /// somebody else left, or is at, stays. Without anything to do it does nothing.
     async fn settle_reindex(&self, run: RunId, index: &TableName) -> Result<Vec<TableName>, MaintenanceError>;
+
+    /// Sizes of the database and of these tables, or of the largest where it is `None`, without looking at rows and without waiting
+    /// long for anybody. What the database does not know is said to be unknown; a table that is gone is left out.
+    async fn sizes(&self, tables: Option<&[TableName]>) -> Result<SizeSnapshot, MaintenanceError>;
 
     /// Removes what the journal keeps of a run whose backup is gone. Returns the number of rows removed.
     async fn forget(&self, run: RunId) -> Result<u64, MaintenanceError>;

@@ -15,7 +15,7 @@ mod tables;
 use super::{
     attempt::{Attempt, Ending, Halt},
     cleanup::is_over,
-    load,
+    load, measure,
 };
 use crate::{
     failpoint,
@@ -51,6 +51,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     else {
         return Err(Halt::Fail("the run does not say what to maintain".to_owned()));
     };
+    measure::before(attempt, None).await?;
     // Before any wish to stop: what a dead attempt left is removed by the one that ends the run, too.
     for index in 0..steps {
         settle(attempt, index).await?;
@@ -64,6 +65,12 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
         if attempt.out_of_time() {
             out_of_time = true;
             break;
+        }
+        if attempt.run.options.stop_on_failure
+            && let Some(why) = attempt.ledger.report.stopped_by_failure(index)
+        {
+            attempt.ledger.skip_step(index, why).await?;
+            continue;
         }
         attempt.ledger.begin_step(index).await?;
         let result = match task {
@@ -239,7 +246,7 @@ fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
     let told = match skipped {
         0 => format!("{done} of {}", counted(report.steps.len(), "task done", "tasks done")),
         _ => format!(
-            "{done} of {}, {skipped} without anything to do",
+            "{done} of {}, {skipped} skipped",
             counted(report.steps.len(), "task done", "tasks done")
         ),
     };

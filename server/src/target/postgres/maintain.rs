@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{DeadRows, IndexSpace, IndexSurvey, RunId, TableName, TableSpace},
+    model::{DeadRows, IndexSpace, IndexSurvey, RunId, SizeSnapshot, TableName, TableSpace},
     port::{
         Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Target, TargetError,
         TargetErrorClass, Watch,
@@ -15,6 +15,10 @@ use super::{PostgresTarget, journal};
 
 #[async_trait]
 impl Maintenance for PostgresTarget {
+    fn unsupported(&self, _: &str) -> Option<&'static str> {
+        None
+    }
+
     async fn scope(&self, tables: &[TableName]) -> Result<DumpScope, MaintenanceError> {
         self.dump_scope(tables).await
     }
@@ -70,6 +74,10 @@ impl Maintenance for PostgresTarget {
 
     async fn settle_reindex(&self, run: RunId, index: &TableName) -> Result<Vec<TableName>, MaintenanceError> {
         self.settle_rebuild(run, index).await
+    }
+
+    async fn sizes(&self, tables: Option<&[TableName]>) -> Result<SizeSnapshot, MaintenanceError> {
+        self.measure(tables).await
     }
 
     async fn forget(&self, run: RunId) -> Result<u64, MaintenanceError> {

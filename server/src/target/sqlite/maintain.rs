@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{DeadRows, IndexSpace, IndexSurvey, RunId, TableName, TableSpace},
+    model::{DeadRows, IndexSpace, IndexSurvey, MaintenanceTask, RunId, SizeSnapshot, TableName, TableSpace},
     port::{
         Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Target, TargetError,
         TargetErrorClass, Watch,
@@ -14,13 +14,18 @@ use dbkeep_engine::{
 use super::{SqliteTarget, journal};
 
 /// Freed pages of a tree go to the file's free list, so that a rebuild makes nothing smaller.
+const NO_REBUILD: &str = "REINDEX of SQLite only mends indexes after a collation has changed, and makes none smaller";
+
 fn no_rebuild() -> TargetError {
-    let message = "REINDEX of SQLite only mends indexes after a collation has changed, and makes none smaller";
-    TargetError::new(TargetErrorClass::Unsupported, message)
+    TargetError::new(TargetErrorClass::Unsupported, NO_REBUILD)
 }
 
 #[async_trait]
 impl Maintenance for SqliteTarget {
+    fn unsupported(&self, task: &str) -> Option<&'static str> {
+        (task == MaintenanceTask::ReindexBloated.name()).then_some(NO_REBUILD)
+    }
+
     async fn scope(&self, tables: &[TableName]) -> Result<DumpScope, MaintenanceError> {
         self.dump_scope(tables).await
     }
@@ -76,6 +81,10 @@ impl Maintenance for SqliteTarget {
 
     async fn settle_reindex(&self, _: RunId, _: &TableName) -> Result<Vec<TableName>, MaintenanceError> {
         Ok(Vec::new())
+    }
+
+    async fn sizes(&self, tables: Option<&[TableName]>) -> Result<SizeSnapshot, MaintenanceError> {
+        self.measure(tables).await
     }
 
     async fn forget(&self, run: RunId) -> Result<u64, MaintenanceError> {

@@ -32,7 +32,7 @@ async fn pragma(connection: &mut SqliteConnection, name: &str) -> Result<i64, Ta
         .map_err(statement)
 }
 
-async fn pages(connection: &mut SqliteConnection, name: &str) -> Result<u64, TargetError> {
+pub(super) async fn pages(connection: &mut SqliteConnection, name: &str) -> Result<u64, TargetError> {
     Ok(u64::try_from(pragma(connection, name).await?).unwrap_or(0))
 }
 

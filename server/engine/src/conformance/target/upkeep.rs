@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Fixture, fresh};
 use crate::{
-    model::{EngineKind, MaintenanceProgress, RunId, TableName, TableSpace},
+    model::{EngineKind, MaintenanceProgress, MaintenanceTask, RowsBy, RunId, TableName, TableSpace},
     port::{MaintenanceError, TargetErrorClass, Watch},
 };
 
@@ -120,4 +120,45 @@ pub(super) async fn indexes_are_rebuilt_or_it_is_said_that_none_is(fixture: &dyn
         }
     }
     assert_eq!(maintenance.settle_reindex(run, &index).await.expect("nothing to do"), []);
+}
+
+/// What the database does not know without a look at every row or page is unknown, and not zero.
+pub(super) async fn sizes_are_known_or_said_to_be_unknown(fixture: &dyn Fixture) {
+    let (filled, bare, gone) = (fresh("filled"), fresh("bare"), fresh("gone"));
+    let target = fixture.target();
+    fixture
+        .execute(&format!(
+            "CREATE TABLE {filled} (id bigint NOT NULL PRIMARY KEY, note text); CREATE TABLE {bare} (id bigint NOT NULL PRIMARY KEY); \
+             INSERT INTO {filled} WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) SELECT i, 'a note' FROM n"
+        ))
+        .await;
+    let names = [&filled, &bare, &gone].map(|name| TableName::parse(name));
+    let maintenance = target.maintenance();
+    let is_postgres = target.engine() == EngineKind::Postgres;
+    let first = maintenance.sizes(Some(&names)).await.expect("sizes");
+    assert!(first.database_bytes.expect("a size") > 0);
+    let of = |snapshot: &crate::model::SizeSnapshot, name: &str| snapshot.tables.iter().find(|size| size.table == name).cloned();
+    let (full, empty) = (of(&first, &filled).expect("a table"), of(&first, &bare).expect("a table"));
+    assert_eq!((full.rows, full.rows_by), (None, RowsBy::Unknown), "never analyzed");
+    assert_eq!(full.bytes.is_some(), is_postgres);
+    if is_postgres {
+        assert_eq!(
+            (empty.rows, empty.rows_by),
+            (Some(0), RowsBy::Count),
+            "without a page there is no row"
+        );
+    }
+    assert_eq!(of(&first, &gone), None, "there is no such table");
+    fixture.execute(&format!("ANALYZE {filled}")).await;
+    let second = maintenance.sizes(Some(&names)).await.expect("sizes");
+    let full = of(&second, &filled).expect("a table");
+    assert_eq!((full.rows, full.rows_by), (Some(500), RowsBy::Estimate));
+    // Nobody names a table: the largest, and none of our own.
+    let largest = maintenance.sizes(None).await.expect("sizes").tables;
+    assert!(!largest.is_empty() && largest.len() <= 20);
+    assert!(largest.iter().all(|size| !size.table.contains("dbkeep")), "{largest:?}");
+    let reindex = maintenance.unsupported(MaintenanceTask::ReindexBloated.name());
+    assert_eq!(reindex.is_none(), is_postgres);
+    let others = MaintenanceTask::NAMES.into_iter().filter(|name| *name != "reindex_bloated");
+    assert!(others.into_iter().all(|name| maintenance.unsupported(name).is_none()));
 }

@@ -122,6 +122,9 @@ async fn one(attempt: &mut Attempt, index: usize, bloated: BloatedIndex) -> Resu
     })
     .await;
     failpoint!("reindex-ended");
+    // A process that slept past its lease finds its rebuild ended by the next attempt, whose own rebuild bears the same mark: to settle
+    // would end that one.
+    attempt.still_ours()?;
     match acted {
         Ok(Acted::Ended(Ok(space))) => {
             let item = MaintenanceItem {
