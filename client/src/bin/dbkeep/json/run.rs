@@ -165,7 +165,7 @@ pub(crate) struct Report<'a> {
     /// What became of each migration, as far as the run came.
     migrations: Vec<Migrated<'a>>,
     /// Of a run that a schedule started: sizes before and after it; null for others.
-    sizes: Option<Sizes<'a>>,
+    sizes: Option<Box<Sizes<'a>>>,
     /// What to do next, the most urgent first.
     recommendations: Vec<Recommendation<'a>>,
 }
@@ -188,7 +188,7 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             warnings: report.warnings.iter().map(Warning::from).collect(),
             space: report.space.iter().map(Space::from).collect(),
             migrations: report.migrations.iter().map(Migrated::from).collect(),
-            sizes: report.sizes.as_ref().map(Sizes::from),
+            sizes: report.sizes.as_ref().map(|sizes| Box::new(Sizes::from(sizes))),
             recommendations: report.recommendations.iter().map(Recommendation::from).collect(),
         }
     }
