@@ -7,8 +7,11 @@ use jiff::SignedDuration;
 
 use crate::{
     support::Daemon,
-    world::{EXPIRED, Server, World, as_principal, eventually, every_minute},
+    world::{EXPIRED, Server, World, as_principal, eventually, once_an_hour},
 };
+
+/// So far back a slot is made due: the one of five minutes ago is then the newest, and the next is far away.
+const DUE: SignedDuration = SignedDuration::from_mins(30);
 
 /// Each case on each database.
 macro_rules! on_both {
@@ -45,7 +48,7 @@ fn upkeep(name: &str, tasks: Vec<v1::MaintenanceTask>) -> v1::ScheduleSpec {
     v1::ScheduleSpec {
         operations: Vec::new(),
         maintenance: tasks,
-        ..every_minute(name)
+        ..once_an_hour(name)
     }
 }
 
@@ -165,7 +168,7 @@ async fn maintenance_fires_does_its_tasks_and_is_told_of(database: &str) {
     };
     let schedule = create(&daemon, spec).await;
     let control = world.control().await;
-    world.make_due(&control, &schedule, SignedDuration::ZERO).await;
+    world.make_due(&control, &schedule, DUE).await;
     let (outcome, run) = ended(&world, &control, &schedule).await;
     assert_eq!(outcome, "succeeded", "{:?}", world.reasons(&control, &schedule).await);
     let client = daemon.client().await;
@@ -268,7 +271,7 @@ async fn maintenance_overlaps_as_any_other_work(database: &str) {
     for schedule in &made {
         idle.fire(schedule).await.expect("a run, which stays queued");
         idle.newest(schedule, &[SlotOutcome::Fired]).await;
-        world.make_due(&control, schedule, SignedDuration::ZERO).await;
+        world.make_due(&control, schedule, DUE).await;
     }
     idle.newest(skipping, &[SlotOutcome::Skipped]).await;
     idle.newest(waiting, &[SlotOutcome::Waiting]).await;
@@ -403,10 +406,10 @@ async fn a_cleanup_tells_sizes_before_and_after(database: &str) {
             vacuum: true,
             ..v1::ScheduleOptions::default()
         }),
-        ..every_minute("tokens")
+        ..once_an_hour("tokens")
     };
     let schedule = server.create(spec).await.id;
-    world.make_due(&control, &schedule, SignedDuration::ZERO).await;
+    world.make_due(&control, &schedule, DUE).await;
     let slot = settled(&server, &schedule, 1).await.remove(0);
     let report = run_of(&server, &slot.run_id).await.report.expect("a report");
     let sizes = report.sizes.expect("sizes");
@@ -453,7 +456,7 @@ async fn a_cleanup_tells_sizes_before_and_after(database: &str) {
 async fn an_operation_that_never_finds_anything_is_told_of(database: &str) {
     let world = World::new(database).await;
     let server = world.serve(|config| config).await;
-    let schedule = server.create(every_minute("tokens")).await.id;
+    let schedule = server.create(once_an_hour("tokens")).await.id;
     let mut advice = Vec::new();
     for number in 1..=6 {
         let run = server.fire(&schedule).await.expect("a run");
@@ -479,7 +482,7 @@ async fn killed_at(database: &str, point: &str) {
     let schedule = create(&daemon, upkeep("tidy", tasks)).await;
     daemon.kill();
     let control = world.control().await;
-    world.make_due(&control, &schedule, SignedDuration::ZERO).await;
+    world.make_due(&control, &schedule, DUE).await;
     let mut daemon = start(&world, "", &format!("{point}=panic"));
     assert!(!daemon.wait().success(), "{point}: killed");
     let report = |text: String| -> serde_json::Value { serde_json::from_str(&text).expect("JSON") };
@@ -571,7 +574,7 @@ async fn a_server_that_slept_past_its_lease_ends_no_rebuild_of_its_successor() {
     let mut sleeper = start(&world, "", "");
     let schedule = create(&sleeper, upkeep("tidy", vec![task("reindex_bloated")])).await;
     let control = world.control().await;
-    world.make_due(&control, &schedule, SignedDuration::ZERO).await;
+    world.make_due(&control, &schedule, DUE).await;
     let first = rebuilding(&world, "").await;
     sleeper.signal(rustix::process::Signal::STOP);
     let file = world.folder.path().join("successor.toml");
