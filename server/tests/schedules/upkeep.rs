@@ -25,6 +25,7 @@ on_both!(
     maintenance_fires_does_its_tasks_and_is_told_of,
     maintenance_overlaps_as_any_other_work,
     maintenance_waits_for_other_maintenance_of_the_target,
+    a_failure_stops_the_tasks_behind_it_where_that_is_wanted,
     everything_that_is_wrong_with_tasks_is_in_one_answer,
     a_cleanup_tells_sizes_before_and_after,
     an_operation_that_never_finds_anything_is_told_of,
@@ -334,6 +335,53 @@ async fn maintenance_waits_for_other_maintenance_of_the_target(database: &str) {
     assert_eq!((advice.len(), advice[0].key.as_str()), (1, "no_backup"));
     assert_eq!(advice[0].command, "dbkeep backups create --target app");
     server.stop().await;
+}
+
+async fn a_failure_stops_the_tasks_behind_it_where_that_is_wanted(database: &str) {
+    let world = World::new(database).await;
+    let daemon = start(&world, "", "");
+    let [_, newer] = with_backups(&daemon).await;
+    // One byte of the newest dump.
+    let folder = world.folder.path().join("data/backups").join(&newer);
+    let files = std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    let dump = files
+        .max_by_key(|path| std::fs::metadata(path).expect("a size").len())
+        .expect("a dump");
+    let mut bytes = std::fs::read(&dump).expect("the dump");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(&dump, bytes).expect("damaged");
+    let control = world.control().await;
+    for (name, stops, expected) in [("goes on", false, StepState::Succeeded), ("stops", true, StepState::Skipped)] {
+        let spec = v1::ScheduleSpec {
+            options: Some(v1::ScheduleOptions {
+                stop_on_failure: stops,
+                ..v1::ScheduleOptions::default()
+            }),
+            ..upkeep(name, vec![task("restore_drill"), task("vacuum_analyze")])
+        };
+        let schedule = create(&daemon, spec).await;
+        world.make_due(&control, &schedule, DUE).await;
+        let (outcome, run) = ended(&world, &control, &schedule).await;
+        assert_eq!(outcome, if stops { "failed" } else { "warned" }, "{name}");
+        let run = daemon.client().await.runs().get(run.expect("a run")).await.expect("the run");
+        let report = run.report.expect("a report");
+        assert_eq!(report.steps[0].state(), StepState::Failed, "{name}");
+        assert_eq!(report.steps[1].state(), expected, "{name}: {}", report.steps[1].message);
+        if stops {
+            let why = "not begun: operation restore_drill failed, and the run stops on failure";
+            assert_eq!(report.steps[1].message, why);
+        }
+        let advice = &report.recommendations[0];
+        assert_eq!(
+            (advice.key.as_str(), advice.level()),
+            ("backup_damaged", v1::RecommendationLevel::Act),
+            "{name}"
+        );
+        assert!(advice.what.contains(&newer), "{}", advice.what);
+    }
 }
 
 async fn everything_that_is_wrong_with_tasks_is_in_one_answer(database: &str) {
