@@ -86,6 +86,7 @@ impl Schedules {
         let spec = patch.on(&convert::blank());
         let engine = self.engine.clone();
         let problems = detached(async move { engine.schedule_problems(spec).await }).await?;
+        let problems = problems.into_iter().map(|problem| patch.located(problem)).collect();
         Err(merged(Fault::Engine(EngineError::InvalidFields { problems }), before))
     }
 }

@@ -6,25 +6,13 @@ use jiff::SignedDuration;
 
 use crate::{
     support::Daemon,
-    world::{EXPIRED, World, as_principal, eventually, every_minute},
+    world::{EXPIRED, World, as_principal, eventually, once_an_hour},
 };
 
 async fn client(daemon: &Daemon) -> ScheduleServiceClient<tonic::transport::Channel> {
     ScheduleServiceClient::connect(format!("http://{}", daemon.address))
         .await
         .expect("a connection")
-}
-
-/// Of a minute that was five minutes ago: its newest slot can be caught up, and the next is far away.
-fn once_an_hour(name: &str) -> v1::ScheduleSpec {
-    let minute = (jiff::Timestamp::now() - SignedDuration::from_mins(5)).as_second() / 60 % 60;
-    v1::ScheduleSpec {
-        timing: Some(v1::Timing {
-            when: Some(v1::timing::When::Expression(format!("{minute} * * * *"))),
-            ..v1::Timing::default()
-        }),
-        ..every_minute(name)
-    }
 }
 
 async fn create(daemon: &Daemon, name: &str) -> String {

@@ -6,6 +6,7 @@ mod kill;
 mod notified;
 #[path = "../support/mod.rs"]
 mod support;
+mod upkeep;
 mod world;
 
 use dbkeep_proto::v1::{self, SlotOutcome};

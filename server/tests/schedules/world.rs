@@ -352,3 +352,15 @@ pub(crate) fn every_minute(name: &str) -> v1::ScheduleSpec {
         ..v1::ScheduleSpec::default()
     }
 }
+
+/// Of a minute that was five minutes ago: its newest slot can be caught up, and the next is far away.
+pub(crate) fn once_an_hour(name: &str) -> v1::ScheduleSpec {
+    let minute = (Timestamp::now() - SignedDuration::from_mins(5)).as_second() / 60 % 60;
+    v1::ScheduleSpec {
+        timing: Some(v1::Timing {
+            when: Some(v1::timing::When::Expression(format!("{minute} * * * *"))),
+            ..v1::Timing::default()
+        }),
+        ..every_minute(name)
+    }
+}

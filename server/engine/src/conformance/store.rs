@@ -87,6 +87,7 @@ where
         updates::only_the_holder_writes,
         updates::only_permitted_states_are_entered,
         updates::sources_are_marked,
+        updates::backups_are_marked_by_whoever_proves_them,
         updates::many_writers_leave_no_gap,
         updates::a_dropped_call_is_done_or_not_done,
         cancelling::a_run_that_nobody_works_on_ends_at_once,

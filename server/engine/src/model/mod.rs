@@ -1,6 +1,7 @@
 //! The nouns of dbkeep as plain data: no behaviour beyond what keeps a value valid. Everybody reads them, nobody else's
 //! module is needed to understand them.
 
+pub mod advice;
 pub mod backup;
 mod confirmation;
 pub mod decision;
@@ -17,16 +18,18 @@ pub mod schedule;
 pub mod schema;
 pub mod selection;
 pub mod server;
+pub mod size;
 pub mod target;
 pub mod value;
 
+pub use advice::{Advice, AdviceLevel};
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Slowdown, Throttle};
 pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
 pub use maintenance::{
-    BackupContent, BackupFile, BackupRecord, HorizonHolder, MaintenanceProgress, Pruned, RestoreMode, RestoreRecord, TableCount,
-    TableSpace,
+    BackupContent, BackupFile, BackupRecord, BloatedIndex, DeadRows, HorizonHolder, IndexSpace, IndexSurvey, MaintenanceItem,
+    MaintenanceProgress, MaintenanceRecord, Pruned, RestoreMode, RestoreRecord, TableCount, TableSpace, TaskRecord,
 };
 pub use migration::{
     Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerState, LockMode,
@@ -48,5 +51,6 @@ pub use schedule::{
 pub use schema::{Column, ForeignKey, Generated, Index, OnDelete, TableKind, TableName, TableSchema, Trigger, TypeClass};
 pub use selection::{ChildAction, ChildLink, Condition, Effect, Literal, Order, RowAction, Selection, TimeEncoding};
 pub use server::{SchedulerSwitch, ServerInfo, ServerSeen};
+pub use size::{RowsBy, SizeRecord, SizeSnapshot, TableSize};
 pub use target::{Capability, EngineKind, TargetStatus};
 pub use value::{Row, RowKey, Value};

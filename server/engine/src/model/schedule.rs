@@ -151,6 +151,12 @@ impl MaintenanceTask {
         "restore_drill",
     ];
 
+    /// `; did you mean X?` of a name that no task has, or nothing where none is near.
+    #[must_use]
+    pub fn suggestion(written: &str) -> String {
+        crate::spelling::suggestion(Self::NAMES, written)
+    }
+
     /// Name in stores, messages and reports.
     #[must_use]
     pub fn name(&self) -> &'static str {

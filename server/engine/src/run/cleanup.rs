@@ -12,7 +12,7 @@ use super::{
     allowance,
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
-    files,
+    files, measure,
     supply::Supply,
     vacuum,
 };
@@ -85,6 +85,9 @@ async fn steps(attempt: &mut Attempt) -> Result<Ending, Halt> {
     if selections.fingerprint != attempt.plan.fingerprint {
         return Err(Halt::Fail("the schema changed since the plan was made".to_owned()));
     }
+    let touched = selections.steps.iter().filter(|step| step.files.is_none());
+    let touched: BTreeSet<TableName> = touched.flat_map(planner::Step::held).cloned().collect();
+    measure::before(attempt, Some(touched)).await?;
     remove_unjournaled_chunks(attempt).await?;
     for (index, step) in selections.steps.iter().enumerate() {
         if let Some(selection) = &step.files

@@ -12,6 +12,7 @@ mod introspect;
 mod journal;
 mod load;
 mod maintain;
+mod measure;
 mod migrator;
 mod pressure;
 mod render;

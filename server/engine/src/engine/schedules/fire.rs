@@ -246,10 +246,7 @@ impl Engine {
     async fn start(&self, slot: &Slot<'_>) -> Result<Run, EngineError> {
         match &slot.schedule.spec.work {
             Work::Operations(operations) => self.start_scheduled_cleanup(slot, operations).await,
-            Work::Maintenance(_) => Err(EngineError::SlotRefused {
-                name: slot.schedule.spec.name.clone(),
-                reason: "this version cannot run maintenance".to_owned(),
-            }),
+            Work::Maintenance(tasks) => self.start_scheduled_maintenance(slot, tasks).await,
         }
     }
 

@@ -10,8 +10,8 @@ use super::{Engine, digest_of, request_id};
 use crate::{
     EngineError,
     model::{
-        Act, Caller, Decision, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch, ServerInfo,
-        ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
+        Act, Caller, Decision, MaintenanceTask, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch,
+        ServerInfo, ServerSeen, SlotRecord, StandingApproval, Timing,
     },
     port::{Changed, CreateSchedule, Kept, Pulse, ScheduleCreated, SlotFilter, SlotPlace},
     schedule::{Cron, Exclusion, FieldProblem, Known, Occurrence, calendar, decide, validate, zone},
@@ -125,11 +125,21 @@ impl Engine {
                 .map(|operation| (operation.name.clone(), operation.severity))
                 .collect()
         };
+        let unsupported = |entry: &super::TargetEntry| {
+            let maintenance = entry.target.maintenance();
+            let why = |name: &'static str| maintenance.unsupported(name).map(|why| (name, why));
+            MaintenanceTask::NAMES.into_iter().filter_map(why).collect()
+        };
         Known {
             targets: self
                 .targets()
                 .iter()
                 .map(|(name, entry)| (name.clone(), operations(entry)))
+                .collect(),
+            unsupported: self
+                .targets()
+                .iter()
+                .map(|(name, entry)| (name.clone(), unsupported(entry)))
                 .collect(),
             channels: self.channel_kinds(),
         }
@@ -172,12 +182,7 @@ impl Engine {
 
     /// What is wrong with a spec on this server.
     fn problems_of(&self, spec: &ScheduleSpec, now: Timestamp) -> Vec<FieldProblem> {
-        let mut problems = validate(spec, &self.known(), now);
-        if matches!(spec.work, Work::Maintenance(_)) {
-            let problem = "cannot be run by this version; expected operations of the target's catalog";
-            problems.push(FieldProblem::new("work.maintenance", problem));
-        }
-        problems
+        validate(spec, &self.known(), now)
     }
 
     /// Everything that is wrong with a spec, its fields below `spec`.
