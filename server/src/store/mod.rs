@@ -9,7 +9,7 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
+//! Files: `open` connects and migrates; `failover` finds the server that takes writes, where there are several; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
 //! `decisions`, `proofs`, `schedules`, `slots`, `servers` and `outbox` have the SQL; `draft` is a run while a transaction works on it,
 //! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
@@ -21,6 +21,7 @@ mod dialect;
 mod draft;
 mod endings;
 mod events;
+mod failover;
 mod failure;
 mod leases;
 mod open;
@@ -67,6 +68,8 @@ pub const KEPT_EVENTS: u64 = 20_000;
 #[derive(Clone)]
 pub struct ControlStore {
     pool: AnyPool,
+    /// Which server the pool connects to, where the store has several.
+    failover: Option<Arc<failover::Failover>>,
     dialect: Dialect,
     /// Turns at writing. SQLite has one writer: those who wait in this queue get their turn in order, those who would wait in
     /// the database poll for it.

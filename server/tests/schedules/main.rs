@@ -2,6 +2,8 @@
 
 mod errors;
 #[cfg(feature = "failpoints")]
+mod failover;
+#[cfg(feature = "failpoints")]
 mod kill;
 mod notified;
 #[path = "../support/mod.rs"]

@@ -25,7 +25,6 @@ mod vacuum;
 mod values;
 
 use std::{
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -41,12 +40,11 @@ use dbkeep_engine::{
         TargetError, TargetErrorClass, ValueStream,
     },
 };
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
-};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection, Row as _};
 
 use self::error::{lost, refused};
 use super::{Tools, UrlError};
+use crate::hosts::Hosts;
 
 /// What every session begins with. Text forms are those that `pg_dump` relies on, so that captured values read back as they
 /// were; with `row_security = off` a policy that would hide rows becomes an error instead of a wrong answer. Whoever waits for
@@ -65,7 +63,7 @@ const IDLE_CONNECTIONS: usize = 8;
 
 /// A PostgreSQL database.
 pub struct PostgresTarget {
-    options: PgConnectOptions,
+    hosts: Hosts,
     programs: tool::Programs,
     idle: Arc<Idle>,
     /// Sessions of migrations between two groups.
@@ -101,13 +99,11 @@ impl PostgresTarget {
     /// # Errors
     /// Where the URL is malformed.
     pub fn open(url: &str, tools: &Tools) -> Result<Self, UrlError> {
-        let options =
-            PgConnectOptions::from_str(url).map_err(|_| UrlError("expected postgres://user@host:port/database".to_owned()))?;
-        // Statements over large tables are slow by nature, and their text is long.
-        let options = options.disable_statement_logging();
+        let hosts = Hosts::parse(url).map_err(|problem| UrlError(problem.to_string()))?;
         Ok(Self {
-            programs: tool::Programs::new(url, &options, tools.pg_bin.clone()),
-            options: options.application_name("dbkeep"),
+            programs: tool::Programs::new(&hosts, tools.pg_bin.clone()),
+            // Statements over large tables are slow by nature, and their text is long.
+            hosts: hosts.map(|options| options.disable_statement_logging().application_name("dbkeep")),
             idle: Arc::default(),
             sessions: Arc::default(),
             limit: None,
@@ -117,7 +113,7 @@ impl PostgresTarget {
 
     async fn connect(&self) -> Result<PgConnection, TargetError> {
         let connecting = async {
-            let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
+            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
@@ -215,20 +211,17 @@ impl Target for PostgresTarget {
     }
 
     fn address(&self) -> String {
-        let place = self
-            .options
-            .get_socket()
-            .map_or_else(|| self.options.get_host().to_owned(), |socket| socket.display().to_string());
+        let options = self.hosts.first();
         format!(
-            "{place}:{}/{}",
-            self.options.get_port(),
-            self.options.get_database().unwrap_or(self.options.get_username())
+            "{}/{}",
+            self.hosts.names(),
+            options.get_database().unwrap_or(options.get_username())
         )
     }
 
     fn gentle(&self) -> Option<Arc<dyn Target>> {
         Some(Arc::new(Self {
-            options: self.options.clone(),
+            hosts: self.hosts.clone(),
             idle: Arc::default(),
             sessions: Arc::default(),
             limit: self.limit,
