@@ -51,7 +51,7 @@ use dbkeep_engine::{
     notify::Routing,
     port::{
         Changed, ClaimedDelivery, CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage,
-        Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
+        FiredNow, Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
         Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError,
         Update, Verdict,
     },
@@ -271,8 +271,8 @@ impl Schedules for ControlStore {
         self.write(slots::Claim::new(holder, term, targets)).await
     }
 
-    async fn fire_now(&self, schedule: ScheduleId, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
-        self.write(slots::FireNow::new(schedule, holder, term)).await
+    async fn fire_now(&self, schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Result<FiredNow, StoreError> {
+        self.write(slots::FireNow::new(schedule, request, holder, term)).await
     }
 
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError> {
@@ -283,8 +283,8 @@ impl Schedules for ControlStore {
         self.read_open(SlotOutcome::Fired, true, limit).await
     }
 
-    async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
-        self.read_open(SlotOutcome::Fired, false, limit).await
+    async fn overdue_slots(&self, now: jiff::Timestamp, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_overdue(now, limit).await
     }
 
     async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
@@ -307,8 +307,8 @@ impl Schedules for ControlStore {
         self.write(schedules::SetSwitch::new(switch, decision)).await
     }
 
-    async fn beat(&self, server: &ServerInfo) -> Result<(), StoreError> {
-        self.write(servers::Beat::new(server)).await
+    async fn beat(&self, server: &ServerInfo, clock: jiff::Timestamp) -> Result<(), StoreError> {
+        self.write(servers::Beat::new(server, clock)).await
     }
 
     async fn farewell(&self, id: &str) -> Result<(), StoreError> {

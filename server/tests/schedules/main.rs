@@ -302,7 +302,13 @@ async fn the_switch_holds_slots_back(database: &str) {
     // A person may fire all the same, which also shows that a look has passed since.
     let fired = server
         .schedules()
-        .run_schedule(as_principal("ann", v1::RunScheduleRequest { id: schedule.id.clone() }))
+        .run_schedule(as_principal(
+            "ann",
+            v1::RunScheduleRequest {
+                id: schedule.id.clone(),
+                ..v1::RunScheduleRequest::default()
+            },
+        ))
         .await;
     let mut events = fired.expect("a run").into_inner();
     while let Some(event) = events.message().await.expect("an event") {

@@ -308,7 +308,10 @@ impl Server {
 
     /// Fires a schedule by hand; returns the id of its run once that is accepted.
     pub(crate) async fn fire(&self, id: &str) -> Result<String, tonic::Status> {
-        let request = v1::RunScheduleRequest { id: id.to_owned() };
+        let request = v1::RunScheduleRequest {
+            id: id.to_owned(),
+            ..v1::RunScheduleRequest::default()
+        };
         let mut events = self
             .schedules()
             .run_schedule(as_principal("ann", request))

@@ -219,6 +219,7 @@ impl Engine {
             full_speed: asked.full_speed,
             stop_on_failure: asked.stop_on_failure,
             max_rows: asked.max_rows,
+            max_share_millionths: asked.max_fraction.map(millionths),
             vacuum: asked.vacuum_after,
             // A table that somebody has now will be free some time; the slot has until its deadline.
             queue: true,
@@ -243,7 +244,7 @@ impl Engine {
         if !options.dry_run {
             slot.check_limits(&plan)?;
             if plan.severity >= Severity::Critical {
-                slot.check_approval(&plan, slot.now)?;
+                slot.check_approval(&plan, &self.consent_digest(spec), slot.now)?;
             }
         }
         let steps = plan.steps.iter().map(|step| StepReport {
@@ -406,6 +407,12 @@ impl Engine {
         }
         Ok((plan, selections.steps))
     }
+}
+
+/// A share of a table in millionths, rounded down.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share from 0 to 1")]
+fn millionths(share: f64) -> u32 {
+    (share.clamp(0.0, 1.0) * 1_000_000.0).floor() as u32
 }
 
 /// Whether the catalog asks for a vacuum after one of the operations.
