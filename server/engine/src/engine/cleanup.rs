@@ -7,7 +7,7 @@ use super::{Engine, MAX_OPERATIONS, TargetEntry, approve, decide, digest_of, lim
 use crate::{
     EngineError,
     model::{Approval, Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState},
-    planner::{self, Recount},
+    planner::{self, Asked, Recount},
     port::{CreateRun, RunFilter},
     rule::{Operation, Severity},
     run::tables_of,
@@ -70,7 +70,7 @@ impl Engine {
             &operations,
             &self.context.settings,
             expected,
-            None,
+            Asked::default(),
         )
         .await
         .map_err(plan_error(name))?;
@@ -131,7 +131,7 @@ impl Engine {
                 &operations,
                 &self.context.settings,
                 expected,
-                None,
+                Asked::default(),
             )
             .await
             .map_err(plan_error(name))?;
@@ -235,7 +235,10 @@ impl Engine {
             &operations,
             &self.context.settings,
             expected,
-            None,
+            Asked {
+                max_fraction: asked.max_fraction,
+                ..Asked::default()
+            },
         )
         .await
         .map_err(plan_error(name))?;
@@ -378,7 +381,10 @@ impl Engine {
             &operations,
             &self.context.settings,
             |_, _, _| None,
-            Some(Recount { plan: &plan }),
+            Asked {
+                recount: Some(Recount { plan: &plan }),
+                ..Asked::default()
+            },
         )
         .await
         .map_err(plan_error(name))?;

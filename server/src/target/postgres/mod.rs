@@ -201,6 +201,7 @@ fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
         row_bytes: bytes / (samples.len() as u64).max(1),
         samples,
         sql,
+        table_rows: None,
     }
 }
 
@@ -267,17 +268,24 @@ impl Target for PostgresTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        self.survey_share(selection, samples, u64::MAX).await
+    }
+
+    async fn survey_share(&self, selection: &Selection, samples: u32, whole_from: u64) -> Result<Survey, TargetError> {
         if selection.matches.is_about_sets() {
             // Not to be used again: temporary tables and settings stay with it.
             return sets::survey(&mut self.connect().await?, selection, samples).await;
         }
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
-        let survey = if self.parallel {
+        let mut survey = if self.parallel {
             survey::at_once(&mut connection, selection, samples).await?
         } else {
             survey::in_slices(&mut connection, selection, samples).await?
         };
+        if survey.row_count >= whole_from {
+            survey.table_rows = Some(survey::whole(&mut connection, &selection.table).await?);
+        }
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
         Ok(survey)
