@@ -4,7 +4,6 @@ use dbkeep_client::{
     Error, PreviewRequest, ScheduleDraft, ScheduleQuery, ScheduleRunQuery, ScheduleTiming, ScheduleUpdate,
     proto::{RunState, SlotOutcome, preview_schedule_request::Of, timing::When},
 };
-use futures::StreamExt as _;
 use tonic::{Code, Status};
 
 use crate::fake::{

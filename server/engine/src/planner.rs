@@ -588,7 +588,8 @@ pub(crate) async fn plan(
 fn whole_from(table: &TableSchema, max_fraction: f64, counted: &BTreeMap<TableName, (u64, bool)>) -> u64 {
     let (known, margin) = match (counted.get(&table.name), table.row_estimate) {
         (Some((rows, true)), _) => (*rows, 1.0),
-        (Some((rows, false)), _) | (None, Some(rows)) => (*rows, ESTIMATE_MARGIN),
+        (Some((rows, false)), _) => (*rows, ESTIMATE_MARGIN),
+        (None, Some(rows)) => (rows, ESTIMATE_MARGIN),
         (None, None) => return 0,
     };
     (max_fraction * crate::run::as_f64(known) / margin).floor() as u64 + 1

@@ -224,7 +224,7 @@ impl Target for SqliteTarget {
             render::predicate(selection)?
         );
         // One snapshot; a connection that is not given back in order is closed, and the transaction with it.
-        connection.execute("BEGIN").await.map_err(statement)?;
+        sqlx::raw_sql("BEGIN").execute(&mut connection).await.map_err(statement)?;
         let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
             .fetch_one(&mut connection)
             .await
@@ -257,7 +257,7 @@ impl Target for SqliteTarget {
                 rows.push(values(&row, 0..columns.len())?);
             }
         }
-        connection.execute("COMMIT").await.map_err(statement)?;
+        sqlx::raw_sql("COMMIT").execute(&mut connection).await.map_err(statement)?;
         self.idle.put(connection);
         Ok(Survey {
             table_rows,
