@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 
 use crate::{
     support::Daemon,
-    world::{EXPIRED, World, as_principal, eventually, once_an_hour},
+    world::{EXPIRED, Random, World, as_principal, eventually, every_minute, once_an_hour},
 };
 
 async fn client(daemon: &Daemon) -> ScheduleServiceClient<tonic::transport::Channel> {
@@ -62,18 +62,6 @@ killed!(
     when_its_run_is_accepted: "slot-fired",
     when_it_is_settled: "slot-settled",
 );
-
-/// A generator of its own: the same sequence for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// Number of slots: 200, or what `DBKEEP_SLOTS` says.
 fn slots() -> u64 {

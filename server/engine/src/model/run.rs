@@ -189,6 +189,10 @@ pub struct RunOptions {
     /// Most rows that the whole run may delete; `None` for no limit of its own.
     #[serde(default)]
     pub max_rows: Option<u64>,
+    /// Most of one table that the run may delete, millionths of its rows when the run was planned; `None` for no limit of its own. Whole
+    /// numbers, so that options can be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_share_millionths: Option<u32>,
     /// Take findings of level WARN that nobody has confirmed otherwise.
     #[serde(default)]
     pub force: bool,
@@ -236,6 +240,7 @@ impl Default for RunOptions {
             capture: false,
             stop_on_failure: false,
             max_rows: None,
+            max_share_millionths: None,
             force: false,
             max_rows_per_second: 0,
             // Measured: rests as long as the batches keep the foreground's p99 where it is when nothing runs.

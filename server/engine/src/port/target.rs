@@ -119,6 +119,8 @@ pub struct Survey {
     pub row_bytes: u64,
     /// The selection as SQL, for reading.
     pub sql: String,
+    /// Rows of the whole table in the snapshot in which the selection was counted, where that was asked for and can be had.
+    pub table_rows: Option<u64>,
 }
 
 /// How many rows a link reaches when all selected rows go.
@@ -384,6 +386,10 @@ pub trait Target: Explore + Send + Sync {
 
     /// Exact count and samples of a selection.
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError>;
+
+    /// The same, and where at least `whole_from` rows are selected, the rows of the whole table as well, in the same snapshot: of two
+    /// counts one after the other, rows that go in between are in the first alone, so that a larger share than there is would seem to go.
+    async fn survey_share(&self, selection: &Selection, samples: u32, whole_from: u64) -> Result<Survey, TargetError>;
 
     /// Has the database plan a selection without executing it: a condition that it does not take fails here.
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError>;

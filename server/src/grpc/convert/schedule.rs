@@ -487,6 +487,14 @@ pub(in crate::grpc) fn scheduler(view: SchedulerView) -> v1::SchedulerStatus {
     }
 }
 
+/// A duration that may be negative: both parts have its sign.
+fn signed(duration: jiff::SignedDuration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: duration.as_secs(),
+        nanos: duration.subsec_nanos(),
+    }
+}
+
 fn server(seen: ServerSeen) -> v1::Server {
     v1::Server {
         id: seen.server.id,
@@ -496,5 +504,6 @@ fn server(seen: ServerSeen) -> v1::Server {
         start_time: Some(time::timestamp(seen.server.started_at)),
         seen_time: Some(time::timestamp(seen.seen_at)),
         alive: seen.alive,
+        clock_ahead: Some(signed(seen.clock_ahead)),
     }
 }

@@ -8,10 +8,10 @@ use dbkeep_engine::{
     model::{RunId, TableCount, TableName},
     port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::{
-    PostgresTarget,
+    CONNECT_TIMEOUT, PostgresTarget,
     contents::{contents, list_file},
     dump::{Notes, TableNotes},
     error::{self, statement},
@@ -93,7 +93,7 @@ impl PostgresTarget {
             });
         }
         Ok(Arc::new(Self {
-            options: self.options.clone().database(name),
+            hosts: self.hosts.in_database(name),
             programs: self.programs.in_database(name),
             idle: Arc::default(),
             sessions: Arc::default(),
@@ -133,9 +133,8 @@ impl PostgresTarget {
         let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark_of_attempt(order.claim)));
         connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
         failpoint!("scratch-made");
-        let mut inside = PgConnection::connect_with(&self.options.clone().database(name).disable_statement_logging())
-            .await
-            .map_err(error::connecting)?;
+        let inside = self.hosts.in_database(name);
+        let mut inside = inside.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
         let mut warnings = Vec::new();
         if !notes.whole {
             // A dump of tables does not hold their schemas.

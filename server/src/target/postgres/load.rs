@@ -116,7 +116,7 @@ impl PostgresTarget {
     pub(super) async fn cancel(&self, process: i32) {
         let cancelling = async {
             let mut connection = self.connect().await?;
-            sqlx::query("SELECT pg_cancel_backend($1)")
+            sqlx::query(CANCEL)
                 .bind(process)
                 .execute(&mut connection)
                 .await
@@ -135,6 +135,11 @@ pub(super) async fn backend(connection: &mut PgConnection) -> Result<i32, Target
         .await
         .map_err(statement)
 }
+
+/// Ends what a session of ours does. After a failover the number may be that of another session, on another server: whoever else is there
+/// is not ended by it, and what another session of ours does is tried again.
+pub(super) const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = $1 \
+     AND usename = session_user AND datname = current_database()";
 
 struct Load<'a> {
     programs: &'a Programs,

@@ -161,7 +161,7 @@ impl PostgresTarget {
     /// The same target for a task of its own.
     fn handle(&self) -> Self {
         Self {
-            options: self.options.clone(),
+            hosts: self.hosts.clone(),
             programs: self.programs.clone(),
             idle: std::sync::Arc::clone(&self.idle),
             sessions: std::sync::Arc::clone(&self.sessions),

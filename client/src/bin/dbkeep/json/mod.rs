@@ -129,6 +129,12 @@ pub(crate) fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
     span(duration).map(|duration| duration.as_secs_f64())
 }
 
+/// Of a duration that may be negative.
+#[allow(clippy::cast_precision_loss, reason = "nobody reads more than a few digits of it")]
+pub(crate) fn signed_seconds(duration: &prost_types::Duration) -> f64 {
+    duration.seconds as f64 + f64::from(duration.nanos) / 1e9
+}
+
 /// The same as the standard library has it.
 pub(crate) fn span(duration: Option<&prost_types::Duration>) -> Option<std::time::Duration> {
     duration.and_then(|duration| std::time::Duration::try_from(*duration).ok())

@@ -8,15 +8,14 @@ use std::{
 
 use dbkeep_engine::port::TargetError;
 use futures::TryStreamExt as _;
-use sqlx::{
-    AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _, postgres::PgRow};
 
 use super::super::{
     CONNECT_TIMEOUT, IDLE_LIFETIME, PostgresTarget,
     error::{self, lost, statement},
+    load::CANCEL,
 };
+use crate::hosts::Hosts;
 
 /// Sessions kept between groups.
 const KEPT: usize = 2;
@@ -73,7 +72,7 @@ impl PostgresTarget {
             }
         }
         let connecting = async {
-            let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
+            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
                 connection.execute(serial).await.map_err(statement)?;
@@ -112,7 +111,7 @@ impl PostgresTarget {
 
 /// Cancels what a session does when it is dropped: nobody waits for its answer any more, and the server does not notice by itself.
 pub(super) struct Armed {
-    options: PgConnectOptions,
+    hosts: Hosts,
     process: i32,
     armed: bool,
 }
@@ -120,7 +119,7 @@ pub(super) struct Armed {
 impl Armed {
     pub(super) fn new(target: &PostgresTarget, session: &Session) -> Self {
         Self {
-            options: target.options.clone(),
+            hosts: target.hosts.clone(),
             process: session.process,
             armed: true,
         }
@@ -136,15 +135,12 @@ impl Drop for Armed {
         if !self.armed {
             return;
         }
-        let (options, process) = (self.options.clone(), self.process);
+        let (hosts, process) = (self.hosts.clone(), self.process);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let cancelling = async {
-                    let mut connection = PgConnection::connect_with(&options).await?;
-                    sqlx::query("SELECT pg_cancel_backend($1)")
-                        .bind(process)
-                        .execute(&mut connection)
-                        .await
+                    let mut connection = hosts.connect(CONNECT_TIMEOUT).await?;
+                    sqlx::query(CANCEL).bind(process).execute(&mut connection).await
                 };
                 if let Err(error) = cancelling.await {
                     tracing::warn!(process, %error, "a statement that nobody waits for could not be cancelled");
