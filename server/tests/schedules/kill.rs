@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 
 use crate::{
     support::Daemon,
-    world::{EXPIRED, Random, World, as_principal, eventually, every_minute, once_an_hour},
+    world::{EXPIRED, Random, World, as_principal, eventually, once_an_hour},
 };
 
 async fn client(daemon: &Daemon) -> ScheduleServiceClient<tonic::transport::Channel> {

@@ -11,7 +11,7 @@ use crate::{
     EngineError,
     model::{
         Act, Caller, Decision, MaintenanceTask, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch,
-        ServerInfo, ServerSeen, SlotRecord, StandingApproval, Timing,
+        ServerInfo, ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
     },
     port::{Changed, CreateSchedule, FiredNow, Kept, Pulse, ScheduleCreated, SlotFilter, SlotPlace},
     schedule::{Cron, Exclusion, FieldProblem, Known, Occurrence, calendar, decide, validate, zone},
