@@ -161,6 +161,9 @@ pub(crate) struct Report<'a> {
     space: Vec<Space<'a>>,
     /// What became of each migration, as far as the run came.
     migrations: Vec<Migrated<'a>>,
+    /// A rehearsal on a sample: what the copy had of each table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sampled_tables: Vec<Sampled<'a>>,
 }
 
 impl<'a> From<&'a proto::RunReport> for Report<'a> {
@@ -181,6 +184,25 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             warnings: report.warnings.iter().map(Warning::from).collect(),
             space: report.space.iter().map(Space::from).collect(),
             migrations: report.migrations.iter().map(Migrated::from).collect(),
+            sampled_tables: report.sampled_tables.iter().map(Sampled::from).collect(),
+        }
+    }
+}
+
+/// What a copy with some of the rows had of a table.
+#[derive(Debug, Serialize)]
+struct Sampled<'a> {
+    table: &'a str,
+    row_count: u64,
+    of_row_count: u64,
+}
+
+impl<'a> From<&'a proto::SampledTable> for Sampled<'a> {
+    fn from(table: &'a proto::SampledTable) -> Self {
+        Self {
+            table: &table.table,
+            row_count: table.row_count,
+            of_row_count: table.of_row_count,
         }
     }
 }

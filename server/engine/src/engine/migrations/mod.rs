@@ -23,7 +23,7 @@ use crate::{
     },
     model::{
         Act, BackupRecord, Caller, Decision, Direction, EngineKind, ForeignLedger, Impact, Layout, LedgerEntry, Migration,
-        MigrationOptions, MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, TableName,
+        MigrationOptions, MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, Sample, TableName,
     },
     port::{CreateRun, MaintenanceError, MigrationFolder, SourceFile, TargetError},
     run::migrate::steps,
@@ -95,6 +95,8 @@ pub struct MigrateRequest {
     pub in_effect: bool,
     /// Rehearsals: copy no rows.
     pub schema_only: bool,
+    /// Rehearsals: copy some of the rows.
+    pub sample: Option<Sample>,
     /// How.
     pub options: MigrationOptions,
     /// Who asks.
@@ -294,6 +296,7 @@ impl Engine {
             (false, true) => "rehearse schema",
             (false, false) => "rehearse",
         };
+        check_sample(request)?;
         if request.schema_only && (request.in_effect || entry.target.engine() == EngineKind::Sqlite) {
             let why = if request.in_effect {
                 "with migrations in effect, whose way back shows in rows; expected WHOLE"
@@ -355,8 +358,11 @@ impl Engine {
                 options: request.options,
                 reports: Vec::new(),
                 rewind: rewind.map(|rewind| rewind.backup),
+                token: rewind.map_or_else(String::new, |_| plan.token.clone()),
                 in_effect: request.in_effect,
                 schema_only: request.schema_only,
+                sample: request.sample,
+                sampled: Vec::new(),
             })),
             backup,
             ..Report::default()
@@ -388,13 +394,10 @@ impl Engine {
         } else {
             Vec::new()
         };
-        // Who works on a table that is replaced would not know what of its work is left.
-        tables.extend(
-            rewind
-                .into_iter()
-                .flat_map(|rewind| &rewind.tables)
-                .map(|table| table.table.to_string()),
-        );
+        if let Some(rewind) = rewind {
+            tables = rewind::held(rewind);
+            self.await_consent(&mut run, rewind);
+        }
         self.accept(CreateRun {
             run,
             tables,
@@ -489,8 +492,10 @@ fn permit(name: &str, plan: &MigrationPlan, request: &MigrateRequest) -> Result<
     if plan.steps.is_empty() && plan.rewind.is_none() && plan.blocking().next().is_none() {
         return Err(EngineError::NothingToMigrate { target: name.to_owned() });
     }
-    let excused =
-        |code: &str| request.options.unproven && matches!(code, "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED");
+    let excused = |code: &str| {
+        request.options.unproven && plan::EXCUSABLE.contains(&code)
+            || request.options.other_database && code == rewind::OTHER_DATABASE
+    };
     let blocking: Vec<_> = plan.blocking().filter(|problem| !excused(problem.code)).cloned().collect();
     if !blocking.is_empty() {
         return Err(EngineError::MigrationsBlocked {
@@ -548,6 +553,24 @@ fn check_options(options: &MigrationOptions) -> Result<(), EngineError> {
     Ok(())
 }
 
+fn check_sample(request: &MigrateRequest) -> Result<(), EngineError> {
+    let problem = match request.sample {
+        None => return Ok(()),
+        Some(_) if request.schema_only => "is given with copy SCHEMA_ONLY; expected one of them".to_owned(),
+        Some(Sample::Rows(rows)) if !(1..=Sample::MAX_ROWS).contains(&rows) => {
+            format!("asks for {rows} rows of each table; expected 1 to {}", Sample::MAX_ROWS)
+        }
+        Some(Sample::TenThousandths(part)) if !(1..=10_000).contains(&part) => {
+            format!("asks for {}.{:02} %; expected 0.01 to 100", part / 100, part % 100)
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(EngineError::InvalidField {
+        field: "sample",
+        problem,
+    })
+}
+
 fn request_digest(word: &str, name: &str, request: &MigrateRequest) -> String {
     let selection = match &request.selection {
         Selection::All => "all".to_owned(),
@@ -567,6 +590,7 @@ fn request_digest(word: &str, name: &str, request: &MigrateRequest) -> String {
             .from_backup
             .as_ref()
             .map_or_else(String::new, |backup| format!("from {backup}")),
+        &request.sample.map_or_else(String::new, |sample| format!("sample {sample:?}")),
     ])
 }
 
