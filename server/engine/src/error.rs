@@ -416,7 +416,7 @@ pub enum EngineError {
         problem: String,
     },
     /// Something stands in the way of migrations.
-    #[error("migrations of target {target} are blocked: {}", problems.iter().map(|problem| format!("{}: {} Next: {}", problem.code, problem.message, problem.next_step)).collect::<Vec<_>>().join("; "))]
+    #[error("migrations of target {target} are blocked: {}", problems.iter().map(|problem| format!("{}: {}. Next: {}", problem.code, problem.message, problem.next_step)).collect::<Vec<_>>().join("; "))]
     MigrationsBlocked {
         /// The target.
         target: String,

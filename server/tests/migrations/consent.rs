@@ -51,6 +51,7 @@ async fn ended(world: &mut World, id: &str) -> v1::Run {
 async fn a_way_back_by_a_backup_waits_for_somebody_else() {
     for engine in BOTH {
         let mut world = World::new(engine, &files(), None).await;
+        world.apply(named(&["1"])).await.expect("accepted");
         let run = world.apply(all()).await.expect("accepted");
         assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
         let changed = world.contents().await;

@@ -42,6 +42,7 @@ async fn restored(world: &mut World, backup: &str, other_database: bool) -> Resu
 async fn a_backup_of_another_database_is_refused_until_told() {
     for engine in BOTH {
         let mut world = World::new(engine, &files(), None).await;
+        world.apply(named(&["1"])).await.expect("accepted");
         let applied = world.apply(all()).await.expect("accepted");
         assert_eq!(applied.state(), RunState::Succeeded, "{}", applied.state_reason);
         let backup = applied.backup_id.clone();

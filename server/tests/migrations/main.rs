@@ -5,6 +5,7 @@ mod identity;
 mod in_effect;
 mod kept;
 mod layouts;
+mod locks;
 mod lost_replies;
 mod meanwhile;
 mod rewinds;

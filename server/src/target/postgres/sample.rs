@@ -42,8 +42,8 @@ const KEYS: &str = "SELECT cn.nspname::text, c.relname::text, c.relkind = 'p', p
      JOIN pg_catalog.pg_class AS p ON p.oid = f.confrelid JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace \
      WHERE f.contype = 'f' AND f.conparentid = 0 AND c.relpersistence <> 't' AND cn.nspname <> ALL ($1) ORDER BY f.oid";
 
-/// Columns that can be written, in their order; key columns by their place in the primary key.
-const COLUMNS: &str = "SELECT a.attname::text, coalesce(array_position(i.indkey::smallint[], a.attnum), 0)::integer \
+/// Columns that can be written, in their order; key columns by their place in the primary key, which counts from 0.
+const COLUMNS: &str = "SELECT a.attname::text, coalesce(array_position(i.indkey::smallint[], a.attnum) + 1, 0)::integer \
      FROM pg_catalog.pg_attribute AS a LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = a.attrelid AND i.indisprimary \
      WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum";
 

@@ -345,7 +345,7 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
             _ if !migration.problem.is_empty() => (Tone::Bad, "failed"),
             (false, _) => (Tone::Warn, "no way back"),
             (true, true) if found.schema_only => (Tone::Warn, "without rows"),
-            (true, true) if !report.sampled_tables.is_empty() => (Tone::Warn, "for a sample"),
+            (true, true) if found.whole_up_duration.is_some() => (Tone::Warn, "for a sample"),
             (true, true) => (Tone::Good, "yes"),
             (true, false) if found.differences.is_empty() && !found.loses_data.is_empty() => (Tone::Warn, "without its data"),
             (true, false) => (Tone::Bad, "no"),

@@ -15,15 +15,16 @@ use super::{Engine, TargetEntry, digest_of, request_id};
 use crate::{
     EngineError,
     migration::{
-        draft,
+        draft, graph,
         plan::{self, Facts, MigrationPlan, PlanRefused, Selection},
         risk::{self, Known},
         source::{self, Collection},
-        standing::{Standings, standings},
+        standing::{Problem, Standings, standings},
     },
     model::{
         Act, BackupRecord, Caller, Decision, Direction, EngineKind, ForeignLedger, Impact, Layout, LedgerEntry, Migration,
-        MigrationOptions, MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, Sample, TableName,
+        MigrationId, MigrationOptions, MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, Sample,
+        TableName,
     },
     port::{CreateRun, MaintenanceError, MigrationFolder, SourceFile, TargetError},
     run::migrate::steps,
@@ -142,7 +143,17 @@ impl Engine {
         let (name, entry, migrations) = self.migrations(target)?;
         let collection = self.collection(name, entry, migrations).await?;
         let (ledger, foreign) = ledgers(entry).await.map_err(EngineError::target(name))?;
-        let standings = standings(&collection, &ledger, &foreign);
+        let mut standings = standings(&collection, &ledger, &foreign);
+        // A plan is refused for it; whoever only looks hears of it here.
+        if let Err(problem) = graph::order(&collection.migrations) {
+            standings.problems.push(Problem {
+                code: "GRAPH",
+                id: MigrationId(String::new()),
+                message: problem.to_string(),
+                next_step: "correct the depends-on lines that the message names".to_owned(),
+                blocks: true,
+            });
+        }
         let proofs = self.context.store.proofs(name).await?;
         Ok(MigrationStatus {
             target: name.to_owned(),

@@ -127,13 +127,21 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
         copy = tried.usable.then_some(place);
     }
     Ok(if bad.is_empty() {
-        ending(RunState::Succeeded, format!("{good} migrations go up, down and up again"))
+        ending(RunState::Succeeded, went(good, "up, down and up again"))
     } else {
         ending(
             RunState::PartiallySucceeded,
-            format!("{good} migrations go up, down and up again; not so {}", bad.join(", ")),
+            format!("{}; not so {}", went(good, "up, down and up again"), bad.join(", ")),
         )
     })
+}
+
+/// How many migrations went where, in words.
+fn went(count: u32, way: &str) -> String {
+    match count {
+        1 => format!("1 migration goes {way}"),
+        count => format!("{count} migrations go {way}"),
+    }
 }
 
 async fn failed(attempt: &mut Attempt, step: usize, problem: String) -> Result<Ending, Halt> {
@@ -251,7 +259,7 @@ async fn on_copy(
     .await?;
     note(attempt, step, planned, Direction::Up, migration.up.statement_count(), &up).await?;
     (rehearsal.up_ms, rehearsal.rows) = (up.duration_ms(), up.rows());
-    rehearsal.whole_up_ms = as_if_whole(&copy.sampled, &up.statements, &migration.up, target.engine());
+    rehearsal.whole_up_ms = as_if_whole(copy.sampled.as_deref(), &up.statements, &migration.up, target.engine());
     if let Some(problem) = &up.problem {
         return Ok(Tried {
             rehearsal,

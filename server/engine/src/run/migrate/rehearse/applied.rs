@@ -13,7 +13,7 @@ use super::{
     copy::{as_if_whole, make, tell_of_sample},
     failed, order,
     reach::reaches_further,
-    verdict, verified,
+    verdict, verified, went,
 };
 use crate::{
     failpoint,
@@ -89,11 +89,11 @@ pub(super) async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -
         }
     }
     Ok(if bad.is_empty() {
-        ending(RunState::Succeeded, format!("{good} migrations go down and up again"))
+        ending(RunState::Succeeded, went(good, "down and up again"))
     } else {
         ending(
             RunState::PartiallySucceeded,
-            format!("{good} migrations go down and up again; not so {}", bad.join(", ")),
+            format!("{}; not so {}", went(good, "down and up again"), bad.join(", ")),
         )
     })
 }
@@ -140,7 +140,7 @@ async fn one(
     let forwards = order(record, migration, Direction::Up, step, "again", hold);
     let up = script::execute(attempt, &target, &forwards, reverted.entry.clone()).await?;
     (rehearsal.up_ms, rehearsal.rows) = (up.duration_ms(), up.rows());
-    rehearsal.whole_up_ms = as_if_whole(&copy.sampled, &up.statements, &migration.up, target.engine());
+    rehearsal.whole_up_ms = as_if_whole(copy.sampled.as_deref(), &up.statements, &migration.up, target.engine());
     if let Some(problem) = &up.problem {
         rehearsal.differences.push(format!("up after down failed: {problem}"));
         return ended(rehearsal);

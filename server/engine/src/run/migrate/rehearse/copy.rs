@@ -24,8 +24,8 @@ const NAMED: usize = 20;
 /// The copy that migrations are tried on.
 pub(super) struct Copy {
     pub(super) target: Arc<dyn Target>,
-    /// What it has of each table; empty where it is no sample.
-    pub(super) sampled: Vec<SampledTable>,
+    /// What it has of each table; `None` where it is no sample.
+    pub(super) sampled: Option<Vec<SampledTable>>,
 }
 
 pub(super) fn place(run: RunId) -> String {
@@ -80,7 +80,7 @@ pub(super) async fn make(attempt: &mut Attempt, record: &MigrationRecord) -> Res
         Box::pin(async move { target.maintenance().load_scratch(&load, &to, &watch).await })
     })
     .await?;
-    opened(attempt, &name, Vec::new()).await
+    opened(attempt, &name, None).await
 }
 
 async fn sampled(attempt: &mut Attempt, order: SampleOrder) -> Result<Copy, Halt> {
@@ -94,10 +94,10 @@ async fn sampled(attempt: &mut Attempt, order: SampleOrder) -> Result<Copy, Halt
     if let Some(record) = &mut attempt.ledger.report.migrations {
         record.sampled.clone_from(&sampled);
     }
-    opened(attempt, &name, sampled).await
+    opened(attempt, &name, Some(sampled)).await
 }
 
-async fn opened(attempt: &mut Attempt, name: &str, sampled: Vec<SampledTable>) -> Result<Copy, Halt> {
+async fn opened(attempt: &mut Attempt, name: &str, sampled: Option<Vec<SampledTable>>) -> Result<Copy, Halt> {
     let target = attempt.target.maintenance().open_scratch(name).await?;
     target.claim(attempt.claim).await?;
     Ok(Copy { target, sampled })
@@ -155,14 +155,12 @@ fn in_words(sample: Sample, tables: &[SampledTable]) -> String {
 /// What a script would take with all rows, milliseconds, by what it took on a sample: a statement that works through rows takes as many
 /// times longer as the table has more of them. `None` where the copy was no sample.
 pub(super) fn as_if_whole(
-    sampled: &[SampledTable],
+    sampled: Option<&[SampledTable]>,
     statements: &[StatementReport],
     script: &Script,
     engine: EngineKind,
 ) -> Option<u64> {
-    if sampled.is_empty() {
-        return None;
-    }
+    let sampled = sampled?;
     let impacts = risk::assess(script, engine, &Known::default());
     let whole = statements.iter().map(|done| {
         let place = usize::try_from(done.statement).unwrap_or(usize::MAX).saturating_sub(1);
