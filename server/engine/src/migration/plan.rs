@@ -579,7 +579,7 @@ fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], fac
         .proofs
         .iter()
         .find(|proof| proof.id == migration.id && proof.up_sha256 == migration.up.sha256);
-    if let (Direction::Up, Some(proof)) = (direction, proof) {
+    if let (Direction::Up, Some(proof)) = (direction, proof.filter(|proof| !proof.sampled)) {
         return (Some(proof.up_ms), EstimateSource::Rehearsal);
     }
     if let (Direction::Up, Some(seconds)) = (direction, migration.metadata.estimated_seconds) {
@@ -589,9 +589,14 @@ fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], fac
         .iter()
         .map(|impact| risk::estimate_ms(impact, facts.known, facts.engine))
         .collect();
-    each.map_or((None, EstimateSource::Unknown), |each| {
-        (Some(each.iter().sum()), EstimateSource::Size)
-    })
+    let size: Option<u64> = each.map(|each| each.iter().sum());
+    // What a sample says of all rows is an upper bound: what takes as long with few rows was multiplied as well.
+    match (size, proof.filter(|_| direction == Direction::Up)) {
+        (Some(size), Some(proof)) if size <= proof.up_ms => (Some(size), EstimateSource::Size),
+        (_, Some(proof)) => (Some(proof.up_ms), EstimateSource::Rehearsal),
+        (Some(size), None) => (Some(size), EstimateSource::Size),
+        (None, None) => (None, EstimateSource::Unknown),
+    }
 }
 
 fn stopped_other_way(item: &Item, stopped: Direction) -> Problem {
