@@ -41,6 +41,8 @@ pub struct RestoreRequest {
     pub scratch_name: String,
     /// Tables that hold rows lose them first.
     pub replace: bool,
+    /// Into place: take a backup of another database.
+    pub other_database: bool,
     /// What was typed to confirm.
     pub confirm: String,
 }
@@ -155,6 +157,7 @@ impl Engine {
             &request.tables.join(","),
             &request.scratch_name,
             if request.replace { "replace" } else { "" },
+            if request.other_database { "other database" } else { "" },
         ]);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
             return Ok(run);
@@ -194,6 +197,17 @@ impl Engine {
                 return Err(EngineError::BackupKind {
                     backup: source.id,
                     expected: "UndoRun, which puts captured rows back, or a scratch place to look at them".to_owned(),
+                });
+            }
+            let here = entry.target.identity().await.map_err(EngineError::target(name))?;
+            let then = source.whole_backup().map(|record| &record.identity);
+            if let Some(difference) = then
+                .and_then(|then| here.differs_from(then))
+                .filter(|_| !request.other_database)
+            {
+                return Err(EngineError::BackupOtherDatabase {
+                    backup: source.id,
+                    difference,
                 });
             }
             let expected = format!("{name}/{}", source.id);

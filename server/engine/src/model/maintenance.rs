@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{schedule::MaintenanceTask, schema::TableName};
+use super::{identity::Identity, schedule::MaintenanceTask, schema::TableName};
 
 /// A sealed file of a backup of whole tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct BackupRecord {
     pub tables: Vec<TableCount>,
     /// What wrote the dump, with its version.
     pub tool: String,
+    /// Which database it is of, as far as that was known.
+    #[serde(default)]
+    pub identity: Identity,
 }
 
 /// Where a backup is brought back to.

@@ -7,7 +7,8 @@ mod confirmation;
 pub mod decision;
 pub mod event;
 pub mod file;
-pub mod maintenance;
+pub mod identity;
+mod maintenance;
 pub mod migration;
 pub mod monitor;
 pub mod notice;
@@ -27,6 +28,7 @@ pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification
 pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Slowdown, Throttle};
 pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
+pub use identity::Identity;
 pub use maintenance::{
     BackupContent, BackupFile, BackupRecord, BloatedIndex, DeadRows, HorizonHolder, IndexSpace, IndexSurvey, MaintenanceItem,
     MaintenanceProgress, MaintenanceRecord, Pruned, RestoreMode, RestoreRecord, TableCount, TableSpace, TaskRecord,
@@ -34,8 +36,8 @@ pub use maintenance::{
 pub use migration::{
     Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerState, LockMode,
     Metadata, Migration, MigrationId, MigrationOptions, MigrationProgress, MigrationRecord, MigrationReport, PlannedMigration,
-    Proof, Rehearsal, Risk, RiskReason, RowsLost, SchemaObject, Script, ScriptProblem, Statement, StatementReport, TableContent,
-    TableLock, TableMeasure, Work,
+    Proof, Rehearsal, Risk, RiskReason, RowsLost, Sample, SampledTable, SchemaObject, Script, ScriptProblem, Statement,
+    StatementReport, TableContent, TableLock, TableMeasure, Work,
 };
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};

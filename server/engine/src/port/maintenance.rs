@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::target::{Claim, TableLayout, Target, TargetError};
 use crate::model::{
-    DeadRows, IndexSpace, IndexSurvey, LedgerEntry, MaintenanceProgress, RunId, SizeSnapshot, TableCount, TableName, TableSpace,
+    DeadRows, IndexSpace, IndexSurvey, LedgerEntry, MaintenanceProgress, RunId, Sample, SampledTable, SizeSnapshot, TableCount,
+    TableName, TableSpace,
 };
 
 /// An act on whole tables failed.
@@ -167,6 +168,17 @@ pub struct LoadOrder {
     pub notes: serde_json::Value,
 }
 
+/// A copy with some of the rows, to be made.
+#[derive(Debug, Clone)]
+pub struct SampleOrder {
+    /// The right to do it.
+    pub claim: Claim,
+    /// An empty file of ours, for whatever the adapter has to write on the way.
+    pub path: PathBuf,
+    /// How many rows.
+    pub sample: Sample,
+}
+
 /// Tables that were loaded and counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
@@ -202,6 +214,15 @@ pub trait Maintenance: Send + Sync {
     /// Loads tables into a place of their own, made for it. What an earlier attempt of the same run left there is removed first;
     /// what belongs to anybody else is refused.
     async fn load_scratch(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError>;
+
+    /// Copies the whole schema and some rows of every table into a place of their own, made for it as [`Maintenance::load_scratch`] makes
+    /// one. The rows are spread evenly over the order of the primary key, the last among them; a table without one is taken in the order
+    /// in which its rows lie. The same rows come out as long as the same are there. Rows that foreign keys of chosen rows name come along,
+    /// and theirs. Sequences stand where they stand in the target.
+    ///
+    /// Returns every table with the rows that the copy has, and those that it has in the same snapshot of the target.
+    async fn sample_scratch(&self, order: &SampleOrder, name: &str, watch: &Watch)
+    -> Result<Vec<SampledTable>, MaintenanceError>;
 
     /// Opens the place that [`Maintenance::load_scratch`] made as a target of its own. It is closed when it is dropped, before
     /// [`Maintenance::drop_scratch`].

@@ -23,7 +23,7 @@ pub use files::{
     TrashedFile, Visit, Walked,
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
-pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, Watch};
+pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, SampleOrder, Watch};
 pub use metrics::{AlertChanges, AlertFilter, CollectClaim, Collected, HistoryQuery, Metrics, Point, Step};
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,

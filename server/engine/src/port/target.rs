@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::explore::Explore;
 use crate::backup::Section;
 use crate::model::{
-    Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName,
-    TableSchema, TargetStatus, Value,
+    Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals,
+    TableName, TableSchema, TargetStatus, Value,
 };
 
 /// What kind of failure a database reported; decides whether a batch, an attempt or the run ends.
@@ -421,6 +421,21 @@ pub trait Target: Explore + Send + Sync {
 
     /// Begins a pass that lists matching rows, after `cursor` where one is given, in windows of at most `limit` keys.
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError>;
+
+    /// Which database this is. An id is made with the journal ([`Target::claim`]) and never changes; before that there is none. Changes
+    /// nothing.
+    async fn identity(&self) -> Result<Identity, TargetError> {
+        Ok(Identity::default())
+    }
+
+    /// Ends the sessions in the database that older attempts of the run left holding locks, because their process is stopped or its machine
+    /// is gone, and those of another run whose lease for migrations is over. To be called right before [`Target::claim`], which would wait
+    /// for them. Says of each what it was, for people.
+    ///
+    /// Where the database is a file, nobody but a process can let go of its own locks: nothing is ended there.
+    async fn oust(&self, _claim: Claim) -> Result<Vec<String>, TargetError> {
+        Ok(Vec::new())
+    }
 
     /// Makes the journal where it is missing, and shuts out every attempt with a smaller fence. When it returns, no
     /// transaction of an older attempt is open any more: the journal is final.

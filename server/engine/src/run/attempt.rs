@@ -126,6 +126,15 @@ impl Attempt {
         }
     }
 
+    /// Takes the target for this attempt, and tells which sessions of older ones had to be ended for it.
+    pub(super) async fn take_target(&mut self) -> Result<(), Halt> {
+        for ended in self.target.oust(self.claim).await? {
+            tracing::warn!(run = %self.run.id, ended, "session of an older attempt");
+            self.ledger.warn(None, "SESSION_ENDED", ended).await?;
+        }
+        Ok(self.target.claim(self.claim).await?)
+    }
+
     async fn work(&mut self) -> Result<Ending, Halt> {
         match self.run.kind {
             RunKind::Cleanup => cleanup::work(self).await,

@@ -62,7 +62,7 @@ async fn steps(attempt: &mut Attempt) -> Result<Ending, Halt> {
     if attempt.run.approvals.len() < usize::try_from(attempt.run.approvals_required).unwrap_or(usize::MAX) {
         return Err(Halt::Fail("it was claimed without the approvals that it needs".to_owned()));
     }
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     check_journal(attempt, &totals)?;
     for step in &totals {

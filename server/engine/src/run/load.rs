@@ -261,7 +261,7 @@ pub(super) fn same_counts(expected: &[TableCount], loaded: &Loaded) -> Result<()
 async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -> Result<Ending, Halt> {
     let tables = wanted(attempt, record);
     // The journal before the wish to stop: an earlier attempt may have committed without hearing of it.
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let done = !attempt.target.totals(attempt.run.id).await?.is_empty();
     if !done {
         attempt.boundary()?;
@@ -357,7 +357,7 @@ async fn finish(attempt: &mut Attempt, tables: &[TableCount], place: String, war
 /// Captured rows into scratch tables, each chunk in a transaction with its journal row.
 async fn captured_rows(attempt: &mut Attempt, name: &str) -> Result<Ending, Halt> {
     let source = source_of(attempt)?;
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     for step in &totals {
         attempt.ledger.take_totals(step);

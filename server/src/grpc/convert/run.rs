@@ -9,7 +9,7 @@ use dbkeep_engine::{
 };
 use dbkeep_proto::v1;
 
-use super::{index, migration, target, time};
+use super::{index, migration, sample, target, time};
 use crate::grpc::validate::Check;
 
 /// A run with its report so far.
@@ -109,6 +109,11 @@ pub(super) fn report(report: Report) -> v1::RunReport {
             .collect(),
         warnings: report.warnings.into_iter().map(warning).collect(),
         space: report.space.into_iter().map(space).collect(),
+        sampled_tables: report
+            .migrations
+            .iter()
+            .flat_map(|record| record.sampled.iter().map(sample::sampled))
+            .collect(),
         migrations: report
             .migrations
             .map(|record| record.reports.into_iter().map(migration::report).collect())

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{DeadRows, IndexSpace, IndexSurvey, RunId, SizeSnapshot, TableName, TableSpace},
+    model::{DeadRows, IndexSpace, IndexSurvey, RunId, SampledTable, SizeSnapshot, TableName, TableSpace},
     port::{
-        Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Target, TargetError,
-        TargetErrorClass, Watch,
+        Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, SampleOrder, TableLayout, Target,
+        TargetError, TargetErrorClass, Watch,
     },
 };
 
@@ -37,6 +37,15 @@ impl Maintenance for PostgresTarget {
 
     async fn load_scratch(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError> {
         self.load_database(order, name, watch).await
+    }
+
+    async fn sample_scratch(
+        &self,
+        order: &SampleOrder,
+        name: &str,
+        watch: &Watch,
+    ) -> Result<Vec<SampledTable>, MaintenanceError> {
+        watch.or_stop(self.sample_database(order, name, watch)).await
     }
 
     async fn open_scratch(&self, name: &str) -> Result<Arc<dyn Target>, MaintenanceError> {

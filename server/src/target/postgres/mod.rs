@@ -8,6 +8,8 @@ mod contents;
 mod discover;
 mod dump;
 mod error;
+mod holders;
+mod identity;
 mod introspect;
 mod journal;
 mod load;
@@ -19,6 +21,7 @@ mod reindex;
 mod render;
 mod restore;
 mod rewind;
+mod sample;
 mod scan;
 mod sets;
 mod survey;
@@ -34,8 +37,8 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
-        TargetStatus, Value,
+        Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, RunId, Selection, StepTotals, TableName,
+        TableSchema, TargetStatus, Value,
     },
     port::{
         BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
@@ -234,7 +237,12 @@ impl Target for PostgresTarget {
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Capture, Capability::Undo, Capability::ConcurrentWriters]
+        &[
+            Capability::Capture,
+            Capability::Undo,
+            Capability::ConcurrentWriters,
+            Capability::TableLocks,
+        ]
     }
 
     async fn status(&self) -> Result<TargetStatus, TargetError> {
@@ -389,6 +397,14 @@ impl Target for PostgresTarget {
         let found = values::present(&mut connection, source, values).await?;
         self.idle.put(connection);
         Ok(found)
+    }
+
+    async fn identity(&self) -> Result<Identity, TargetError> {
+        self.known_identity().await
+    }
+
+    async fn oust(&self, claim: Claim) -> Result<Vec<String>, TargetError> {
+        self.end_older(claim).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {

@@ -18,6 +18,7 @@ mod pressure;
 mod render;
 mod restore;
 mod rewind;
+mod sample;
 mod scan;
 mod sets;
 mod vacuum;
@@ -32,8 +33,8 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
-        TargetStatus, Value,
+        Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, RunId, Selection, StepTotals, TableName,
+        TableSchema, TargetStatus, Value,
     },
     port::{
         BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
@@ -175,6 +176,13 @@ impl Target for SqliteTarget {
 
     fn address(&self) -> String {
         self.options.get_filename().display().to_string()
+    }
+
+    async fn identity(&self) -> Result<Identity, TargetError> {
+        let mut connection = self.connection().await?;
+        let identity = journal::identity(&mut connection).await?;
+        self.idle.put(connection);
+        Ok(identity)
     }
 
     fn capabilities(&self) -> &'static [Capability] {

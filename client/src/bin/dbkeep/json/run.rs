@@ -168,6 +168,9 @@ pub(crate) struct Report<'a> {
     sizes: Option<Box<Sizes<'a>>>,
     /// What to do next, the most urgent first.
     recommendations: Vec<Recommendation<'a>>,
+    /// A rehearsal on a sample: what the copy had of each table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sampled_tables: Vec<Sampled<'a>>,
 }
 
 impl<'a> From<&'a proto::RunReport> for Report<'a> {
@@ -190,6 +193,25 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             migrations: report.migrations.iter().map(Migrated::from).collect(),
             sizes: report.sizes.as_ref().map(|sizes| Box::new(Sizes::from(sizes))),
             recommendations: report.recommendations.iter().map(Recommendation::from).collect(),
+            sampled_tables: report.sampled_tables.iter().map(Sampled::from).collect(),
+        }
+    }
+}
+
+/// What a copy with some of the rows had of a table.
+#[derive(Debug, Serialize)]
+struct Sampled<'a> {
+    table: &'a str,
+    row_count: u64,
+    of_row_count: u64,
+}
+
+impl<'a> From<&'a proto::SampledTable> for Sampled<'a> {
+    fn from(table: &'a proto::SampledTable) -> Self {
+        Self {
+            table: &table.table,
+            row_count: table.row_count,
+            of_row_count: table.of_row_count,
         }
     }
 }

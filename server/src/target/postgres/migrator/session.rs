@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dbkeep_engine::port::TargetError;
+use dbkeep_engine::port::{Claim, TargetError};
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _, postgres::PgRow};
 
 use super::super::{
     CONNECT_TIMEOUT, IDLE_LIFETIME, PostgresTarget,
     error::{self, lost, statement},
+    holders,
     load::CANCEL,
 };
 use crate::hosts::Hosts;
@@ -35,9 +36,20 @@ pub(in super::super) struct Sessions(Mutex<Vec<(Session, Instant)>>);
 pub(super) struct Session {
     pub(super) connection: PgConnection,
     pub(super) process: i32,
+    /// Attempt for which it is noted among those that hold locks.
+    pub(super) noted: Option<Claim>,
 }
 
 impl Session {
+    /// Notes it for an attempt, so that a newer one can end it. Not within a transaction.
+    pub(super) async fn note(&mut self, claim: Claim) -> Result<(), TargetError> {
+        if self.noted != Some(claim) {
+            holders::note(&mut self.connection, claim, "migration").await?;
+            self.noted = Some(claim);
+        }
+        Ok(())
+    }
+
     /// Takes back whatever is open, as far as the session still answers, and closes it.
     pub(super) async fn give_up(mut self) {
         let rolling_back = async {
@@ -78,7 +90,11 @@ impl PostgresTarget {
                 connection.execute(serial).await.map_err(statement)?;
             }
             let process = super::super::load::backend(&mut connection).await?;
-            Ok(Session { connection, process })
+            Ok(Session {
+                connection,
+                process,
+                noted: None,
+            })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
