@@ -53,9 +53,13 @@ impl Session {
     /// Takes back whatever is open, as far as the session still answers, and closes it.
     pub(super) async fn give_up(mut self) {
         let rolling_back = async {
-            if self.connection.execute("ROLLBACK").await.is_ok() {
-                // Failing to say goodbye is no error: what was to be taken back is.
-                let _ = self.connection.close().await;
+            // The answer to a statement that was cancelled is an error, and may be taken for that of the ROLLBACK behind it.
+            for _ in 0..2 {
+                if self.connection.execute("ROLLBACK").await.is_ok() {
+                    // Failing to say goodbye is no error: what was to be taken back is.
+                    let _ = self.connection.close().await;
+                    return;
+                }
             }
         };
         let _ = tokio::time::timeout(ROLLBACK_TIMEOUT, rolling_back).await;
