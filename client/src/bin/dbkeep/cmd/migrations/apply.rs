@@ -159,6 +159,13 @@ pub(crate) struct Rollback {
 
 impl Rollback {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        if self.from_backup.as_deref() == Some("") && self.range.arguments().is_empty() {
+            session.output.note(
+                "--from-backup needs to know how far back: name migrations, give --to or --steps, or the backup itself with \
+                 --from-backup=RUN. Nothing was changed.",
+            );
+            return Ok(Exit::Usage);
+        }
         let wish = Wish {
             direction: MigrationDirection::Down,
             range: &self.range,
