@@ -208,12 +208,16 @@ pub(crate) async fn other_rules_need_another_consent(database: &str) {
     let approved = approved.expect("approved").into_inner().schedule.expect("a schedule");
     server.stop().await;
 
-    // Somebody widens the rule in the catalog: a row that was not expired in the consent's eyes is now.
-    let widened = CATALOG.replacen("name = \"grave\"\ncategory", "name = \"grave\"\nmax_rows = 900\ncategory", 1);
-    assert_ne!(widened, CATALOG);
+    // Somebody changes a rule in the catalog, and nothing else of the operation.
+    let (before, grave) = CATALOG.split_once("name = \"grave\"").expect("the operation");
+    let changed = format!(
+        "{before}name = \"grave\"{}",
+        grave.replacen("name = \"tokens\"", "name = \"other_tokens\"", 1)
+    );
+    assert_ne!(changed, CATALOG);
     let server = world
         .serve(|mut config| {
-            config.targets[0].catalogs = vec![catalog(&widened)];
+            config.targets[0].catalogs = vec![catalog(&changed)];
             config
         })
         .await;
@@ -230,7 +234,7 @@ pub(crate) async fn other_rules_need_another_consent(database: &str) {
     world.fill().await;
     let server = world
         .serve(|mut config| {
-            config.targets[0].catalogs = vec![catalog(&widened)];
+            config.targets[0].catalogs = vec![catalog(&changed)];
             config
         })
         .await;

@@ -188,7 +188,8 @@ impl Engine {
                         operation.max_rows,
                         &operation.rules,
                     );
-                    serde_json::to_string(&declared).unwrap_or_default()
+                    // What cannot be written down is what nobody consented to.
+                    serde_json::to_string(&declared).unwrap_or_else(|error| format!("{error} {}", ScheduleId::new()))
                 }));
             }
         }
