@@ -110,6 +110,13 @@ async fn taken_over(world: &World, first: &Daemon, kind: proto::RunKind, holding
     world.db.execute("INSERT INTO released VALUES (1)").await.expect("a row");
     let stranger = Db::open(&world.target).await.expect("a connection");
     let mine = stranger.fetch_text("SELECT pg_backend_pid()::text").await.expect("a process");
+    // As behind a pooler: the process is noted, and serves somebody else by now.
+    let process = mine[0][0].clone().expect("a number");
+    let noted = format!(
+        "INSERT INTO dbkeep.session SELECT a.pid, a.backend_start, (SELECT run_id FROM dbkeep.session LIMIT 1), 0, 'migration' \
+         FROM pg_stat_activity AS a WHERE a.pid = {process}"
+    );
+    assert_eq!(world.db.execute(&noted).await.expect("a note"), 1);
     let second = world.start(2, "");
     let client = second.client().await;
     let run = the_run(&client, kind).await;

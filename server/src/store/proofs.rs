@@ -1,5 +1,5 @@
-//! Proofs of down scripts: one for each migration and pair of scripts, the newest. That all is well with a sample of the rows says less than
-//! any finding on all of them, and less than any finding that all is not well: it replaces neither.
+//! Proofs of down scripts: one for each migration and pair of scripts, the newest. What a sample of the rows shows says less than any
+//! finding on all of them, and that all is well with it less than any finding that all is not well: it replaces neither.
 
 use dbkeep_engine::{
     model::{MigrationId, Proof, RunId},
@@ -44,7 +44,7 @@ impl Act for Put {
                 "INSERT INTO migration_proofs (target, migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (target, migration_id, up_sha256, down_sha256) \
                  DO UPDATE SET restored = excluded.restored, up_ms = excluded.up_ms, run_id = excluded.run_id, at_ms = excluded.at_ms \
-                 WHERE excluded.restored <> 3 OR migration_proofs.restored = 3",
+                 WHERE $9 = 0 OR migration_proofs.restored = 3",
             )
             .bind(&self.target)
             .bind(rows::text(&proof.id.0))
@@ -54,6 +54,7 @@ impl Act for Put {
             .bind(i64::try_from(proof.up_ms).unwrap_or(i64::MAX))
             .bind(proof.run.to_string())
             .bind(proof.at.as_millisecond())
+            .bind(i64::from(proof.sampled))
             .execute(&mut *tx.connection)
             .await?;
         }

@@ -590,7 +590,7 @@ fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], fac
         .map(|impact| risk::estimate_ms(impact, facts.known, facts.engine))
         .collect();
     let size: Option<u64> = each.map(|each| each.iter().sum());
-    // What a sample says of all rows is an upper bound: what takes as long with few rows was multiplied as well.
+    // What a sample says of all rows is mostly too long: what takes as long with few rows was multiplied as well.
     match (size, proof.filter(|_| direction == Direction::Up)) {
         (Some(size), Some(proof)) if size <= proof.up_ms => (Some(size), EstimateSource::Size),
         (_, Some(proof)) => (Some(proof.up_ms), EstimateSource::Rehearsal),

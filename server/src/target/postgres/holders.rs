@@ -3,12 +3,14 @@
 //! newer attempt ends exactly those, and nobody else's.
 //!
 //! A session is told by its process number and the time at which that process began. Behind a pooler the process may serve somebody else
-//! by now, so that it also has to say that it is dbkeep's, or hold a lock that only dbkeep takes.
+//! by now, so that it also has to hold the row lock that every transaction of dbkeep takes on `dbkeep.run`; a statement outside of any
+//! transaction takes none, and has to say that it is dbkeep's and be at work. What another run left behind is ended by that run's own next
+//! attempt: its lease may lapse and be renewed, and then its session is nobody else's to end.
 
 use std::time::Duration;
 
 use dbkeep_engine::port::{Claim, TargetError};
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{Executor as _, PgConnection};
 
 use super::{PostgresTarget, error::statement};
 
@@ -65,49 +67,59 @@ pub(super) async fn unnote_all(connection: &mut PgConnection, claim: Claim) -> R
     Ok(())
 }
 
-/// Process, run, attempt, what it did, and whether the server was told to end it.
-type Ended = (i32, String, i64, String, bool);
+/// Process, run, attempt, and what it did.
+type Noted = (i32, String, i64, String);
+/// SQLSTATE `insufficient_privilege`.
+const NOT_PERMITTED: &str = "42501";
 
 impl PostgresTarget {
-    /// Ends the sessions of older attempts of the run, and those of a run whose lease for migrations is over. Says of each what it was.
+    /// Ends the sessions of older attempts of the run. Says of each what it was, and of one that may not be ended that it is there.
     pub(super) async fn end_older(&self, claim: Claim) -> Result<Vec<String>, TargetError> {
         let mut connection = self.connection().await?;
-        let (noted, leased): (bool, bool) =
-            sqlx::query_as("SELECT to_regclass('dbkeep.session') IS NOT NULL, to_regclass('dbkeep.migration_lease') IS NOT NULL")
-                .fetch_one(&mut connection)
-                .await
-                .map_err(statement)?;
+        let noted: bool = sqlx::query_scalar("SELECT to_regclass('dbkeep.session') IS NOT NULL")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(statement)?;
         if !noted {
             self.idle.put(connection);
             return Ok(Vec::new());
         }
-        let lapsed = if leased {
-            " OR (s.run_id <> $1 AND EXISTS (SELECT 1 FROM dbkeep.migration_lease AS l WHERE l.run_id = s.run_id AND l.until <= clock_timestamp()))"
-        } else {
-            ""
-        };
-        let sql = format!(
-            "SELECT s.pid, s.run_id, s.fence, s.work, pg_catalog.pg_terminate_backend(s.pid) FROM dbkeep.session AS s \
+        let older: Vec<Noted> = sqlx::query_as(
+            "SELECT s.pid, s.run_id, s.fence, s.work FROM dbkeep.session AS s \
              JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.backend_start \
              WHERE s.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() \
-               AND (a.application_name = 'dbkeep' OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
-                    WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.relation = to_regclass('dbkeep.run'))) \
-               AND ((s.run_id = $1 AND s.fence < $2){lapsed})"
-        );
-        let ended: Vec<Ended> = sqlx::query_as(AssertSqlSafe(sql))
-            .bind(claim.run.to_string())
-            .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
-            .fetch_all(&mut connection)
-            .await
-            .map_err(statement)?;
-        let processes: Vec<i32> = ended.iter().filter(|ended| ended.4).map(|ended| ended.0).collect();
+               AND s.run_id = $1 AND s.fence < $2 \
+               AND ((a.application_name = 'dbkeep' AND a.state = 'active') OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
+                    WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.mode = 'RowShareLock' AND k.relation = to_regclass('dbkeep.run')))",
+        )
+        .bind(claim.run.to_string())
+        .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
+        .fetch_all(&mut connection)
+        .await
+        .map_err(statement)?;
+        let (mut told, mut processes) = (Vec::new(), Vec::new());
+        for noted in older {
+            let end = sqlx::query_scalar("SELECT pg_catalog.pg_terminate_backend($1)").bind(noted.0);
+            match end.fetch_one(&mut connection).await {
+                Ok(true) => {
+                    processes.push(noted.0);
+                    told.push(in_words(&noted, true));
+                }
+                // It went by itself meanwhile.
+                Ok(false) => {}
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(NOT_PERMITTED) => {
+                    told.push(in_words(&noted, false));
+                }
+                Err(error) => return Err(statement(error)),
+            }
+        }
         gone(&mut connection, &processes).await?;
         // Of other roles the start is not shown: what cannot be seen to be gone stays noted.
         let forget = "DELETE FROM dbkeep.session AS s WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity AS a \
                       WHERE a.pid = s.pid AND (a.backend_start IS NULL OR a.backend_start = s.backend_start))";
         connection.execute(forget).await.map_err(statement)?;
         self.idle.put(connection);
-        Ok(ended.into_iter().map(in_words).collect())
+        Ok(told)
     }
 }
 
@@ -129,13 +141,13 @@ async fn gone(connection: &mut PgConnection, processes: &[i32]) -> Result<(), Ta
     Ok(())
 }
 
-fn in_words((process, run, attempt, work, told): Ended) -> String {
+fn in_words((process, run, attempt, work): &Noted, ended: bool) -> String {
     let what = format!("database session {process} of attempt {attempt} of run {run} ({work})");
-    if told {
+    if ended {
         format!(
             "{what} still held its locks, although its server had let the lease lapse: it was ended, and what it had not committed is taken back"
         )
     } else {
-        format!("{what} still holds its locks and could not be ended: the role of the target may not")
+        format!("{what} still holds its locks, and the role of the target may not end it: its locks are waited for")
     }
 }

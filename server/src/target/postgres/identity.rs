@@ -23,30 +23,36 @@ pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TargetErro
 impl PostgresTarget {
     pub(super) async fn known_identity(&self) -> Result<Identity, TargetError> {
         let mut connection = self.connection().await?;
-        let there: bool = sqlx::query_scalar("SELECT to_regclass('dbkeep.identity') IS NOT NULL")
-            .fetch_one(&mut connection)
-            .await
-            .map_err(statement)?;
+        // Without USAGE on the schema even that is refused: then nobody knows the id.
+        let there = sqlx::query_scalar("SELECT to_regclass('dbkeep.identity') IS NOT NULL").fetch_one(&mut connection);
+        let there: bool = unless_refused(there.await)?.unwrap_or(false);
         let id: Option<String> = if there {
-            sqlx::query_scalar("SELECT database_id FROM dbkeep.identity WHERE id = 1")
-                .fetch_optional(&mut connection)
-                .await
-                .map_err(statement)?
+            let id = sqlx::query_scalar("SELECT database_id FROM dbkeep.identity WHERE id = 1").fetch_optional(&mut connection);
+            unless_refused(id.await)?.flatten()
         } else {
             None
         };
-        let place: Option<String> = sqlx::query_scalar(
+        let place = sqlx::query_scalar(
             "SELECT 'database ' || d.oid || ' of cluster ' || c.system_identifier FROM pg_catalog.pg_database AS d, pg_catalog.pg_control_system() AS c \
-             WHERE d.datname = pg_catalog.current_database() AND pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')",
+             WHERE d.datname = pg_catalog.current_database()",
         )
-        .fetch_optional(&mut connection)
-        .await
+        .fetch_optional(&mut connection);
         // A role that may not ask is told so as an error; then only the id counts.
-        .unwrap_or_default();
+        let place: Option<String> = unless_refused(place.await)?.flatten();
         self.idle.put(connection);
         Ok(Identity {
             id: id.unwrap_or_default(),
             place: place.unwrap_or_default(),
         })
+    }
+}
+
+/// What was read; nothing where the role may not read it. Whatever else goes wrong is an error: an identity that is not known by accident
+/// would let a backup of another database pass.
+fn unless_refused<T>(read: Result<T, sqlx::Error>) -> Result<Option<T>, TargetError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => Ok(None),
+        Err(error) => Err(statement(error)),
     }
 }

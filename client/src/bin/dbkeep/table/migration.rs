@@ -370,7 +370,7 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
 fn up_time(found: &proto::RehearsalReport) -> String {
     let took = duration(found.up_duration.as_ref());
     match &found.whole_up_duration {
-        Some(whole) => format!("{took}, whole up to {}", duration(Some(whole))),
+        Some(whole) => format!("{took}, whole about {}", duration(Some(whole))),
         None => took,
     }
 }
