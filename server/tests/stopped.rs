@@ -123,6 +123,11 @@ async fn taken_over(world: &World, first: &Daemon, kind: proto::RunKind, holding
     let run = finish(&client, &run).await;
     let still = stranger.fetch_text("SELECT pg_backend_pid()::text").await.expect("a process");
     assert_eq!(mine, still, "nobody else was ended");
+    let forgotten = world
+        .db
+        .execute(&format!("DELETE FROM dbkeep.session WHERE pid = {process}"))
+        .await;
+    assert_eq!(forgotten.expect("deleted"), 1, "and is noted as long as it is there");
     // It wakes up, finds itself shut out, and is not heard of.
     first.signal(Signal::CONT);
     let again = finish(&client, &run.id).await;

@@ -288,6 +288,7 @@ on_both! {
     a_task_that_fails_does_not_stop_the_others
     there_is_one_at_a_time_and_a_request_is_one_run
     killed_anywhere_it_goes_on_and_repeats_nothing
+    a_folder_that_is_not_there_is_no_finding
     a_run_without_backups_says_so
 }
 
@@ -342,11 +343,11 @@ async fn every_task_does_its_work(database: &str) {
         steps["prune_backups"].1
     );
     assert!(
-        steps["restore_drill"].1.contains(&rows),
-        "the newest: {}",
+        steps["restore_drill"].1.contains(&whole),
+        "the newest whole one: {}",
         steps["restore_drill"].1
     );
-    assert!(steps["restore_drill"].1.contains("800 rows"), "{}", steps["restore_drill"].1);
+    assert!(steps["restore_drill"].1.contains("4100 rows"), "{}", steps["restore_drill"].1);
     let items = world.items(run).await;
     let names = |task: &str| {
         items[task]
@@ -360,7 +361,7 @@ async fn every_task_does_its_work(database: &str) {
         "newest first"
     );
     assert_eq!(names("prune_backups"), [(oldest.as_str(), true)]);
-    assert_eq!(names("restore_drill"), [(rows.as_str(), true)]);
+    assert_eq!(names("restore_drill"), [(whole.as_str(), true)]);
     let client = daemon.client().await;
     let left = verified(&client).await;
     assert!(left[&whole] && left[&rows], "{left:?}");
@@ -426,11 +427,11 @@ async fn a_task_that_fails_does_not_stop_the_others(database: &str) {
         "{}",
         steps["verify_backups"].1
     );
-    assert!(steps["verify_backups"].1.contains(&whole), "{}", steps["verify_backups"].1);
+    assert!(steps["verify_backups"].1.contains(&rows), "{}", steps["verify_backups"].1);
     assert_eq!(steps["vacuum_analyze"].0, proto::StepState::Succeeded);
     let items = world.items(run).await;
-    // The drill found the newest one damaged, so that it was not proven again.
-    assert_eq!(items["verify_backups"], [(whole.clone(), false), (oldest.clone(), true)]);
+    // The drill found the newest whole one damaged, so that it was not proven again.
+    assert_eq!(items["verify_backups"], [(rows.clone(), false), (oldest.clone(), true)]);
     let damaged: Vec<_> = warnings(&ended)
         .into_iter()
         .filter(|(code, _)| code == "BACKUP_DAMAGED")
@@ -489,6 +490,59 @@ async fn there_is_one_at_a_time_and_a_request_is_one_run(database: &str) {
         .start_maintenance("other", vec![MaintenanceTask::RestoreDrill], "", &caller())
         .await;
     assert!(matches!(unknown, Err(EngineError::UnknownTarget { .. })), "{unknown:?}");
+}
+
+async fn a_folder_that_is_not_there_is_no_finding(database: &str) {
+    let world = World::new(database).await;
+    let [oldest, whole, rows] = world.with_backups().await;
+    let (backups, away) = (world.data().join("backups"), world.data().join("away"));
+    fs::rename(&backups, &away).expect("not mounted");
+    let tasks = [
+        MaintenanceTask::VerifyBackups,
+        MaintenanceTask::PruneBackups {
+            keep_days: None,
+            keep_count: Some(3),
+        },
+    ];
+    let run = world.ask(&tasks).await;
+    let daemon = world.start("");
+    let ended = finish(&daemon, run).await;
+    assert_eq!(steps(&ended)["verify_backups"].0, proto::StepState::Failed);
+    let warned = warnings(&ended);
+    assert_eq!(warned.len(), 3, "{warned:?}");
+    for (code, message) in &warned {
+        assert!(
+            code == "VERIFY_FAILED" && message.contains("is the folder mounted?"),
+            "{code} {message}"
+        );
+    }
+    let client = daemon.client().await;
+    for backup in client.backups().list_all(BackupQuery::default()).await.expect("backups") {
+        assert_eq!(backup.verification(), proto::VerificationState::Unverified, "{}", backup.id);
+    }
+    drop((client, daemon));
+
+    // It is there again: everything is found to be well.
+    fs::remove_dir_all(&backups).expect("the empty one");
+    fs::rename(&away, &backups).expect("mounted");
+    let run = world.ask(&[MaintenanceTask::VerifyBackups]).await;
+    let daemon = world.start("");
+    let ended = finish(&daemon, run).await;
+    assert_eq!(first_message(&ended), "3 backups proven");
+    drop(daemon);
+
+    // Of each kind the newest that was proven stays, whatever the rule lets go.
+    let run = world
+        .ask(&[MaintenanceTask::PruneBackups {
+            keep_days: None,
+            keep_count: Some(1),
+        }])
+        .await;
+    let daemon = world.start("");
+    let ended = finish(&daemon, run).await;
+    assert_eq!(ended.state(), proto::RunState::Succeeded, "{}", ended.state_reason);
+    let folder = |backup: &String| world.data().join("backups").join(backup).exists();
+    assert!(!folder(&oldest) && folder(&whole) && folder(&rows));
 }
 
 async fn a_run_without_backups_says_so(database: &str) {

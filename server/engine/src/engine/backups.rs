@@ -309,10 +309,16 @@ impl Engine {
             ..RunFilter::default()
         };
         let about = self.all_runs(&about_backups).await?;
-        let newest_proven = sources
-            .iter()
-            .find(|run| run.pruned.is_none() && matches!(run.verification, Verification::Verified(_)))
-            .map(|run| run.id);
+        // Captured rows and whole backups are told apart: however many captures there are, they stand for no copy of the database.
+        let proven = |whole: bool| {
+            let is_proven = |run: &&Run| {
+                run.pruned.is_none()
+                    && run.whole_backup().is_some() == whole
+                    && matches!(run.verification, Verification::Verified(_))
+            };
+            sources.iter().find(is_proven).map(|run| run.id)
+        };
+        let newest_proven_of = [proven(false), proven(true)];
         let now = Timestamp::now();
         let mut newer = 0_u64;
         let mut outcomes = Vec::new();
@@ -320,7 +326,7 @@ impl Engine {
             if run.pruned.is_some_and(|pruned| pruned.complete) {
                 continue;
             }
-            let position = newer;
+            let (position, newest_proven) = (newer, newest_proven_of[usize::from(run.whole_backup().is_some())]);
             if run.pruned.is_none() {
                 newer += 1;
             }
@@ -328,7 +334,9 @@ impl Engine {
                 // What was begun is finished, whatever today's rule says.
                 _ if run.pruned.is_some() => Ok("its removal was begun before and is finished now".to_owned()),
                 Some(kept) => Err(kept),
-                None if newest_proven == Some(run.id) => Err("the newest backup of this target that was proven".to_owned()),
+                None if newest_proven == Some(run.id) => {
+                    Err("the newest backup of its kind of this target that was proven".to_owned())
+                }
                 None => match need(&run, &about) {
                     Need::Kept(why) => Err(why),
                     // The files of those before it may have taken their time to go.

@@ -53,7 +53,7 @@ const LARGE: &str = "SELECT n.nspname::text AS index_schema, c.relname::text AS 
        t.relname::text AS table_name, pg_catalog.pg_relation_size(c.oid) AS bytes, c.reltuples::float8 AS entries, \
        coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) AS o WHERE o.option_name = 'fillfactor'), 90) AS fill, \
        pg_catalog.current_setting('block_size')::bigint AS page, \
-       pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role(d.datdba, 'USAGE') AS permitted, \
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS permitted, \
        (SELECT CASE WHEN count(w.width) = count(*) THEN sum(w.width)::float8 END FROM ( \
           SELECT coalesce((1 - s.null_frac) * s.avg_width, nullif(greatest(a.attlen, 0), 0)) AS width \
           FROM pg_catalog.pg_attribute AS a \
@@ -66,7 +66,6 @@ const LARGE: &str = "SELECT n.nspname::text AS index_schema, c.relname::text AS 
      FROM pg_catalog.pg_index AS x JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid \
      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_catalog.pg_class AS t ON t.oid = x.indrelid \
      JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.relnamespace JOIN pg_catalog.pg_am AS m ON m.oid = c.relam \
-     JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database() \
      WHERE m.amname = 'btree' AND c.relkind = 'i' AND c.relpersistence <> 't' AND x.indisvalid AND x.indisready AND NOT x.indisexclusion \
        AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND pg_catalog.pg_relation_size(c.oid) > $1 \
      ORDER BY 5 DESC, 1, 2 LIMIT $2";

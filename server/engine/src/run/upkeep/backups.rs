@@ -37,6 +37,11 @@ pub(super) async fn verify(attempt: &mut Attempt, index: usize) -> Result<TaskEn
     let now = Timestamp::now();
     let backups = backups(attempt).await?;
     let noted = task(attempt, index).map_or(0, |task| task.items.len());
+    if backups.is_empty() {
+        return no_backup(attempt, index, "there is no backup that could be proven").await;
+    }
+    let is_damaged = |backup: &&Run| matches!(backup.verification, Verification::Damaged(_)) && !is_due(backup.verification, now);
+    let damaged = backups.iter().filter(is_damaged).count();
     let open: Vec<Run> = backups
         .into_iter()
         .filter(|backup| is_due(backup.verification, now))
@@ -53,11 +58,22 @@ pub(super) async fn verify(attempt: &mut Attempt, index: usize) -> Result<TaskEn
     }
     let items = task(attempt, index).map_or(&[][..], |task| &task.items);
     let proven = items.iter().filter(|item| item.done).count();
-    let mut told = if items.is_empty() {
+    let mut told = if items.is_empty() && damaged > 0 {
+        "every other backup was proven within the last 30 days".to_owned()
+    } else if items.is_empty() {
         "every backup was proven within the last 30 days".to_owned()
     } else {
         counted(proven, "backup proven", "backups proven")
     };
+    if damaged > 0 {
+        let message = counted(
+            damaged,
+            "backup was found damaged before",
+            "backups were found damaged before",
+        );
+        told.push_str(&format!("; {message}"));
+        attempt.ledger.warn(Some(index), "BACKUP_DAMAGED", message).await?;
+    }
     if later > turn {
         told.push_str(&format!(
             "; {} for the next run",
@@ -67,39 +83,55 @@ pub(super) async fn verify(attempt: &mut Attempt, index: usize) -> Result<TaskEn
     Ok(end_of(attempt, index, told))
 }
 
-/// Restores the newest backup into a place that vanishes, and compares.
+async fn no_backup(attempt: &mut Attempt, index: usize, message: &str) -> Result<TaskEnd, Halt> {
+    attempt.ledger.warn(Some(index), "NO_BACKUP", message.to_owned()).await?;
+    Ok(TaskEnd::Skipped(message.to_owned()))
+}
+
+/// Restores the newest backup into a place that vanishes, and compares; the newest of the whole database or of whole tables, where there
+/// is one: it is what a lost disk would be answered with.
 pub(super) async fn drill(attempt: &mut Attempt, index: usize) -> Result<TaskEnd, Halt> {
-    let Some(newest) = backups(attempt).await?.into_iter().next() else {
-        let message = "there is no backup that could be restored".to_owned();
-        attempt.ledger.warn(Some(index), "NO_BACKUP", message.clone()).await?;
-        return Ok(TaskEnd::Skipped(message));
+    let backups = backups(attempt).await?;
+    // What an attempt before this one began with is what is told of, whatever was made since.
+    let noted = backups.iter().find(|backup| is_noted(attempt, index, &backup.id.to_string()));
+    let whole = backups.iter().find(|backup| backup.whole_backup().is_some());
+    let Some(newest) = noted.or(whole).or(backups.first()).cloned() else {
+        return no_backup(attempt, index, "there is no backup that could be restored").await;
     };
     let began = Instant::now();
-    if !is_noted(attempt, index, &newest.id.to_string()) && !one(attempt, index, &newest).await? {
-        return Ok(TaskEnd::OutOfTime);
-    }
-    let step = &attempt.ledger.report.steps[index];
+    let name = newest.id.to_string();
+    let took = if is_noted(attempt, index, &name) {
+        String::new()
+    } else {
+        if !one(attempt, index, &newest).await? {
+            return Ok(TaskEnd::OutOfTime);
+        }
+        format!(" in {:.1} s", began.elapsed().as_secs_f64())
+    };
+    let item = task(attempt, index).and_then(|task| task.items.iter().find(|item| item.name == name).cloned());
+    let Some(item) = item else {
+        // Nothing was noted of it: it went while it was read.
+        let message = format!(
+            "backup {name} of {} was pruned meanwhile; nothing was restored",
+            newest.created_at
+        );
+        return Ok(TaskEnd::Skipped(message));
+    };
     let what = if newest.whole_backup().is_some() {
         "counts and checksums are"
     } else {
         "rows and checksums are"
     };
-    let told = format!(
-        "backup {} of {} restored and removed again in {:.1} s: {} rows, {} bytes; {what} those that were saved",
-        newest.id,
-        newest.created_at,
-        began.elapsed().as_secs_f64(),
-        step.rows_affected,
-        step.captured_bytes
-    );
-    let failed = task(attempt, index).is_some_and(|task| task.items.iter().any(|item| !item.done));
-    Ok(if failed {
-        TaskEnd::Failed(format!(
-            "backup {} of {} could not be restored as it was saved",
-            newest.id, newest.created_at
+    Ok(if item.done {
+        TaskEnd::Done(format!(
+            "backup {name} of {} restored and removed again{took}: {} rows, {} bytes; {what} those that were saved",
+            newest.created_at, item.rows, item.bytes_before
         ))
     } else {
-        TaskEnd::Done(told)
+        TaskEnd::Failed(format!(
+            "backup {name} of {} could not be restored as it was saved",
+            newest.created_at
+        ))
     })
 }
 
@@ -162,12 +194,11 @@ async fn backups(attempt: &Attempt) -> Result<Vec<Run>, Halt> {
     Ok(sources.into_iter().filter(usable).collect())
 }
 
-/// What is known to be damaged is not proven again: nothing mends it.
+/// What was found damaged is looked at again as late as what was proven: a folder that was not mounted is, by then.
 fn is_due(verification: Verification, now: Timestamp) -> bool {
     match verification {
         Verification::Unverified => true,
-        Verification::Verified(at) => now.duration_since(at) > PROVEN_FOR,
-        Verification::Damaged(_) => false,
+        Verification::Verified(at) | Verification::Damaged(at) => now.duration_since(at) > PROVEN_FOR,
     }
 }
 
@@ -196,6 +227,13 @@ async fn one(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<bool, 
     if was_pruned(attempt, backup.id).await? {
         forget_current(attempt, index);
         return Ok(true);
+    }
+    // Of a folder without any file nothing is known but that it cannot be seen from here: that is no finding about the backup.
+    if let Some(problem) = &proof.problem
+        && verify::listed(attempt, backup.id).await?.is_empty()
+    {
+        let why = format!("none of its files is in the backup folder; is the folder mounted? ({problem})");
+        return unproven(attempt, index, backup.id, why).await;
     }
     let item = MaintenanceItem {
         name,
