@@ -228,13 +228,6 @@ async fn one(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<bool, 
         forget_current(attempt, index);
         return Ok(true);
     }
-    // Of a folder without any file nothing is known but that it cannot be seen from here: that is no finding about the backup.
-    if let Some(problem) = &proof.problem
-        && verify::listed(attempt, backup.id).await?.is_empty()
-    {
-        let why = format!("none of its files is in the backup folder; is the folder mounted? ({problem})");
-        return unproven(attempt, index, backup.id, why).await;
-    }
     let item = MaintenanceItem {
         name,
         done: proof.problem.is_none(),
@@ -287,6 +280,9 @@ async fn was_pruned(attempt: &Attempt, backup: RunId) -> Result<bool, StoreError
 /// `None` where the time limit came first.
 async fn prove(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<Option<Proof>, Halt> {
     if let Some(record) = backup.whole_backup() {
+        if verify::listed(attempt, backup.id).await?.is_empty() {
+            return Err(not_there());
+        }
         let limit = attempt.time_left();
         let Some(proven) = load::prove_whole(attempt, backup.id, record, Some(limit)).await? else {
             return Ok(None);
@@ -305,6 +301,7 @@ async fn prove(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<Opti
 async fn captured(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<Option<Proof>, Halt> {
     let plan = attempt.context.store.plan(backup.plan).await?;
     let mut unnamed = verify::listed(attempt, backup.id).await?;
+    let nothing_listed = unnamed.is_empty();
     let mut scratch = attempt.target.scratch().await?;
     let (mut rows, mut problems) = (0, Vec::new());
     for (position, step) in backup.report.steps.iter().enumerate() {
@@ -314,6 +311,10 @@ async fn captured(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<O
             planned: step.rows_captured,
             root: root_of(attempt, plan.as_ref(), position)?,
         };
+        // Files that were moved are in their root, and have no chunk.
+        if nothing_listed && captures.root.is_none() && captures.planned > 0 {
+            return Err(not_there());
+        }
         let Some(proof) = verify::prove_step(attempt, index, &captures, scratch.as_mut(), &mut unnamed).await? else {
             return Ok(None);
         };
@@ -328,6 +329,11 @@ async fn captured(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<O
         bytes: backup.report.total(|step| step.captured_bytes),
         problem: (!problems.is_empty()).then(|| listed(&problems)),
     }))
+}
+
+/// Of a folder without any file nothing is known but that it cannot be seen from here: that is no finding about the backup.
+fn not_there() -> Halt {
+    Halt::Fail("none of its files is in the backup folder; is the folder mounted?".to_owned())
 }
 
 fn root_of(
