@@ -6,6 +6,7 @@ use super::{
     maintenance::{HorizonHolder, TableSpace},
     report::EXPECTED_TIME_EXCEEDED,
     run::{Report, Run, RunOptions, RunState, StepState, Warning},
+    schema::TableName,
 };
 
 /// Less free space than this is nothing to speak of, bytes.
@@ -272,7 +273,8 @@ fn reusable(space: &TableSpace) -> Advice {
         "space_reusable",
         AdviceLevel::Info,
         what,
-        format!("VACUUM (FULL, ANALYZE) {table}"),
+        // Unquoted it might be the name of another table.
+        format!("VACUUM (FULL, ANALYZE) {}", TableName::parse(table).quoted()),
     )
 }
 
@@ -370,7 +372,7 @@ mod tests {
         let advice = found.advise(&run(), RunState::Succeeded);
         assert_eq!(advice[0].key, "space_reusable");
         assert!(advice[0].what.starts_with("40.0 MiB of logs are free"), "{}", advice[0].what);
-        assert_eq!(advice[0].command, "VACUUM (FULL, ANALYZE) logs");
+        assert_eq!(advice[0].command, "VACUUM (FULL, ANALYZE) \"logs\"");
         found.space = vec![space("main", 100 << 20, 40 << 20)];
         let advice = found.advise(&run(), RunState::Succeeded);
         assert!(advice[0].command.contains("auto_vacuum"), "{}", advice[0].command);

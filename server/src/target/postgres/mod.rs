@@ -17,6 +17,7 @@ mod maintain;
 mod measure;
 mod migrator;
 mod pressure;
+mod progress;
 mod reindex;
 mod render;
 mod restore;

@@ -16,7 +16,7 @@ use dbkeep_engine::{
 };
 use sqlx::{AssertSqlSafe, Executor as _, FromRow, PgConnection, Row as _};
 
-use super::{PostgresTarget, error::statement, load::backend, render};
+use super::{PostgresTarget, error::statement, load::backend, progress, render};
 
 /// Smaller indexes are not worth it, bytes.
 const LEAST_BYTES: i64 = 10 * 1024 * 1024;
@@ -31,6 +31,9 @@ const MANY_DEAD: i64 = 1_000;
 const FEW_DEAD: i64 = 50;
 /// How often the progress is asked for.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How far a process is with building an index.
+const PROGRESS: &str =
+    "SELECT p.phase::text, p.blocks_done, p.blocks_total FROM pg_catalog.pg_stat_progress_create_index AS p WHERE p.pid = $1";
 /// How long the process of a dead attempt may take to end after it was told to, and how often it is looked at.
 const ENDING: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
@@ -277,6 +280,10 @@ impl PostgresTarget {
         let mut hands = self.connect().await?;
         hands.execute(SESSION).await.map_err(statement)?;
         let process = backend(&mut hands).await?;
+        // Whoever slept until now may not be the one any more whose work this is.
+        if watch.stop.is_cancelled() {
+            return Err(MaintenanceError::Stopped);
+        }
         let sql = format!("{} INDEX CONCURRENTLY {name}", marked(run));
         let rebuilding = async { hands.execute(AssertSqlSafe(sql)).await.map_err(statement) };
         {
@@ -293,7 +300,7 @@ impl PostgresTarget {
                         let _ended = rebuilding.await;
                         return Err(MaintenanceError::Stopped);
                     }
-                    () = tokio::time::sleep(INTERVAL) => tell(&mut eyes, process, index, watch).await?,
+                    () = tokio::time::sleep(INTERVAL) => progress::tell(&mut eyes, PROGRESS, process, index, watch).await?,
                 }
             }
         }
@@ -398,22 +405,6 @@ async fn survey(connection: &mut PgConnection, watch: &Watch) -> Result<IndexSur
         });
     }
     Ok(found)
-}
-
-async fn tell(eyes: &mut PgConnection, process: i32, index: &TableName, watch: &Watch) -> Result<(), MaintenanceError> {
-    let sql =
-        "SELECT p.phase::text, p.blocks_done, p.blocks_total FROM pg_catalog.pg_stat_progress_create_index AS p WHERE p.pid = $1";
-    let row = sqlx::query(sql).bind(process).fetch_optional(eyes).await.map_err(statement)?;
-    if let Some(row) = row {
-        let number = |column: usize| {
-            row.try_get::<i64, _>(column)
-                .map(|number| u64::try_from(number).unwrap_or(0))
-                .map_err(statement)
-        };
-        let phase: String = row.try_get(0).map_err(statement)?;
-        watch.say(&phase, &index.to_string(), number(1)?, number(2)?, "blocks");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
