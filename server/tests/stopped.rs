@@ -213,3 +213,41 @@ async fn a_stopped_server_does_not_keep_a_restore_s_locks() {
     assert_eq!(world.value("SELECT sum(n)::text FROM a").await, "500500");
     assert!(told(&run).contains("restore"), "{}", told(&run));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_does_not_go_to_a_database_that_the_target_became_meanwhile() {
+    let mut world = World::new(&[("1_a.up.sql", "SELECT 1;")]).await;
+    world
+        .db
+        .execute("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a SELECT n FROM generate_series(1, 100) AS n")
+        .await
+        .expect("a table");
+    let mut first = world.start(1, "load-checked=panic");
+    let client = first.client().await;
+    let saved = client
+        .backups()
+        .create(CreateRequest::new().table("a"))
+        .await
+        .expect("accepted");
+    let saved = saved.finish().await.expect("an end");
+    assert_eq!(saved.state(), proto::RunState::Succeeded, "{}", saved.state_reason);
+    let request = RestoreRequest::in_place(&saved.id, format!("app/{}", saved.id)).replace();
+    let _stream = client.backups().restore(request).await.expect("accepted");
+    assert!(!first.wait().success(), "it was killed before anything was written");
+
+    // The target is another database now, with a table of that name and rows of its own.
+    world.target = fresh_database("another").await.expect("a database");
+    world.db = Db::open(&world.target).await.expect("a connection");
+    world
+        .db
+        .execute("CREATE TABLE a (id integer PRIMARY KEY); INSERT INTO a VALUES (-1)")
+        .await
+        .expect("a table");
+    let second = world.start(2, "");
+    let client = second.client().await;
+    let run = the_run(&client, proto::RunKind::Restore).await;
+    let run = finish(&client, &run).await;
+    assert_eq!(run.state(), proto::RunState::Failed, "{}", run.state_reason);
+    assert!(run.state_reason.contains("of another database"), "{}", run.state_reason);
+    assert_eq!(world.value("SELECT sum(id)::text FROM a").await, "-1");
+}

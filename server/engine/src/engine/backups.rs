@@ -229,6 +229,7 @@ impl Engine {
                 mode,
                 tables: wanted,
                 place: String::new(),
+                other_database: request.other_database,
             })),
             ..Report::default()
         };

@@ -66,6 +66,9 @@ pub struct RestoreRecord {
     pub tables: Vec<TableName>,
     /// Where the rows are now, in words; empty until they are there.
     pub place: String,
+    /// Whether somebody said that the backup may be of another database than the target is.
+    #[serde(default)]
+    pub other_database: bool,
 }
 
 /// Who may still see deleted rows, so that their space cannot be reused.

@@ -126,6 +126,14 @@ impl Attempt {
         }
     }
 
+    /// No claim grants a run without the approvals that it needs; this is the last door before rows go.
+    pub(super) fn approved(&self) -> Result<(), Halt> {
+        if self.run.approvals.len() < usize::try_from(self.run.approvals_required).unwrap_or(usize::MAX) {
+            return Err(Halt::Fail("it was claimed without the approvals that it needs".to_owned()));
+        }
+        Ok(())
+    }
+
     /// Takes the target for this attempt, and tells which sessions of older ones had to be ended for it.
     pub(super) async fn take_target(&mut self) -> Result<(), Halt> {
         for ended in self.target.oust(self.claim).await? {

@@ -271,6 +271,13 @@ async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -
         // The journal row came with the commit: an earlier attempt loaded and counted everything, and only its word was lost.
         ("their own place".to_owned(), Vec::new())
     } else {
+        let other_database = attempt
+            .ledger
+            .report
+            .restore
+            .as_ref()
+            .is_some_and(|restore| restore.other_database);
+        same_database(attempt, record, other_database).await?;
         let order = match checked(attempt, source_of(attempt)?, record, &tables).await? {
             Ok(order) => order,
             Err(problem) => return damaged(attempt, problem).await,
@@ -290,6 +297,20 @@ async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -
         (loaded.place, loaded.warnings)
     };
     finish(attempt, &tables, place, warnings).await
+}
+
+/// Looks once more at what was looked at when the run was accepted: it may have waited, and its target lead to another database by now.
+pub(super) async fn same_database(attempt: &Attempt, record: &BackupRecord, other_database: bool) -> Result<(), Halt> {
+    if other_database {
+        return Ok(());
+    }
+    let here = attempt.target.identity().await?;
+    match here.differs_from(&record.identity) {
+        Some(difference) => Err(Halt::Fail(format!(
+            "the backup is of another database than when the run was accepted: {difference}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 async fn scratch(attempt: &mut Attempt, record: &BackupRecord, name: String) -> Result<Ending, Halt> {
