@@ -12,7 +12,7 @@ use sqlx::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{ControlStore, Dialect, KEPT_EVENTS, failure::store_error};
+use super::{ControlStore, Dialect, KEPT_EVENTS, KEPT_POINTS, KEPT_SERIES, failure::store_error};
 
 static POSTGRES: Migrator = sqlx::migrate!("../migrations/postgres");
 static SQLITE: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -68,6 +68,8 @@ impl ControlStore {
             dialect,
             turns: Arc::new(Semaphore::new(writers)),
             kept_events: KEPT_EVENTS,
+            kept_points: KEPT_POINTS,
+            kept_series: KEPT_SERIES,
             routing: Arc::default(),
             mail: Arc::default(),
         })

@@ -4,6 +4,7 @@
 mod foreign;
 mod ledger;
 mod measure;
+mod observe_stub;
 mod postgres;
 mod sqlite;
 mod words;

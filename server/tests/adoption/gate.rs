@@ -303,4 +303,8 @@ impl Target for Gated {
     fn rewinder(&self) -> &dyn Rewinder {
         unreachable!("{NOT_ASKED}")
     }
+
+    fn observer(&self) -> &dyn dbkeep_engine::port::Observer {
+        unreachable!("{NOT_ASKED}")
+    }
 }

@@ -9,6 +9,7 @@ mod claims;
 mod ladder;
 mod listing;
 mod logs;
+mod monitoring;
 mod outbox;
 mod pruning;
 mod queue;
@@ -136,6 +137,17 @@ where
         outbox::channels_that_are_gone_are_given_up,
         outbox::old_deliveries_are_pruned,
         outbox::deliveries_are_listed_and_filtered,
+        monitoring::a_target_has_one_collector,
+        monitoring::a_server_has_its_own_numbers,
+        monitoring::what_was_collected_comes_back,
+        monitoring::an_old_claim_writes_nothing,
+        monitoring::history_is_read_by_object_and_time,
+        monitoring::history_is_not_made_of_what_may_change,
+        monitoring::alerts_change_together,
+        monitoring::a_condition_is_open_once,
+        monitoring::an_acknowledgement_stays,
+        monitoring::alerts_are_listed_and_filtered,
+        monitoring::changes_have_an_order,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );

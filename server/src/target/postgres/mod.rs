@@ -451,4 +451,8 @@ impl Target for PostgresTarget {
     fn rewinder(&self) -> &dyn Rewinder {
         self
     }
+
+    fn observer(&self) -> &dyn dbkeep_engine::port::Observer {
+        self
+    }
 }

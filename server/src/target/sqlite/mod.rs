@@ -417,6 +417,10 @@ impl Target for SqliteTarget {
     fn rewinder(&self) -> &dyn Rewinder {
         self
     }
+
+    fn observer(&self) -> &dyn dbkeep_engine::port::Observer {
+        self
+    }
 }
 
 /// Whether a table name can be meant here: SQLite knows `main`; attached databases belong to other connections.
