@@ -222,9 +222,10 @@ async fn make(tx: &mut Tx<'_>, from: Step, to: Step, settled: i64) -> Result<boo
         };
         let sql = format!(
             "INSERT INTO {table} (series, at_ms, samples, min, max, sum, last) \
-             SELECT p.series, {begin}, {samples}, {min}, {max}, {sum}, \
-             (SELECT l.{last} FROM {source} l WHERE l.series = p.series AND l.at_ms = MAX(p.at_ms)) \
-             FROM {source} p WHERE p.at_ms >= {begin} AND p.at_ms < {begin} + {length} GROUP BY p.series ORDER BY p.series \
+             SELECT g.series, {begin}, g.samples, g.smallest, g.largest, g.total, l.{last} FROM \
+             (SELECT series, {samples} AS samples, {min} AS smallest, {max} AS largest, {sum} AS total, MAX(at_ms) AS newest_ms \
+             FROM {source} WHERE at_ms >= {begin} AND at_ms < {begin} + {length} GROUP BY series) g \
+             JOIN {source} l ON l.series = g.series AND l.at_ms = g.newest_ms WHERE g.samples > 0 ORDER BY g.series \
              ON CONFLICT (series, at_ms) DO NOTHING"
         );
         // What is there from before the clock was set back is made again, unless the finer points of then are gone in part.

@@ -67,6 +67,7 @@ pub(crate) mod discovery;
 pub(crate) mod event;
 pub(crate) mod migrated;
 pub(crate) mod migration;
+pub(crate) mod monitoring;
 pub(crate) mod notification;
 pub(crate) mod plan;
 pub(crate) mod report;
@@ -116,6 +117,9 @@ words! {
     notification_kind: NotificationKind, "NOTIFICATION_KIND_";
     notification_severity: NotificationSeverity, "NOTIFICATION_SEVERITY_";
     delivery_state: DeliveryState, "DELIVERY_STATE_";
+    alert_level: AlertLevel, "ALERT_LEVEL_";
+    alert_state: AlertState, "ALERT_STATE_";
+    metric_step: MetricStep, "METRIC_STEP_";
     slot_outcome: SlotOutcome, "SLOT_OUTCOME_";
     gap_policy: GapPolicy, "GAP_POLICY_";
     fold_policy: FoldPolicy, "FOLD_POLICY_";

@@ -367,7 +367,7 @@ pub(super) async fn a_condition_is_open_once(store: Arc<dyn Store>) {
         ..put(&[&second])
     };
     assert!(!store.change_alerts(&claim, &changes).await.unwrap());
-    assert_eq!(store.alerts(&everything()).await.unwrap(), [first.clone()]);
+    assert_eq!(store.alerts(&everything()).await.unwrap(), std::slice::from_ref(&first));
     assert!(
         store
             .deliveries(&DeliveryFilter::default(), None, 10)
