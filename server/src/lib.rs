@@ -20,6 +20,7 @@ mod compose;
 pub mod config;
 pub mod files;
 pub mod grpc;
+mod hosts;
 mod http;
 pub mod machine;
 mod migration_folder;

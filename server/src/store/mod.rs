@@ -9,7 +9,7 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
+//! Files: `open` connects and migrates; `failover` finds the server that takes writes, where there are several; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
 //! `decisions`, `proofs`, `schedules`, `slots`, `servers`, `outbox`, `metrics`, `rollup` and `alerts` have the SQL; `draft` is a run while a transaction works on it,
 //! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
@@ -22,6 +22,7 @@ mod dialect;
 mod draft;
 mod endings;
 mod events;
+mod failover;
 mod failure;
 mod leases;
 mod metrics;
@@ -54,7 +55,7 @@ use dbkeep_engine::{
     notify::Routing,
     port::{
         AlertChanges, AlertFilter, Changed, ClaimedDelivery, CollectClaim, Collected, Collection, CreateRun, CreateSchedule,
-        Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage, Grant, HistoryQuery, HistoryUsage, Kept, Ladder, Metrics,
+        Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage, Kept, Ladder, Metrics,
         OpenSlots, Outbox, Point, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement,
         SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError, Update, Verdict,
     },
@@ -75,6 +76,8 @@ pub const KEPT_SERIES: u64 = 20_000;
 #[derive(Clone)]
 pub struct ControlStore {
     pool: AnyPool,
+    /// Which server the pool connects to, where the store has several.
+    failover: Option<Arc<failover::Failover>>,
     dialect: Dialect,
     /// Turns at writing. SQLite has one writer: those who wait in this queue get their turn in order, those who would wait in
     /// the database poll for it.
@@ -288,8 +291,8 @@ impl Schedules for ControlStore {
         self.write(slots::Claim::new(holder, term, targets)).await
     }
 
-    async fn fire_now(&self, schedule: ScheduleId, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
-        self.write(slots::FireNow::new(schedule, holder, term)).await
+    async fn fire_now(&self, schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Result<FiredNow, StoreError> {
+        self.write(slots::FireNow::new(schedule, request, holder, term)).await
     }
 
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError> {
@@ -300,8 +303,8 @@ impl Schedules for ControlStore {
         self.read_open(SlotOutcome::Fired, true, limit).await
     }
 
-    async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
-        self.read_open(SlotOutcome::Fired, false, limit).await
+    async fn overdue_slots(&self, now: jiff::Timestamp, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_overdue(now, limit).await
     }
 
     async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
@@ -324,8 +327,8 @@ impl Schedules for ControlStore {
         self.write(schedules::SetSwitch::new(switch, decision)).await
     }
 
-    async fn beat(&self, server: &ServerInfo) -> Result<(), StoreError> {
-        self.write(servers::Beat::new(server)).await
+    async fn beat(&self, server: &ServerInfo, clock: jiff::Timestamp) -> Result<(), StoreError> {
+        self.write(servers::Beat::new(server, clock)).await
     }
 
     async fn farewell(&self, id: &str) -> Result<(), StoreError> {

@@ -29,6 +29,16 @@ impl TableName {
             },
         }
     }
+
+    /// The name as both databases read it in a statement, whatever is in it.
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        let part = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        match &self.schema {
+            Some(schema) => format!("{}.{}", part(schema), part(&self.name)),
+            None => part(&self.name),
+        }
+    }
 }
 
 impl fmt::Display for TableName {

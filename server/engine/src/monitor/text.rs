@@ -9,15 +9,17 @@ pub(super) fn quoted(name: &str) -> String {
 
 /// A table's name as both databases read it.
 pub(super) fn quoted_table(table: &TableName) -> String {
-    in_schema(table, &table.name)
+    table.quoted()
 }
 
 /// The name of something that is in the table's schema, an index for instance.
 pub(super) fn in_schema(table: &TableName, name: &str) -> String {
-    match &table.schema {
-        Some(schema) => format!("{}.{}", quoted(schema), quoted(name)),
-        None => quoted(name),
+    let schema = table.schema.clone();
+    TableName {
+        schema,
+        name: name.to_owned(),
     }
+    .quoted()
 }
 
 /// Bytes in the largest unit in which they are at least one: `17 B`, `1.5 MiB`.

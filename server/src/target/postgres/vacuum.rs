@@ -9,10 +9,13 @@ use dbkeep_engine::{
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 
-use super::{PostgresTarget, error::statement, load::backend, render};
+use super::{PostgresTarget, error::statement, load::backend, progress, render};
 
 /// How often the progress is asked for.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How far a process is with VACUUM.
+const PROGRESS: &str =
+    "SELECT p.phase::text, p.heap_blks_scanned, p.heap_blks_total FROM pg_catalog.pg_stat_progress_vacuum AS p WHERE p.pid = $1";
 /// How long the statistics of an older server may take to arrive, and how often they are looked at.
 const STATISTICS: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
@@ -153,7 +156,7 @@ impl PostgresTarget {
                         let _ended = vacuuming.await;
                         return Err(MaintenanceError::Stopped);
                     }
-                    () = tokio::time::sleep(INTERVAL) => tell(&mut eyes, process, table, watch).await?,
+                    () = tokio::time::sleep(INTERVAL) => progress::tell(&mut eyes, PROGRESS, process, table, watch).await?,
                 }
             }
         }
@@ -203,21 +206,6 @@ fn estimate(before: &Sizes, after: &Sizes) -> u64 {
     let gone = u128::from(before.dead.saturating_sub(after.dead)) * u128::from(before.heap) / u128::from(rows);
     let gone = u64::try_from(gone).unwrap_or(u64::MAX);
     gone.saturating_sub(before.heap.saturating_sub(after.heap))
-}
-
-async fn tell(eyes: &mut PgConnection, process: i32, table: &TableName, watch: &Watch) -> Result<(), MaintenanceError> {
-    let sql = "SELECT p.phase::text, p.heap_blks_scanned, p.heap_blks_total FROM pg_catalog.pg_stat_progress_vacuum AS p WHERE p.pid = $1";
-    let row = sqlx::query(sql).bind(process).fetch_optional(eyes).await.map_err(statement)?;
-    if let Some(row) = row {
-        let number = |column: usize| {
-            row.try_get::<i64, _>(column)
-                .map(|number| u64::try_from(number).unwrap_or(0))
-                .map_err(statement)
-        };
-        let phase: String = row.try_get(0).map_err(statement)?;
-        watch.say(&phase, &table.to_string(), number(1)?, number(2)?, "blocks");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{
     port::{FreezeOrder, Frozen, RewindOrder, Rewound},
     run::{
         dump,
-        load::{checked, damaged, description},
+        load::{checked, damaged, description, same_database},
         maintain::{act, blocking},
     },
 };
@@ -28,6 +28,7 @@ use crate::{
 const REPLACE: usize = 1;
 
 pub(super) async fn held(attempt: &mut Attempt, record: &MigrationRecord, hold: &Hold) -> Result<Ending, Halt> {
+    attempt.approved()?;
     let source = match attempt.run.source {
         Some(source) => attempt.context.store.run(source).await?,
         None => None,
@@ -46,7 +47,8 @@ pub(super) async fn held(attempt: &mut Attempt, record: &MigrationRecord, hold: 
     }
     attempt.boundary()?;
     tell(attempt, "checking").await?;
-    let load = match checked(attempt, &saved, &saved.tables).await? {
+    same_database(attempt, &saved, record.options.other_database).await?;
+    let load = match checked(attempt, source.id, &saved, &saved.tables).await? {
         Ok(load) => load,
         Err(problem) => return damaged(attempt, problem).await,
     };
