@@ -3,6 +3,7 @@
 
 mod aside;
 mod batch;
+mod bloat;
 mod children;
 mod contents;
 mod discover;
@@ -13,6 +14,7 @@ mod journal;
 mod load;
 mod maintain;
 mod migrator;
+mod observe;
 mod pressure;
 mod render;
 mod restore;
@@ -37,8 +39,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
-        TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Rewinder, Scan, Scratch,
+        Survey, Target, TargetError, TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{
@@ -449,6 +451,10 @@ impl Target for PostgresTarget {
     }
 
     fn rewinder(&self) -> &dyn Rewinder {
+        self
+    }
+
+    fn observer(&self) -> &dyn Observer {
         self
     }
 }

@@ -13,6 +13,7 @@ mod journal;
 mod load;
 mod maintain;
 mod migrator;
+mod observe;
 mod pressure;
 mod render;
 mod restore;
@@ -35,8 +36,8 @@ use dbkeep_engine::{
         TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
-        TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Rewinder, Scan, Scratch,
+        Survey, Target, TargetError, TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{
@@ -415,6 +416,10 @@ impl Target for SqliteTarget {
     }
 
     fn rewinder(&self) -> &dyn Rewinder {
+        self
+    }
+
+    fn observer(&self) -> &dyn Observer {
         self
     }
 }
