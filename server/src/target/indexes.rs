@@ -59,11 +59,14 @@ impl Shape {
         let named = |column: &String| beginning.iter().any(|part| part.column.as_ref() == Some(column));
         // No parent is named by NULL.
         let condition = self.condition.trim_start_matches('(').trim_end_matches(')');
-        let of_all = condition.is_empty()
-            || columns.iter().any(|column| {
-                let name = condition.strip_suffix(" IS NOT NULL").unwrap_or_default();
-                name == column || name.trim_matches('"').replace("\"\"", "\"") == *column
-            });
+        let not_null = |column: &String| {
+            let quoted = format!("\"{}\"", column.replace('"', "\"\""));
+            [column, &quoted].iter().any(|name| {
+                let whole = format!("{name} is not null");
+                condition.eq_ignore_ascii_case(&whole)
+            })
+        };
+        let of_all = condition.is_empty() || columns.iter().any(not_null);
         self.usable && finds && of_all && columns.iter().all(named)
     }
 }

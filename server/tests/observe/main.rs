@@ -55,6 +55,17 @@ fn index<'a>(snapshot: &'a Snapshot, name: &str) -> &'a IndexVitals {
         .unwrap_or_else(|| panic!("{name} is not in {:?}", snapshot.indexes))
 }
 
+/// Executes a statement of PostgreSQL, and has its counters arrive before the next one begins, in whichever session. (VACUUM cannot be
+/// in the same message as another statement; what it counts arrives at once.)
+async fn execute(db: &Db, sql: &str) {
+    let counted = if sql.starts_with("VACUUM") {
+        sql.to_owned()
+    } else {
+        format!("{sql}; SELECT pg_stat_force_next_flush()")
+    };
+    db.execute(&counted).await.unwrap_or_else(|error| panic!("{sql}: {error:#}"));
+}
+
 /// A number of the database itself.
 async fn number(db: &Db, sql: &str) -> u64 {
     let rows = db.fetch_text(sql).await.expect("an answer");

@@ -12,7 +12,7 @@ use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres};
 
 use crate::{
-    LIMIT, quick,
+    LIMIT, execute, quick,
     sqlite::{MANY, file},
 };
 
@@ -55,7 +55,7 @@ async fn remedy(db: &Db, found: &[Finding]) {
     }
 }
 
-const POSTGRES: [&str; 15] = [
+const POSTGRES: [&str; 18] = [
     "CREATE EXTENSION pg_stat_statements",
     "CREATE TABLE parent (id integer PRIMARY KEY, code text)",
     "INSERT INTO parent SELECT n, 'code ' || n FROM generate_series(1, 10) AS n",
@@ -69,6 +69,9 @@ const POSTGRES: [&str; 15] = [
     "DELETE FROM fat WHERE id % 10 <> 0",
     "VACUUM (ANALYZE)",
     "CREATE TABLE dying AS SELECT generate_series(1, 30000) AS id",
+    "ANALYZE dying",
+    "DELETE FROM dying WHERE id % 2 = 0",
+    "ANALYZE dying",
     "CREATE TABLE stale (id integer); ANALYZE stale; INSERT INTO stale SELECT generate_series(1, 20000)",
     "SELECT pg_create_physical_replication_slot('gone', true)",
 ];
@@ -82,12 +85,8 @@ async fn postgres_names_what_was_planted_and_its_remedies_work() {
     let url = cluster.url("postgres");
     let db = Db::open(&url).await.expect("a connection");
     for sql in POSTGRES {
-        db.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:#}"));
+        execute(&db, sql).await;
     }
-    db.execute("ANALYZE dying; DELETE FROM dying WHERE id % 2 = 0")
-        .await
-        .expect("dead");
-    db.execute("ANALYZE dying").await.expect("known to be dead");
     db.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON twice (n)")
         .await
         .expect_err("not unique");

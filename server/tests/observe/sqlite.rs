@@ -10,7 +10,7 @@ use dbkeep_server::target;
 use dbkeep_testkit::Db;
 use tempfile::TempDir;
 
-use crate::{index, look, number, quick, table};
+use crate::{gaps, index, look, number, quick, table};
 
 pub(crate) async fn file(sql: &[&str]) -> (TempDir, String, Db) {
     let folder = tempfile::tempdir().expect("a folder");
@@ -161,11 +161,22 @@ async fn a_damaged_page_is_found() {
     let problems = snapshot.database.integrity_problems.expect("a check");
     assert!(!problems.is_empty(), "{:?}", snapshot.gaps);
     assert!(problems.iter().all(|problem| !problem.is_empty() && problem != "ok"));
+    // Nor is one whose schema is gone an error: that it is damaged is what there is to say.
+    let mut raw = std::fs::File::options()
+        .write(true)
+        .open(folder.path().join("app.db"))
+        .expect("the file");
+    raw.seek(SeekFrom::Start(100)).expect("the schema");
+    raw.write_all(&[0xff; 512]).expect("damaged");
+    drop(raw);
+    let snapshot = quick(&url).await;
+    assert_eq!(snapshot.database.integrity_problems.as_ref().map(Vec::len), Some(1));
+    assert_eq!(gaps(&snapshot), ["tables"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_takes_too_long_is_a_gap() {
-    let (_folder, url, db) = file(&[
+    let (_folder, url, _db) = file(&[
         "PRAGMA journal_mode = WAL; CREATE TABLE t (id integer PRIMARY KEY, v text)",
         &format!("INSERT INTO t (v) {MANY} SELECT hex(randomblob(1500)) FROM n"),
     ])
@@ -180,19 +191,23 @@ async fn what_takes_too_long_is_a_gap() {
         snapshot.gaps
     );
     assert!(snapshot.database.pages.is_some_and(|pages| pages > 10_000));
-    // A writer that keeps all others out is waited for, but not long.
-    db.execute("PRAGMA journal_mode = DELETE").await.expect("changed");
+    // A writer that keeps all others out, from the schema too, is waited for, but not long.
+    let (_folder, url, _db) = file(&["CREATE TABLE t (id integer PRIMARY KEY)"]).await;
     let mut writer = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url)
         .await
         .expect("a connection");
-    sqlx::Executor::execute(&mut writer, "BEGIN EXCLUSIVE").await.expect("alone");
-    let snapshot = quick(&url).await;
-    assert!(
-        snapshot.gaps.iter().any(|gap| gap.why.contains("locked")),
-        "{:?}",
-        snapshot.gaps
-    );
-    assert!(snapshot.took_ms < 10_000);
+    sqlx::Executor::execute(&mut writer, "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE")
+        .await
+        .expect("alone");
+    let began = std::time::Instant::now();
+    let target = target::open(&url).expect("a target");
+    let error = target
+        .observer()
+        .observe(Depth::Quick, crate::LIMIT)
+        .await
+        .expect_err("locked");
+    assert_eq!(error.class, dbkeep_engine::port::TargetErrorClass::LockTimeout);
+    assert!(began.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

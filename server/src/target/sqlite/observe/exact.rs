@@ -80,7 +80,7 @@ async fn count(look: &mut Look<'_>, sql: &str, longest: Duration) -> Result<u64,
 async fn integrity(look: &mut Look<'_>, longest: Duration) -> Result<Vec<String>, TargetError> {
     let rows = match look.rows_within("PRAGMA main.quick_check(100)", longest).await {
         Ok(rows) => rows,
-        Err(error) if matches!(error.code.as_deref().map(primary), Some(11 | 26)) => return Ok(vec![error.message]),
+        Err(error) if is_damage(&error) => return Ok(vec![error.message]),
         Err(error) => return Err(error),
     };
     let mut problems = Vec::new();
@@ -93,9 +93,10 @@ async fn integrity(look: &mut Look<'_>, longest: Duration) -> Result<Vec<String>
     Ok(problems)
 }
 
-/// The low byte of a result code says what kind it is.
-fn primary(code: &str) -> u32 {
-    code.parse::<u32>().map_or(0, |code| code & 0xff)
+/// Whether the file is damaged, or is none of SQLite's. The low byte of a result code says what kind it is.
+pub(super) fn is_damage(error: &TargetError) -> bool {
+    let code = error.code.as_deref().and_then(|code| code.parse::<u32>().ok());
+    matches!(code.map(|code| code & 0xff), Some(11 | 26))
 }
 
 /// Bytes of each tree, and those of them that nothing uses.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::monitor::{Depth, Snapshot, Vitals},
+    model::monitor::{Depth, Gap, Snapshot, Vitals},
     port::{Observer, TargetError},
 };
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -36,13 +36,18 @@ impl Observer for SqliteTarget {
     async fn observe(&self, depth: Depth, limit: Duration) -> Result<Snapshot, TargetError> {
         let began = Instant::now();
         let options = self.options.clone().busy_timeout(PATIENCE.min(limit));
-        let mut connection = options.connect().await.map_err(opening)?;
+        let mut connection = match options.connect().await.map_err(opening) {
+            Err(error) if exact::is_damage(&error) => return Ok(damaged(error, depth, began)),
+            connected => connected?,
+        };
         let mut look = Look::new(&mut connection, began, limit);
-        let row = look
-            .rows("SELECT sqlite_version(), CAST(unixepoch('subsec') * 1000 AS INTEGER)")
-            .await?
-            .pop()
-            .ok_or_else(|| refused("no answer to the first question".to_owned()))?;
+        let first = "SELECT sqlite_version(), CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+        let row = match look.rows(first).await {
+            Err(error) if exact::is_damage(&error) => return Ok(damaged(error, depth, began)),
+            rows => rows?
+                .pop()
+                .ok_or_else(|| refused("no answer to the first question".to_owned()))?,
+        };
         let millis: i64 = row.try_get_unchecked(1).map_err(statement)?;
         let at = jiff::Timestamp::from_millisecond(millis).map_err(|error| refused(error.to_string()))?;
         let mut database = Vitals {
@@ -71,8 +76,38 @@ impl Observer for SqliteTarget {
         snapshot.gaps = look.end();
         // What it has read stands, whatever is said when it ends.
         let _closed = connection.close().await;
-        snapshot.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        snapshot.took_ms = millis_since(began);
         Ok(snapshot)
+    }
+}
+
+fn millis_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Of a file whose schema cannot be read nothing is known but that; its clock is this machine's.
+fn damaged(error: TargetError, depth: Depth, began: Instant) -> Snapshot {
+    let gap = Gap {
+        what: "tables".to_owned(),
+        why: error.message.clone(),
+        allow: String::new(),
+    };
+    Snapshot {
+        at: jiff::Timestamp::now(),
+        took_ms: millis_since(began),
+        depth,
+        database: Vitals {
+            integrity_problems: Some(vec![error.message]),
+            ..Vitals::default()
+        },
+        tables: Vec::new(),
+        indexes: Vec::new(),
+        unindexed_keys: Vec::new(),
+        queries: Vec::new(),
+        sessions: None,
+        replicas: Vec::new(),
+        slots: Vec::new(),
+        gaps: vec![gap],
     }
 }
 
