@@ -309,6 +309,12 @@ impl RestoreRequest {
         self
     }
 
+    /// Into place: take a backup of another database than the target is now.
+    pub fn other_database(mut self) -> Self {
+        self.message.other_database = true;
+        self
+    }
+
     /// To a scratch place of this name, rather than one that is made up.
     pub fn scratch_name(mut self, name: impl Into<String>) -> Self {
         self.message.scratch_name = name.into();

@@ -464,6 +464,16 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// The backup is of another database than the target is now.
+    #[error("{message}")]
+    BackupOtherDatabase {
+        /// Id of the backup.
+        backup: String,
+        /// What tells them apart.
+        difference: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// The target has no migrations folder.
     #[error("{message}")]
     NoMigrations {
@@ -740,6 +750,7 @@ impl Error {
             Self::ToolUnavailable { .. } => ErrorReason::ToolUnavailable,
             Self::TablesNotEmpty { .. } => ErrorReason::TablesNotEmpty,
             Self::BackupKind { .. } => ErrorReason::BackupKind,
+            Self::BackupOtherDatabase { .. } => ErrorReason::BackupOtherDatabase,
             Self::NoMigrations { .. } => ErrorReason::NoMigrations,
             Self::MigrationSource { .. } => ErrorReason::MigrationSource,
             Self::UnknownMigration { .. } => ErrorReason::UnknownMigration,

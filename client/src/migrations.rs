@@ -9,8 +9,8 @@ use dbkeep_proto::v1::{
     self, ApplyMigrationsRequest, BaselineMigrationsRequest, DraftMigrationRequest, DraftMigrationResponse, GetMigrationRequest,
     GetMigrationResponse, GetMigrationStatusRequest, ListMigrationsRequest, ListMigrationsResponse, Migration,
     MigrationDirection, MigrationPlan, MigrationProblem, MigrationState, MigrationStatus, PlanMigrationsRequest,
-    PlannedStatement, RepairAction, RepairLedgerRequest, RepairLedgerResponse, RollbackMigrationsRequest, TestMigrationRequest,
-    migration_service_client::MigrationServiceClient,
+    PlannedStatement, RehearsalSample, RepairAction, RepairLedgerRequest, RepairLedgerResponse, RollbackMigrationsRequest,
+    TestMigrationRequest, migration_service_client::MigrationServiceClient, rehearsal_sample::Amount,
 };
 use futures::{Stream, TryStreamExt as _};
 use tonic::transport::Channel;
@@ -480,11 +480,27 @@ impl RehearseRequest {
         self
     }
 
+    /// On a copy with at most so many rows of each table, and the rows that their keys name: no proof of a way back for the others.
+    pub fn sample_rows(mut self, rows: u64) -> Self {
+        self.message.sample = Some(sample(Amount::RowCount(rows)));
+        self
+    }
+
+    /// The same with a part of the rows of each table, in percent.
+    pub fn sample_percent(mut self, percent: f64) -> Self {
+        self.message.sample = Some(sample(Amount::Percent(percent)));
+        self
+    }
+
     /// Migrations that are in effect, selected as for a rollback: down, up, and compare with the present.
     pub fn applied(mut self) -> Self {
         self.message.applied = true;
         self
     }
+}
+
+fn sample(amount: Amount) -> RehearsalSample {
+    RehearsalSample { amount: Some(amount) }
 }
 
 /// What to apply. Made with a request id of its own; a clone repeats the same call and starts no second run.
@@ -580,6 +596,12 @@ impl RollbackRequest {
     /// Token of the plan that was reviewed. The selection has to be the plan's too.
     pub fn plan_token(mut self, token: impl Into<String>) -> Self {
         self.message.plan_token = token.into();
+        self
+    }
+
+    /// Takes a backup of another database than the target is now.
+    pub fn other_database(mut self) -> Self {
+        self.message.other_database = true;
         self
     }
 

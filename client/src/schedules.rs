@@ -155,15 +155,17 @@ impl Schedules {
         call!(self, once, delete_schedule, message).map(|_| ())
     }
 
-    /// Fires a schedule now, paused or not, and follows its run. Sent once, whatever the policies say: a second call might fire it a
-    /// second time. Where contact is lost before the run told its id, that is [`Error::LostContact`], and [`runs`](Self::runs) tells
-    /// whether it fired.
+    /// Fires a schedule now, paused or not, and follows its run. The call has a request id of its own, so that it fires once however often it
+    /// has to be made.
     ///
     /// # Errors
     /// [`Error::UnknownSchedule`], [`Error::ScheduleBusy`], [`Error::StandingApproval`], [`Error::SlotRefused`], and everything that
     /// refuses a run of its work.
     pub async fn run(&self, id: impl Into<String>) -> Result<RunStream, Error> {
-        let message = RunScheduleRequest { id: id.into() };
+        let message = RunScheduleRequest {
+            id: id.into(),
+            request_id: retry::request_id(),
+        };
         RunStream::open(self.client.clone(), Opening::Schedule(message)).await
     }
 

@@ -20,6 +20,7 @@ mod compose;
 pub mod config;
 pub mod files;
 pub mod grpc;
+mod hosts;
 mod migration_folder;
 pub mod notify;
 pub mod store;

@@ -7,7 +7,10 @@ mod support;
 
 use std::{fs, path::Path};
 
-use dbkeep_proto::v1::{self, RunState, migration_service_client::MigrationServiceClient, run_service_client::RunServiceClient};
+use dbkeep_proto::v1::{
+    self, RunState, migration_service_client::MigrationServiceClient, rehearsal_sample::Amount,
+    run_service_client::RunServiceClient,
+};
 use dbkeep_testkit::{Db, fresh_database};
 use support::Daemon;
 use tonic::transport::Channel;
@@ -85,6 +88,17 @@ async fn apply(daemon: &Daemon) {
     };
     let mut stream = answer.into_inner();
     while let Ok(Some(_)) = stream.message().await {}
+}
+
+/// Approves a run. The server may die before it has answered.
+async fn consent(daemon: &Daemon, id: String) {
+    let mut request = tonic::Request::new(v1::ApproveRunRequest {
+        id,
+        ..v1::ApproveRunRequest::default()
+    });
+    let name = tonic::metadata::MetadataValue::from_static("bob");
+    request.metadata_mut().insert("dbkeep-principal", name);
+    let _ = RunServiceClient::new(channel(daemon).await).approve_run(request).await;
 }
 
 /// Follows the newest run to its end.
@@ -286,7 +300,12 @@ async fn a_killed_restore_leaves_the_old_state_or_the_new_and_comes_to_its_end()
             };
             if let Ok(answer) = migrations.rollback_migrations(request).await {
                 let mut stream = answer.into_inner();
-                while let Ok(Some(_)) = stream.message().await {}
+                while let Ok(Some(message)) = stream.message().await {
+                    // The first event says that it waits for somebody else.
+                    if let Some(event) = message.event.filter(|event| event.sequence == 1) {
+                        consent(&daemon, event.run_id).await;
+                    }
+                }
             }
             if lost {
                 daemon.kill();
@@ -332,12 +351,15 @@ async fn a_killed_restore_leaves_the_old_state_or_the_new_and_comes_to_its_end()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_rehearsal_leaves_nothing_behind() {
     for database in ["postgres", "sqlite"] {
-        for point in [
-            "rehearsal-dumped",
-            "rehearsal-copied",
-            "rehearsal-tried",
-            "migration-recorded",
-            "migration-committed",
+        for (point, part) in [
+            ("rehearsal-dumped", None),
+            ("rehearsal-copied", None),
+            ("rehearsal-tried", None),
+            ("migration-recorded", None),
+            ("migration-committed", None),
+            ("scratch-made", Some(Amount::RowCount(1))),
+            ("rehearsal-copied", Some(Amount::Percent(50.0))),
+            ("rehearsal-tried", Some(Amount::RowCount(1))),
         ] {
             let mut files = STEPS.to_vec();
             files.extend([
@@ -354,7 +376,10 @@ async fn a_killed_rehearsal_leaves_nothing_behind() {
             let mut daemon = world.start(&format!("{point}=1*panic"));
             let mut migrations = MigrationServiceClient::new(channel(&daemon).await);
             let mut stream = migrations
-                .test_migration(v1::TestMigrationRequest::default())
+                .test_migration(v1::TestMigrationRequest {
+                    sample: part.map(|amount| v1::RehearsalSample { amount: Some(amount) }),
+                    ..v1::TestMigrationRequest::default()
+                })
                 .await
                 .expect("accepted")
                 .into_inner();

@@ -290,6 +290,11 @@ fn from_server(status: &Status) -> Error {
             expected: names.text("expected"),
             message,
         },
+        Some(ErrorReason::BackupOtherDatabase) => Error::BackupOtherDatabase {
+            backup: names.text("backup"),
+            difference: names.text("difference"),
+            message,
+        },
         Some(ErrorReason::NoMigrations) => Error::NoMigrations {
             target: names.text("target"),
             message,

@@ -12,8 +12,7 @@
 //!   |             broken, UNAVAILABLE, SHUTTING_DOWN, too many streams, or closed early
 //!   |                          v
 //!   |   a run id is known:  WatchRun(run, after the last delivered sequence)
-//!   |   no event came yet:  the same call with the same request id;
-//!   |                       RunSchedule has none, and ends in LostContact
+//!   |   no event came yet:  the same call with the same request id
 //!   |                          |
 //!   +------ opened ------------+------ no contact for `give_up_after` ----> LostContact
 //! ```
@@ -38,7 +37,7 @@ use super::{Connection, is_final};
 use crate::{
     connect::Client,
     error::Error,
-    retry::{self, Backoff, RetryPolicy},
+    retry::{self, Backoff},
 };
 
 /// The call that a stream begins with; kept to repeat it where it breaks before it told the run's id.
@@ -117,20 +116,11 @@ impl Follower {
         };
         // Opening has no deadline of its own (a server may count rows before it answers), but the pauses between attempts do.
         let deadline = Instant::now() + follower.client.call_timeout();
-        let policy = if follower.is_repeatable() {
-            follower.client.retry().clone()
-        } else {
-            RetryPolicy::never()
-        };
+        let policy = follower.client.retry().clone();
         let events = retry::attempts(&policy, deadline, || follower.open()).await?;
         follower.events = Some(events);
         follower.opened_at = Instant::now();
         Ok(follower)
-    }
-
-    /// Whether opening it again means the same run: firing a schedule carries no request id, and twice would fire it twice.
-    fn is_repeatable(&self) -> bool {
-        self.run_id.is_some() || !matches!(self.opening, Opening::Schedule(_))
     }
 
     /// Waits for the next event. Takes itself along, so that the stream can keep the wait between two polls.
@@ -237,7 +227,7 @@ impl Follower {
             }
             let pause = outage.backoff.pause(problem.retry_after());
             let waited = outage.since.elapsed();
-            if waited + pause > policy.give_up_after || !self.is_repeatable() {
+            if waited + pause > policy.give_up_after {
                 return Err(Error::LostContact {
                     run: self.run_id.clone(),
                     last_sequence: self.last_sequence,

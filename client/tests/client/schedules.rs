@@ -4,7 +4,6 @@ use dbkeep_client::{
     Error, PreviewRequest, ScheduleDraft, ScheduleQuery, ScheduleRunQuery, ScheduleTiming, ScheduleUpdate,
     proto::{RunState, SlotOutcome, preview_schedule_request::Of, timing::When},
 };
-use futures::StreamExt as _;
 use tonic::{Code, Status};
 
 use crate::fake::{
@@ -16,10 +15,6 @@ use crate::fake::{
 
 fn away() -> Status {
     Status::unavailable("away")
-}
-
-fn fired() -> Call {
-    Call::Schedules(Scheduling::Run { id: "nightly".into() })
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,17 +93,39 @@ async fn a_delete_is_sent_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_schedule_is_fired_once_whatever_becomes_of_the_call() {
-    let fake = Fake::new([Refuse(away())]);
-    let error = fake.client().schedules().run("nightly").await.unwrap_err();
-    assert!(error.is_unavailable(), "{error:?}");
-    assert_eq!(fake.calls(), [fired()]);
-    // The stream breaks before the run told its id: it may be at work, and firing again might be a second run.
-    let fake = Fake::new([Stream(vec![Cut])]);
-    let mut stream = fake.client().schedules().run("nightly").await.unwrap();
-    let error = stream.next().await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::LostContact { run: None, .. }), "{error:?}");
-    assert!(stream.next().await.is_none());
-    assert_eq!(fake.calls(), [fired()]);
+    // The server is away at first, and then the stream breaks before the run told its id: the same call again, by the same name.
+    let fake = Fake::new([Refuse(away()), Stream(vec![Cut]), Stream(vec![state(1, RunState::Succeeded)])]);
+    let schedules = fake.client().schedules();
+    let run = schedules.run("nightly").await.unwrap().finish().await.unwrap();
+    assert_eq!(run.state(), RunState::Succeeded);
+    let named: Vec<String> = fake
+        .calls()
+        .into_iter()
+        .filter_map(|call| match call {
+            Call::Schedules(Scheduling::Run { id, request_id }) => Some(format!("{id} {request_id}")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(named.len(), 3, "{named:?}");
+    assert!(
+        named[0].len() > "nightly ".len() && named.iter().all(|name| *name == named[0]),
+        "{named:?}"
+    );
+    // Another call has another name.
+    let fake = Fake::new([Stream(vec![state(1, RunState::Succeeded)])]);
+    fake.client()
+        .schedules()
+        .run("nightly")
+        .await
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
+    let other = fake.calls().swap_remove(0);
+    assert!(
+        matches!(&other, Call::Schedules(Scheduling::Run { id, request_id }) if format!("{id} {request_id}") != named[0]),
+        "{other:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +141,14 @@ async fn a_run_that_was_fired_is_followed_like_any_other() {
         .await
         .unwrap();
     assert_eq!(run.id, RUN);
-    assert_eq!(fake.calls(), [fired(), Call::Watch { after: 1 }, Call::GetRun]);
+    assert!(matches!(
+        &fake.calls()[..],
+        [
+            Call::Schedules(Scheduling::Run { .. }),
+            Call::Watch { after: 1 },
+            Call::GetRun
+        ]
+    ));
 }
 
 #[tokio::test(start_paused = true)]

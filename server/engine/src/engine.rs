@@ -1,7 +1,7 @@
 //! The engine's front: what the gRPC services, and nobody else, call. Every act that takes long is a run, carried out by the
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 //!
-//! `cleanup` plans and accepts cleanups, `follow_up` undo and verification, `backups` and `migrations` their own runs; `limits` judges counts,
+//! `cleanup` plans and accepts cleanups, `follow_up` undo and verification, `backups`, `migrations` and `upkeep` their own runs; `limits` judges counts,
 //! `approve` is the consent to a run, `notifications` what leaves the house, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
 //! every kind of run needs to be accepted, and looking at runs.
 
@@ -19,6 +19,7 @@ mod operations;
 pub mod schedules;
 mod settings;
 mod steering;
+pub mod upkeep;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -368,6 +368,16 @@ pub enum EngineError {
         /// What would fit.
         expected: String,
     },
+    /// The backup is of another database than the target is now.
+    #[error(
+        "backup {backup} is of another database: {difference}; expected one of this database, a scratch place, or other_database"
+    )]
+    BackupOtherDatabase {
+        /// The backup.
+        backup: RunId,
+        /// What tells them apart.
+        difference: String,
+    },
     /// The backup folder failed.
     #[error("backup folder: {0}")]
     Archive(#[from] crate::port::ArchiveError),
@@ -406,7 +416,7 @@ pub enum EngineError {
         problem: String,
     },
     /// Something stands in the way of migrations.
-    #[error("migrations of target {target} are blocked: {}", problems.iter().map(|problem| format!("{}: {} Next: {}", problem.code, problem.message, problem.next_step)).collect::<Vec<_>>().join("; "))]
+    #[error("migrations of target {target} are blocked: {}", problems.iter().map(|problem| format!("{}: {}. Next: {}", problem.code, problem.message, problem.next_step)).collect::<Vec<_>>().join("; "))]
     MigrationsBlocked {
         /// The target.
         target: String,
@@ -521,6 +531,7 @@ impl EngineError {
             Self::TableUnsuitable { .. } => "INVALID_FIELD",
             Self::TablesNotEmpty { .. } => "TABLES_NOT_EMPTY",
             Self::BackupKind { .. } => "BACKUP_KIND",
+            Self::BackupOtherDatabase { .. } => "BACKUP_OTHER_DATABASE",
             Self::Archive(_) => "BACKUP_STORAGE",
             Self::ConfirmationRequired { .. } => "CONFIRMATION_REQUIRED",
             Self::ToolUnavailable { .. } => "TOOL_UNAVAILABLE",

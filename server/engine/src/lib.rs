@@ -9,6 +9,8 @@
 //!
 //! Start reading at [`engine::Engine`], the only type that callers need, then [`run::batch`] for the batch protocol.
 
+pub mod access;
+pub mod audit;
 pub mod backup;
 pub mod catalog;
 pub mod discover;

@@ -372,6 +372,15 @@ pub(crate) struct Recount<'a> {
     pub(crate) plan: &'a Plan,
 }
 
+/// What a plan is made for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked<'a> {
+    /// The plan whose counts are taken again.
+    pub(crate) recount: Option<Recount<'a>>,
+    /// A share of a table that may go at most, beside those of the rules: where counts come near to it, they have to be exact.
+    pub(crate) max_fraction: Option<f64>,
+}
+
 /// Makes a plan: exact counts, samples and findings for every rule of the operations, in order.
 pub(crate) async fn plan(
     name: &str,
@@ -380,8 +389,10 @@ pub(crate) async fn plan(
     operations: &[&Operation],
     settings: &Settings,
     expected_ms: impl Fn(&str, &str, u64) -> Option<u64>,
-    recount: Option<Recount<'_>>,
+    asked: Asked<'_>,
 ) -> Result<(Plan, Selections), PlanError> {
+    let Asked { recount, max_fraction } = asked;
+    let share_of = |rule: &Rule| max_fraction.map_or(rule.max_fraction, |most| most.min(rule.max_fraction));
     // The horizon hangs on the target's clock, once: rows are old by the clock that wrote them.
     let clock = target.status().await?.clock;
     let mut rules = Vec::new();
@@ -467,7 +478,13 @@ pub(crate) async fn plan(
         let countable = !matches!(selection.table.kind, TableKind::View | TableKind::Foreign);
         let mut survey = None;
         if countable {
-            survey = Some(target.survey(selection, if recount.is_some() { 0 } else { SAMPLES }).await?);
+            let samples = if recount.is_some() { 0 } else { SAMPLES };
+            let from = whole_from(&selection.table, share_of(step.rule), &whole_tables);
+            let surveyed = target.survey_share(selection, samples, from).await?;
+            if let Some(rows) = surveyed.table_rows {
+                whole_tables.insert(selection.table.name.clone(), (rows, true));
+            }
+            survey = Some(surveyed);
         }
         let row_count = survey.as_ref().map_or(0, |survey| survey.row_count);
         findings.extend(step.rule.findings(&selections.schemas));
@@ -503,7 +520,7 @@ pub(crate) async fn plan(
         }
         let mut sizes = Vec::with_capacity(going.len());
         for (table, rows) in going {
-            let (whole, exact) = table_size(target, table, rows, step.rule.max_fraction, &mut whole_tables).await?;
+            let (whole, exact) = table_size(target, table, rows, share_of(step.rule), &mut whole_tables).await?;
             findings.extend(over_fraction(table, step.rule, rows, whole));
             sizes.push((whole, exact));
         }
@@ -559,6 +576,23 @@ pub(crate) async fn plan(
     }
     plan.digest = plan.compute_digest();
     Ok((plan, selections))
+}
+
+/// From how many selected rows on the size of their table decides whether too much would go, so that both are counted in one snapshot: the
+/// size that is known from another one is not to be compared with.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a count is a count"
+)]
+fn whole_from(table: &TableSchema, max_fraction: f64, counted: &BTreeMap<TableName, (u64, bool)>) -> u64 {
+    let (known, margin) = match (counted.get(&table.name), table.row_estimate) {
+        (Some((rows, true)), _) => (*rows, 1.0),
+        (Some((rows, false)), _) => (*rows, ESTIMATE_MARGIN),
+        (None, Some(rows)) => (rows, ESTIMATE_MARGIN),
+        (None, None) => return 0,
+    };
+    (max_fraction * crate::run::as_f64(known) / margin).floor() as u64 + 1
 }
 
 /// Rows of the table and whether that is exact. An estimate will do, unless it has to decide whether too much would go.

@@ -19,6 +19,7 @@ use super::{
     BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, Url, check_listen, check_target_name,
     refuse, roots,
 };
+use crate::hosts::Hosts;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -300,6 +301,8 @@ impl Source<'_> {
         let refused = |problem: String| self.refuse(text.span().start, problem);
         let url = self.expand(text.get_ref()).map_err(refused)?;
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            // Its variables may hold what does not belong into a message; the problem names positions only.
+            Hosts::parse(&url).map_err(|problem| refused(format!("the URL cannot be used: {problem}")))?;
             return Ok(Url(url));
         }
         let Some(rest) = url.strip_prefix("sqlite:") else {
@@ -423,6 +426,11 @@ mod tests {
     fn refuses_with_line_and_expectation() {
         let target = "[[target]]\nname = \"a\"\nurl = \"sqlite://a.db\"\n";
         let cases = [
+            (
+                "[store]\nurl = \"postgres://u:${SECRET}@one,,two/d\"".to_owned(),
+                "c.toml:2",
+                "server 2 of its list is empty; expected host:port",
+            ),
             (
                 "[server]\nlisten = \"0.0.0.0:1\"".to_owned(),
                 "c.toml:2",

@@ -145,6 +145,9 @@ impl BackupService for Backups {
         if in_place && !request.scratch_name.is_empty() {
             check.refuse("scratch_name", "is given for a restore into place; expected it empty");
         }
+        if !in_place && request.other_database {
+            check.refuse("other_database", "is for restores into place; expected it absent");
+        }
         if !in_place && (request.replace || !request.confirm.is_empty()) {
             check.refuse("replace", "and confirm are for restores into place; expected them absent");
         }
@@ -158,6 +161,7 @@ impl BackupService for Backups {
             tables: request.tables,
             scratch_name: request.scratch_name,
             replace: request.replace,
+            other_database: request.other_database,
             confirm: request.confirm,
         };
         let run = detached(async move { engine.restore_backup(&order).await }).await?;

@@ -4,14 +4,14 @@ use dbkeep_engine::{
     Engine,
     engine::migrations::{MigrateRequest, MigrationStatus},
     migration::plan::{MigrationPlan, Selection},
-    model::Direction,
+    model::{Direction, MigrationOptions},
 };
 use dbkeep_proto::v1::{self, migration_service_server::MigrationService};
 use futures::StreamExt as _;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::migration as convert,
+    convert::{migration as convert, sample::sample},
     detached,
     gate::deadline_of,
     principal::caller_of,
@@ -222,7 +222,8 @@ impl MigrationService for Migrations {
             phrase: String::new(),
             in_effect: request.applied,
             schema_only: copy == v1::RehearsalCopy::SchemaOnly,
-            options: convert::options(request.options, false, &mut check),
+            sample: sample(request.sample, &mut check),
+            options: convert::options(request.options, &mut check),
             caller,
         };
         check.finish()?;
@@ -259,7 +260,8 @@ impl MigrationService for Migrations {
             phrase: String::new(),
             in_effect: false,
             schema_only: false,
-            options: convert::options(request.options, false, &mut check),
+            sample: None,
+            options: convert::options(request.options, &mut check),
             caller,
         };
         check.finish()?;
@@ -317,6 +319,9 @@ impl MigrationService for Migrations {
                 "is given without from_backup; expected none: scripts need no phrase",
             );
         }
+        if from_backup.is_none() && request.other_database {
+            check.refuse("other_database", "is set without from_backup; expected both, or neither");
+        }
         if from_backup.is_some() && request.unproven {
             check.refuse(
                 "unproven",
@@ -333,7 +338,12 @@ impl MigrationService for Migrations {
             phrase: request.confirmation_phrase,
             in_effect: false,
             schema_only: false,
-            options: convert::options(request.options, request.unproven, &mut check),
+            sample: None,
+            options: MigrationOptions {
+                unproven: request.unproven,
+                other_database: request.other_database,
+                ..convert::options(request.options, &mut check)
+            },
             caller,
         };
         check.finish()?;

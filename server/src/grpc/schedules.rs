@@ -86,6 +86,7 @@ impl Schedules {
         let spec = patch.on(&convert::blank());
         let engine = self.engine.clone();
         let problems = detached(async move { engine.schedule_problems(spec).await }).await?;
+        let problems = problems.into_iter().map(|problem| patch.located(problem)).collect();
         Err(merged(Fault::Engine(EngineError::InvalidFields { problems }), before))
     }
 }
@@ -220,13 +221,13 @@ impl ScheduleService for Schedules {
     async fn run_schedule(&self, request: Request<v1::RunScheduleRequest>) -> Result<Response<Self::RunScheduleStream>, Status> {
         let deadline = deadline_of(&request);
         let caller = caller_of(&request);
-        let id = request.into_inner().id;
+        let v1::RunScheduleRequest { id, request_id } = request.into_inner();
         let mut check = Check::default();
         named(&id, &mut check);
         check.finish()?;
         let place = self.streams.place()?;
         let engine = self.engine.clone();
-        let run = detached(async move { engine.run_schedule(&id, &caller).await }).await?;
+        let run = detached(async move { engine.run_schedule(&id, &request_id, &caller).await }).await?;
         let events = self
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)

@@ -455,6 +455,9 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::BackupKind { backup, expected } => Answer::unmet(ErrorReason::BackupKind, backup, said)
             .with("backup", backup)
             .with("expected", expected),
+        EngineError::BackupOtherDatabase { backup, difference } => Answer::unmet(ErrorReason::BackupOtherDatabase, backup, said)
+            .with("backup", backup)
+            .with("difference", difference),
         EngineError::Archive(error) => {
             let path = match &error {
                 ArchiveError::Missing { file } => file.clone(),

@@ -137,6 +137,7 @@ impl Check {
             capture: options.capture,
             stop_on_failure: options.stop_on_failure,
             max_rows: options.max_rows,
+            max_share_millionths: None,
             force: options.force,
             max_rows_per_second: options.max_rows_per_second,
             duty_cycle_percent,

@@ -74,6 +74,11 @@ pub(super) async fn announce_slot(tx: &mut Tx<'_>, spec: &ScheduleSpec, record: 
             "missed",
             "find out why no server decided it; run it now where it is needed",
         ),
+        SlotOutcome::Refused if record.reason.contains("OVER_MAX_ROWS") => (
+            NoticeKind::RunRefused,
+            "refused",
+            "nothing was changed. Where so many rows are right: raise max_rows with `dbkeep schedules update`, run it more often, or give its work to several schedules",
+        ),
         SlotOutcome::Refused => (
             NoticeKind::RunRefused,
             "refused",

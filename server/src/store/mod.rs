@@ -9,7 +9,7 @@
 //!                               ^ repeated after a deadlock or a busy database
 //! ```
 //!
-//! Files: `open` connects and migrates; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
+//! Files: `open` connects and migrates; `failover` finds the server that takes writes, where there are several; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
 //! `decisions`, `proofs`, `schedules`, `slots`, `servers` and `outbox` have the SQL; `draft` is a run while a transaction works on it,
 //! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
@@ -21,6 +21,7 @@ mod dialect;
 mod draft;
 mod endings;
 mod events;
+mod failover;
 mod failure;
 mod leases;
 mod open;
@@ -50,7 +51,7 @@ use dbkeep_engine::{
     notify::Routing,
     port::{
         Changed, ClaimedDelivery, CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage,
-        Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
+        FiredNow, Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
         Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError,
         Update, Verdict,
     },
@@ -67,6 +68,8 @@ pub const KEPT_EVENTS: u64 = 20_000;
 #[derive(Clone)]
 pub struct ControlStore {
     pool: AnyPool,
+    /// Which server the pool connects to, where the store has several.
+    failover: Option<Arc<failover::Failover>>,
     dialect: Dialect,
     /// Turns at writing. SQLite has one writer: those who wait in this queue get their turn in order, those who would wait in
     /// the database poll for it.
@@ -268,8 +271,8 @@ impl Schedules for ControlStore {
         self.write(slots::Claim::new(holder, term, targets)).await
     }
 
-    async fn fire_now(&self, schedule: ScheduleId, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError> {
-        self.write(slots::FireNow::new(schedule, holder, term)).await
+    async fn fire_now(&self, schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Result<FiredNow, StoreError> {
+        self.write(slots::FireNow::new(schedule, request, holder, term)).await
     }
 
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError> {
@@ -280,8 +283,8 @@ impl Schedules for ControlStore {
         self.read_open(SlotOutcome::Fired, true, limit).await
     }
 
-    async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
-        self.read_open(SlotOutcome::Fired, false, limit).await
+    async fn overdue_slots(&self, now: jiff::Timestamp, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_overdue(now, limit).await
     }
 
     async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
@@ -304,8 +307,8 @@ impl Schedules for ControlStore {
         self.write(schedules::SetSwitch::new(switch, decision)).await
     }
 
-    async fn beat(&self, server: &ServerInfo) -> Result<(), StoreError> {
-        self.write(servers::Beat::new(server)).await
+    async fn beat(&self, server: &ServerInfo, clock: jiff::Timestamp) -> Result<(), StoreError> {
+        self.write(servers::Beat::new(server, clock)).await
     }
 
     async fn farewell(&self, id: &str) -> Result<(), StoreError> {

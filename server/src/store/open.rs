@@ -12,7 +12,12 @@ use sqlx::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{ControlStore, Dialect, KEPT_EVENTS, failure::store_error};
+use super::{
+    ControlStore, Dialect, KEPT_EVENTS,
+    failover::{self, Failover},
+    failure::store_error,
+};
+use crate::hosts::Hosts;
 
 static POSTGRES: Migrator = sqlx::migrate!("../migrations/postgres");
 static SQLITE: Migrator = sqlx::migrate!("../migrations/sqlite");
@@ -43,28 +48,49 @@ const SQLITE_MIGRATION_SESSION: &str = "PRAGMA busy_timeout = 10000; PRAGMA jour
 
 impl ControlStore {
     /// Opens `sqlite:///path/control.db`, which is made where it is missing, or `postgres://..`, whose schema `dbkeep_control`
-    /// is made where it is missing. Brings the tables up to date first; several servers may do that at the same time.
+    /// is made where it is missing. Brings the tables up to date first; several servers may do that at the same time. A URL may name
+    /// several servers of PostgreSQL, of which one takes writes.
     ///
     /// # Errors
     /// `Unavailable` where the database cannot be reached or does not let this user in, or the string is not understood;
     /// `Corrupt` where it was written by another version. No message holds the connection string.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         install_default_drivers();
-        let (dialect, options) = understand(url)?;
-        migrate(dialect, &options).await?;
+        let Understood { dialect, servers, hosts } = understand(url)?;
+        let current = match &hosts {
+            Some(hosts) => hosts.find(ACQUIRE).await.map_err(|error| store_error(&error))?,
+            None => 0,
+        };
+        migrate(dialect, &servers[current]).await?;
         let (session, connections, writers) = match dialect {
             Dialect::Postgres => (POSTGRES_SESSION, POSTGRES_CONNECTIONS, Semaphore::MAX_PERMITS),
             Dialect::Sqlite => (SQLITE_SESSION, SQLITE_CONNECTIONS, 1),
         };
-        let pool: AnyPool = AnyPoolOptions::new()
+        let options = servers[current].clone();
+        let failover = hosts.map(|hosts| Failover::new(hosts, servers, current));
+        let several = failover.is_some();
+        let mut pool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE)
             .after_connect(move |connection, _| {
-                Box::pin(async move { sqlx::raw_sql(session).execute(connection).await.map(drop) })
-            })
-            .connect_lazy_with(options);
+                Box::pin(async move {
+                    if several {
+                        failover::after_connect(connection).await?;
+                    }
+                    sqlx::raw_sql(session).execute(connection).await.map(drop)
+                })
+            });
+        if let Some(failover) = &failover {
+            let failover = Arc::clone(failover);
+            pool = pool.test_before_acquire(false).before_acquire(move |connection, meta| {
+                let failover = Arc::clone(&failover);
+                Box::pin(async move { failover.before_acquire(connection, meta).await })
+            });
+        }
+        let pool: AnyPool = pool.connect_lazy_with(options);
         Ok(Self {
             pool,
+            failover,
             dialect,
             turns: Arc::new(Semaphore::new(writers)),
             kept_events: KEPT_EVENTS,
@@ -74,13 +100,27 @@ impl ControlStore {
     }
 }
 
+/// What a connection string says.
+struct Understood {
+    dialect: Dialect,
+    /// How each of its servers is connected to; the only one, or the file, for most.
+    servers: Vec<AnyConnectOptions>,
+    /// Where only a server that takes writes will do.
+    hosts: Option<Hosts>,
+}
+
 /// Reads a connection string.
-fn understand(url: &str) -> Result<(Dialect, AnyConnectOptions), StoreError> {
+fn understand(url: &str) -> Result<Understood, StoreError> {
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok((
-            Dialect::Postgres,
-            AnyConnectOptions::from_str(url).map_err(|error| store_error(&error))?,
-        ));
+        let hosts = Hosts::parse(url).map_err(|problem| StoreError::Unavailable(problem.to_string()))?;
+        let servers = hosts
+            .urls()
+            .map(|url| AnyConnectOptions::from_str(url).map_err(|error| store_error(&error)));
+        return Ok(Understood {
+            dialect: Dialect::Postgres,
+            servers: servers.collect::<Result<_, _>>()?,
+            hosts: Some(hosts).filter(Hosts::is_writable),
+        });
     }
     if !url.starts_with("sqlite:") {
         return Err(StoreError::Unavailable(
@@ -105,7 +145,11 @@ fn understand(url: &str) -> Result<(Dialect, AnyConnectOptions), StoreError> {
         .open(path);
     made.map_err(|error| StoreError::Unavailable(format!("its file: {error}")))?;
     let options = AnyConnectOptions::from_url(&file.to_url_lossy()).map_err(|error| store_error(&error))?;
-    Ok((Dialect::Sqlite, options))
+    Ok(Understood {
+        dialect: Dialect::Sqlite,
+        servers: vec![options],
+        hosts: None,
+    })
 }
 
 /// Brings the tables up to date, on a connection of its own: after a failure the migrator leaves its lock behind, which ends
@@ -194,9 +238,10 @@ mod tests {
             "sqlite://?mode=memory",
             "hunter2",
             "postgres://dbkeep:hunter2@[::1/db",
+            "postgres://dbkeep:hunter2@one,,two/db",
         ] {
-            let error = understand(url).expect_err(url).to_string();
-            assert!(!error.contains("hunter2"), "{error}");
+            let Err(error) = understand(url) else { panic!("{url}") };
+            assert!(!error.to_string().contains("hunter2"), "{error}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Proofs of down scripts: one for each migration and pair of scripts, the newest.
+//! Proofs of down scripts: one for each migration and pair of scripts, the newest. What a sample of the rows shows says less than any
+//! finding on all of them, and that all is well with it less than any finding that all is not well: it replaces neither.
 
 use dbkeep_engine::{
     model::{MigrationId, Proof, RunId},
@@ -16,6 +17,8 @@ use super::{
 
 /// In the column that is 1 where everything came back, and 0 where it did not: everything but data that down drops.
 const LOSSY: i64 = 2;
+/// Everything, of those rows that a sample had.
+const SAMPLED: i64 = 3;
 
 /// Keeps proofs of a target.
 pub(super) struct Put {
@@ -40,20 +43,30 @@ impl Act for Put {
             sqlx::query(
                 "INSERT INTO migration_proofs (target, migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (target, migration_id, up_sha256, down_sha256) \
-                 DO UPDATE SET restored = excluded.restored, up_ms = excluded.up_ms, run_id = excluded.run_id, at_ms = excluded.at_ms",
+                 DO UPDATE SET restored = excluded.restored, up_ms = excluded.up_ms, run_id = excluded.run_id, at_ms = excluded.at_ms \
+                 WHERE $9 = 0 OR migration_proofs.restored = 3",
             )
             .bind(&self.target)
             .bind(rows::text(&proof.id.0))
             .bind(&proof.up_sha256)
             .bind(&proof.down_sha256)
-            .bind(if proof.lossy { LOSSY } else { i64::from(proof.restored) })
+            .bind(verdict(proof))
             .bind(i64::try_from(proof.up_ms).unwrap_or(i64::MAX))
             .bind(proof.run.to_string())
             .bind(proof.at.as_millisecond())
+            .bind(i64::from(proof.sampled))
             .execute(&mut *tx.connection)
             .await?;
         }
         Ok(())
+    }
+}
+
+fn verdict(proof: &Proof) -> i64 {
+    match (proof.lossy, proof.restored) {
+        (true, _) => LOSSY,
+        (false, true) if proof.sampled => SAMPLED,
+        (false, restored) => i64::from(restored),
     }
 }
 
@@ -79,8 +92,9 @@ fn proof(row: &AnyRow) -> Result<Proof, StoreError> {
     Ok(Proof {
         up_sha256: rows::column_of(row, "up_sha256")?,
         down_sha256: rows::column_of(row, "down_sha256")?,
-        restored: restored == 1,
+        restored: matches!(restored, 1 | SAMPLED),
         lossy: restored == LOSSY,
+        sampled: restored == SAMPLED,
         up_ms: u64::try_from(up_ms).map_err(|_| strange("up_ms"))?,
         run: RunId(Uuid::try_parse(&run).map_err(|_| strange("run_id"))?),
         at: jiff::Timestamp::from_millisecond(at_ms).map_err(|_| strange("at_ms"))?,

@@ -179,6 +179,7 @@ pub(super) fn kind_name(kind: RunKind) -> &'static str {
         RunKind::Migrate => "migrate",
         RunKind::Rollback => "rollback",
         RunKind::Rehearse => "rehearse",
+        RunKind::Maintain => "maintain",
     }
 }
 

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, any::AnyRow};
 use super::{
     ControlStore, decisions,
     failure::{Failure, corrupt},
-    rows,
+    rows, slots,
     transaction::{Act, Tx},
 };
 
@@ -241,6 +241,7 @@ impl Act for Change {
         if !write(tx, &self.changed).await? {
             return Ok(Changed::Outrun);
         }
+        slots::renew_deadlines(tx, &self.changed).await?;
         decisions::insert(tx, &self.decision).await?;
         Ok(Changed::Done)
     }

@@ -6,7 +6,7 @@ use dbkeep_engine::{
     model::{ServerInfo, ServerSeen},
     port::StoreError,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sqlx::AssertSqlSafe;
 
 use super::{
@@ -23,11 +23,15 @@ const KEPT_MS: i64 = 24 * 60 * 60 * 1_000;
 /// A sign of life.
 pub(super) struct Beat {
     server: ServerInfo,
+    clock: Timestamp,
 }
 
 impl Beat {
-    pub(super) fn new(server: &ServerInfo) -> Self {
-        Self { server: server.clone() }
+    pub(super) fn new(server: &ServerInfo, clock: Timestamp) -> Self {
+        Self {
+            server: server.clone(),
+            clock,
+        }
     }
 }
 
@@ -37,8 +41,9 @@ impl Act for Beat {
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
         let now = tx.dialect.now_ms();
         let sql = format!(
-            "INSERT INTO servers (id, address, host, version, started_ms, seen_ms) VALUES ($1, $2, $3, $4, $5, {now}) \
-             ON CONFLICT (id) DO UPDATE SET address = excluded.address, seen_ms = excluded.seen_ms"
+            "INSERT INTO servers (id, address, host, version, started_ms, seen_ms, clock_ahead_ms) \
+             VALUES ($1, $2, $3, $4, $5, {now}, $6 - {now}) ON CONFLICT (id) DO UPDATE SET address = excluded.address, \
+             seen_ms = excluded.seen_ms, clock_ahead_ms = excluded.clock_ahead_ms"
         );
         sqlx::query(AssertSqlSafe(sql))
             .bind(rows::text(&self.server.id))
@@ -46,6 +51,7 @@ impl Act for Beat {
             .bind(rows::text(&self.server.host))
             .bind(rows::text(&self.server.version))
             .bind(self.server.started_at.as_millisecond())
+            .bind(self.clock.as_millisecond())
             .execute(&mut *tx.connection)
             .await?;
         let sql = format!("DELETE FROM servers WHERE seen_ms < {now} - {KEPT_MS}");
@@ -80,7 +86,7 @@ impl Act for Farewell {
 impl ControlStore {
     pub(super) async fn read_servers(&self, term: Duration) -> Result<Vec<ServerSeen>, StoreError> {
         let sql = format!(
-            "SELECT id, address, host, version, started_ms, seen_ms, {} - seen_ms AS silent_ms FROM servers ORDER BY started_ms DESC, id",
+            "SELECT id, address, host, version, started_ms, seen_ms, clock_ahead_ms, {} - seen_ms AS silent_ms FROM servers ORDER BY started_ms DESC, id",
             self.dialect.now_ms()
         );
         let found = self.read(sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.pool)).await?;
@@ -99,6 +105,7 @@ impl ControlStore {
                 },
                 seen_at: time("seen_ms")?,
                 alive: rows::column_of::<i64>(row, "silent_ms")? <= term_ms(term),
+                clock_ahead: SignedDuration::from_millis(rows::column_of(row, "clock_ahead_ms")?),
             });
         }
         Ok(servers)

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use dbkeep_engine::{
-    model::{ScheduleId, ScheduleState, SlotOutcome, SlotRecord},
-    port::{EndedSlot, Kept, OpenSlots, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, StoreError},
+    model::{ScheduleId, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord},
+    port::{EndedSlot, FiredNow, Kept, OpenSlots, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, StoreError},
+    schedule::decide,
 };
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, any::AnyRow};
@@ -55,11 +56,17 @@ fn fence_of(row: &AnyRow) -> Result<u64, StoreError> {
     u64::try_from(rows::column_of::<i64>(row, "claims")?).map_err(|_| corrupt("claims of a slot"))
 }
 
+/// When the run of a slot has to end.
+fn deadline_ms(spec: &ScheduleSpec, record: &SlotRecord) -> Option<i64> {
+    let deadline = decide::deadline(spec, record.slot).filter(|_| !record.manual);
+    deadline.map(Timestamp::as_millisecond)
+}
+
 /// Writes a record, or leaves the one that is there. Returns whether it was written.
-async fn insert(tx: &mut Tx<'_>, record: &SlotRecord) -> Result<bool, Failure> {
+async fn insert(tx: &mut Tx<'_>, record: &SlotRecord, deadline_ms: Option<i64>, request: Option<&str>) -> Result<bool, Failure> {
     let inserted = sqlx::query(
-        "INSERT INTO schedule_slots (schedule_id, slot_ms, outcome, reason, run_id, slot_count, first_slot_ms, decided_ms, manual) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (schedule_id, slot_ms) DO NOTHING",
+        "INSERT INTO schedule_slots (schedule_id, slot_ms, outcome, reason, run_id, slot_count, first_slot_ms, decided_ms, manual, \
+         deadline_ms, request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (schedule_id, slot_ms) DO NOTHING",
     )
     .bind(record.schedule.to_string())
     .bind(record.slot.as_millisecond())
@@ -70,6 +77,8 @@ async fn insert(tx: &mut Tx<'_>, record: &SlotRecord) -> Result<bool, Failure> {
     .bind(record.first_slot.as_millisecond())
     .bind(record.decided_at.as_millisecond())
     .bind(i64::from(record.manual))
+    .bind(deadline_ms)
+    .bind(request.map(rows::text))
     .execute(&mut *tx.connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
@@ -104,7 +113,7 @@ impl Act for Decide {
             return Ok(false);
         }
         for record in &self.records {
-            if insert(tx, record).await? {
+            if insert(tx, record, deadline_ms(&self.kept.schedule.spec, record), None).await? {
                 endings::announce_slot(tx, &self.kept.schedule.spec, record).await?;
             }
         }
@@ -233,24 +242,50 @@ impl Act for Claim {
 /// Records a slot that a person fires, claimed.
 pub(super) struct FireNow {
     schedule: ScheduleId,
+    /// The name of the call; empty for none.
+    request: String,
     holder: String,
     term_ms: i64,
 }
 
 impl FireNow {
-    pub(super) fn new(schedule: ScheduleId, holder: &str, term: Duration) -> Self {
+    pub(super) fn new(schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Self {
         Self {
             schedule,
+            request: rows::text(request),
             holder: holder.to_owned(),
             term_ms: term_ms(term),
         }
     }
 }
 
-impl Act for FireNow {
-    type Output = Option<SlotGrant>;
+impl FireNow {
+    /// The slot that the same call recorded before.
+    async fn before(&self, tx: &mut Tx<'_>) -> Result<Option<FiredNow>, Failure> {
+        if self.request.is_empty() {
+            return Ok(None);
+        }
+        let sql = format!("SELECT {SLOT} FROM schedule_slots AS l WHERE l.request_id = $1 AND l.request_id IS NOT NULL");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.request);
+        let Some(row) = query.fetch_optional(&mut *tx.connection).await? else {
+            return Ok(None);
+        };
+        let record = record(&row)?;
+        Ok(Some(if record.schedule == self.schedule {
+            FiredNow::Repeated(Box::new(record))
+        } else {
+            FiredNow::RequestIdReused
+        }))
+    }
+}
 
-    async fn perform(&self, tx: &mut Tx<'_>) -> Result<Option<SlotGrant>, Failure> {
+impl Act for FireNow {
+    type Output = FiredNow;
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<FiredNow, Failure> {
+        if let Some(before) = self.before(tx).await? {
+            return Ok(before);
+        }
         let id = self.schedule.to_string();
         // The row of the schedule is what everybody who decides its slots writes: from here on nobody does.
         let touched = sqlx::query("UPDATE schedules SET version = version + 1 WHERE id = $1")
@@ -263,8 +298,12 @@ impl Act for FireNow {
         .bind(&id)
         .fetch_optional(&mut *tx.connection)
         .await?;
+        // The same call may have been first meanwhile.
+        if let Some(before) = self.before(tx).await? {
+            return Ok(before);
+        }
         if touched.rows_affected() == 0 || open.is_some() {
-            return Ok(None);
+            return Ok(FiredNow::Busy);
         }
         let row = sqlx::query("SELECT max(slot_ms) AS newest FROM schedule_slots WHERE schedule_id = $1")
             .bind(&id)
@@ -288,8 +327,10 @@ impl Act for FireNow {
             decided_at: now,
             manual: true,
         };
-        insert(tx, &record).await?;
-        grant(tx, &id, slot_ms, &self.holder, self.term_ms).await
+        let request = Some(self.request.as_str()).filter(|request| !request.is_empty());
+        insert(tx, &record, None, request).await?;
+        let granted = grant(tx, &id, slot_ms, &self.holder, self.term_ms).await?;
+        Ok(granted.map_or(FiredNow::Busy, |granted| FiredNow::Granted(Box::new(granted))))
     }
 }
 
@@ -414,6 +455,20 @@ impl Act for Settle {
     }
 }
 
+/// Sets when the open slots of a schedule have to end, whose deadline may be another now.
+pub(super) async fn renew_deadlines(tx: &mut Tx<'_>, kept: &Kept) -> Result<(), Failure> {
+    let seconds = i64::from(kept.schedule.spec.deadline_seconds);
+    sqlx::query(
+        "UPDATE schedule_slots SET deadline_ms = CASE WHEN $2 > 0 THEN slot_ms + $2 * 1000 END \
+         WHERE schedule_id = $1 AND manual = 0 AND outcome IN ('pending', 'waiting', 'fired')",
+    )
+    .bind(kept.schedule.id.to_string())
+    .bind(seconds)
+    .execute(&mut *tx.connection)
+    .await?;
+    Ok(())
+}
+
 impl ControlStore {
     pub(super) async fn settled(&self, settlement: &SlotEnd) -> Result<bool, StoreError> {
         match self.write(Settle::new(settlement)).await {
@@ -452,6 +507,27 @@ impl ControlStore {
             schedules::COLUMNS
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(outcome.name()).bind(i64::from(limit));
+        let found = self.read(query.fetch_all(&self.pool)).await?;
+        let read = |row: &AnyRow| {
+            Ok(EndedSlot {
+                record: record(row)?,
+                kept: schedules::kept(row)?,
+            })
+        };
+        Ok(schedules::readable(found.iter().map(read)))
+    }
+
+    pub(super) async fn read_overdue(&self, now: Timestamp, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
+        // The condition of the index `slots_deadline` has to stand there word for word.
+        let sql = format!(
+            "SELECT {SLOT}, {} FROM schedule_slots AS l JOIN schedules AS s ON s.id = l.schedule_id JOIN runs AS r ON r.id = l.run_id \
+             WHERE l.outcome = 'fired' AND l.deadline_ms IS NOT NULL AND l.deadline_ms <= $1 AND r.cancel_reason IS NULL \
+             AND r.state NOT IN ('cancelled', 'succeeded', 'partially_succeeded', 'failed') ORDER BY l.deadline_ms LIMIT $2",
+            schedules::COLUMNS
+        );
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(now.as_millisecond())
+            .bind(i64::from(limit));
         let found = self.read(query.fetch_all(&self.pool)).await?;
         let read = |row: &AnyRow| {
             Ok(EndedSlot {

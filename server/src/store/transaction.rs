@@ -7,10 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use dbkeep_engine::{notify::Routing, port::StoreError};
-use sqlx::{AnyConnection, Connection};
+use sqlx::{Any, AnyConnection, Connection, pool::PoolConnection};
 use tokio::time::{Instant, timeout};
 
-use super::{ControlStore, Dialect, failure::Failure};
+use super::{ControlStore, Dialect, failover::is_of_the_server, failure::Failure};
 
 /// Longest wait for a turn at writing, and longest time that passing failures are repeated.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -74,14 +74,34 @@ impl ControlStore {
     }
 
     async fn attempt<A: Act>(&self, act: &A) -> Result<A::Output, Failure> {
-        let mut connection = self.pool.acquire().await?;
-        match timeout(LONGEST, self.once(act, &mut connection)).await {
-            Ok(result) => result,
+        let mut connection = self.connection().await?;
+        match timeout(LONGEST, self.watched(self.once(act, &mut connection))).await {
+            Ok(result) => {
+                if let Err(Failure::Database(error)) = &result
+                    && is_of_the_server(error)
+                {
+                    // Not to be used again, also where it would still answer, as one to a server that takes no writes any more.
+                    connection.close_on_drop();
+                    self.look_after(error).await;
+                }
+                result
+            }
             Err(_) => {
                 // Nobody knows what state it is in.
                 connection.close_on_drop();
                 Err(Failure::Store(no_answer()))
             }
+        }
+    }
+
+    /// A connection of the pool. Where the store has several servers and the one that was expected is gone, of the one that took over.
+    async fn connection(&self) -> Result<PoolConnection<Any>, sqlx::Error> {
+        match self.watched(self.pool.acquire()).await {
+            Err(error) if self.failover.is_some() && is_of_the_server(&error) => {
+                self.look_after(&error).await;
+                self.watched(self.pool.acquire()).await
+            }
+            acquired => acquired,
         }
     }
 
@@ -118,8 +138,12 @@ impl ControlStore {
 
     /// Waits for a read, but not for ever.
     pub(super) async fn read<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-        match timeout(LONGEST, query).await {
-            Ok(result) => result.map_err(|error| super::failure::store_error(&error)),
+        match timeout(LONGEST, self.watched(query)).await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) => {
+                self.look_after(&error).await;
+                Err(super::failure::store_error(&error))
+            }
             Err(_) => Err(no_answer()),
         }
     }

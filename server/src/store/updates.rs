@@ -44,15 +44,30 @@ impl Apply {
             SourceMark::Verified => Verification::Verified(rows::now()),
             SourceMark::Damaged => Verification::Damaged(rows::now()),
         };
-        let (name, at_ms) = rows::verification_columns(verification);
-        sqlx::query("UPDATE runs SET verification = $2, verified_ms = $3 WHERE id = $1")
-            .bind(source.to_string())
-            .bind(name)
-            .bind(at_ms)
-            .execute(&mut *tx.connection)
-            .await?;
-        Ok(())
+        verify(tx, source, verification).await
     }
+
+    /// Says in the row of a backup what was found of it.
+    async fn found(&self, tx: &mut Tx<'_>, backup: RunId, mark: SourceMark) -> Result<(), Failure> {
+        let verification = match mark {
+            SourceMark::Undone => return Err(corrupt(format!("run {} proves {backup} and does not undo it", self.run)).into()),
+            SourceMark::Verified => Verification::Verified(rows::now()),
+            SourceMark::Damaged => Verification::Damaged(rows::now()),
+        };
+        verify(tx, backup, verification).await
+    }
+}
+
+/// Nothing is said of a backup that was pruned: its files may have gone while they were read.
+async fn verify(tx: &mut Tx<'_>, backup: RunId, verification: Verification) -> Result<(), Failure> {
+    let (name, at_ms) = rows::verification_columns(verification);
+    sqlx::query("UPDATE runs SET verification = $2, verified_ms = $3 WHERE id = $1 AND pruned_ms IS NULL")
+        .bind(backup.to_string())
+        .bind(name)
+        .bind(at_ms)
+        .execute(&mut *tx.connection)
+        .await?;
+    Ok(())
 }
 
 impl Act for Apply {
@@ -75,6 +90,9 @@ impl Act for Apply {
         }
         if let Some(mark) = self.update.source_mark {
             self.mark(tx, &draft.run, mark).await?;
+        }
+        for (backup, mark) in &self.update.proofs {
+            self.found(tx, *backup, *mark).await?;
         }
         Ok(draft.save(tx).await?.1)
     }

@@ -113,6 +113,7 @@ pub(super) fn report(index: usize, statement: &Statement, duration: std::time::D
         duration_ms: millis(duration),
         rows,
         locks: Vec::new(),
+        locks_at_least: false,
         rewritten: Vec::new(),
     }
 }

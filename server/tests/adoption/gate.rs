@@ -232,6 +232,10 @@ impl Target for Gated {
         unreachable!("{NOT_ASKED}")
     }
 
+    async fn survey_share(&self, _: &Selection, _: u32, _: u64) -> Result<Survey, TargetError> {
+        unreachable!("{NOT_ASKED}")
+    }
+
     async fn explain(&self, _: &Selection) -> Result<(), TargetError> {
         unreachable!("{NOT_ASKED}")
     }

@@ -5,6 +5,7 @@ use dbkeep_engine::{
     testing::migrations::{FIRST_SPOILED, Spoil, generate, spoil},
 };
 use dbkeep_proto::v1::{self, MigrationState, RunState, WayBack};
+use sqlx::Connection as _;
 
 use super::world::{BOTH, World, all, newest};
 
@@ -38,13 +39,12 @@ async fn a_folder_of_a_thousand_comes_to_its_end_as_its_scripts_alone_do() {
     let alone = World::new(EngineKind::Sqlite, &[], Some(Layout::Sqlx)).await;
     let mut ups: Vec<_> = files.iter().filter(|file| !file.path.ends_with(".down.sql")).collect();
     ups.sort_by(|one, other| one.path.cmp(&other.path));
+    // By one connection: another that still remembers the schema before would not find a column to be renamed.
+    let mut one = sqlx::SqliteConnection::connect(&alone.url).await.expect("a connection");
     for up in ups {
-        let sql = std::str::from_utf8(&up.bytes).expect("text");
-        alone
-            .db
-            .execute(sql)
-            .await
-            .unwrap_or_else(|error| panic!("{}: {error}", up.path));
+        let sql = String::from_utf8(up.bytes.clone()).expect("text");
+        let executed = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut one).await;
+        executed.unwrap_or_else(|error| panic!("{}: {error}", up.path));
     }
     assert_eq!(world.contents().await, alone.contents().await, "seed {SEED}");
     alone.end().await;

@@ -1,9 +1,14 @@
 //! Migrations through gRPC, on real databases of both products, judged by an oracle that reads them without dbkeep.
 
+mod consent;
+mod identity;
 mod in_effect;
+mod kept;
 mod layouts;
+mod locks;
 mod lost_replies;
 mod meanwhile;
 mod rewinds;
+mod sampled;
 mod troubles;
 mod world;

@@ -195,6 +195,12 @@ pub(crate) fn request(plan: &v1::MigrationPlan) -> v1::RollbackMigrationsRequest
 pub(crate) async fn go_back(world: &mut World, request: v1::RollbackMigrationsRequest) -> Result<v1::Run, Status> {
     let stream = world.migrations.rollback_migrations(request).await?.into_inner();
     let events = stream.filter_map(async |message| message.map(|message| message.event).transpose());
+    let mut events = std::pin::pin!(events.peekable());
+    // It waits for somebody else's consent.
+    if let Some(Ok(first)) = events.as_mut().peek().await {
+        let run = first.run_id.clone();
+        world.approve(&run, "bob").await?;
+    }
     world.end_of(events).await
 }
 

@@ -232,6 +232,17 @@ impl World {
         Ok(self.migrations.repair_ledger(request).await?.into_inner())
     }
 
+    /// Approves a run on behalf of somebody.
+    pub(crate) async fn approve(&mut self, run: &str, principal: &'static str) -> Result<v1::Run, Status> {
+        let mut request = tonic::Request::new(v1::ApproveRunRequest {
+            id: run.to_owned(),
+            ..v1::ApproveRunRequest::default()
+        });
+        let name = tonic::metadata::MetadataValue::from_static(principal);
+        request.metadata_mut().insert("dbkeep-principal", name);
+        Ok(self.runs.approve_run(request).await?.into_inner().run.expect("a run"))
+    }
+
     /// Reads a run's events to the end, whose order is checked, and returns the run.
     pub(crate) async fn end_of(&mut self, events: impl Stream<Item = Result<v1::RunEvent, Status>>) -> Result<v1::Run, Status> {
         let mut events = std::pin::pin!(events);

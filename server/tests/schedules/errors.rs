@@ -105,24 +105,6 @@ async fn what_never_fires_and_what_is_unknown_is_refused() {
         let found = fields(&status);
         assert!(found.iter().any(|(name, _)| name == field), "{expression}: {found:?}");
     }
-    let spec = v1::ScheduleSpec {
-        operations: Vec::new(),
-        maintenance: vec![v1::MaintenanceTask {
-            name: "vacuum_analyze".to_owned(),
-            ..v1::MaintenanceTask::default()
-        }],
-        ..every_minute("upkeep")
-    };
-    let request = v1::CreateScheduleRequest {
-        spec: Some(spec),
-        request_id: String::new(),
-    };
-    let status = server
-        .schedules()
-        .create_schedule(request)
-        .await
-        .expect_err("not run by this version");
-    assert_eq!(fields(&status)[0].0, "spec.maintenance");
     let unknown = server
         .schedules()
         .get_schedule(v1::GetScheduleRequest { id: "nobody".to_owned() })

@@ -6,25 +6,13 @@ use jiff::SignedDuration;
 
 use crate::{
     support::Daemon,
-    world::{EXPIRED, World, as_principal, eventually, every_minute},
+    world::{EXPIRED, Random, World, as_principal, eventually, once_an_hour},
 };
 
 async fn client(daemon: &Daemon) -> ScheduleServiceClient<tonic::transport::Channel> {
     ScheduleServiceClient::connect(format!("http://{}", daemon.address))
         .await
         .expect("a connection")
-}
-
-/// Of a minute that was five minutes ago: its newest slot can be caught up, and the next is far away.
-fn once_an_hour(name: &str) -> v1::ScheduleSpec {
-    let minute = (jiff::Timestamp::now() - SignedDuration::from_mins(5)).as_second() / 60 % 60;
-    v1::ScheduleSpec {
-        timing: Some(v1::Timing {
-            when: Some(v1::timing::When::Expression(format!("{minute} * * * *"))),
-            ..v1::Timing::default()
-        }),
-        ..every_minute(name)
-    }
 }
 
 async fn create(daemon: &Daemon, name: &str) -> String {
@@ -74,18 +62,6 @@ killed!(
     when_its_run_is_accepted: "slot-fired",
     when_it_is_settled: "slot-settled",
 );
-
-/// A generator of its own: the same sequence for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 /// Number of slots: 200, or what `DBKEEP_SLOTS` says.
 fn slots() -> u64 {

@@ -1,15 +1,26 @@
 //! Schedules from the call that creates them to the rows that their runs delete, on both control stores, and over the death of servers.
 
+mod bounds;
 mod errors;
+#[cfg(feature = "failpoints")]
+mod failover;
+mod jumps;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod notified;
 #[path = "../support/mod.rs"]
 mod support;
+mod upkeep;
 mod world;
 
+use bounds::{
+    a_call_with_a_name_fires_once, a_server_that_stops_gives_its_claims_back,
+    a_target_that_does_not_answer_leaves_places_to_the_others, other_rules_need_another_consent,
+    the_share_holds_while_the_run_works,
+};
 use dbkeep_proto::v1::{self, SlotOutcome};
 use jiff::{SignedDuration, Timestamp};
+use jumps::{a_leap_back_fires_nothing_twice, a_leap_forward_is_a_misfire};
 use world::{EXPIRED, World, as_principal, eventually, every_minute};
 
 /// The same tests on both control stores.
@@ -30,6 +41,13 @@ on_both!(
     schedules_of_the_catalog_are_created_once,
     a_schedule_is_changed_by_fields_and_etags,
     servers_are_listed,
+    a_target_that_does_not_answer_leaves_places_to_the_others,
+    a_server_that_stops_gives_its_claims_back,
+    a_call_with_a_name_fires_once,
+    other_rules_need_another_consent,
+    the_share_holds_while_the_run_works,
+    a_leap_forward_is_a_misfire,
+    a_leap_back_fires_nothing_twice,
 );
 
 const ENDED: [SlotOutcome; 5] = [
@@ -300,7 +318,13 @@ async fn the_switch_holds_slots_back(database: &str) {
     // A person may fire all the same, which also shows that a look has passed since.
     let fired = server
         .schedules()
-        .run_schedule(as_principal("ann", v1::RunScheduleRequest { id: schedule.id.clone() }))
+        .run_schedule(as_principal(
+            "ann",
+            v1::RunScheduleRequest {
+                id: schedule.id.clone(),
+                ..v1::RunScheduleRequest::default()
+            },
+        ))
         .await;
     let mut events = fired.expect("a run").into_inner();
     while let Some(event) = events.message().await.expect("an event") {

@@ -78,7 +78,12 @@ impl World {
         } else {
             format!("{target}?mode=rwc")
         };
-        let db = Db::open(&open).await.expect("a connection");
+        Self::on(folder, target, store, &open).await
+    }
+
+    /// On databases that are there. `open` is the target's URL for this test, which knows no lists of servers.
+    pub(crate) async fn on(folder: tempfile::TempDir, target: String, store: String, open: &str) -> Self {
+        let db = Db::open(open).await.expect("a connection");
         db.execute("CREATE TABLE tokens (id bigint PRIMARY KEY, expires_at bigint)")
             .await
             .expect("a table");
@@ -94,9 +99,14 @@ impl World {
 
     /// Expired rows, and as many that live.
     pub(crate) async fn fill(&self) {
-        let rows = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {EXPIRED})");
+        self.fill_with(EXPIRED).await;
+    }
+
+    /// The same, so many of each.
+    pub(crate) async fn fill_with(&self, number: u64) {
+        let rows = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {number})");
         self.db.execute("DELETE FROM tokens").await.expect("empty");
-        for (first, expires) in [(0, 1_000_u64), (1_000, 9_000_000_000)] {
+        for (first, expires) in [(0, 1_000_u64), (100_000, 9_000_000_000)] {
             self.db
                 .execute(&format!("INSERT INTO tokens {rows} SELECT i + {first}, {expires} FROM n"))
                 .await
@@ -298,7 +308,10 @@ impl Server {
 
     /// Fires a schedule by hand; returns the id of its run once that is accepted.
     pub(crate) async fn fire(&self, id: &str) -> Result<String, tonic::Status> {
-        let request = v1::RunScheduleRequest { id: id.to_owned() };
+        let request = v1::RunScheduleRequest {
+            id: id.to_owned(),
+            ..v1::RunScheduleRequest::default()
+        };
         let mut events = self
             .schedules()
             .run_schedule(as_principal("ann", request))
@@ -315,6 +328,18 @@ impl Server {
             slots.into_iter().find(|slot| outcomes.contains(&slot.outcome()))
         })
         .await
+    }
+}
+
+/// A generator of its own: the same sequence for the same seed.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
     }
 }
 
@@ -350,5 +375,17 @@ pub(crate) fn every_minute(name: &str) -> v1::ScheduleSpec {
             ..v1::Timing::default()
         }),
         ..v1::ScheduleSpec::default()
+    }
+}
+
+/// Of a minute that was five minutes ago: its newest slot can be caught up, and the next is far away.
+pub(crate) fn once_an_hour(name: &str) -> v1::ScheduleSpec {
+    let minute = (Timestamp::now() - SignedDuration::from_mins(5)).as_second() / 60 % 60;
+    v1::ScheduleSpec {
+        timing: Some(v1::Timing {
+            when: Some(v1::timing::When::Expression(format!("{minute} * * * *"))),
+            ..v1::Timing::default()
+        }),
+        ..every_minute(name)
     }
 }

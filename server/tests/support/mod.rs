@@ -57,9 +57,14 @@ impl Daemon {
 
     /// Starts a server as a configuration file says.
     pub(crate) fn start_configured(config: &Path) -> Self {
+        Self::start_configured_with(config, "")
+    }
+
+    /// The same with `failpoints` armed.
+    pub(crate) fn start_configured_with(config: &Path, failpoints: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dbkeepd"));
         command.arg("--config").arg(config);
-        Self::spawn(command, "")
+        Self::spawn(command, failpoints)
     }
 
     fn launch(

@@ -68,6 +68,11 @@ impl PrivatePostgres {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_with(durability: Durability, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_from(None, durability, settings).await
+    }
+
+    /// Starts a cluster of its own, or a standby that streams from the cluster on a port of 127.0.0.1.
+    pub(crate) async fn start_from(primary: Option<u16>, durability: Durability, settings: &[(&str, &str)]) -> Result<Self> {
         // No socket file: only TCP is used, and the built-in default is a folder of the system's own clusters.
         let common = [
             ("listen_addresses", "127.0.0.1"),
@@ -83,12 +88,12 @@ impl PrivatePostgres {
             .map(|(name, value)| format!("{name} = '{}'", value.replace('\'', "''")))
             .collect::<Vec<_>>()
             .join("\n");
-        blocking(move || Self::start_blocking(&config)).await
+        blocking(move || Self::start_blocking(primary, &config)).await
     }
 
-    fn start_blocking(config: &str) -> Result<Self> {
+    fn start_blocking(primary: Option<u16>, config: &str) -> Result<Self> {
         let installation = Installation::find()?;
-        let keeper = Keeper::spawn(&installation, config)?;
+        let keeper = Keeper::spawn(&installation, primary, config)?;
         for _ in 0..PORT_ATTEMPTS {
             let port = free_port()?;
             match keeper.ask(&format!("start {port}")) {
@@ -188,6 +193,23 @@ impl PrivatePostgres {
     /// When the cluster does not stop.
     pub async fn stop_immediate(&self) -> Result<()> {
         self.ask("stop".to_owned()).await
+    }
+
+    /// Kills every server process with SIGKILL: none of them sends, writes or closes anything more. Its folder stays as it is, and
+    /// [`start_again`](Self::start_again) recovers from it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill(&self) -> Result<()> {
+        self.ask("murder".to_owned()).await
+    }
+
+    /// Makes a primary of a standby; returns when it takes writes.
+    ///
+    /// # Errors
+    /// When it is no standby, or does not become a primary; the message has its log.
+    pub(crate) async fn promote(&self) -> Result<()> {
+        self.ask("promote".to_owned()).await
     }
 
     /// Starts a stopped cluster on the port it had; after [`stop_immediate`](Self::stop_immediate) it recovers first.
@@ -363,7 +385,8 @@ struct KeeperProcess {
 }
 
 impl Keeper {
-    fn spawn(installation: &Installation, config: &str) -> Result<Self> {
+    fn spawn(installation: &Installation, primary: Option<u16>, config: &str) -> Result<Self> {
+        let primary = primary.map(|port| port.to_string()).unwrap_or_default();
         let mut child = installation
             .command(Path::new("sh"))
             // From the environment rather than the command line, so that `ps` stays readable.
@@ -371,6 +394,7 @@ impl Keeper {
             .env("KEEPER", include_str!("keeper.sh"))
             .args([
                 installation.bin.as_os_str(),
+                primary.as_ref(),
                 config.as_ref(),
                 std::env::temp_dir().as_os_str(),
             ])

@@ -105,6 +105,7 @@ impl Exit {
             | Error::ToolUnavailable { .. }
             | Error::TablesNotEmpty { .. }
             | Error::BackupKind { .. }
+            | Error::BackupOtherDatabase { .. }
             | Error::NoMigrations { .. }
             | Error::MigrationSource { .. }
             | Error::MigrationGraph { .. }

@@ -195,6 +195,9 @@ fn hint(error: &Error) -> Option<String> {
             "give --replace to empty them first, or leave --in-place away to look at the rows".to_owned()
         }
         Error::BackupKind { backup, .. } => format!("put captured rows back: dbkeep runs undo {backup}"),
+        Error::BackupOtherDatabase { backup, .. } => format!(
+            "look at it in a scratch place: dbkeep backups restore {backup}; or give --other-database if it is meant for this one"
+        ),
         Error::BackupStorage { path, .. } => format!("make room in {path}; nothing was deleted without its backup"),
         Error::RootUnusable { target, .. } => {
             format!("make the folder that the message names usable, or change the roots of {target} in the server's settings")

@@ -257,6 +257,7 @@ mod tests {
             "dbkeep schedules show nightly",
             "dbkeep schedules create nightly --operation a --operation b --target main --cron @daily --timezone Europe/Berlin",
             "dbkeep schedules create nightly --maintenance prune_backups:days=30,count=10 --maintenance vacuum_analyze --minute 0 --hour 2",
+            "dbkeep schedules create tidy --maintenance vacuum_analyze --maintenance prune_backups:days=30,count=10 --cron @weekly",
             "dbkeep schedules create x --operation a --cron @daily --description d --disabled --dry-run --batch-size 10 --max-time 30m",
             "dbkeep schedules create x --operation a --cron @daily --max-rows 10 --max-fraction 0.1 --full-speed --vacuum --overlap queue-one",
             "dbkeep schedules create x --operation a --cron @daily --misfire run-once --catch-up 2h --deadline 1h --jitter 5m --gap skip --fold twice",

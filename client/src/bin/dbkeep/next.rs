@@ -5,7 +5,7 @@
 
 use dbkeep_client::{
     is_final,
-    proto::{Run, RunKind, RunState},
+    proto::{MigrationDirection, Run, RunKind, RunState},
 };
 
 use crate::{
@@ -66,9 +66,14 @@ fn of_migrations(run: &Run) -> Vec<Next> {
         .as_ref()
         .map(|report| report.migrations.as_slice())
         .unwrap_or_default();
+    // Of migrations in effect, there is nothing to be applied.
+    let backwards = reports.iter().any(|report| report.direction() == MigrationDirection::Down);
     let stopped = reports.iter().find(|report| !report.problem.is_empty());
     match (run.kind(), stopped) {
         // A copy was stopped in the middle: nothing is to be mended.
+        (RunKind::Rehearse, _) if run.state() == RunState::Succeeded && backwards => {
+            vec![next("To see where everything stands", "status")]
+        }
         (RunKind::Rehearse, _) if run.state() == RunState::Succeeded => vec![next("To see what applying it means", "plan")],
         (RunKind::Rehearse, _) => Vec::new(),
         (_, Some(report)) => vec![

@@ -2,10 +2,11 @@
 //!
 //! Owns the columns and the wording that more than one command shows. Where they are written is `output.rs`; lists that only
 //! one command has are in that command's file. Migrations are `table/migration.rs`,
-//! schedules `table/schedule.rs`.
+//! schedules `table/schedule.rs`, sizes and recommendations `table/sizes.rs`.
 
 pub(crate) mod migration;
 pub(crate) mod schedule;
+pub(crate) mod sizes;
 
 use std::io;
 
@@ -39,7 +40,7 @@ pub(crate) fn verb(kind: RunKind) -> &'static str {
     match kind {
         RunKind::Cleanup => "deleted",
         RunKind::Undo => "put back",
-        RunKind::Verify => "proven",
+        RunKind::Verify | RunKind::Maintain => "proven",
         RunKind::Backup => "saved",
         RunKind::Restore => "restored",
         RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "changed",
@@ -433,9 +434,11 @@ pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
             },
         ))?;
     }
+    sizes::print(report, output)?;
     for warning in &report.warnings {
         output.line(output.paint(Tone::Warn, &format!("warning {}: {}", warning.code, warning.message)))?;
     }
+    sizes::recommend(report, output)?;
     output.line(format_args!(
         "Run {} {}{}: {}",
         run.id,
@@ -454,6 +457,23 @@ pub(crate) fn is_dry_run(run: &proto::Run) -> bool {
     run.options.as_ref().and_then(|options| options.dry_run).unwrap_or(true)
 }
 
+/// What built-in maintenance did: of its tasks, and of the rows that its proofs read.
+fn tasks(report: &proto::RunReport) -> String {
+    let done = report
+        .steps
+        .iter()
+        .filter(|step| step.state() == StepState::Succeeded)
+        .count();
+    let of = match report.steps.len() {
+        1 => "1 task".to_owned(),
+        number => format!("{number} tasks"),
+    };
+    match report.rows_affected {
+        0 => format!("{done} of {of} done"),
+        proven => format!("{done} of {of} done, {} {}", rows(proven), verb(RunKind::Maintain)),
+    }
+}
+
 pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> String {
     if migration::is_migrating(run.kind()) {
         return migration::sum(run, report);
@@ -470,7 +490,10 @@ pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> 
         return format!("{planned} would go; a dry run changes nothing");
     }
     let affected = of_steps(|step| step.rows_affected, report.rows_affected);
-    let mut text = format!("{affected} {}", verb(run.kind()));
+    let mut text = match run.kind() {
+        RunKind::Maintain => tasks(report),
+        kind => format!("{affected} {}", verb(kind)),
+    };
     if report.rows_along > 0 {
         text.push_str(&format!(", {} with them", rows(report.rows_along)));
     }
@@ -550,6 +573,15 @@ mod tests {
             "12,000 rows would go; a dry run changes nothing"
         );
         assert!(sum(&run(RunKind::Undo), &report, false).starts_with("11,000 rows put back"));
+        let mut upkeep = report.clone();
+        upkeep.steps = [StepState::Succeeded, StepState::Failed]
+            .map(|state| proto::StepReport {
+                state: state.into(),
+                ..Default::default()
+            })
+            .to_vec();
+        let told = sum(&run(RunKind::Maintain), &upkeep, false);
+        assert!(told.starts_with("1 of 2 tasks done, 11,000 rows proven"), "{told}");
         assert!(is_dry_run(&run(RunKind::Cleanup)));
     }
 }

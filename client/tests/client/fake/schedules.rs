@@ -31,6 +31,7 @@ pub(crate) enum Scheduling {
     },
     Run {
         id: String,
+        request_id: String,
     },
     Pause {
         note: String,
@@ -148,8 +149,8 @@ impl ScheduleService for Fake {
         &self,
         request: Request<proto::RunScheduleRequest>,
     ) -> Result<Response<Self::RunScheduleStream>, Status> {
-        let id = request.into_inner().id;
-        let events = self.stream(Call::Schedules(Scheduling::Run { id }))?;
+        let proto::RunScheduleRequest { id, request_id } = request.into_inner();
+        let events = self.stream(Call::Schedules(Scheduling::Run { id, request_id }))?;
         let events = events.map(|event| Ok(proto::RunScheduleResponse { event: Some(event?) }));
         Ok(Response::new(events.boxed()))
     }

@@ -12,6 +12,8 @@ mod logs;
 mod outbox;
 mod pruning;
 mod queue;
+mod schedules;
+mod slots;
 mod steering;
 mod updates;
 
@@ -87,6 +89,7 @@ where
         updates::only_the_holder_writes,
         updates::only_permitted_states_are_entered,
         updates::sources_are_marked,
+        updates::backups_are_marked_by_whoever_proves_them,
         updates::many_writers_leave_no_gap,
         updates::a_dropped_call_is_done_or_not_done,
         cancelling::a_run_that_nobody_works_on_ends_at_once,
@@ -136,6 +139,31 @@ where
         outbox::channels_that_are_gone_are_given_up,
         outbox::old_deliveries_are_pruned,
         outbox::deliveries_are_listed_and_filtered,
+        schedules::a_schedule_comes_back_as_it_was,
+        schedules::a_request_creates_one_schedule,
+        schedules::a_name_belongs_to_one,
+        schedules::schedules_of_a_catalog_are_created_once,
+        schedules::a_change_needs_what_was_read,
+        schedules::one_of_many_changes_is_made,
+        schedules::a_schedule_goes_with_its_slots,
+        schedules::due_schedules_are_found_longest_overdue_first,
+        schedules::the_switch_is_kept_with_who_set_it,
+        schedules::servers_give_signs_of_life_and_take_their_leave,
+        slots::a_slot_is_decided_once,
+        slots::one_of_many_deciders_is_first,
+        slots::each_slot_has_one_claimer,
+        slots::slots_that_were_claimed_least_go_first,
+        slots::slots_of_other_targets_are_left_alone,
+        slots::a_lapsed_claim_is_given_again_and_starts_nothing,
+        slots::a_claim_is_held_and_given_up,
+        slots::a_run_and_its_slot_are_one,
+        slots::a_schedule_that_was_changed_is_not_fired_as_it_was,
+        slots::a_slot_that_waits_is_released_when_its_turn_comes,
+        slots::a_slot_is_settled_once,
+        slots::a_person_fires_one_slot_at_a_time,
+        slots::a_named_call_fires_once,
+        slots::overdue_slots_are_found_by_their_deadline,
+        slots::slots_are_listed_newest_first,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );

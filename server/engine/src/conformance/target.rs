@@ -9,6 +9,7 @@ mod journal;
 mod restore;
 mod scans;
 mod surveys;
+mod upkeep;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -48,10 +49,14 @@ use self::{
         quoted_names_work_from_end_to_end,
     },
     surveys::{
-        earlier_steps_are_left_out_and_null_is_not, expired_epochs_are_compared_exactly, expired_is_strictly_before_the_horizon,
-        orphans_are_counted_without_null_keys, orphans_of_a_self_reference, orphans_of_an_empty_parent_are_all_with_a_key,
-        orphans_whose_key_does_not_fit_the_parent_s_type, orphans_with_composite_keys_need_every_column,
-        survey_samples_are_rows_of_the_selection, tables_are_counted,
+        a_share_is_counted_in_one_snapshot, earlier_steps_are_left_out_and_null_is_not, expired_epochs_are_compared_exactly,
+        expired_is_strictly_before_the_horizon, orphans_are_counted_without_null_keys, orphans_of_a_self_reference,
+        orphans_of_an_empty_parent_are_all_with_a_key, orphans_whose_key_does_not_fit_the_parent_s_type,
+        orphans_with_composite_keys_need_every_column, survey_samples_are_rows_of_the_selection, tables_are_counted,
+    },
+    upkeep::{
+        dead_rows_are_vacuumed_or_the_file_is_tidied, indexes_are_rebuilt_or_it_is_said_that_none_is,
+        sizes_are_known_or_said_to_be_unknown,
     },
 };
 use crate::{
@@ -143,6 +148,7 @@ pub async fn target_conformance(fixture: &dyn Fixture) {
         earlier_steps_are_left_out_and_null_is_not,
         expired_is_strictly_before_the_horizon,
         expired_epochs_are_compared_exactly,
+        a_share_is_counted_in_one_snapshot,
         survey_samples_are_rows_of_the_selection,
         a_scan_lists_exactly_the_selection_in_windows,
         a_scan_resumes_after_each_window,
@@ -173,6 +179,9 @@ pub async fn target_conformance(fixture: &dyn Fixture) {
         the_scratch_proves_rows,
         the_scratch_finds_what_cannot_come_back,
         nasty_values_survive,
+        dead_rows_are_vacuumed_or_the_file_is_tidied,
+        indexes_are_rebuilt_or_it_is_said_that_none_is,
+        sizes_are_known_or_said_to_be_unknown,
     );
     broken.extend(sets::broken(fixture).await);
     assert!(broken.is_empty(), "{} rules do not hold: {}", broken.len(), broken.join(", "));

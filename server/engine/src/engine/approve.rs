@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     EngineError,
     engine::{CleanupRequest, Context, Engine},
-    model::{Act, Approval, Caller, Decision, Plan, Run, RunState},
+    model::{Act, Approval, Caller, Decision, MigrationRecord, Plan, Run, RunId, RunState},
     port::{Created, Resolved, StoreError, Verdict},
     rule::Severity,
     run::tables_of,
@@ -55,6 +55,18 @@ fn wrong_state(run: &Run) -> EngineError {
         state: run.state,
         expected: WAITING,
     }
+}
+
+/// Whoever started a run cannot approve it, nor can somebody without a name.
+fn check_other(run: &Run, caller: &Caller) -> Result<(), EngineError> {
+    if caller.is_anonymous() || caller.principal == run.started_by {
+        return Err(EngineError::ApprovalRefused {
+            run: run.id,
+            principal: caller.principal.clone(),
+            anonymous: caller.is_anonymous(),
+        });
+    }
+    Ok(())
 }
 
 impl Engine {
@@ -101,6 +113,10 @@ impl Engine {
         if run.approvals.iter().any(|approval| approval.principal == caller.principal) {
             return Ok(run);
         }
+        let record = run.report.migrations.as_ref();
+        if let Some((record, backup)) = record.and_then(|record| Some((record.clone(), record.rewind?))) {
+            return self.approve_rewind(run, &record, backup, reason, caller).await;
+        }
         let plan = self.context.store.plan(run.plan).await?.ok_or(EngineError::UnknownPlan)?;
         let unapproved = run.approve_until.is_some() && (is_waiting(&run) || run.state == RunState::Failed);
         if unapproved && Timestamp::now() >= plan.expires_at {
@@ -113,13 +129,7 @@ impl Engine {
         if !is_waiting(&run) {
             return Err(wrong_state(&run));
         }
-        if caller.is_anonymous() || caller.principal == run.started_by {
-            return Err(EngineError::ApprovalRefused {
-                run: run.id,
-                principal: caller.principal.clone(),
-                anonymous: caller.is_anonymous(),
-            });
-        }
+        check_other(&run, caller)?;
         let (name, entry) = self.target(&run.target)?;
         let request = CleanupRequest {
             request_id: String::new(),
@@ -139,6 +149,37 @@ impl Engine {
                 at: decision.at,
             },
             tables: tables_of(selections.iter().flat_map(crate::planner::Step::held)),
+        };
+        let run = self.resolve(&run, &verdict, &decision).await?;
+        tracing::info!(run = %run.id, principal = caller.principal, approvals = run.approvals.len(), "run approved");
+        Ok(run)
+    }
+
+    /// Going back to a backup has no stored plan: what was reviewed is computed again.
+    async fn approve_rewind(
+        &self,
+        run: Run,
+        record: &MigrationRecord,
+        backup: RunId,
+        reason: &str,
+        caller: &Caller,
+    ) -> Result<Run, EngineError> {
+        if run.approve_until.is_some_and(|until| Timestamp::now() >= until) {
+            self.context.expire_approvals().await;
+            return Err(wrong_state(&self.run(&run.id.to_string()).await?));
+        }
+        if !is_waiting(&run) {
+            return Err(wrong_state(&run));
+        }
+        check_other(&run, caller)?;
+        let tables = self.recheck_rewind(&run.target, record, backup).await?;
+        let decision = Decision::allow(caller, Act::Approve, reason).about(&run.target, Some(run.id), None);
+        let verdict = Verdict::Approve {
+            approval: Approval {
+                principal: caller.principal.clone(),
+                at: decision.at,
+            },
+            tables,
         };
         let run = self.resolve(&run, &verdict, &decision).await?;
         tracing::info!(run = %run.id, principal = caller.principal, approvals = run.approvals.len(), "run approved");

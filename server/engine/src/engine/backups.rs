@@ -13,7 +13,7 @@ use crate::{
         StepReport, StepState, TableName, Verification,
     },
     planner::files::blocking,
-    port::{Archive, CreateRun, FilesError, MaintenanceError, Roots, RunFilter},
+    port::{Archive, CreateRun, FilesError, MaintenanceError, Roots, RunFilter, StoreError},
     run::OUT_OF_TIME,
 };
 
@@ -23,6 +23,8 @@ pub const MAX_TABLES: usize = 100;
 pub const MAX_SCRATCH_NAME: usize = 50;
 /// Runs looked at to decide what may be pruned.
 const PAGE_RUNS: u32 = 500;
+/// How far the clocks of servers may be apart that accept runs on one store.
+const CLOCKS_APART: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 
 /// A request to bring a backup back.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct RestoreRequest {
     pub scratch_name: String,
     /// Tables that hold rows lose them first.
     pub replace: bool,
+    /// Into place: take a backup of another database.
+    pub other_database: bool,
     /// What was typed to confirm.
     pub confirm: String,
 }
@@ -153,6 +157,7 @@ impl Engine {
             &request.tables.join(","),
             &request.scratch_name,
             if request.replace { "replace" } else { "" },
+            if request.other_database { "other database" } else { "" },
         ]);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
             return Ok(run);
@@ -194,6 +199,17 @@ impl Engine {
                     expected: "UndoRun, which puts captured rows back, or a scratch place to look at them".to_owned(),
                 });
             }
+            let here = entry.target.identity().await.map_err(EngineError::target(name))?;
+            let then = source.whole_backup().map(|record| &record.identity);
+            if let Some(difference) = then
+                .and_then(|then| here.differs_from(then))
+                .filter(|_| !request.other_database)
+            {
+                return Err(EngineError::BackupOtherDatabase {
+                    backup: source.id,
+                    difference,
+                });
+            }
             let expected = format!("{name}/{}", source.id);
             if request.confirm != expected {
                 return Err(EngineError::ConfirmationRequired { expected });
@@ -209,11 +225,11 @@ impl Engine {
         let report = Report {
             steps,
             backup: source.whole_backup().cloned(),
-            restore: Some(RestoreRecord {
+            restore: Some(Box::new(RestoreRecord {
                 mode,
                 tables: wanted,
                 place: String::new(),
-            }),
+            })),
             ..Report::default()
         };
         let run = Run {
@@ -285,19 +301,14 @@ impl Engine {
             });
         }
         let (name, entry) = self.target(target)?;
-        let every = |kinds: Vec<RunKind>, captured| RunFilter {
+        let listed_at = Timestamp::now();
+        let sources = self.backup_runs(name).await?;
+        let about_backups = RunFilter {
             target: Some(name.to_owned()),
-            kinds,
-            captured,
+            kinds: vec![RunKind::Undo, RunKind::Verify, RunKind::Restore, RunKind::Rollback],
             ..RunFilter::default()
         };
-        let sources = self.all_runs(&every(RunKind::SAVING.to_vec(), true)).await?;
-        let about = self
-            .all_runs(&every(
-                vec![RunKind::Undo, RunKind::Verify, RunKind::Restore, RunKind::Rollback],
-                false,
-            ))
-            .await?;
+        let about = self.all_runs(&about_backups).await?;
         let newest_proven = sources
             .iter()
             .find(|run| run.pruned.is_none() && matches!(run.verification, Verification::Verified(_)))
@@ -320,7 +331,11 @@ impl Engine {
                 None if newest_proven == Some(run.id) => Err("the newest backup of this target that was proven".to_owned()),
                 None => match need(&run, &about) {
                     Need::Kept(why) => Err(why),
-                    Need::None(known) => Ok(format!("made {}{known}", run.created_at)),
+                    // The files of those before it may have taken their time to go.
+                    Need::None(known) => match self.need_since(&run, newest_proven, &about_backups, listed_at).await? {
+                        Some(why) => Err(why),
+                        None => Ok(format!("made {}{known}", run.created_at)),
+                    },
                 },
             };
             let outcome = match reason {
@@ -352,6 +367,34 @@ impl Engine {
         Ok(outcomes)
     }
 
+    /// Why a backup is needed that was not when the backups were listed: an undo of it has begun since and was cut short, or the proven
+    /// backup that would stay in its place turned out to be damaged.
+    async fn need_since(
+        &self,
+        run: &Run,
+        newest_proven: Option<RunId>,
+        about: &RunFilter,
+        listed_at: Timestamp,
+    ) -> Result<Option<String>, StoreError> {
+        let since = RunFilter {
+            created_after: Some(listed_at - CLOCKS_APART),
+            ..about.clone()
+        };
+        if let Need::Kept(why) = need(run, &self.all_runs(&since).await?) {
+            return Ok(Some(why));
+        }
+        if matches!(run.verification, Verification::Verified(_))
+            && let Some(proven) = newest_proven
+        {
+            let now = self.context.store.run(proven).await?;
+            let holds = now.is_some_and(|now| now.pruned.is_none() && matches!(now.verification, Verification::Verified(_)));
+            if !holds {
+                return Ok(Some(format!("backup {proven}, which was to stay, is not proven any more")));
+            }
+        }
+        Ok(None)
+    }
+
     async fn prune_one(&self, name: &str, entry: &TargetEntry, run: &Run) -> Result<bool, EngineError> {
         if !self.context.store.begin_prune(run.id).await? {
             return Ok(false);
@@ -375,7 +418,7 @@ impl Engine {
         Ok(true)
     }
 
-    async fn all_runs(&self, filter: &RunFilter) -> Result<Vec<Run>, EngineError> {
+    pub(super) async fn all_runs(&self, filter: &RunFilter) -> Result<Vec<Run>, StoreError> {
         let mut all = Vec::new();
         let mut before = None;
         loop {

@@ -7,7 +7,7 @@ use super::{Engine, MAX_OPERATIONS, TargetEntry, approve, decide, digest_of, lim
 use crate::{
     EngineError,
     model::{Approval, Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState},
-    planner::{self, Recount},
+    planner::{self, Asked, Recount},
     port::{CreateRun, RunFilter},
     rule::{Operation, Severity},
     run::tables_of,
@@ -70,7 +70,7 @@ impl Engine {
             &operations,
             &self.context.settings,
             expected,
-            None,
+            Asked::default(),
         )
         .await
         .map_err(plan_error(name))?;
@@ -131,7 +131,7 @@ impl Engine {
                 &operations,
                 &self.context.settings,
                 expected,
-                None,
+                Asked::default(),
             )
             .await
             .map_err(plan_error(name))?;
@@ -219,6 +219,7 @@ impl Engine {
             full_speed: asked.full_speed,
             stop_on_failure: asked.stop_on_failure,
             max_rows: asked.max_rows,
+            max_share_millionths: asked.max_fraction.map(millionths),
             vacuum: asked.vacuum_after,
             // A table that somebody has now will be free some time; the slot has until its deadline.
             queue: true,
@@ -234,7 +235,10 @@ impl Engine {
             &operations,
             &self.context.settings,
             expected,
-            None,
+            Asked {
+                max_fraction: asked.max_fraction,
+                ..Asked::default()
+            },
         )
         .await
         .map_err(plan_error(name))?;
@@ -243,7 +247,7 @@ impl Engine {
         if !options.dry_run {
             slot.check_limits(&plan)?;
             if plan.severity >= Severity::Critical {
-                slot.check_approval(&plan, slot.now)?;
+                slot.check_approval(&plan, &self.consent_digest(spec), slot.now)?;
             }
         }
         let steps = plan.steps.iter().map(|step| StepReport {
@@ -377,7 +381,10 @@ impl Engine {
             &operations,
             &self.context.settings,
             |_, _, _| None,
-            Some(Recount { plan: &plan }),
+            Asked {
+                recount: Some(Recount { plan: &plan }),
+                ..Asked::default()
+            },
         )
         .await
         .map_err(plan_error(name))?;
@@ -406,6 +413,12 @@ impl Engine {
         }
         Ok((plan, selections.steps))
     }
+}
+
+/// A share of a table in millionths, rounded down.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share from 0 to 1")]
+fn millionths(share: f64) -> u32 {
+    (share.clamp(0.0, 1.0) * 1_000_000.0).floor() as u32
 }
 
 /// Whether the catalog asks for a vacuum after one of the operations.

@@ -43,6 +43,12 @@ pub(super) fn allow_slot(caller: &Caller, run: &Run, plan: &Plan, slot: jiff::Ti
     Some(Decision::allow(caller, Act::Run, detail).about(&run.target, Some(run.id), Some(plan.id)))
 }
 
+/// What lets the maintenance of a slot through.
+pub(super) fn allow_upkeep(caller: &Caller, run: &Run, slot: jiff::Timestamp) -> Decision {
+    let detail = format!("slot {slot}: maintenance {}", run.operations.join(", "));
+    Decision::allow(caller, Act::Run, detail).about(&run.target, Some(run.id), None)
+}
+
 /// What lets an undo through.
 pub(super) fn allow_undo(caller: &Caller, undo: &Run, source: RunId) -> Decision {
     Decision::allow(caller, Act::Undo, format!("by run {}", undo.id)).about(&undo.target, Some(source), Some(undo.plan))

@@ -30,6 +30,9 @@ pub enum Selection {
     Steps(u32),
 }
 
+/// Problems of a way back that a rollback passes over where it is told to take it unproven.
+pub const EXCUSABLE: [&str; 5] = ["DOWN_UNPROVEN", "DOWN_SAMPLED", "DOWN_EMPTY", "DOWN_LOSSY", "DOWN_REFUTED"];
+
 /// Whether there is a way back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WayBack {
@@ -41,6 +44,8 @@ pub enum WayBack {
     Unproven,
     /// A rehearsal showed that it brings back what was before.
     Proven(Proof),
+    /// A rehearsal on a sample of the rows showed that it brings back what was before, for those rows.
+    Sampled(Proof),
     /// A rehearsal showed that it brings back the schema, and loses data of what it drops.
     Lossy(Proof),
     /// A rehearsal showed that it does not.
@@ -60,6 +65,7 @@ impl WayBack {
             .find(|proof| proof.id == migration.id && proof.up_sha256 == migration.up.sha256 && proof.down_sha256 == down.sha256);
         match proof {
             None => Self::Unproven,
+            Some(proof) if proof.restored && proof.sampled => Self::Sampled(proof.clone()),
             Some(proof) if proof.restored => Self::Proven(proof.clone()),
             Some(proof) if proof.lossy => Self::Lossy(proof.clone()),
             Some(proof) => Self::Refuted(proof.clone()),
@@ -152,6 +158,8 @@ pub struct RewindPlan {
     pub tables: Vec<TableAgainst>,
     /// What has to be typed.
     pub phrase: String,
+    /// Principals beside the one that starts the run who have to approve it; the engine says.
+    pub approvals_required: u32,
 }
 
 impl RewindPlan {
@@ -430,6 +438,8 @@ pub struct Rewind<'a> {
     pub proofs: &'a [Proof],
     /// What stands in the way.
     pub problems: Vec<Problem>,
+    /// Principals beside the one that starts the run who have to approve it.
+    pub approvals_required: u32,
 }
 
 /// Puts a plan together that goes back to a backup: newest first, everything that its ledger does not have as it is now.
@@ -498,6 +508,7 @@ pub fn plan_rewind(collection: &Collection, standings: &Standings, rewind: Rewin
             backup: rewind.backup,
             made_at: rewind.made_at,
             phrase: RewindPlan::phrase_for(rewind.target, rewind.backup, &rewind.tables, steps.len()),
+            approvals_required: rewind.approvals_required,
             tables: rewind.tables,
         }),
         steps,
@@ -568,7 +579,7 @@ fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], fac
         .proofs
         .iter()
         .find(|proof| proof.id == migration.id && proof.up_sha256 == migration.up.sha256);
-    if let (Direction::Up, Some(proof)) = (direction, proof) {
+    if let (Direction::Up, Some(proof)) = (direction, proof.filter(|proof| !proof.sampled)) {
         return (Some(proof.up_ms), EstimateSource::Rehearsal);
     }
     if let (Direction::Up, Some(seconds)) = (direction, migration.metadata.estimated_seconds) {
@@ -578,9 +589,14 @@ fn estimate(migration: &Migration, direction: Direction, impacts: &[Impact], fac
         .iter()
         .map(|impact| risk::estimate_ms(impact, facts.known, facts.engine))
         .collect();
-    each.map_or((None, EstimateSource::Unknown), |each| {
-        (Some(each.iter().sum()), EstimateSource::Size)
-    })
+    let size: Option<u64> = each.map(|each| each.iter().sum());
+    // What a sample says of all rows is mostly too long: what takes as long with few rows was multiplied as well.
+    match (size, proof.filter(|_| direction == Direction::Up)) {
+        (Some(size), Some(proof)) if size <= proof.up_ms => (Some(size), EstimateSource::Size),
+        (_, Some(proof)) => (Some(proof.up_ms), EstimateSource::Rehearsal),
+        (Some(size), None) => (Some(size), EstimateSource::Size),
+        (None, None) => (None, EstimateSource::Unknown),
+    }
 }
 
 fn stopped_other_way(item: &Item, stopped: Direction) -> Problem {
@@ -611,6 +627,13 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
             "DOWN_UNPROVEN",
             format!("no rehearsal has shown that the down script of {id} {name} brings back what was before"),
         ),
+        WayBack::Sampled(proof) => (
+            "DOWN_SAMPLED",
+            format!(
+                "a rehearsal (run {}, {}) showed that the down script of {id} {name} brings back what was before, and saw a sample of the rows only",
+                proof.run, proof.at
+            ),
+        ),
         WayBack::Lossy(proof) => (
             "DOWN_LOSSY",
             format!(
@@ -632,8 +655,8 @@ fn way_back_problem(step: &PlanStep) -> Option<Problem> {
                 "write one, or go back to the backup that was made before {id} was applied: `dbkeep migrations rollback --from-backup`"
             )
         }
-        WayBack::Unproven => format!(
-            "rehearse it: `dbkeep migrations test --applied {id}`; or say that it is to be taken unproven: the database is saved first"
+        WayBack::Unproven | WayBack::Sampled(_) => format!(
+            "rehearse it on all rows: `dbkeep migrations test --applied {id}`; or say that it is to be taken unproven: the database is saved first"
         ),
         _ => "say that it is to be taken all the same (unproven): the database is saved first".to_owned(),
     };

@@ -44,7 +44,7 @@ fn verb(step: &PlanStep) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use jiff::Timestamp;
 
     use super::*;
@@ -56,7 +56,8 @@ mod tests {
         },
     };
 
-    fn step(table: &str, row_count: u64) -> PlanStep {
+    /// A step that counted some rows of a table of 10,000.
+    pub(in crate::model) fn step(table: &str, row_count: u64) -> PlanStep {
         PlanStep {
             operation: "o".into(),
             rule: Rule {

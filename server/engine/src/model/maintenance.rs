@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::schema::TableName;
+use super::{identity::Identity, schedule::MaintenanceTask, schema::TableName};
 
 /// A sealed file of a backup of whole tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct BackupRecord {
     pub tables: Vec<TableCount>,
     /// What wrote the dump, with its version.
     pub tool: String,
+    /// Which database it is of, as far as that was known.
+    #[serde(default)]
+    pub identity: Identity,
 }
 
 /// Where a backup is brought back to.
@@ -127,6 +130,97 @@ pub struct MaintenanceProgress {
     pub total: u64,
     /// "bytes", "rows", "blocks" or "pages".
     pub unit: String,
+}
+
+/// What a run of kind maintain was asked for, and how far each task is. What is done is kept item by item, so that an attempt after a
+/// crash goes on behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MaintenanceRecord {
+    /// One for each step of the run.
+    pub tasks: Vec<TaskRecord>,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// The task.
+    pub task: MaintenanceTask,
+    /// What it has dealt with: tables, indexes or backups.
+    #[serde(default)]
+    pub items: Vec<MaintenanceItem>,
+    /// What it is at: written before it begins, so that whoever comes after a crash knows what may lie half done.
+    #[serde(default)]
+    pub current: Option<String>,
+}
+
+/// What became of one table, index or backup.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MaintenanceItem {
+    /// Its name.
+    pub name: String,
+    /// Whether that succeeded; otherwise a warning says why not.
+    pub done: bool,
+    /// Its size before, bytes; 0 where that says nothing.
+    #[serde(default)]
+    pub bytes_before: u64,
+    /// Its size after.
+    #[serde(default)]
+    pub bytes_after: u64,
+    /// Rows of it that were proven.
+    #[serde(default)]
+    pub rows: u64,
+}
+
+/// A table with dead rows that are worth a vacuum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadRows {
+    /// The table.
+    pub table: TableName,
+    /// Dead rows, as the database's statistics tell.
+    pub dead: u64,
+    /// Whether dbkeep's user may vacuum it.
+    pub permitted: bool,
+}
+
+/// An index that is mostly air.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BloatedIndex {
+    /// The index, with its schema.
+    pub index: TableName,
+    /// Its table.
+    pub table: TableName,
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// How much of it would be gone after a rebuild, percent.
+    pub bloat_percent: u32,
+    /// How that was found: "pgstattuple" or "estimate".
+    pub found_by: String,
+    /// Whether dbkeep's user may rebuild it.
+    pub permitted: bool,
+    /// Invalid indexes that an earlier rebuild of it left behind.
+    pub leftovers: Vec<TableName>,
+}
+
+/// What a look at all indexes found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IndexSurvey {
+    /// Those that are mostly air, the largest first.
+    pub bloated: Vec<BloatedIndex>,
+    /// How many were large enough to be looked at.
+    pub examined: u64,
+    /// Those of which nothing can be said, because their tables were never analyzed.
+    pub unknown: Vec<TableName>,
+    /// Invalid indexes that a rebuild left behind which was cut short, whoever began it.
+    pub leftovers: Vec<TableName>,
+}
+
+/// What a rebuild did to an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexSpace {
+    /// Its size before, bytes.
+    pub bytes_before: u64,
+    /// Its size after.
+    pub bytes_after: u64,
 }
 
 /// The removal of a backup's files.

@@ -202,9 +202,14 @@ impl Report {
         let failed = earlier
             .filter(|earlier| earlier.operation != *operation)
             .find(|earlier| earlier.state == StepState::Failed)?;
+        // A task of maintenance has no rules.
+        let rule = match failed.rule.as_str() {
+            "" => String::new(),
+            rule => format!(" in rule {rule}"),
+        };
         Some(format!(
-            "not begun: operation {} failed in rule {}, and the run stops on failure",
-            failed.operation, failed.rule
+            "not begun: operation {} failed{rule}, and the run stops on failure",
+            failed.operation
         ))
     }
 

@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    advice::Advice,
     decision::Approval,
-    maintenance::{BackupRecord, Pruned, RestoreRecord, TableSpace},
+    maintenance::{BackupRecord, MaintenanceRecord, Pruned, RestoreRecord, TableSpace},
     migration::MigrationRecord,
     plan::PlanId,
     report::OperationFacts,
+    size::SizeRecord,
 };
 
 /// Id of a run, sortable by creation.
@@ -66,11 +68,13 @@ pub enum RunKind {
     Rollback,
     /// Tries migrations on a copy.
     Rehearse,
+    /// Carries out built-in maintenance.
+    Maintain,
 }
 
 impl RunKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cleanup,
         Self::Undo,
         Self::Verify,
@@ -79,6 +83,7 @@ impl RunKind {
         Self::Migrate,
         Self::Rollback,
         Self::Rehearse,
+        Self::Maintain,
     ];
 }
 
@@ -184,6 +189,10 @@ pub struct RunOptions {
     /// Most rows that the whole run may delete; `None` for no limit of its own.
     #[serde(default)]
     pub max_rows: Option<u64>,
+    /// Most of one table that the run may delete, millionths of its rows when the run was planned; `None` for no limit of its own. Whole
+    /// numbers, so that options can be compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_share_millionths: Option<u32>,
     /// Take findings of level WARN that nobody has confirmed otherwise.
     #[serde(default)]
     pub force: bool,
@@ -231,6 +240,7 @@ impl Default for RunOptions {
             capture: false,
             stop_on_failure: false,
             max_rows: None,
+            max_share_millionths: None,
             force: false,
             max_rows_per_second: 0,
             // Measured: rests as long as the batches keep the foreground's p99 where it is when nothing runs.
@@ -408,13 +418,22 @@ pub struct Report {
     pub backup: Option<BackupRecord>,
     /// A restore: what was asked for, and where the rows went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restore: Option<RestoreRecord>,
+    pub restore: Option<Box<RestoreRecord>>,
     /// Migrations: what was asked for, and what became of each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migrations: Option<Box<MigrationRecord>>,
+    /// Built-in maintenance: what was asked for, and how far each task is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Box<MaintenanceRecord>>,
     /// The slot that it was started for; `None` where somebody called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled: Option<Box<ScheduledBy>>,
+    /// Of a run that a schedule started: how large its tables and the database were, and are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<Box<SizeRecord>>,
+    /// What to do next, where a schedule started it and it has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Advice>,
 }
 
 impl StepReport {
@@ -506,7 +525,9 @@ impl Run {
         let made = match self.kind {
             RunKind::Backup => self.state == RunState::Succeeded,
             RunKind::Migrate | RunKind::Rollback => true,
-            RunKind::Cleanup | RunKind::Undo | RunKind::Verify | RunKind::Restore | RunKind::Rehearse => false,
+            RunKind::Cleanup | RunKind::Undo | RunKind::Verify | RunKind::Restore | RunKind::Rehearse | RunKind::Maintain => {
+                false
+            }
         };
         self.report.backup.as_ref().filter(|record| made && !record.files.is_empty())
     }

@@ -151,6 +151,12 @@ impl MaintenanceTask {
         "restore_drill",
     ];
 
+    /// `; did you mean X?` of a name that no task has, or nothing where none is near.
+    #[must_use]
+    pub fn suggestion(written: &str) -> String {
+        crate::spelling::suggestion(Self::NAMES, written)
+    }
+
     /// Name in stores, messages and reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -378,15 +384,15 @@ pub struct StandingApproval {
     pub max_rows: u64,
     /// Until when it holds.
     pub expires_at: Timestamp,
-    /// [`ScheduleSpec::digest`] of what was consented to.
+    /// Digest of what was consented to: of [`ScheduleSpec::digest`], and of the rules of the operations as they were then.
     pub spec_digest: String,
 }
 
 impl StandingApproval {
-    /// Whether it holds at an instant for what the schedule does now.
+    /// Whether it holds at an instant for what the schedule does now, which has this digest.
     #[must_use]
-    pub fn covers(&self, spec: &ScheduleSpec, now: Timestamp) -> bool {
-        now < self.expires_at && self.spec_digest == spec.digest()
+    pub fn covers(&self, digest: &str, now: Timestamp) -> bool {
+        now < self.expires_at && self.spec_digest == digest
     }
 }
 
@@ -541,8 +547,8 @@ mod tests {
             spec_digest: approved.digest(),
         };
         let before = Timestamp::from_second(99).expect("an instant");
-        assert!(approval.covers(&approved, before));
-        assert!(!approval.covers(&approved, approval.expires_at), "expired");
+        assert!(approval.covers(&approved.digest(), before));
+        assert!(!approval.covers(&approved.digest(), approval.expires_at), "expired");
         let renamed = ScheduleSpec {
             name: "nightly".to_owned(),
             timing: Timing {
@@ -551,7 +557,7 @@ mod tests {
             },
             ..approved.clone()
         };
-        assert!(approval.covers(&renamed, before), "the same work at another time");
+        assert!(approval.covers(&renamed.digest(), before), "the same work at another time");
         let changes: [fn(&mut ScheduleSpec); 5] = [
             |spec| "other".clone_into(&mut spec.target),
             |spec| spec.work = Work::Operations(vec!["expired_tokens".to_owned()]),
@@ -562,7 +568,7 @@ mod tests {
         for change in changes {
             let mut changed = approved.clone();
             change(&mut changed);
-            assert!(!approval.covers(&changed, before), "{changed:?}");
+            assert!(!approval.covers(&changed.digest(), before), "{changed:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The servers that work with one control store, and the switch that they all obey.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// A server, as it says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct ServerSeen {
     pub seen_at: Timestamp,
     /// Whether that is recent.
     pub alive: bool,
+    /// By how much its clock was ahead of the store's then; negative where it was behind.
+    pub clock_ahead: SignedDuration,
 }
 
 /// Whether slots are decided at all.

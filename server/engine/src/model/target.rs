@@ -22,6 +22,8 @@ pub enum Capability {
     Undo,
     /// Other sessions may write the table during a batch; adoption of an orphan is detected before commit.
     ConcurrentWriters,
+    /// Locks are taken on single tables; where this is missing, whoever writes has the lock of the whole database.
+    TableLocks,
 }
 
 /// What a connection to a target found.

@@ -150,7 +150,9 @@ mod tests {
 
     #[test]
     fn growth_is_a_line() {
-        let sizes: Vec<(Timestamp, f64)> = (0..48).map(|hour| (at(hour * 3_600), 1e9 + 1e6 * hour as f64)).collect();
+        let sizes: Vec<(Timestamp, f64)> = (0..48_i32)
+            .map(|hour| (at(i64::from(hour) * 3_600), 1e9 + 1e6 * f64::from(hour)))
+            .collect();
         let growth = super::growth(&sizes, Some(240_000_000)).expect("enough points");
         assert!((growth.bytes_per_day - 24e6).abs() < 1.0, "{growth:?}");
         assert!((growth.days_until_full.expect("it grows") - 10.0).abs() < 1e-6, "{growth:?}");

@@ -3,7 +3,7 @@
 
 use super::words;
 use crate::model::{
-    Report, Run, RunKind, RunState, StepState,
+    Advice, Report, Run, RunKind, RunState, SizeSnapshot, StepState,
     notice::{Facts, Notice, NoticeKind, ScheduleRef},
 };
 
@@ -59,8 +59,10 @@ impl Notice {
             notice.line("Time at work", words::duration(facts.duration_ms));
         }
         notice.line("Started by", &run.started_by);
+        tell_sizes(&mut notice, &run.report);
         tell_troubles(&mut notice, &run.report, &facts);
         notice.next_step = next_step(run, &facts);
+        tell_advice(&mut notice, &run.report);
         notice.command = format!("dbkeep runs show {}", run.id);
         notice.facts = facts;
         notice.schedule = schedule;
@@ -99,8 +101,18 @@ fn kind_of(run: &Run, facts: &Facts) -> NoticeKind {
     }
 }
 
+/// How much was done, in the unit of the run's kind.
+fn amount(run: &Run, facts: &Facts) -> String {
+    if run.kind != RunKind::Maintain {
+        return words::counted(facts.rows_affected, "row");
+    }
+    let steps = &run.report.steps;
+    let done = steps.iter().filter(|step| step.state == StepState::Succeeded).count();
+    format!("{done} of {}", words::counted(steps.len() as u64, "task"))
+}
+
 fn result_of(run: &Run, facts: &Facts) -> String {
-    let rows = words::counted(facts.rows_affected, "row");
+    let rows = amount(run, facts);
     match run.state {
         RunState::Failed if run.started_at.is_none() => format!("did not begin: {}", run.state_reason),
         RunState::Failed => format!("failed: {}", run.state_reason),
@@ -112,10 +124,48 @@ fn result_of(run: &Run, facts: &Facts) -> String {
     }
 }
 
+/// How large the database was and is.
+fn tell_sizes(notice: &mut Notice, report: &Report) {
+    let Some(sizes) = &report.sizes else { return };
+    let of = |snapshot: &Option<SizeSnapshot>| snapshot.as_ref().and_then(|snapshot| snapshot.database_bytes);
+    if let (Some(before), Some(after)) = (of(&sizes.before), of(&sizes.after)) {
+        notice.line(
+            "Database",
+            format!("{} before, {} after", words::bytes(before), words::bytes(after)),
+        );
+    }
+}
+
+/// What to do next: the most urgent in the sentence that is there for it, where nothing else is said there, and the rest behind.
+fn tell_advice(notice: &mut Notice, report: &Report) {
+    let mut advice = report.advice.iter();
+    if notice.next_step.is_empty()
+        && let Some(first) = advice.next()
+    {
+        notice.next_step = sentence(first);
+    }
+    for piece in advice.by_ref().take(MOST_TOLD) {
+        notice.line("What to do next", sentence(piece));
+    }
+    let more = advice.count() as u64;
+    if more > 0 {
+        notice.line("What to do next", format!("and {} more, in the report", words::count(more)));
+    }
+}
+
+fn sentence(advice: &Advice) -> String {
+    match advice.command.as_str() {
+        "" => advice.what.clone(),
+        command => format!("{}: {command}", advice.what),
+    }
+}
+
 fn tell_troubles(notice: &mut Notice, report: &Report, facts: &Facts) {
     let mut failed = report.steps.iter().filter(|step| step.state == StepState::Failed);
     for step in failed.by_ref().take(MOST_TOLD) {
-        notice.line("Failed", format!("{}.{}: {}", step.operation, step.rule, step.message));
+        // A task of maintenance has no rules.
+        let dot = if step.rule.is_empty() { "" } else { "." };
+        notice.line("Failed", format!("{}{dot}{}: {}", step.operation, step.rule, step.message));
     }
     let more = failed.count() as u64;
     if more > 0 {
@@ -153,6 +203,14 @@ fn next_step(run: &Run, facts: &Facts) -> String {
             run.target,
             run.operations.join(" ")
         ),
+        // Of what a schedule starts, the next slot tries again by itself.
+        (_, RunKind::Maintain) => match &run.report.scheduled {
+            Some(slot) => format!(
+                "Look at what stopped it, then fire it again: dbkeep schedules run {}",
+                slot.schedule
+            ),
+            None => "Look at what stopped it, then start it again.".to_owned(),
+        },
         _ => "Look at what stopped it, then start it again.".to_owned(),
     }
 }
@@ -167,13 +225,14 @@ fn name_of(kind: RunKind) -> &'static str {
         RunKind::Migrate => "migration",
         RunKind::Rollback => "rollback",
         RunKind::Rehearse => "rehearsal",
+        RunKind::Maintain => "maintenance",
     }
 }
 
 fn rows_label(kind: RunKind) -> &'static str {
     match kind {
         RunKind::Undo | RunKind::Restore => "Rows put back",
-        RunKind::Verify => "Rows proven",
+        RunKind::Verify | RunKind::Maintain => "Rows proven",
         RunKind::Cleanup | RunKind::Backup | RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "Rows affected",
     }
 }
@@ -301,6 +360,51 @@ mod tests {
         let notice = Notice::of_run(&refused, None);
         assert_eq!(notice.kind, NoticeKind::RunRefused);
         assert_eq!(notice.title, "cleanup on shop did not begin: the reason");
+    }
+
+    #[test]
+    fn advice_and_sizes_are_told_beside_the_way_back() {
+        let mut told = run(RunState::Succeeded, &[StepState::Succeeded]);
+        let advice = |what: &str, command: &str| Advice {
+            key: "key".to_owned(),
+            level: crate::model::AdviceLevel::Info,
+            what: what.to_owned(),
+            command: command.to_owned(),
+        };
+        told.report.advice = vec![advice("Give it more time", "dbkeep x"), advice("Look", "")];
+        let snapshot = |bytes| SizeSnapshot {
+            at: Timestamp::UNIX_EPOCH,
+            database_bytes: Some(bytes),
+            reusable_bytes: None,
+            tables: Vec::new(),
+        };
+        told.report.sizes = Some(Box::new(crate::model::SizeRecord {
+            before: Some(snapshot(4_096)),
+            after: Some(snapshot(2_048)),
+            ..Default::default()
+        }));
+        let notice = Notice::of_run(&told, None);
+        assert!(notice.next_step.starts_with("To put the rows back"), "{}", notice.next_step);
+        assert_eq!(value(&notice, "What to do next"), Some("Give it more time: dbkeep x"));
+        assert_eq!(value(&notice, "Database"), Some("4.0 KiB before, 2.0 KiB after"));
+        told.report.steps[0].rows_captured = 0;
+        let notice = Notice::of_run(&told, None);
+        assert_eq!(notice.next_step, "Give it more time: dbkeep x");
+        assert_eq!(value(&notice, "What to do next"), Some("Look"));
+    }
+
+    #[test]
+    fn maintenance_is_told_by_its_tasks() {
+        let mut upkeep = run(RunState::PartiallySucceeded, &[StepState::Succeeded, StepState::Failed]);
+        upkeep.kind = RunKind::Maintain;
+        for step in &mut upkeep.report.steps {
+            step.operation = "restore_drill".to_owned();
+            step.rule.clear();
+        }
+        let notice = Notice::of_run(&upkeep, None);
+        assert_eq!(notice.title, "maintenance on shop did a part (1 of 2 tasks), 1 step failed");
+        assert_eq!(value(&notice, "Failed"), Some("restore_drill: lock timeout on logs"));
+        assert_eq!(value(&notice, "Rows proven"), Some("2,000"));
     }
 
     #[test]

@@ -11,7 +11,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::target::{Claim, TableLayout, Target, TargetError};
-use crate::model::{LedgerEntry, MaintenanceProgress, RunId, TableCount, TableName, TableSpace};
+use crate::model::{
+    DeadRows, IndexSpace, IndexSurvey, LedgerEntry, MaintenanceProgress, RunId, Sample, SampledTable, SizeSnapshot, TableCount,
+    TableName, TableSpace,
+};
 
 /// An act on whole tables failed.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +168,17 @@ pub struct LoadOrder {
     pub notes: serde_json::Value,
 }
 
+/// A copy with some of the rows, to be made.
+#[derive(Debug, Clone)]
+pub struct SampleOrder {
+    /// The right to do it.
+    pub claim: Claim,
+    /// An empty file of ours, for whatever the adapter has to write on the way.
+    pub path: PathBuf,
+    /// How many rows.
+    pub sample: Sample,
+}
+
 /// Tables that were loaded and counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
@@ -179,6 +193,10 @@ pub struct Loaded {
 /// What a target can do with whole tables.
 #[async_trait]
 pub trait Maintenance: Send + Sync {
+    /// Why a task of built-in maintenance, by its name, has no use on databases of this kind; `None` where it has. The same for as long as
+    /// the program runs: schedules with such a task are refused.
+    fn unsupported(&self, task: &str) -> Option<&'static str>;
+
     /// Looks whether these tables, or the whole database, can be dumped. Changes nothing.
     async fn scope(&self, tables: &[TableName]) -> Result<DumpScope, MaintenanceError>;
 
@@ -197,6 +215,15 @@ pub trait Maintenance: Send + Sync {
     /// what belongs to anybody else is refused.
     async fn load_scratch(&self, order: &LoadOrder, name: &str, watch: &Watch) -> Result<Loaded, MaintenanceError>;
 
+    /// Copies the whole schema and some rows of every table into a place of their own, made for it as [`Maintenance::load_scratch`] makes
+    /// one. The rows are spread evenly over the order of the primary key, the last among them; a table without one is taken in the order
+    /// in which its rows lie. The same rows come out as long as the same are there. Rows that foreign keys of chosen rows name come along,
+    /// and theirs. Sequences stand where they stand in the target.
+    ///
+    /// Returns every table with the rows that the copy has, and those that it has in the same snapshot of the target.
+    async fn sample_scratch(&self, order: &SampleOrder, name: &str, watch: &Watch)
+    -> Result<Vec<SampledTable>, MaintenanceError>;
+
     /// Opens the place that [`Maintenance::load_scratch`] made as a target of its own. It is closed when it is dropped, before
     /// [`Maintenance::drop_scratch`].
     ///
@@ -214,6 +241,36 @@ pub trait Maintenance: Send + Sync {
 
     /// Makes the space of a table's deleted rows reusable, and tells what became of it.
     async fn vacuum(&self, table: &TableName, watch: &Watch) -> Result<TableSpace, MaintenanceError>;
+
+    /// Tables whose dead rows are worth a vacuum, those with most of them first, by the database's own statistics.
+    ///
+    /// # Errors
+    /// A target's of class `Unsupported` where tables share one file: see [`Maintenance::vacuum_file`].
+    async fn dead_rows(&self) -> Result<Vec<DeadRows>, MaintenanceError>;
+
+    /// Renews the statistics of the whole file, and gives free pages back as far as it can.
+    ///
+    /// # Errors
+    /// A target's of class `Unsupported` where each table has files of its own: see [`Maintenance::dead_rows`].
+    async fn vacuum_file(&self, watch: &Watch) -> Result<TableSpace, MaintenanceError>;
+
+    /// Looks which indexes are mostly air, and which were left behind invalid. Changes nothing.
+    ///
+    /// # Errors
+    /// A target's of class `Unsupported` where a rebuild makes no index smaller.
+    async fn survey_indexes(&self, watch: &Watch) -> Result<IndexSurvey, MaintenanceError>;
+
+    /// Rebuilds an index while others read and write its table. Told to stop, or cut off, it may leave an invalid index behind, which
+    /// [`Maintenance::settle_reindex`] removes.
+    async fn reindex(&self, run: RunId, index: &TableName, watch: &Watch) -> Result<IndexSpace, MaintenanceError>;
+
+    /// Ends what is left at work of a run's rebuild of an index, removes what that left behind, and returns the names of it. What
+    /// somebody else left, or is at, stays. Without anything to do it does nothing.
+    async fn settle_reindex(&self, run: RunId, index: &TableName) -> Result<Vec<TableName>, MaintenanceError>;
+
+    /// Sizes of the database and of these tables, or of the largest where it is `None`, without looking at rows and without waiting
+    /// long for anybody. What the database does not know is said to be unknown; a table that is gone is left out.
+    async fn sizes(&self, tables: Option<&[TableName]>) -> Result<SizeSnapshot, MaintenanceError>;
 
     /// Removes what the journal keeps of a run whose backup is gone. Returns the number of rows removed.
     async fn forget(&self, run: RunId) -> Result<u64, MaintenanceError>;

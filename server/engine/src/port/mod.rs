@@ -23,7 +23,7 @@ pub use files::{
     TrashedFile, Visit, Walked,
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
-pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, Watch};
+pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, SampleOrder, Watch};
 pub use metrics::{AlertChanges, AlertFilter, CollectClaim, Collected, HistoryQuery, Metrics, Point, Step};
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
@@ -33,8 +33,8 @@ pub use observer::Observer;
 pub use outbox::{ClaimedDelivery, DeliveryFilter, Outbox, Requeued, Settlement};
 pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
 pub use schedules::{
-    Changed, CreateSchedule, EndedSlot, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, SlotClaim, SlotEnd, SlotFilter,
-    SlotGrant, SlotPlace,
+    Changed, CreateSchedule, EndedSlot, FiredNow, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, SlotClaim, SlotEnd,
+    SlotFilter, SlotGrant, SlotPlace,
 };
 pub use store::{
     CreateRun, Created, EventPage, Grant, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store, StoreError, Update,

@@ -112,6 +112,19 @@ pub struct SlotGrant {
     pub kept: Kept,
 }
 
+/// What became of a person's call to fire a schedule.
+#[derive(Debug, Clone)]
+pub enum FiredNow {
+    /// A slot is recorded, and claimed for the caller.
+    Granted(Box<SlotGrant>),
+    /// The same call recorded this slot before.
+    Repeated(Box<SlotRecord>),
+    /// The name of the call was used for another schedule.
+    RequestIdReused,
+    /// A slot of the schedule has not ended, or the schedule is gone.
+    Busy,
+}
+
 /// A slot that has not ended, with its schedule.
 #[derive(Debug, Clone)]
 pub struct EndedSlot {
@@ -200,9 +213,9 @@ pub trait Schedules: Send + Sync {
     /// claimed least first, and of these the oldest. One that is tried again and again keeps no other waiting.
     async fn claim_slot(&self, holder: &str, term: Duration, targets: &[String]) -> Result<Option<SlotGrant>, StoreError>;
 
-    /// Records a slot that a person fires now, already claimed by `holder`. `None` where a slot of the schedule has not ended, or the
-    /// schedule is gone.
-    async fn fire_now(&self, schedule: ScheduleId, holder: &str, term: Duration) -> Result<Option<SlotGrant>, StoreError>;
+    /// Records a slot that a person fires now, already claimed by `holder`. `request` names the call, so that it fires once however often
+    /// it is made; empty for none.
+    async fn fire_now(&self, schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Result<FiredNow, StoreError>;
 
     /// Prolongs a claim, or lets it lapse after so long. False where it is not the newest any more.
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError>;
@@ -210,8 +223,8 @@ pub trait Schedules: Send + Sync {
     /// Fired slots whose runs have ended, or are gone, oldest first.
     async fn ended_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
 
-    /// Fired slots whose runs have not ended, or not been looked at, with their schedules, oldest first.
-    async fn fired_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
+    /// Fired slots whose deadline has come, and whose runs work and were not asked to stop, the longest overdue first.
+    async fn overdue_slots(&self, now: Timestamp, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
 
     /// Slots that wait for a run to end, with their schedules, oldest first.
     async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
@@ -228,8 +241,8 @@ pub trait Schedules: Send + Sync {
     /// Sets the switch, with who asked for it.
     async fn set_switch(&self, switch: &SchedulerSwitch, decision: &Decision) -> Result<(), StoreError>;
 
-    /// A server's sign of life. Forgets servers that have given none for a day.
-    async fn beat(&self, server: &ServerInfo) -> Result<(), StoreError>;
+    /// A server's sign of life, with what its clock says. Forgets servers that have given none for a day.
+    async fn beat(&self, server: &ServerInfo, clock: Timestamp) -> Result<(), StoreError>;
 
     /// Takes a server off the list, which stops in order.
     async fn farewell(&self, id: &str) -> Result<(), StoreError>;

@@ -181,6 +181,8 @@ pub struct Update {
     pub state: Option<(RunState, String)>,
     /// What it means for the run's source.
     pub source_mark: Option<SourceMark>,
+    /// What it found of backups other than its source: proven, or damaged. A backup that was pruned meanwhile is left as it is.
+    pub proofs: Vec<(RunId, SourceMark)>,
 }
 
 /// A stretch of an event log.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::explore::Explore;
 use crate::backup::Section;
 use crate::model::{
-    Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals, TableName,
-    TableSchema, TargetStatus, Value,
+    Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, Literal, Row, RowKey, RunId, Selection, StepTotals,
+    TableName, TableSchema, TargetStatus, Value,
 };
 
 /// What kind of failure a database reported; decides whether a batch, an attempt or the run ends.
@@ -119,6 +119,8 @@ pub struct Survey {
     pub row_bytes: u64,
     /// The selection as SQL, for reading.
     pub sql: String,
+    /// Rows of the whole table in the snapshot in which the selection was counted, where that was asked for and can be had.
+    pub table_rows: Option<u64>,
 }
 
 /// How many rows a link reaches when all selected rows go.
@@ -385,6 +387,10 @@ pub trait Target: Explore + Send + Sync {
     /// Exact count and samples of a selection.
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError>;
 
+    /// The same, and where at least `whole_from` rows are selected, the rows of the whole table as well, in the same snapshot: of two
+    /// counts one after the other, rows that go in between are in the first alone, so that a larger share than there is would seem to go.
+    async fn survey_share(&self, selection: &Selection, samples: u32, whole_from: u64) -> Result<Survey, TargetError>;
+
     /// Has the database plan a selection without executing it: a condition that it does not take fails here.
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError>;
 
@@ -415,6 +421,21 @@ pub trait Target: Explore + Send + Sync {
 
     /// Begins a pass that lists matching rows, after `cursor` where one is given, in windows of at most `limit` keys.
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError>;
+
+    /// Which database this is. An id is made with the journal ([`Target::claim`]) and never changes; before that there is none. Changes
+    /// nothing.
+    async fn identity(&self) -> Result<Identity, TargetError> {
+        Ok(Identity::default())
+    }
+
+    /// Ends the sessions in the database that older attempts of the run left holding locks, because their process is stopped or its machine
+    /// is gone, and those of another run whose lease for migrations is over. To be called right before [`Target::claim`], which would wait
+    /// for them. Says of each what it was, for people.
+    ///
+    /// Where the database is a file, nobody but a process can let go of its own locks: nothing is ended there.
+    async fn oust(&self, _claim: Claim) -> Result<Vec<String>, TargetError> {
+        Ok(Vec::new())
+    }
 
     /// Makes the journal where it is missing, and shuts out every attempt with a smaller fence. When it returns, no
     /// transaction of an older attempt is open any more: the journal is final.

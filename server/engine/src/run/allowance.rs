@@ -26,13 +26,40 @@ fn limit(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -
     of_rule.min(of_operation).min(of_run)
 }
 
+/// Most rows that a step may have taken of its table when it ends, by the share of it that the run may delete.
+fn of_table(plan: &Plan, index: usize, done: &[StepReport], share_millionths: u32) -> u64 {
+    let step = &plan.steps[index];
+    let most = u128::from(step.table_row_count) * u128::from(share_millionths) / 1_000_000;
+    let gone: u64 = plan
+        .steps
+        .iter()
+        .zip(done)
+        .enumerate()
+        .map(|(other, (planned, report))| {
+            let taken = if other != index && planned.table == step.table {
+                report.rows_affected
+            } else {
+                0
+            };
+            let along = report.along.iter().filter(|along| along.table == step.table);
+            taken + along.map(|along| along.deleted).sum::<u64>()
+        })
+        .sum();
+    u64::try_from(most).unwrap_or(u64::MAX).saturating_sub(gone)
+}
+
 /// Most rows that a step may have taken when it ends. `done` are the reports of the plan's steps so far.
 pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Drift, options: &RunOptions) -> u64 {
     let planned = plan.steps[index].row_count;
     let drifted = planned.saturating_add(drift.tolerance(planned));
     // What went along counts against the limits as well.
     let along = done.get(index).map_or(0, StepReport::along_count);
-    drifted.min(limit(plan, index, done, options).saturating_sub(along))
+    let share = options
+        .max_share_millionths
+        .map_or(u64::MAX, |share| of_table(plan, index, done, share));
+    drifted
+        .min(limit(plan, index, done, options).saturating_sub(along))
+        .min(share)
 }
 
 /// How many rows a batch may touch.

@@ -10,9 +10,9 @@ use super::{
     gauge::Gauge,
     lease::{Lease, Stop},
     ledger::Ledger,
-    load, migrate,
+    load, measure, migrate,
     pace::Pace,
-    undo, verify,
+    undo, upkeep, verify,
 };
 use crate::{
     engine::Context,
@@ -118,6 +118,23 @@ impl Attempt {
         Ok(self.lease.check()?)
     }
 
+    /// Halts an attempt whose lease is not trusted any more. A wish to stop is heard at the next boundary.
+    pub(super) fn still_ours(&self) -> Result<(), Halt> {
+        match self.lease.check() {
+            Err(Stop::LeaseLost) => Err(Stop::LeaseLost.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes the target for this attempt, and tells which sessions of older ones had to be ended for it.
+    pub(super) async fn take_target(&mut self) -> Result<(), Halt> {
+        for ended in self.target.oust(self.claim).await? {
+            tracing::warn!(run = %self.run.id, ended, "session of an older attempt");
+            self.ledger.warn(None, "SESSION_ENDED", ended).await?;
+        }
+        Ok(self.target.claim(self.claim).await?)
+    }
+
     async fn work(&mut self) -> Result<Ending, Halt> {
         match self.run.kind {
             RunKind::Cleanup => cleanup::work(self).await,
@@ -129,6 +146,7 @@ impl Attempt {
             RunKind::Migrate => migrate::work(self, Direction::Up).await,
             RunKind::Rollback => migrate::work(self, Direction::Down).await,
             RunKind::Rehearse => migrate::rehearse(self).await,
+            RunKind::Maintain => upkeep::work(self).await,
         }
     }
 }
@@ -192,7 +210,11 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         ledger,
     };
     failpoint!("attempt-begins");
-    let result = attempt.work().await;
+    let mut result = attempt.work().await;
+    if let Err(halt) = measure::after(&mut attempt, &result).await {
+        // Only the store can be in the way; it takes the end no more than this.
+        result = Err(halt);
+    }
     let Attempt { run, mut ledger, .. } = attempt;
     let (state, reason, mark, aftermath) = match result {
         Ok(Ending { state, reason, mark }) => (state, reason, mark, Aftermath::Settled),
@@ -233,6 +255,9 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
     tracing::info!(run = %id, attempt = fence, state = state.name(), reason, "attempt ends");
     if state == RunState::Paused {
         failpoint!("run-pausing");
+    }
+    if state.is_final() {
+        ledger.report.advice = ledger.report.advise(&run, state);
     }
     let mut written = ledger.enter(state, reason, mark).await;
     if state == RunState::Paused {

@@ -12,7 +12,7 @@ use super::{
     allowance,
     attempt::{Attempt, Ending, Halt},
     batch::{BatchOrder, run_batch},
-    files,
+    files, measure,
     supply::Supply,
     vacuum,
 };
@@ -62,7 +62,7 @@ async fn steps(attempt: &mut Attempt) -> Result<Ending, Halt> {
     if attempt.run.approvals.len() < usize::try_from(attempt.run.approvals_required).unwrap_or(usize::MAX) {
         return Err(Halt::Fail("it was claimed without the approvals that it needs".to_owned()));
     }
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     check_journal(attempt, &totals)?;
     for step in &totals {
@@ -85,6 +85,9 @@ async fn steps(attempt: &mut Attempt) -> Result<Ending, Halt> {
     if selections.fingerprint != attempt.plan.fingerprint {
         return Err(Halt::Fail("the schema changed since the plan was made".to_owned()));
     }
+    let touched = selections.steps.iter().filter(|step| step.files.is_none());
+    let touched: BTreeSet<TableName> = touched.flat_map(planner::Step::held).cloned().collect();
+    measure::before(attempt, Some(touched)).await?;
     remove_unjournaled_chunks(attempt).await?;
     for (index, step) in selections.steps.iter().enumerate() {
         if let Some(selection) = &step.files

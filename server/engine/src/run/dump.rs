@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{BackupFile, BackupRecord, LedgerEntry, RunId, RunKind, RunState, StepState, TableCount},
+    model::{BackupFile, BackupRecord, Identity, LedgerEntry, RunId, RunKind, RunState, StepState, TableCount},
     port::{Archive, ArchiveError, DumpOrder},
 };
 
@@ -99,6 +99,7 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
         path: path.clone(),
         schema_only: false,
     };
+    let identity = target.identity().await?;
     let dumped = act(attempt, |target, watch| {
         Box::pin(async move { target.maintenance().dump(&order, &watch).await })
     })
@@ -138,6 +139,7 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
         tables: &dumped.tables,
         notes: &dumped.notes,
         migrations: &dumped.ledger,
+        database: &identity,
     };
     let json = serde_json::to_vec_pretty(&description).map_err(|error| Halt::Fail(error.to_string()))?;
     let manifest = blocking(move || write(archive.as_ref(), run, manifest, &json)).await?;
@@ -147,6 +149,7 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
         files: vec![sealed, manifest],
         tables: dumped.tables,
         tool: scope.tool,
+        identity,
     }))
 }
 
@@ -163,6 +166,8 @@ struct Description<'a> {
     notes: &'a serde_json::Value,
     /// The ledger of migrations in the snapshot: which of them the schema in the file has.
     migrations: &'a [LedgerEntry],
+    /// Which database it is of.
+    database: &'a Identity,
 }
 
 fn write(archive: &dyn Archive, run: RunId, file: String, bytes: &[u8]) -> Result<BackupFile, ArchiveError> {

@@ -101,6 +101,7 @@ impl Ledger {
             events: std::mem::take(&mut self.deferred),
             state: Some((to, reason)),
             source_mark: mark,
+            proofs: Vec::new(),
         };
         let events = self.store.update(self.run, self.fence, &update).await?;
         self.feeds.publish(self.run, events);
@@ -266,6 +267,20 @@ impl Ledger {
     /// Writes the report as it stands.
     pub(super) async fn keep(&mut self) -> Result<(), StoreError> {
         self.write(Vec::new(), true).await
+    }
+
+    /// Writes the report together with what was found of a backup.
+    pub(super) async fn mark_backup(&mut self, backup: RunId, mark: SourceMark) -> Result<(), StoreError> {
+        self.report.duration_ms = millis(self.worked());
+        let update = Update {
+            report: Some(self.report.clone()),
+            events: std::mem::take(&mut self.deferred),
+            proofs: vec![(backup, mark)],
+            ..Update::default()
+        };
+        let events = self.store.update(self.run, self.fence, &update).await?;
+        self.feeds.publish(self.run, events);
+        Ok(())
     }
 
     /// Says how far an act on whole tables is.

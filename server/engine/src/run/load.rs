@@ -1,13 +1,13 @@
 //! The work of a restore, and of the proof of a backup of whole tables: check the files, let the adapter load them, and compare what
 //! is there with what was saved. Captured rows go chunk by chunk into scratch tables, as an undo would put them back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     attempt::{Attempt, Ending, Halt},
     dump::fingerprint,
     lease::Stop,
-    maintain::{act, blocking},
+    maintain::{Acted, act, act_within, blocking},
 };
 use crate::{
     backup::{ChunkError, Section, read_chunk},
@@ -15,7 +15,7 @@ use crate::{
     model::{
         BackupFile, BackupRecord, JournalEntry, LedgerEntry, RestoreMode, RunId, RunState, StepState, TableCount, TableName,
     },
-    port::{Archive, ArchiveError, Captured, LoadOrder, Loaded, SourceMark},
+    port::{Archive, ArchiveError, Captured, LoadOrder, Loaded, MaintenanceError, SourceMark},
 };
 
 /// Journal entries read at a time.
@@ -38,37 +38,15 @@ pub(super) async fn prove(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let Some(record) = attempt.ledger.report.backup.clone() else {
         return Err(Halt::Fail("the run does not say what to prove".to_owned()));
     };
+    let source = source_of(attempt)?;
     attempt.boundary()?;
     attempt.ledger.begin_step(0).await?;
-    let order = match checked(attempt, &record, &record.tables).await? {
-        Ok(order) => order,
-        Err(problem) => return damaged(attempt, problem).await,
+    let loaded = match prove_whole(attempt, source, &record, None).await? {
+        Some(Ok(loaded)) => loaded,
+        Some(Err(problem)) => return damaged(attempt, problem).await,
+        // Without a limit there is no such end.
+        None => return Err(Halt::Fail("its time was over".to_owned())),
     };
-    let (claim, place) = (attempt.claim, format!("dbkeep_proof_{}", attempt.run.id.0.simple()));
-    let name = place.clone();
-    let loaded = act(attempt, |target, watch| {
-        Box::pin(async move {
-            let loaded = target.maintenance().load_scratch(&order, &name, &watch).await;
-            let dropped = target.maintenance().drop_scratch(claim, &name).await;
-            let loaded = loaded?;
-            dropped?;
-            Ok(loaded)
-        })
-    })
-    .await;
-    let loaded = match loaded {
-        Ok(loaded) => loaded,
-        Err(halt) => {
-            // Told to stop, the act above may have been dropped before it tidied up.
-            if is_ours_to_tidy(&halt) {
-                attempt.target.maintenance().drop_scratch(claim, &place).await?;
-            }
-            return Err(halt);
-        }
-    };
-    if let Err(problem) = same_counts(&record.tables, &loaded) {
-        return damaged(attempt, problem).await;
-    }
     let rows = loaded.tables.iter().map(|table| table.rows).sum();
     let step = &mut attempt.ledger.report.steps[0];
     (step.rows_affected, step.rows_matched) = (rows, rows);
@@ -79,6 +57,72 @@ pub(super) async fn prove(attempt: &mut Attempt) -> Result<Ending, Halt> {
         reason: format!("{rows} rows in {} tables proven", loaded.tables.len()),
         mark: Some(SourceMark::Verified),
     })
+}
+
+fn source_of(attempt: &Attempt) -> Result<RunId, Halt> {
+    attempt
+        .run
+        .source
+        .ok_or_else(|| Halt::Fail("the run names no backup".to_owned()))
+}
+
+/// Name of the place that a proof loads a backup to.
+pub(super) fn proof_place(attempt: &Attempt) -> String {
+    format!("dbkeep_proof_{}", attempt.run.id.0.simple())
+}
+
+/// Loads a backup of whole tables into a place that vanishes, and counts; the inner error says what is damaged. `None` where the limit
+/// came first.
+pub(super) async fn prove_whole(
+    attempt: &mut Attempt,
+    source: RunId,
+    record: &BackupRecord,
+    limit: Option<Duration>,
+) -> Result<Option<Result<Loaded, String>>, Halt> {
+    let order = match checked(attempt, source, record, &record.tables).await? {
+        Ok(order) => order,
+        Err(problem) => return Ok(Some(Err(problem))),
+    };
+    failpoint!("proof-checked");
+    let (claim, place) = (attempt.claim, proof_place(attempt));
+    let name = place.clone();
+    let acted = act_within(attempt, limit, |target, watch| {
+        Box::pin(async move {
+            let loaded = target.maintenance().load_scratch(&order, &name, &watch).await;
+            failpoint!("proof-loaded");
+            let dropped = target.maintenance().drop_scratch(claim, &name).await;
+            let loaded = loaded?;
+            dropped?;
+            Ok(loaded)
+        })
+    })
+    .await;
+    let loaded = match acted {
+        Ok(Acted::Ended(Ok(loaded))) => loaded,
+        Ok(Acted::OutOfTime) => {
+            attempt.target.maintenance().drop_scratch(claim, &place).await?;
+            return Ok(None);
+        }
+        Ok(Acted::Ended(Err(MaintenanceError::Damaged { problem }))) => {
+            attempt.target.maintenance().drop_scratch(claim, &place).await?;
+            return Ok(Some(Err(problem)));
+        }
+        Ok(Acted::Ended(Err(error))) => {
+            let halt = Halt::from(error);
+            if is_ours_to_tidy(&halt) {
+                attempt.target.maintenance().drop_scratch(claim, &place).await?;
+            }
+            return Err(halt);
+        }
+        Err(halt) => {
+            // Told to stop, the act above may have been dropped before it tidied up.
+            if is_ours_to_tidy(&halt) {
+                attempt.target.maintenance().drop_scratch(claim, &place).await?;
+            }
+            return Err(halt);
+        }
+    };
+    Ok(Some(same_counts(&record.tables, &loaded).map(|()| loaded)))
 }
 
 pub(super) async fn damaged(attempt: &mut Attempt, problem: String) -> Result<Ending, Halt> {
@@ -151,13 +195,11 @@ fn differs(archive: &dyn Archive, source: RunId, file: &BackupFile) -> Result<Op
 /// Checks the files of a backup against its record. The inner error says what is damaged.
 pub(super) async fn checked(
     attempt: &Attempt,
+    source: RunId,
     record: &BackupRecord,
     tables: &[TableCount],
 ) -> Result<Result<LoadOrder, String>, Halt> {
     let archive = Arc::clone(&attempt.context.archive);
-    let Some(source) = attempt.run.source else {
-        return Err(Halt::Fail("the run names no backup".to_owned()));
-    };
     let record = record.clone();
     let whole = record.asked.is_empty() && tables.len() == record.tables.len();
     let looked = blocking(move || {
@@ -219,7 +261,7 @@ pub(super) fn same_counts(expected: &[TableCount], loaded: &Loaded) -> Result<()
 async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -> Result<Ending, Halt> {
     let tables = wanted(attempt, record);
     // The journal before the wish to stop: an earlier attempt may have committed without hearing of it.
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let done = !attempt.target.totals(attempt.run.id).await?.is_empty();
     if !done {
         attempt.boundary()?;
@@ -229,7 +271,7 @@ async fn in_place(attempt: &mut Attempt, record: &BackupRecord, replace: bool) -
         // The journal row came with the commit: an earlier attempt loaded and counted everything, and only its word was lost.
         ("their own place".to_owned(), Vec::new())
     } else {
-        let order = match checked(attempt, record, &tables).await? {
+        let order = match checked(attempt, source_of(attempt)?, record, &tables).await? {
             Ok(order) => order,
             Err(problem) => return damaged(attempt, problem).await,
         };
@@ -254,7 +296,7 @@ async fn scratch(attempt: &mut Attempt, record: &BackupRecord, name: String) -> 
     let tables = wanted(attempt, record);
     attempt.boundary()?;
     attempt.ledger.begin_step(0).await?;
-    let order = match checked(attempt, record, &tables).await? {
+    let order = match checked(attempt, source_of(attempt)?, record, &tables).await? {
         Ok(order) => order,
         Err(problem) => return damaged(attempt, problem).await,
     };
@@ -278,9 +320,13 @@ async fn scratch(attempt: &mut Attempt, record: &BackupRecord, name: String) -> 
     }
 }
 
-/// Whether this attempt still speaks for its run: one that was shut out must leave the place to its successor.
+/// Whether this attempt still speaks for its run: one that was shut out must leave the place to its successor. After a run that was
+/// paused there may be none: it can be cancelled as it is.
 fn is_ours_to_tidy(halt: &Halt) -> bool {
-    matches!(halt, Halt::Fail(_) | Halt::Target(_) | Halt::Stop(Stop::Cancelled(_)))
+    matches!(
+        halt,
+        Halt::Fail(_) | Halt::Target(_) | Halt::Stop(Stop::Cancelled(_) | Stop::Paused(_))
+    )
 }
 
 async fn finish(attempt: &mut Attempt, tables: &[TableCount], place: String, warnings: Vec<String>) -> Result<Ending, Halt> {
@@ -310,10 +356,8 @@ async fn finish(attempt: &mut Attempt, tables: &[TableCount], place: String, war
 
 /// Captured rows into scratch tables, each chunk in a transaction with its journal row.
 async fn captured_rows(attempt: &mut Attempt, name: &str) -> Result<Ending, Halt> {
-    let Some(source) = attempt.run.source else {
-        return Err(Halt::Fail("the run names no backup".to_owned()));
-    };
-    attempt.target.claim(attempt.claim).await?;
+    let source = source_of(attempt)?;
+    attempt.take_target().await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     for step in &totals {
         attempt.ledger.take_totals(step);

@@ -6,6 +6,7 @@
 //! pace: throttle (decides) <- gauge (measures), lease (limits in effect)      supply: listed rows -> batches
 //!   dump: one file from one snapshot      load: a dump, or captured rows, into a place      vacuum: after a cleanup
 //! migrate: scripts with their ledger rows, and rehearsals on a copy
+//! upkeep: built-in maintenance, task by task      measure: sizes around the run of a schedule
 //! ledger: report and events of the attempt -> store -> feed: watchers
 //! ```
 
@@ -22,6 +23,7 @@ mod lease;
 mod ledger;
 pub(crate) mod load;
 mod maintain;
+mod measure;
 pub(crate) mod meter;
 pub(crate) mod migrate;
 mod pace;
@@ -30,6 +32,7 @@ pub(crate) mod supervisor;
 mod supply;
 mod throttle;
 mod undo;
+mod upkeep;
 mod vacuum;
 mod verify;
 

@@ -30,7 +30,7 @@ pub(super) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let Some(source) = attempt.run.source else {
         return Err(Halt::Fail("the undo names no run".to_owned()));
     };
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let totals = attempt.target.totals(attempt.run.id).await?;
     for step in &totals {
         attempt.ledger.take_totals(step);

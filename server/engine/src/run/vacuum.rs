@@ -36,11 +36,7 @@ pub(super) async fn after(attempt: &mut Attempt, tables: impl IntoIterator<Item 
         });
         match acted.await? {
             Acted::Ended(Ok(space)) => {
-                if space.dead_rows > 0 && !space.holders.is_empty() {
-                    let holders = space.holders.iter().map(describe).collect::<Vec<_>>().join("; ");
-                    let message = format!("{} dead rows of {table} cannot be removed yet: {holders}", space.dead_rows);
-                    attempt.ledger.warn(None, "VACUUM_HELD", message).await?;
-                }
+                warn_of_holders(attempt, None, &space).await?;
                 attempt.ledger.report.space.push(space);
                 attempt.ledger.keep().await?;
             }
@@ -59,6 +55,19 @@ pub(super) async fn after(attempt: &mut Attempt, tables: impl IntoIterator<Item 
                 attempt.ledger.warn(None, "VACUUM_SKIPPED", message).await?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Tells who keeps dead rows that could not be removed.
+pub(super) async fn warn_of_holders(attempt: &mut Attempt, step: Option<usize>, space: &TableSpace) -> Result<(), Halt> {
+    if space.dead_rows > 0 && !space.holders.is_empty() {
+        let holders = space.holders.iter().map(describe).collect::<Vec<_>>().join("; ");
+        let message = format!(
+            "{} dead rows of {} cannot be removed yet: {holders}",
+            space.dead_rows, space.table
+        );
+        attempt.ledger.warn(step, "VACUUM_HELD", message).await?;
     }
     Ok(())
 }

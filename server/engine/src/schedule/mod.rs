@@ -8,6 +8,7 @@
 //! Called by the service that creates and previews schedules ([`mod@validate`], [`cron`]) and by the loop that fires them ([`mod@decide`]).
 
 pub mod calendar;
+pub mod clock;
 pub mod cron;
 pub mod decide;
 mod email;
@@ -18,6 +19,7 @@ mod zone;
 use std::fmt;
 
 pub use calendar::Exclusion;
+pub use clock::{CLOCK_BOUND, ClockAlarm, ClockReading, ClockWatch};
 pub use cron::{Cron, Occurrence, Shift};
 pub use decide::{Decision, Firing, PreviousRun, Start, decide};
 pub use jitter::jitter_of;

@@ -36,6 +36,8 @@ const EMAIL: &str = "email";
 pub struct Known {
     /// Targets, each with the operations of its catalog.
     pub targets: BTreeMap<String, BTreeMap<String, Severity>>,
+    /// Tasks of maintenance that have no use on a target, by its name, each with the reason.
+    pub unsupported: BTreeMap<String, BTreeMap<&'static str, &'static str>>,
     /// Channels with their kinds: "email", "slack" or "webhook".
     pub channels: BTreeMap<String, String>,
 }
@@ -132,8 +134,14 @@ impl Problems {
                     if !seen.insert(task.name()) {
                         self.add(&field, format!("{:?} is there already; expected each task once", task.name()));
                     }
+                    let unsupported = known.unsupported.get(&spec.target);
+                    if let Some(why) = unsupported.and_then(|tasks| tasks.get(task.name())) {
+                        let target = &spec.target;
+                        self.add(&field, format!("{} has no use on target {target:?}: {why}", task.name()));
+                    }
                     self.task(&field, task);
                 }
+                self.without_effect(&spec.options);
             }
         }
     }
@@ -151,6 +159,24 @@ impl Problems {
                     format!("{field}.{name}"),
                     "is 0, which would keep no backup; expected at least 1",
                 );
+            }
+        }
+    }
+
+    /// An option that means nothing to maintenance would be believed to be kept.
+    fn without_effect(&mut self, options: &ScheduleOptions) {
+        let usual = ScheduleOptions::default();
+        for (name, given) in [
+            ("dry_run", options.dry_run),
+            ("batch_rows", options.batch_rows != usual.batch_rows),
+            ("max_rows", options.max_rows.is_some()),
+            ("max_fraction", options.max_fraction.is_some()),
+            ("full_speed", options.full_speed),
+            ("vacuum_after", options.vacuum_after),
+        ] {
+            if given {
+                let problem = "has no effect on maintenance; expected to be left out";
+                self.add(format!("options.{name}"), problem);
             }
         }
     }

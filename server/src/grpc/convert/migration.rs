@@ -69,7 +69,7 @@ pub(in crate::grpc) fn item(status: &MigrationStatus, item: &Item) -> v1::Migrat
 
 fn proof_of(back: &WayBack) -> Option<&Proof> {
     match back {
-        WayBack::Proven(proof) | WayBack::Lossy(proof) | WayBack::Refuted(proof) => Some(proof),
+        WayBack::Proven(proof) | WayBack::Sampled(proof) | WayBack::Lossy(proof) | WayBack::Refuted(proof) => Some(proof),
         WayBack::Absent | WayBack::Empty | WayBack::Unproven => None,
     }
 }
@@ -80,6 +80,7 @@ fn way_back(back: &WayBack) -> v1::WayBack {
         WayBack::Empty => v1::WayBack::Empty,
         WayBack::Unproven => v1::WayBack::Unproven,
         WayBack::Proven(_) => v1::WayBack::Proven,
+        WayBack::Sampled(_) => v1::WayBack::Sampled,
         WayBack::Lossy(_) => v1::WayBack::Lossy,
         WayBack::Refuted(_) => v1::WayBack::Refuted,
     }
@@ -236,6 +237,7 @@ fn restore(rewind: &RewindPlan) -> v1::MigrationRestore {
         backup_time: Some(time::timestamp(rewind.made_at)),
         tables: rewind.tables.iter().map(table).collect(),
         confirmation_phrase: rewind.phrase.clone(),
+        approvals_required: rewind.approvals_required,
     }
 }
 
@@ -286,6 +288,7 @@ fn statement(report: StatementReport) -> v1::MigrationStatementReport {
         duration: Some(time::milliseconds(report.duration_ms)),
         row_count: report.rows,
         locks: report.locks.iter().map(lock).collect(),
+        locks_at_least: report.locks_at_least,
         rewritten: report.rewritten,
     }
 }
@@ -307,6 +310,7 @@ fn rehearsal(rehearsal: Rehearsal) -> v1::RehearsalReport {
         violations: rehearsal.violations,
         loses_data: rehearsal.loses,
         schema_only: rehearsal.schema_only,
+        whole_up_duration: rehearsal.whole_up_ms.map(time::milliseconds),
     }
 }
 
@@ -407,7 +411,7 @@ pub(in crate::grpc) fn selection(selection: Option<v1::MigrationSelection>, chec
 }
 
 /// How scripts are executed; what is out of bounds is noted in `check`.
-pub(in crate::grpc) fn options(options: Option<v1::MigrationOptions>, unproven: bool, check: &mut Check) -> MigrationOptions {
+pub(in crate::grpc) fn options(options: Option<v1::MigrationOptions>, check: &mut Check) -> MigrationOptions {
     let v1::MigrationOptions {
         lock_timeout,
         lock_tries,
@@ -426,7 +430,7 @@ pub(in crate::grpc) fn options(options: Option<v1::MigrationOptions>, unproven: 
         lock_timeout_ms: milliseconds("options.lock_timeout", lock_timeout, default.lock_timeout_ms),
         lock_tries: if lock_tries == 0 { default.lock_tries } else { lock_tries },
         statement_timeout_ms: milliseconds("options.statement_timeout", statement_timeout, default.statement_timeout_ms),
-        unproven,
+        ..default
     }
 }
 

@@ -9,6 +9,7 @@ pub(super) mod migration;
 pub(super) mod notification;
 pub(super) mod plan;
 pub(super) mod run;
+pub(super) mod sample;
 pub(super) mod schedule;
 pub(super) mod target;
 pub(super) mod time;

@@ -2,14 +2,14 @@
 
 use dbkeep_engine::{
     model::{
-        Along, Approval, HorizonHolder, OperationReport, PlanId, Report, ReportStatus, Run, RunId, RunKind, RunLimits,
-        RunOptions, RunState, StepReport, StepState, TableSpace, Warning,
+        Advice, AdviceLevel, Along, Approval, HorizonHolder, OperationReport, PlanId, Report, ReportStatus, RowsBy, Run, RunId,
+        RunKind, RunLimits, RunOptions, RunState, SizeSnapshot, StepReport, StepState, TableSize, TableSpace, Warning,
     },
     port::RunFilter,
 };
 use dbkeep_proto::v1;
 
-use super::{index, migration, target, time};
+use super::{index, migration, sample, target, time};
 use crate::grpc::validate::Check;
 
 /// A run with its report so far.
@@ -109,10 +109,57 @@ pub(super) fn report(report: Report) -> v1::RunReport {
             .collect(),
         warnings: report.warnings.into_iter().map(warning).collect(),
         space: report.space.into_iter().map(space).collect(),
+        sampled_tables: report
+            .migrations
+            .iter()
+            .flat_map(|record| record.sampled.iter().map(sample::sampled))
+            .collect(),
         migrations: report
             .migrations
             .map(|record| record.reports.into_iter().map(migration::report).collect())
             .unwrap_or_default(),
+        sizes: report.sizes.map(|sizes| v1::RunSizes {
+            before: sizes.before.map(snapshot),
+            after: sizes.after.map(snapshot),
+        }),
+        recommendations: report.advice.into_iter().map(recommendation).collect(),
+    }
+}
+
+fn snapshot(snapshot: SizeSnapshot) -> v1::SizeSnapshot {
+    v1::SizeSnapshot {
+        time: Some(time::timestamp(snapshot.at)),
+        database_bytes: snapshot.database_bytes,
+        reusable_bytes: snapshot.reusable_bytes,
+        tables: snapshot.tables.into_iter().map(table_size).collect(),
+    }
+}
+
+fn table_size(size: TableSize) -> v1::TableSize {
+    let basis = match size.rows_by {
+        RowsBy::Unknown => v1::RowCountBasis::Unspecified,
+        RowsBy::Estimate => v1::RowCountBasis::Estimate,
+        RowsBy::Count => v1::RowCountBasis::Count,
+    };
+    v1::TableSize {
+        table: size.table,
+        row_count: size.rows,
+        row_count_basis: basis.into(),
+        bytes: size.bytes,
+    }
+}
+
+fn recommendation(advice: Advice) -> v1::Recommendation {
+    let level = match advice.level {
+        AdviceLevel::Info => v1::RecommendationLevel::Info,
+        AdviceLevel::Warn => v1::RecommendationLevel::Warn,
+        AdviceLevel::Act => v1::RecommendationLevel::Act,
+    };
+    v1::Recommendation {
+        key: advice.key,
+        level: level.into(),
+        what: advice.what,
+        command: advice.command,
     }
 }
 
@@ -219,6 +266,7 @@ fn kind(kind: RunKind) -> v1::RunKind {
         RunKind::Migrate => v1::RunKind::Migrate,
         RunKind::Rollback => v1::RunKind::Rollback,
         RunKind::Rehearse => v1::RunKind::Rehearse,
+        RunKind::Maintain => v1::RunKind::Maintain,
     }
 }
 
@@ -333,6 +381,7 @@ fn kind_of(kind: v1::RunKind) -> Option<RunKind> {
         v1::RunKind::Migrate => Some(RunKind::Migrate),
         v1::RunKind::Rollback => Some(RunKind::Rollback),
         v1::RunKind::Rehearse => Some(RunKind::Rehearse),
+        v1::RunKind::Maintain => Some(RunKind::Maintain),
     }
 }
 

@@ -6,6 +6,7 @@ use dbkeep_engine::{
         CronFields, FoldPolicy, GapPolicy, MaintenanceTask, Misfire, MisfirePolicy, NotifyRules, Overlap, RunOptions, Schedule,
         ScheduleOptions, ScheduleSpec, ServerSeen, SlotOutcome, SlotRecord, Timing, schedule::Work,
     },
+    schedule::FieldProblem,
 };
 use dbkeep_proto::v1;
 
@@ -81,14 +82,34 @@ pub(in crate::grpc) struct Patch {
     pause_after_failures: Option<u32>,
     deadline_seconds: Option<u32>,
     notify: Option<NotifyRules>,
+    /// Where the tasks of `work` stood on the wire: those that there are not are left out.
+    positions: Vec<usize>,
 }
 
 impl Patch {
+    /// A problem of the engine's with a task of maintenance, at the place where the caller put it.
+    pub(in crate::grpc) fn located(&self, mut problem: FieldProblem) -> FieldProblem {
+        const TASK: &str = "work.maintenance[";
+        if let Some((before, behind)) = problem.field.split_once(TASK)
+            && let Some((position, behind)) = behind.split_once(']')
+            && let Some(place) = position
+                .parse::<usize>()
+                .ok()
+                .and_then(|position| self.positions.get(position))
+        {
+            problem.field = format!("{before}{TASK}{place}]{behind}");
+        }
+        problem
+    }
+
     /// The fields of a wire spec that are wanted; what is malformed in them is refused below `spec`.
     pub(in crate::grpc) fn of(spec: v1::ScheduleSpec, wanted: impl Fn(&str) -> bool, check: &mut Check) -> Self {
         let (overlap_of, misfire_of) = (spec.overlap(), spec.misfire());
-        let work = (wanted("operations") || wanted("maintenance")).then(|| work(spec.operations, spec.maintenance, check));
+        let mut positions = Vec::new();
+        let work = (wanted("operations") || wanted("maintenance"))
+            .then(|| work(spec.operations, spec.maintenance, &mut positions, check));
         Self {
+            positions,
             name: wanted("name").then_some(spec.name),
             description: wanted("description").then_some(spec.description),
             target: wanted("target").then_some(spec.target),
@@ -168,7 +189,7 @@ fn whole(time: prost_types::Duration, field: &str, check: &mut Check) -> u32 {
     }
 }
 
-fn work(operations: Vec<String>, maintenance: Vec<v1::MaintenanceTask>, check: &mut Check) -> Work {
+fn work(operations: Vec<String>, maintenance: Vec<v1::MaintenanceTask>, positions: &mut Vec<usize>, check: &mut Check) -> Work {
     if !operations.is_empty() && !maintenance.is_empty() {
         check.refuse("spec.maintenance", "is given beside operations; expected one or the other");
     }
@@ -181,7 +202,7 @@ fn work(operations: Vec<String>, maintenance: Vec<v1::MaintenanceTask>, check: &
             let problem = "keep_days and keep_count belong to prune_backups; expected neither here";
             check.refuse(format!("spec.maintenance[{position}]"), problem);
         }
-        match task.name.as_str() {
+        let known = match task.name.as_str() {
             "vacuum_analyze" => Some(MaintenanceTask::VacuumAnalyze),
             "reindex_bloated" => Some(MaintenanceTask::ReindexBloated),
             "verify_backups" => Some(MaintenanceTask::VerifyBackups),
@@ -192,11 +213,14 @@ fn work(operations: Vec<String>, maintenance: Vec<v1::MaintenanceTask>, check: &
             "restore_drill" => Some(MaintenanceTask::RestoreDrill),
             other => {
                 let known = MaintenanceTask::NAMES.join(", ");
-                let problem = format!("is {other:?}; expected one of {known}");
+                let near = MaintenanceTask::suggestion(other);
+                let problem = format!("is {other:?}; expected one of {known}{near}");
                 check.refuse(format!("spec.maintenance[{position}].name"), problem);
                 None
             }
-        }
+        };
+        positions.extend(known.is_some().then_some(position));
+        known
     });
     Work::Maintenance(tasks.collect())
 }
@@ -463,6 +487,14 @@ pub(in crate::grpc) fn scheduler(view: SchedulerView) -> v1::SchedulerStatus {
     }
 }
 
+/// A duration that may be negative: both parts have its sign.
+fn signed(duration: jiff::SignedDuration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: duration.as_secs(),
+        nanos: duration.subsec_nanos(),
+    }
+}
+
 fn server(seen: ServerSeen) -> v1::Server {
     v1::Server {
         id: seen.server.id,
@@ -472,5 +504,6 @@ fn server(seen: ServerSeen) -> v1::Server {
         start_time: Some(time::timestamp(seen.server.started_at)),
         seen_time: Some(time::timestamp(seen.seen_at)),
         alive: seen.alive,
+        clock_ahead: Some(signed(seen.clock_ahead)),
     }
 }

@@ -42,6 +42,7 @@ fn capability(capability: Capability) -> v1::Capability {
         Capability::Capture => v1::Capability::Capture,
         Capability::Undo => v1::Capability::Undo,
         Capability::ConcurrentWriters => v1::Capability::ConcurrentWriters,
+        Capability::TableLocks => v1::Capability::TableLocks,
     }
 }
 

@@ -1,17 +1,17 @@
 //! Places beside a target's own tables: a database of its own for whole tables, a schema of its own for captured rows. Each carries
 //! the run that made it in a comment, so that a later attempt tells what is its own from what is anybody else's.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use dbkeep_engine::{
     failpoint,
     model::{RunId, TableCount, TableName},
     port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::{
-    PostgresTarget,
+    CONNECT_TIMEOUT, PostgresTarget,
     contents::{contents, list_file},
     dump::{Notes, TableNotes},
     error::{self, statement},
@@ -93,7 +93,7 @@ impl PostgresTarget {
             });
         }
         Ok(Arc::new(Self {
-            options: self.options.clone().database(name),
+            hosts: self.hosts.in_database(name),
             programs: self.programs.in_database(name),
             idle: Arc::default(),
             sessions: Arc::default(),
@@ -110,32 +110,7 @@ impl PostgresTarget {
         let notes: Notes = serde_json::from_value(order.notes.clone()).map_err(|error| MaintenanceError::Damaged {
             problem: format!("its manifest: {error}"),
         })?;
-        let mut connection = self.connect().await?;
-        let major = self.server_major(&mut connection).await?;
-        self.programs.check("pg_restore", major).await?;
-        self.drop_database(order.claim, name).await?;
-        let quoted = render::identifier(name);
-        let (encoding, collate, ctype): (String, String, String) = sqlx::query_as(
-            "SELECT pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text FROM pg_catalog.pg_database \
-             WHERE datname = current_database()",
-        )
-        .fetch_one(&mut connection)
-        .await
-        .map_err(statement)?;
-        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
-        let create = format!(
-            "CREATE DATABASE {quoted} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
-            literal(&encoding),
-            literal(&collate),
-            literal(&ctype)
-        );
-        connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
-        let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark_of_attempt(order.claim)));
-        connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
-        failpoint!("scratch-made");
-        let mut inside = PgConnection::connect_with(&self.options.clone().database(name).disable_statement_logging())
-            .await
-            .map_err(error::connecting)?;
+        let mut inside = self.make_database(order.claim, name).await?;
         let mut warnings = Vec::new();
         if !notes.whole {
             // A dump of tables does not hold their schemas.
@@ -157,14 +132,21 @@ impl PostgresTarget {
         let total = std::fs::metadata(&order.path).map_or(0, |found| found.len());
         watch.say("restoring", "", 0, total, "bytes");
         // Everything before the rows comes whole, because a table may need any type or function.
-        self.restore_into(name, order, "--section=pre-data", None, true, &mut warnings)
+        self.restore_into(name, &order.path, "--section=pre-data", None, true, &mut warnings)
             .await?;
-        self.restore_into(name, order, "--section=data", own.as_deref(), true, &mut warnings)
+        self.restore_into(name, &order.path, "--section=data", own.as_deref(), true, &mut warnings)
             .await?;
         // Keys of a part name tables that are not there, or hold no rows here.
         let strict = notes.whole && !part;
-        self.restore_into(name, order, "--section=post-data", own.as_deref(), strict, &mut warnings)
-            .await?;
+        self.restore_into(
+            name,
+            &order.path,
+            "--section=post-data",
+            own.as_deref(),
+            strict,
+            &mut warnings,
+        )
+        .await?;
         let mut tables = Vec::with_capacity(order.tables.len());
         for table in &order.tables {
             watch.say("counting", &table.table.to_string(), 0, 0, "rows");
@@ -187,10 +169,39 @@ impl PostgresTarget {
         })
     }
 
-    async fn restore_into(
+    /// Makes an empty database like this one, and connects to it.
+    pub(super) async fn make_database(&self, claim: Claim, name: &str) -> Result<PgConnection, MaintenanceError> {
+        let mut connection = self.connect().await?;
+        let major = self.server_major(&mut connection).await?;
+        self.programs.check("pg_restore", major).await?;
+        self.drop_database(claim, name).await?;
+        let quoted = render::identifier(name);
+        let (encoding, collate, ctype): (String, String, String) = sqlx::query_as(
+            "SELECT pg_catalog.pg_encoding_to_char(encoding)::text, datcollate::text, datctype::text FROM pg_catalog.pg_database \
+             WHERE datname = current_database()",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(statement)?;
+        let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let create = format!(
+            "CREATE DATABASE {quoted} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
+            literal(&encoding),
+            literal(&collate),
+            literal(&ctype)
+        );
+        connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
+        let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark_of_attempt(claim)));
+        connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
+        failpoint!("scratch-made");
+        let inside = self.hosts.in_database(name);
+        Ok(inside.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?)
+    }
+
+    pub(super) async fn restore_into(
         &self,
         database: &str,
-        order: &LoadOrder,
+        path: &Path,
         section: &str,
         contents: Option<&str>,
         strict: bool,
@@ -210,7 +221,7 @@ impl PostgresTarget {
         if let Some(list) = &list {
             arguments.push(path_argument("--use-list=", list.path())?);
         }
-        arguments.push(path_argument("", &order.path)?);
+        arguments.push(path_argument("", path)?);
         match self.programs.run("pg_restore", Some(database), &arguments).await? {
             Ok(_) => Ok(()),
             Err(said) if strict => Err(MaintenanceError::Damaged {

@@ -71,7 +71,7 @@ async fn commit(connection: &mut PgConnection) -> Result<(), TargetError> {
 impl Explore for PostgresTarget {
     fn bounded(&self, limit: Duration) -> Arc<dyn Target> {
         Arc::new(Self {
-            options: self.options.clone(),
+            hosts: self.hosts.clone(),
             idle: Arc::default(),
             sessions: Arc::default(),
             limit: Some(limit),

@@ -1,11 +1,14 @@
 //! Whole tables out of PostgreSQL: `pg_dump` and the row counts work in one exported snapshot, so that they agree exactly.
 
+use std::{path::Path, time::Duration};
+
 use dbkeep_engine::{
     model::{TableCount, TableKind, TableName},
     port::{DumpOrder, DumpScope, Dumped, MaintenanceError, Watch},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     PostgresTarget,
@@ -17,6 +20,9 @@ use crate::target::measure::growing;
 
 /// Schemas of dbkeep itself: a restore must neither turn back the journal nor the control store.
 pub(super) const OWN_SCHEMAS: [&str; 2] = ["dbkeep", "dbkeep_control"];
+
+/// Between two signs of life, well within the time after which the server ends an idle transaction.
+const ALIVE: Duration = Duration::from_secs(10);
 
 /// What a load needs to know of a dump beside the dump itself.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -158,7 +164,7 @@ impl PostgresTarget {
     pub(super) async fn dump_tables(&self, order: &DumpOrder, watch: &Watch) -> Result<Dumped, MaintenanceError> {
         let mut connection = self.connect().await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
-                     SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronize_seqscans = off";
+                     SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL synchronize_seqscans = off";
         connection.execute(begin).await.map_err(statement)?;
         let snapshot: String = sqlx::query_scalar("SELECT pg_export_snapshot()")
             .fetch_one(&mut connection)
@@ -175,18 +181,7 @@ impl PostgresTarget {
         };
         let found = tables(&mut connection, asked).await?;
         let total = found.iter().map(|table| table.bytes).sum();
-        let mut arguments = vec![
-            "--format=custom".to_owned(),
-            "--compress=1".to_owned(),
-            "--no-password".to_owned(),
-            "--encoding=UTF8".to_owned(),
-            "--quote-all-identifiers".to_owned(),
-            "--lock-wait-timeout=10000".to_owned(),
-            // The file is made durable when it is sealed.
-            "--no-sync".to_owned(),
-            format!("--snapshot={snapshot}"),
-            path_argument("--file=", &order.path)?,
-        ];
+        let mut arguments = arguments(&snapshot, &order.path)?;
         if order.schema_only {
             arguments.push("--schema-only".to_owned());
         }
@@ -203,13 +198,14 @@ impl PostgresTarget {
         }
         let mut command = self.programs.command("pg_dump", None, &arguments)?;
         let running = Running::start("pg_dump", &mut command)?;
+        let dumped = CancellationToken::new();
         let dumping = async {
-            growing(&order.path, total, "dumping", watch, running.end())
-                .await?
-                .map_err(|said| MaintenanceError::Tool {
-                    tool: "pg_dump".to_owned(),
-                    problem: said,
-                })
+            let ended = growing(&order.path, total, "dumping", watch, running.end()).await?;
+            dumped.cancel();
+            ended.map_err(|said| MaintenanceError::Tool {
+                tool: "pg_dump".to_owned(),
+                problem: said,
+            })
         };
         let counting = async {
             let mut counts = Vec::with_capacity(found.len());
@@ -229,6 +225,14 @@ impl PostgresTarget {
                     rows: u64::try_from(rows).unwrap_or(0),
                 });
                 notes.push(belongings(&mut connection, found).await?);
+            }
+            // The snapshot is held for as long as the dump takes, and no longer where this process is stopped: it shows that it lives.
+            loop {
+                tokio::select! {
+                    () = dumped.cancelled() => break,
+                    () = tokio::time::sleep(ALIVE) => {}
+                }
+                connection.execute("SELECT 1").await.map_err(statement)?;
             }
             Ok::<_, MaintenanceError>((counts, notes))
         };
@@ -253,6 +257,22 @@ impl PostgresTarget {
             ledger,
         })
     }
+}
+
+/// What `pg_dump` is called with, whatever it dumps.
+pub(super) fn arguments(snapshot: &str, path: &Path) -> Result<Vec<String>, MaintenanceError> {
+    Ok(vec![
+        "--format=custom".to_owned(),
+        "--compress=1".to_owned(),
+        "--no-password".to_owned(),
+        "--encoding=UTF8".to_owned(),
+        "--quote-all-identifiers".to_owned(),
+        "--lock-wait-timeout=10000".to_owned(),
+        // The file is made durable when it is sealed.
+        "--no-sync".to_owned(),
+        format!("--snapshot={snapshot}"),
+        path_argument("--file=", path)?,
+    ])
 }
 
 async fn belongings(connection: &mut PgConnection, found: &Found) -> Result<TableNotes, MaintenanceError> {

@@ -9,7 +9,10 @@ use dbkeep_engine::{
 use futures::TryStreamExt as _;
 use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
 
-use super::error::{refused, statement};
+use super::{
+    error::{refused, statement},
+    holders, identity,
+};
 
 /// Makes the tables. The advisory lock makes concurrent makers wait for each other: `IF NOT EXISTS` alone can collide.
 const CREATE: &str = "SELECT pg_advisory_xact_lock(7236832781); \
@@ -30,13 +33,15 @@ pub(super) async fn claim(connection: &mut PgConnection, claim: Claim) -> Result
         .execute("BEGIN; SET LOCAL lock_timeout = '45s'; SET LOCAL client_min_messages = warning")
         .await
         .map_err(statement)?;
-    let newest_column = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('dbkeep.journal') AND attname = 'along')";
-    let exists: bool = sqlx::query_scalar(newest_column)
+    // The newest of the tables: whoever finds it finds them all.
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('dbkeep.identity') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await
         .map_err(statement)?;
     if !exists {
         connection.execute(CREATE).await.map_err(statement)?;
+        connection.execute(holders::CREATE).await.map_err(statement)?;
+        identity::make(&mut *connection).await?;
     }
     let fence = i64::try_from(claim.fence).unwrap_or(i64::MAX);
     let held = sqlx::query(

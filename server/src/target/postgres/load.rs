@@ -16,7 +16,7 @@ use super::{
     contents::{contents, own_sql},
     dump::{Notes, TableNotes},
     error::{self, statement},
-    introspect, journal, render,
+    holders, introspect, journal, render,
     tool::{Programs, Running, path_argument},
 };
 
@@ -84,6 +84,7 @@ impl PostgresTarget {
         })?;
         let mut connection = self.connect().await?;
         let process = backend(&mut connection).await?;
+        holders::note(&mut connection, order.claim, "restore").await?;
         let load = Load {
             programs: &self.programs,
             order,
@@ -116,7 +117,7 @@ impl PostgresTarget {
     pub(super) async fn cancel(&self, process: i32) {
         let cancelling = async {
             let mut connection = self.connect().await?;
-            sqlx::query("SELECT pg_cancel_backend($1)")
+            sqlx::query(CANCEL)
                 .bind(process)
                 .execute(&mut connection)
                 .await
@@ -136,6 +137,11 @@ pub(super) async fn backend(connection: &mut PgConnection) -> Result<i32, Target
         .map_err(statement)
 }
 
+/// Ends what a session of ours does. After a failover the number may be that of another session, on another server: whoever else is there
+/// is not ended by it, and what another session of ours does is tried again.
+pub(super) const CANCEL: &str = "SELECT pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = $1 \
+     AND usename = session_user AND datname = current_database()";
+
 struct Load<'a> {
     programs: &'a Programs,
     order: &'a LoadOrder,
@@ -154,6 +160,7 @@ pub(super) struct Copying<'a> {
 impl Load<'_> {
     async fn carry_out(&self, connection: &mut PgConnection) -> Result<Loaded, MaintenanceError> {
         connection.execute(BEGIN).await.map_err(statement)?;
+        connection.execute(holders::KEEPALIVE).await.map_err(statement)?;
         let claim = self.order.claim;
         // The row lock makes a newer attempt's claim wait for this transaction; see journal::claim.
         let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
@@ -223,6 +230,7 @@ impl Load<'_> {
             chunk: None,
         };
         journal::record(connection, &entry).await?;
+        holders::unnote(connection).await?;
         failpoint!("load-recorded");
         connection.execute("COMMIT").await.map_err(error::commit)?;
         Ok(Loaded {

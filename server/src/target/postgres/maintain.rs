@@ -4,14 +4,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    model::{RunId, TableName, TableSpace},
-    port::{Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, TableLayout, Target, Watch},
+    model::{DeadRows, IndexSpace, IndexSurvey, RunId, SampledTable, SizeSnapshot, TableName, TableSpace},
+    port::{
+        Claim, DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, SampleOrder, TableLayout, Target,
+        TargetError, TargetErrorClass, Watch,
+    },
 };
 
 use super::{PostgresTarget, journal};
 
 #[async_trait]
 impl Maintenance for PostgresTarget {
+    fn unsupported(&self, _: &str) -> Option<&'static str> {
+        None
+    }
+
     async fn scope(&self, tables: &[TableName]) -> Result<DumpScope, MaintenanceError> {
         self.dump_scope(tables).await
     }
@@ -32,6 +39,15 @@ impl Maintenance for PostgresTarget {
         self.load_database(order, name, watch).await
     }
 
+    async fn sample_scratch(
+        &self,
+        order: &SampleOrder,
+        name: &str,
+        watch: &Watch,
+    ) -> Result<Vec<SampledTable>, MaintenanceError> {
+        watch.or_stop(self.sample_database(order, name, watch)).await
+    }
+
     async fn open_scratch(&self, name: &str) -> Result<Arc<dyn Target>, MaintenanceError> {
         self.open_database(name).await
     }
@@ -46,6 +62,31 @@ impl Maintenance for PostgresTarget {
 
     async fn vacuum(&self, table: &TableName, watch: &Watch) -> Result<TableSpace, MaintenanceError> {
         self.vacuum_table(table, watch).await
+    }
+
+    async fn dead_rows(&self) -> Result<Vec<DeadRows>, MaintenanceError> {
+        self.tables_with_dead_rows().await
+    }
+
+    async fn vacuum_file(&self, _: &Watch) -> Result<TableSpace, MaintenanceError> {
+        let message = "tables of PostgreSQL have files of their own, and are vacuumed one by one";
+        Err(TargetError::new(TargetErrorClass::Unsupported, message).into())
+    }
+
+    async fn survey_indexes(&self, watch: &Watch) -> Result<IndexSurvey, MaintenanceError> {
+        self.look_at_indexes(watch).await
+    }
+
+    async fn reindex(&self, run: RunId, index: &TableName, watch: &Watch) -> Result<IndexSpace, MaintenanceError> {
+        self.rebuild_index(run, index, watch).await
+    }
+
+    async fn settle_reindex(&self, run: RunId, index: &TableName) -> Result<Vec<TableName>, MaintenanceError> {
+        self.settle_rebuild(run, index).await
+    }
+
+    async fn sizes(&self, tables: Option<&[TableName]>) -> Result<SizeSnapshot, MaintenanceError> {
+        self.measure(tables).await
     }
 
     async fn forget(&self, run: RunId) -> Result<u64, MaintenanceError> {

@@ -9,16 +9,21 @@ mod contents;
 mod discover;
 mod dump;
 mod error;
+mod holders;
+mod identity;
 mod introspect;
 mod journal;
 mod load;
 mod maintain;
+mod measure;
 mod migrator;
 mod observe;
 mod pressure;
+mod reindex;
 mod render;
 mod restore;
 mod rewind;
+mod sample;
 mod scan;
 mod sets;
 mod survey;
@@ -27,7 +32,6 @@ mod vacuum;
 mod values;
 
 use std::{
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -35,20 +39,19 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
-        TargetStatus, Value,
+        Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, RunId, Selection, StepTotals, TableName,
+        TableSchema, TargetStatus, Value,
     },
     port::{
         BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Rewinder, Scan, Scratch,
         Survey, Target, TargetError, TargetErrorClass, ValueStream,
     },
 };
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _, postgres::PgConnectOptions,
-};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection, Row as _};
 
 use self::error::{lost, refused};
 use super::{Tools, UrlError};
+use crate::hosts::Hosts;
 
 /// What every session begins with. Text forms are those that `pg_dump` relies on, so that captured values read back as they
 /// were; with `row_security = off` a policy that would hide rows becomes an error instead of a wrong answer. Whoever waits for
@@ -67,7 +70,7 @@ const IDLE_CONNECTIONS: usize = 8;
 
 /// A PostgreSQL database.
 pub struct PostgresTarget {
-    options: PgConnectOptions,
+    hosts: Hosts,
     programs: tool::Programs,
     idle: Arc<Idle>,
     /// Sessions of migrations between two groups.
@@ -103,13 +106,11 @@ impl PostgresTarget {
     /// # Errors
     /// Where the URL is malformed.
     pub fn open(url: &str, tools: &Tools) -> Result<Self, UrlError> {
-        let options =
-            PgConnectOptions::from_str(url).map_err(|_| UrlError("expected postgres://user@host:port/database".to_owned()))?;
-        // Statements over large tables are slow by nature, and their text is long.
-        let options = options.disable_statement_logging();
+        let hosts = Hosts::parse(url).map_err(|problem| UrlError(problem.to_string()))?;
         Ok(Self {
-            programs: tool::Programs::new(url, &options, tools.pg_bin.clone()),
-            options: options.application_name("dbkeep"),
+            programs: tool::Programs::new(&hosts, tools.pg_bin.clone()),
+            // Statements over large tables are slow by nature, and their text is long.
+            hosts: hosts.map(|options| options.disable_statement_logging().application_name("dbkeep")),
             idle: Arc::default(),
             sessions: Arc::default(),
             limit: None,
@@ -119,7 +120,7 @@ impl PostgresTarget {
 
     async fn connect(&self) -> Result<PgConnection, TargetError> {
         let connecting = async {
-            let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
+            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
@@ -207,6 +208,7 @@ fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
         row_bytes: bytes / (samples.len() as u64).max(1),
         samples,
         sql,
+        table_rows: None,
     }
 }
 
@@ -217,20 +219,17 @@ impl Target for PostgresTarget {
     }
 
     fn address(&self) -> String {
-        let place = self
-            .options
-            .get_socket()
-            .map_or_else(|| self.options.get_host().to_owned(), |socket| socket.display().to_string());
+        let options = self.hosts.first();
         format!(
-            "{place}:{}/{}",
-            self.options.get_port(),
-            self.options.get_database().unwrap_or(self.options.get_username())
+            "{}/{}",
+            self.hosts.names(),
+            options.get_database().unwrap_or(options.get_username())
         )
     }
 
     fn gentle(&self) -> Option<Arc<dyn Target>> {
         Some(Arc::new(Self {
-            options: self.options.clone(),
+            hosts: self.hosts.clone(),
             idle: Arc::default(),
             sessions: Arc::default(),
             limit: self.limit,
@@ -240,7 +239,12 @@ impl Target for PostgresTarget {
     }
 
     fn capabilities(&self) -> &'static [Capability] {
-        &[Capability::Capture, Capability::Undo, Capability::ConcurrentWriters]
+        &[
+            Capability::Capture,
+            Capability::Undo,
+            Capability::ConcurrentWriters,
+            Capability::TableLocks,
+        ]
     }
 
     async fn status(&self) -> Result<TargetStatus, TargetError> {
@@ -276,17 +280,24 @@ impl Target for PostgresTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        self.survey_share(selection, samples, u64::MAX).await
+    }
+
+    async fn survey_share(&self, selection: &Selection, samples: u32, whole_from: u64) -> Result<Survey, TargetError> {
         if selection.matches.is_about_sets() {
             // Not to be used again: temporary tables and settings stay with it.
             return sets::survey(&mut self.connect().await?, selection, samples).await;
         }
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
-        let survey = if self.parallel {
+        let mut survey = if self.parallel {
             survey::at_once(&mut connection, selection, samples).await?
         } else {
             survey::in_slices(&mut connection, selection, samples).await?
         };
+        if survey.row_count >= whole_from {
+            survey.table_rows = Some(survey::whole(&mut connection, &selection.table).await?);
+        }
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
         Ok(survey)
@@ -388,6 +399,14 @@ impl Target for PostgresTarget {
         let found = values::present(&mut connection, source, values).await?;
         self.idle.put(connection);
         Ok(found)
+    }
+
+    async fn identity(&self) -> Result<Identity, TargetError> {
+        self.known_identity().await
+    }
+
+    async fn oust(&self, claim: Claim) -> Result<Vec<String>, TargetError> {
+        self.end_older(claim).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<(), TargetError> {

@@ -25,7 +25,7 @@ use super::{
     contents::own_sql,
     dump::{Notes, tables},
     error::{self, refused, statement},
-    journal,
+    holders, journal,
     load::{Copying, backend},
     migrator::ledger,
     render,
@@ -85,7 +85,9 @@ impl Rewinder for PostgresTarget {
     async fn freeze(&self, order: &FreezeOrder, watch: &Watch) -> Result<Box<dyn Frozen>, MaintenanceError> {
         let mut connection = self.connect().await?;
         let process = backend(&mut connection).await?;
+        holders::note(&mut connection, order.claim, "rollback from a backup").await?;
         connection.execute(BEGIN).await.map_err(statement)?;
+        connection.execute(holders::KEEPALIVE).await.map_err(statement)?;
         // The row lock makes a newer attempt's claim wait for this transaction, so that a fenced off one has committed or never will.
         let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
             .bind(order.claim.run.to_string())
@@ -161,7 +163,7 @@ impl PostgresTarget {
     /// The same target for a task of its own.
     fn handle(&self) -> Self {
         Self {
-            options: self.options.clone(),
+            hosts: self.hosts.clone(),
             programs: self.programs.clone(),
             idle: std::sync::Arc::clone(&self.idle),
             sessions: std::sync::Arc::clone(&self.sessions),
@@ -299,6 +301,7 @@ impl Work<'_> {
             chunk: None,
         };
         journal::record(connection, &entry).await?;
+        holders::unnote(connection).await?;
         match ledger::hold_lease(connection, self.claim).await {
             Ok(()) => Ok(()),
             Err(MigratorError::Target(error)) => Err(error.into()),

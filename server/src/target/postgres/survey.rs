@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use dbkeep_engine::{
-    model::Selection,
+    model::{Selection, TableSchema},
     port::{Survey, TargetError},
 };
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
@@ -39,6 +39,16 @@ pub(super) async fn at_once(connection: &mut PgConnection, selection: &Selection
         }
     }
     Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
+}
+
+/// Rows of the whole table.
+pub(super) async fn whole(connection: &mut PgConnection, table: &TableSchema) -> Result<u64, TargetError> {
+    let sql = format!("SELECT count(*) FROM {}", render::table(&table.name));
+    let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+        .fetch_one(connection)
+        .await
+        .map_err(statement)?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 /// In slices that others do not feel.

@@ -9,11 +9,13 @@ use std::{
 
 use dbkeep_engine::port::MaintenanceError;
 use percent_encoding::percent_decode_str;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgSslMode;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::{Child, ChildStdout, Command},
 };
+
+use crate::hosts::Hosts;
 
 /// Starts a program and ends it with SIGKILL when standard input closes: however dbkeep ends, the system closes its end of that pipe.
 /// (The usual way, a signal at the parent's death, needs unsafe code.)
@@ -35,11 +37,10 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// For the target of this URL.
-    pub(super) fn new(url: &str, options: &PgConnectOptions, folder: Option<PathBuf>) -> Self {
-        let host = options
-            .get_socket()
-            .map_or_else(|| options.get_host().to_owned(), |socket| socket.display().to_string());
+    /// For the target on these servers.
+    pub(super) fn new(hosts: &Hosts, folder: Option<PathBuf>) -> Self {
+        let options = hosts.first();
+        let (host, port) = hosts.places();
         let mode = match options.get_ssl_mode() {
             PgSslMode::Disable => "disable",
             PgSslMode::Allow => "allow",
@@ -50,7 +51,7 @@ impl Programs {
         };
         let mut environment = vec![
             ("PGHOST", host),
-            ("PGPORT", options.get_port().to_string()),
+            ("PGPORT", port),
             ("PGUSER", options.get_username().to_owned()),
             (
                 "PGDATABASE",
@@ -66,8 +67,11 @@ impl Programs {
             ),
             ("LC_ALL", "C".to_owned()),
         ];
+        if hosts.is_writable() {
+            environment.push(("PGTARGETSESSIONATTRS", "read-write".to_owned()));
+        }
         // What the driver's options do not hand out is in the URL, percent-encoded as the driver reads it.
-        if let Ok(url) = url::Url::parse(url) {
+        if let Ok(url) = url::Url::parse(hosts.url(0)) {
             let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
             let password = url.password().map(decoded);
             let named = |names: &[&str]| {
@@ -287,15 +291,13 @@ pub(super) fn path_argument(name: &str, path: &Path) -> Result<String, Maintenan
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr as _;
-
     use super::*;
 
     #[test]
     fn a_password_goes_into_the_environment_alone() {
         let url = "postgres://me:s%40cret@db.example:6543/app?sslmode=require&sslrootcert=/ca.pem";
-        let options = PgConnectOptions::from_str(url).expect("options");
-        let programs = Programs::new(url, &options, Some(PathBuf::from("/bin")));
+        let hosts = Hosts::parse(url).expect("a server");
+        let programs = Programs::new(&hosts, Some(PathBuf::from("/bin")));
         let value = |name| {
             programs
                 .environment
@@ -312,6 +314,16 @@ mod tests {
             (value("PGSSLMODE"), value("PGSSLROOTCERT")),
             (Some("require"), Some("/ca.pem"))
         );
+        assert_eq!(value("PGTARGETSESSIONATTRS"), None, "one server is taken as it is");
+        let several = Hosts::parse("postgres://me@h1:6001,h2:6002/app").expect("servers");
+        let several = Programs::new(&several, None).environment;
+        for (name, value) in [
+            ("PGHOST", "h1,h2"),
+            ("PGPORT", "6001,6002"),
+            ("PGTARGETSESSIONATTRS", "read-write"),
+        ] {
+            assert!(several.contains(&(name, value.to_owned())), "{name}: {several:?}");
+        }
         let command = programs.command("sh", None, &["-c".to_owned()]).expect("a command");
         let shown = command
             .as_std()
@@ -325,8 +337,8 @@ mod tests {
     async fn a_program_that_is_missing_old_or_failing_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let url = "postgres://me@127.0.0.1/app";
-        let options = PgConnectOptions::from_str(url).expect("options");
-        let programs = Programs::new(url, &options, Some(folder.path().to_owned()));
+        let hosts = Hosts::parse(url).expect("a server");
+        let programs = Programs::new(&hosts, Some(folder.path().to_owned()));
         let Err(MaintenanceError::Tool { tool, problem }) = programs.check("pg_dump", 15).await else {
             panic!("it is missing")
         };
@@ -359,8 +371,8 @@ mod tests {
     async fn a_program_does_not_outlive_whoever_started_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let url = "postgres://me@127.0.0.1/app";
-        let options = PgConnectOptions::from_str(url).expect("options");
-        let programs = Programs::new(url, &options, Some(PathBuf::from("/bin")));
+        let hosts = Hosts::parse(url).expect("a server");
+        let programs = Programs::new(&hosts, Some(PathBuf::from("/bin")));
         let script = "echo $$; while :; do read -r line < fifo; done".to_owned();
         let fifo = std::process::Command::new("mkfifo")
             .arg(folder.path().join("fifo"))

@@ -28,7 +28,7 @@ const BUFFER: usize = 1 << 20;
 /// Table of a scratch file that says which run made it.
 const MARK: &str = "_dbkeep_scratch";
 
-fn io(path: &Path) -> impl Fn(io::Error) -> MaintenanceError + '_ {
+pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> MaintenanceError + '_ {
     move |source| MaintenanceError::Io {
         path: path.display().to_string(),
         source,
@@ -91,7 +91,7 @@ fn copy(from: &Path, to: &Path, watch: &Watch) -> Result<(), MaintenanceError> {
 
 impl SqliteTarget {
     /// Where a scratch file of this name is: beside the target's own file.
-    fn file_aside(&self, name: &str) -> PathBuf {
+    pub(super) fn file_aside(&self, name: &str) -> PathBuf {
         self.options.get_filename().with_file_name(format!("{name}.db"))
     }
 
@@ -186,33 +186,14 @@ impl SqliteTarget {
             });
         }
         // As on PostgreSQL, where dumps leave dbkeep's own tables out: nobody has migrated this place, and nobody holds it.
-        for table in ["_dbkeep_migration", "_dbkeep_migration_lease"] {
+        for table in ["_dbkeep_migration", "_dbkeep_migration_lease", "_dbkeep_identity"] {
             let drop = format!("DROP TABLE IF EXISTS main.{table}");
             made.execute(AssertSqlSafe(drop)).await.map_err(statement)?;
         }
         mark(&mut made, claim).await?;
         made.close().await.map_err(statement)?;
         failpoint!("scratch-made");
-        File::open(&unfinished)
-            .and_then(|file| file.sync_all())
-            .map_err(io(&unfinished))?;
-        // A file that has come meanwhile is somebody else's, and must not be written over.
-        rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &unfinished,
-            rustix::fs::CWD,
-            &path,
-            rustix::fs::RenameFlags::NOREPLACE,
-        )
-        .map_err(|errno| match errno {
-            rustix::io::Errno::EXIST => taken(path.display().to_string()),
-            other => io(&path)(other.into()),
-        })?;
-        let folder = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        File::open(folder).and_then(|file| file.sync_all()).map_err(io(folder))?;
+        publish(&unfinished, &path)?;
         Ok(Loaded {
             place: format!("file {}", path.display()),
             tables,
@@ -261,11 +242,36 @@ fn affinity(type_name: &str) -> &'static str {
     }
 }
 
-fn unfinished(path: &Path, claim: Claim) -> PathBuf {
+/// Makes a file durable and gives it its name.
+pub(super) fn publish(unfinished: &Path, path: &Path) -> Result<(), MaintenanceError> {
+    File::open(unfinished)
+        .and_then(|file| file.sync_all())
+        .map_err(io(unfinished))?;
+    // A file that has come meanwhile is somebody else's, and must not be written over.
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        unfinished,
+        rustix::fs::CWD,
+        path,
+        rustix::fs::RenameFlags::NOREPLACE,
+    )
+    .map_err(|errno| match errno {
+        rustix::io::Errno::EXIST => taken(path.display().to_string()),
+        other => io(path)(other.into()),
+    })?;
+    let folder = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(folder).and_then(|file| file.sync_all()).map_err(io(folder))?;
+    Ok(())
+}
+
+pub(super) fn unfinished(path: &Path, claim: Claim) -> PathBuf {
     path.with_extension(format!("dbkeep-{}-{}", claim.run, claim.fence))
 }
 
-async fn mark(connection: &mut SqliteConnection, claim: Claim) -> Result<(), MaintenanceError> {
+pub(super) async fn mark(connection: &mut SqliteConnection, claim: Claim) -> Result<(), MaintenanceError> {
     connection
         .execute(AssertSqlSafe(format!(
             "CREATE TABLE {MARK} (run_id TEXT NOT NULL, attempt INTEGER NOT NULL)"

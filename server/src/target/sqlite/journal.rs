@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use dbkeep_engine::{
-    model::{Along, ChunkRef, JournalEntry, RunId, StepTotals},
+    model::{Along, ChunkRef, Identity, JournalEntry, RunId, StepTotals},
     port::{Claim, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
 use sqlx::{Executor as _, Row as _, SqliteConnection, sqlite::SqliteRow};
+use uuid::Uuid;
 
 use super::error::{refused, statement};
 
@@ -35,6 +36,7 @@ pub(super) async fn claim(connection: &mut SqliteConnection, claim: Claim) -> Re
         let add = "ALTER TABLE main._dbkeep_journal ADD COLUMN along TEXT";
         connection.execute(add).await.map_err(statement)?;
     }
+    make_identity(connection).await?;
     let held = sqlx::query(
         "INSERT INTO main._dbkeep_run (run_id, fence) VALUES (?1, ?2) \
          ON CONFLICT (run_id) DO UPDATE SET fence = excluded.fence, claimed_at = CURRENT_TIMESTAMP WHERE fence <= excluded.fence RETURNING 1",
@@ -49,6 +51,46 @@ pub(super) async fn claim(connection: &mut SqliteConnection, claim: Claim) -> Re
     }
     connection.execute("COMMIT").await.map_err(statement)?;
     Ok(())
+}
+
+const IDENTITY: &str = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = '_dbkeep_identity'";
+
+/// Makes the id that tells this database from others, where it is missing. Under the write lock.
+async fn make_identity(connection: &mut SqliteConnection) -> Result<(), TargetError> {
+    let there = sqlx::query(IDENTITY)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(statement)?;
+    if there.is_none() {
+        let create = "CREATE TABLE main._dbkeep_identity (id INTEGER PRIMARY KEY CHECK (id = 1), database_id TEXT NOT NULL, \
+                      made_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) STRICT";
+        connection.execute(create).await.map_err(statement)?;
+    }
+    sqlx::query("INSERT INTO main._dbkeep_identity (id, database_id) VALUES (1, ?) ON CONFLICT (id) DO NOTHING")
+        .bind(Uuid::new_v4().to_string())
+        .execute(connection)
+        .await
+        .map_err(statement)?;
+    Ok(())
+}
+
+/// Which database this is. Where a file lies is no part of it: it may be moved.
+pub(super) async fn identity(connection: &mut SqliteConnection) -> Result<Identity, TargetError> {
+    let there = sqlx::query(IDENTITY)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(statement)?;
+    let id: Option<String> = match there {
+        None => None,
+        Some(_) => sqlx::query_scalar("SELECT database_id FROM main._dbkeep_identity WHERE id = 1")
+            .fetch_optional(connection)
+            .await
+            .map_err(statement)?,
+    };
+    Ok(Identity {
+        id: id.unwrap_or_default(),
+        place: String::new(),
+    })
 }
 
 pub(super) fn fenced() -> TargetError {

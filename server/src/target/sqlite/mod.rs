@@ -12,12 +12,14 @@ mod introspect;
 mod journal;
 mod load;
 mod maintain;
+mod measure;
 mod migrator;
 mod observe;
 mod pressure;
 mod render;
 mod restore;
 mod rewind;
+mod sample;
 mod scan;
 mod sets;
 mod vacuum;
@@ -32,8 +34,8 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, ColumnSource, EngineKind, JournalEntry, RunId, Selection, StepTotals, TableName, TableSchema,
-        TargetStatus, Value,
+        Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, RunId, Selection, StepTotals, TableName,
+        TableSchema, TargetStatus, Value,
     },
     port::{
         BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Rewinder, Scan, Scratch,
@@ -163,6 +165,7 @@ fn surveyed(row_count: u64, samples: Vec<Vec<Value>>, sql: String) -> Survey {
         row_bytes: bytes / (samples.len() as u64).max(1),
         samples,
         sql,
+        table_rows: None,
     }
 }
 
@@ -174,6 +177,13 @@ impl Target for SqliteTarget {
 
     fn address(&self) -> String {
         self.options.get_filename().display().to_string()
+    }
+
+    async fn identity(&self) -> Result<Identity, TargetError> {
+        let mut connection = self.connection().await?;
+        let identity = journal::identity(&mut connection).await?;
+        self.idle.put(connection);
+        Ok(identity)
     }
 
     fn capabilities(&self) -> &'static [Capability] {
@@ -210,6 +220,10 @@ impl Target for SqliteTarget {
     }
 
     async fn survey(&self, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+        self.survey_share(selection, samples, u64::MAX).await
+    }
+
+    async fn survey_share(&self, selection: &Selection, samples: u32, whole_from: u64) -> Result<Survey, TargetError> {
         if selection.matches.is_about_sets() {
             return sets::survey(self.options.connect().await.map_err(error::opening)?, selection, samples).await;
         }
@@ -219,10 +233,22 @@ impl Target for SqliteTarget {
             render::table(&selection.table.name),
             render::predicate(selection)?
         );
+        // One snapshot; a connection that is not given back in order is closed, and the transaction with it.
+        sqlx::raw_sql("BEGIN").execute(&mut connection).await.map_err(statement)?;
         let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
             .fetch_one(&mut connection)
             .await
             .map_err(statement)?;
+        let row_count = u64::try_from(count).unwrap_or(0);
+        let mut table_rows = None;
+        if row_count >= whole_from {
+            let sql = format!("SELECT count(*) FROM {}", render::table(&selection.table.name));
+            let whole: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&mut connection)
+                .await
+                .map_err(statement)?;
+            table_rows = Some(u64::try_from(whole).unwrap_or(0));
+        }
         let columns: Vec<&str> = selection
             .table
             .captured_columns()
@@ -241,8 +267,12 @@ impl Target for SqliteTarget {
                 rows.push(values(&row, 0..columns.len())?);
             }
         }
+        sqlx::raw_sql("COMMIT").execute(&mut connection).await.map_err(statement)?;
         self.idle.put(connection);
-        Ok(surveyed(u64::try_from(count).unwrap_or(0), rows, sql))
+        Ok(Survey {
+            table_rows,
+            ..surveyed(row_count, rows, sql)
+        })
     }
 
     async fn explain(&self, selection: &Selection) -> Result<(), TargetError> {

@@ -27,7 +27,7 @@ use super::{
 /// How long SQLite itself waits for others before it is asked whether to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// What is not the application's: SQLite's own tables, dbkeep's, and what belongs to those.
-const OWN: &str = "name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_dbkeep\\_%' ESCAPE '\\' AND tbl_name NOT LIKE '\\_dbkeep\\_%' ESCAPE '\\'";
+pub(super) const OWN: &str = "name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_dbkeep\\_%' ESCAPE '\\' AND tbl_name NOT LIKE '\\_dbkeep\\_%' ESCAPE '\\'";
 
 /// A connection that holds the write lock.
 struct FrozenFile {
@@ -181,7 +181,7 @@ impl FrozenFile {
     }
 }
 
-async fn names(connection: &mut SqliteConnection, sql: String) -> Result<Vec<String>, TargetError> {
+pub(super) async fn names(connection: &mut SqliteConnection, sql: String) -> Result<Vec<String>, TargetError> {
     sqlx::query_scalar(AssertSqlSafe(sql))
         .persistent(false)
         .fetch_all(connection)
@@ -266,45 +266,65 @@ async fn fill(
     Ok((order.tables.clone(), total))
 }
 
-/// Copies the rows of one table, with the ids that rows have beside their columns.
-async fn copy(connection: &mut SqliteConnection, name: &str) -> Result<(), MaintenanceError> {
+/// What is copied of a table's rows.
+pub(super) struct Copied {
+    /// Columns as they are written in SQL, with the id where it is none of them.
+    columns: Vec<String>,
+    /// Name by which a row's id is asked for; `None` where rows have none.
+    pub(super) id: Option<&'static str>,
+}
+
+impl Copied {
+    /// The columns as a list.
+    pub(super) fn list(&self) -> String {
+        self.columns.join(", ")
+    }
+
+    /// The same of a table with an alias.
+    pub(super) fn of(&self, alias: &str) -> String {
+        let columns = self.columns.iter().map(|column| format!("{alias}.{column}"));
+        columns.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What is copied of the rows of a table, with the ids that rows have beside their columns.
+pub(super) async fn copied_columns(connection: &mut SqliteConnection, name: &str) -> Result<Copied, MaintenanceError> {
     let table = dbkeep_engine::model::TableName {
         schema: None,
         name: name.to_owned(),
     };
-    let mut columns = stored_columns(connection, BACKUP, &table).await?;
+    let columns = stored_columns(connection, BACKUP, &table).await?;
     let without: bool = sqlx::query_scalar("SELECT wr FROM pragma_table_list WHERE schema = ? AND name = ?")
         .bind(BACKUP)
         .bind(name)
         .fetch_one(&mut *connection)
         .await
         .map_err(statement)?;
-    let keyed: bool =
-        // An INTEGER PRIMARY KEY is the id itself, unless it has an index of its own: one that is DESC has.
-        sqlx::query_scalar(
-            "SELECT count(*) = 1 AND max(upper(type)) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1, ?2) WHERE origin = 'pk') \
-             FROM pragma_table_xinfo(?1, ?2) WHERE pk > 0",
-        )
-            .bind(name)
-            .bind(BACKUP)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(statement)?;
+    // An INTEGER PRIMARY KEY is the id itself, unless it has an index of its own: one that is DESC has.
+    let keyed: bool = sqlx::query_scalar(
+        "SELECT count(*) = 1 AND max(upper(type)) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1, ?2) WHERE origin = 'pk') \
+         FROM pragma_table_xinfo(?1, ?2) WHERE pk > 0",
+    )
+    .bind(name)
+    .bind(BACKUP)
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(statement)?;
     // A column may have the name by which the id is asked for.
     let free = ["rowid", "_rowid_", "oid"]
         .into_iter()
         .find(|alias| !columns.iter().any(|column| column.eq_ignore_ascii_case(alias)));
-    if !without
-        && !keyed
-        && let Some(alias) = free
-    {
+    let id = free.filter(|_| !without);
+    let mut columns: Vec<String> = columns.iter().map(|column| render::identifier(column)).collect();
+    if let (Some(alias), false) = (id, keyed) {
         columns.push(alias.to_owned());
     }
-    let columns = columns
-        .iter()
-        .map(|column| render::identifier(column))
-        .collect::<Vec<_>>()
-        .join(", ");
+    Ok(Copied { columns, id })
+}
+
+/// Copies the rows of one table.
+pub(super) async fn copy(connection: &mut SqliteConnection, name: &str) -> Result<(), MaintenanceError> {
+    let columns = copied_columns(connection, name).await?.list();
     let name = render::identifier(name);
     let sql = format!("INSERT INTO main.{name} ({columns}) SELECT {columns} FROM {BACKUP}.{name}");
     connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
@@ -312,7 +332,10 @@ async fn copy(connection: &mut SqliteConnection, name: &str) -> Result<(), Maint
 }
 
 /// Everything of the schema but tables and indexes, and what the file says of itself. Returns what a person should know.
-async fn settle_schema(connection: &mut SqliteConnection, kept: &[TableCount]) -> Result<Vec<String>, MaintenanceError> {
+pub(super) async fn settle_schema(
+    connection: &mut SqliteConnection,
+    kept: &[TableCount],
+) -> Result<Vec<String>, MaintenanceError> {
     let both = names(
         connection,
         format!(

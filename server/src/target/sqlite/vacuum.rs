@@ -20,6 +20,8 @@ use super::{
 const SLICE: u64 = 1_000;
 /// Rest between two slices, for writers that wait.
 const REST: Duration = Duration::from_millis(10);
+/// Rows of each index that are looked at for the statistics of the whole file: writers wait for as long as that takes.
+const ANALYZED_ROWS: u32 = 1_000;
 /// `PRAGMA auto_vacuum` where free pages are given back on request.
 const INCREMENTAL: i64 = 2;
 
@@ -30,27 +32,42 @@ async fn pragma(connection: &mut SqliteConnection, name: &str) -> Result<i64, Ta
         .map_err(statement)
 }
 
-async fn pages(connection: &mut SqliteConnection, name: &str) -> Result<u64, TargetError> {
+pub(super) async fn pages(connection: &mut SqliteConnection, name: &str) -> Result<u64, TargetError> {
     Ok(u64::try_from(pragma(connection, name).await?).unwrap_or(0))
 }
 
 impl SqliteTarget {
     pub(super) async fn vacuum_table(&self, table: &TableName, watch: &Watch) -> Result<TableSpace, MaintenanceError> {
-        let result = self.give_back(table, watch).await;
+        let result = self.give_back(Some(table), watch).await;
         or_stopped(result, watch)
     }
 
-    async fn give_back(&self, table: &TableName, watch: &Watch) -> Result<TableSpace, MaintenanceError> {
+    /// The same with the statistics of every table.
+    pub(super) async fn tidy_file(&self, watch: &Watch) -> Result<TableSpace, MaintenanceError> {
+        let result = self.give_back(None, watch).await;
+        or_stopped(result, watch)
+    }
+
+    async fn give_back(&self, table: Option<&TableName>, watch: &Watch) -> Result<TableSpace, MaintenanceError> {
         let mut connection = self.connection().await?;
         let stop = stoppable(&mut connection, watch).await?;
         let page = pages(&mut connection, "page_size").await?;
         let before = pages(&mut connection, "page_count").await?;
         let free = pages(&mut connection, "freelist_count").await?;
-        watch.say("analyzing", &table.name, 0, 0, "pages");
-        connection
-            .execute(AssertSqlSafe(format!("ANALYZE {}", render::table(table))))
-            .await
-            .map_err(statement)?;
+        watch.say("analyzing", table.map_or("", |table| &table.name), 0, 0, "pages");
+        match table {
+            Some(table) => {
+                connection
+                    .execute(AssertSqlSafe(format!("ANALYZE {}", render::table(table))))
+                    .await
+                    .map_err(statement)?;
+            }
+            None => {
+                let bounded =
+                    format!("PRAGMA analysis_limit = {ANALYZED_ROWS}; ANALYZE main; PRAGMA optimize; PRAGMA analysis_limit = 0");
+                connection.execute(AssertSqlSafe(bounded)).await.map_err(statement)?;
+            }
+        }
         let incremental = pragma(&mut connection, "auto_vacuum").await? == INCREMENTAL;
         if incremental {
             let mut left = pages(&mut connection, "freelist_count").await?;

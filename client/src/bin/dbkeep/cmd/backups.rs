@@ -84,6 +84,9 @@ pub(crate) enum Backups {
         /// Tables that hold rows lose them first.
         #[arg(long, requires = "in_place")]
         replace: bool,
+        /// Take a backup of another database than the target is now.
+        #[arg(long, requires = "in_place")]
+        other_database: bool,
         /// Print the run's id and leave it at work.
         #[arg(long)]
         detach: bool,
@@ -140,6 +143,7 @@ impl Backups {
                 in_place,
                 confirm,
                 replace,
+                other_database,
                 detach,
             } => {
                 let mut request = match confirm.filter(|_| in_place) {
@@ -148,6 +152,9 @@ impl Backups {
                 };
                 if replace {
                     request = request.replace();
+                }
+                if other_database {
+                    request = request.other_database();
                 }
                 for table in table {
                     request = request.table(table);

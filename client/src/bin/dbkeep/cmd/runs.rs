@@ -162,6 +162,7 @@ pub(crate) enum Kind {
     Migrate,
     Rollback,
     Rehearse,
+    Maintain,
 }
 
 impl From<Kind> for proto::RunKind {
@@ -175,6 +176,7 @@ impl From<Kind> for proto::RunKind {
             Kind::Migrate => Self::Migrate,
             Kind::Rollback => Self::Rollback,
             Kind::Rehearse => Self::Rehearse,
+            Kind::Maintain => Self::Maintain,
         }
     }
 }

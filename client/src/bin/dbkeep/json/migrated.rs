@@ -50,6 +50,8 @@ pub(crate) struct Done<'a> {
     duration_seconds: Option<f64>,
     row_count: u64,
     locks: Vec<Lock<'a>>,
+    /// Whether there may have been others for a moment.
+    locks_at_least: bool,
     /// Tables that it wrote anew.
     rewritten: &'a [String],
 }
@@ -63,6 +65,7 @@ impl<'a> From<&'a proto::MigrationStatementReport> for Done<'a> {
             duration_seconds: super::seconds(statement.duration.as_ref()),
             row_count: statement.row_count,
             locks: statement.locks.iter().map(Lock::from).collect(),
+            locks_at_least: statement.locks_at_least,
             rewritten: &statement.rewritten,
         }
     }
@@ -86,6 +89,8 @@ struct Rehearsal<'a> {
     loses_data: &'a [String],
     /// Whether the copy had no rows.
     schema_only: bool,
+    /// On a sample: what the up script would take with all rows; null where the copy was whole.
+    whole_up_duration_seconds: Option<f64>,
 }
 
 impl<'a> From<&'a proto::RehearsalReport> for Rehearsal<'a> {
@@ -102,6 +107,7 @@ impl<'a> From<&'a proto::RehearsalReport> for Rehearsal<'a> {
             violations: &rehearsal.violations,
             loses_data: &rehearsal.loses_data,
             schema_only: rehearsal.schema_only,
+            whole_up_duration_seconds: super::seconds(rehearsal.whole_up_duration.as_ref()),
         }
     }
 }
@@ -143,10 +149,10 @@ mod tests {
             serde_json::to_string(&Migrated::from(&report)).unwrap(),
             concat!(
                 r#"{"id":"3","name":"users","direction":"up","statements":[{"statement":1,"line":2,"excerpt":"ALTER","#,
-                r#""duration_seconds":1.0,"row_count":0,"locks":[{"table":"users","mode":"ACCESS EXCLUSIVE"}],"rewritten":["users"]}],"#,
+                r#""duration_seconds":1.0,"row_count":0,"locks":[{"table":"users","mode":"ACCESS EXCLUSIVE"}],"locks_at_least":false,"rewritten":["users"]}],"#,
                 r#""statements_done":1,"statement_count":1,"lock_timeout_count":0,"problem":null,"rehearsal":{"up_duration_seconds":1.0,"#,
                 r#""down_duration_seconds":null,"size_change_bytes":-8,"row_count":0,"has_down":true,"restored":false,"#,
-                r#""differences":["d"],"rows_lost":[],"violations":[],"loses_data":[],"schema_only":false}}"#,
+                r#""differences":["d"],"rows_lost":[],"violations":[],"loses_data":[],"schema_only":false,"whole_up_duration_seconds":null}}"#,
             )
         );
     }

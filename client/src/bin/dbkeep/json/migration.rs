@@ -25,7 +25,7 @@ pub(crate) struct Migration<'a> {
     requires_backup: bool,
     estimated_duration_seconds: Option<f64>,
     data_transformation: Option<bool>,
-    /// "absent", "empty", "unproven", "proven", "lossy" or "refuted".
+    /// "absent", "empty", "unproven", "proven", "sampled", "lossy" or "refuted".
     way_back: String,
     way_back_run_id: Option<&'a str>,
     apply_time: Option<String>,
@@ -232,6 +232,7 @@ struct Restore<'a> {
     backup_time: Option<String>,
     tables: Vec<RestoredTable<'a>>,
     confirmation_phrase: &'a str,
+    approvals_required: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -255,6 +256,7 @@ impl<'a> From<&'a proto::MigrationRestore> for Restore<'a> {
             backup_time: super::time(restore.backup_time.as_ref()),
             tables: restore.tables.iter().map(table).collect(),
             confirmation_phrase: &restore.confirmation_phrase,
+            approvals_required: restore.approvals_required,
         }
     }
 }

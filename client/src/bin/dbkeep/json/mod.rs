@@ -72,6 +72,7 @@ pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod schedule;
+mod sizes;
 
 /// The word for an enum value: its name without prefix, lowercase.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
@@ -126,6 +127,12 @@ words! {
 /// Seconds; null for a duration that is absent or negative.
 pub(crate) fn seconds(duration: Option<&prost_types::Duration>) -> Option<f64> {
     span(duration).map(|duration| duration.as_secs_f64())
+}
+
+/// Of a duration that may be negative.
+#[allow(clippy::cast_precision_loss, reason = "nobody reads more than a few digits of it")]
+pub(crate) fn signed_seconds(duration: &prost_types::Duration) -> f64 {
+    duration.seconds as f64 + f64::from(duration.nanos) / 1e9
 }
 
 /// The same as the standard library has it.

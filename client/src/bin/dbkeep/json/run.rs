@@ -5,13 +5,16 @@
 use dbkeep_client::proto;
 use serde::Serialize;
 
-use super::migrated::Migrated;
+use super::{
+    migrated::Migrated,
+    sizes::{Recommendation, Sizes},
+};
 
 /// A run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run<'a> {
     id: &'a str,
-    /// "cleanup", "undo", "verify", "backup", "restore", "migrate", "rollback" or "rehearse".
+    /// "cleanup", "undo", "verify", "backup", "restore", "migrate", "rollback", "rehearse" or "maintain".
     kind: String,
     target: &'a str,
     /// "queued", "running", "pausing", "paused", "cancelling", "cancelled", "interrupted", "succeeded", "partially_succeeded" or
@@ -161,6 +164,13 @@ pub(crate) struct Report<'a> {
     space: Vec<Space<'a>>,
     /// What became of each migration, as far as the run came.
     migrations: Vec<Migrated<'a>>,
+    /// Of a run that a schedule started: sizes before and after it; null for others.
+    sizes: Option<Box<Sizes<'a>>>,
+    /// What to do next, the most urgent first.
+    recommendations: Vec<Recommendation<'a>>,
+    /// A rehearsal on a sample: what the copy had of each table.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sampled_tables: Vec<Sampled<'a>>,
 }
 
 impl<'a> From<&'a proto::RunReport> for Report<'a> {
@@ -181,6 +191,27 @@ impl<'a> From<&'a proto::RunReport> for Report<'a> {
             warnings: report.warnings.iter().map(Warning::from).collect(),
             space: report.space.iter().map(Space::from).collect(),
             migrations: report.migrations.iter().map(Migrated::from).collect(),
+            sizes: report.sizes.as_ref().map(|sizes| Box::new(Sizes::from(sizes))),
+            recommendations: report.recommendations.iter().map(Recommendation::from).collect(),
+            sampled_tables: report.sampled_tables.iter().map(Sampled::from).collect(),
+        }
+    }
+}
+
+/// What a copy with some of the rows had of a table.
+#[derive(Debug, Serialize)]
+struct Sampled<'a> {
+    table: &'a str,
+    row_count: u64,
+    of_row_count: u64,
+}
+
+impl<'a> From<&'a proto::SampledTable> for Sampled<'a> {
+    fn from(table: &'a proto::SampledTable) -> Self {
+        Self {
+            table: &table.table,
+            row_count: table.row_count,
+            of_row_count: table.of_row_count,
         }
     }
 }
@@ -468,7 +499,7 @@ mod tests {
                 r#""error_count":0,"warning_count":1,"step_indexes":[0]}],"steps":[{"index":0,"operation":"","rule":"","#,
                 r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
-                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}],"space":[],"migrations":[]},"#,
+                r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}],"space":[],"migrations":[],"sizes":null,"recommendations":[]},"#,
                 r#""started_by":"ann","approvals":[{"principal":"bob","time":null}],"approvals_required":1}"#,
             )
         );

@@ -285,6 +285,8 @@ struct Server<'a> {
     start_time: Option<String>,
     seen_time: Option<String>,
     alive: bool,
+    /// Negative where it is behind.
+    clock_ahead_seconds: Option<f64>,
 }
 
 impl<'a> From<&'a proto::SchedulerStatus> for Scheduler<'a> {
@@ -308,6 +310,7 @@ impl<'a> From<&'a proto::SchedulerStatus> for Scheduler<'a> {
                     start_time: super::time(server.start_time.as_ref()),
                     seen_time: super::time(server.seen_time.as_ref()),
                     alive: server.alive,
+                    clock_ahead_seconds: server.clock_ahead.as_ref().map(super::signed_seconds),
                 })
                 .collect(),
         }
@@ -375,13 +378,17 @@ mod tests {
             servers: vec![proto::Server {
                 id: "a".into(),
                 alive: true,
+                clock_ahead: Some(prost_types::Duration {
+                    seconds: -45,
+                    nanos: -500_000_000,
+                }),
                 ..Default::default()
             }],
             ..Default::default()
         };
         assert_eq!(
             serde_json::to_string(&Scheduler::from(&status)).unwrap(),
-            r#"{"running":true,"note":null,"changed_by":null,"change_time":null,"schedule_count":0,"open_slot_count":0,"next_run_time":null,"servers":[{"id":"a","address":"","host":"","version":"","start_time":null,"seen_time":null,"alive":true}]}"#
+            r#"{"running":true,"note":null,"changed_by":null,"change_time":null,"schedule_count":0,"open_slot_count":0,"next_run_time":null,"servers":[{"id":"a","address":"","host":"","version":"","start_time":null,"seen_time":null,"alive":true,"clock_ahead_seconds":-45.5}]}"#
         );
     }
 }

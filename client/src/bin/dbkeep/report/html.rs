@@ -55,6 +55,7 @@ pub(super) fn render(content: &Content<'_>) -> String {
                         @for (purpose, command) in *next { li { (purpose) ": " code { (text(command)) } } }
                     }
                 }
+                @if !report.recommendations.is_empty() { (recommendations(&report)) }
                 @if table::migration::is_migrating(run.kind()) {
                     h2 { "Migrations" }
                     (migrations(&report))
@@ -64,9 +65,12 @@ pub(super) fn render(content: &Content<'_>) -> String {
                 }
                 h2 { "Steps" }
                 (steps(&report, is_dry))
+                @if let Some(found) = &report.sizes { (sizes(found)) }
                 @if !report.warnings.is_empty() { (warnings(&report)) }
-                // Scripts are executed as they are written: there are no batches, and no pace, to draw.
-                @if !is_dry && !table::migration::is_migrating(run.kind()) { (charts(run, course, &report)) }
+                // Scripts are executed as they are written, and tasks as the database does them: there are no batches, and no pace, to draw.
+                @if !is_dry && run.kind() != RunKind::Maintain && !table::migration::is_migrating(run.kind()) {
+                    (charts(run, course, &report))
+                }
                 (plan(run))
                 footer {
                     "Made by dbkeep " (env!("CARGO_PKG_VERSION")) " at " (at.strftime("%F %TZ").to_string())
@@ -109,6 +113,7 @@ fn heading(run: &proto::Run, is_dry: bool) -> &'static str {
         RunKind::Migrate => "Migration",
         RunKind::Rollback => "Rollback",
         RunKind::Rehearse => "Rehearsal",
+        RunKind::Maintain => "Maintenance",
         RunKind::Unspecified => "Run",
     }
 }
@@ -128,7 +133,7 @@ fn header(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> Markup {
         (
             match run.kind() {
                 RunKind::Undo | RunKind::Restore => "Rows put back",
-                RunKind::Verify => "Rows proven",
+                RunKind::Verify | RunKind::Maintain => "Rows proven",
                 RunKind::Backup => "Rows saved",
                 RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "Rows changed",
                 RunKind::Cleanup | RunKind::Unspecified => "Rows deleted",
@@ -324,6 +329,48 @@ fn notes(migration: &proto::MigrationReport) -> Vec<String> {
         notes.extend(found.violations.iter().map(|what| format!("violated: {what}")));
     }
     notes
+}
+
+fn recommendations(report: &proto::RunReport) -> Markup {
+    html! {
+        h2 { "Recommended" }
+        ul {
+            @for advice in &report.recommendations {
+                li {
+                    span class=(class(table::sizes::tone(advice.level()))) { (text(&advice.key)) }
+                    ": " (name(&advice.what))
+                    @if !advice.command.is_empty() { ": " code { (text(&advice.command)) } }
+                }
+            }
+        }
+    }
+}
+
+fn sizes(sizes: &proto::RunSizes) -> Markup {
+    let columns = [
+        ("Size of", false),
+        ("Rows before", true),
+        ("Rows after", true),
+        ("Before", true),
+        ("After", true),
+    ];
+    html! {
+        h2 { "Sizes before and after" }
+        div class="wide" role="region" aria-label="Sizes" tabindex="0" { table {
+            (headings(&columns))
+            tbody {
+                @for line in table::sizes::lines(sizes) {
+                    tr {
+                        th scope="row" { (name(&line.what)) }
+                        @for cell in [&line.rows_before, &line.rows_after, &line.bytes_before, &line.bytes_after] {
+                            td class="number" { (cell) }
+                        }
+                    }
+                }
+            }
+        } }
+        p class="dim" { "A number after ~ is an estimate of the database; ? is unknown." }
+    }
 }
 
 fn warnings(report: &proto::RunReport) -> Markup {

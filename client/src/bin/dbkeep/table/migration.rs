@@ -7,7 +7,7 @@ use std::io;
 use dbkeep_client::proto::{self, EstimateSource, MigrationDirection, MigrationState, Risk, RunKind, StatementWork, WayBack};
 use indicatif::{HumanBytes, HumanCount};
 
-use super::{cut, duration, or_dash, rows};
+use super::{cut, duration, or_dash, others, rows};
 use crate::{
     duration::Words,
     json,
@@ -67,7 +67,7 @@ pub(crate) fn way_back_tone(way_back: WayBack) -> Tone {
     match way_back {
         WayBack::Proven => Tone::Good,
         WayBack::Refuted => Tone::Bad,
-        WayBack::Absent | WayBack::Empty | WayBack::Unproven | WayBack::Lossy => Tone::Warn,
+        WayBack::Absent | WayBack::Empty | WayBack::Unproven | WayBack::Sampled | WayBack::Lossy => Tone::Warn,
         WayBack::Unspecified => Tone::Dim,
     }
 }
@@ -236,7 +236,14 @@ fn restore(restore: &proto::MigrationRestore, output: &Output) -> io::Result<()>
     output.line(format_args!(
         "Confirmation phrase: {}",
         output.paint(Tone::Strong, &restore.confirmation_phrase)
-    ))
+    ))?;
+    if restore.approvals_required > 0 {
+        output.line(format_args!(
+            "Then {} has to approve the run: dbkeep --principal NAME runs approve RUN",
+            others(restore.approvals_required)
+        ))?;
+    }
+    Ok(())
 }
 
 /// "about 3 s (rehearsal)", "nobody knows how long".
@@ -338,13 +345,14 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
             _ if !migration.problem.is_empty() => (Tone::Bad, "failed"),
             (false, _) => (Tone::Warn, "no way back"),
             (true, true) if found.schema_only => (Tone::Warn, "without rows"),
+            (true, true) if found.whole_up_duration.is_some() => (Tone::Warn, "for a sample"),
             (true, true) => (Tone::Good, "yes"),
             (true, false) if found.differences.is_empty() && !found.loses_data.is_empty() => (Tone::Warn, "without its data"),
             (true, false) => (Tone::Bad, "no"),
         };
         table.add_row([
             output.cell(Tone::Strong, title(&migration.id, &migration.name)),
-            output.number(Tone::Dim, duration(found.up_duration.as_ref())),
+            output.number(Tone::Dim, up_time(found)),
             output.number(Tone::Dim, duration(found.down_duration.as_ref())),
             output.number(Tone::Dim, HumanCount(found.row_count)),
             output.number(Tone::Dim, size_change(found.size_change_bytes)),
@@ -356,6 +364,15 @@ fn rehearsals(report: &proto::RunReport, output: &Output) -> io::Result<()> {
         rehearsal(migration, output)?;
     }
     failures(report, output)
+}
+
+/// What the up script took, and what it would take with all rows.
+fn up_time(found: &proto::RehearsalReport) -> String {
+    let took = duration(found.up_duration.as_ref());
+    match &found.whole_up_duration {
+        Some(whole) => format!("{took}, whole about {}", duration(Some(whole))),
+        None => took,
+    }
 }
 
 fn rehearsal(migration: &proto::MigrationReport, output: &Output) -> io::Result<()> {
@@ -375,11 +392,12 @@ fn rehearsal(migration: &proto::MigrationReport, output: &Output) -> io::Result<
     output.line(output.paint(Tone::Strong, &title(&migration.id, &migration.name)))?;
     for statement in statements {
         output.line(format_args!(
-            "  line {}: {} in {}, {}; locked {}{}",
+            "  line {}: {} in {}, {}; locked {}{}{}",
             statement.line,
             output.paint(Tone::Strong, &statement.excerpt),
             duration(statement.duration.as_ref()),
             rows(statement.row_count),
+            if statement.locks_at_least { "at least " } else { "" },
             or_dash(&locks(&statement.locks)),
             if statement.rewritten.is_empty() {
                 String::new()

@@ -19,6 +19,7 @@ pub(super) async fn an_accepted_run_comes_back_as_it_was(store: Arc<dyn Store>) 
         capture: true,
         stop_on_failure: true,
         max_rows: Some(9_000),
+        max_share_millionths: Some(7),
         force: true,
         max_rows_per_second: 12,
         duty_cycle_percent: 34,

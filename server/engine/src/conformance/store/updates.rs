@@ -270,6 +270,58 @@ pub(super) async fn sources_are_marked(store: Arc<dyn Store>) {
     assert_eq!(read().await.verification, Verification::Damaged(second));
 }
 
+pub(super) async fn backups_are_marked_by_whoever_proves_them(store: Arc<dyn Store>) {
+    let finished = async || {
+        let made = running(store.as_ref()).await.run;
+        store.update(made.id, 1, &enter(RunState::Succeeded, "done")).await.unwrap();
+        made.id
+    };
+    let (whole, torn, pruned) = (finished().await, finished().await, finished().await);
+    assert!(store.begin_prune(pruned).await.unwrap());
+    let keeper = Run {
+        kind: RunKind::Maintain,
+        ..run("shop")
+    };
+    let keeper = super::accept(store.as_ref(), &request(keeper, &[])).await;
+    let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
+    assert_eq!((grant.run.id, grant.run.kind), (keeper.id, RunKind::Maintain));
+    let found = Update {
+        proofs: vec![
+            (whole, SourceMark::Verified),
+            (torn, SourceMark::Damaged),
+            (pruned, SourceMark::Damaged),
+        ],
+        ..Update::default()
+    };
+    assert!(matches!(
+        store.update(keeper.id, grant.fence + 1, &found).await,
+        Err(StoreError::Fenced)
+    ));
+    let verification = async |id| store.run(id).await.unwrap().unwrap().verification;
+    assert_eq!(
+        verification(whole).await,
+        Verification::Unverified,
+        "an attempt that was shut out marks nothing"
+    );
+    store.update(keeper.id, grant.fence, &found).await.unwrap();
+    assert!(matches!(verification(whole).await, Verification::Verified(_)));
+    assert!(matches!(verification(torn).await, Verification::Damaged(_)));
+    assert_eq!(
+        verification(pruned).await,
+        Verification::Unverified,
+        "of what is going nothing is said"
+    );
+    let undone = Update {
+        proofs: vec![(whole, SourceMark::Undone)],
+        ..Update::default()
+    };
+    assert!(
+        store.update(keeper.id, grant.fence, &undone).await.is_err(),
+        "a proof undoes nothing"
+    );
+    assert!(matches!(verification(whole).await, Verification::Verified(_)));
+}
+
 pub(super) async fn many_writers_leave_no_gap(store: Arc<dyn Store>) {
     let grant = running(store.as_ref()).await;
     let id = grant.run.id;

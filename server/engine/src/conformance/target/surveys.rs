@@ -218,3 +218,44 @@ pub(super) async fn survey_samples_are_rows_of_the_selection(fixture: &dyn Fixtu
     let none = fixture.target().survey(&selection, 0).await.expect("a survey");
     assert_eq!((none.row_count, none.samples.len()), (25, 0));
 }
+
+pub(super) async fn a_share_is_counted_in_one_snapshot(fixture: &dyn Fixture) {
+    const ROWS: u32 = 400;
+    let (table, selection) = aging(fixture, ROWS, 2).await;
+    let few = fixture
+        .target()
+        .survey_share(&selection, 0, u64::from(ROWS))
+        .await
+        .expect("a survey");
+    assert_eq!(
+        (few.row_count, few.table_rows),
+        (u64::from(ROWS / 2), None),
+        "nobody asked for it"
+    );
+    // Somebody deletes all the while, as many rows of the selection as others: half of the table is selected at any instant.
+    let deleting = async {
+        for number in 1..=ROWS / 2 {
+            fixture
+                .execute(&format!(
+                    "DELETE FROM {table} WHERE id IN ({}, {})",
+                    number * 2 - 1,
+                    number * 2
+                ))
+                .await;
+        }
+    };
+    let counting = async {
+        let mut seen = std::collections::BTreeSet::new();
+        loop {
+            let survey = fixture.target().survey_share(&selection, 3, 0).await.expect("a survey");
+            let whole = survey.table_rows.expect("it was asked for");
+            assert_eq!(survey.row_count * 2, whole, "two counts of two instants");
+            seen.insert(whole);
+            if whole == 0 {
+                return seen;
+            }
+        }
+    };
+    let ((), seen) = tokio::join!(deleting, counting);
+    assert!(seen.len() > 2, "it was counted while rows went: {seen:?}");
+}

@@ -1,7 +1,8 @@
 //! Migrations as callers ask for them: status, plan, and the runs that test, apply and roll back. What a folder means is in
-//! [`crate::migration`], the work of the runs in [`crate::run`]; `repair` changes the ledger itself,
+//! [`crate::migration`], the work of the runs in [`crate::run`]; `permit` refuses, `repair` changes the ledger itself,
 //! `rewind` goes back to a backup.
 
+mod permit;
 mod repair;
 mod rewind;
 
@@ -9,21 +10,22 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
+use permit::{check_options, check_sample, permit, request_digest};
 pub use repair::{Repair, RepairAction, RepairProposal};
 
-use super::{Engine, TargetEntry, digest_of, request_id};
+use super::{Engine, TargetEntry, request_id};
 use crate::{
     EngineError,
     migration::{
-        draft,
+        draft, graph,
         plan::{self, Facts, MigrationPlan, PlanRefused, Selection},
         risk::{self, Known},
         source::{self, Collection},
-        standing::{Standings, standings},
+        standing::{Problem, Standings, standings},
     },
     model::{
         Act, BackupRecord, Caller, Decision, Direction, EngineKind, ForeignLedger, Impact, Layout, LedgerEntry, Migration,
-        MigrationOptions, MigrationRecord, Plan, Proof, Report, Risk, Run, RunId, RunKind, RunOptions, TableName,
+        MigrationId, MigrationOptions, MigrationRecord, Plan, Proof, Report, Run, RunId, RunKind, RunOptions, Sample, TableName,
     },
     port::{CreateRun, MaintenanceError, MigrationFolder, SourceFile, TargetError},
     run::migrate::steps,
@@ -95,6 +97,8 @@ pub struct MigrateRequest {
     pub in_effect: bool,
     /// Rehearsals: copy no rows.
     pub schema_only: bool,
+    /// Rehearsals: copy some of the rows.
+    pub sample: Option<Sample>,
     /// How.
     pub options: MigrationOptions,
     /// Who asks.
@@ -140,7 +144,17 @@ impl Engine {
         let (name, entry, migrations) = self.migrations(target)?;
         let collection = self.collection(name, entry, migrations).await?;
         let (ledger, foreign) = ledgers(entry).await.map_err(EngineError::target(name))?;
-        let standings = standings(&collection, &ledger, &foreign);
+        let mut standings = standings(&collection, &ledger, &foreign);
+        // A plan is refused for it; whoever only looks hears of it here.
+        if let Err(problem) = graph::order(&collection.migrations) {
+            standings.problems.push(Problem {
+                code: "GRAPH",
+                id: MigrationId(String::new()),
+                message: problem.to_string(),
+                next_step: "correct the depends-on lines that the message names".to_owned(),
+                blocks: true,
+            });
+        }
         let proofs = self.context.store.proofs(name).await?;
         Ok(MigrationStatus {
             target: name.to_owned(),
@@ -294,6 +308,7 @@ impl Engine {
             (false, true) => "rehearse schema",
             (false, false) => "rehearse",
         };
+        check_sample(request)?;
         if request.schema_only && (request.in_effect || entry.target.engine() == EngineKind::Sqlite) {
             let why = if request.in_effect {
                 "with migrations in effect, whose way back shows in rows; expected WHOLE"
@@ -355,8 +370,11 @@ impl Engine {
                 options: request.options,
                 reports: Vec::new(),
                 rewind: rewind.map(|rewind| rewind.backup),
+                token: rewind.map_or_else(String::new, |_| plan.token.clone()),
                 in_effect: request.in_effect,
                 schema_only: request.schema_only,
+                sample: request.sample,
+                sampled: Vec::new(),
             })),
             backup,
             ..Report::default()
@@ -388,13 +406,10 @@ impl Engine {
         } else {
             Vec::new()
         };
-        // Who works on a table that is replaced would not know what of its work is left.
-        tables.extend(
-            rewind
-                .into_iter()
-                .flat_map(|rewind| &rewind.tables)
-                .map(|table| table.table.to_string()),
-        );
+        if let Some(rewind) = rewind {
+            tables = rewind::held(rewind);
+            self.await_consent(&mut run, rewind);
+        }
         self.accept(CreateRun {
             run,
             tables,
@@ -482,92 +497,6 @@ async fn known<'a>(entry: &TargetEntry, migrations: impl IntoIterator<Item = &'a
     }
     known.tables = tables;
     Ok(known)
-}
-
-/// Whether a plan may be executed as it was asked for.
-fn permit(name: &str, plan: &MigrationPlan, request: &MigrateRequest) -> Result<(), EngineError> {
-    if plan.steps.is_empty() && plan.rewind.is_none() && plan.blocking().next().is_none() {
-        return Err(EngineError::NothingToMigrate { target: name.to_owned() });
-    }
-    let excused =
-        |code: &str| request.options.unproven && matches!(code, "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED");
-    let blocking: Vec<_> = plan.blocking().filter(|problem| !excused(problem.code)).cloned().collect();
-    if !blocking.is_empty() {
-        return Err(EngineError::MigrationsBlocked {
-            target: name.to_owned(),
-            problems: blocking,
-        });
-    }
-    if !request.token.is_empty() && request.token != plan.token {
-        return Err(EngineError::MigrationPlanChanged { target: name.to_owned() });
-    }
-    if request.token.is_empty()
-        && let Some(rewind) = &plan.rewind
-    {
-        return Err(EngineError::MigrationPlanRequired {
-            target: name.to_owned(),
-            reason: format!("everything written since backup {} is lost", rewind.backup),
-        });
-    }
-    if let Some(rewind) = &plan.rewind
-        && request.phrase != rewind.phrase
-    {
-        return Err(EngineError::ConfirmationRequired {
-            expected: rewind.phrase.clone(),
-        });
-    }
-    if request.token.is_empty() && plan.risk == Risk::High {
-        let risky = plan.steps.iter().find(|step| step.risk == Risk::High);
-        let reason = risky.and_then(|step| {
-            let mut reasons = step.impacts.iter().flat_map(|impact| &impact.reasons);
-            let reason = reasons.find(|reason| reason.risk == Risk::High)?;
-            Some(format!("{} {}: {}", step.migration.id, step.migration.name, reason.message))
-        });
-        return Err(EngineError::MigrationPlanRequired {
-            target: name.to_owned(),
-            reason: reason.unwrap_or_default(),
-        });
-    }
-    Ok(())
-}
-
-fn check_options(options: &MigrationOptions) -> Result<(), EngineError> {
-    let bounds = [
-        ("lock_timeout", options.lock_timeout_ms, 1, 600_000),
-        ("lock_tries", u64::from(options.lock_tries), 1, 1_000),
-        ("statement_timeout", options.statement_timeout_ms, 0, 86_400_000),
-    ];
-    for (field, value, least, most) in bounds {
-        if !(least..=most).contains(&value) {
-            return Err(EngineError::InvalidField {
-                field,
-                problem: format!("is {value}; expected {least} to {most} (times in milliseconds)"),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn request_digest(word: &str, name: &str, request: &MigrateRequest) -> String {
-    let selection = match &request.selection {
-        Selection::All => "all".to_owned(),
-        Selection::To(id) => format!("to {id}"),
-        Selection::Named(names) => format!("named {}", names.join(",")),
-        Selection::Steps(steps) => format!("steps {steps}"),
-    };
-    let options = serde_json::to_string(&request.options).unwrap_or_default();
-    digest_of(&[
-        word,
-        name,
-        &selection,
-        &request.token,
-        if request.backup { "backup" } else { "" },
-        &options,
-        &request
-            .from_backup
-            .as_ref()
-            .map_or_else(String::new, |backup| format!("from {backup}")),
-    ])
 }
 
 fn plan_refused(target: &str) -> impl Fn(PlanRefused) -> EngineError + '_ {

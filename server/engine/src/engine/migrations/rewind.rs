@@ -3,17 +3,24 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Engine, MigrationStatus, maintenance, plan_refused};
+use jiff::Timestamp;
+
+use super::{Engine, MIGRATIONS, MigrationStatus, maintenance, plan_refused};
 use crate::{
     EngineError,
     migration::{
-        plan::{self, MigrationPlan, Rewind, Selection, TableAgainst},
+        plan::{self, MigrationPlan, Rewind, RewindPlan, Selection, TableAgainst},
         standing::{Item, Problem},
     },
-    model::{BackupRecord, LedgerEntry, MigrationId, Run, RunId, StepReport, TableCount, TableName, Verification},
+    model::{
+        BackupRecord, LedgerEntry, MigrationId, MigrationRecord, Run, RunId, StepReport, TableCount, TableName, Verification,
+    },
     port::ArchiveError,
     run::load::description,
 };
+
+/// Code of the problem that a backup is of another database, which a request may pass over.
+pub(super) const OTHER_DATABASE: &str = "BACKUP_OTHER_DATABASE";
 
 /// Steps of such a run: the present state is saved, then everything is replaced.
 pub(super) fn steps(backup: RunId) -> Vec<StepReport> {
@@ -27,6 +34,12 @@ pub(super) fn steps(backup: RunId) -> Vec<StepReport> {
         step("backup", String::new()),
         step("migrations", format!("from backup {backup}")),
     ]
+}
+
+/// What such a run holds: who works on a table that is replaced would not know what of its work is left.
+pub(super) fn held(rewind: &RewindPlan) -> Vec<String> {
+    let tables = rewind.tables.iter().map(|table| table.table.to_string());
+    std::iter::once(MIGRATIONS.to_owned()).chain(tables).collect()
 }
 
 impl Engine {
@@ -68,9 +81,20 @@ impl Engine {
             let message = format!("backup {} was found damaged at {at}", source.id);
             problems.push(blocks("BACKUP_DAMAGED", message));
         }
+        let here = entry.target.identity().await.map_err(EngineError::target(name))?;
+        if let Some(difference) = here.differs_from(&record.identity) {
+            problems.push(Problem {
+                code: OTHER_DATABASE,
+                id: MigrationId(String::new()),
+                message: format!("backup {} is of another database: {difference}", source.id),
+                next_step: "name a backup of this database, or say that it is to be taken all the same (other_database)"
+                    .to_owned(),
+                blocks: true,
+            });
+        }
         let now = entry.target.migrator().ledger().await.map_err(EngineError::target(name))?;
         let written = LedgerEntry::rewound(&now, &then, RunId::default(), "");
-        if problems.is_empty() {
+        if problems.iter().all(|problem| problem.code == OTHER_DATABASE) {
             for item in asked {
                 if written.iter().all(|entry| entry.id != item.id) {
                     problems.push(Problem {
@@ -95,9 +119,56 @@ impl Engine {
             tables: against(&record.tables, &tables),
             proofs: &status.proofs,
             problems,
+            approvals_required: self.context.settings.approvals,
         };
         let plan = plan::plan_rewind(&status.collection, &status.standings, rewind);
         Ok((status, plan))
+    }
+
+    /// Lets a new run wait for the consent of others: it drops and makes everything, as no run of severity CRITICAL does.
+    pub(super) fn await_consent(&self, run: &mut Run, rewind: &RewindPlan) {
+        run.approvals_required = rewind.approvals_required;
+        if run.approvals_required == 0 {
+            return;
+        }
+        let until = run.created_at.checked_add(self.context.settings.plan_lifetime);
+        let until = until.unwrap_or(Timestamp::MAX);
+        run.approve_until = Some(until);
+        let others = match run.approvals_required {
+            1 => "a principal".to_owned(),
+            number => format!("{number} principals"),
+        };
+        run.state_reason = format!(
+            "waits until {until:.0} for approval by {others} other than {}",
+            run.started_by
+        );
+    }
+
+    /// Looks again at what going back to a backup means, for somebody who approves it: the tables to take.
+    ///
+    /// # Errors
+    /// As [`Engine::plan_rewind`], `MigrationsBlocked`, and `MigrationPlanChanged` where it is not what was reviewed.
+    pub(in crate::engine) async fn recheck_rewind(
+        &self,
+        target: &str,
+        record: &MigrationRecord,
+        backup: RunId,
+    ) -> Result<Vec<String>, EngineError> {
+        let (_, plan) = self.plan_rewind(target, &Selection::All, &backup.to_string()).await?;
+        let excused = |problem: &&Problem| record.options.other_database && problem.code == OTHER_DATABASE;
+        let blocking: Vec<Problem> = plan.blocking().filter(|problem| !excused(problem)).cloned().collect();
+        if !blocking.is_empty() {
+            return Err(EngineError::MigrationsBlocked {
+                target: target.to_owned(),
+                problems: blocking,
+            });
+        }
+        match &plan.rewind {
+            Some(rewind) if plan.token == record.token => Ok(held(rewind)),
+            _ => Err(EngineError::MigrationPlanChanged {
+                target: target.to_owned(),
+            }),
+        }
     }
 
     /// The ledger of migrations that lies beside a backup. The inner error says what is damaged, or missing.

@@ -246,10 +246,7 @@ impl Engine {
     async fn start(&self, slot: &Slot<'_>) -> Result<Run, EngineError> {
         match &slot.schedule.spec.work {
             Work::Operations(operations) => self.start_scheduled_cleanup(slot, operations).await,
-            Work::Maintenance(_) => Err(EngineError::SlotRefused {
-                name: slot.schedule.spec.name.clone(),
-                reason: "this version cannot run maintenance".to_owned(),
-            }),
+            Work::Maintenance(tasks) => self.start_scheduled_maintenance(slot, tasks).await,
         }
     }
 
@@ -319,11 +316,16 @@ impl Engine {
 }
 
 impl Slot<'_> {
-    /// The standing approval must cover a plan of severity CRITICAL.
+    /// The standing approval must cover a plan of severity CRITICAL; `digest` is that of what the schedule does now.
     ///
     /// # Errors
     /// `StandingApproval`.
-    pub(in crate::engine) fn check_approval(&self, plan: &crate::model::Plan, now: Timestamp) -> Result<(), EngineError> {
+    pub(in crate::engine) fn check_approval(
+        &self,
+        plan: &crate::model::Plan,
+        digest: &str,
+        now: Timestamp,
+    ) -> Result<(), EngineError> {
         let refuse = |problem: String| EngineError::StandingApproval {
             schedule: self.schedule.spec.name.clone(),
             operations: plan.operations.clone(),
@@ -335,8 +337,11 @@ impl Slot<'_> {
         if now >= approval.expires_at {
             return Err(refuse(format!("the one by {} ended at {}", approval.by, approval.expires_at)));
         }
-        if !approval.covers(&self.schedule.spec, now) {
-            return Err(refuse(format!("the one by {} was given for other work", approval.by)));
+        if !approval.covers(digest, now) {
+            return Err(refuse(format!(
+                "the one by {} was given for other work, or for other rules of its operations",
+                approval.by
+            )));
         }
         let reach: u64 = plan.steps.iter().map(crate::model::PlanStep::reach).sum();
         if reach > approval.max_rows {

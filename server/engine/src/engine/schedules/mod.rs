@@ -10,10 +10,10 @@ use super::{Engine, digest_of, request_id};
 use crate::{
     EngineError,
     model::{
-        Act, Caller, Decision, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch, ServerInfo,
-        ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
+        Act, Caller, Decision, MaintenanceTask, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch,
+        ServerInfo, ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
     },
-    port::{Changed, CreateSchedule, Kept, Pulse, ScheduleCreated, SlotFilter, SlotPlace},
+    port::{Changed, CreateSchedule, FiredNow, Kept, Pulse, ScheduleCreated, SlotFilter, SlotPlace},
     schedule::{Cron, Exclusion, FieldProblem, Known, Occurrence, calendar, decide, validate, zone},
 };
 
@@ -26,6 +26,9 @@ pub const MAX_PREVIEW: usize = 1_000;
 pub const MAX_NOTE: usize = 500;
 /// Longest life of a standing approval.
 const MAX_APPROVAL: SignedDuration = SignedDuration::from_hours(366 * 24);
+/// How often, and how far apart, a call that was made before is looked at again while the first one plans: for a minute.
+const REPEATS: u32 = 240;
+const REPEAT_WAIT: std::time::Duration = std::time::Duration::from_millis(250);
 /// How often a change is tried again that another write of the same schedule outran: slots are decided all the time.
 const TRIES: u32 = 8;
 
@@ -125,11 +128,21 @@ impl Engine {
                 .map(|operation| (operation.name.clone(), operation.severity))
                 .collect()
         };
+        let unsupported = |entry: &super::TargetEntry| {
+            let maintenance = entry.target.maintenance();
+            let why = |name: &'static str| maintenance.unsupported(name).map(|why| (name, why));
+            MaintenanceTask::NAMES.into_iter().filter_map(why).collect()
+        };
         Known {
             targets: self
                 .targets()
                 .iter()
                 .map(|(name, entry)| (name.clone(), operations(entry)))
+                .collect(),
+            unsupported: self
+                .targets()
+                .iter()
+                .map(|(name, entry)| (name.clone(), unsupported(entry)))
                 .collect(),
             channels: self.channel_kinds(),
         }
@@ -155,9 +168,32 @@ impl Engine {
         let approval = schedule.state.approval.as_ref();
         ScheduleView {
             needs_approval,
-            approved: approval.is_some_and(|approval| approval.covers(&schedule.spec, Timestamp::now())),
+            approved: approval.is_some_and(|approval| approval.covers(&self.consent_digest(&schedule.spec), Timestamp::now())),
             schedule,
         }
+    }
+
+    /// Digest of what a standing approval consents to: target, work and options, and what the rules of its operations are in this server's
+    /// catalog. Work that this server does not know has a digest that nobody consented to.
+    pub(super) fn consent_digest(&self, spec: &ScheduleSpec) -> String {
+        let mut parts = vec!["consent".to_owned(), spec.digest()];
+        if let Work::Operations(names) = &spec.work {
+            for name in names {
+                let operation = self.targets().get(&spec.target).and_then(|entry| entry.catalog.get(name));
+                parts.push(operation.map_or_else(String::new, |operation| {
+                    let declared = (
+                        &operation.name,
+                        operation.severity,
+                        operation.backup,
+                        operation.max_rows,
+                        &operation.rules,
+                    );
+                    // What cannot be written down is what nobody consented to.
+                    serde_json::to_string(&declared).unwrap_or_else(|error| format!("{error} {}", ScheduleId::new()))
+                }));
+            }
+        }
+        digest_of(&parts.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The target of a spec that may leave it out where there is only one.
@@ -172,12 +208,7 @@ impl Engine {
 
     /// What is wrong with a spec on this server.
     fn problems_of(&self, spec: &ScheduleSpec, now: Timestamp) -> Vec<FieldProblem> {
-        let mut problems = validate(spec, &self.known(), now);
-        if matches!(spec.work, Work::Maintenance(_)) {
-            let problem = "cannot be run by this version; expected operations of the target's catalog";
-            problems.push(FieldProblem::new("work.maintenance", problem));
-        }
-        problems
+        validate(spec, &self.known(), now)
     }
 
     /// Everything that is wrong with a spec, its fields below `spec`.
@@ -509,7 +540,7 @@ impl Engine {
                 at: now,
                 max_rows,
                 expires_at,
-                spec_digest: schedule.spec.digest(),
+                spec_digest: self.consent_digest(&schedule.spec),
             });
             Ok(())
         })
@@ -592,11 +623,18 @@ impl Engine {
         self.scheduler_view().await
     }
 
-    /// Fires a schedule now, paused or not.
+    /// Fires a schedule now, paused or not. `request` names the call: made again, it fires nothing more, and has the run of the first, or
+    /// why that has none. Empty for none.
     ///
     /// # Errors
-    /// `UnknownSchedule`, `ScheduleBusy` where a slot of it has not ended, and everything that refuses a run of its work.
-    pub async fn run_schedule(&self, key: &str, caller: &Caller) -> Result<Run, EngineError> {
+    /// `UnknownSchedule`, `ScheduleBusy` where a slot of it has not ended, `ScheduleRequestReused`, `InvalidField` for the request id,
+    /// `SlotRefused` where the same call was refused before, and everything that refuses a run of its work.
+    pub async fn run_schedule(&self, key: &str, request: &str, caller: &Caller) -> Result<Run, EngineError> {
+        let given = if request.is_empty() {
+            String::new()
+        } else {
+            request_id(request)?
+        };
         let kept = self.kept(key).await?;
         let schedule = &kept.schedule;
         let decision = Decision::allow(caller, Act::Schedule, format!("fire schedule {}", schedule.spec.name)).about(
@@ -605,16 +643,30 @@ impl Engine {
             None,
         );
         self.context.store.record(&decision).await?;
-        let settings = &self.context.settings;
-        let grant = self
-            .context
-            .store
-            .fire_now(schedule.id, &settings.holder, settings.lease_term)
-            .await?
-            .ok_or_else(|| EngineError::ScheduleBusy {
-                name: schedule.spec.name.clone(),
-            })?;
-        self.fire(grant).await
+        let (store, settings) = (&self.context.store, &self.context.settings);
+        let name = || schedule.spec.name.clone();
+        for _ in 0..REPEATS {
+            match store
+                .fire_now(schedule.id, &given, &settings.holder, settings.lease_term)
+                .await?
+            {
+                FiredNow::Granted(grant) => return self.fire(*grant).await,
+                FiredNow::Busy => return Err(EngineError::ScheduleBusy { name: name() }),
+                FiredNow::RequestIdReused => return Err(EngineError::ScheduleRequestReused { request_id: given }),
+                FiredNow::Repeated(record) => match record.run {
+                    Some(run) => return self.run(&run.to_string()).await,
+                    None if record.kind.is_settled() => {
+                        return Err(EngineError::SlotRefused {
+                            name: name(),
+                            reason: record.reason,
+                        });
+                    }
+                    // The first call is still at it, on this server or on another.
+                    None => tokio::time::sleep(REPEAT_WAIT).await,
+                },
+            }
+        }
+        Err(EngineError::ScheduleBusy { name: name() })
     }
 
     /// The task that decides slots, as the server that `server` describes.

@@ -1,11 +1,11 @@
 //! The loop that decides slots, fires them and settles them. Every server runs one on the same store; what only one of them may do is
 //! settled by the store, row by row (see [`crate::port::Schedules`]). One look a second at most, however many schedules there are.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
-    task::JoinSet,
+    task::{Id, JoinError, JoinSet},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -14,8 +14,8 @@ use super::{Calendar, Engine};
 use crate::{
     EngineError, failpoint,
     model::{Overlap, Pause, RunId, ServerInfo, SlotOutcome},
-    port::{Kept, Pulse},
-    schedule::{PreviousRun, decide, decide::decide as decide_slots},
+    port::{Kept, Pulse, SlotClaim},
+    schedule::{ClockReading, ClockWatch, PreviousRun, decide::decide as decide_slots},
 };
 
 /// Longest time between two looks: schedules that other servers created, and runs that ended there, are found by then.
@@ -26,11 +26,47 @@ const TROUBLE: Duration = Duration::from_secs(2);
 const AT_ONCE: u32 = 200;
 /// Most slots that this server plans at a time.
 const FIRING: usize = 4;
+/// Most of them on one target: one that does not answer, or counts for hours, leaves places to the others.
+const FIRING_ON_ONE: usize = 2;
 
 /// Decides slots until it is told to stop.
 pub struct Scheduler {
     engine: Engine,
     server: ServerInfo,
+}
+
+/// The slots that this server plans at the moment.
+#[derive(Default)]
+struct Firing {
+    tasks: JoinSet<()>,
+    /// What each of them holds.
+    held: HashMap<Id, (String, SlotClaim)>,
+}
+
+impl Firing {
+    /// Targets of which another slot may be planned.
+    fn open<'a>(&self, targets: impl Iterator<Item = &'a String>) -> Vec<String> {
+        let on = |target: &String| self.held.values().filter(|(held, _)| held == target).count();
+        targets.filter(|target| on(target) < FIRING_ON_ONE).cloned().collect()
+    }
+
+    fn is_full(&self) -> bool {
+        self.tasks.len() >= FIRING
+    }
+
+    /// Waits for the end of one; `None` at once where there is none.
+    async fn ended(&mut self) -> Option<Result<(), JoinError>> {
+        let ended = self.tasks.join_next_with_id().await?;
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        self.held.remove(&id);
+        Some(ended.map(drop))
+    }
+
+    /// Stops all of them; returns the claims that they held.
+    async fn stop(mut self) -> Vec<SlotClaim> {
+        self.tasks.shutdown().await;
+        self.held.into_values().map(|(_, claim)| claim).collect()
+    }
 }
 
 /// Stands for a run that is not there yet.
@@ -41,19 +77,20 @@ impl Scheduler {
         Self { engine, server }
     }
 
-    /// Works until `shutdown`; slots whose runs are being planned are left to other servers then, or to the next start.
+    /// Works until `shutdown`; slots whose runs are being planned are left to other servers then, at once, or to the next start.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut firing: JoinSet<()> = JoinSet::new();
+        let mut firing = Firing::default();
+        let mut clocks = ClockWatch::default();
         let mut beaten: Option<Instant> = None;
         let term = self.engine.context.settings.lease_term;
         while !shutdown.is_cancelled() {
             if beaten.is_none_or(|at| at.elapsed() >= term / 3) {
                 beaten = Some(Instant::now());
-                if let Err(error) = self.engine.context.store.beat(&self.server).await {
+                if let Err(error) = self.engine.context.store.beat(&self.server, Timestamp::now()).await {
                     tracing::warn!(%error, "this server could not give a sign of life");
                 }
             }
-            let wait = match self.look(&mut firing).await {
+            let wait = match self.look(&mut firing, &mut clocks).await {
                 Ok(wait) => wait,
                 Err(error) => {
                     tracing::warn!(%error, "schedules could not be looked at");
@@ -64,26 +101,42 @@ impl Scheduler {
                 () = shutdown.cancelled() => {}
                 () = self.engine.context.schedules.notified() => {}
                 () = sleep(wait) => {}
-                Some(ended) = firing.join_next() => {
+                Some(ended) = firing.ended() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "the start of a slot panicked; it is tried again when its claim lapses");
                     }
                 }
             }
         }
-        firing.shutdown().await;
+        for claim in firing.stop().await {
+            // A slot whose run was accepted meanwhile is under no claim any more, and stays as it is.
+            if let Err(error) = self.engine.context.store.hold_slot(claim, Duration::ZERO).await {
+                tracing::warn!(slot = %claim.slot, %error, "the claim of a slot lapses by itself; another server fires it then");
+            }
+        }
         if let Err(error) = self.engine.context.store.farewell(&self.server.id).await {
             tracing::warn!(%error, "this server could not be taken off the list");
         }
     }
 
     /// One look: settles, decides, and starts what is to fire. Returns how long nothing more will be due.
-    async fn look(&self, firing: &mut JoinSet<()>) -> Result<Duration, EngineError> {
-        let (pulse, progressed) = self.engine.tick().await?;
-        let targets: Vec<String> = self.engine.targets().keys().cloned().collect();
+    async fn look(&self, firing: &mut Firing, clocks: &mut ClockWatch) -> Result<Duration, EngineError> {
+        let clock = || (Timestamp::now(), std::time::Instant::now());
+        let before = clock();
+        let pulse = self.engine.context.store.pulse().await?;
+        let reading = ClockReading {
+            before,
+            after: clock(),
+            store: pulse.now,
+        };
+        for alarm in clocks.look(reading) {
+            tracing::warn!(server = self.server.id, "{alarm}");
+        }
+        let (pulse, progressed) = self.engine.tick_at(pulse).await?;
         let settings = &self.engine.context.settings;
         let mut more = pulse.pending > 0;
-        while more && pulse.running && firing.len() < FIRING {
+        while more && pulse.running && !firing.is_full() {
+            let targets = firing.open(self.engine.targets().keys());
             match self
                 .engine
                 .context
@@ -93,8 +146,10 @@ impl Scheduler {
             {
                 Some(grant) => {
                     let engine = self.engine.clone();
+                    let held = (grant.kept.schedule.spec.target.clone(), grant.claim);
                     // What became of it is in the slot and in the log.
-                    firing.spawn(async move { drop(engine.fire(grant).await) });
+                    let task = firing.tasks.spawn(async move { drop(engine.fire(grant).await) });
+                    firing.held.insert(task.id(), held);
                 }
                 None => more = false,
             }
@@ -168,25 +223,14 @@ impl Engine {
 
     /// Cancels runs that are over the deadline of their slot.
     async fn hurry(&self, now: Timestamp) -> Result<(), EngineError> {
-        for fired in self.context.store.fired_slots(AT_ONCE).await? {
-            let Some(run) = fired.record.run else { continue };
-            let deadline = decide::deadline(&fired.kept.schedule.spec, fired.record.slot);
-            let over = !fired.record.manual && deadline.is_some_and(|deadline| deadline <= now);
-            if over
-                && self
-                    .context
-                    .store
-                    .run(run)
-                    .await?
-                    .is_some_and(|run| run.cancel_reason.is_none())
-            {
-                self.context
-                    .store
-                    .request_cancel(run, "the deadline of its slot has come")
-                    .await?;
-                self.context.renew.notify_waiters();
-                self.context.wake.notify_one();
-            }
+        for overdue in self.context.store.overdue_slots(now, AT_ONCE).await? {
+            let Some(run) = overdue.record.run else { continue };
+            self.context
+                .store
+                .request_cancel(run, "the deadline of its slot has come")
+                .await?;
+            self.context.renew.notify_waiters();
+            self.context.wake.notify_one();
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ const CHANGED_ROWS: u64 = 100_000;
 const CHANGED_ROWS_SQLITE: u64 = 300_000;
 
 /// How long a statement will take, milliseconds, without waiting for locks; `None` where the size of a table is unknown. For rows
-/// that a condition picks it is the time for all of them, an upper bound.
+/// that a condition picks it is the time for all of them, mostly too long.
 #[must_use]
 pub fn estimate_ms(impact: &Impact, known: &Known, engine: EngineKind) -> Option<u64> {
     let mut total = CATALOG_MS;

@@ -1,11 +1,12 @@
 //! Migrations as plain data: what a folder holds (`script`), what ledgers say (`ledger`), what a statement will do (`impact`), what a run
-//! was asked for and did (`report`), what a database holds (`fingerprint`). Whoever reads folders, orders, judges or executes them is in
+//! was asked for and did (`report`), what a database holds (`fingerprint`), what a copy of it has (`sample`). Whoever reads folders, orders, judges or executes them is in
 //! [`crate::migration`] and [`crate::run`].
 
 mod fingerprint;
 mod impact;
 mod ledger;
 mod report;
+mod sample;
 mod script;
 
 pub use fingerprint::{Fingerprint, SchemaObject, TableContent, TableMeasure};
@@ -15,4 +16,5 @@ pub use report::{
     MigrationOptions, MigrationProgress, MigrationRecord, MigrationReport, PlannedMigration, Proof, Rehearsal, RowsLost,
     ScriptProblem, StatementReport,
 };
+pub use sample::{Sample, SampledTable};
 pub use script::{Group, Layout, Metadata, Migration, MigrationId, Script, Statement};

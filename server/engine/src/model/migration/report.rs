@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{super::run::RunId, Direction, MigrationId, TableLock};
+use super::{super::run::RunId, Direction, MigrationId, Sample, SampledTable, TableLock};
 
 /// What one statement did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct StatementReport {
     pub rows: u64,
     /// Locks on tables that it was seen to take and that the transaction did not hold before; empty where nobody looked.
     pub locks: Vec<TableLock>,
+    /// Whether those were seen from outside, now and then: there may have been others for a moment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub locks_at_least: bool,
     /// Tables that it wrote anew; empty where nobody looked.
     pub rewritten: Vec<String>,
 }
@@ -167,6 +170,9 @@ pub struct Rehearsal {
     /// Whether the copy had no rows: nothing is known of what happens to them.
     #[serde(default)]
     pub schema_only: bool,
+    /// What the up script would take with all rows, milliseconds, by what it took on a sample; `None` where the copy was whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole_up_ms: Option<u64>,
 }
 
 impl Rehearsal {
@@ -190,12 +196,21 @@ pub struct MigrationRecord {
     /// Backup that the whole database goes back to; `None` where scripts are executed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewind: Option<RunId>,
+    /// Of one that goes back to a backup: token of the plan that was reviewed, by which whoever approves it looks again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
     /// Rehearsals: of migrations that are in effect already, down and up again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_effect: bool,
     /// Rehearsals: on a copy without rows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub schema_only: bool,
+    /// Rehearsals: on a copy with some of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sample>,
+    /// What such a copy had of each table, once it was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sampled: Vec<SampledTable>,
 }
 
 /// A migration that a run is to take.
@@ -225,6 +240,8 @@ pub struct MigrationOptions {
     pub statement_timeout_ms: u64,
     /// Rollback: take scripts that no rehearsal has proven, and pass over empty ones.
     pub unproven: bool,
+    /// Rollback from a backup: take one of another database.
+    pub other_database: bool,
 }
 
 impl Default for MigrationOptions {
@@ -234,6 +251,7 @@ impl Default for MigrationOptions {
             lock_tries: 10,
             statement_timeout_ms: 0,
             unproven: false,
+            other_database: false,
         }
     }
 }
@@ -251,6 +269,8 @@ pub struct Proof {
     pub restored: bool,
     /// Whether it restored everything but data that it drops.
     pub lossy: bool,
+    /// Whether it saw only some of the rows. What it refutes is refuted all the same; what it found restored is so for those rows.
+    pub sampled: bool,
     /// What the rehearsal measured for the up script, milliseconds.
     pub up_ms: u64,
     /// The run.

@@ -2,29 +2,29 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{NAMED_FILES, begin_anew, blocking, step_of};
+use super::{NAMED_FILES, blocking};
 use crate::{
-    model::{RunId, StepState},
     port::FileRoot,
-    run::attempt::{Attempt, Halt},
+    run::{
+        attempt::{Attempt, Halt},
+        verify::{Captures, StepProof},
+    },
 };
 
-/// What is wrong with the trash of a step, in number of files; `None` where the time limit came first.
+/// Looks at the trash of a step; `None` where the time limit came first.
 pub(in crate::run) async fn verify_step(
     attempt: &mut Attempt,
     index: usize,
-    source: RunId,
+    of: &Captures,
     root: Arc<dyn FileRoot>,
-) -> Result<Option<u64>, Halt> {
-    begin_anew(attempt, index);
+) -> Result<Option<StepProof>, Halt> {
     let limit = usize::try_from(attempt.run.options.batch_rows).unwrap_or(usize::MAX);
-    let mut trashed = blocking(move || root.trashed(source, step_of(index))).await?;
-    let (mut damaged, mut named) = (0_u64, 0);
+    let (source, step) = (of.source, of.step);
+    let mut trashed = blocking(move || root.trashed(source, step)).await?;
+    let (mut proven, mut damaged, mut named) = (0_u64, 0_u64, 0);
     loop {
         attempt.boundary()?;
         if attempt.out_of_time() {
-            let message = format!("stopped at the time limit of {} s", attempt.run.options.max_execution_seconds);
-            attempt.ledger.end_step(index, StepState::Partial, message).await?;
             return Ok(None);
         }
         let (back, files, problems) = blocking(move || {
@@ -42,6 +42,7 @@ pub(in crate::run) async fn verify_step(
             report.rows_matched += 1;
             match problem {
                 None => {
+                    proven += 1;
                     report.rows_affected += 1;
                     report.captured_bytes += file.file.size;
                 }
@@ -56,8 +57,7 @@ pub(in crate::run) async fn verify_step(
             }
         }
         attempt.ledger.report.steps[index].batches += 1;
-        let report = &attempt.ledger.report.steps[index];
-        let fraction = crate::share(report.rows_affected, report.rows_planned);
+        let fraction = crate::share(proven, of.planned);
         attempt.ledger.progress(index, fraction, Duration::ZERO, None).await?;
     }
     let unnamed = blocking(move || trashed.unnamed()).await?;
@@ -65,27 +65,20 @@ pub(in crate::run) async fn verify_step(
         let message = format!("{unnamed} files of the trash are in no manifest");
         attempt.ledger.warn(Some(index), "UNNAMED_FILES", message).await?;
     }
-    let (proven, planned) = {
-        let report = &attempt.ledger.report.steps[index];
-        (report.rows_affected, report.rows_planned)
-    };
-    let (state, message) = if damaged > 0 {
-        (
-            StepState::Failed,
-            format!("{damaged} files are missing from the trash, or changed there"),
-        )
-    } else if proven != planned {
-        damaged = planned.abs_diff(proven);
-        (
-            StepState::Failed,
-            format!("the run moved {planned} files, the manifest names {proven}"),
-        )
+    let problem = if damaged > 0 {
+        format!("{damaged} files are missing from the trash, or changed there")
+    } else if proven != of.planned {
+        damaged = of.planned.abs_diff(proven);
+        format!("the run moved {} files, the manifest names {proven}", of.planned)
     } else if unnamed > 0 {
         damaged = unnamed;
-        (StepState::Failed, format!("{unnamed} files of the trash are in no manifest"))
+        format!("{unnamed} files of the trash are in no manifest")
     } else {
-        (StepState::Succeeded, String::new())
+        String::new()
     };
-    attempt.ledger.end_step(index, state, message).await?;
-    Ok(Some(damaged))
+    Ok(Some(StepProof {
+        proven,
+        damaged,
+        problem,
+    }))
 }

@@ -123,7 +123,7 @@ fn kept(attempt: &Attempt, planned: &PlannedMigration, direction: Direction) -> 
 /// Applies, or takes back, what was planned.
 pub(super) async fn work(attempt: &mut Attempt, direction: Direction) -> Result<Ending, Halt> {
     let record = record(attempt)?;
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let target = Arc::clone(&attempt.target);
     let hold = Hold::take(&target, attempt.claim, &attempt.context.settings.holder).await?;
     let ending = match record.rewind {

@@ -4,6 +4,7 @@
 
 mod applied;
 mod compare;
+mod copy;
 mod reach;
 
 use std::sync::Arc;
@@ -13,22 +14,18 @@ use super::{
     script::{self, ScriptDone, ScriptOrder, count},
 };
 use compare::{change, differences, rows_lost, schema_differences};
+use copy::{Copy, as_if_whole, fresh, make, place, sweep, tell_of_sample};
 use reach::reaches_further;
 
 use crate::{
     failpoint,
     model::{
         Direction, LedgerEntry, LedgerState, Migration, MigrationId, MigrationProgress, MigrationRecord, PlannedMigration, Proof,
-        Rehearsal, RunId, RunState, StepState, TableCount,
+        Rehearsal, RunState, StepState,
     },
-    port::{Archive, ArchiveError, DumpOrder, LoadOrder, Target},
-    run::maintain::{act, blocking},
+    port::Target,
+    run::maintain::blocking,
 };
-
-/// The copy that migrations are tried on.
-struct Copy {
-    target: Arc<dyn Target>,
-}
 
 pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let record = record(attempt)?;
@@ -56,27 +53,16 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     Ok(ending)
 }
 
-fn place(run: RunId) -> String {
-    let digits = run.0.simple().to_string();
-    format!("dbkeep_rehearsal_{}", &digits[20..])
-}
-
-fn sweep(archive: &dyn Archive, run: RunId) -> Result<(), ArchiveError> {
-    for file in archive.list(run)? {
-        archive.remove(run, &file)?;
-    }
-    archive.remove_folder(run)
-}
-
 async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<Ending, Halt> {
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let collection = collection(attempt).await?;
-    let mut copy = Some(copy(attempt).await?);
+    let mut copy = Some(make(attempt, record).await?);
     failpoint!("rehearsal-copied");
     if record.schema_only {
         let text = "the copy has no rows: nothing is seen of what becomes of them, and no way back is proven";
         attempt.ledger.warn(None, "SCHEMA_ONLY", text.to_owned()).await?;
     }
+    tell_of_sample(attempt).await?;
     let mut good = 0_u32;
     let mut bad = Vec::new();
     let mut before: Vec<&Migration> = Vec::new();
@@ -114,7 +100,8 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
             down_sha256: planned.down_sha256.clone(),
             restored: tried.rehearsal.restored,
             lossy: false,
-            up_ms: tried.rehearsal.up_ms,
+            sampled: record.sample.is_some(),
+            up_ms: tried.rehearsal.whole_up_ms.unwrap_or(tried.rehearsal.up_ms),
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
         };
@@ -140,13 +127,21 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
         copy = tried.usable.then_some(place);
     }
     Ok(if bad.is_empty() {
-        ending(RunState::Succeeded, format!("{good} migrations go up, down and up again"))
+        ending(RunState::Succeeded, went(good, "up, down and up again"))
     } else {
         ending(
             RunState::PartiallySucceeded,
-            format!("{good} migrations go up, down and up again; not so {}", bad.join(", ")),
+            format!("{}; not so {}", went(good, "up, down and up again"), bad.join(", ")),
         )
     })
+}
+
+/// How many migrations went where, in words.
+fn went(count: u32, way: &str) -> String {
+    match count {
+        1 => format!("1 migration goes {way}"),
+        count => format!("{count} migrations go {way}"),
+    }
 }
 
 async fn failed(attempt: &mut Attempt, step: usize, problem: String) -> Result<Ending, Halt> {
@@ -182,67 +177,6 @@ fn verdict(rehearsal: &Rehearsal) -> String {
         return format!("down does not bring back what was before: {}", shown.join("; "));
     }
     String::new()
-}
-
-/// Copies the whole database to a place of its own.
-async fn copy(attempt: &mut Attempt) -> Result<Copy, Halt> {
-    tell(attempt, "copying").await?;
-    let run = attempt.run.id;
-    let scope = attempt.target.maintenance().scope(&[]).await?;
-    let (archive, file) = (Arc::clone(&attempt.context.archive), scope.file.to_owned());
-    let path = blocking(move || archive.staging(run, &file)).await?;
-    let order = DumpOrder {
-        tables: Vec::new(),
-        path: path.clone(),
-        schema_only: attempt
-            .ledger
-            .report
-            .migrations
-            .as_ref()
-            .is_some_and(|record| record.schema_only),
-    };
-    let dumped = act(attempt, |target, watch| {
-        Box::pin(async move { target.maintenance().dump(&order, &watch).await })
-    })
-    .await?;
-    failpoint!("rehearsal-dumped");
-    let tables: Vec<TableCount> = dumped.tables;
-    let load = LoadOrder {
-        claim: attempt.claim,
-        path,
-        tables,
-        whole: true,
-        notes: dumped.notes,
-    };
-    load_copy(attempt, load).await
-}
-
-async fn load_copy(attempt: &mut Attempt, load: LoadOrder) -> Result<Copy, Halt> {
-    let name = place(attempt.run.id);
-    let to = name.clone();
-    act(attempt, |target, watch| {
-        Box::pin(async move { target.maintenance().load_scratch(&load, &to, &watch).await })
-    })
-    .await?;
-    let target = attempt.target.maintenance().open_scratch(&name).await?;
-    target.claim(attempt.claim).await?;
-    Ok(Copy { target })
-}
-
-/// A copy like that before the first migration, with those up to now applied.
-async fn fresh(attempt: &mut Attempt, record: &MigrationRecord, before: &[&Migration]) -> Result<Copy, Halt> {
-    let made = copy(attempt).await?;
-    let hold = Hold::take(&made.target, attempt.claim, &attempt.context.settings.holder).await?;
-    for migration in before {
-        let order = order(record, migration, Direction::Up, 0, "again", &hold);
-        let entry = ledger_row(attempt, &made.target, &migration.id).await?;
-        let done = script::execute(attempt, &made.target, &order, entry).await?;
-        if let Some(problem) = done.problem {
-            return Err(Halt::Fail(format!("{problem}, although it worked on the copy before")));
-        }
-    }
-    hold.release().await;
-    Ok(made)
 }
 
 fn order<'a>(
@@ -325,6 +259,7 @@ async fn on_copy(
     .await?;
     note(attempt, step, planned, Direction::Up, migration.up.statement_count(), &up).await?;
     (rehearsal.up_ms, rehearsal.rows) = (up.duration_ms(), up.rows());
+    rehearsal.whole_up_ms = as_if_whole(copy.sampled.as_deref(), &up.statements, &migration.up, target.engine());
     if let Some(problem) = &up.problem {
         return Ok(Tried {
             rehearsal,
@@ -441,21 +376,6 @@ async fn verified(target: &Arc<dyn Target>, migration: &Migration) -> Result<Opt
         Err(crate::port::MigratorError::Target(error)) => return Err(Halt::Target(error)),
         Err(error) => Some(format!("{} does not hold: {error}", verify.file)),
     })
-}
-
-async fn tell(attempt: &mut Attempt, phase: &str) -> Result<(), Halt> {
-    let progress = MigrationProgress {
-        step: 0,
-        id: MigrationId(String::new()),
-        direction: Direction::Up,
-        phase: phase.to_owned(),
-        statement: 0,
-        statements: 0,
-        line: 0,
-        excerpt: String::new(),
-        finished: None,
-    };
-    Ok(attempt.ledger.migrating(progress).await?)
 }
 
 async fn compare(attempt: &mut Attempt, step: usize, migration: &Migration) -> Result<(), Halt> {

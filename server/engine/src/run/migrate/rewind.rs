@@ -46,7 +46,7 @@ pub(super) async fn held(attempt: &mut Attempt, record: &MigrationRecord, hold: 
     }
     attempt.boundary()?;
     tell(attempt, "checking").await?;
-    let load = match checked(attempt, &saved, &saved.tables).await? {
+    let load = match checked(attempt, source.id, &saved, &saved.tables).await? {
         Ok(load) => load,
         Err(problem) => return damaged(attempt, problem).await,
     };

@@ -13,6 +13,7 @@ fn known() -> Known {
             operations.map(|(name, severity)| (name.to_owned(), severity)).into(),
         )]
         .into(),
+        unsupported: [("main".to_owned(), [("reindex_bloated", "indexes have no air")].into())].into(),
         channels: [("ops-mail", "email"), ("ops-slack", "slack"), ("hook", "webhook")]
             .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
             .into(),
@@ -151,6 +152,24 @@ fn every_field_is_looked_at_and_named_by_its_path() {
                 }]);
             },
             "work.maintenance[0].keep_count: is 0",
+        ),
+        (
+            |spec| spec.work = Work::Maintenance(vec![MaintenanceTask::ReindexBloated]),
+            "work.maintenance[0]: reindex_bloated has no use on target \"main\": indexes have no air",
+        ),
+        (
+            |spec| {
+                spec.work = Work::Maintenance(vec![MaintenanceTask::VacuumAnalyze]);
+                spec.options.dry_run = true;
+            },
+            "options.dry_run: has no effect on maintenance",
+        ),
+        (
+            |spec| {
+                spec.work = Work::Maintenance(vec![MaintenanceTask::VacuumAnalyze]);
+                spec.options.batch_rows = 10;
+            },
+            "options.batch_rows: has no effect on maintenance",
         ),
         (
             |spec| spec.timing.cron.minute = "60".to_owned(),

@@ -17,6 +17,7 @@ use super::{
     super::{
         PostgresTarget,
         error::{self, refused, statement},
+        holders,
     },
     ledger, look,
     observe::Observer,
@@ -58,6 +59,7 @@ fn own_settings(order: &GroupOrder) -> String {
 impl PostgresTarget {
     pub(super) async fn execute_together(&self, order: &GroupOrder, follow: &Follow) -> Result<GroupDone, MigratorError> {
         let mut session = self.unwiped_session().await?;
+        session.note(order.claim).await?;
         let armed = Armed::new(self, &session);
         let group = Group {
             target: self,
@@ -143,9 +145,10 @@ impl Group<'_> {
     async fn begin(&self, connection: &mut PgConnection) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
-            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
             settings(order.lock_timeout, order.statement_timeout),
             watchful(true),
+            holders::KEEPALIVE,
             ledger::select_fence(order.claim),
             ledger::select_lease(""),
             ledger::select_locked(&order.after.id),

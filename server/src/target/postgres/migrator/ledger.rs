@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, postgres::PgRow};
 use super::{
     super::{
         error::{self, refused, statement},
-        journal, render,
+        holders, journal, render,
     },
     session::{simple, text},
 };
@@ -244,6 +244,7 @@ pub(in crate::target::postgres) async fn unlease(connection: &mut PgConnection, 
     if !exists(&mut *connection).await? {
         return Ok(());
     }
+    holders::unnote_all(connection, claim).await?;
     sqlx::query("DELETE FROM dbkeep.migration_lease WHERE run_id = $1 AND fence = $2")
         .bind(claim.run.to_string())
         .bind(signed(claim.fence))

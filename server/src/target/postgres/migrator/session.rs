@@ -6,17 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dbkeep_engine::port::TargetError;
+use dbkeep_engine::port::{Claim, TargetError};
 use futures::TryStreamExt as _;
-use sqlx::{
-    AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _, postgres::PgRow};
 
 use super::super::{
     CONNECT_TIMEOUT, IDLE_LIFETIME, PostgresTarget,
     error::{self, lost, statement},
+    holders,
+    load::CANCEL,
 };
+use crate::hosts::Hosts;
 
 /// Sessions kept between groups.
 const KEPT: usize = 2;
@@ -36,15 +36,30 @@ pub(in super::super) struct Sessions(Mutex<Vec<(Session, Instant)>>);
 pub(super) struct Session {
     pub(super) connection: PgConnection,
     pub(super) process: i32,
+    /// Attempt for which it is noted among those that hold locks.
+    pub(super) noted: Option<Claim>,
 }
 
 impl Session {
+    /// Notes it for an attempt, so that a newer one can end it. Not within a transaction.
+    pub(super) async fn note(&mut self, claim: Claim) -> Result<(), TargetError> {
+        if self.noted != Some(claim) {
+            holders::note(&mut self.connection, claim, "migration").await?;
+            self.noted = Some(claim);
+        }
+        Ok(())
+    }
+
     /// Takes back whatever is open, as far as the session still answers, and closes it.
     pub(super) async fn give_up(mut self) {
         let rolling_back = async {
-            if self.connection.execute("ROLLBACK").await.is_ok() {
-                // Failing to say goodbye is no error: what was to be taken back is.
-                let _ = self.connection.close().await;
+            // The answer to a statement that was cancelled is an error, and may be taken for that of the ROLLBACK behind it.
+            for _ in 0..2 {
+                if self.connection.execute("ROLLBACK").await.is_ok() {
+                    // Failing to say goodbye is no error: what was to be taken back is.
+                    let _ = self.connection.close().await;
+                    return;
+                }
             }
         };
         let _ = tokio::time::timeout(ROLLBACK_TIMEOUT, rolling_back).await;
@@ -73,13 +88,17 @@ impl PostgresTarget {
             }
         }
         let connecting = async {
-            let mut connection = PgConnection::connect_with(&self.options).await.map_err(error::connecting)?;
+            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
                 connection.execute(serial).await.map_err(statement)?;
             }
             let process = super::super::load::backend(&mut connection).await?;
-            Ok(Session { connection, process })
+            Ok(Session {
+                connection,
+                process,
+                noted: None,
+            })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
@@ -112,7 +131,7 @@ impl PostgresTarget {
 
 /// Cancels what a session does when it is dropped: nobody waits for its answer any more, and the server does not notice by itself.
 pub(super) struct Armed {
-    options: PgConnectOptions,
+    hosts: Hosts,
     process: i32,
     armed: bool,
 }
@@ -120,7 +139,7 @@ pub(super) struct Armed {
 impl Armed {
     pub(super) fn new(target: &PostgresTarget, session: &Session) -> Self {
         Self {
-            options: target.options.clone(),
+            hosts: target.hosts.clone(),
             process: session.process,
             armed: true,
         }
@@ -136,15 +155,12 @@ impl Drop for Armed {
         if !self.armed {
             return;
         }
-        let (options, process) = (self.options.clone(), self.process);
+        let (hosts, process) = (self.hosts.clone(), self.process);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let cancelling = async {
-                    let mut connection = PgConnection::connect_with(&options).await?;
-                    sqlx::query("SELECT pg_cancel_backend($1)")
-                        .bind(process)
-                        .execute(&mut connection)
-                        .await
+                    let mut connection = hosts.connect(CONNECT_TIMEOUT).await?;
+                    sqlx::query(CANCEL).bind(process).execute(&mut connection).await
                 };
                 if let Err(error) = cancelling.await {
                     tracing::warn!(process, %error, "a statement that nobody waits for could not be cancelled");

@@ -1,7 +1,7 @@
 //! A statement that no transaction can hold. The ledger says "in doubt" before it begins, and what became of it afterwards; whoever
 //! finds it in doubt has to look.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, sync::Mutex, time::Instant};
 
 use dbkeep_engine::{
     failpoint,
@@ -13,7 +13,9 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use super::{
     super::{PostgresTarget, error::statement},
     execute::{begin_own, run_one, set_session, watchful, write_own},
-    ledger, look, problem,
+    ledger, look,
+    observe::Observer,
+    problem,
     session::{Armed, Session, simple},
 };
 use crate::target::{
@@ -24,6 +26,7 @@ use crate::target::{
 impl PostgresTarget {
     pub(super) async fn execute_alone(&self, order: &GroupOrder, follow: &Follow) -> Result<GroupDone, MigratorError> {
         let mut session = self.session().await?;
+        session.note(order.claim).await?;
         let armed = Armed::new(self, &session);
         let done = self.alone(&mut session, order, follow).await;
         match done {
@@ -78,15 +81,31 @@ impl PostgresTarget {
             Some(index) => index.invalid(&mut session.connection).await?,
             None => Vec::new(),
         };
+        let mut observer = match order.observe {
+            true => Some(Observer::begin(&mut session.connection).await?),
+            false => None,
+        };
+        let (seen, process) = (Mutex::new(BTreeSet::new()), session.process);
         tell(follow, Told::Begun(0));
         let began = Instant::now();
-        let ran = tokio::select! {
+        let watching = async {
+            if order.observe {
+                self.note_locks(process, &seen).await
+            } else {
+                std::future::pending().await
+            }
+        };
+        let mut ran = tokio::select! {
             biased;
             () = follow.stop.cancelled() => return Err(MigratorError::Stopped),
-            ran = run_one(self, &mut session.connection, session.process, order, 0, one, &words) => ran,
+            never = watching => match never {},
+            ran = run_one(self, &mut session.connection, process, order, 0, one, &words) => ran,
         };
         failpoint!("migration-alone");
         let took = millis(began.elapsed());
+        if let (Some(observer), Ok(report)) = (&mut observer, &mut ran) {
+            observer.look_back(&mut session.connection, report, seen).await?;
+        }
         let left = match &index {
             Some(index) if !matches!(ran, Err(MigratorError::Target(_))) => index.left(&mut session.connection, &before).await?,
             _ => Vec::new(),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use dbkeep_engine::{
     failpoint,
-    model::{EngineKind, LedgerEntry, Statement, StatementReport},
+    model::{EngineKind, LedgerEntry, LockMode, Statement, StatementReport, TableLock},
     port::{Follow, GroupDone, GroupOrder, MigratorError, TargetError, TargetErrorClass, Told},
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
@@ -113,7 +113,15 @@ impl Session {
         } else {
             0
         };
-        Ok(report(index, one, began.elapsed(), rows))
+        let mut report = report(index, one, began.elapsed(), rows);
+        // A group takes the only lock there is as it begins, and holds it for all of its statements.
+        if order.observe && index == 0 {
+            report.locks.push(TableLock {
+                table: "*".to_owned(),
+                mode: LockMode::AccessExclusive,
+            });
+        }
+        Ok(report)
     }
 
     /// A short transaction around a ledger row.

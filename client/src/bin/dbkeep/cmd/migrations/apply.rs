@@ -33,6 +33,13 @@ pub(crate) struct Test {
     /// Copy the schema without rows: quick, and no proof of a way back. PostgreSQL only.
     #[arg(long, conflicts_with = "applied")]
     schema_only: bool,
+    /// Copy at most N rows of each table, spread over its primary key, and the rows that their keys name: quicker on a large database, and
+    /// no proof of a way back for rows that are not in the copy.
+    #[arg(long, value_name = "N", conflicts_with_all = ["schema_only", "sample"])]
+    sample_rows: Option<u64>,
+    /// The same with a part of the rows of each table, in percent, 0.01 to 100.
+    #[arg(long, value_name = "PERCENT", conflicts_with = "schema_only", value_parser = percent)]
+    sample: Option<f64>,
     #[command(flatten)]
     manner: Manner,
     /// Print the run's id and leave it at work.
@@ -51,6 +58,12 @@ impl Test {
         }
         if self.schema_only {
             request = request.schema_only();
+        }
+        if let Some(rows) = self.sample_rows {
+            request = request.sample_rows(rows);
+        }
+        if let Some(percent) = self.sample {
+            request = request.sample_percent(percent);
         }
         let migrations = session.client.migrations();
         follow(session, RunKind::Rehearse, until(self.detach), migrations.test(request)).await
@@ -97,6 +110,7 @@ impl Apply {
             range: &self.range,
             backup: self.backup,
             unproven: false,
+            other_database: false,
             from_backup: None,
         };
         let mut request = match &self.begin.plan {
@@ -136,17 +150,28 @@ pub(crate) struct Rollback {
     /// Phrase that the plan of --from-backup states, letter by letter; without it, a terminal is asked.
     #[arg(long, value_name = "TEXT", requires_all = ["execute", "from_backup"])]
     phrase: Option<String>,
+    /// With --from-backup: take a backup of another database than the target is now.
+    #[arg(long, requires = "from_backup")]
+    other_database: bool,
     #[command(flatten)]
     begin: Begin,
 }
 
 impl Rollback {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
+        if self.from_backup.as_deref() == Some("") && self.range.arguments().is_empty() {
+            session.output.note(
+                "--from-backup needs to know how far back: name migrations, give --to or --steps, or the backup itself with \
+                 --from-backup=RUN. Nothing was changed.",
+            );
+            return Ok(Exit::Usage);
+        }
         let wish = Wish {
             direction: MigrationDirection::Down,
             range: &self.range,
             backup: false,
             unproven: self.unproven,
+            other_database: self.other_database,
             from_backup: self.from_backup.as_deref(),
         };
         let mut phrase = self.phrase.clone();
@@ -178,6 +203,9 @@ impl Rollback {
         }
         if self.unproven {
             request = request.unproven();
+        }
+        if self.other_database {
+            request = request.other_database();
         }
         let request = request.manner(self.begin.manner.wire());
         let migrations = session.client.migrations();
@@ -227,6 +255,15 @@ impl Begin {
             return Ok(Ok(plan));
         }
         Ok(prompt::confirm(&question(&plan), output).await?.map(|()| plan))
+    }
+}
+
+/// "5" and "5%" mean the same.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse::<f64>() {
+        Ok(percent) if (0.01..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("expected a percentage from 0.01 to 100".to_owned()),
     }
 }
 

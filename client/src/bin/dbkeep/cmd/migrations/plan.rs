@@ -39,6 +39,8 @@ pub(super) struct Wish<'a> {
     pub(super) backup: bool,
     /// Take down scripts that nobody has proven.
     pub(super) unproven: bool,
+    /// Take a backup of another database.
+    pub(super) other_database: bool,
     /// Go back to a backup of the whole database; empty for the one that was made before the oldest of the migrations.
     pub(super) from_backup: Option<&'a str>,
 }
@@ -54,6 +56,7 @@ impl Plan {
             range: &self.range,
             backup: self.backup,
             unproven: false,
+            other_database: false,
             from_backup: None,
         };
         let plan = wish.plan(&self.of.target, session).await?;
@@ -80,9 +83,10 @@ impl Wish<'_> {
             let excused = self.unproven
                 && matches!(
                     problem.code.as_str(),
-                    "DOWN_UNPROVEN" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED"
+                    "DOWN_UNPROVEN" | "DOWN_SAMPLED" | "DOWN_EMPTY" | "DOWN_LOSSY" | "DOWN_REFUTED"
                 );
-            problem.blocks && !excused
+            let other = self.other_database && problem.code == "BACKUP_OTHER_DATABASE";
+            problem.blocks && !excused && !other
         })
     }
 
@@ -93,12 +97,13 @@ impl Wish<'_> {
             _ => "apply",
         };
         format!(
-            "migrations {verb}{} --execute --target {} --plan {}{}{}{}",
+            "migrations {verb}{} --execute --target {} --plan {}{}{}{}{}",
             self.range.arguments(),
             quoted(&plan.target),
             plan.token,
             if self.backup { " --backup" } else { "" },
             if self.unproven { " --unproven" } else { "" },
+            if self.other_database { " --other-database" } else { "" },
             plan.restore.as_ref().map_or_else(String::new, |restore| format!(
                 " --from-backup={} --phrase {}",
                 restore.backup_id,
@@ -191,6 +196,7 @@ mod tests {
             range: &range,
             backup: false,
             unproven,
+            other_database: false,
             from_backup: None,
         };
         assert!(wish(false).is_blocked(&plan("DOWN_UNPROVEN")));
@@ -214,6 +220,7 @@ mod tests {
             range: &range,
             backup: false,
             unproven: false,
+            other_database: false,
             from_backup: Some(""),
         };
         let mut plan = plan("");
@@ -240,6 +247,7 @@ mod tests {
             range: &range,
             backup: true,
             unproven: false,
+            other_database: false,
             from_backup: None,
         };
         assert_eq!(

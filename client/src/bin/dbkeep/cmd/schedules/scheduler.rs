@@ -15,6 +15,9 @@ use crate::{
     table,
 };
 
+/// What a server's clock may differ by from the control store's before that is said in colour; the server warns from there on, too.
+const CLOCK_BOUND_SECONDS: f64 = 30.0;
+
 /// Arguments of `schedules scheduler`.
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true)]
@@ -87,23 +90,57 @@ pub(crate) fn show(status: &SchedulerStatus, session: &Session) -> anyhow::Resul
     Ok(())
 }
 
+/// Whether a server's clock goes with that of the control store, by which slots are decided.
+fn clock(ahead: Option<&prost_types::Duration>) -> (Tone, String) {
+    let Some(ahead) = ahead.map(json::signed_seconds) else {
+        return (Tone::Dim, "-".to_owned());
+    };
+    if ahead.abs() <= CLOCK_BOUND_SECONDS {
+        return (Tone::Dim, "right".to_owned());
+    }
+    let direction = if ahead < 0.0 { "behind" } else { "ahead" };
+    (Tone::Bad, format!("{:.0} s {direction}", ahead.abs()))
+}
+
 fn servers(status: &SchedulerStatus, output: &Output) -> anyhow::Result<()> {
-    let mut table = output.table(["SERVER", "ADDRESS", "HOST", "VERSION", "", "STARTED", "LAST SEEN"]);
+    let mut table = output.table(["SERVER", "ADDRESS", "HOST", "VERSION", "", "CLOCK", "STARTED", "LAST SEEN"]);
     for server in &status.servers {
         let (tone, word) = if server.alive {
             (Tone::Good, "alive")
         } else {
             (Tone::Bad, "gone")
         };
+        let clock = clock(server.clock_ahead.as_ref());
         table.add_row([
             output.cell(Tone::Strong, &server.id),
             output.cell(Tone::Dim, &server.address),
             output.cell(Tone::Dim, &server.host),
             output.cell(Tone::Dim, &server.version),
             output.cell(tone, word),
+            output.cell(clock.0, clock.1),
             output.cell(Tone::Dim, table::instant(server.start_time.as_ref())),
             output.cell(Tone::Dim, table::instant(server.seen_time.as_ref())),
         ]);
     }
     Ok(output.line(table)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_wrong_stands_out() {
+        let at = |seconds, nanos| prost_types::Duration { seconds, nanos };
+        for (ahead, tone, word) in [
+            (None, Tone::Dim, "-"),
+            (Some(at(0, -4_000_000)), Tone::Dim, "right"),
+            (Some(at(30, 0)), Tone::Dim, "right"),
+            (Some(at(30, 600_000_000)), Tone::Bad, "31 s ahead"),
+            (Some(at(-10_800, 0)), Tone::Bad, "10800 s behind"),
+        ] {
+            let shown = clock(ahead.as_ref());
+            assert!(shown.0 == tone && shown.1 == word, "{ahead:?}: {}", shown.1);
+        }
+    }
 }

@@ -38,7 +38,7 @@ impl Run {
         let kind = if works_through_operations {
             RunKind::Cleanup
         } else {
-            RunKind::Unspecified
+            RunKind::Maintain
         };
         let until = if self.detach {
             follow::Until::Started

@@ -73,6 +73,24 @@ fn run(name: &str) -> proto::Run {
             status: ReportStatus::PartialSuccess.into(),
             rows_planned: 2_000,
             rows_affected: 1_800,
+            sizes: Some(proto::RunSizes {
+                before: Some(proto::SizeSnapshot {
+                    database_bytes: Some(4_096),
+                    tables: vec![proto::TableSize {
+                        table: name.into(),
+                        row_count: Some(7),
+                        ..Default::default()
+                    }],
+                    ..Default::default()
+                }),
+                after: None,
+            }),
+            recommendations: vec![proto::Recommendation {
+                key: name.into(),
+                what: name.into(),
+                command: name.into(),
+                ..Default::default()
+            }],
             operations: vec![proto::OperationReport {
                 operation: name.into(),
                 category: name.into(),

@@ -10,9 +10,10 @@ use super::{
     super::{Attempt, Ending, Halt, Hold, as_planned, collection, ending, keep, kept, note, script},
     Copy, compare,
     compare::{change, rows_lost, there_and_back},
-    copy, failed, order,
+    copy::{as_if_whole, make, tell_of_sample},
+    failed, order,
     reach::reaches_further,
-    verdict, verified,
+    verdict, verified, went,
 };
 use crate::{
     failpoint,
@@ -27,10 +28,11 @@ struct Tried {
 }
 
 pub(super) async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<Ending, Halt> {
-    attempt.target.claim(attempt.claim).await?;
+    attempt.take_target().await?;
     let collection = collection(attempt).await?;
-    let copy = copy(attempt).await?;
+    let copy = make(attempt, record).await?;
     failpoint!("rehearsal-copied");
+    tell_of_sample(attempt).await?;
     let (mut good, mut bad) = (0_u32, Vec::new());
     for (step, planned) in record.planned.iter().enumerate() {
         let migration = match as_planned(&collection, planned) {
@@ -61,7 +63,8 @@ pub(super) async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -
             down_sha256: planned.down_sha256.clone(),
             restored: found.restored,
             lossy: !found.restored && found.differences.is_empty() && !found.loses.is_empty(),
-            up_ms: found.up_ms,
+            sampled: record.sample.is_some(),
+            up_ms: found.whole_up_ms.unwrap_or(found.up_ms),
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
         };
@@ -86,11 +89,11 @@ pub(super) async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -
         }
     }
     Ok(if bad.is_empty() {
-        ending(RunState::Succeeded, format!("{good} migrations go down and up again"))
+        ending(RunState::Succeeded, went(good, "down and up again"))
     } else {
         ending(
             RunState::PartiallySucceeded,
-            format!("{good} migrations go down and up again; not so {}", bad.join(", ")),
+            format!("{}; not so {}", went(good, "down and up again"), bad.join(", ")),
         )
     })
 }
@@ -137,6 +140,7 @@ async fn one(
     let forwards = order(record, migration, Direction::Up, step, "again", hold);
     let up = script::execute(attempt, &target, &forwards, reverted.entry.clone()).await?;
     (rehearsal.up_ms, rehearsal.rows) = (up.duration_ms(), up.rows());
+    rehearsal.whole_up_ms = as_if_whole(copy.sampled.as_deref(), &up.statements, &migration.up, target.engine());
     if let Some(problem) = &up.problem {
         rehearsal.differences.push(format!("up after down failed: {problem}"));
         return ended(rehearsal);

@@ -1,0 +1,153 @@
+//! Sessions that hold locks on behalf of an attempt, by name: a process of ours that is stopped, or whose machine is, does not end them, and
+//! the server does not miss it as long as its socket is open. Each notes itself in `dbkeep.session` before it begins its transaction; a
+//! newer attempt ends exactly those, and nobody else's.
+//!
+//! A session is told by its process number and the time at which that process began. Behind a pooler the process may serve somebody else
+//! by now, so that it also has to hold the row lock that every transaction of dbkeep takes on `dbkeep.run`; a statement outside of any
+//! transaction takes none, and has to say that it is dbkeep's and be at work. What another run left behind is ended by that run's own next
+//! attempt: its lease may lapse and be renewed, and then its session is nobody else's to end.
+
+use std::time::Duration;
+
+use dbkeep_engine::port::{Claim, TargetError};
+use sqlx::{Executor as _, PgConnection};
+
+use super::{PostgresTarget, error::statement};
+
+/// Makes the table; part of what a claim makes.
+pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS dbkeep.session ( \
+       pid integer NOT NULL, backend_start timestamptz NOT NULL, run_id text NOT NULL, fence bigint NOT NULL, work text NOT NULL, \
+       PRIMARY KEY (pid, backend_start)); \
+     COMMENT ON TABLE dbkeep.session IS 'Sessions of dbkeep that hold locks for long. A newer attempt of the run ends those of an older one.'";
+
+/// How long the end of sessions is waited for. They end at the server's next look at interrupts.
+const ENDED: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What the server does to notice by itself that a machine is gone. A process that is stopped answers all of it.
+pub(super) const KEEPALIVE: &str = "SELECT pg_catalog.set_config('tcp_keepalives_idle', '10', true), pg_catalog.set_config('tcp_keepalives_interval', '5', true), \
+     pg_catalog.set_config('tcp_keepalives_count', '3', true); \
+     SELECT pg_catalog.set_config('tcp_user_timeout', '30s', true) WHERE pg_catalog.current_setting('server_version_num')::integer >= 120000";
+
+/// Notes the session; committed at once, so that others see it while its transaction is at work.
+pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'static str) -> Result<(), TargetError> {
+    sqlx::query(
+        "INSERT INTO dbkeep.session AS s (pid, backend_start, run_id, fence, work) \
+         SELECT a.pid, a.backend_start, $1, $2, $3 FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = pg_catalog.pg_backend_pid() \
+         ON CONFLICT (pid, backend_start) DO UPDATE SET run_id = EXCLUDED.run_id, fence = EXCLUDED.fence, work = EXCLUDED.work",
+    )
+    .bind(claim.run.to_string())
+    .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
+    .bind(work)
+    // Whoever wipes the session makes the server forget what was prepared.
+    .persistent(false)
+    .execute(connection)
+    .await
+    .map_err(statement)?;
+    Ok(())
+}
+
+/// Takes the note of this session back, in the transaction that is open.
+pub(super) async fn unnote(connection: &mut PgConnection) -> Result<(), TargetError> {
+    connection
+        .execute("DELETE FROM dbkeep.session WHERE pid = pg_catalog.pg_backend_pid()")
+        .await
+        .map_err(statement)?;
+    Ok(())
+}
+
+/// Takes all notes of an attempt back.
+pub(super) async fn unnote_all(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
+    sqlx::query("DELETE FROM dbkeep.session WHERE run_id = $1 AND fence = $2")
+        .bind(claim.run.to_string())
+        .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
+        .execute(connection)
+        .await
+        .map_err(statement)?;
+    Ok(())
+}
+
+/// Process, run, attempt, and what it did.
+type Noted = (i32, String, i64, String);
+/// SQLSTATE `insufficient_privilege`.
+const NOT_PERMITTED: &str = "42501";
+
+impl PostgresTarget {
+    /// Ends the sessions of older attempts of the run. Says of each what it was, and of one that may not be ended that it is there.
+    pub(super) async fn end_older(&self, claim: Claim) -> Result<Vec<String>, TargetError> {
+        let mut connection = self.connection().await?;
+        let noted: bool = sqlx::query_scalar("SELECT to_regclass('dbkeep.session') IS NOT NULL")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(statement)?;
+        if !noted {
+            self.idle.put(connection);
+            return Ok(Vec::new());
+        }
+        let older: Vec<Noted> = sqlx::query_as(
+            "SELECT s.pid, s.run_id, s.fence, s.work FROM dbkeep.session AS s \
+             JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.backend_start \
+             WHERE s.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() \
+               AND s.run_id = $1 AND s.fence < $2 \
+               AND ((a.application_name = 'dbkeep' AND a.state = 'active') OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
+                    WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.mode = 'RowShareLock' AND k.relation = to_regclass('dbkeep.run')))",
+        )
+        .bind(claim.run.to_string())
+        .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
+        .fetch_all(&mut connection)
+        .await
+        .map_err(statement)?;
+        let (mut told, mut processes) = (Vec::new(), Vec::new());
+        for noted in older {
+            let end = sqlx::query_scalar("SELECT pg_catalog.pg_terminate_backend($1)").bind(noted.0);
+            match end.fetch_one(&mut connection).await {
+                Ok(true) => {
+                    processes.push(noted.0);
+                    told.push(in_words(&noted, true));
+                }
+                // It went by itself meanwhile.
+                Ok(false) => {}
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(NOT_PERMITTED) => {
+                    told.push(in_words(&noted, false));
+                }
+                Err(error) => return Err(statement(error)),
+            }
+        }
+        gone(&mut connection, &processes).await?;
+        // Of other roles the start is not shown: what cannot be seen to be gone stays noted.
+        let forget = "DELETE FROM dbkeep.session AS s WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity AS a \
+                      WHERE a.pid = s.pid AND (a.backend_start IS NULL OR a.backend_start = s.backend_start))";
+        connection.execute(forget).await.map_err(statement)?;
+        self.idle.put(connection);
+        Ok(told)
+    }
+}
+
+/// Waits until processes are gone. One that is not in time is met again where its locks are waited for.
+async fn gone(connection: &mut PgConnection, processes: &[i32]) -> Result<(), TargetError> {
+    let left = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1)";
+    let began = std::time::Instant::now();
+    while !processes.is_empty() && began.elapsed() < ENDED {
+        let left: i64 = sqlx::query_scalar(left)
+            .bind(processes)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(statement)?;
+        if left == 0 {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+fn in_words((process, run, attempt, work): &Noted, ended: bool) -> String {
+    let what = format!("database session {process} of attempt {attempt} of run {run} ({work})");
+    if ended {
+        format!(
+            "{what} still held its locks, although its server had let the lease lapse: it was ended, and what it had not committed is taken back"
+        )
+    } else {
+        format!("{what} still holds its locks, and the role of the target may not end it: its locks are waited for")
+    }
+}

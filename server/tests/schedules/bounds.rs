@@ -1,0 +1,317 @@
+//! Bounds that hold for schedules: places for targets, calls that are made again, claims of a server that stops, consent to rules, and
+//! shares of a table while a run works.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use dbkeep_engine::engine::Drift;
+use dbkeep_proto::v1::{self, SlotOutcome};
+use dbkeep_server::CatalogSource;
+use jiff::{SignedDuration, Timestamp};
+use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tonic::Code;
+
+use crate::world::{CATALOG, EXPIRED, Server, World, as_principal, eventually, every_minute};
+
+/// A database server that takes connections and never says a word.
+struct Mute {
+    url: String,
+    /// How many wait for its answer now, and how many did at most.
+    waiting: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Mute {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (waiting, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counting = (Arc::clone(&waiting), Arc::clone(&most));
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let (waiting, most) = (Arc::clone(&counting.0), Arc::clone(&counting.1));
+                tokio::spawn(async move {
+                    most.fetch_max(waiting.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    let mut rest = Vec::new();
+                    // Until the client has lost its patience.
+                    let _ = connection.read_to_end(&mut rest).await;
+                    waiting.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self {
+            url: format!("postgres://nobody@{address}/nothing?sslmode=disable"),
+            waiting,
+            most,
+        }
+    }
+
+    async fn is_asked(&self) {
+        eventually(|| async { (self.waiting.load(Ordering::SeqCst) > 0).then_some(()) }).await;
+    }
+}
+
+fn catalog(text: &str) -> CatalogSource {
+    CatalogSource::Text {
+        name: "catalog.toml".into(),
+        text: text.into(),
+    }
+}
+
+pub(crate) async fn a_target_that_does_not_answer_leaves_places_to_the_others(database: &str) {
+    let world = World::new(database).await;
+    let mute = Mute::new().await;
+    let server = world
+        .serve(|mut config| {
+            config.default_schedules = false;
+            config.with_target("mute", mute.url.as_str(), catalog(CATALOG))
+        })
+        .await;
+    let control = world.control().await;
+    for number in 0..8 {
+        let schedule = server
+            .create(v1::ScheduleSpec {
+                target: "mute".to_owned(),
+                ..every_minute(&format!("mute {number}"))
+            })
+            .await;
+        world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+    }
+    mute.is_asked().await;
+    let live = v1::ScheduleSpec {
+        target: "app".to_owned(),
+        ..every_minute("live")
+    };
+    let live = server.create(live).await;
+    world.make_due(&control, &live.id, SignedDuration::ZERO).await;
+    let done = server.newest(&live.id, &[SlotOutcome::Succeeded]).await;
+    assert!(!done.run_id.is_empty());
+    let most = mute.most.load(Ordering::SeqCst);
+    assert!((1..=2).contains(&most), "{most} of 4 places were taken by one target");
+    server.stop().await;
+}
+
+pub(crate) async fn a_server_that_stops_gives_its_claims_back(database: &str) {
+    let world = World::new(database).await;
+    let mute = Mute::new().await;
+    // Its target does not answer it, and its claims last longer than this test.
+    let first = world
+        .serve(|mut config| {
+            config.engine.lease_term = std::time::Duration::from_secs(3_600);
+            config.targets[0].url = mute.url.as_str().into();
+            config
+        })
+        .await;
+    let control = world.control().await;
+    let schedule = first.create(every_minute("tokens")).await;
+    world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+    mute.is_asked().await;
+    first.stop().await;
+    let second = world.serve(|config| config).await;
+    let done = second.newest(&schedule.id, &[SlotOutcome::Succeeded]).await;
+    assert!(!done.run_id.is_empty());
+    assert_eq!(world.runs(&control, &schedule.id).await, 1);
+    second.stop().await;
+}
+
+/// A schedule that nobody but a person fires while a test runs: its slot is New Year.
+fn only_by_hand(name: &str) -> v1::ScheduleSpec {
+    v1::ScheduleSpec {
+        timing: Some(v1::Timing {
+            when: Some(v1::timing::When::Expression("0 0 1 1 *".to_owned())),
+            ..v1::Timing::default()
+        }),
+        ..every_minute(name)
+    }
+}
+
+async fn fire(server: &Server, id: &str, request_id: &str) -> Result<String, tonic::Status> {
+    let request = v1::RunScheduleRequest {
+        id: id.to_owned(),
+        request_id: request_id.to_owned(),
+    };
+    let answer = server.schedules().run_schedule(as_principal("ann", request)).await?;
+    let first = answer.into_inner().message().await?.expect("an event");
+    Ok(first.event.expect("an event").run_id)
+}
+
+pub(crate) async fn a_call_with_a_name_fires_once(database: &str) {
+    let world = World::new(database).await;
+    let server = world.serve(|config| config).await;
+    let schedule = server.create(only_by_hand("tokens")).await;
+    // Several at a time, as after a reply that was lost: all of them have the same run.
+    let calls = (0..3).map(|_| fire(&server, &schedule.id, "once"));
+    let runs: Vec<String> = futures::future::join_all(calls)
+        .await
+        .into_iter()
+        .map(|run| run.expect("a run"))
+        .collect();
+    assert!(runs.iter().all(|run| *run == runs[0]), "{runs:?}");
+    server.newest(&schedule.id, &[SlotOutcome::Succeeded]).await;
+    assert_eq!(fire(&server, &schedule.id, "once").await.expect("the run"), runs[0]);
+    assert_ne!(fire(&server, &schedule.id, "again").await.expect("a run"), runs[0]);
+    // Its rows are of no other run any more.
+    eventually(|| async {
+        let slots = server.list(&schedule.id).await;
+        let done = slots.len() == 2 && slots.iter().all(|slot| slot.outcome() == SlotOutcome::Succeeded);
+        done.then_some(())
+    })
+    .await;
+    let other = server.create(only_by_hand("other")).await;
+    let reused = fire(&server, &other.id, "once").await.expect_err("it is another's");
+    assert_eq!(reused.code(), Code::AlreadyExists, "{reused}");
+    let long = fire(&server, &other.id, &"x".repeat(65)).await.expect_err("too long");
+    assert_eq!(long.code(), Code::InvalidArgument, "{long}");
+    // A call that was refused is not made again: it has its answer.
+    let limited = v1::ScheduleSpec {
+        options: Some(v1::ScheduleOptions {
+            max_rows: Some(1),
+            ..v1::ScheduleOptions::default()
+        }),
+        ..only_by_hand("limited")
+    };
+    let limited = server.create(limited).await;
+    world.fill().await;
+    for _ in 0..2 {
+        let refused = fire(&server, &limited.id, "refused").await.expect_err("over its limit");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert!(refused.message().contains("allows 1"), "{refused}");
+    }
+    assert_eq!(server.list(&limited.id).await.len(), 1);
+    server.stop().await;
+}
+
+pub(crate) async fn other_rules_need_another_consent(database: &str) {
+    let world = World::new(database).await;
+    let server = world.serve(|config| config).await;
+    let spec = v1::ScheduleSpec {
+        operations: vec!["grave".to_owned()],
+        ..only_by_hand("grave")
+    };
+    let schedule = server.create(spec).await;
+    let tomorrow = Timestamp::now() + SignedDuration::from_hours(24);
+    let approve = |etag: String| {
+        let request = v1::ApproveScheduleRequest {
+            id: schedule.id.clone(),
+            etag,
+            max_rows: 1_000,
+            expire_time: Some(prost_types::Timestamp {
+                seconds: tomorrow.as_second(),
+                nanos: 0,
+            }),
+        };
+        as_principal("bob", request)
+    };
+    let approved = server.schedules().approve_schedule(approve(schedule.etag.clone())).await;
+    let approved = approved.expect("approved").into_inner().schedule.expect("a schedule");
+    server.stop().await;
+
+    // Somebody changes a rule in the catalog, and nothing else of the operation.
+    let (before, grave) = CATALOG.split_once("name = \"grave\"").expect("the operation");
+    let changed = format!(
+        "{before}name = \"grave\"{}",
+        grave.replacen("name = \"tokens\"", "name = \"other_tokens\"", 1)
+    );
+    assert_ne!(changed, CATALOG);
+    let server = world
+        .serve(|mut config| {
+            config.targets[0].catalogs = vec![catalog(&changed)];
+            config
+        })
+        .await;
+    let refused = server.fire(&schedule.id).await.expect_err("nobody consented to that");
+    assert!(refused.message().contains("other rules of its operations"), "{refused}");
+    assert_eq!(world.expired().await, EXPIRED);
+    server.stop().await;
+
+    // With the rules of then the consent holds, and with a new one those of now do.
+    let server = world.serve(|config| config).await;
+    server.fire(&schedule.id).await.expect("a run");
+    server.newest(&schedule.id, &[SlotOutcome::Succeeded]).await;
+    server.stop().await;
+    world.fill().await;
+    let server = world
+        .serve(|mut config| {
+            config.targets[0].catalogs = vec![catalog(&changed)];
+            config
+        })
+        .await;
+    server
+        .schedules()
+        .approve_schedule(approve(approved.etag))
+        .await
+        .expect("approved");
+    server.fire(&schedule.id).await.expect("a run");
+    server.stop().await;
+}
+
+pub(crate) async fn the_share_holds_while_the_run_works(database: &str) {
+    let world = World::new(database).await;
+    // The run is accepted, and waits.
+    let idle = world
+        .serve(|mut config| {
+            config.engine.concurrent_runs = 0;
+            config
+        })
+        .await;
+    let spec = v1::ScheduleSpec {
+        options: Some(v1::ScheduleOptions {
+            max_fraction: Some(0.5),
+            batch_size: Some(10),
+            ..v1::ScheduleOptions::default()
+        }),
+        ..only_by_hand("half")
+    };
+    let schedule = idle.create(spec).await;
+    idle.fire(&schedule.id)
+        .await
+        .expect("half of the table would go, which is allowed");
+    idle.stop().await;
+    // Meanwhile more rows expire.
+    let more = world
+        .db
+        .execute("UPDATE tokens SET expires_at = 1000 WHERE id > 100020")
+        .await
+        .expect("expired");
+    assert_eq!(more, EXPIRED / 2);
+    let server = world
+        .serve(|mut config| {
+            // What a count may move by is not what stops it here.
+            config.engine.drift = Drift {
+                fraction: 1.0,
+                rows: 1_000,
+            };
+            config
+        })
+        .await;
+    let ended = server
+        .newest(
+            &schedule.id,
+            &[SlotOutcome::Warned, SlotOutcome::Succeeded, SlotOutcome::Failed],
+        )
+        .await;
+    let run = v1::GetRunRequest { id: ended.run_id };
+    let run = server
+        .runs()
+        .get_run(run)
+        .await
+        .expect("a run")
+        .into_inner()
+        .run
+        .expect("a run");
+    assert_eq!(ended.outcome, i32::from(SlotOutcome::Warned), "{}", run.state_reason);
+    assert_eq!(run.state(), v1::RunState::PartiallySucceeded, "{}", run.state_reason);
+    let report = run.report.expect("a report");
+    // It stops before the batch that would go beyond, and batches are of at most ten rows.
+    let gone = report.rows_affected;
+    assert!(
+        (EXPIRED - 9..=EXPIRED).contains(&gone),
+        "{gone}: half of the table, and not a row more"
+    );
+    let reason = format!("{:?}", report.warnings);
+    assert!(reason.contains(&format!("at most {EXPIRED} allowed")), "{reason}");
+    assert_eq!(world.expired().await, EXPIRED + EXPIRED / 2 - gone);
+    server.stop().await;
+}

@@ -1,0 +1,210 @@
+//! A server that is stopped (SIGSTOP) while its session holds ACCESS EXCLUSIVE: its socket stays open, so that PostgreSQL misses nobody. A
+//! second server takes the run over once the lease has lapsed, ends exactly that session, says so, and completes the run; the first one
+//! wakes up and changes nothing any more.
+
+#![cfg(feature = "failpoints")]
+
+mod support;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use dbkeep_client::{ApplyRequest, Client, CreateRequest, RestoreRequest, RunQuery, proto};
+use dbkeep_testkit::{Db, fresh_database};
+use rustix::process::Signal;
+use support::Daemon;
+use tokio::time::{Instant, timeout};
+
+/// Longest wait for anything; only a failing test takes that long.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How often a row is looked for that tells what another process does.
+const PEEK: Duration = Duration::from_millis(20);
+
+struct World {
+    folder: tempfile::TempDir,
+    target: String,
+    store: String,
+    db: Db,
+}
+
+impl World {
+    async fn new(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = fresh_database("stopped").await.expect("a database");
+        let migrations = folder.path().join("migrations");
+        fs::create_dir(&migrations).expect("a folder");
+        for (name, text) in files {
+            fs::write(migrations.join(name), text).expect("a file");
+        }
+        Self {
+            db: Db::open(&target).await.expect("a connection"),
+            store: fresh_database("control").await.expect("a database"),
+            folder,
+            target,
+        }
+    }
+
+    fn start(&self, number: usize, failpoints: &str) -> Daemon {
+        let config: PathBuf = self.folder.path().join(format!("server{number}.toml"));
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n[data]\nfolder = \"data{number}\"\n[store]\nurl = \"{}\"\n[backup]\nfolder = \"backups\"\n\
+             [engine]\nlease_term = \"2s\"\n[scheduler]\ndefault_schedules = false\n\
+             [[target]]\nname = \"app\"\nurl = \"{}\"\nmigrations = \"migrations\"\n",
+            self.store, self.target
+        );
+        fs::write(&config, text).expect("a configuration");
+        Daemon::start_configured_with(&config, failpoints)
+    }
+
+    /// Waits until a query says true.
+    async fn until(&self, sql: &str) {
+        let began = Instant::now();
+        loop {
+            let rows = self.db.fetch_text(sql).await.expect("an answer");
+            if rows.first().and_then(|row| row[0].as_deref()) == Some("true") {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "in vain: {sql}");
+            tokio::time::sleep(PEEK).await;
+        }
+    }
+
+    async fn value(&self, sql: &str) -> String {
+        let rows = self.db.fetch_text(sql).await.expect("an answer");
+        rows[0][0].clone().unwrap_or_default()
+    }
+}
+
+async fn the_run(client: &Client, kind: proto::RunKind) -> String {
+    let mut runs = client.runs().list_all(RunQuery::default().kind(kind)).await.expect("runs");
+    assert_eq!(runs.len(), 1);
+    runs.remove(0).id
+}
+
+async fn finish(client: &Client, run: &str) -> proto::Run {
+    let ended = async {
+        client
+            .runs()
+            .watch(run)
+            .await
+            .expect("a stream")
+            .finish()
+            .await
+            .expect("an end")
+    };
+    timeout(PATIENCE, ended).await.expect("an end in time")
+}
+
+/// The session that was ended, as the run tells it.
+fn told(run: &proto::Run) -> &str {
+    let report = run.report.as_ref().expect("a report");
+    let warning = report.warnings.iter().find(|warning| warning.code == "SESSION_ENDED");
+    &warning
+        .unwrap_or_else(|| panic!("nobody was ended: {:?}", report.warnings))
+        .message
+}
+
+/// Stops the first server while it holds the table, and lets a second one take over. Returns the run as the second one left it.
+async fn taken_over(world: &World, first: &Daemon, kind: proto::RunKind, holding: &str) -> proto::Run {
+    world.until(holding).await;
+    first.signal(Signal::STOP);
+    world.db.execute("INSERT INTO released VALUES (1)").await.expect("a row");
+    let stranger = Db::open(&world.target).await.expect("a connection");
+    let mine = stranger.fetch_text("SELECT pg_backend_pid()::text").await.expect("a process");
+    // As behind a pooler: the process is noted, and serves somebody else by now.
+    let process = mine[0][0].clone().expect("a number");
+    let noted = format!(
+        "INSERT INTO dbkeep.session SELECT a.pid, a.backend_start, (SELECT run_id FROM dbkeep.session LIMIT 1), 0, 'migration' \
+         FROM pg_stat_activity AS a WHERE a.pid = {process}"
+    );
+    assert_eq!(world.db.execute(&noted).await.expect("a note"), 1);
+    let second = world.start(2, "");
+    let client = second.client().await;
+    let run = the_run(&client, kind).await;
+    let run = finish(&client, &run).await;
+    let still = stranger.fetch_text("SELECT pg_backend_pid()::text").await.expect("a process");
+    assert_eq!(mine, still, "nobody else was ended");
+    // It wakes up, finds itself shut out, and is not heard of.
+    first.signal(Signal::CONT);
+    let again = finish(&client, &run.id).await;
+    assert_eq!(again.state(), run.state());
+    run
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_does_not_keep_a_migration_s_locks() {
+    let script = "ALTER TABLE a ADD COLUMN n integer NOT NULL DEFAULT 0;\n\
+                  SELECT pg_sleep(600) WHERE NOT EXISTS (SELECT 1 FROM released);\nUPDATE a SET n = n + 1;";
+    for alone in [false, true] {
+        let script = if alone {
+            format!("-- no-transaction\n{script}")
+        } else {
+            script.to_owned()
+        };
+        let world = World::new(&[("1_a.up.sql", &script)]).await;
+        world
+            .db
+            .execute("CREATE TABLE a (id integer); INSERT INTO a VALUES (1); CREATE TABLE released (id integer)")
+            .await
+            .expect("tables");
+        let first = world.start(1, "");
+        let client = first.client().await;
+        let plan = client
+            .migrations()
+            .plan(
+                "app",
+                proto::MigrationDirection::Up,
+                dbkeep_client::MigrationSelection::all(),
+                false,
+            )
+            .await
+            .expect("a plan");
+        let _stream = client
+            .migrations()
+            .apply(ApplyRequest::of_plan(&plan))
+            .await
+            .expect("accepted");
+        let holding = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
+        let run = taken_over(&world, &first, proto::RunKind::Migrate, holding).await;
+        if alone {
+            // Nobody can know what became of a statement that no transaction held: but its session is gone.
+            assert_eq!(world.value("SELECT count(*)::text FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid() AND datname = current_database()").await, "0");
+        } else {
+            assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+            assert_eq!(world.value("SELECT n::text FROM a").await, "1", "once, by the second");
+        }
+        assert!(
+            told(&run).contains("attempt 1 of run") && told(&run).contains("migration"),
+            "{}",
+            told(&run)
+        );
+        assert_eq!(world.value("SELECT count(*)::text FROM dbkeep.session").await, "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_does_not_keep_a_restore_s_locks() {
+    let world = World::new(&[("1_a.up.sql", "SELECT 1;")]).await;
+    world
+        .db
+        .execute("CREATE TABLE a (id integer PRIMARY KEY, n integer); INSERT INTO a SELECT n, n FROM generate_series(1, 1000) AS n; CREATE TABLE released (id integer)")
+        .await
+        .expect("tables");
+    let first = world.start(1, "load-copied=pause");
+    let client = first.client().await;
+    let saved = client
+        .backups()
+        .create(CreateRequest::new().table("a"))
+        .await
+        .expect("accepted");
+    let saved = saved.finish().await.expect("an end");
+    assert_eq!(saved.state(), proto::RunState::Succeeded, "{}", saved.state_reason);
+    world.db.execute("UPDATE a SET n = 0").await.expect("changed");
+    let request = RestoreRequest::in_place(&saved.id, format!("app/{}", saved.id)).replace();
+    let _stream = client.backups().restore(request).await.expect("accepted");
+    let holding = "SELECT (count(*) > 0)::text FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE l.relation = 'a'::regclass \
+                   AND l.mode = 'AccessExclusiveLock' AND l.granted AND a.state = 'idle in transaction'";
+    let run = taken_over(&world, &first, proto::RunKind::Restore, holding).await;
+    assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+    assert_eq!(world.value("SELECT sum(n)::text FROM a").await, "500500");
+    assert!(told(&run).contains("restore"), "{}", told(&run));
+}
