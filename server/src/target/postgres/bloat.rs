@@ -87,6 +87,7 @@ mod tests {
             ..shape
         };
         // The bitmap of nine columns does not fit into the header's padding: 4 + 32 + 16.
-        assert_eq!(table_air(158.0, with_nulls, 100.0, 8_192.0, 16_384.0), 8_192.0);
+        assert_eq!(table_air(157.0, with_nulls, 100.0, 8_192.0, 16_384.0), 8_192.0);
+        assert_eq!(table_air(158.0, with_nulls, 100.0, 8_192.0, 16_384.0), 0.0);
     }
 }
