@@ -25,7 +25,7 @@ use super::{
 use crate::target::indexes::{Part, Shape, duplicates};
 
 /// Tables of a page.
-const PAGE: i64 = 400;
+const PAGE: i64 = 200;
 /// So many blocks have to have been asked for before a part of them means something.
 const EVIDENCE: u64 = 10_000;
 
