@@ -2,9 +2,9 @@
 //! other; SQL for targets is written nowhere else.
 
 mod foreign;
+mod indexes;
 mod ledger;
 mod measure;
-mod observe_stub;
 mod postgres;
 mod sqlite;
 mod words;

@@ -54,6 +54,11 @@ fn invalid(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
     });
     let remediation = if left_behind {
         drop_statement(patient, index)
+    } else if index.definition.starts_with("CREATE UNIQUE") {
+        format!(
+            "REINDEX INDEX CONCURRENTLY {}; -- once no value is there twice",
+            in_schema(&index.table, &index.name)
+        )
     } else {
         format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name))
     };
@@ -89,7 +94,8 @@ fn duplicate(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
 fn unused(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
     let bounds = patient.bounds;
     let size_is_worth_it = index.bytes? >= bounds.index_bytes;
-    if index.enforces || index.scans? > 0 || !size_is_worth_it {
+    // A key's index is used when a parent is deleted, however seldom that is.
+    if index.enforces || index.serves_key || index.scans? > 0 || !size_is_worth_it {
         return None;
     }
     let age = patient
