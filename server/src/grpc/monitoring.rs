@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{monitoring as convert, time},
+    convert::{monitoring as convert, run, time},
     detached,
     gate::deadline_of,
     page::Pages,
@@ -279,7 +279,7 @@ impl MonitoringService for Monitoring {
         let engine = self.engine.clone();
         let advice = detached(async move { engine.recommendations(&target).await }).await?;
         Ok(Response::new(v1::GetRecommendationsResponse {
-            recommendations: advice.into_iter().map(convert::recommendation).collect(),
+            recommendations: advice.into_iter().map(run::recommendation).collect(),
         }))
     }
 

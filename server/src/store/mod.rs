@@ -55,9 +55,10 @@ use dbkeep_engine::{
     notify::Routing,
     port::{
         AlertChanges, AlertFilter, Changed, ClaimedDelivery, CollectClaim, Collected, Collection, CreateRun, CreateSchedule,
-        Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage, Kept, Ladder, Metrics,
-        OpenSlots, Outbox, Point, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement,
-        SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError, Update, Verdict,
+        Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage, Kept, Ladder,
+        Metrics, OpenSlots, Outbox, Point, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated, Schedules,
+        Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError, Update,
+        Verdict,
     },
 };
 use sqlx::AnyPool;

@@ -100,6 +100,7 @@ async fn servers_of_other_machines_leave_each_others_alerts_alone() {
             version: String::new(),
             started_at: start,
         },
+        start,
     )
     .await
     .unwrap();

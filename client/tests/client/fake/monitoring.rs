@@ -156,6 +156,7 @@ impl MonitoringService for Fake {
                 object: "public.i".into(),
                 detail: "nothing has used it".into(),
                 remediation: "DROP INDEX public.i".into(),
+                parent_table: String::new(),
             }],
         }))
     }
@@ -170,7 +171,7 @@ impl MonitoringService for Fake {
             recommendations: vec![proto::Recommendation {
                 key: "rebuild_index:public.i".into(),
                 name: "Rebuild an index".into(),
-                level: proto::AlertLevel::Warning.into(),
+                level: proto::RecommendationLevel::Warn.into(),
                 detail: "much of it is empty".into(),
                 remediation: "REINDEX INDEX CONCURRENTLY public.i".into(),
                 evidence: vec![proto::Evidence {

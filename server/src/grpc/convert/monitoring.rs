@@ -4,7 +4,7 @@ use dbkeep_engine::{
     engine::monitoring::{History, ServiceStatus, TargetHealth, TargetMetrics},
     model::monitor::{
         Alert, AlertState, Depth, Finding, Gap, HorizonHolder, IndexVitals, Level, LongTransaction, Precision, QueryVitals,
-        Recommendation, ReplicaVitals, SessionVitals, SlotVitals, Snapshot, TableVitals, Vitals,
+        ReplicaVitals, SessionVitals, SlotVitals, Snapshot, TableVitals, Vitals,
     },
     monitor::history::Growth,
     port::{HistoryUsage, Step},
@@ -274,22 +274,7 @@ pub(in crate::grpc) fn finding(finding: Finding) -> v1::HealthFinding {
         object: finding.object,
         detail: finding.detail,
         remediation: finding.remediation,
-    }
-}
-
-/// A piece of advice.
-pub(in crate::grpc) fn recommendation(advice: Recommendation) -> v1::Recommendation {
-    v1::Recommendation {
-        key: advice.key,
-        name: advice.name,
-        level: level(advice.level).into(),
-        detail: advice.detail,
-        remediation: advice.remediation,
-        evidence: advice
-            .evidence
-            .into_iter()
-            .map(|(name, value)| v1::Evidence { name, value })
-            .collect(),
+        parent_table: finding.parent.map(|table| table.to_string()).unwrap_or_default(),
     }
 }
 

@@ -84,7 +84,7 @@ impl Recommendations {
         let output = &session.output;
         let advice = session.client.monitoring().recommendations(self.target).await?;
         if output.is_json() {
-            let advice: Vec<_> = advice.iter().map(monitoring::recommendation).collect();
+            let advice: Vec<_> = advice.iter().map(json::sizes::Recommendation::from).collect();
             output.json(&json!({ "recommendations": advice }))?;
             return Ok(Exit::Success);
         }
@@ -92,7 +92,7 @@ impl Recommendations {
         for one in &advice {
             table.add_row([
                 output.cell(Tone::Strong, &one.name),
-                output.cell(level_tone(one.level()), json::alert_level(one.level())),
+                output.cell(table::sizes::tone(one.level()), json::sizes::urgency(one.level())),
                 output.cell(Tone::Strong, &one.detail),
                 output.cell(Tone::Dim, &one.remediation),
             ]);

@@ -73,7 +73,7 @@ pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod schedule;
-mod sizes;
+pub(crate) mod sizes;
 
 /// The word for an enum value: its name without prefix, lowercase.
 pub(crate) fn word(name: &str, prefix: &str) -> String {

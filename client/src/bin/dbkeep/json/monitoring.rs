@@ -84,19 +84,6 @@ impl<'a> From<&'a proto::HealthFinding> for Finding<'a> {
     }
 }
 
-/// A piece of advice.
-pub(crate) fn recommendation(advice: &proto::Recommendation) -> Value {
-    let evidence: Vec<Value> = advice
-        .evidence
-        .iter()
-        .map(|number| json!({ "name": number.name, "value": number.value }))
-        .collect();
-    json!({
-        "key": advice.key, "name": advice.name, "level": super::alert_level(advice.level()), "detail": advice.detail,
-        "remediation": super::text(&advice.remediation), "evidence": evidence,
-    })
-}
-
 /// A target's metrics. What could not be read is null.
 pub(crate) fn metrics(metrics: &proto::TargetMetrics) -> Value {
     let snapshot = metrics.snapshot.as_ref();

@@ -66,6 +66,7 @@ fn invalid(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         kind: FindingKind::InvalidIndex,
         level: Level::Warning,
         object: full_name(index),
+        parent: None,
         detail: format!(
             "the index of {} failed to build{}: every write keeps it up to date, and no statement can use it",
             index.table,
@@ -81,6 +82,7 @@ fn duplicate(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         kind: FindingKind::DuplicateIndex,
         level: Level::Warning,
         object: full_name(index),
+        parent: None,
         detail: format!(
             "{other} does the work of this index of {} ({}){}",
             index.table,
@@ -123,6 +125,7 @@ fn unused(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
             Level::Info
         },
         object: full_name(index),
+        parent: None,
         detail: format!(
             "no statement has used the index of {}{since}, while the table was read {scans} times{}{replicas}",
             index.table,
@@ -148,6 +151,7 @@ fn bloated(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         kind: FindingKind::BloatedIndex,
         level: Level::Info,
         object: full_name(index),
+        parent: None,
         detail: format!(
             "about {} of {} of the index of {} are empty (estimated)",
             percent(fraction),
@@ -176,6 +180,7 @@ fn unindexed(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 Level::Info
             },
             object: format!("{}({})", key.table, key.columns.join(",")),
+            parent: Some(key.parent.clone()),
             detail: format!(
                 "each delete of a row of {} reads all of {}{}, because no index begins with {}",
                 key.parent,
