@@ -20,6 +20,7 @@ mod updates;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::LocalBoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -45,6 +46,9 @@ const SHORT: Duration = Duration::from_millis(2);
 /// Longest wait for something that has to happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A case, which panics where the store is at fault.
+type Case = fn(Arc<dyn Store>) -> LocalBoxFuture<'static, ()>;
+
 /// Runs every case. `make` makes an empty store that keeps at most so many events of a run; several are in use at a time.
 /// Call it on a runtime with several threads, or the concurrent cases prove little.
 ///
@@ -57,10 +61,12 @@ where
 {
     macro_rules! cases {
         ($kept:expr; $($case:path),+ $(,)?) => {
-            $(
-                println!("store conformance: {}", stringify!($case));
-                $case(make($kept).await).await;
-            )+
+            // Each case has a frame of its own: together they are more than a thread's stack.
+            let cases: &[(&str, Case)] = &[$((stringify!($case), |store| Box::pin($case(store)))),+];
+            for (name, case) in cases {
+                println!("store conformance: {name}");
+                case(make($kept).await).await;
+            }
         };
     }
     cases!(PLENTY;

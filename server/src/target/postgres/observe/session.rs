@@ -25,8 +25,10 @@ const STATEMENT: Duration = Duration::from_secs(5);
 const LOCKS: Duration = Duration::from_millis(50);
 /// How much later than the server's own limit the answer may come.
 const GRACE: Duration = Duration::from_millis(500);
-/// Tries where a relation is locked or vanishes while it is looked at.
+/// Tries where a relation is locked while it is looked at.
 const TRIES: u32 = 3;
+/// Tries where one vanishes. Such a try takes no longer than the statement, and where tables come and go all the time the next may fail too.
+const VANISHED_TRIES: u32 = 10;
 /// Said where the server does not answer any more.
 pub(super) const SILENT: &str = "the server did not answer in time";
 
@@ -132,7 +134,7 @@ impl<'a> Look<'a> {
         loop {
             tried += 1;
             match self.attempt(query(), STATEMENT).await {
-                Err(error) if tried < TRIES && passes(&error) => {}
+                Err(error) if tried < tries(&error) => {}
                 result => return result,
             }
         }
@@ -171,10 +173,14 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Whether the same statement may succeed at once: a relation was locked for a moment, or was dropped between the look into the catalog
-/// and the look at it, which PostgreSQL reports as an internal error.
-fn passes(error: &TargetError) -> bool {
-    matches!(error.class, TargetErrorClass::LockTimeout | TargetErrorClass::Conflict) || error.code.as_deref() == Some("XX000")
+/// How often the same statement is worth a try: more than once where a relation was locked for a moment, or was dropped between the look
+/// into the catalog and the look at it, which PostgreSQL reports as an internal error.
+fn tries(error: &TargetError) -> u32 {
+    match error.class {
+        TargetErrorClass::LockTimeout | TargetErrorClass::Conflict => TRIES,
+        _ if error.code.as_deref() == Some("XX000") => VANISHED_TRIES,
+        _ => 1,
+    }
 }
 
 async fn within(connection: &mut PgConnection, query: Query, limit: Duration) -> Result<Vec<PgRow>, TargetError> {
