@@ -10,6 +10,7 @@ mod report;
 mod schedules;
 mod server;
 mod sets;
+mod snapshot;
 mod sqlite;
 
 use std::path::PathBuf;
@@ -70,6 +71,8 @@ enum Command {
     Schedules(schedules::Arguments),
     /// Migrations: status of a folder, and applying small ones beside psql (PostgreSQL).
     Migrations(migrations::Arguments),
+    /// A look at the health of a database with many tables (PostgreSQL).
+    Snapshot(snapshot::Arguments),
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
     Serve {
@@ -99,6 +102,7 @@ async fn main() -> Result<()> {
         Some(Command::Foreground(load)) => return foreground::run(&options, &load).await,
         Some(Command::Schedules(arguments)) => return schedules::run(&arguments).await,
         Some(Command::Migrations(arguments)) => return migrations::run(&arguments, options.rounds).await,
+        Some(Command::Snapshot(arguments)) => return snapshot::run(&arguments, options.rounds).await,
         Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,
         None => {}
     }

@@ -13,8 +13,8 @@ use tonic::{
 };
 
 use crate::{
-    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, notifications::Notifications,
-    retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets, watch::ReconnectPolicy,
+    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, monitoring::Monitoring,
+    notifications::Notifications, retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets, watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.
@@ -95,6 +95,12 @@ impl Client {
     #[must_use]
     pub fn notifications(&self) -> Notifications {
         Notifications::new(self.clone())
+    }
+
+    /// Monitoring: the service at a glance, the health of targets, its history, and alerts.
+    #[must_use]
+    pub fn monitoring(&self) -> Monitoring {
+        Monitoring::new(self.clone())
     }
 
     pub(crate) fn channel(&self) -> Channel {

@@ -110,6 +110,14 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// No such alert, or it was forgotten long after its end.
+    #[error("{message}")]
+    UnknownAlert {
+        /// Id that was asked for.
+        alert: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// The delivery was not given up, so that there is nothing to retry.
     #[error("{message}")]
     DeliveryState {
@@ -715,6 +723,7 @@ impl Error {
             Self::UnknownBackup { .. } => ErrorReason::UnknownBackup,
             Self::UnknownChannel { .. } => ErrorReason::UnknownChannel,
             Self::UnknownDelivery { .. } => ErrorReason::UnknownDelivery,
+            Self::UnknownAlert { .. } => ErrorReason::UnknownAlert,
             Self::DeliveryState { .. } => ErrorReason::DeliveryState,
             Self::CatalogMismatch { .. } => ErrorReason::CatalogMismatch,
             Self::UnknownPlan { .. } => ErrorReason::UnknownPlan,

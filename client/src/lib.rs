@@ -64,6 +64,7 @@ mod decisions;
 mod discovery;
 mod error;
 mod migrations;
+mod monitoring;
 mod notifications;
 mod retry;
 mod runs;
@@ -85,6 +86,7 @@ pub use crate::{
         ApplyRequest, MigrationDetail, MigrationManner, MigrationQuery, MigrationSelection, Migrations, RehearseRequest,
         RollbackRequest,
     },
+    monitoring::{AlertQuery, HistoryQuery, Look, Monitoring},
     notifications::{DeliveryQuery, Notifications},
     retry::RetryPolicy,
     runs::{LimitsUpdate, RunQuery, Runs, UndoRequest},

@@ -14,7 +14,7 @@ use std::{
 use dbkeep_engine::{
     Engine, EngineError,
     catalog::{Catalog, CatalogError},
-    engine::{Migrations, TargetEntry},
+    engine::{Migrations, MonitorSettings, TargetEntry},
     notify::Channels,
     planner::{self, PlanError},
     port::{ArchiveError, FileRoot, FilesError, Notifier, Outbox as _, Roots, Store, StoreError},
@@ -30,9 +30,10 @@ use crate::{
     archive::FolderArchive,
     config::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url},
     files::FolderRoot,
+    machine::LocalMachine,
     migration_folder::DiskFolder,
     notify,
-    store::ControlStore,
+    store::{ControlStore, KEPT_SERIES},
     target,
 };
 
@@ -152,6 +153,7 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
     let mut settings = config.engine.clone();
     settings.notify.channels = channels(config)?;
     settings.notify.routing = Arc::new(config.routing());
+    watch_machine(config, &mut settings.monitor);
     let url = config.store_url()?;
     make_folder(&config.data_folder)?;
     let lock = match url.sqlite_file() {
@@ -163,7 +165,9 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
         None => None,
     };
     let store = open_store(&url, config.store_wait, shutdown).await?;
-    let store = store.announcing(Arc::clone(&settings.notify.routing));
+    let store = store
+        .announcing(Arc::clone(&settings.notify.routing))
+        .keeping_history(config.history_points, KEPT_SERIES);
     if lock.is_some() {
         // Nobody else can hold a lease: runs of the process before this one go on at once.
         store.release_all().await?;
@@ -251,6 +255,19 @@ fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeErro
         );
     }
     Ok(targets)
+}
+
+/// The folders whose disks are watched: what dbkeep writes to, and the targets that are files of this machine.
+fn watch_machine(config: &Config, monitor: &mut MonitorSettings) {
+    let mut folders = vec![config.data_folder.clone(), config.backup_folder()];
+    for target in &config.targets {
+        let folder = target.url.sqlite_file().and_then(Path::parent);
+        if let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) {
+            monitor.folders.insert(target.name.clone(), folder.display().to_string());
+            folders.push(folder.to_owned());
+        }
+    }
+    monitor.machine = Some(Arc::new(LocalMachine::new(folders)));
 }
 
 fn channels(config: &Config) -> Result<Channels, ComposeError> {

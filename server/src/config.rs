@@ -168,6 +168,8 @@ pub struct Config {
     pub pg_bin: Option<PathBuf>,
     /// How runs are worked on.
     pub engine: Settings,
+    /// Most points of metrics' history that the control store keeps.
+    pub history_points: u64,
     /// Whether schedules that catalogs declare are created when they are first met.
     pub default_schedules: bool,
     /// The databases.
@@ -194,6 +196,7 @@ impl Config {
             backup_folder: None,
             pg_bin: None,
             engine: Settings::default(),
+            history_points: crate::store::KEPT_POINTS,
             default_schedules: true,
             targets: Vec::new(),
             channels: Vec::new(),

@@ -21,6 +21,8 @@ pub mod config;
 pub mod files;
 pub mod grpc;
 mod hosts;
+mod http;
+pub mod machine;
 mod migration_folder;
 pub mod notify;
 pub mod store;
@@ -122,6 +124,7 @@ impl Server {
         let info = server_info(&engine.settings().holder, address);
         let mut scheduler = AbortOnDropHandle::new(tokio::spawn(engine.scheduler(info).run(stop.clone())));
         let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(stop.clone())));
+        let mut collector = AbortOnDropHandle::new(tokio::spawn(engine.collector().run(stop.clone())));
         let mut dispatcher = AbortOnDropHandle::new(tokio::spawn(engine.dispatcher().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
@@ -152,6 +155,10 @@ impl Server {
         if timeout(LAST_ACTS, &mut scheduler).await.is_err() {
             tracing::warn!("a slot is being planned; another server, or the next start, goes on with it");
             scheduler.abort();
+        }
+        if timeout(LAST_ACTS, &mut collector).await.is_err() {
+            tracing::warn!("a target is being looked at; what was not written is collected again");
+            collector.abort();
         }
         if timeout_at(limit, &mut dispatcher).await.is_err() {
             tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");

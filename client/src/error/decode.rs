@@ -120,6 +120,10 @@ fn from_server(status: &Status) -> Error {
             delivery: names.text("delivery"),
             message,
         },
+        Some(ErrorReason::UnknownAlert) => Error::UnknownAlert {
+            alert: names.text("alert"),
+            message,
+        },
         Some(ErrorReason::DeliveryState) => Error::DeliveryState {
             delivery: names.text("delivery"),
             state: names.text("state"),

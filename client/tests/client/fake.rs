@@ -20,6 +20,7 @@ use proto::{
     backup_service_server::{BackupService, BackupServiceServer},
     cleanup_service_server::{CleanupService, CleanupServiceServer},
     migration_service_server::MigrationServiceServer,
+    monitoring_service_server::MonitoringServiceServer,
     run_service_server::{RunService, RunServiceServer},
     schedule_service_server::ScheduleServiceServer,
     target_service_server::{TargetService, TargetServiceServer},
@@ -31,9 +32,10 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-pub(crate) use self::{migrations::Migrating, schedules::Scheduling};
+pub(crate) use self::{migrations::Migrating, monitoring::Asked, schedules::Scheduling};
 
 mod migrations;
+mod monitoring;
 mod schedules;
 
 /// Id of the run that every call is about.
@@ -58,6 +60,7 @@ pub(crate) enum Call {
     Limits { request_id: String },
     Migrations(Migrating),
     Schedules(Scheduling),
+    Monitoring(Asked),
 }
 
 /// How a streaming call is answered.
@@ -171,6 +174,7 @@ impl Fake {
             .add_service(BackupServiceServer::new(self.clone()))
             .add_service(MigrationServiceServer::new(self.clone()))
             .add_service(ScheduleServiceServer::new(self.clone()))
+            .add_service(MonitoringServiceServer::new(self.clone()))
     }
 
     /// A network of pipes. Each connection runs through a task, and aborting that task is pulling the plug.

@@ -19,6 +19,8 @@ mod cli_notify;
 mod cli_schedules;
 mod fake;
 mod migrations;
+#[cfg(feature = "cli")]
+mod monitoring;
 mod retry;
 mod schedules;
 mod watch;

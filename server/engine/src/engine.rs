@@ -2,7 +2,7 @@
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 //!
 //! `cleanup` plans and accepts cleanups, `follow_up` undo and verification, `backups`, `migrations` and `upkeep` their own runs; `limits` judges counts,
-//! `approve` is the consent to a run, `notifications` what leaves the house, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
+//! `approve` is the consent to a run, `notifications` what leaves the house, `monitoring` what is measured and told of it, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
 //! every kind of run needs to be accepted, and looking at runs.
 
 mod approve;
@@ -14,6 +14,7 @@ mod files;
 mod follow_up;
 mod limits;
 pub mod migrations;
+pub mod monitoring;
 mod notifications;
 mod operations;
 pub mod schedules;
@@ -49,6 +50,7 @@ pub struct Engine {
 pub use cleanup::CleanupRequest;
 pub use limits::HistoryLimits;
 pub use migrations::Migrations;
+pub use monitoring::MonitorSettings;
 pub use notifications::TestOutcome;
 pub(crate) use settings::Context;
 pub use settings::{Drift, Settings, TargetEntry};
@@ -78,6 +80,8 @@ impl Engine {
                 wake: Notify::new(),
                 schedules: Notify::new(),
                 renew: Arc::new(Notify::new()),
+                revision: tokio::sync::watch::Sender::new(0),
+                observed: Notify::new(),
             }),
         }
     }

@@ -137,6 +137,12 @@ pub enum EngineError {
         /// The id asked for.
         id: String,
     },
+    /// No such alert.
+    #[error("there is no alert {id}")]
+    UnknownAlert {
+        /// The id asked for.
+        id: String,
+    },
     /// The delivery was not given up.
     #[error("delivery {id} is {}; only one that is dead can be tried again", state.name())]
     DeliveryState {
@@ -494,6 +500,7 @@ impl EngineError {
             Self::UnknownBackup { .. } => "UNKNOWN_BACKUP",
             Self::UnknownChannel { .. } => "UNKNOWN_CHANNEL",
             Self::UnknownDelivery { .. } => "UNKNOWN_DELIVERY",
+            Self::UnknownAlert { .. } => "UNKNOWN_ALERT",
             Self::DeliveryState { .. } => "DELIVERY_STATE",
             Self::CatalogMismatch { .. } => "CATALOG_MISMATCH",
             Self::UnknownPlan => "UNKNOWN_PLAN",

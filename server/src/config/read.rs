@@ -2,6 +2,7 @@
 
 mod channels;
 mod limits;
+mod monitoring;
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +32,7 @@ struct File {
     engine: EngineSection,
     scheduler: SchedulerSection,
     limits: limits::Section,
+    monitoring: monitoring::Section,
     target: Vec<TargetSection>,
     notifications: channels::NotificationsSection,
     channel: Vec<channels::ChannelSection>,
@@ -94,6 +96,8 @@ struct TargetSection {
     roots: BTreeMap<String, Spanned<PathBuf>>,
     migrations: Option<Spanned<PathBuf>>,
     migrations_layout: Option<Spanned<String>>,
+    #[serde(default)]
+    alerts: monitoring::Alerts,
 }
 
 /// Looks an environment variable up.
@@ -150,8 +154,11 @@ impl Config {
         source.engine(file.engine, &mut config)?;
         config.default_schedules = file.scheduler.default_schedules.unwrap_or(config.default_schedules);
         source.limits(file.limits, &mut config)?;
-        for target in file.target {
+        source.monitoring(file.monitoring, &mut config)?;
+        for mut target in file.target {
+            let alerts = std::mem::take(&mut target.alerts);
             let target = source.target(target, &config.targets)?;
+            source.target_alerts(&target.name, alerts, &mut config)?;
             config.targets.push(target);
         }
         source.notifications(file.notifications, &mut config)?;
@@ -660,7 +667,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 56, "every setting has its line");
+        assert_eq!(settings, 66, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|name| {
             Some(match name {
                 "DBKEEP_SLACK_URL" => "https://hooks.slack.com/services/T0/B0/x".to_owned(),
@@ -691,6 +698,13 @@ mod tests {
             (read.lease_term, read.keep_delivered, read.keep_dead),
             (usual.lease_term, usual.keep_delivered, usual.keep_dead)
         );
+        let (read, usual) = (&config.engine.monitor, &defaults.engine.monitor);
+        assert_eq!(
+            (read.enabled, read.interval, read.snapshot_limit, &read.rules),
+            (usual.enabled, usual.interval, usual.snapshot_limit, &usual.rules)
+        );
+        assert_eq!(config.history_points, defaults.history_points);
+        assert!(!read.rules_of("app")[&dbkeep_engine::monitor::alerts::RuleName::LowIndexEfficiency].enabled);
         assert_eq!((config.channels.len(), config.routes.len()), (3, 1));
         assert!(
             config

@@ -11,6 +11,7 @@ mod convert;
 mod discovery;
 mod gate;
 mod migrations;
+mod monitoring;
 mod notifications;
 mod page;
 pub mod policy;
@@ -27,18 +28,18 @@ use std::{future::Future, time::Duration};
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
     backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
-    migration_service_server::MigrationServiceServer, notification_service_server::NotificationServiceServer,
-    run_service_server::RunServiceServer, schedule_service_server::ScheduleServiceServer,
-    target_service_server::TargetServiceServer,
+    migration_service_server::MigrationServiceServer, monitoring_service_server::MonitoringServiceServer,
+    notification_service_server::NotificationServiceServer, run_service_server::RunServiceServer,
+    schedule_service_server::ScheduleServiceServer, target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{server::NamedService, transport::Server};
+use tonic::{server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, notifications::Notifications, runs::Runs,
-    schedules::Schedules, status::Fault, stream::Streams, targets::Targets,
+    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, monitoring::Monitoring,
+    notifications::Notifications, runs::Runs, schedules::Schedules, status::Fault, stream::Streams, targets::Targets,
 };
 
 /// Largest request, bytes.
@@ -66,7 +67,7 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 8] = [
+const HEALTH_NAMES: [&str; 9] = [
     "",
     TargetServiceServer::<Targets>::NAME,
     CleanupServiceServer::<Cleanup>::NAME,
@@ -75,6 +76,7 @@ const HEALTH_NAMES: [&str; 8] = [
     MigrationServiceServer::<Migrations>::NAME,
     ScheduleServiceServer::<Schedules>::NAME,
     NotificationServiceServer::<Notifications>::NAME,
+    MonitoringServiceServer::<Monitoring>::NAME,
 ];
 
 impl Health {
@@ -118,13 +120,9 @@ pub(crate) async fn transport(
                 .max_encoding_message_size(MAX_RESPONSE)
         };
     }
-    let router = Server::builder()
-        .layer(GateLayer)
-        // tonic's default lifts hyper's own limit.
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(limited!(TargetServiceServer::new(Targets { engine: engine.clone() })))
+    let stopping = stops.accepting.clone();
+    let observed = engine.clone();
+    let routes = Routes::new(limited!(TargetServiceServer::new(Targets { engine: engine.clone() })))
         .add_service(limited!(CleanupServiceServer::new(Cleanup {
             engine: engine.clone(),
             streams: streams.clone()
@@ -144,10 +142,26 @@ pub(crate) async fn transport(
         .add_service(limited!(NotificationServiceServer::new(Notifications {
             engine: engine.clone()
         })))
+        .add_service(limited!(MonitoringServiceServer::new(Monitoring {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
         .add_service(limited!(BackupServiceServer::new(Backups { engine, streams })))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(reflection().build_v1alpha()?)
+        .prepare()
+        .into_axum_router();
+    let routes = crate::http::add(routes, observed, stopping);
+    let router = Server::builder()
+        // For what is no gRPC: a scraper and a prober speak HTTP/1.
+        .accept_http1(true)
+        .layer(GateLayer)
+        // tonic's default lifts hyper's own limit.
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_routes(Routes::from(routes));
     let incoming = connection::accept(listener, stops.connections);
     Ok((
         health,

@@ -264,6 +264,7 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::UnknownChannel { name, known } => Answer::missing(ErrorReason::UnknownChannel, "channel", &name, said)
             .with("channel", &name)
             .with("known", known.join(",")),
+        EngineError::UnknownAlert { id } => Answer::missing(ErrorReason::UnknownAlert, "alert", &id, said).with("alert", &id),
         EngineError::UnknownDelivery { id } => {
             Answer::missing(ErrorReason::UnknownDelivery, "delivery", &id, said).with("delivery", &id)
         }

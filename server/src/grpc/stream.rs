@@ -49,6 +49,11 @@ impl Streams {
             .map_err(|_| Fault::TooManyStreams { limit: self.limit })
     }
 
+    /// The token that ends every stream.
+    pub(super) fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     /// Follows a run's log after a sequence.
     ///
     /// # Errors

@@ -45,6 +45,14 @@ impl Dialect {
         }
     }
 
+    /// Locks the selected rows of the only table until the end of the transaction.
+    pub(super) fn lock_rows(self) -> &'static str {
+        match self {
+            Self::Postgres => "FOR UPDATE",
+            Self::Sqlite => "",
+        }
+    }
+
     /// Locks the selected rows of the only table, passing over those that somebody has locked.
     pub(super) fn lock_free_rows(self) -> &'static str {
         match self {

@@ -10,10 +10,11 @@
 //! ```
 //!
 //! Files: `open` connects and migrates; `failover` finds the server that takes writes, where there are several; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
-//! `decisions`, `proofs`, `schedules`, `slots`, `servers` and `outbox` have the SQL; `draft` is a run while a transaction works on it,
+//! `decisions`, `proofs`, `schedules`, `slots`, `servers`, `outbox`, `metrics`, `rollup` and `alerts` have the SQL; `draft` is a run while a transaction works on it,
 //! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
+mod alerts;
 mod approvals;
 mod create;
 mod decisions;
@@ -24,12 +25,14 @@ mod events;
 mod failover;
 mod failure;
 mod leases;
+mod metrics;
 mod open;
 mod outbox;
 mod plans;
 mod proofs;
 mod prune;
 mod queue;
+mod rollup;
 mod rows;
 mod runs;
 mod schedules;
@@ -46,14 +49,16 @@ use dbkeep_engine::{
     model::{
         Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch,
         ServerInfo, ServerSeen, SlotOutcome, SlotRecord,
+        monitor::{Alert, AlertId, Sample, Snapshot},
         notice::{Delivery, DeliveryId, Envelope},
     },
     notify::Routing,
     port::{
-        Changed, ClaimedDelivery, CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage,
-        FiredNow, Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
-        Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError,
-        Update, Verdict,
+        AlertChanges, AlertFilter, Changed, ClaimedDelivery, CollectClaim, Collected, Collection, CreateRun, CreateSchedule,
+        Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage, Kept, Ladder,
+        Metrics, OpenSlots, Outbox, Point, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated, Schedules,
+        Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError, Update,
+        Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -63,6 +68,10 @@ use dialect::Dialect;
 
 /// Most events that are kept of a run, at a few hundred bytes each.
 pub const KEPT_EVENTS: u64 = 20_000;
+/// Most points of history that are kept, at 50 to 100 bytes each.
+pub const KEPT_POINTS: u64 = 20_000_000;
+/// Most series of which there is history.
+pub const KEPT_SERIES: u64 = 20_000;
 
 /// The control store. Clones share one pool of connections.
 #[derive(Clone)]
@@ -75,6 +84,8 @@ pub struct ControlStore {
     /// the database poll for it.
     turns: Arc<Semaphore>,
     kept_events: u64,
+    kept_points: u64,
+    kept_series: u64,
     /// Who is told of what happens in its transactions.
     routing: Arc<Routing>,
     /// Tells the dispatcher of this server that there is something in the outbox.
@@ -93,6 +104,16 @@ impl ControlStore {
     pub fn keeping_events(self, most: u64) -> Self {
         Self {
             kept_events: most.max(1),
+            ..self
+        }
+    }
+
+    /// Keeps at most so many points and series of history in place of [`KEPT_POINTS`] and [`KEPT_SERIES`].
+    #[must_use]
+    pub fn keeping_history(self, points: u64, series: u64) -> Self {
+        Self {
+            kept_points: points,
+            kept_series: series,
             ..self
         }
     }
@@ -375,5 +396,77 @@ impl Outbox for ControlStore {
 
     async fn prune_deliveries(&self, delivered: Duration, dead: Duration) -> Result<u64, StoreError> {
         self.write(outbox::Prune::new(delivered, dead)).await
+    }
+}
+
+#[async_trait]
+impl Metrics for ControlStore {
+    async fn claim_collection(
+        &self,
+        target: &str,
+        server: &str,
+        term: Duration,
+        due: Duration,
+    ) -> Result<Option<CollectClaim>, StoreError> {
+        self.write(metrics::Claim::new(target, server, term, due)).await
+    }
+
+    async fn put_collected(&self, claim: &CollectClaim, collected: &Collected) -> Result<bool, StoreError> {
+        self.write(metrics::Put::new(claim, collected, self.kept_series)?).await
+    }
+
+    async fn newest_snapshot(&self, target: &str) -> Result<Option<(jiff::Timestamp, Snapshot)>, StoreError> {
+        self.read_newest_snapshot(target).await
+    }
+
+    async fn newest_samples(&self, target: &str, age: Duration) -> Result<Vec<(jiff::Timestamp, Sample)>, StoreError> {
+        self.read_newest_samples(target, age).await
+    }
+
+    async fn history(&self, query: &HistoryQuery) -> Result<Vec<Point>, StoreError> {
+        self.read_history(query).await
+    }
+
+    async fn roll_up(&self, rows: u32) -> Result<bool, StoreError> {
+        self.write(rollup::RollUp::new(rows, self.kept_points, self.kept_series))
+            .await
+    }
+
+    async fn monitor_revision(&self) -> Result<u64, StoreError> {
+        self.read_revision().await
+    }
+
+    async fn collections(&self, after: u64) -> Result<Vec<Collection>, StoreError> {
+        self.read_collections(after).await
+    }
+
+    async fn alerts_after(&self, after: u64, limit: u32) -> Result<Vec<(u64, Alert)>, StoreError> {
+        self.read_alerts_after(after, limit).await
+    }
+
+    async fn history_usage(&self) -> Result<HistoryUsage, StoreError> {
+        self.read_history_usage().await
+    }
+
+    async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, StoreError> {
+        self.read_alerts(filter).await
+    }
+
+    async fn alert(&self, id: AlertId) -> Result<Option<Alert>, StoreError> {
+        self.read_alert(id).await
+    }
+
+    async fn change_alerts(&self, claim: &CollectClaim, changes: &AlertChanges) -> Result<bool, StoreError> {
+        self.changed_alerts(claim, changes).await
+    }
+
+    async fn acknowledge_alert(
+        &self,
+        id: AlertId,
+        by: &str,
+        note: &str,
+        decision: &Decision,
+    ) -> Result<Option<Alert>, StoreError> {
+        self.write(alerts::Acknowledge::new(id, by, note, decision)).await
     }
 }

@@ -13,7 +13,7 @@ use sqlx::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    ControlStore, Dialect, KEPT_EVENTS,
+    ControlStore, Dialect, KEPT_EVENTS, KEPT_POINTS, KEPT_SERIES,
     failover::{self, Failover},
     failure::store_error,
 };
@@ -94,6 +94,8 @@ impl ControlStore {
             dialect,
             turns: Arc::new(Semaphore::new(writers)),
             kept_events: KEPT_EVENTS,
+            kept_points: KEPT_POINTS,
+            kept_series: KEPT_SERIES,
             routing: Arc::default(),
             mail: Arc::default(),
         })

@@ -2,6 +2,7 @@
 //! other; SQL for targets is written nowhere else.
 
 mod foreign;
+mod indexes;
 mod ledger;
 mod measure;
 mod postgres;

@@ -11,8 +11,8 @@ use dbkeep_engine::{
         TableName, TableSchema, TargetStatus,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, DeclaredKey, Explore, Maintenance, Migrator, Namesakes, Pressure, Repeats, Restored,
-        Rewinder, RowSink, Sample, Scan, Scratch, Survey, Target, TargetError, ValueStream,
+        BatchTransaction, ChildCount, Claim, DeclaredKey, Explore, Maintenance, Migrator, Namesakes, Observer, Pressure, Repeats,
+        Restored, Rewinder, RowSink, Sample, Scan, Scratch, Survey, Target, TargetError, ValueStream,
     },
 };
 use tokio::sync::{Mutex, mpsc};
@@ -305,6 +305,10 @@ impl Target for Gated {
     }
 
     fn rewinder(&self) -> &dyn Rewinder {
+        unreachable!("{NOT_ASKED}")
+    }
+
+    fn observer(&self) -> &dyn Observer {
         unreachable!("{NOT_ASKED}")
     }
 }

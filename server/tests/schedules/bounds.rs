@@ -66,6 +66,8 @@ pub(crate) async fn a_target_that_does_not_answer_leaves_places_to_the_others(da
     let server = world
         .serve(|mut config| {
             config.default_schedules = false;
+            // Who looks at its health knocks there as well, on a connection of its own.
+            config.engine.monitor.enabled = false;
             config.with_target("mute", mute.url.as_str(), catalog(CATALOG))
         })
         .await;
@@ -101,6 +103,7 @@ pub(crate) async fn a_server_that_stops_gives_its_claims_back(database: &str) {
         .serve(|mut config| {
             config.engine.lease_term = std::time::Duration::from_secs(3_600);
             config.targets[0].url = mute.url.as_str().into();
+            config.engine.monitor.enabled = false;
             config
         })
         .await;

@@ -333,7 +333,7 @@ async fn maintenance_waits_for_other_maintenance_of_the_target(database: &str) {
     let report = run_of(&server, &behind).await.report.expect("a report");
     let advice = &report.recommendations;
     assert_eq!((advice.len(), advice[0].key.as_str()), (1, "no_backup"));
-    assert_eq!(advice[0].command, "dbkeep backups create --target app");
+    assert_eq!(advice[0].remediation, "dbkeep backups create --target app");
     server.stop().await;
 }
 
@@ -380,7 +380,7 @@ async fn a_failure_stops_the_tasks_behind_it_where_that_is_wanted(database: &str
             ("backup_damaged", v1::RecommendationLevel::Act),
             "{name}"
         );
-        assert!(advice.what.contains(&newer), "{}", advice.what);
+        assert!(advice.detail.contains(&newer), "{}", advice.detail);
     }
 }
 

@@ -97,8 +97,18 @@ enum Command {
     /// Schedules: what is done when, what became of every slot, and the switch over all of them.
     #[command(subcommand)]
     Schedules(cmd::schedules::Schedules),
-    /// The service at a glance: scheduler, servers, targets.
+    /// The service at a glance: scheduler, servers, targets, runs, migrations, alerts.
     Status(cmd::status::Status),
+    /// How a target is: its newest snapshot, or the history of one metric.
+    Metrics(cmd::metrics::Metrics),
+    /// What is wrong with a target.
+    Findings(cmd::findings::Findings),
+    /// What should be done about a target.
+    Recommendations(cmd::findings::Recommendations),
+    /// Alerts: those that are raised, what became of others, and who looks after them.
+    Alerts(cmd::alerts::Alerts),
+    /// Follow alerts as they are raised and resolved.
+    Watch(cmd::alerts::Watch),
     /// Print a completion script for a shell.
     Completions(cmd::completions::Completions),
 }
@@ -138,6 +148,11 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Notify(command) => command.run(&session).await,
         Command::Schedules(command) => command.run(&session).await,
         Command::Status(command) => command.run(&session).await,
+        Command::Metrics(command) => command.run(&session).await,
+        Command::Findings(command) => command.run(&session).await,
+        Command::Recommendations(command) => command.run(&session).await,
+        Command::Alerts(command) => command.run(&session).await,
+        Command::Watch(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
 }
@@ -248,6 +263,15 @@ mod tests {
             "dbkeep migrations repair 3 --action drop-invalid-index --yes --target main",
             "dbkeep migrations new add_users --folder db/migrations --target main",
             "dbkeep runs list --kind migrate --kind rollback --kind rehearse",
+            "dbkeep status",
+            "dbkeep metrics",
+            "dbkeep metrics app --exact",
+            "dbkeep metrics app --history database_size_bytes --since 7d --step 1h --object public.t",
+            "dbkeep findings app --fresh",
+            "dbkeep recommendations app -o json",
+            "dbkeep alerts --target app --state resolved --limit 3",
+            "dbkeep alerts ack ID --note seen",
+            "dbkeep watch --target app --after 7",
             "dbkeep notify channels",
             "dbkeep notify test mail --to ops@example.com --to ann@example.com",
             "dbkeep notify deliveries --state dead --channel mail --run ID --limit 3",
@@ -332,6 +356,11 @@ mod tests {
             "dbkeep migrations repair 3 --action forget",
             "dbkeep migrations repair 3 --yes",
             "dbkeep migrations new",
+            "dbkeep metrics --fresh --exact",
+            "dbkeep metrics --since 7d",
+            "dbkeep metrics --history x --step 2h",
+            "dbkeep alerts --state lost",
+            "dbkeep alerts ack",
             "dbkeep notify",
             "dbkeep notify test",
             "dbkeep notify deliveries --state lost",

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-use super::{HistoryLimits, Migrations};
+use super::{HistoryLimits, Migrations, MonitorSettings};
 use crate::{
     catalog::Catalog,
     model::RunLimits,
@@ -56,6 +56,8 @@ pub struct Settings {
     pub history: HistoryLimits,
     /// Who is told of what, and how.
     pub notify: NotifySettings,
+    /// What is measured, and which values are worth an alert.
+    pub monitor: MonitorSettings,
 }
 
 impl Default for Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             approvals: 1,
             history: HistoryLimits::default(),
             notify: NotifySettings::default(),
+            monitor: MonitorSettings::default(),
         }
     }
 }
@@ -111,4 +114,8 @@ pub(crate) struct Context {
     pub(crate) schedules: Notify,
     /// Tells leases to renew now, which brings a cancel request at once.
     pub(crate) renew: Arc<Notify>,
+    /// Revision of the newest change of collections and alerts that this server has seen.
+    pub(crate) revision: watch::Sender<u64>,
+    /// Tells the collector to look for one now.
+    pub(crate) observed: Notify,
 }

@@ -1,9 +1,8 @@
 //! What to do after a scheduled run: derived from the facts of its report, and kept in it. Pure. Called once, where the run ends.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     maintenance::{HorizonHolder, TableSpace},
+    monitor::{Level, Recommendation},
     report::EXPECTED_TIME_EXCEEDED,
     run::{Report, Run, RunOptions, RunState, StepState, Warning},
     schema::TableName,
@@ -14,39 +13,32 @@ const WORTH_RETURNING: u64 = 1 << 20;
 /// So many runs in a row that found nothing to do are worth a look at the rule.
 const IDLE_RUNS: u32 = 5;
 
-/// How urgent a piece of advice is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdviceLevel {
-    /// Good to know.
-    Info,
-    /// Worth a change.
-    Warn,
-    /// Somebody has to act.
-    Act,
-}
+/// Advice by its key, and what should be done in a few words.
+const NAMES: [(&str, &str); 13] = [
+    ("backup_damaged", "Make another backup"),
+    ("backup_unproven", "Prove the backup"),
+    ("no_backup", "Make a backup"),
+    ("space_held", "End what keeps dead rows from being removed"),
+    ("space_reusable", "Give empty space back to the disk"),
+    ("time_limit", "Give the schedule more time"),
+    ("expected_time", "Find out what slows the operation"),
+    ("row_limit", "Raise the limit of rows, or run more often"),
+    ("not_permitted", "Give dbkeep's user the right"),
+    ("locked", "Run in a quieter hour"),
+    ("index_leftover", "Remove what a rebuild left behind"),
+    ("scratch_left", "Remove what a proof left behind"),
+    ("nothing_to_do", "Look at an operation that removes nothing"),
+];
 
-/// One piece of advice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Advice {
-    /// Stable name, in small letters.
-    pub key: String,
-    /// How urgent it is.
-    pub level: AdviceLevel,
-    /// What was found and what can be done, with names and numbers.
-    pub what: String,
-    /// A command, or a statement, to begin with; empty where none fits.
-    pub command: String,
-}
-
-impl Advice {
-    fn new(key: &str, level: AdviceLevel, what: impl Into<String>, command: impl Into<String>) -> Self {
-        Self {
-            key: key.to_owned(),
-            level,
-            what: what.into(),
-            command: command.into(),
-        }
+fn advice(key: &str, level: Level, detail: impl Into<String>, remediation: impl Into<String>) -> Recommendation {
+    let name = NAMES.iter().find(|(known, _)| *known == key).map_or("", |(_, name)| name);
+    Recommendation {
+        key: key.to_owned(),
+        name: name.to_owned(),
+        level,
+        detail: detail.into(),
+        remediation: remediation.into(),
+        evidence: Vec::new(),
     }
 }
 
@@ -54,28 +46,28 @@ impl Report {
     /// What to do after the scheduled run `of` ends in the state `to` with this report, the most urgent first; each key at most once for
     /// each table or operation. Empty for runs that no schedule started.
     #[must_use]
-    pub fn advise(&self, of: &Run, to: RunState) -> Vec<Advice> {
+    pub fn advise(&self, of: &Run, to: RunState) -> Vec<Recommendation> {
         let Some(slot) = &self.scheduled else {
             return Vec::new();
         };
         let schedule = slot.schedule.to_string();
-        let mut advice = Vec::new();
-        self.about_backups(of, &mut advice);
-        self.about_space(&mut advice);
-        self.about_time(of, to, &schedule, &mut advice);
-        self.about_limits(&schedule, &mut advice);
-        self.about_locks(&schedule, &mut advice);
-        self.about_leftovers(of, &mut advice);
-        self.about_idleness(of, &mut advice);
-        advice.sort_by_key(|piece| std::cmp::Reverse(piece.level));
-        advice
+        let mut found = Vec::new();
+        self.about_backups(of, &mut found);
+        self.about_space(&mut found);
+        self.about_time(of, to, &schedule, &mut found);
+        self.about_limits(&schedule, &mut found);
+        self.about_locks(&schedule, &mut found);
+        self.about_leftovers(of, &mut found);
+        self.about_idleness(of, &mut found);
+        found.sort_by_key(|piece| std::cmp::Reverse(piece.level));
+        found
     }
 
     fn warned<'a>(&'a self, codes: &'a [&str]) -> impl Iterator<Item = &'a Warning> {
         self.warnings.iter().filter(|warning| codes.contains(&warning.code.as_str()))
     }
 
-    fn about_backups(&self, of: &Run, advice: &mut Vec<Advice>) {
+    fn about_backups(&self, of: &Run, found: &mut Vec<Recommendation>) {
         let create = || format!("dbkeep backups create --target {}", of.target);
         let told = |code: &'static str| {
             let all: Vec<&str> = self
@@ -92,33 +84,33 @@ impl Report {
         };
         if let Some(told) = told("BACKUP_DAMAGED") {
             let what = format!("{told}. It cannot be relied on: make another one while the rows are there");
-            advice.push(Advice::new("backup_damaged", AdviceLevel::Act, what, create()));
+            found.push(advice("backup_damaged", Level::Error, what, create()));
         }
         if let Some(told) = told("VERIFY_FAILED") {
             let what = format!("{told}. Nothing is known of it until it is proven");
             let command = format!("dbkeep backups list --target {}", of.target);
-            advice.push(Advice::new("backup_unproven", AdviceLevel::Warn, what, command));
+            found.push(advice("backup_unproven", Level::Warning, what, command));
         }
         if self.warned(&["NO_BACKUP"]).next().is_some() {
             let what = "There is no backup to restore from";
-            advice.push(Advice::new("no_backup", AdviceLevel::Warn, what, create()));
+            found.push(advice("no_backup", Level::Warning, what, create()));
         }
     }
 
-    fn about_space(&self, advice: &mut Vec<Advice>) {
+    fn about_space(&self, found: &mut Vec<Recommendation>) {
         for space in &self.space {
             if let Some(holder) = space.holders.first() {
-                advice.push(held(space, holder));
+                found.push(held(space, holder));
             } else if space.bytes_reusable >= WORTH_RETURNING
                 && space.bytes_reusable > space.bytes_returned()
                 && space.bytes_reusable >= space.bytes_after / 4
             {
-                advice.push(reusable(space));
+                found.push(reusable(space));
             }
         }
     }
 
-    fn about_time(&self, of: &Run, to: RunState, schedule: &str, advice: &mut Vec<Advice>) {
+    fn about_time(&self, of: &Run, to: RunState, schedule: &str, found: &mut Vec<Recommendation>) {
         let limit = of.options.max_execution_seconds;
         if to == RunState::PartiallySucceeded && self.duration_ms / 1_000 >= u64::from(limit) {
             let most = *RunOptions::MAX_EXECUTION_SECONDS.end();
@@ -135,32 +127,32 @@ impl Report {
                 )
             };
             let what = format!("Its {limit} s were over before its work was: {how}");
-            advice.push(Advice::new("time_limit", AdviceLevel::Warn, what, command));
+            found.push(advice("time_limit", Level::Warning, what, command));
         }
         if let Some(warning) = self.warned(&[EXPECTED_TIME_EXCEEDED]).next() {
             let what = format!("{}: something slows it, or the catalog is out of date", warning.message);
             let command = format!("dbkeep runs report {}", of.id);
-            advice.push(Advice::new("expected_time", AdviceLevel::Info, what, command));
+            found.push(advice("expected_time", Level::Info, what, command));
         }
     }
 
-    fn about_limits(&self, schedule: &str, advice: &mut Vec<Advice>) {
+    fn about_limits(&self, schedule: &str, found: &mut Vec<Recommendation>) {
         if let Some(warning) = self.warned(&["COUNT_DRIFTED"]).next() {
             let what = format!(
                 "A limit of rows was reached ({}): raise max_rows, let it run more often, or give its work to several schedules",
                 warning.message
             );
             let command = format!("dbkeep schedules show {schedule}");
-            advice.push(Advice::new("row_limit", AdviceLevel::Warn, what, command));
+            found.push(advice("row_limit", Level::Warning, what, command));
         }
         if let Some(warning) = self.warned(&["VACUUM_NOT_PERMITTED", "REINDEX_NOT_PERMITTED"]).next() {
             let what = format!("{}: make dbkeep's user a member of the role that owns them", warning.message);
-            advice.push(Advice::new("not_permitted", AdviceLevel::Warn, what, ""));
+            found.push(advice("not_permitted", Level::Warning, what, ""));
         }
     }
 
     /// Steps that others' locks kept from their end, or slowed.
-    fn about_locks(&self, schedule: &str, advice: &mut Vec<Advice>) {
+    fn about_locks(&self, schedule: &str, found: &mut Vec<Recommendation>) {
         let locked = self
             .warned(&["BATCH_RETRIED", "ROWS_REMAIN", "VACUUM_FAILED", "REINDEX_FAILED"])
             .filter(|warning| warning.message.to_lowercase().contains("lock"));
@@ -180,53 +172,43 @@ impl Report {
         }
         let names: Vec<String> = tables.iter().map(|(table, times)| format!("{table} ({times})")).collect();
         let (level, how) = if unfinished {
-            (AdviceLevel::Warn, "what they kept from being done is left")
+            (Level::Warning, "what they kept from being done is left")
         } else {
-            (AdviceLevel::Info, "it was done all the same, only slower")
+            (Level::Info, "it was done all the same, only slower")
         };
         let what = format!(
             "Locks of others were in its way, in {}; {how}: let it run in a quieter hour",
             names.join(", ")
         );
-        advice.push(Advice::new(
-            "locked",
-            level,
-            what,
-            format!("dbkeep schedules show {schedule}"),
-        ));
+        found.push(advice("locked", level, what, format!("dbkeep schedules show {schedule}")));
     }
 
-    fn about_leftovers(&self, of: &Run, advice: &mut Vec<Advice>) {
+    fn about_leftovers(&self, of: &Run, found: &mut Vec<Recommendation>) {
         if let Some(warning) = self.warned(&["INDEX_LEFTOVER"]).next() {
             let show = format!("dbkeep runs show {}", of.id);
-            advice.push(Advice::new(
-                "index_leftover",
-                AdviceLevel::Warn,
-                warning.message.as_str(),
-                show,
-            ));
+            found.push(advice("index_leftover", Level::Warning, warning.message.as_str(), show));
         }
         if let Some(warning) = self.warned(&["SCRATCH_LEFT"]).next() {
             let show = format!("dbkeep runs show {}", of.id);
             let what = format!("{}: remove it by hand, it only takes space", warning.message);
-            advice.push(Advice::new("scratch_left", AdviceLevel::Warn, what, show));
+            found.push(advice("scratch_left", Level::Warning, what, show));
         }
     }
 
-    fn about_idleness(&self, of: &Run, advice: &mut Vec<Advice>) {
+    fn about_idleness(&self, of: &Run, found: &mut Vec<Recommendation>) {
         let idle = self.sizes.iter().flat_map(|sizes| &sizes.idle_runs);
         for (operation, runs) in idle.filter(|(_, runs)| **runs >= IDLE_RUNS) {
             let what = format!(
                 "Operation {operation} found nothing to do in the last {runs} runs: run it less often, or look whether its rule is still right"
             );
             let command = format!("dbkeep plan --target {} {operation}", of.target);
-            advice.push(Advice::new("nothing_to_do", AdviceLevel::Info, what, command));
+            found.push(advice("nothing_to_do", Level::Info, what, command));
         }
     }
 }
 
 /// Somebody may still see what was deleted.
-fn held(space: &TableSpace, holder: &HorizonHolder) -> Advice {
+fn held(space: &TableSpace, holder: &HorizonHolder) -> Recommendation {
     let others = match space.holders.len() {
         1 => String::new(),
         number => format!(" and {} others", number - 1),
@@ -247,20 +229,20 @@ fn held(space: &TableSpace, holder: &HorizonHolder) -> Advice {
         "standby" => "SELECT * FROM pg_stat_replication".to_owned(),
         _ => String::new(),
     };
-    Advice::new("space_held", AdviceLevel::Warn, what, look)
+    advice("space_held", Level::Warning, what, look)
 }
 
 /// Space is free inside, and the file is as large as before.
-fn reusable(space: &TableSpace) -> Advice {
+fn reusable(space: &TableSpace) -> Recommendation {
     let (free, table) = (crate::notify::words::bytes(space.bytes_reusable), &space.table);
     if table == TableSpace::WHOLE_FILE {
         let what = format!(
             "{free} of the file are free for new rows and were not returned to the system. Where they are needed elsewhere: set \
              auto_vacuum once, with a VACUUM in a quiet hour, and later runs return them by themselves"
         );
-        return Advice::new(
+        return advice(
             "space_reusable",
-            AdviceLevel::Info,
+            Level::Info,
             what,
             "PRAGMA auto_vacuum = INCREMENTAL; VACUUM",
         );
@@ -269,9 +251,9 @@ fn reusable(space: &TableSpace) -> Advice {
         "{free} of {table} are free for new rows and were not returned to the system. Where they are needed elsewhere: pg_repack, or \
          VACUUM FULL, which keeps everybody from the table for as long as it takes"
     );
-    Advice::new(
+    advice(
         "space_reusable",
-        AdviceLevel::Info,
+        Level::Info,
         what,
         // Unquoted it might be the name of another table.
         format!("VACUUM (FULL, ANALYZE) {}", TableName::parse(table).quoted()),
@@ -371,11 +353,15 @@ mod tests {
         found.space = vec![space("logs", 100 << 20, 40 << 20)];
         let advice = found.advise(&run(), RunState::Succeeded);
         assert_eq!(advice[0].key, "space_reusable");
-        assert!(advice[0].what.starts_with("40.0 MiB of logs are free"), "{}", advice[0].what);
-        assert_eq!(advice[0].command, "VACUUM (FULL, ANALYZE) \"logs\"");
+        assert!(
+            advice[0].detail.starts_with("40.0 MiB of logs are free"),
+            "{}",
+            advice[0].detail
+        );
+        assert_eq!(advice[0].remediation, "VACUUM (FULL, ANALYZE) \"logs\"");
         found.space = vec![space("main", 100 << 20, 40 << 20)];
         let advice = found.advise(&run(), RunState::Succeeded);
-        assert!(advice[0].command.contains("auto_vacuum"), "{}", advice[0].command);
+        assert!(advice[0].remediation.contains("auto_vacuum"), "{}", advice[0].remediation);
         // Little of it, or most of it given back.
         let returned = TableSpace {
             bytes_before: 200 << 20,
@@ -398,7 +384,7 @@ mod tests {
         found.space = vec![held];
         let advice = found.advise(&run(), RunState::Succeeded);
         assert_eq!((advice.len(), advice[0].key.as_str()), (1, "space_held"));
-        assert_eq!(advice[0].command, "SELECT * FROM pg_stat_activity WHERE pid = 4711");
+        assert_eq!(advice[0].remediation, "SELECT * FROM pg_stat_activity WHERE pid = 4711");
     }
 
     #[test]
@@ -407,13 +393,17 @@ mod tests {
         found.duration_ms = 1_800_400;
         let advice = found.advise(&run(), RunState::PartiallySucceeded);
         assert_eq!(advice[0].key, "time_limit");
-        assert!(advice[0].command.ends_with("--max-time 3600s"), "{}", advice[0].command);
+        assert!(
+            advice[0].remediation.ends_with("--max-time 3600s"),
+            "{}",
+            advice[0].remediation
+        );
         assert_eq!(keys(&found, RunState::Succeeded), [""; 0], "it was done");
         let mut longest = run();
         longest.options.max_execution_seconds = 7_200;
         found.duration_ms = 7_200_000;
         let advice = found.advise(&longest, RunState::PartiallySucceeded);
-        assert!(advice[0].what.contains("more often"), "{}", advice[0].what);
+        assert!(advice[0].detail.contains("more often"), "{}", advice[0].detail);
         let mut drifted = report();
         warn(&mut drifted, "COUNT_DRIFTED", "at most 10 allowed");
         assert_eq!(keys(&drifted, RunState::PartiallySucceeded), ["row_limit"]);
@@ -426,10 +416,10 @@ mod tests {
         warn(&mut found, "BATCH_RETRIED", "batch 1 is tried again: Lock timeout");
         warn(&mut found, "BATCH_RETRIED", "batch 2 is tried again: could not serialize");
         let advice = found.advise(&run(), RunState::Succeeded);
-        assert_eq!((advice[0].key.as_str(), advice[0].level), ("locked", AdviceLevel::Info));
-        assert!(advice[0].what.contains("logs (2)"), "{}", advice[0].what);
+        assert_eq!((advice[0].key.as_str(), advice[0].level), ("locked", Level::Info));
+        assert!(advice[0].detail.contains("logs (2)"), "{}", advice[0].detail);
         found.steps[0].state = StepState::Failed;
-        assert_eq!(found.advise(&run(), RunState::Failed)[0].level, AdviceLevel::Warn);
+        assert_eq!(found.advise(&run(), RunState::Failed)[0].level, Level::Warning);
     }
 
     #[test]
@@ -447,10 +437,10 @@ mod tests {
         let keys: Vec<&str> = advice.iter().map(|piece| piece.key.as_str()).collect();
         assert_eq!(keys, ["backup_damaged", "backup_unproven", "no_backup", "nothing_to_do"]);
         assert!(
-            advice[0].what.starts_with("backup a: short, and 1 more"),
+            advice[0].detail.starts_with("backup a: short, and 1 more"),
             "{}",
-            advice[0].what
+            advice[0].detail
         );
-        assert_eq!(advice[3].command, "dbkeep plan --target main old_logs");
+        assert_eq!(advice[3].remediation, "dbkeep plan --target main old_logs");
     }
 }

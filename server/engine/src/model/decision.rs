@@ -84,11 +84,13 @@ pub enum Act {
     TestChannel,
     /// Trying a notification again that was given up.
     RetryDelivery,
+    /// Saying that somebody looks after an alert.
+    AcknowledgeAlert,
 }
 
 impl Act {
     /// Every act.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Run,
         Self::Approve,
         Self::Deny,
@@ -101,6 +103,7 @@ impl Act {
         Self::Schedule,
         Self::TestChannel,
         Self::RetryDelivery,
+        Self::AcknowledgeAlert,
     ];
 
     /// Name in stores.
@@ -119,6 +122,7 @@ impl Act {
             Self::Schedule => "schedule",
             Self::TestChannel => "test_channel",
             Self::RetryDelivery => "retry_delivery",
+            Self::AcknowledgeAlert => "acknowledge_alert",
         }
     }
 }

@@ -23,7 +23,6 @@ pub mod size;
 pub mod target;
 pub mod value;
 
-pub use advice::{Advice, AdviceLevel};
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Slowdown, Throttle};

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    advice::Advice,
     decision::Approval,
     maintenance::{BackupRecord, MaintenanceRecord, Pruned, RestoreRecord, TableSpace},
     migration::MigrationRecord,
+    monitor::Recommendation,
     plan::PlanId,
     report::OperationFacts,
     size::SizeRecord,
@@ -433,7 +433,7 @@ pub struct Report {
     pub sizes: Option<Box<SizeRecord>>,
     /// What to do next, where a schedule started it and it has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub advice: Vec<Advice>,
+    pub advice: Vec<Recommendation>,
 }
 
 impl StepReport {

@@ -126,13 +126,12 @@ pub fn recommend(facts: &Facts) -> Vec<Recommendation> {
 fn of_finding(facts: &Facts, finding: &Finding) -> Option<Recommendation> {
     let (key, name) = match finding.kind {
         FindingKind::UnindexedKey => {
-            // "child(columns)": the parent is named in the detail; what matters is whether an operation deletes parents at all.
-            facts.operations.iter().find(|operation| {
-                operation.deletes_parents
-                    && finding
-                        .detail
-                        .starts_with(&format!("each delete of a row of {} ", operation.table))
-            })?;
+            // What matters is whether an operation deletes parents at all.
+            let parent = finding.parent.as_ref()?.to_string();
+            facts
+                .operations
+                .iter()
+                .find(|operation| operation.deletes_parents && operation.table == parent)?;
             ("index_before_cascade", "Add an index before rows of the parent are deleted")
         }
         FindingKind::BloatedIndex => ("rebuild_index", "Rebuild an index"),
@@ -279,6 +278,7 @@ fn of_backups(backups: Proven) -> Option<Recommendation> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::TableName;
 
     fn at(day: i64) -> Timestamp {
         Timestamp::from_second(day * 86_400).expect("a time")
@@ -361,7 +361,8 @@ mod tests {
             kind: FindingKind::UnindexedKey,
             level: Level::Warning,
             object: "public.lines(log)".to_owned(),
-            detail: format!("each delete of a row of {parent} reads all of public.lines"),
+            parent: Some(TableName::parse(parent)),
+            detail: "each delete reads all of public.lines".to_owned(),
             remediation: "CREATE INDEX".to_owned(),
         };
         let mut facts = with(Vec::new());

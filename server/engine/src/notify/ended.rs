@@ -3,7 +3,8 @@
 
 use super::words;
 use crate::model::{
-    Advice, Report, Run, RunKind, RunState, SizeSnapshot, StepState,
+    Report, Run, RunKind, RunState, SizeSnapshot, StepState,
+    monitor::Recommendation,
     notice::{Facts, Notice, NoticeKind, ScheduleRef},
 };
 
@@ -153,10 +154,10 @@ fn tell_advice(notice: &mut Notice, report: &Report) {
     }
 }
 
-fn sentence(advice: &Advice) -> String {
-    match advice.command.as_str() {
-        "" => advice.what.clone(),
-        command => format!("{}: {command}", advice.what),
+fn sentence(advice: &Recommendation) -> String {
+    match advice.remediation.as_str() {
+        "" => advice.detail.clone(),
+        command => format!("{}: {command}", advice.detail),
     }
 }
 
@@ -365,11 +366,13 @@ mod tests {
     #[test]
     fn advice_and_sizes_are_told_beside_the_way_back() {
         let mut told = run(RunState::Succeeded, &[StepState::Succeeded]);
-        let advice = |what: &str, command: &str| Advice {
+        let advice = |what: &str, command: &str| Recommendation {
             key: "key".to_owned(),
-            level: crate::model::AdviceLevel::Info,
-            what: what.to_owned(),
-            command: command.to_owned(),
+            name: String::new(),
+            level: crate::model::monitor::Level::Info,
+            detail: what.to_owned(),
+            remediation: command.to_owned(),
+            evidence: Vec::new(),
         };
         told.report.advice = vec![advice("Give it more time", "dbkeep x"), advice("Look", "")];
         let snapshot = |bytes| SizeSnapshot {

@@ -86,6 +86,34 @@ pub struct Point {
     pub last: f64,
 }
 
+/// The newest collection of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collection {
+    /// The target.
+    pub target: String,
+    /// When it was written, by the store's clock.
+    pub at: Timestamp,
+    /// Whether the target was reached.
+    pub up: bool,
+    /// Its place among all changes of collections and alerts, in the order in which they became visible.
+    pub revision: u64,
+}
+
+/// How full history is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryUsage {
+    /// Series: metrics of objects.
+    pub series: u64,
+    /// Most series; further objects have no history until others are forgotten.
+    pub max_series: u64,
+    /// Points of all steps.
+    pub points: u64,
+    /// Most points; beyond them the oldest go before their time, raw ones first.
+    pub max_points: u64,
+    /// When points were last removed before their time.
+    pub trimmed_at: Option<Timestamp>,
+}
+
 /// What a look at the conditions changes, written in one transaction with what people are told.
 #[derive(Debug, Clone, Default)]
 pub struct AlertChanges {
@@ -138,6 +166,18 @@ pub trait Metrics: Send + Sync {
 
     /// Makes coarser points of those that are complete, and removes at most `rows` rows that are too old. True where more is left to do.
     async fn roll_up(&self, rows: u32) -> Result<bool, StoreError>;
+
+    /// The revision of the newest change of collections and alerts; 0 before the first. Cheap: asked once a second by every server.
+    async fn monitor_revision(&self) -> Result<u64, StoreError>;
+
+    /// Collections of targets whose revision is larger, by revision.
+    async fn collections(&self, after: u64) -> Result<Vec<Collection>, StoreError>;
+
+    /// Alerts that changed after a revision, each once with its newest revision, by revision. Pending ones that passed are not among them.
+    async fn alerts_after(&self, after: u64, limit: u32) -> Result<Vec<(u64, Alert)>, StoreError>;
+
+    /// How full history is.
+    async fn history_usage(&self) -> Result<HistoryUsage, StoreError>;
 
     /// Alerts, newest first.
     async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, StoreError>;

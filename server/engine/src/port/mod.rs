@@ -5,6 +5,7 @@ pub mod archive;
 pub mod explore;
 pub mod files;
 pub mod ladder;
+pub mod machine;
 pub mod maintenance;
 pub mod metrics;
 pub mod migrator;
@@ -23,8 +24,11 @@ pub use files::{
     TrashedFile, Visit, Walked,
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
+pub use machine::{DiskNumbers, Machine, MachineNumbers};
 pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, SampleOrder, Watch};
-pub use metrics::{AlertChanges, AlertFilter, CollectClaim, Collected, HistoryQuery, Metrics, Point, Step};
+pub use metrics::{
+    AlertChanges, AlertFilter, CollectClaim, Collected, Collection, HistoryQuery, HistoryUsage, Metrics, Point, Step,
+};
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
 };

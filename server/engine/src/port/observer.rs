@@ -15,6 +15,7 @@ pub trait Observer: Send + Sync {
     /// that was dropped meanwhile) is a gap, and never an error.
     ///
     /// # Errors
-    /// Only where the target cannot be reached, or did not answer at all within `limit`.
+    /// Only where the target cannot be reached, or did not answer at all within `limit`: also a SQLite file that a writer keeps from
+    /// everybody else. A file that is damaged has a snapshot that says so.
     async fn observe(&self, depth: Depth, limit: Duration) -> Result<Snapshot, TargetError>;
 }

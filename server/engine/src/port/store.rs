@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::{
     ladder::Ladder,
+    metrics::Metrics,
     migrator::Proofs,
     outbox::Outbox,
     schedules::{Schedules, SlotClaim},
@@ -198,7 +199,7 @@ pub struct EventPage {
 
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
-pub trait Store: Ladder + Proofs + Schedules + Outbox {
+pub trait Store: Ladder + Proofs + Schedules + Outbox + Metrics {
     /// Keeps a plan; at least until it has been expired for a month, and for good where a run was accepted by its token.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 

@@ -488,4 +488,7 @@ pub trait Target: Explore + Send + Sync {
 
     /// What brings all of it back to a backup.
     fn rewinder(&self) -> &dyn super::Rewinder;
+
+    /// What looks at its health.
+    fn observer(&self) -> &dyn super::Observer;
 }

@@ -40,6 +40,7 @@ fn act(act: Act) -> v1::DecisionAct {
         Act::Schedule => v1::DecisionAct::Schedule,
         Act::TestChannel => v1::DecisionAct::TestChannel,
         Act::RetryDelivery => v1::DecisionAct::RetryDelivery,
+        Act::AcknowledgeAlert => v1::DecisionAct::AcknowledgeAlert,
     }
 }
 

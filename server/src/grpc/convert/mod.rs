@@ -6,6 +6,7 @@ pub(super) mod decision;
 pub(super) mod discovery;
 pub(super) mod event;
 pub(super) mod migration;
+pub(super) mod monitoring;
 pub(super) mod notification;
 pub(super) mod plan;
 pub(super) mod run;

@@ -2,8 +2,9 @@
 
 use dbkeep_engine::{
     model::{
-        Advice, AdviceLevel, Along, Approval, HorizonHolder, OperationReport, PlanId, Report, ReportStatus, RowsBy, Run, RunId,
-        RunKind, RunLimits, RunOptions, RunState, SizeSnapshot, StepReport, StepState, TableSize, TableSpace, Warning,
+        Along, Approval, HorizonHolder, OperationReport, PlanId, Report, ReportStatus, RowsBy, Run, RunId, RunKind, RunLimits,
+        RunOptions, RunState, SizeSnapshot, StepReport, StepState, TableSize, TableSpace, Warning,
+        monitor::{Level, Recommendation},
     },
     port::RunFilter,
 };
@@ -149,17 +150,24 @@ fn table_size(size: TableSize) -> v1::TableSize {
     }
 }
 
-fn recommendation(advice: Advice) -> v1::Recommendation {
+/// What should be done.
+pub(in crate::grpc) fn recommendation(advice: Recommendation) -> v1::Recommendation {
     let level = match advice.level {
-        AdviceLevel::Info => v1::RecommendationLevel::Info,
-        AdviceLevel::Warn => v1::RecommendationLevel::Warn,
-        AdviceLevel::Act => v1::RecommendationLevel::Act,
+        Level::Info => v1::RecommendationLevel::Info,
+        Level::Warning => v1::RecommendationLevel::Warn,
+        Level::Error => v1::RecommendationLevel::Act,
     };
     v1::Recommendation {
         key: advice.key,
         level: level.into(),
-        what: advice.what,
-        command: advice.command,
+        detail: advice.detail,
+        remediation: advice.remediation,
+        name: advice.name,
+        evidence: advice
+            .evidence
+            .into_iter()
+            .map(|(name, value)| v1::Evidence { name, value })
+            .collect(),
     }
 }
 

@@ -19,7 +19,8 @@ pub(in crate::grpc) fn target(name: &str, entry: &TargetEntry) -> v1::Target {
     }
 }
 
-fn engine(kind: EngineKind) -> v1::Engine {
+/// A product.
+pub(in crate::grpc) fn engine(kind: EngineKind) -> v1::Engine {
     match kind {
         EngineKind::Postgres => v1::Engine::Postgres,
         EngineKind::Sqlite => v1::Engine::Sqlite,

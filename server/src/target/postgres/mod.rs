@@ -3,6 +3,7 @@
 
 mod aside;
 mod batch;
+mod bloat;
 mod children;
 mod contents;
 mod discover;
@@ -16,6 +17,7 @@ mod load;
 mod maintain;
 mod measure;
 mod migrator;
+mod observe;
 mod pressure;
 mod progress;
 mod reindex;
@@ -42,8 +44,8 @@ use dbkeep_engine::{
         TableSchema, TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
-        TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Rewinder, Scan, Scratch,
+        Survey, Target, TargetError, TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection, Row as _};
@@ -469,6 +471,10 @@ impl Target for PostgresTarget {
     }
 
     fn rewinder(&self) -> &dyn Rewinder {
+        self
+    }
+
+    fn observer(&self) -> &dyn Observer {
         self
     }
 }

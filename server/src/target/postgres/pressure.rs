@@ -77,12 +77,12 @@ pub(super) async fn measure(connection: &mut PgConnection) -> Result<Pressure, T
     })
 }
 
-fn millis(ms: i64) -> Duration {
+pub(super) fn millis(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 /// How far a streaming replica is behind: what it measured, or how long it has said nothing while log is `missing` there.
-fn behind(lag: Option<Duration>, silent: Option<Duration>, missing: Option<i64>) -> Option<Duration> {
+pub(super) fn behind(lag: Option<Duration>, silent: Option<Duration>, missing: Option<i64>) -> Option<Duration> {
     // What it measured last says nothing of a replica that has everything.
     if missing? <= 0 {
         return Some(Duration::ZERO);

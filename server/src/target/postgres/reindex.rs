@@ -16,7 +16,7 @@ use dbkeep_engine::{
 };
 use sqlx::{AssertSqlSafe, Executor as _, FromRow, PgConnection, Row as _};
 
-use super::{PostgresTarget, error::statement, load::backend, progress, render};
+use super::{PostgresTarget, bloat, error::statement, load::backend, progress, render};
 
 /// Smaller indexes are not worth it, bytes.
 const LEAST_BYTES: i64 = 10 * 1024 * 1024;
@@ -39,8 +39,6 @@ const ENDING: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// A rebuild waits for transactions that began before it; after this time it gives up.
 const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = '60s'";
-/// Room for entries in a page: without its header and the special space of a B-tree.
-const PAGE_OVERHEAD: u64 = 24 + 16;
 
 const DEAD: &str = "SELECT n.nspname::text, c.relname::text, s.n_dead_tup::bigint, \
        pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role(d.datdba, 'USAGE') \
@@ -146,29 +144,18 @@ impl Measure {
         let (leaves, inner, density, size) = (number(0)?, number(1)?, number(2)?, number(3)?);
         let page = as_f64(large.page);
         let needed = (leaves * density / f64::from(large.fill) + inner + 1.0) * page;
-        Ok(Some(percent_beyond(needed, size)))
+        Ok(Some(percent(bloat::beyond(needed, size))))
     }
 }
 
 /// How much of an index is more than its entries need, percent.
 fn estimate(entries: f64, width: f64, fill: i32, page: i64, bytes: i64) -> u32 {
-    let page_bytes = as_f64(page);
-    let room = (page_bytes - as_f64(i64::try_from(PAGE_OVERHEAD).unwrap_or(0))) * f64::from(fill) / 100.0;
-    // A line pointer, a header, and the key, which is padded to eight bytes.
-    let entry = 4.0 + ((8.0 + width) / 8.0).ceil() * 8.0;
-    let in_page = (room / entry).floor().max(1.0);
-    let leaves = (entries / in_page).ceil();
-    let inner = (leaves / in_page).ceil();
-    percent_beyond((leaves + inner + 1.0) * page_bytes, as_f64(bytes))
+    percent(bloat::index_air(entries, width, f64::from(fill), as_f64(page), as_f64(bytes)))
 }
 
-fn percent_beyond(needed: f64, size: f64) -> u32 {
-    if size <= 0.0 {
-        return 0;
-    }
-    let percent = (100.0 * (1.0 - needed / size)).clamp(0.0, 100.0);
+fn percent(part: f64) -> u32 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
-    let whole = percent as u32;
+    let whole = (100.0 * part) as u32;
     whole
 }
 

@@ -90,6 +90,54 @@ async fn stretches(
     Ok(found)
 }
 
+/// Declared keys of the tables that are not dbkeep's, with a name that says what they are.
+pub(super) async fn keys(connection: &mut SqliteConnection) -> Result<Vec<DeclaredKey>, TargetError> {
+    // A key that names no columns means the parent's primary key.
+    let sql = "SELECT m.name, f.id, f.\"from\", p.name, coalesce(f.\"to\", \
+                 (SELECT k.name FROM pragma_table_info(p.name) AS k WHERE k.pk = f.seq + 1)) \
+               FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
+               JOIN main.sqlite_schema AS p ON p.type = 'table' AND p.name = f.\"table\" COLLATE NOCASE \
+               WHERE m.type = 'table' AND m.name NOT LIKE '\\_dbkeep\\_%' ESCAPE '\\' ORDER BY m.name, f.id, f.seq";
+    let found = sqlx::query(sql).fetch_all(connection).await.map_err(statement)?;
+    let mut found_keys: Vec<(i64, DeclaredKey)> = Vec::new();
+    for row in found {
+        let text = |column: usize| row.try_get_unchecked::<Option<String>, _>(column).map_err(statement);
+        let id: i64 = row.try_get_unchecked(1).map_err(statement)?;
+        let (Some(child), Some(column), Some(parent), Some(parent_column)) = (text(0)?, text(2)?, text(3)?, text(4)?) else {
+            // A key to a table without a primary key is an error that SQLite reports when it is used.
+            continue;
+        };
+        match found_keys.last_mut() {
+            Some((last, key)) if *last == id && key.child.name == child => {
+                key.columns.push(column);
+                key.parent_columns.push(parent_column);
+            }
+            _ => found_keys.push((
+                id,
+                DeclaredKey {
+                    name: String::new(),
+                    child: TableName {
+                        schema: None,
+                        name: child,
+                    },
+                    columns: vec![column],
+                    parent: TableName {
+                        schema: None,
+                        name: parent,
+                    },
+                    parent_columns: vec![parent_column],
+                    checked: false,
+                },
+            )),
+        }
+    }
+    let named = |(_, mut key): (i64, DeclaredKey)| {
+        key.name = format!("{}({})", key.child.name, key.columns.join(", "));
+        key
+    };
+    Ok(found_keys.into_iter().map(named).collect())
+}
+
 #[async_trait]
 impl Explore for SqliteTarget {
     fn bounded(&self, limit: Duration) -> Arc<dyn Target> {
@@ -116,51 +164,9 @@ impl Explore for SqliteTarget {
 
     async fn declared_keys(&self) -> Result<Vec<DeclaredKey>, TargetError> {
         let mut connection = self.connection().await?;
-        // A key that names no columns means the parent's primary key.
-        let sql = "SELECT m.name, f.id, f.\"from\", p.name, coalesce(f.\"to\", \
-                     (SELECT k.name FROM pragma_table_info(p.name) AS k WHERE k.pk = f.seq + 1)) \
-                   FROM main.sqlite_schema AS m, pragma_foreign_key_list(m.name) AS f \
-                   JOIN main.sqlite_schema AS p ON p.type = 'table' AND p.name = f.\"table\" COLLATE NOCASE \
-                   WHERE m.type = 'table' AND m.name NOT LIKE '\\_dbkeep\\_%' ESCAPE '\\' ORDER BY m.name, f.id, f.seq";
-        let found = sqlx::query(sql).fetch_all(&mut connection).await.map_err(statement)?;
+        let keys = keys(&mut connection).await?;
         self.idle.put(connection);
-        let mut keys: Vec<(i64, DeclaredKey)> = Vec::new();
-        for row in found {
-            let text = |column: usize| row.try_get_unchecked::<Option<String>, _>(column).map_err(statement);
-            let id: i64 = row.try_get_unchecked(1).map_err(statement)?;
-            let (Some(child), Some(column), Some(parent), Some(parent_column)) = (text(0)?, text(2)?, text(3)?, text(4)?) else {
-                // A key to a table without a primary key is an error that SQLite reports when it is used.
-                continue;
-            };
-            match keys.last_mut() {
-                Some((last, key)) if *last == id && key.child.name == child => {
-                    key.columns.push(column);
-                    key.parent_columns.push(parent_column);
-                }
-                _ => keys.push((
-                    id,
-                    DeclaredKey {
-                        name: String::new(),
-                        child: TableName {
-                            schema: None,
-                            name: child,
-                        },
-                        columns: vec![column],
-                        parent: TableName {
-                            schema: None,
-                            name: parent,
-                        },
-                        parent_columns: vec![parent_column],
-                        checked: false,
-                    },
-                )),
-            }
-        }
-        let named = |(_, mut key): (i64, DeclaredKey)| {
-            key.name = format!("{}({})", key.child.name, key.columns.join(", "));
-            key
-        };
-        Ok(keys.into_iter().map(named).collect())
+        Ok(keys)
     }
 
     async fn sample(&self, table: &TableSchema, columns: &[String], limit: u32) -> Result<Sample, TargetError> {

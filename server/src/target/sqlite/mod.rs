@@ -14,6 +14,7 @@ mod load;
 mod maintain;
 mod measure;
 mod migrator;
+mod observe;
 mod pressure;
 mod render;
 mod restore;
@@ -37,8 +38,8 @@ use dbkeep_engine::{
         TableSchema, TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Pressure, Rewinder, Scan, Scratch, Survey, Target,
-        TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Rewinder, Scan, Scratch,
+        Survey, Target, TargetError, TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{
@@ -445,6 +446,10 @@ impl Target for SqliteTarget {
     }
 
     fn rewinder(&self) -> &dyn Rewinder {
+        self
+    }
+
+    fn observer(&self) -> &dyn Observer {
         self
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Each owns its arguments (as clap reads them) and what it does with the client's answer. `main.rs` calls their `run`.
 
+pub(crate) mod alerts;
 pub(crate) mod backups;
 pub(crate) mod completions;
 pub(crate) mod decisions;
 pub(crate) mod discover;
 pub(crate) mod extract;
+pub(crate) mod findings;
+pub(crate) mod metrics;
 pub(crate) mod migrations;
 pub(crate) mod notify;
 pub(crate) mod operations;

@@ -67,12 +67,13 @@ pub(crate) mod discovery;
 pub(crate) mod event;
 pub(crate) mod migrated;
 pub(crate) mod migration;
+pub(crate) mod monitoring;
 pub(crate) mod notification;
 pub(crate) mod plan;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod schedule;
-mod sizes;
+pub(crate) mod sizes;
 
 /// The word for an enum value: its name without prefix, lowercase.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
@@ -117,6 +118,9 @@ words! {
     notification_kind: NotificationKind, "NOTIFICATION_KIND_";
     notification_severity: NotificationSeverity, "NOTIFICATION_SEVERITY_";
     delivery_state: DeliveryState, "DELIVERY_STATE_";
+    alert_level: AlertLevel, "ALERT_LEVEL_";
+    alert_state: AlertState, "ALERT_STATE_";
+    metric_step: MetricStep, "METRIC_STEP_";
     slot_outcome: SlotOutcome, "SLOT_OUTCOME_";
     gap_policy: GapPolicy, "GAP_POLICY_";
     fold_policy: FoldPolicy, "FOLD_POLICY_";

@@ -76,24 +76,47 @@ pub(crate) struct Recommendation<'a> {
     key: &'a str,
     /// "info", "warn" or "act"; "unspecified" from a later server.
     level: &'static str,
-    what: &'a str,
+    name: &'a str,
+    detail: &'a str,
     /// Null where none fits.
-    command: Option<&'a str>,
+    remediation: Option<&'a str>,
+    evidence: Vec<Evidence<'a>>,
+}
+
+/// A number that advice rests on.
+#[derive(Debug, Serialize)]
+struct Evidence<'a> {
+    name: &'a str,
+    value: &'a str,
 }
 
 impl<'a> From<&'a proto::Recommendation> for Recommendation<'a> {
     fn from(recommendation: &'a proto::Recommendation) -> Self {
         Self {
             key: &recommendation.key,
-            level: match recommendation.level() {
-                RecommendationLevel::Unspecified => "unspecified",
-                RecommendationLevel::Info => "info",
-                RecommendationLevel::Warn => "warn",
-                RecommendationLevel::Act => "act",
-            },
-            what: &recommendation.what,
-            command: super::text(&recommendation.command),
+            level: urgency(recommendation.level()),
+            name: &recommendation.name,
+            detail: &recommendation.detail,
+            remediation: super::text(&recommendation.remediation),
+            evidence: recommendation
+                .evidence
+                .iter()
+                .map(|number| Evidence {
+                    name: &number.name,
+                    value: &number.value,
+                })
+                .collect(),
         }
+    }
+}
+
+/// How urgent advice is, in a word.
+pub(crate) fn urgency(level: RecommendationLevel) -> &'static str {
+    match level {
+        RecommendationLevel::Unspecified => "unspecified",
+        RecommendationLevel::Info => "info",
+        RecommendationLevel::Warn => "warn",
+        RecommendationLevel::Act => "act",
     }
 }
 
@@ -126,12 +149,14 @@ mod tests {
         let recommendation = proto::Recommendation {
             key: "time_limit".into(),
             level: RecommendationLevel::Warn.into(),
-            what: "more time".into(),
-            command: String::new(),
+            name: "Give it more".into(),
+            detail: "more time".into(),
+            remediation: String::new(),
+            evidence: Vec::new(),
         };
         assert_eq!(
             serde_json::to_string(&Recommendation::from(&recommendation)).unwrap(),
-            r#"{"key":"time_limit","level":"warn","what":"more time","command":null}"#
+            r#"{"key":"time_limit","level":"warn","name":"Give it more","detail":"more time","remediation":null,"evidence":[]}"#
         );
     }
 }

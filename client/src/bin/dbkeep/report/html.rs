@@ -338,8 +338,8 @@ fn recommendations(report: &proto::RunReport) -> Markup {
             @for advice in &report.recommendations {
                 li {
                     span class=(class(table::sizes::tone(advice.level()))) { (text(&advice.key)) }
-                    ": " (name(&advice.what))
-                    @if !advice.command.is_empty() { ": " code { (text(&advice.command)) } }
+                    ": " (name(&advice.detail))
+                    @if !advice.remediation.is_empty() { ": " code { (text(&advice.remediation)) } }
                 }
             }
         }

@@ -102,9 +102,9 @@ pub(super) fn print(report: &proto::RunReport, output: &Output) -> io::Result<()
 /// Prints what to do next.
 pub(super) fn recommend(report: &proto::RunReport, output: &Output) -> io::Result<()> {
     for advice in &report.recommendations {
-        output.line(output.paint(tone(advice.level()), &format!("recommended: {}", advice.what)))?;
-        if !advice.command.is_empty() {
-            output.line(format_args!("  {}", advice.command))?;
+        output.line(output.paint(tone(advice.level()), &format!("recommended: {}", advice.detail)))?;
+        if !advice.remediation.is_empty() {
+            output.line(format_args!("  {}", advice.remediation))?;
         }
     }
     Ok(())

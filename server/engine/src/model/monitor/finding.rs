@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::TableName;
+
 /// How much it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -9,8 +11,10 @@ pub enum Level {
     /// Good to know.
     Info,
     /// Gets worse, or costs something.
+    #[serde(alias = "warn")]
     Warning,
     /// Data or service are in danger.
+    #[serde(alias = "act")]
     Error,
 }
 
@@ -151,6 +155,9 @@ pub struct Finding {
     pub level: Level,
     /// The table, index, session or slot; empty for the database.
     pub object: String,
+    /// The table whose rows a key refers to, where it is about a key.
+    #[serde(default)]
+    pub parent: Option<TableName>,
     /// What was measured, in one sentence with its numbers.
     pub detail: String,
     /// What to do: the exact statement, or the text for a catalog; it is for a person to decide on.
@@ -165,19 +172,23 @@ impl Finding {
     }
 }
 
-/// Something should be done.
+/// Something should be done: said of a target as it is now, or at the end of a scheduled run, in whose report it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recommendation {
     /// The same for the same advice at every look.
     pub key: String,
     /// What should be done, in a few words.
+    #[serde(default)]
     pub name: String,
     /// How much it matters.
     pub level: Level,
-    /// Why, in one or two sentences.
+    /// Why, in one or two sentences, with names and numbers.
+    #[serde(alias = "what")]
     pub detail: String,
-    /// The exact statement, command or text for a catalog.
+    /// The exact statement, command or text for a catalog, to begin with; empty where none fits.
+    #[serde(alias = "command")]
     pub remediation: String,
-    /// The measured numbers that it rests on: what and how much.
+    /// The measured numbers that it rests on: what and how much. None after a run, whose report has them.
+    #[serde(default)]
     pub evidence: Vec<(String, String)>,
 }

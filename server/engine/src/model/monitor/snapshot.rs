@@ -12,7 +12,8 @@ use crate::model::TableName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Depth {
-    /// Catalogs, statistics and counters only: no query that reads a user's table, whatever its size.
+    /// Catalogs, statistics and counters only: no query that reads a user's table, whatever its size. What only [`Self::Exact`] can
+    /// tell is `None` then, and no gap.
     Quick,
     /// What has to read pages as well: exact rows, free space by `pgstattuple`, `dbstat`, a quick check of integrity. On request only.
     Exact,
@@ -93,7 +94,7 @@ pub struct Vitals {
     pub cache_hit_fraction: Option<f64>,
     /// The same for index blocks: what the platform calls index efficiency.
     pub index_hit_fraction: Option<f64>,
-    /// Since when the statistics count.
+    /// Since when the statistics count, or the earliest moment at which they surely did.
     pub statistics_since: Option<Timestamp>,
     /// Bytes of write-ahead log ever written: a counter.
     pub wal_written_bytes: Option<u64>,
@@ -159,7 +160,7 @@ pub struct TableVitals {
     pub dead_rows: Option<u64>,
     /// Bytes of the heap that new rows could use: an estimate of fill by statistics, or measured.
     pub free_bytes: Option<u64>,
-    /// How `free_bytes` came about.
+    /// How `free_bytes` came about. A table that was never analyzed has no estimate, which is no gap.
     pub free_precision: Option<Precision>,
     /// Last VACUUM, by hand or automatic.
     pub last_vacuum: Option<Timestamp>,
@@ -201,8 +202,12 @@ pub struct IndexVitals {
     pub method: String,
     /// Condition of a partial index; empty for none.
     pub condition: String,
-    /// Whether it enforces something: a primary key, a unique or an exclusion constraint, or a replica identity.
+    /// Whether it enforces something: a primary key, a unique or an exclusion constraint, or a replica identity. Also where it is part
+    /// of a partitioned table's index, and cannot be dropped without it.
     pub enforces: bool,
+    /// Whether a declared key finds its rows by it: without it, each delete of a parent may have to read the whole table.
+    #[serde(default)]
+    pub serves_key: bool,
     /// Whether it can be used. False after a CREATE INDEX CONCURRENTLY that failed.
     pub valid: bool,
     /// Bytes.
@@ -263,7 +268,7 @@ pub struct SessionVitals {
     pub idle_in_transaction: u64,
     /// Sessions that wait for a lock.
     pub waiting: u64,
-    /// Transactions that are open for over a minute, the oldest first, at most 20.
+    /// Transactions that are open for over a minute, or that others have waited for longer than a second; the oldest first, at most 20.
     pub long_transactions: Vec<LongTransaction>,
 }
 
@@ -280,7 +285,7 @@ pub struct LongTransaction {
     pub state: String,
     /// For how long, seconds.
     pub seconds: u64,
-    /// Sessions that wait for it.
+    /// Sessions that have waited for it for over a second.
     pub blocks: Vec<i32>,
 }
 

@@ -22,6 +22,7 @@ fn whole(kind: FindingKind, level: Level, detail: String, remediation: impl Into
         kind,
         level,
         object: String::new(),
+        parent: None,
         detail,
         remediation: remediation.into(),
     }
@@ -53,6 +54,7 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 kind: FindingKind::BlockedSessions,
                 level: Level::Warning,
                 object: transaction.pid.to_string(),
+                parent: None,
                 detail: format!(
                     "{} sessions wait for session {who}, in a transaction for {}, {}",
                     transaction.blocks.len(),
@@ -66,6 +68,7 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 kind: FindingKind::LongTransaction,
                 level: Level::Warning,
                 object: transaction.pid.to_string(),
+                parent: None,
                 detail: format!(
                     "session {who} is in a transaction for {}, {}",
                     seconds(transaction.seconds),
@@ -90,6 +93,7 @@ fn horizon(patient: &Patient<'_>) -> Option<Finding> {
         kind: FindingKind::HorizonHeld,
         level: Level::Warning,
         object: format!("{} {}", holder.kind, holder.name),
+        parent: None,
         detail: format!(
             "{} {} keeps VACUUM from removing what died in the last {} transactions{since} ({})",
             holder.kind, holder.name, holder.xid_age, holder.detail
@@ -151,6 +155,7 @@ fn replication(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 kind: FindingKind::ReplicaLag,
                 level: Level::Warning,
                 object: replica.name.clone(),
+                parent: None,
                 detail: format!(
                     "the replica is {lag:.0} s behind ({}, state {})",
                     replica.lag_bytes.map_or_else(|| "bytes unknown".to_owned(), bytes),
@@ -170,6 +175,7 @@ fn replication(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 Level::Info
             },
             object: slot.name.clone(),
+            parent: None,
             detail: format!("nobody uses the replication slot, and {} of log are kept for it", bytes(kept)),
             remediation: format!(
                 "SELECT pg_drop_replication_slot('{}'); -- where its replica does not come back",
@@ -187,6 +193,7 @@ fn queries(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 kind: FindingKind::SlowQuery,
                 level: Level::Info,
                 object: query.id.clone(),
+                parent: None,
                 detail: format!(
                     "a statement takes {} of all time: {} calls of {:.1} ms on average: {}",
                     percent(query.share_fraction),
@@ -206,6 +213,7 @@ fn integrity(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             kind: FindingKind::IntegrityProblem,
             level: Level::Error,
             object: problem.chars().take(80).collect(),
+            parent: None,
             detail: format!("the check of integrity found: {problem}"),
             remediation: "stop writing to the database, keep a copy of its file, and restore the newest verified backup"
                 .to_owned(),

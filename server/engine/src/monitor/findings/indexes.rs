@@ -54,6 +54,11 @@ fn invalid(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
     });
     let remediation = if left_behind {
         drop_statement(patient, index)
+    } else if index.definition.starts_with("CREATE UNIQUE") {
+        format!(
+            "REINDEX INDEX CONCURRENTLY {}; -- once no value is there twice",
+            in_schema(&index.table, &index.name)
+        )
     } else {
         format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name))
     };
@@ -61,6 +66,7 @@ fn invalid(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         kind: FindingKind::InvalidIndex,
         level: Level::Warning,
         object: full_name(index),
+        parent: None,
         detail: format!(
             "the index of {} failed to build{}: every write keeps it up to date, and no statement can use it",
             index.table,
@@ -76,6 +82,7 @@ fn duplicate(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         kind: FindingKind::DuplicateIndex,
         level: Level::Warning,
         object: full_name(index),
+        parent: None,
         detail: format!(
             "{other} does the work of this index of {} ({}){}",
             index.table,
@@ -89,7 +96,8 @@ fn duplicate(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
 fn unused(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
     let bounds = patient.bounds;
     let size_is_worth_it = index.bytes? >= bounds.index_bytes;
-    if index.enforces || index.scans? > 0 || !size_is_worth_it {
+    // A key's index is used when a parent is deleted, however seldom that is.
+    if index.enforces || index.serves_key || index.scans? > 0 || !size_is_worth_it {
         return None;
     }
     let age = patient
@@ -117,6 +125,7 @@ fn unused(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
             Level::Info
         },
         object: full_name(index),
+        parent: None,
         detail: format!(
             "no statement has used the index of {}{since}, while the table was read {scans} times{}{replicas}",
             index.table,
@@ -142,6 +151,7 @@ fn bloated(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         kind: FindingKind::BloatedIndex,
         level: Level::Info,
         object: full_name(index),
+        parent: None,
         detail: format!(
             "about {} of {} of the index of {} are empty (estimated)",
             percent(fraction),
@@ -170,6 +180,7 @@ fn unindexed(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 Level::Info
             },
             object: format!("{}({})", key.table, key.columns.join(",")),
+            parent: Some(key.parent.clone()),
             detail: format!(
                 "each delete of a row of {} reads all of {}{}, because no index begins with {}",
                 key.parent,

@@ -116,6 +116,7 @@ pub fn findings(snapshot: &Snapshot, engine: EngineKind, bounds: &Bounds) -> Vec
             kind: FindingKind::Unreadable,
             level: Level::Info,
             object: gap.what.clone(),
+            parent: None,
             detail: format!("{} could not be read: {}", gap.what, gap.why),
             remediation: gap.allow.clone(),
         });

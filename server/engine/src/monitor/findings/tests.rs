@@ -65,6 +65,7 @@ fn healthy() -> Snapshot {
             method: "btree".to_owned(),
             condition: String::new(),
             enforces: false,
+            serves_key: false,
             valid: true,
             bytes: Some(50 * MIB),
             scans: Some(1_000),
@@ -122,6 +123,11 @@ fn indexes() {
     none(|snapshot| {
         snapshot.indexes[0].scans = Some(0);
         snapshot.indexes[0].enforces = true;
+    });
+    none(|snapshot| {
+        // Seldom used, and without it each delete of a parent would read the table.
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].serves_key = true;
     });
     none(|snapshot| {
         // Young statistics of a table that nobody reads tell nothing.

@@ -87,8 +87,8 @@ fn run(name: &str) -> proto::Run {
             }),
             recommendations: vec![proto::Recommendation {
                 key: name.into(),
-                what: name.into(),
-                command: name.into(),
+                detail: name.into(),
+                remediation: name.into(),
                 ..Default::default()
             }],
             operations: vec![proto::OperationReport {

@@ -1,0 +1,189 @@
+//! The facts that recommendations rest on, gathered from the newest snapshot, history, runs and schedules.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{Engine, Look, MAX_POINTS, conditions};
+use crate::{
+    EngineError,
+    model::{
+        EventBody, Run,
+        monitor::{Metric, Recommendation},
+    },
+    monitor::{
+        findings::{Bounds, findings},
+        recommend::{Facts, OperationFacts, Proven, RunFacts, ScheduleFacts, TableGrowth, recommend},
+    },
+    port::{HistoryQuery, Point, Step},
+    rule::Action,
+};
+
+/// Newest runs of an operation that are looked at.
+const RUNS: u32 = 10;
+/// Those of them whose logs are looked at, and how many of the last events of each.
+const LOGS: (usize, u32) = (3, 500);
+/// Over which time rows are compared.
+const GROWTH_OVER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Most schedules.
+const SCHEDULES: u32 = 200;
+
+impl Engine {
+    /// What should be done about a target, the most important first.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `Target` where nothing was ever collected and the target cannot be reached, `Store`.
+    pub async fn recommendations(&self, target: &str) -> Result<Vec<Recommendation>, EngineError> {
+        let (name, entry) = self.target(target)?;
+        let now = self.context.store.pulse().await?.now;
+        let metrics = self.target_metrics(name, Look::Newest).await?;
+        let proof = self.proof(name).await?;
+        let facts = Facts {
+            findings: findings(&metrics.snapshot, entry.target.engine(), &Bounds::default()),
+            operations: self.operations_of(name).await?,
+            growth: self.table_growth(name, now).await?,
+            schedules: self.schedule_facts(name).await?,
+            backups: proof.map(|proof| Proven {
+                days: proof.proven.map(|at| days_between(at, now)),
+                oldest_days: days_between(proof.oldest, now),
+            }),
+        };
+        Ok(recommend(&facts))
+    }
+
+    /// One entry for each operation and table; the runs stand at the first, so that advice about runs comes once.
+    async fn operations_of(&self, target: &str) -> Result<Vec<OperationFacts>, EngineError> {
+        let Some(entry) = self.targets().get(target) else {
+            return Ok(Vec::new());
+        };
+        let mut all = Vec::new();
+        for operation in entry.catalog.operations() {
+            let runs = self.cleanups(target, Some(&operation.name), true, RUNS).await?;
+            // As the database names them, where a run has found out.
+            let resolved: BTreeMap<&str, &str> = runs
+                .iter()
+                .flat_map(|run| &run.report.steps)
+                .filter(|step| step.operation == operation.name)
+                .map(|step| (step.rule.as_str(), step.table.as_str()))
+                .collect();
+            let mut tables: BTreeMap<String, bool> = BTreeMap::new();
+            for rule in operation.rules.iter().filter(|rule| !rule.table.name.is_empty()) {
+                let table = resolved
+                    .get(rule.name.as_str())
+                    .map_or_else(|| rule.table.to_string(), |table| (*table).to_owned());
+                let deletes = matches!(rule.action, Action::Delete | Action::Archive { .. });
+                *tables.entry(table).or_default() |= deletes;
+            }
+            let mut facts = Vec::new();
+            for (position, run) in runs.iter().enumerate() {
+                facts.extend(self.run_facts(run, &operation.name, position < LOGS.0).await?);
+            }
+            for (table, deletes_parents) in tables {
+                all.push(OperationFacts {
+                    name: operation.name.clone(),
+                    table,
+                    deletes_parents,
+                    runs: std::mem::take(&mut facts),
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    async fn run_facts(&self, run: &Run, operation: &str, read_log: bool) -> Result<Option<RunFacts>, EngineError> {
+        let report = run
+            .report
+            .operation_reports()
+            .into_iter()
+            .find(|report| report.name == operation);
+        let (Some(report), Some(at)) = (report, run.ended_at) else {
+            return Ok(None);
+        };
+        if conditions::has_failed(&report) {
+            return Ok(None);
+        }
+        let mut slow_batches = false;
+        if read_log {
+            let after = run.last_sequence.saturating_sub(u64::from(LOGS.1));
+            let page = self.context.store.events(run.id, after, LOGS.1).await?;
+            slow_batches = page.events.iter().any(|event| {
+                matches!(&event.body, EventBody::Throttled(slowdown)
+                    if !slowdown.cleared && matches!(slowdown.reason.as_str(), "BATCH_TIME" | "TIMEOUTS"))
+            });
+        }
+        Ok(Some(RunFacts {
+            at,
+            rows: report.rows_affected,
+            batch_rows: run.options.batch_rows,
+            limited: conditions::is_limited(run, &report),
+            slow_batches,
+        }))
+    }
+
+    async fn table_growth(&self, target: &str, now: Timestamp) -> Result<Vec<TableGrowth>, EngineError> {
+        let query = HistoryQuery {
+            target: target.to_owned(),
+            metric: Metric::TABLE_ROWS,
+            object: None,
+            from: now - GROWTH_OVER,
+            to: now + Duration::from_secs(1),
+            // Up to 168 points of each of up to 200 tables.
+            step: Step::Hour,
+            limit: MAX_POINTS * 4,
+        };
+        let points = self.context.store.history(&query).await?;
+        let grown = points
+            .chunk_by(|one, other| one.object == other.object)
+            .filter_map(grown_table);
+        Ok(grown.collect())
+    }
+
+    async fn schedule_facts(&self, target: &str) -> Result<Vec<ScheduleFacts>, EngineError> {
+        let mut all = Vec::new();
+        for schedule in self.context.store.schedules(Some(target), None, SCHEDULES).await? {
+            let Ok(times) = self.preview(&schedule.spec.timing, None, 2).await else {
+                continue;
+            };
+            let [first, second] = times.as_slice() else { continue };
+            let interval = second.occurrence.at.duration_since(first.occurrence.at);
+            let filter = crate::port::SlotFilter {
+                schedule: Some(schedule.id),
+                ..crate::port::SlotFilter::default()
+            };
+            let mut worked = Vec::new();
+            for slot in self.context.store.slots(&filter, None, RUNS).await? {
+                let Some(run) = slot.run else { continue };
+                let run = self.context.store.run(run).await?;
+                worked.extend(
+                    run.filter(|run| run.state.is_final())
+                        .map(|run| run.report.duration_ms / 1_000),
+                );
+            }
+            worked.sort_unstable();
+            let Some(median) = worked.get(worked.len() / 2) else {
+                continue;
+            };
+            all.push(ScheduleFacts {
+                name: schedule.spec.name.clone(),
+                interval_seconds: interval.unsigned_abs().as_secs(),
+                run_seconds: *median,
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// How a table grew between its first and its last point, where a day or more lies between them.
+fn grown_table(points: &[Point]) -> Option<TableGrowth> {
+    let (first, last) = (points.first()?, points.last()?);
+    let days = last.at.duration_since(first.at).as_secs_f64() / 86_400.0;
+    (days >= 1.0).then(|| TableGrowth {
+        table: last.object.clone(),
+        rows: super::whole(last.last),
+        rows_per_day: (last.last - first.last) / days,
+    })
+}
+
+fn days_between(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from((to.as_second() - from.as_second()) / 86_400).unwrap_or_default()
+}

@@ -1,0 +1,439 @@
+//! Monitoring as callers see it: snapshots, history, findings, advice, alerts and the state of the service. `collector` is the task that measures,
+//! `seen` gathers what it has to judge, `conditions` judges, `notices` says what people are told. What follows from a measurement is
+//! [`crate::monitor`], a pure function each time.
+
+mod advice;
+mod collector;
+mod conditions;
+mod notices;
+mod seen;
+mod settings;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+pub use collector::Collector;
+pub use settings::{MonitorSettings, RulesOf};
+
+use super::{Engine, schedules::SchedulerView};
+use crate::{
+    EngineError,
+    model::{
+        Act, Caller, Decision, EngineKind, Run, RunState,
+        monitor::{Alert, AlertState, Depth, Finding, Metric, Sample, Snapshot},
+    },
+    monitor::{
+        findings::{Bounds, findings},
+        history::{Growth, growth},
+    },
+    port::{AlertFilter, Collection, HistoryQuery, HistoryUsage, Point, RunFilter, Step},
+};
+
+/// Longest note of an acknowledgement, characters.
+pub const MAX_NOTE: usize = 500;
+/// Most points of a history.
+pub const MAX_POINTS: u32 = 10_000;
+/// Over which time growth is computed.
+const GROWTH_OVER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Longest time that an exact look may take.
+const EXACT_LIMIT: Duration = Duration::from_secs(60);
+/// Most runs that are named as being at work.
+const MOST_RUNS: u32 = 100;
+/// Most alerts that are looked at together.
+pub(super) const MOST_ALERTS: u32 = 10_000;
+
+/// How a snapshot is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The newest one that was collected; a new one where there is none.
+    Newest,
+    /// A new one, which is not kept.
+    Fresh,
+    /// A new one that reads pages as well, which is not kept.
+    Exact,
+}
+
+/// A snapshot, and what is known beside it.
+#[derive(Debug, Clone)]
+pub struct TargetMetrics {
+    /// The target.
+    pub target: String,
+    /// When it was kept, by the store's clock; `None` for a fresh one.
+    pub collected_at: Option<Timestamp>,
+    /// Whether the newest collection reached the target; `None` where there was none.
+    pub up: Option<bool>,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// How the database grows, over the last week.
+    pub growth: Option<Growth>,
+}
+
+/// A stretch of history.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// How fine it is.
+    pub step: Step,
+    /// Its points, by object and time.
+    pub points: Vec<Point>,
+    /// Whether there are more than were asked for.
+    pub more: bool,
+}
+
+/// What history is asked for.
+#[derive(Debug, Clone)]
+pub struct HistoryRequest {
+    /// Target; empty for servers.
+    pub target: String,
+    /// The metric.
+    pub metric: Metric,
+    /// Only of this object.
+    pub object: Option<String>,
+    /// From then on.
+    pub from: Timestamp,
+    /// Before then; `None` for now.
+    pub to: Option<Timestamp>,
+    /// How fine; `None` for the finest that fits.
+    pub step: Option<Step>,
+    /// Most points.
+    pub limit: u32,
+}
+
+/// A target at a glance.
+#[derive(Debug, Clone)]
+pub struct TargetHealth {
+    /// Its name.
+    pub target: String,
+    /// Product.
+    pub engine: EngineKind,
+    /// Whether the newest collection reached it, and when that was written; `None` where there was none.
+    pub collected: Option<Collection>,
+    /// Size, bytes, where the newest samples have it.
+    pub size_bytes: Option<u64>,
+    /// Alerts that are raised.
+    pub alerts: u64,
+    /// Its migrations; `None` where it has none.
+    pub migrations: Option<MigrationCounts>,
+}
+
+/// Migrations at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationCounts {
+    /// In effect.
+    pub applied: u64,
+    /// Not in effect.
+    pub pending: u64,
+    /// Whose file is not what was applied.
+    pub changed: u64,
+    /// Why they could not be looked at; empty where they could.
+    pub problem: String,
+}
+
+/// The service at a glance.
+#[derive(Debug, Clone)]
+pub struct ServiceStatus {
+    /// The scheduler, and the servers.
+    pub scheduler: SchedulerView,
+    /// The targets.
+    pub targets: Vec<TargetHealth>,
+    /// Runs that have not ended, newest first.
+    pub runs: Vec<Run>,
+    /// Alerts that are raised, newest first.
+    pub alerts: Vec<Alert>,
+    /// How full history is.
+    pub history: HistoryUsage,
+    /// Whether this server collects.
+    pub collecting: bool,
+}
+
+impl Engine {
+    /// The task that measures targets and judges what it finds.
+    #[must_use]
+    pub fn collector(&self) -> Collector {
+        Collector::new(self.clone())
+    }
+
+    /// Looks at a target now.
+    async fn observe(&self, target: &str, depth: Depth) -> Result<Snapshot, EngineError> {
+        let (name, entry) = self.target(target)?;
+        let limit = match depth {
+            Depth::Quick => self.context.settings.monitor.snapshot_limit,
+            Depth::Exact => EXACT_LIMIT,
+        };
+        let observer = entry.target.observer();
+        observer.observe(depth, limit).await.map_err(EngineError::target(name))
+    }
+
+    /// A target's snapshot, with its growth.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `Target` where a new one is needed and the target cannot be reached, `Store`.
+    pub async fn target_metrics(&self, target: &str, look: Look) -> Result<TargetMetrics, EngineError> {
+        let (name, _) = self.target(target)?;
+        let store = &self.context.store;
+        let kept = match look {
+            Look::Newest => store.newest_snapshot(name).await?,
+            Look::Fresh | Look::Exact => None,
+        };
+        let depth = if look == Look::Exact { Depth::Exact } else { Depth::Quick };
+        let (collected_at, snapshot) = match kept {
+            Some((at, snapshot)) => (Some(at), snapshot),
+            None => (None, self.observe(name, depth).await?),
+        };
+        let collected = store.collections(0).await?;
+        let up = collected.iter().find(|collection| collection.target == name);
+        Ok(TargetMetrics {
+            target: name.to_owned(),
+            collected_at,
+            up: up.map(|collection| collection.up),
+            growth: self.growth(name).await?,
+            snapshot,
+        })
+    }
+
+    /// The newest snapshot of a target that was kept, with the time of the store's clock.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn kept_snapshot(&self, target: &str) -> Result<Option<(Timestamp, Snapshot)>, EngineError> {
+        Ok(self.context.store.newest_snapshot(target).await?)
+    }
+
+    /// How a database grows. When its disk is full is only known where the disk is this server's.
+    async fn growth(&self, target: &str) -> Result<Option<Growth>, EngineError> {
+        let now = self.context.store.pulse().await?.now;
+        let query = HistoryQuery {
+            target: target.to_owned(),
+            metric: Metric::DATABASE_SIZE,
+            object: Some(String::new()),
+            from: now - GROWTH_OVER,
+            to: now + Duration::from_secs(1),
+            step: Step::FiveMinutes,
+            limit: MAX_POINTS,
+        };
+        let points = self.context.store.history(&query).await?;
+        let sizes: Vec<(Timestamp, f64)> = points.iter().map(|point| (point.at, point.last)).collect();
+        let free = match (
+            &self.context.settings.monitor.machine,
+            self.context.settings.monitor.folders.get(target),
+        ) {
+            (Some(machine), Some(folder)) => {
+                let disks = machine.disks().await;
+                disks.iter().find(|disk| disk.folder == *folder).map(|disk| disk.free_bytes)
+            }
+            _ => None,
+        };
+        Ok(growth(&sizes, free))
+    }
+
+    /// History of a metric.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `InvalidField`, `Store`.
+    pub async fn metric_history(&self, request: &HistoryRequest) -> Result<History, EngineError> {
+        let target = if request.metric.is_of_server() {
+            String::new()
+        } else {
+            self.target(&request.target)?.0.to_owned()
+        };
+        let now = self.context.store.pulse().await?.now;
+        let to = request.to.unwrap_or(now + Duration::from_secs(1));
+        if request.from >= to {
+            return Err(EngineError::InvalidField {
+                field: "from",
+                problem: format!("is {}; expected a time before {to}", request.from),
+            });
+        }
+        let limit = request.limit.clamp(1, MAX_POINTS);
+        let interval = self.context.settings.monitor.interval;
+        let step = request
+            .step
+            .unwrap_or_else(|| Step::fitting(request.from, to, now, interval, limit));
+        let query = HistoryQuery {
+            target,
+            metric: request.metric,
+            object: request.object.clone(),
+            from: request.from,
+            to,
+            step,
+            limit: limit + 1,
+        };
+        let mut points = self.context.store.history(&query).await?;
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = points.len() > most;
+        points.truncate(most);
+        Ok(History { step, points, more })
+    }
+
+    /// What is wrong with a target, the gravest first, and when that was measured by the target's clock.
+    ///
+    /// # Errors
+    /// As [`Engine::target_metrics`].
+    pub async fn findings(&self, target: &str, look: Look) -> Result<(Timestamp, Vec<Finding>), EngineError> {
+        let (name, entry) = self.target(target)?;
+        let metrics = self.target_metrics(name, look).await?;
+        let found = findings(&metrics.snapshot, entry.target.engine(), &Bounds::default());
+        Ok((metrics.snapshot.at, found))
+    }
+
+    /// Alerts, newest first.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `Store`.
+    pub async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, EngineError> {
+        if let Some(target) = filter.target.as_deref().filter(|target| !target.is_empty()) {
+            self.target(target)?;
+        }
+        Ok(self.context.store.alerts(filter).await?)
+    }
+
+    /// Notes that the caller looks after an alert. Repeating changes nothing.
+    ///
+    /// # Errors
+    /// `UnknownAlert`, `InvalidField`, `Store`.
+    pub async fn acknowledge_alert(&self, id: &str, note: &str, caller: &Caller) -> Result<Alert, EngineError> {
+        let length = note.chars().count();
+        if length > MAX_NOTE {
+            return Err(EngineError::InvalidField {
+                field: "note",
+                problem: format!("has {length} characters; expected at most {MAX_NOTE}"),
+            });
+        }
+        let unknown = || EngineError::UnknownAlert { id: id.to_owned() };
+        let alert = id.parse().map_err(|_| unknown())?;
+        let known = self.context.store.alert(alert).await?.ok_or_else(unknown)?;
+        let detail = format!("alert {} ({}): {note}", known.id, known.key());
+        let decision = Decision::allow(caller, Act::AcknowledgeAlert, detail).about(&known.target, None, None);
+        let store = &self.context.store;
+        let acknowledged = store.acknowledge_alert(alert, &caller.principal, note, &decision).await?;
+        self.context.observed.notify_one();
+        acknowledged.ok_or_else(unknown)
+    }
+
+    /// Follows the revision of the newest change of collections and alerts. It is looked for once a second, and at once where this server
+    /// made the change; while the collector works, and no longer.
+    #[must_use]
+    pub fn monitor_changes(&self) -> watch::Receiver<u64> {
+        self.context.revision.subscribe()
+    }
+
+    /// How full history is.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn history_usage(&self) -> Result<HistoryUsage, EngineError> {
+        Ok(self.context.store.history_usage().await?)
+    }
+
+    /// The revision of the newest change.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn monitor_revision(&self) -> Result<u64, EngineError> {
+        Ok(self.context.store.monitor_revision().await?)
+    }
+
+    /// Collections of targets after a revision.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn collections_after(&self, revision: u64) -> Result<Vec<Collection>, EngineError> {
+        let mut found = self.context.store.collections(revision).await?;
+        found.retain(|collection| self.targets().contains_key(&collection.target));
+        Ok(found)
+    }
+
+    /// Alerts that changed after a revision, by revision.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn alerts_after(&self, revision: u64, limit: u32) -> Result<Vec<(u64, Alert)>, EngineError> {
+        Ok(self.context.store.alerts_after(revision, limit).await?)
+    }
+
+    /// The newest samples of a target, or of the servers where it is empty, that are at most three collections old.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn newest_samples(&self, target: &str) -> Result<Vec<(Timestamp, Sample)>, EngineError> {
+        let age = self.context.settings.monitor.interval * 3;
+        Ok(self.context.store.newest_samples(target, age).await?)
+    }
+
+    /// The service at a glance. Targets are not connected to, but for the ledgers of their migrations.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn service_status(&self) -> Result<ServiceStatus, EngineError> {
+        let store = &self.context.store;
+        let filter = AlertFilter {
+            states: vec![AlertState::Raised],
+            limit: MOST_ALERTS,
+            ..AlertFilter::default()
+        };
+        let alerts = store.alerts(&filter).await?;
+        let collections = store.collections(0).await?;
+        let mut targets = Vec::with_capacity(self.targets().len());
+        for (name, entry) in self.targets() {
+            let samples = self.newest_samples(name).await?;
+            let size = samples.iter().find(|(_, sample)| sample.metric == Metric::DATABASE_SIZE);
+            targets.push(TargetHealth {
+                target: name.clone(),
+                engine: entry.target.engine(),
+                collected: collections.iter().find(|collection| collection.target == *name).cloned(),
+                size_bytes: size.map(|(_, sample)| whole(sample.value)),
+                alerts: alerts.iter().filter(|alert| alert.target == *name).count() as u64,
+                migrations: self.migration_counts(name).await,
+            });
+        }
+        let living = RunFilter {
+            states: RunState::ALL.into_iter().filter(|state| !state.is_final()).collect(),
+            ..RunFilter::default()
+        };
+        Ok(ServiceStatus {
+            scheduler: self.scheduler_view().await?,
+            targets,
+            runs: store.runs(&living, None, MOST_RUNS).await?,
+            alerts,
+            history: store.history_usage().await?,
+            collecting: self.context.settings.monitor.enabled,
+        })
+    }
+
+    /// Migrations of a target at a glance; a target that does not answer soon is no reason to wait.
+    async fn migration_counts(&self, target: &str) -> Option<MigrationCounts> {
+        self.targets().get(target)?.migrations.as_ref()?;
+        let limit = self.context.settings.monitor.snapshot_limit;
+        let problem = match tokio::time::timeout(limit, self.migration_status(target)).await {
+            Ok(Ok(status)) => {
+                let items = &status.standings.items;
+                let applied = items.iter().filter(|item| item.standing.in_effect()).count() as u64;
+                return Some(MigrationCounts {
+                    applied,
+                    pending: items.len() as u64 - applied,
+                    changed: items.iter().filter(|item| item.change.is_some()).count() as u64,
+                    problem: String::new(),
+                });
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", limit.as_secs_f64()),
+        };
+        Some(MigrationCounts {
+            applied: 0,
+            pending: 0,
+            changed: 0,
+            problem,
+        })
+    }
+}
+
+/// A count that history keeps as a floating point number.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a size, made of an unsigned number"
+)]
+fn whole(value: f64) -> u64 {
+    value as u64
+}

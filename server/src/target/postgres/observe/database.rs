@@ -1,0 +1,159 @@
+//! The database as a whole: size, counters, age, and who keeps VACUUM from removing dead rows.
+
+use dbkeep_engine::{
+    model::monitor::{HorizonHolder, Vitals},
+    port::TargetError,
+};
+use jiff::Timestamp;
+use sqlx::FromRow;
+
+use super::{
+    super::{
+        error::{refused, statement},
+        render,
+    },
+    session::{Look, moment, unsigned},
+};
+
+/// Transactions, and multixacts, after which the database refuses writes: three million before 2^31.
+const XID_LIMIT: u64 = (1 << 31) - 1 - 3_000_000;
+
+/// Whether the widths of columns may be read from the table behind `pg_stats`, which shows only columns that the role may read: these
+/// five columns hold no value of any row.
+const BASICS: &str = "SELECT pg_catalog.current_setting('server_version') AS version, \
+       (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint AS micros, pg_catalog.pg_is_in_recovery() AS in_recovery, \
+       pg_catalog.current_setting('block_size')::bigint AS page, current_user::text AS role, \
+       (SELECT bool_and(pg_catalog.has_column_privilege('pg_catalog.pg_statistic', c.name, 'SELECT')) \
+          FROM unnest(ARRAY['starelid', 'staattnum', 'stainherit', 'stanullfrac', 'stawidth']) AS c(name)) AS widths";
+
+const COUNTERS: &str = "SELECT s.deadlocks, s.xact_commit AS commits, s.xact_rollback AS rollbacks, \
+       (extract(epoch FROM s.stats_reset) * 1000000)::bigint AS since, \
+       pg_catalog.age(d.datfrozenxid)::bigint AS xid_age, pg_catalog.mxid_age(d.datminmxid)::bigint AS multixact_age \
+     FROM pg_catalog.pg_database AS d LEFT JOIN pg_catalog.pg_stat_database AS s ON s.datid = d.oid \
+     WHERE d.datname = pg_catalog.current_database()";
+
+const SIZE: &str = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())";
+
+/// Who has the oldest view of the database. A VACUUM does not count, whatever its session shows; and what holds only catalogs comes
+/// after whatever holds tables.
+const HORIZON: &str = "SELECT h.kind, h.name, h.detail, h.xid_age, h.seconds FROM ( \
+       SELECT CASE WHEN a.backend_type = 'walsender' THEN 'replica' ELSE 'transaction' END AS kind, \
+         CASE WHEN a.backend_type = 'walsender' THEN a.application_name ELSE a.pid::text END AS name, \
+         concat_ws(', ', a.usename, nullif(a.application_name, ''), a.state) AS detail, \
+         greatest(pg_catalog.age(a.backend_xmin), pg_catalog.age(a.backend_xid))::bigint AS xid_age, \
+         extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint AS seconds, false AS catalogs \
+       FROM pg_catalog.pg_stat_activity AS a WHERE a.pid <> pg_catalog.pg_backend_pid() \
+         AND (a.datname = pg_catalog.current_database() OR a.backend_type = 'walsender') \
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_vacuum AS v WHERE v.pid = a.pid) \
+       UNION ALL SELECT 'prepared_transaction', p.gid, concat_ws(', ', p.owner, 'prepared'), pg_catalog.age(p.transaction)::bigint, \
+         extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::bigint, false \
+       FROM pg_catalog.pg_prepared_xacts AS p WHERE p.database = pg_catalog.current_database() \
+       UNION ALL SELECT 'replication_slot', s.slot_name::text, \
+         concat_ws(', ', s.slot_type, CASE WHEN s.active THEN 'active' ELSE 'inactive' END, CASE WHEN s.xmin IS NULL THEN 'holds catalogs only' END), \
+         pg_catalog.age(coalesce(s.xmin, s.catalog_xmin))::bigint, NULL, s.xmin IS NULL FROM pg_catalog.pg_replication_slots AS s \
+     ) AS h WHERE h.xid_age > 0 ORDER BY h.catalogs, h.xid_age DESC, h.name LIMIT 1";
+
+#[derive(FromRow)]
+struct BasicsRow {
+    version: String,
+    micros: i64,
+    in_recovery: bool,
+    page: i64,
+    role: String,
+    widths: bool,
+}
+
+/// What every part needs to know.
+#[derive(Debug, Clone)]
+pub(super) struct Basics {
+    pub(super) version: String,
+    pub(super) at: Timestamp,
+    pub(super) in_recovery: bool,
+    pub(super) page: u32,
+    pub(super) role: String,
+    /// Whether the role reads the widths of all columns.
+    pub(super) widths: bool,
+}
+
+/// The first statement: where it fails, nobody answers.
+pub(super) async fn basics(look: &mut Look<'_>) -> Result<Basics, TargetError> {
+    let rows = look.rows(|| sqlx::query(BASICS)).await?;
+    let row = rows
+        .first()
+        .ok_or_else(|| refused("no answer to the first question".to_owned()))?;
+    let row = BasicsRow::from_row(row).map_err(statement)?;
+    Ok(Basics {
+        version: row.version.split(' ').next().unwrap_or_default().to_owned(),
+        at: moment(row.micros).ok_or_else(|| refused("the server's clock is out of range".to_owned()))?,
+        in_recovery: row.in_recovery,
+        page: u32::try_from(row.page).unwrap_or(8_192),
+        role: row.role,
+        widths: row.widths,
+    })
+}
+
+#[derive(FromRow)]
+struct Counters {
+    deadlocks: Option<i64>,
+    commits: Option<i64>,
+    rollbacks: Option<i64>,
+    since: Option<i64>,
+    xid_age: i64,
+    multixact_age: i64,
+}
+
+pub(super) async fn vitals(look: &mut Look<'_>) -> Vitals {
+    let mut vitals = Vitals::default();
+    if let Some(basics) = look.basics() {
+        vitals.version.clone_from(&basics.version);
+        vitals.in_recovery = basics.in_recovery;
+        vitals.page_bytes = Some(u64::from(basics.page));
+    }
+    let counters = look.one::<Counters>(|| sqlx::query(COUNTERS)).await;
+    if let Some(counters) = look.or_gap("database", counters).flatten() {
+        vitals.deadlocks = counters.deadlocks.map(unsigned);
+        vitals.commits = counters.commits.map(unsigned);
+        vitals.rollbacks = counters.rollbacks.map(unsigned);
+        vitals.statistics_since = counters.since.and_then(moment);
+        // Both have the same limit, so that the larger is the nearer to it.
+        vitals.xid_age = Some(unsigned(counters.xid_age.max(counters.multixact_age)));
+        vitals.xid_limit = Some(XID_LIMIT);
+    }
+    let size = look.one::<(i64,)>(|| sqlx::query(SIZE)).await;
+    vitals.size_bytes = look.or_gap("database_size", size).flatten().map(|(size,)| unsigned(size));
+    vitals
+}
+
+#[derive(FromRow)]
+struct Holder {
+    kind: String,
+    name: String,
+    detail: String,
+    xid_age: i64,
+    seconds: Option<i64>,
+}
+
+/// Who holds the horizon. On a standby nobody does: what its sessions need, its primary is told of.
+pub(super) async fn horizon(look: &mut Look<'_>, vitals: &mut Vitals) {
+    if vitals.in_recovery {
+        return;
+    }
+    let holder = look.one::<Holder>(|| sqlx::query(HORIZON)).await;
+    vitals.horizon = look.or_gap("horizon", holder).flatten().map(|holder| {
+        let name = render::literal(&holder.name);
+        let remedy = match holder.kind.as_str() {
+            "transaction" => format!("SELECT pg_terminate_backend({});", holder.name),
+            "prepared_transaction" => format!("ROLLBACK PREPARED {name}; -- or COMMIT PREPARED, whichever its owner meant"),
+            "replication_slot" => format!("SELECT pg_drop_replication_slot({name}); -- where its replica does not come back"),
+            _ => "ALTER SYSTEM SET hot_standby_feedback = off; -- on the replica, or end the old transaction there".to_owned(),
+        };
+        HorizonHolder {
+            kind: holder.kind,
+            name: holder.name,
+            detail: holder.detail,
+            xid_age: unsigned(holder.xid_age),
+            seconds: holder.seconds.map(unsigned),
+            remedy,
+        }
+    });
+}

@@ -1,0 +1,16 @@
+//! Monitoring with a real store and real targets: what is collected and kept, what is judged and told, and what becomes of it when servers
+//! die, clocks jump and stores are full.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic is how a test reports; clippy knows tests, not the functions they share"
+)]
+
+mod alerts;
+mod exposition;
+mod history;
+mod service;
+#[path = "../support/mod.rs"]
+mod support;
+mod takeover;
+mod world;

@@ -1,0 +1,150 @@
+//! The service, by a real client against a real server, on both databases.
+
+use std::time::Duration;
+
+use dbkeep_client::{AlertQuery, Client, Error, HistoryQuery, Look, proto};
+use dbkeep_server::{Config, ServeError, serve};
+use futures::TryStreamExt as _;
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{DATABASES, PATIENCE, World};
+
+pub(crate) struct Running {
+    client: Client,
+    pub(crate) address: std::net::SocketAddr,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+impl World {
+    pub(crate) async fn serve(&self, address: &str, interval: Duration) -> Running {
+        let mut config = Config::embedded(self.folder.path().join("data"));
+        config = config.with_target("app", self.target.as_str(), catalog());
+        if self.is_shared() {
+            config = config.with_store(self.store.as_str());
+        }
+        config.engine.monitor.interval = interval;
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
+        let client = Client::builder()
+            .principal("ann")
+            .address(address.to_string())
+            .connect()
+            .await
+            .unwrap();
+        Running {
+            client,
+            address,
+            shutdown,
+            serving,
+        }
+    }
+}
+
+fn catalog() -> dbkeep_server::CatalogSource {
+    dbkeep_server::CatalogSource::Text {
+        name: "catalog.toml".to_owned(),
+        text: "[[operation]]\nname = \"expired_tokens\"\ncategory = \"EXPIRED_DATA\"\nseverity = \"LOW\"\nbackup = true\n[[operation.rule]]\n\
+               name = \"tokens\"\nkind = \"expired\"\ntable = \"tokens\"\ncolumn = \"expires_at\"\nexpiry = true\nencoding = \"unix_seconds\"\n"
+            .to_owned(),
+    }
+}
+
+impl Running {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.serving).await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_collected_shown_and_watched() {
+    for database in DATABASES {
+        let world = World::new(database).await;
+        let server = world.serve("127.0.0.1:0", Duration::from_millis(200)).await;
+        let monitoring = server.client.monitoring();
+        let mut stream = Box::pin(monitoring.watch_metrics("app", 0));
+        let first = timeout(PATIENCE, stream.try_next()).await.unwrap().unwrap().unwrap();
+        let metrics = first.metrics.unwrap();
+        assert_eq!((metrics.target.as_str(), metrics.up), ("app", Some(true)), "{database}");
+        let size = metrics.snapshot.unwrap().database.unwrap().size_bytes.unwrap();
+        assert!(size > 0);
+        let kept = monitoring.metrics("", Look::Newest).await.unwrap();
+        assert!(kept.collect_time.is_some() && kept.snapshot.is_some());
+        let fresh = monitoring.metrics("app", Look::Fresh).await.unwrap();
+        assert!(fresh.collect_time.is_none() && fresh.snapshot.is_some());
+        // The server comes back at the same place, and the stream goes on after what it has seen.
+        let second = timeout(PATIENCE, stream.try_next()).await.unwrap().unwrap().unwrap();
+        assert!(second.revision > first.revision);
+        let address = server.address.to_string();
+        server.stop().await;
+        let server = world.serve(&address, Duration::from_millis(200)).await;
+        let third = timeout(PATIENCE, stream.try_next()).await.unwrap().unwrap().unwrap();
+        assert!(third.revision > second.revision, "{database}");
+        drop(stream);
+        let monitoring = server.client.monitoring();
+        let history = monitoring
+            .history(HistoryQuery::new("app", "database_size_bytes").step(proto::MetricStep::Raw))
+            .await
+            .unwrap();
+        assert_eq!(history.step(), proto::MetricStep::Raw);
+        assert!(history.points.len() >= 2 && history.points.iter().all(|point| point.last > 0.0));
+        let status = monitoring.status().await.unwrap();
+        assert!(status.collecting && status.scheduler.unwrap().running);
+        assert_eq!(status.targets[0].name, "app");
+        assert_eq!((status.targets[0].up, status.targets[0].alerts), (Some(true), 0));
+        assert!(status.history.unwrap().points >= 2);
+        monitoring.findings("app", Look::Newest).await.unwrap();
+        monitoring.recommendations("app").await.unwrap();
+        // The machine's numbers are of this server, whatever target is named.
+        let memory = timeout(PATIENCE, async {
+            loop {
+                let query = HistoryQuery::new("", "server_memory_total_bytes").step(proto::MetricStep::Raw);
+                let found = monitoring.history(query).await.unwrap().points;
+                if !found.is_empty() {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(memory.await.unwrap()[0].last > 0.0);
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_with_its_field() {
+    let world = World::new("sqlite").await;
+    let server = world.serve("127.0.0.1:0", Duration::from_secs(60)).await;
+    let monitoring = server.client.monitoring();
+    let unknown = monitoring.metrics("nowhere", Look::Newest).await.unwrap_err();
+    assert!(matches!(unknown, Error::UnknownTarget { .. }), "{unknown:?}");
+    let fields = |error: Error| match error {
+        Error::InvalidField { violations, .. } => violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let metric = monitoring
+        .history(HistoryQuery::new("app", "size").limit(10_001))
+        .await
+        .unwrap_err();
+    assert_eq!(fields(metric), ["metric", "limit"]);
+    let now = std::time::SystemTime::now();
+    let turned = HistoryQuery::new("app", "up").from(now).to(now - Duration::from_secs(5));
+    assert_eq!(fields(monitoring.history(turned).await.unwrap_err()), ["from"]);
+    let alert = monitoring.acknowledge("nothing", "").await.unwrap_err();
+    assert!(matches!(alert, Error::UnknownAlert { .. }), "{alert:?}");
+    let nameless = monitoring.acknowledge("", "").await.unwrap_err();
+    assert_eq!(fields(nameless), ["id"]);
+    let foreign = monitoring
+        .list_all_alerts(AlertQuery::default().target("nowhere"))
+        .await
+        .unwrap_err();
+    assert!(matches!(foreign, Error::UnknownTarget { .. }), "{foreign:?}");
+    let mut stream = std::pin::pin!(monitoring.watch_alerts(None, u64::MAX / 2));
+    assert_eq!(fields(stream.try_next().await.unwrap_err()), ["after_revision"]);
+    assert!(monitoring.list_all_alerts(AlertQuery::default()).await.unwrap().is_empty());
+    server.stop().await;
+}

@@ -1,0 +1,269 @@
+//! Tables, indexes and keys of PostgreSQL.
+
+use dbkeep_engine::model::monitor::{Depth, Precision};
+use dbkeep_testkit::{Db, fresh_database};
+
+use crate::{execute, gaps, index, look, number, quick, table};
+
+async fn prepared(name: &str, sql: &[&str]) -> (String, Db) {
+    let url = fresh_database(name).await.expect("a database");
+    let db = Db::open(&url).await.expect("a connection");
+    for sql in sql {
+        execute(&db, sql).await;
+    }
+    (url, db)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sizes_rows_and_dead_rows_are_those_of_the_database() {
+    let (url, db) = prepared(
+        "sizes",
+        &[
+            "CREATE SCHEMA dbkeep; CREATE TABLE dbkeep.journal AS SELECT generate_series(1, 1000) AS id",
+            "CREATE TABLE big (id integer PRIMARY KEY, v integer, long text) WITH (autovacuum_enabled = off)",
+            "ALTER TABLE big ALTER COLUMN long SET STORAGE EXTERNAL",
+            "INSERT INTO big SELECT n, 0, CASE WHEN n <= 10 THEN repeat('x', 9000) END FROM generate_series(1, 20000) AS n",
+            "VACUUM (ANALYZE) big",
+            "UPDATE big SET v = 1 WHERE id <= 5000",
+            "DELETE FROM big WHERE id > 19000",
+            "CREATE TABLE empty (id integer)",
+        ],
+    )
+    .await;
+    // Counters of the sessions that have written arrive when these are idle or gone.
+    let target = dbkeep_server::target::open(&url).expect("a target");
+    let snapshot = crate::until(target.as_ref(), |snapshot| {
+        table(snapshot, "public.big").dead_rows == Some(6_000)
+    })
+    .await;
+    let big = table(&snapshot, "public.big");
+    assert_eq!(
+        big.rows.map(|rows| (rows.rows, rows.precision)),
+        Some((19_000, Precision::Estimated))
+    );
+    assert_eq!(big.changed_since_analyze, Some(6_000));
+    assert_eq!((big.inserted, big.deleted), (Some(20_000), Some(1_000)));
+    assert!(big.last_vacuum.is_some() && big.last_analyze.is_some());
+    let toast = "(SELECT reltoastrelid FROM pg_class WHERE relname = 'big')";
+    for (measured, sql) in [
+        (
+            big.heap_bytes,
+            format!("SELECT pg_table_size('big') - pg_total_relation_size({toast})"),
+        ),
+        (big.index_bytes, "SELECT pg_indexes_size('big')".to_owned()),
+        (big.toast_bytes, format!("SELECT pg_total_relation_size({toast})")),
+        (big.total_bytes(), "SELECT pg_total_relation_size('big')".to_owned()),
+        (
+            big.xid_age,
+            "SELECT age(relfrozenxid) FROM pg_class WHERE relname = 'big'".to_owned(),
+        ),
+        (
+            snapshot.database.own_bytes,
+            "SELECT pg_total_relation_size('dbkeep.journal')".to_owned(),
+        ),
+    ] {
+        assert_eq!(measured, Some(number(&db, &sql).await), "{sql}");
+    }
+    assert!(big.toast_bytes > Some(90_000), "ten long texts are aside: {big:?}");
+    assert!(table(&snapshot, "dbkeep.journal").own && !big.own);
+    let empty = table(&snapshot, "public.empty");
+    assert_eq!(
+        empty.rows.map(|rows| (rows.rows, rows.precision)),
+        Some((0, Precision::Exact))
+    );
+    assert_eq!((empty.heap_bytes, empty.free_bytes), (Some(0), Some(0)));
+    assert_eq!(snapshot.tables[0].table.to_string(), "public.big", "the largest first");
+    assert_eq!(gaps(&snapshot), [""; 0], "{:?}", snapshot.gaps);
+    assert!(snapshot.database.xid_age.is_some_and(|age| age > 0));
+    assert_eq!(snapshot.database.xid_limit, Some(2_144_483_647));
+    let version = db.fetch_text("SHOW server_version").await.expect("a version");
+    assert!(
+        version[0][0]
+            .as_ref()
+            .is_some_and(|version| version.starts_with(&snapshot.database.version))
+    );
+    // No more than what the database itself says, at a moment in which nobody writes.
+    let wal = number(&db, "SELECT (pg_current_wal_lsn() - '0/0')::bigint").await;
+    assert!(
+        snapshot
+            .database
+            .wal_written_bytes
+            .is_some_and(|written| written > 0 && written <= wal)
+    );
+    assert!(snapshot.database.wal_size_bytes.is_some_and(|bytes| bytes >= 16 << 20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn free_space_is_estimated_as_it_is_measured() {
+    let (url, _db) = prepared(
+        "bloat",
+        &[
+            "CREATE EXTENSION pgstattuple",
+            "CREATE TABLE big (id integer PRIMARY KEY, v integer, name text) WITH (autovacuum_enabled = off)",
+            "INSERT INTO big SELECT n, n % 7, 'name ' || n FROM generate_series(1, 200000) AS n",
+            "CREATE INDEX big_name ON big (lower(name))",
+            "CREATE TABLE full_up AS SELECT * FROM big",
+            // From every page most rows go, so that no page can be given back.
+            "DELETE FROM big WHERE id % 10 <> 0",
+            "VACUUM (ANALYZE)",
+        ],
+    )
+    .await;
+    let (estimated, measured) = (quick(&url).await, look(&url, Depth::Exact).await);
+    let part = |free: Option<u64>, whole: Option<u64>| {
+        let (free, whole) = (free.expect("free"), whole.expect("a size"));
+        u32::try_from(free * 100 / whole).expect("percent")
+    };
+    for (name, least, most) in [("public.big", 80, 95), ("public.full_up", 0, 10)] {
+        let (estimate, measure) = (table(&estimated, name), table(&measured, name));
+        assert_eq!(estimate.free_precision, Some(Precision::Estimated));
+        assert_eq!(measure.free_precision, Some(Precision::Exact));
+        // Where rows were, their line pointers stay until new rows take them: 200 of 4 bytes in a page, which are not free.
+        let (guess, truth) = (
+            part(estimate.free_bytes, estimate.heap_bytes),
+            part(measure.free_bytes, measure.heap_bytes),
+        );
+        assert!(
+            (least..=most).contains(&guess) && guess.abs_diff(truth) <= 10,
+            "{name}: {guess} %, {truth} %"
+        );
+        assert_eq!(measure.rows.map(|rows| rows.precision), Some(Precision::Exact));
+    }
+    assert_eq!(table(&measured, "public.big").rows.map(|rows| rows.rows), Some(20_000));
+    for name in ["big_pkey", "big_name"] {
+        let (guess, truth) = (index(&estimated, name).bloat_fraction, index(&measured, name).bloat_fraction);
+        let (guess, truth) = (guess.expect("an estimate"), truth.expect("a measurement"));
+        assert!(guess > 0.8 && (guess - truth).abs() < 0.1, "{name}: {guess}, {truth}");
+    }
+    assert_eq!(gaps(&measured), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes_and_keys_are_told_apart() {
+    let (url, db) = prepared(
+        "indexes",
+        &[
+            "CREATE TABLE parent (id integer PRIMARY KEY, code text UNIQUE)",
+            "CREATE TABLE child (id integer PRIMARY KEY, a integer REFERENCES parent, b integer REFERENCES parent, \
+               c integer CONSTRAINT lonely REFERENCES parent, d integer REFERENCES parent, e text, f integer)",
+            "CREATE INDEX on_a ON child (a)",
+            "CREATE INDEX on_a_again ON child (a)",
+            "CREATE INDEX on_a_f ON child (a, f) INCLUDE (e)",
+            "CREATE INDEX on_b ON child (b) WHERE b IS NOT NULL",
+            "CREATE INDEX on_d_some ON child (d) WHERE d > 5",
+            "CREATE INDEX on_e ON child (e)",
+            "CREATE INDEX on_e_pattern ON child (e text_pattern_ops)",
+            "CREATE INDEX on_lower ON child (lower(e), f)",
+            "CREATE INDEX on_lower_only ON child (lower(e))",
+            "CREATE INDEX on_id ON child (id)",
+            "CREATE INDEX on_hash ON child USING hash (f)",
+            "CREATE TABLE twice AS SELECT 1 AS n UNION ALL SELECT 1",
+        ],
+    )
+    .await;
+    db.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON twice (n)")
+        .await
+        .expect_err("not unique");
+    let snapshot = quick(&url).await;
+    let other = |name: &str| index(&snapshot, name).duplicate_of.clone();
+    assert_eq!(other("on_a").as_deref(), Some("on_a_f"));
+    assert_eq!(other("on_a_again").as_deref(), Some("on_a_f"));
+    assert_eq!(other("on_lower_only").as_deref(), Some("on_lower"));
+    assert_eq!(other("on_id").as_deref(), Some("child_pkey"));
+    for name in [
+        "on_a_f",
+        "on_b",
+        "on_d_some",
+        "on_e",
+        "on_e_pattern",
+        "on_lower",
+        "on_hash",
+        "child_pkey",
+    ] {
+        assert_eq!(other(name), None, "{name}");
+    }
+    let missing: Vec<_> = snapshot
+        .unindexed_keys
+        .iter()
+        .map(|key| (key.constraint.as_str(), key.columns.join(","), key.parent.to_string()))
+        .collect();
+    assert_eq!(
+        missing,
+        [
+            ("child_d_fkey", "d".to_owned(), "public.parent".to_owned()),
+            ("lonely", "c".to_owned(), "public.parent".to_owned())
+        ]
+    );
+    for (name, serves) in [
+        ("on_a_f", true),
+        ("on_a", false),
+        ("on_b", true),
+        ("on_d_some", false),
+        ("on_e", false),
+    ] {
+        assert_eq!(index(&snapshot, name).serves_key, serves, "{name}");
+    }
+    let broken = index(&snapshot, "broken");
+    assert!(!broken.valid && broken.enforces && broken.definition.starts_with("CREATE UNIQUE INDEX broken"));
+    let lower = index(&snapshot, "on_lower");
+    assert_eq!(lower.columns, ["lower(e)", "f"]);
+    assert_eq!((lower.method.as_str(), lower.condition.as_str()), ("btree", ""));
+    assert_eq!(index(&snapshot, "on_d_some").condition, "(d > 5)");
+    assert!(index(&snapshot, "parent_code_key").enforces && !lower.enforces && lower.valid);
+    let size = number(&db, "SELECT pg_table_size('on_lower')").await;
+    assert_eq!(lower.bytes, Some(size));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_locked_is_not_waited_for() {
+    let (url, _db) = prepared(
+        "locked",
+        &["CREATE TABLE held (id integer PRIMARY KEY); CREATE TABLE free (id integer PRIMARY KEY)"],
+    )
+    .await;
+    let mut holder = <sqlx::PgConnection as sqlx::Connection>::connect(&url)
+        .await
+        .expect("a connection");
+    sqlx::Executor::execute(&mut holder, "BEGIN; LOCK TABLE held")
+        .await
+        .expect("locked");
+    let snapshot = quick(&url).await;
+    assert_eq!(table(&snapshot, "public.held").heap_bytes, None);
+    assert_eq!(table(&snapshot, "public.free").heap_bytes, Some(0));
+    assert_eq!(index(&snapshot, "free_pkey").bytes, Some(8_192));
+    assert_eq!(gaps(&snapshot), ["table_sizes"]);
+    assert!(snapshot.gaps.iter().any(|gap| gap.why.starts_with("1 tables are locked")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_that_come_and_go_are_no_error() {
+    let (url, _db) = prepared("vanishing", &["CREATE TABLE stays (id integer PRIMARY KEY, v text)"]).await;
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let churn = tokio::spawn({
+        let url = url.clone();
+        async move {
+            let db = Db::open(&url).await.expect("a connection");
+            let mut rounds = 0;
+            while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+                db.execute(
+                    "CREATE TABLE comes (id integer PRIMARY KEY, v text); CREATE INDEX on_lower ON comes (lower(v)) WHERE v <> 'x'",
+                )
+                .await
+                .expect("made");
+                db.execute("DROP TABLE comes").await.expect("dropped");
+                rounds += 1;
+            }
+            rounds
+        }
+    });
+    let target = dbkeep_server::target::open(&url).expect("a target");
+    for _ in 0..50 {
+        for depth in [Depth::Quick, Depth::Exact] {
+            let snapshot = target.observer().observe(depth, crate::LIMIT).await.expect("a snapshot");
+            assert!(table(&snapshot, "public.stays").heap_bytes.is_some());
+            assert_eq!(index(&snapshot, "stays_pkey").bytes, Some(8_192));
+        }
+    }
+    stop.send(()).expect("it is at it");
+    assert!(churn.await.expect("no panic") > 10);
+}
