@@ -361,7 +361,7 @@ pub(crate) fn read_only() -> sqlx::Error {
 }
 
 /// An error in few words. What the driver says of a URL may quote it.
-fn words(error: &sqlx::Error) -> String {
+pub(crate) fn words(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => error.to_string(),

@@ -8,6 +8,7 @@ mod jumps;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod notified;
+mod silent;
 #[path = "../support/mod.rs"]
 mod support;
 mod upkeep;

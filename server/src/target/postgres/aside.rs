@@ -8,13 +8,14 @@ use dbkeep_engine::{
     model::{RunId, TableCount, TableName},
     port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{
     CONNECT_TIMEOUT, PostgresTarget,
     contents::{contents, list_file},
     dump::{Notes, TableNotes},
     error::{self, statement},
+    line::Line,
     render,
     tool::path_argument,
 };
@@ -46,7 +47,7 @@ fn taken(place: &str) -> MaintenanceError {
 }
 
 /// The comment of a database of that name; `None` where there is no such database.
-async fn comment_of(connection: &mut PgConnection, name: &str) -> Result<Option<String>, MaintenanceError> {
+async fn comment_of(connection: &mut Line, name: &str) -> Result<Option<String>, MaintenanceError> {
     let sql =
         "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = $1";
     Ok(sqlx::query_scalar(sql)
@@ -97,6 +98,7 @@ impl PostgresTarget {
             programs: self.programs.in_database(name),
             idle: Arc::default(),
             sessions: Arc::default(),
+            silence: self.silence,
             limit: self.limit,
             parallel: self.parallel,
         }))
@@ -170,7 +172,7 @@ impl PostgresTarget {
     }
 
     /// Makes an empty database like this one, and connects to it.
-    pub(super) async fn make_database(&self, claim: Claim, name: &str) -> Result<PgConnection, MaintenanceError> {
+    pub(super) async fn make_database(&self, claim: Claim, name: &str) -> Result<Line, MaintenanceError> {
         let mut connection = self.connect().await?;
         let major = self.server_major(&mut connection).await?;
         self.programs.check("pg_restore", major).await?;
@@ -195,7 +197,22 @@ impl PostgresTarget {
         connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
         failpoint!("scratch-made");
         let inside = self.hosts.in_database(name);
-        Ok(inside.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?)
+        let opening = Line::open(&inside, CONNECT_TIMEOUT, self.silence, "");
+        Ok(opening.await.map_err(error::connecting)?)
+    }
+
+    /// A database for a program of PostgreSQL, which misses a server that is silent by what the system offers.
+    fn missed(&self, database: &str) -> String {
+        let quoted = database.replace('\\', "\\\\").replace('\'', "\\'");
+        let seconds = self.silence.as_secs();
+        if seconds == 0 {
+            return format!("dbname='{quoted}'");
+        }
+        let (idle, interval) = (seconds.div_ceil(2), seconds.div_ceil(6));
+        format!(
+            "dbname='{quoted}' keepalives_idle={idle} keepalives_interval={interval} keepalives_count=3 tcp_user_timeout={}",
+            self.silence.as_millis()
+        )
     }
 
     pub(super) async fn restore_into(
@@ -212,7 +229,7 @@ impl PostgresTarget {
             "--no-owner".to_owned(),
             "--no-privileges".to_owned(),
             "--no-password".to_owned(),
-            format!("--dbname={database}"),
+            format!("--dbname={}", self.missed(database)),
         ];
         if strict {
             arguments.push("--exit-on-error".to_owned());

@@ -10,9 +10,9 @@
 use std::time::Duration;
 
 use dbkeep_engine::port::{Claim, TargetError};
-use sqlx::{Executor as _, PgConnection};
+use sqlx::Executor as _;
 
-use super::{PostgresTarget, error::statement};
+use super::{PostgresTarget, error::statement, line::Line};
 
 /// Makes the table; part of what a claim makes.
 pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS dbkeep.session ( \
@@ -30,7 +30,7 @@ pub(super) const KEEPALIVE: &str = "SELECT pg_catalog.set_config('tcp_keepalives
      SELECT pg_catalog.set_config('tcp_user_timeout', '30s', true) WHERE pg_catalog.current_setting('server_version_num')::integer >= 120000";
 
 /// Notes the session; committed at once, so that others see it while its transaction is at work.
-pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'static str) -> Result<(), TargetError> {
+pub(super) async fn note(connection: &mut Line, claim: Claim, work: &'static str) -> Result<(), TargetError> {
     sqlx::query(
         "INSERT INTO dbkeep.session AS s (pid, backend_start, run_id, fence, work) \
          SELECT a.pid, a.backend_start, $1, $2, $3 FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = pg_catalog.pg_backend_pid() \
@@ -48,7 +48,7 @@ pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'st
 }
 
 /// Takes the note of this session back, in the transaction that is open.
-pub(super) async fn unnote(connection: &mut PgConnection) -> Result<(), TargetError> {
+pub(super) async fn unnote(connection: &mut Line) -> Result<(), TargetError> {
     connection
         .execute("DELETE FROM dbkeep.session WHERE pid = pg_catalog.pg_backend_pid()")
         .await
@@ -57,7 +57,7 @@ pub(super) async fn unnote(connection: &mut PgConnection) -> Result<(), TargetEr
 }
 
 /// Takes all notes of an attempt back.
-pub(super) async fn unnote_all(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
+pub(super) async fn unnote_all(connection: &mut Line, claim: Claim) -> Result<(), TargetError> {
     sqlx::query("DELETE FROM dbkeep.session WHERE run_id = $1 AND fence = $2")
         .bind(claim.run.to_string())
         .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
@@ -124,7 +124,7 @@ impl PostgresTarget {
 }
 
 /// Waits until processes are gone. One that is not in time is met again where its locks are waited for.
-async fn gone(connection: &mut PgConnection, processes: &[i32]) -> Result<(), TargetError> {
+async fn gone(connection: &mut Line, processes: &[i32]) -> Result<(), TargetError> {
     let left = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1)";
     let began = std::time::Instant::now();
     while !processes.is_empty() && began.elapsed() < ENDED {

@@ -14,9 +14,9 @@ use dbkeep_engine::{
     model::{BloatedIndex, DeadRows, IndexSpace, IndexSurvey, RunId, TableName},
     port::{MaintenanceError, TargetError, TargetErrorClass, Watch},
 };
-use sqlx::{AssertSqlSafe, Executor as _, FromRow, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, FromRow, Row as _};
 
-use super::{PostgresTarget, error::statement, load::backend, progress, render};
+use super::{PostgresTarget, error::statement, line::Line, load::backend, progress, render};
 
 /// Smaller indexes are not worth it, bytes.
 const LEAST_BYTES: i64 = 10 * 1024 * 1024;
@@ -111,7 +111,7 @@ impl Large {
 struct Measure(Option<String>);
 
 impl Measure {
-    async fn find(connection: &mut PgConnection) -> Result<Self, TargetError> {
+    async fn find(connection: &mut Line) -> Result<Self, TargetError> {
         let sql = "SELECT n.nspname::text FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace \
                    WHERE e.extname = 'pgstattuple'";
         let schema: Option<String> = sqlx::query_scalar(sql).fetch_optional(connection).await.map_err(statement)?;
@@ -119,7 +119,7 @@ impl Measure {
     }
 
     /// How much of an index is air, percent; `None` where the extension is not there or may not be called.
-    async fn of(&mut self, connection: &mut PgConnection, large: &Large) -> Result<Option<u32>, TargetError> {
+    async fn of(&mut self, connection: &mut Line, large: &Large) -> Result<Option<u32>, TargetError> {
         let Some(schema) = &self.0 else { return Ok(None) };
         let sql = format!(
             "SELECT s.leaf_pages::float8, s.internal_pages::float8, nullif(s.avg_leaf_density, 'NaN')::float8, s.index_size::float8 \
@@ -187,7 +187,7 @@ fn of_rebuild<'a>(leftover: &str, indexes: &'a [String]) -> Option<&'a String> {
     exact.or_else(|| indexes.iter().find(|index| cut && index.starts_with(base)))
 }
 
-async fn leftovers(connection: &mut PgConnection) -> Result<Vec<(TableName, Option<TableName>)>, TargetError> {
+async fn leftovers(connection: &mut Line) -> Result<Vec<(TableName, Option<TableName>)>, TargetError> {
     let rows = sqlx::query(LEFTOVERS).fetch_all(connection).await.map_err(statement)?;
     rows.iter()
         .map(|row| {
@@ -207,7 +207,7 @@ async fn leftovers(connection: &mut PgConnection) -> Result<Vec<(TableName, Opti
         .collect()
 }
 
-async fn size(connection: &mut PgConnection, index: &TableName) -> Result<u64, TargetError> {
+async fn size(connection: &mut Line, index: &TableName) -> Result<u64, TargetError> {
     let bytes: i64 = sqlx::query_scalar("SELECT pg_catalog.pg_relation_size($1::regclass)")
         .bind(render::table(index))
         .fetch_one(connection)
@@ -331,7 +331,7 @@ impl PostgresTarget {
     }
 
     /// Ends processes of the server that are still at a rebuild of a run whose attempt has died.
-    async fn end_rebuild(&self, connection: &mut PgConnection, run: RunId) -> Result<(), MaintenanceError> {
+    async fn end_rebuild(&self, connection: &mut Line, run: RunId) -> Result<(), MaintenanceError> {
         let sql = "SELECT a.pid, pg_catalog.pg_cancel_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a \
                    WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() AND a.state = 'active' \
                      AND pg_catalog.starts_with(a.query, $1)";
@@ -354,7 +354,7 @@ impl PostgresTarget {
     }
 }
 
-async fn survey(connection: &mut PgConnection, watch: &Watch) -> Result<IndexSurvey, TargetError> {
+async fn survey(connection: &mut Line, watch: &Watch) -> Result<IndexSurvey, TargetError> {
     let large: Vec<Large> = sqlx::query_as(LARGE)
         .bind(LEAST_BYTES)
         .bind(MOST_INDEXES)
