@@ -409,6 +409,12 @@ async fn running(store: &dyn Store) -> Grant {
     grant
 }
 
+/// The same: the run, and the fence of its attempt.
+async fn held(store: &dyn Store) -> (RunId, u64) {
+    let grant = running(store).await;
+    (grant.run.id, grant.fence)
+}
+
 /// Claims until there is something to claim: leases lapse by the clock of the store, which cannot be moved.
 async fn claim_in_time(store: &dyn Store) -> Grant {
     let polled = async {
@@ -420,6 +426,15 @@ async fn claim_in_time(store: &dyn Store) -> Grant {
         }
     };
     tokio::time::timeout(PATIENCE, polled).await.expect("the lease lapses")
+}
+
+/// What a failover that lost a claim must not do: let two servers write under one fence. `forget` takes the newest claim of a run back, as
+/// if it had never been there. Returns the run, the fence of the lost claim and that of the claim that counts.
+///
+/// # Panics
+/// Where the store does not tell them apart.
+pub async fn lost_claim_conformance(store: Arc<dyn Store>, forget: impl AsyncFnOnce(RunId)) -> (RunId, u64, u64) {
+    claims::of_one_number(store, forget).await
 }
 
 fn enter(state: RunState, reason: &str) -> Update {

@@ -6,6 +6,7 @@ pub mod backup;
 mod confirmation;
 pub mod decision;
 pub mod event;
+pub mod fence;
 pub mod file;
 pub mod identity;
 mod maintenance;

@@ -106,7 +106,7 @@ pub struct RunFilter {
 pub struct Grant {
     /// The run, in state running; or cancelling, where somebody asked while nobody worked on it.
     pub run: Run,
-    /// Fence of this attempt, larger than that of every attempt before.
+    /// Fence of this attempt, larger than that of every attempt before, and no other claim's, see [`fence`](crate::model::fence).
     pub fence: u64,
 }
 

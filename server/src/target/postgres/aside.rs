@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use dbkeep_engine::{
     failpoint,
-    model::{RunId, TableCount, TableName},
+    model::{RunId, TableCount, TableName, fence},
     port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
 use sqlx::{AssertSqlSafe, Executor as _};
@@ -27,16 +27,16 @@ fn mark(run: RunId) -> String {
 
 /// The same with the attempt, for a place that a later attempt makes anew.
 fn mark_of_attempt(claim: Claim) -> String {
-    format!("{} Attempt {}.", mark(claim.run), claim.fence)
+    format!("{} Attempt {}.", mark(claim.run), fence::name(claim.fence))
 }
 
 /// Whether a comment is that of this attempt or one before it. An attempt that lost its lease and wakes up late must not take the place
 /// of its successor.
 fn is_mine(comment: &str, claim: Claim) -> bool {
-    let attempt = comment
+    let maker = comment
         .strip_prefix(&mark(claim.run))
-        .and_then(|rest| rest.trim().strip_prefix("Attempt ")?.strip_suffix('.')?.parse::<u64>().ok());
-    attempt.is_some_and(|attempt| attempt <= claim.fence)
+        .and_then(|rest| fence::named(rest.trim().strip_prefix("Attempt ")?.strip_suffix('.')?));
+    maker.is_some_and(|maker| maker <= claim.fence)
 }
 
 fn taken(place: &str) -> MaintenanceError {
@@ -308,5 +308,9 @@ mod tests {
         assert!(is_mine(&comment, claim(run, 2)) && is_mine(&comment, claim(run, 3)));
         assert!(!is_mine(&comment, claim(run, 1)), "an attempt that wakes up late");
         assert!(!is_mine(&comment, claim(other, 9)) && !is_mine("", claim(run, 9)));
+        // Two holders of one number: the larger of them, and not the other.
+        let comment = mark_of_attempt(claim(run, fence::of(3, 7)));
+        assert!(is_mine(&comment, claim(run, fence::of(3, 7))) && is_mine(&comment, claim(run, fence::of(3, 8))));
+        assert!(!is_mine(&comment, claim(run, fence::of(3, 6))));
     }
 }

@@ -9,7 +9,10 @@
 
 use std::time::Duration;
 
-use dbkeep_engine::port::{Claim, TargetError};
+use dbkeep_engine::{
+    model::fence,
+    port::{Claim, TargetError},
+};
 use sqlx::Executor as _;
 
 use super::{PostgresTarget, error::statement, line::Line};
@@ -67,7 +70,7 @@ pub(super) async fn unnote_all(connection: &mut Line, claim: Claim) -> Result<()
     Ok(())
 }
 
-/// Process, run, attempt, and what it did.
+/// Process, run, fence, and what it did.
 type Noted = (i32, String, i64, String);
 /// SQLSTATE `insufficient_privilege`.
 const NOT_PERMITTED: &str = "42501";
@@ -141,7 +144,8 @@ async fn gone(connection: &mut Line, processes: &[i32]) -> Result<(), TargetErro
     Ok(())
 }
 
-fn in_words((process, run, attempt, work): &Noted, ended: bool) -> String {
+fn in_words((process, run, fence, work): &Noted, ended: bool) -> String {
+    let attempt = fence::attempt(u64::try_from(*fence).unwrap_or(0));
     let what = format!("database session {process} of attempt {attempt} of run {run} ({work})");
     if ended {
         format!(
