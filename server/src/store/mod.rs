@@ -308,7 +308,13 @@ impl Schedules for ControlStore {
     }
 
     async fn beat(&self, server: &ServerInfo, clock: jiff::Timestamp) -> Result<(), StoreError> {
-        self.write(servers::Beat::new(server, clock)).await
+        let beaten = self.write(servers::Beat::new(server, clock)).await;
+        if let Some(failover) = self.failover.clone() {
+            // Nobody waits for servers that may not answer.
+            let pool = self.pool.clone();
+            drop(tokio::spawn(async move { failover.look_now_and_then(&pool).await }));
+        }
+        beaten
     }
 
     async fn farewell(&self, id: &str) -> Result<(), StoreError> {
