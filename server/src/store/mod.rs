@@ -267,12 +267,26 @@ impl Schedules for ControlStore {
         self.write(slots::Release).await
     }
 
-    async fn claim_slot(&self, holder: &str, term: Duration, targets: &[String]) -> Result<Option<SlotGrant>, StoreError> {
-        self.write(slots::Claim::new(holder, term, targets)).await
+    async fn claim_slot(
+        &self,
+        holder: &str,
+        term: Duration,
+        targets: &[String],
+        only_by_hand: bool,
+    ) -> Result<Option<SlotGrant>, StoreError> {
+        self.write(slots::Claim::new(holder, term, targets, only_by_hand)).await
     }
 
-    async fn fire_now(&self, schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Result<FiredNow, StoreError> {
-        self.write(slots::FireNow::new(schedule, request, holder, term)).await
+    async fn fire_now(
+        &self,
+        schedule: ScheduleId,
+        request: &str,
+        holder: &str,
+        term: Duration,
+        decision: &Decision,
+    ) -> Result<FiredNow, StoreError> {
+        self.write(slots::FireNow::new(schedule, request, holder, term, decision))
+            .await
     }
 
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError> {

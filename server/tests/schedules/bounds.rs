@@ -1,14 +1,22 @@
 //! Bounds that hold for schedules: places for targets, calls that are made again, claims of a server that stops, consent to rules, and
 //! shares of a table while a run works.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use dbkeep_engine::engine::Drift;
+use dbkeep_engine::{
+    engine::Drift,
+    model::{Act, Caller, Decision},
+    port::{FiredNow, Schedules as _},
+};
 use dbkeep_proto::v1::{self, SlotOutcome};
-use dbkeep_server::CatalogSource;
+use dbkeep_server::{CatalogSource, store::ControlStore};
+use dbkeep_testkit::{Proxy, fresh_database};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tonic::Code;
@@ -99,7 +107,7 @@ pub(crate) async fn a_server_that_stops_gives_its_claims_back(database: &str) {
     // Its target does not answer it, and its claims last longer than this test.
     let first = world
         .serve(|mut config| {
-            config.engine.lease_term = std::time::Duration::from_secs(3_600);
+            config.engine.lease_term = Duration::from_secs(3_600);
             config.targets[0].url = mute.url.as_str().into();
             config
         })
@@ -180,6 +188,73 @@ pub(crate) async fn a_call_with_a_name_fires_once(database: &str) {
         assert!(refused.message().contains("allows 1"), "{refused}");
     }
     assert_eq!(server.list(&limited.id).await.len(), 1);
+    server.stop().await;
+}
+
+/// A server died after it had recorded the slot of a call, while schedules are stopped: the call made again fires it, and so does the server
+/// where the call had no name.
+pub(crate) async fn a_call_whose_claim_was_lost_fires_while_schedules_are_stopped(database: &str) {
+    let world = World::new(database).await;
+    let server = world.serve(|config| config).await;
+    let named = server.create(only_by_hand("named")).await;
+    let unnamed = server.create(only_by_hand("unnamed")).await;
+    let stop = v1::StopSchedulerRequest {
+        note: "for a while".to_owned(),
+    };
+    let stopped = server.schedules().stop_scheduler(as_principal("ann", stop)).await;
+    stopped.expect("stopped");
+    let store = ControlStore::open(&world.store).await.expect("the control store");
+    let caller = Caller {
+        principal: "ann".to_owned(),
+        peer: String::new(),
+    };
+    for (schedule, request) in [(&named, "call"), (&unnamed, "")] {
+        let id = schedule.id.parse().expect("an id");
+        let decision = Decision::allow(&caller, Act::Schedule, "fire");
+        let fired = store.fire_now(id, request, "dead", Duration::from_millis(1), &decision).await;
+        assert!(matches!(fired, Ok(FiredNow::Granted(_))), "{fired:?}");
+    }
+    let run = fire(&server, &named.id, "call").await.expect("a run");
+    for schedule in [&named, &unnamed] {
+        let done = server.newest(&schedule.id, &[SlotOutcome::Succeeded]).await;
+        assert!(schedule.id != named.id || done.run_id == run);
+    }
+    store.close().await;
+    server.stop().await;
+}
+
+/// What may pass refuses a call, and not the same call later; and however often it is made, it is one decision.
+pub(crate) async fn a_call_that_met_an_outage_can_be_made_again() {
+    let target = fresh_database("outage").await.expect("a database");
+    let store = fresh_database("control").await.expect("a database");
+    let proxy = Proxy::before(&target).await.expect("a proxy");
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::on(folder, proxy.url().to_owned(), store, &target).await;
+    let server = world.serve(|config| config).await;
+    let control = world.control().await;
+    let schedule = server.create(only_by_hand("tokens")).await;
+    let decisions = async || {
+        let sql =
+            "SELECT count(*) FROM dbkeep_control.decisions WHERE detail LIKE '%fire schedule%' OR reason LIKE '%fire schedule%'";
+        control.fetch_text(sql).await.expect("a count")[0][0]
+            .clone()
+            .expect("a count")
+    };
+    proxy.silence();
+    let refused = fire(&server, &schedule.id, "call").await.expect_err("the target is away");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let slot = server.newest(&schedule.id, &[SlotOutcome::Refused]).await;
+    assert!(slot.run_id.is_empty());
+    proxy.speak();
+    let run = fire(&server, &schedule.id, "call").await.expect("a run");
+    server.newest(&schedule.id, &[SlotOutcome::Succeeded]).await;
+    let fired = decisions().await;
+    for _ in 0..3 {
+        assert_eq!(fire(&server, &schedule.id, "call").await.expect("the run"), run);
+    }
+    assert_eq!(decisions().await, fired, "a call that is made again decides nothing");
+    assert_eq!(fired, "2", "one that was refused, and one that fired");
+    assert_eq!(server.list(&schedule.id).await.len(), 2);
     server.stop().await;
 }
 

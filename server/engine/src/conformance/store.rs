@@ -162,6 +162,7 @@ where
         slots::a_slot_is_settled_once,
         slots::a_person_fires_one_slot_at_a_time,
         slots::a_named_call_fires_once,
+        slots::a_named_call_has_the_slot_of_the_first,
         slots::overdue_slots_are_found_by_their_deadline,
         slots::slots_are_listed_newest_first,
         logs::a_log_is_read_in_pages,

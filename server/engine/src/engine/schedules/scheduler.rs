@@ -135,13 +135,13 @@ impl Scheduler {
         let (pulse, progressed) = self.engine.tick_at(pulse).await?;
         let settings = &self.engine.context.settings;
         let mut more = pulse.pending > 0;
-        while more && pulse.running && !firing.is_full() {
+        while more && !firing.is_full() {
             let targets = firing.open(self.engine.targets().keys());
             match self
                 .engine
                 .context
                 .store
-                .claim_slot(&settings.holder, settings.lease_term, &targets)
+                .claim_slot(&settings.holder, settings.lease_term, &targets, !pulse.running)
                 .await?
             {
                 Some(grant) => {
