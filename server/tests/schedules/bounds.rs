@@ -18,6 +18,7 @@ use dbkeep_proto::v1::{self, SlotOutcome};
 use dbkeep_server::{CatalogSource, store::ControlStore};
 use dbkeep_testkit::{Proxy, fresh_database};
 use jiff::{SignedDuration, Timestamp};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tonic::Code;
 
@@ -122,6 +123,58 @@ pub(crate) async fn a_server_that_stops_gives_its_claims_back(database: &str) {
     assert!(!done.run_id.is_empty());
     assert_eq!(world.runs(&control, &schedule.id).await, 1);
     second.stop().await;
+}
+
+/// Claims whose rows somebody has locked keep neither the others nor the farewell waiting.
+pub(crate) async fn claims_are_given_back_side_by_side() {
+    let world = World::new("postgres").await;
+    let mutes = [Mute::new().await, Mute::new().await];
+    let server = world
+        .serve(|mut config| {
+            config.engine.lease_term = Duration::from_secs(3_600);
+            config.default_schedules = false;
+            config.targets.clear();
+            config
+                .with_target("one", mutes[0].url.as_str(), catalog(CATALOG))
+                .with_target("two", mutes[1].url.as_str(), catalog(CATALOG))
+        })
+        .await;
+    let control = world.control().await;
+    for (number, target) in ["one", "one", "two", "two"].into_iter().enumerate() {
+        let spec = v1::ScheduleSpec {
+            target: target.to_owned(),
+            ..every_minute(&format!("held {number}"))
+        };
+        let schedule = server.create(spec).await;
+        world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+    }
+    let held = "SELECT schedule_id FROM dbkeep_control.schedule_slots WHERE outcome = 'pending' \
+                AND lease_until_ms > extract(epoch FROM clock_timestamp()) * 1000 + 60000";
+    let claimed = eventually(|| async {
+        let rows = control.fetch_text(held).await.expect("slots");
+        let ids: Vec<String> = rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+        (ids.len() == 4).then_some(ids)
+    })
+    .await;
+    let mut other = PgConnection::connect(&world.store).await.expect("a connection");
+    other.execute("BEGIN").await.expect("begun");
+    for id in &claimed[..2] {
+        let lock = format!("SELECT 1 FROM dbkeep_control.schedule_slots WHERE schedule_id = '{id}' FOR UPDATE");
+        other.execute(sqlx::AssertSqlSafe(lock)).await.expect("locked");
+    }
+    server.stop().await;
+    let rows = control.fetch_text(held).await.expect("slots");
+    let mut left: Vec<String> = rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+    left.sort();
+    let mut locked = claimed[..2].to_vec();
+    locked.sort();
+    assert_eq!(left, locked, "the others are free");
+    assert_eq!(
+        control.count("dbkeep_control.servers").await.expect("a count"),
+        0,
+        "it said goodbye"
+    );
+    other.execute("ROLLBACK").await.expect("rolled back");
 }
 
 /// A schedule that nobody but a person fires while a test runs: its slot is New Year.
