@@ -262,6 +262,7 @@ fn plan() -> Plan {
             action: ChildAction::SetNull,
             row_count: 3,
             also_going: 1,
+            table_row_count: 9,
         }],
         strict: true,
         table_row_count: 4_000_000_000,

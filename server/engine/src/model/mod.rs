@@ -8,6 +8,7 @@ pub mod decision;
 pub mod event;
 pub mod fence;
 pub mod file;
+pub mod going;
 pub mod identity;
 mod maintenance;
 pub mod migration;
@@ -23,6 +24,9 @@ pub mod server;
 pub mod size;
 pub mod target;
 pub mod value;
+
+#[cfg(test)]
+pub(crate) use confirmation::tests as plans;
 
 pub use advice::{Advice, AdviceLevel};
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
