@@ -51,9 +51,9 @@ use dbkeep_engine::{
     notify::Routing,
     port::{
         Changed, ClaimedDelivery, CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage,
-        FiredNow, Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
-        Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError,
-        Update, Verdict,
+        FiredNow, Grant, Kept, Ladder, OpenSlots, Outbox, Proofs, PruneBegun, Pulse, Renewal, Requeued, Resolved, RunFilter,
+        ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered,
+        Store, StoreError, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -169,8 +169,8 @@ impl Store for ControlStore {
         self.write(steering::Record::new(request)).await
     }
 
-    async fn begin_prune(&self, run: RunId) -> Result<bool, StoreError> {
-        self.write(prune::Begin { run }).await
+    async fn begin_prune(&self, run: RunId, keeper: Option<RunId>) -> Result<PruneBegun, StoreError> {
+        self.write(prune::Begin { run, keeper }).await
     }
 
     async fn end_prune(&self, run: RunId) -> Result<(), StoreError> {

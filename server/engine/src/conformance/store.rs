@@ -123,6 +123,7 @@ where
         ladder::an_acceptance_and_its_decision_are_one,
         ladder::runs_that_were_worked_on_are_found,
         pruning::a_backup_that_is_needed_is_not_taken,
+        pruning::a_backup_that_is_needed_by_now_is_not_taken,
         pruning::a_backup_that_goes_is_not_given_to_anybody,
         pruning::a_prune_races_with_an_undo,
         pruning::backups_of_whole_tables_are_found,

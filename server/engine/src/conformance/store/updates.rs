@@ -7,7 +7,7 @@ use futures::future::join_all;
 use super::{LONG, enter, held, is_free, log, queued, report, request, run, running, warning};
 use crate::{
     model::{EventBody, Report, ReportStatus, Run, RunId, RunKind, RunState, Verification, fence},
-    port::{Grant, SourceMark, Store, StoreError, Update},
+    port::{Grant, PruneBegun, SourceMark, Store, StoreError, Update},
     run::state::permits,
 };
 
@@ -284,7 +284,7 @@ pub(super) async fn backups_are_marked_by_whoever_proves_them(store: Arc<dyn Sto
         made
     };
     let (whole, torn, pruned) = (finished().await, finished().await, finished().await);
-    assert!(store.begin_prune(pruned).await.unwrap());
+    assert_eq!(store.begin_prune(pruned, None).await.unwrap(), PruneBegun::Begun);
     let keeper = Run {
         kind: RunKind::Maintain,
         ..run("shop")
