@@ -4,6 +4,7 @@
 use std::{io::Read as _, io::Write as _, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     attempt::{Attempt, Ending, Halt},
@@ -120,11 +121,22 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     }
     attempt.boundary()?;
     let (publishing, name) = (Arc::clone(&archive), file.clone());
-    let sealed = blocking(move || {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let sealing = blocking(move || {
         publishing.publish(run, &name)?;
-        fingerprint(publishing.as_ref(), run, name)
-    })
-    .await?;
+        fingerprint(publishing.as_ref(), run, name, &stopped)
+    });
+    tokio::pin!(sealing);
+    let sealed = tokio::select! {
+        sealed = &mut sealing => sealed?,
+        halted = attempt.lease.stopped() => {
+            // A file that were published after those of this attempt are removed would stay.
+            stop.cancel();
+            drop(sealing.await);
+            return Err(halted.into());
+        }
+    };
     if sealed.bytes == 0 {
         return Err(Halt::Fail(format!("{file} is empty")));
     }
@@ -200,8 +212,13 @@ fn remove_others(archive: &dyn Archive, run: RunId, chosen: impl Fn(&str) -> boo
     Ok(())
 }
 
-/// Size and SHA-256 of a sealed file, read back from the archive.
-pub(super) fn fingerprint(archive: &dyn Archive, run: RunId, file: String) -> Result<BackupFile, ArchiveError> {
+/// Size and SHA-256 of a sealed file, read back from the archive; an error where `stop` is cancelled meanwhile.
+pub(super) fn fingerprint(
+    archive: &dyn Archive,
+    run: RunId,
+    file: String,
+    stop: &CancellationToken,
+) -> Result<BackupFile, ArchiveError> {
     let mut reading = archive.open(run, &file)?;
     let mut sha256 = Sha256::new();
     let mut bytes = 0_u64;
@@ -213,6 +230,12 @@ pub(super) fn fingerprint(archive: &dyn Archive, run: RunId, file: String) -> Re
         })?;
         if read == 0 {
             break;
+        }
+        if stop.is_cancelled() {
+            return Err(ArchiveError::Io {
+                path: file,
+                source: std::io::ErrorKind::Interrupted.into(),
+            });
         }
         sha256.update(&buffer[..read]);
         bytes += read as u64;
@@ -237,5 +260,23 @@ mod tests {
         let files = ["a-attempt0001.dump", "a-attempt0002.dump", "a-attempt0003.dump", "a.dump"];
         let older: Vec<_> = files.into_iter().filter(|file| fence_of(file) < 2).collect();
         assert_eq!(older, ["a-attempt0001.dump", "a.dump"]);
+    }
+
+    /// The sum of a large dump is not waited for by somebody who has to stop.
+    #[test]
+    fn a_sum_ends_where_it_is_told_to() {
+        let (archive, run, file) = (crate::testing::MemoryArchive::default(), RunId::new(), "a.dump");
+        let mut writing = archive.create(run, file).expect("a file");
+        writing.write_all(&vec![7_u8; 3 * BUFFER]).expect("written");
+        writing.seal().expect("sealed");
+        let stop = CancellationToken::new();
+        let whole = fingerprint(&archive, run, file.to_owned(), &stop).expect("a sum");
+        assert_eq!(whole.bytes, 3 * BUFFER as u64);
+        stop.cancel();
+        let stopped = fingerprint(&archive, run, file.to_owned(), &stop);
+        assert!(
+            matches!(&stopped, Err(ArchiveError::Io { source, .. }) if source.kind() == std::io::ErrorKind::Interrupted),
+            "{stopped:?}"
+        );
     }
 }

@@ -39,6 +39,22 @@ fn is_mine(comment: &str, claim: Claim) -> bool {
     maker.is_some_and(|maker| maker <= claim.fence)
 }
 
+/// What the name of a database begins with that an attempt of this run is making.
+fn making(run: RunId) -> String {
+    format!("dbkeep_making_{}_", run.0.simple())
+}
+
+/// Name of the database that an attempt is making. Within the 63 bytes of a name.
+fn unfinished(claim: Claim) -> String {
+    format!("{}{:x}", making(claim.run), claim.fence)
+}
+
+/// Whether a database of that name is one that this attempt or one before it was making.
+fn was_making(name: &str, claim: Claim) -> bool {
+    let maker = name.strip_prefix(&making(claim.run));
+    maker.is_some_and(|fence| u64::from_str_radix(fence, 16).is_ok_and(|fence| fence <= claim.fence))
+}
+
 fn taken(place: &str) -> MaintenanceError {
     MaintenanceError::Place {
         place: place.to_owned(),
@@ -60,26 +76,39 @@ async fn comment_of(connection: &mut Line, name: &str) -> Result<Option<String>,
 impl PostgresTarget {
     pub(super) async fn drop_database(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError> {
         let mut connection = self.connection().await?;
+        let sql = "SELECT datname::text FROM pg_catalog.pg_database WHERE pg_catalog.starts_with(datname::text, $1)";
+        let left: Vec<String> = sqlx::query_scalar(sql)
+            .bind(making(claim.run))
+            .fetch_all(&mut connection)
+            .await
+            .map_err(statement)?;
+        for unfinished in left.iter().filter(|left| was_making(left, claim)) {
+            self.drop_it(&mut connection, unfinished).await?;
+        }
         match comment_of(&mut connection, name).await? {
             None => {}
-            Some(comment) if is_mine(&comment, claim) => {
-                let quoted = render::identifier(name);
-                let sql = if self.server_major(&mut connection).await? >= 13 {
-                    format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")
-                } else {
-                    // Whoever is still connected was there to look.
-                    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = $1")
-                        .bind(name)
-                        .execute(&mut connection)
-                        .await
-                        .map_err(statement)?;
-                    format!("DROP DATABASE IF EXISTS {quoted}")
-                };
-                connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
-            }
+            Some(comment) if is_mine(&comment, claim) => self.drop_it(&mut connection, name).await?,
             Some(_) => return Err(taken(&format!("database {name}"))),
         }
         self.idle.put(connection);
+        Ok(())
+    }
+
+    /// Removes a database, whoever is connected to it.
+    async fn drop_it(&self, connection: &mut Line, name: &str) -> Result<(), MaintenanceError> {
+        let quoted = render::identifier(name);
+        let sql = if self.server_major(&mut *connection).await? >= 13 {
+            format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")
+        } else {
+            // Whoever is still connected was there to look.
+            sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = $1")
+                .bind(name)
+                .execute(&mut *connection)
+                .await
+                .map_err(statement)?;
+            format!("DROP DATABASE IF EXISTS {quoted}")
+        };
+        connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
         Ok(())
     }
 
@@ -186,15 +215,20 @@ impl PostgresTarget {
         .await
         .map_err(statement)?;
         let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        // Its comment cannot come with it in one transaction, so that until then its name alone says whose it is.
+        let unfinished = render::identifier(&unfinished(claim));
         let create = format!(
-            "CREATE DATABASE {quoted} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
+            "CREATE DATABASE {unfinished} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
             literal(&encoding),
             literal(&collate),
             literal(&ctype)
         );
         connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
-        let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark_of_attempt(claim)));
+        failpoint!("scratch-created");
+        let comment = format!("COMMENT ON DATABASE {unfinished} IS {}", literal(&mark_of_attempt(claim)));
         connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
+        let rename = format!("ALTER DATABASE {unfinished} RENAME TO {quoted}");
+        connection.execute(AssertSqlSafe(rename)).await.map_err(statement)?;
         failpoint!("scratch-made");
         let inside = self.hosts.in_database(name);
         let opening = Line::open(&inside, CONNECT_TIMEOUT, self.silence, "");
@@ -308,6 +342,11 @@ mod tests {
         assert!(is_mine(&comment, claim(run, 2)) && is_mine(&comment, claim(run, 3)));
         assert!(!is_mine(&comment, claim(run, 1)), "an attempt that wakes up late");
         assert!(!is_mine(&comment, claim(other, 9)) && !is_mine("", claim(run, 9)));
+        let making = unfinished(claim(run, u64::MAX >> 1));
+        assert!(making.len() <= 63, "{making}");
+        let making = unfinished(claim(run, fence::of(2, 5)));
+        assert!(was_making(&making, claim(run, fence::of(2, 5))) && was_making(&making, claim(run, fence::of(3, 0))));
+        assert!(!was_making(&making, claim(run, fence::of(2, 4))) && !was_making(&making, claim(other, u64::MAX)));
         // Two holders of one number: the larger of them, and not the other.
         let comment = mark_of_attempt(claim(run, fence::of(3, 7)));
         assert!(is_mine(&comment, claim(run, fence::of(3, 7))) && is_mine(&comment, claim(run, fence::of(3, 8))));
