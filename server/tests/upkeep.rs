@@ -903,3 +903,40 @@ async fn what_cannot_be_removed_is_named_and_nothing_else_fails() {
         assert_eq!(world.data().join("backups").join(backup).exists(), stays, "{backup}");
     }
 }
+
+/// Of what other roles rebuild the server shows no name: an index that is being made is not taken for one that was left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rebuild_of_another_role_is_no_leftover() {
+    let world = World::new("postgres").await;
+    bloat(&world).await;
+    let role = format!("keeper_{}", RunId::new().0.simple());
+    world.db.execute(&format!("CREATE ROLE {role} LOGIN")).await.expect("a role");
+    let reader = old_snapshot(&world.url).await;
+    let url = world.url.clone();
+    let other = tokio::spawn(async move {
+        let mut session = PgConnection::connect(&url).await.expect("a session");
+        session.execute("REINDEX INDEX CONCURRENTLY fat_note").await.map(drop)
+    });
+    world.until("a rebuild that waits", REBUILDING, |count| count == 1).await;
+    world.until("its new index", LEFTOVERS, |count| count == 1).await;
+    let survey = async |url: &str| {
+        let nobody = dbkeep_engine::port::Watch {
+            progress: tokio::sync::watch::channel(dbkeep_engine::model::MaintenanceProgress::default()).0,
+            stop: tokio_util::sync::CancellationToken::new(),
+        };
+        let target = target::open(url).expect("a target");
+        target.maintenance().survey_indexes(&nobody).await.expect("a survey")
+    };
+    let as_role = world.url.replace("postgres@", &format!("{role}@"));
+    let seen = survey(&as_role).await;
+    assert!(seen.leftovers.is_empty(), "{seen:?}");
+    world
+        .db
+        .fetch_text("SELECT pg_cancel_backend(pid)::text FROM pg_stat_progress_create_index WHERE datname = current_database()")
+        .await
+        .expect("cancelled");
+    assert!(other.await.expect("a task").is_err(), "it was cut short");
+    drop(reader);
+    let seen = survey(&as_role).await;
+    assert_eq!(seen.leftovers.len(), 1, "now it is one: {seen:?}");
+}
