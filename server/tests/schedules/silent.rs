@@ -109,3 +109,43 @@ async fn a_run_on_a_silent_connection_can_be_cancelled() {
     assert!(silent.world.expired().await > 0, "it was stopped");
     silent.server.stop().await;
 }
+
+/// The sizes before the run are those that the first attempt finds which finds the target.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_away_at_the_begin_is_measured_when_it_is_back() {
+    let target = fresh_database("away").await.expect("a database");
+    let store = fresh_database("control").await.expect("a database");
+    let proxy = Proxy::before(&target).await.expect("a proxy");
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::on(folder, proxy.url().to_owned(), store, &target).await;
+    // The run is accepted, and waits.
+    let idle = world
+        .serve(|mut config| {
+            config.engine.concurrent_runs = 0;
+            config
+        })
+        .await;
+    let schedule = idle.create(once_an_hour("away")).await.id;
+    let run = idle.fire(&schedule).await.expect("a run");
+    idle.stop().await;
+    proxy.silence();
+    let server = world
+        .serve(|mut config| {
+            config.target_silence = Duration::from_secs(1);
+            config
+        })
+        .await;
+    let control = world.control().await;
+    let column = async |column: &str| {
+        let sql = format!("SELECT {column} FROM dbkeep_control.runs WHERE id = '{run}'");
+        control.fetch_text(&sql).await.expect("a run")[0][0].clone().expect("a value")
+    };
+    eventually(|| async { (column("state").await == "interrupted").then_some(()) }).await;
+    assert!(column("report").await.contains("SIZES_UNKNOWN"), "it was away");
+    proxy.speak();
+    eventually(|| async { (column("state").await == "succeeded").then_some(()) }).await;
+    let report: serde_json::Value = serde_json::from_str(&column("report").await).expect("JSON");
+    assert!(report["sizes"]["before"].is_object(), "{}", report["sizes"]);
+    assert!(report["sizes"]["after"].is_object(), "{}", report["sizes"]);
+    server.stop().await;
+}
