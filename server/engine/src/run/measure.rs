@@ -2,7 +2,7 @@
 //! whatever keeps them from being taken is a warning, and never the end of a run.
 //!
 //! What was found is written before the work begins, and never taken again: an attempt after a crash keeps it, because by then rows
-//! may be gone.
+//! may be gone. A look that found nothing is repeated as long as no step has begun.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,9 +28,12 @@ pub(super) async fn before(attempt: &mut Attempt, tables: Option<BTreeSet<TableN
     let report = &attempt.ledger.report;
     // An attempt of an earlier version may have worked without a look.
     let is_untouched = report.steps.iter().all(|step| step.state == StepState::Pending);
-    if report.scheduled.is_none() || report.sizes.is_some() || !is_untouched {
+    let is_known = report.sizes.as_ref().is_some_and(|sizes| sizes.before.is_some());
+    if report.scheduled.is_none() || is_known || !is_untouched {
         return Ok(());
     }
+    // Where the target was away when the run began, an attempt that finds it again looks before it changes anything.
+    let was_told = report.sizes.is_some();
     let tables: Option<Vec<TableName>> = tables.map(|tables| tables.into_iter().collect());
     let before = match look(attempt, tables.as_deref()).await? {
         Ok(mut snapshot) => {
@@ -38,8 +41,10 @@ pub(super) async fn before(attempt: &mut Attempt, tables: Option<BTreeSet<TableN
             Some(snapshot)
         }
         Err(why) => {
-            let message = format!("the sizes before the run are not known: {why}");
-            attempt.ledger.warn(None, UNKNOWN, message).await?;
+            if !was_told {
+                let message = format!("the sizes before the run are not known: {why}");
+                attempt.ledger.warn(None, UNKNOWN, message).await?;
+            }
             None
         }
     };

@@ -9,10 +9,13 @@
 
 use std::time::Duration;
 
-use dbkeep_engine::port::{Claim, TargetError};
-use sqlx::{Executor as _, PgConnection};
+use dbkeep_engine::{
+    model::fence,
+    port::{Claim, TargetError},
+};
+use sqlx::Executor as _;
 
-use super::{PostgresTarget, error::statement};
+use super::{PostgresTarget, error::statement, line::Line};
 
 /// Makes the table; part of what a claim makes.
 pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS dbkeep.session ( \
@@ -30,7 +33,7 @@ pub(super) const KEEPALIVE: &str = "SELECT pg_catalog.set_config('tcp_keepalives
      SELECT pg_catalog.set_config('tcp_user_timeout', '30s', true) WHERE pg_catalog.current_setting('server_version_num')::integer >= 120000";
 
 /// Notes the session; committed at once, so that others see it while its transaction is at work.
-pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'static str) -> Result<(), TargetError> {
+pub(super) async fn note(connection: &mut Line, claim: Claim, work: &'static str) -> Result<(), TargetError> {
     sqlx::query(
         "INSERT INTO dbkeep.session AS s (pid, backend_start, run_id, fence, work) \
          SELECT a.pid, a.backend_start, $1, $2, $3 FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = pg_catalog.pg_backend_pid() \
@@ -48,7 +51,7 @@ pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'st
 }
 
 /// Takes the note of this session back, in the transaction that is open.
-pub(super) async fn unnote(connection: &mut PgConnection) -> Result<(), TargetError> {
+pub(super) async fn unnote(connection: &mut Line) -> Result<(), TargetError> {
     connection
         .execute("DELETE FROM dbkeep.session WHERE pid = pg_catalog.pg_backend_pid()")
         .await
@@ -57,7 +60,7 @@ pub(super) async fn unnote(connection: &mut PgConnection) -> Result<(), TargetEr
 }
 
 /// Takes all notes of an attempt back.
-pub(super) async fn unnote_all(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
+pub(super) async fn unnote_all(connection: &mut Line, claim: Claim) -> Result<(), TargetError> {
     sqlx::query("DELETE FROM dbkeep.session WHERE run_id = $1 AND fence = $2")
         .bind(claim.run.to_string())
         .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
@@ -67,7 +70,7 @@ pub(super) async fn unnote_all(connection: &mut PgConnection, claim: Claim) -> R
     Ok(())
 }
 
-/// Process, run, attempt, and what it did.
+/// Process, run, fence, and what it did.
 type Noted = (i32, String, i64, String);
 /// SQLSTATE `insufficient_privilege`.
 const NOT_PERMITTED: &str = "42501";
@@ -124,7 +127,7 @@ impl PostgresTarget {
 }
 
 /// Waits until processes are gone. One that is not in time is met again where its locks are waited for.
-async fn gone(connection: &mut PgConnection, processes: &[i32]) -> Result<(), TargetError> {
+async fn gone(connection: &mut Line, processes: &[i32]) -> Result<(), TargetError> {
     let left = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1)";
     let began = std::time::Instant::now();
     while !processes.is_empty() && began.elapsed() < ENDED {
@@ -141,7 +144,8 @@ async fn gone(connection: &mut PgConnection, processes: &[i32]) -> Result<(), Ta
     Ok(())
 }
 
-fn in_words((process, run, attempt, work): &Noted, ended: bool) -> String {
+fn in_words((process, run, fence, work): &Noted, ended: bool) -> String {
+    let attempt = fence::attempt(u64::try_from(*fence).unwrap_or(0));
     let what = format!("database session {process} of attempt {attempt} of run {run} ({work})");
     if ended {
         format!(

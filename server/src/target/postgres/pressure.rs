@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use dbkeep_engine::port::{Pressure, Replica, TargetError};
-use sqlx::{Executor as _, PgConnection, Row as _};
+use sqlx::{Executor as _, Row as _};
 
 use super::error::statement;
+use super::line::Line;
 
 /// A replica that has not caught up says so at least every `wal_receiver_status_interval`, 10 s by default. One that is silent for
 /// twice that is stopped, though its connection may live on for a minute.
@@ -31,7 +32,7 @@ const WAITERS: &str = "WITH own AS (SELECT array_agg(pid) AS pids FROM pg_stat_a
 /// A few pages by their index, which every database has in memory: what takes time here is what everybody waits for.
 const PROBE: &str = "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = 'pg_catalog.pg_class'::regclass";
 
-pub(super) async fn measure(connection: &mut PgConnection) -> Result<Pressure, TargetError> {
+pub(super) async fn measure(connection: &mut Line) -> Result<Pressure, TargetError> {
     // A measurement that takes long would be old, and must not wait in a queue that it measures.
     connection
         .execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '500ms'")

@@ -12,13 +12,15 @@ use dbkeep_engine::{
     port::{MaintenanceError, SampleOrder, Watch},
 };
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{
     PostgresTarget, SESSION,
     dump::{OWN_SCHEMAS, arguments, tables},
     error::statement,
-    holders, render,
+    holders,
+    line::Line,
+    render,
     tool::Running,
 };
 
@@ -149,7 +151,7 @@ impl PostgresTarget {
     }
 }
 
-async fn count(connection: &mut PgConnection, table: &TableName) -> Result<u64, MaintenanceError> {
+async fn count(connection: &mut Line, table: &TableName) -> Result<u64, MaintenanceError> {
     let sql = format!("SELECT count(*) FROM ONLY {}", render::table(table));
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_one(connection)
@@ -159,7 +161,7 @@ async fn count(connection: &mut PgConnection, table: &TableName) -> Result<u64, 
 }
 
 /// Columns of a table as a list, and what its rows are ordered by.
-async fn columns(connection: &mut PgConnection, table: &TableName) -> Result<(Vec<String>, String), MaintenanceError> {
+async fn columns(connection: &mut Line, table: &TableName) -> Result<(Vec<String>, String), MaintenanceError> {
     let columns: Vec<(String, i32)> = sqlx::query_as(COLUMNS)
         .bind(render::table(table))
         .fetch_all(connection)
@@ -177,8 +179,8 @@ async fn columns(connection: &mut PgConnection, table: &TableName) -> Result<(Ve
 }
 
 struct Sampling<'a> {
-    source: PgConnection,
-    copy: PgConnection,
+    source: Line,
+    copy: Line,
     order: &'a SampleOrder,
     watch: &'a Watch,
 }
@@ -226,16 +228,16 @@ impl Sampling<'_> {
     /// Copies what a query on the target finds into a table of the copy. Returns the number of rows.
     async fn transfer(&mut self, query: &str, into: &TableName, list: &str) -> Result<u64, MaintenanceError> {
         let out = format!("COPY ({query}) TO STDOUT");
-        let mut sink = self
-            .copy
-            .copy_in_raw(&format!("COPY {} ({list}) FROM STDIN", render::table(into)))
-            .await
-            .map_err(statement)?;
-        let mut rows = self.source.copy_out_raw(&out).await.map_err(statement)?;
+        let (copy, taking) = self.copy.parts();
+        let (source, giving) = self.source.parts();
+        let begin = format!("COPY {} ({list}) FROM STDIN", render::table(into));
+        let mut sink = taking.wait(copy.copy_in_raw(&begin)).await.map_err(statement)?;
+        let rows = giving.wait(source.copy_out_raw(&out)).await.map_err(statement)?;
+        let mut rows = giving.follow(rows);
         while let Some(part) = rows.try_next().await.map_err(statement)? {
-            sink.send(part).await.map_err(statement)?;
+            taking.wait(sink.send(part)).await.map_err(statement)?;
         }
-        Ok(sink.finish().await.map_err(statement)?)
+        Ok(taking.wait(sink.finish()).await.map_err(statement)?)
     }
 
     /// Fetches the rows that keys name, and those that the keys of these name, until none is missing.

@@ -10,9 +10,9 @@ use dbkeep_engine::{
     model::{Selection, TableSchema},
     port::{Survey, TargetError},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
-use super::{error::statement, render, surveyed, text_row};
+use super::{error::statement, line::Line, render, surveyed, text_row};
 
 /// Time that a slice should take: what comes meanwhile waits for at most about as long, which is less than a commit takes.
 const SLICE: Duration = Duration::from_millis(2);
@@ -25,7 +25,7 @@ const FIRST_ROWS: u32 = 200;
 const MAX_ROWS: u32 = 100_000;
 
 /// In one statement, as fast as the database can.
-pub(super) async fn at_once(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+pub(super) async fn at_once(connection: &mut Line, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let from = render::from_where(selection)?;
     let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
         .fetch_one(&mut *connection)
@@ -45,7 +45,7 @@ pub(super) async fn at_once(connection: &mut PgConnection, selection: &Selection
 }
 
 /// Rows of the whole table.
-pub(super) async fn whole(connection: &mut PgConnection, table: &TableSchema) -> Result<u64, TargetError> {
+pub(super) async fn whole(connection: &mut Line, table: &TableSchema) -> Result<u64, TargetError> {
     let sql = format!("SELECT count(*) FROM {}", render::table(&table.name));
     let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_one(connection)
@@ -55,7 +55,7 @@ pub(super) async fn whole(connection: &mut PgConnection, table: &TableSchema) ->
 }
 
 /// In slices that others do not feel.
-pub(super) async fn in_slices(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+pub(super) async fn in_slices(connection: &mut Line, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let from = render::from_where(selection)?;
     let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
     let declare =

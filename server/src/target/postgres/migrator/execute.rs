@@ -11,8 +11,9 @@ use dbkeep_engine::{
     model::{EngineKind, LedgerEntry, Statement, StatementReport},
     port::{Follow, GroupDone, GroupOrder, MigratorError, TargetError, TargetErrorClass, Told},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
+use super::super::line::Line;
 use super::{
     super::{
         PostgresTarget,
@@ -112,7 +113,7 @@ struct Group<'a> {
 
 impl Group<'_> {
     /// All but the commit.
-    async fn work(&self, connection: &mut PgConnection) -> Result<GroupDone, MigratorError> {
+    async fn work(&self, connection: &mut Line) -> Result<GroupDone, MigratorError> {
         let order = self.order;
         let transaction = self.begin(connection).await?;
         let mut observer = match order.observe {
@@ -142,7 +143,7 @@ impl Group<'_> {
     }
 
     /// Begins, and returns what tells this transaction from any other.
-    async fn begin(&self, connection: &mut PgConnection) -> Result<String, MigratorError> {
+    async fn begin(&self, connection: &mut Line) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
             "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
@@ -168,12 +169,7 @@ impl Group<'_> {
     }
 
     /// Looks whether everything is as it has to be, and writes the ledger row.
-    async fn end(
-        &self,
-        connection: &mut PgConnection,
-        transaction: &str,
-        entry: &LedgerEntry,
-    ) -> Result<LedgerEntry, MigratorError> {
+    async fn end(&self, connection: &mut Line, transaction: &str, entry: &LedgerEntry) -> Result<LedgerEntry, MigratorError> {
         let order = self.order;
         // What a deferred constraint has to say belongs to the script.
         let mut closing = format!("SET CONSTRAINTS ALL IMMEDIATE; {}", own_settings(order));
@@ -237,7 +233,7 @@ fn ended_itself() -> TargetError {
 }
 
 /// Sets the session as the script did for its groups before this one.
-pub(super) async fn set_session(connection: &mut PgConnection, order: &GroupOrder) -> Result<(), MigratorError> {
+pub(super) async fn set_session(connection: &mut Line, order: &GroupOrder) -> Result<(), MigratorError> {
     for one in &order.session {
         let set = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
         set.map_err(|error| problem::of_statement(error, 0, Vec::new()))?;
@@ -248,7 +244,7 @@ pub(super) async fn set_session(connection: &mut PgConnection, order: &GroupOrde
 /// Executes one statement, and looks meanwhile who keeps it waiting.
 pub(super) async fn run_one(
     target: &PostgresTarget,
-    connection: &mut PgConnection,
+    connection: &mut Line,
     process: i32,
     order: &GroupOrder,
     index: usize,
