@@ -113,12 +113,15 @@ impl Collector {
     fn begin(&mut self, tasks: &mut JoinSet<Done>) {
         let now = Instant::now();
         let mut names: Vec<String> = self.engine.targets().keys().cloned().collect();
+        // Who has waited longest comes first, so that targets that take their time do not keep the others from their turn.
+        names.sort_by_key(|name| self.due.get(name).copied());
         if self.engine.context.settings.monitor.machine.is_some() {
-            names.push(String::new());
+            names.insert(0, String::new());
         }
         for name in names {
-            if self.at_work.len() >= AT_ONCE {
-                break;
+            // The machine has a place of its own: disks are looked at however many targets are away.
+            if self.at_work.iter().filter(|name| !name.is_empty()).count() >= AT_ONCE && !name.is_empty() {
+                continue;
             }
             let due = self.due.get(&name).is_none_or(|due| *due <= now);
             if !due || !self.at_work.insert(name.clone()) {
@@ -335,13 +338,13 @@ impl Engine {
                     .envelopes
                     .extend(self.context.settings.notify.routing.envelopes(&notice, None));
             }
-            if transition == AlertTransition::Passed {
-                changes.drop.push(alert.id);
-            } else {
-                changes.put.push(alert);
+            match transition {
+                AlertTransition::Passed => changes.drop.push(alert.id),
+                AlertTransition::Seen => changes.seen.push(alert),
+                _ => changes.put.push(alert),
             }
         }
-        if changes.put.is_empty() && changes.drop.is_empty() {
+        if changes.put.is_empty() && changes.seen.is_empty() && changes.drop.is_empty() {
             return Ok(true);
         }
         Ok(self.context.store.change_alerts(claim, &changes).await?)
