@@ -125,7 +125,15 @@ async fn a_target_that_is_away_at_the_begin_is_measured_when_it_is_back() {
             config
         })
         .await;
-    let schedule = idle.create(once_an_hour("away")).await.id;
+    let spec = v1::ScheduleSpec {
+        operations: Vec::new(),
+        maintenance: vec![v1::MaintenanceTask {
+            name: "vacuum_analyze".to_owned(),
+            ..v1::MaintenanceTask::default()
+        }],
+        ..once_an_hour("away")
+    };
+    let schedule = idle.create(spec).await.id;
     let run = idle.fire(&schedule).await.expect("a run");
     idle.stop().await;
     proxy.silence();

@@ -57,9 +57,17 @@ pub(super) async fn a_backup_that_is_needed_is_not_taken(store: Arc<dyn Store>) 
     );
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
     store
-        .update(undo.id, grant.fence, &enter(RunState::Succeeded, "done"))
+        .update(undo.id, grant.fence, &enter(RunState::Failed, "cut short"))
         .await
         .unwrap();
+    assert!(!taken(store, source.id).await, "its rows may be nowhere else");
+    let undo = accept(store, &request(about(source.id), &[])).await;
+    let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
+    let done = Update {
+        source_mark: Some(SourceMark::Undone),
+        ..enter(RunState::Succeeded, "done")
+    };
+    store.update(undo.id, grant.fence, &done).await.unwrap();
     assert!(taken(store, source.id).await);
 }
 
