@@ -5,6 +5,7 @@ mod foreign;
 mod ledger;
 mod measure;
 mod postgres;
+mod spread;
 mod sqlite;
 mod words;
 
