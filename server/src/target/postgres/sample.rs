@@ -116,6 +116,7 @@ impl PostgresTarget {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
                      SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronize_seqscans = off";
         source.execute(begin).await.map_err(statement)?;
+        source.execute(holders::HELD).await.map_err(statement)?;
         let snapshot: String = sqlx::query_scalar("SELECT pg_export_snapshot()")
             .fetch_one(&mut source)
             .await
@@ -124,7 +125,8 @@ impl PostgresTarget {
         let mut dumping = arguments(&snapshot, &order.path)?;
         dumping.push("--schema-only".to_owned());
         dumping.extend(OWN_SCHEMAS.map(|schema| format!("--exclude-schema={schema}")));
-        let running = Running::start("pg_dump", &mut self.programs.command("pg_dump", None, &dumping)?)?;
+        let programs = self.programs.named(holders::name(order.claim));
+        let running = Running::start("pg_dump", &mut programs.command("pg_dump", None, &dumping)?)?;
         running.end().await?.map_err(|said| MaintenanceError::Tool {
             tool: "pg_dump".to_owned(),
             problem: said,

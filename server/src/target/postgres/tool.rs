@@ -98,6 +98,14 @@ impl Programs {
         other
     }
 
+    /// The same for sessions of another name.
+    pub(super) fn named(&self, name: String) -> Self {
+        let mut other = self.clone();
+        other.environment.retain(|(known, _)| *known != "PGAPPNAME");
+        other.environment.push(("PGAPPNAME", name));
+        other
+    }
+
     /// Where a program is.
     fn find(&self, tool: &str) -> Result<PathBuf, MaintenanceError> {
         let is_program = |path: &PathBuf| path.is_file();
