@@ -15,7 +15,7 @@ use super::{
     contents::{contents, list_file},
     dump::{Notes, TableNotes},
     error::{self, statement},
-    render,
+    liveness, render,
     tool::path_argument,
 };
 
@@ -195,7 +195,7 @@ impl PostgresTarget {
         connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
         failpoint!("scratch-made");
         let inside = self.hosts.in_database(name);
-        Ok(inside.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?)
+        Ok(liveness::connect(&inside, CONNECT_TIMEOUT).await.map_err(error::connecting)?)
     }
 
     pub(super) async fn restore_into(

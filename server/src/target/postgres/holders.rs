@@ -35,11 +35,6 @@ pub(super) fn name(claim: Claim) -> String {
 const ENDED: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What the server does to notice by itself that a machine is gone. A process that is stopped answers all of it.
-pub(super) const KEEPALIVE: &str = "SELECT pg_catalog.set_config('tcp_keepalives_idle', '10', true), pg_catalog.set_config('tcp_keepalives_interval', '5', true), \
-     pg_catalog.set_config('tcp_keepalives_count', '3', true); \
-     SELECT pg_catalog.set_config('tcp_user_timeout', '30s', true) WHERE pg_catalog.current_setting('server_version_num')::integer >= 120000";
-
 /// Notes the session; committed at once, so that others see it while its transaction is at work.
 pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'static str) -> Result<(), TargetError> {
     sqlx::query(

@@ -12,6 +12,7 @@ mod holders;
 mod identity;
 mod introspect;
 mod journal;
+mod liveness;
 mod load;
 mod maintain;
 mod measure;
@@ -119,7 +120,9 @@ impl PostgresTarget {
 
     async fn connect(&self) -> Result<PgConnection, TargetError> {
         let connecting = async {
-            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
+            let mut connection = liveness::connect(&self.hosts, CONNECT_TIMEOUT)
+                .await
+                .map_err(error::connecting)?;
             connection.execute(SESSION).await.map_err(error::statement)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, 
 use super::super::{
     CONNECT_TIMEOUT, IDLE_LIFETIME, PostgresTarget,
     error::{self, lost, statement},
-    holders,
+    holders, liveness,
     load::CANCEL,
 };
 use crate::hosts::Hosts;
@@ -70,7 +70,9 @@ impl PostgresTarget {
     /// A session that nothing was done in, or that was wiped.
     pub(super) async fn session(&self) -> Result<Session, TargetError> {
         let mut session = self.unwiped_session().await?;
-        session.connection.execute(WIPE).await.map_err(statement)?;
+        // The group before it reset what the session began with.
+        let begin = format!("{WIPE}; {}", liveness::watched(false));
+        session.connection.execute(AssertSqlSafe(begin)).await.map_err(statement)?;
         Ok(session)
     }
 
@@ -88,7 +90,9 @@ impl PostgresTarget {
             }
         }
         let connecting = async {
-            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
+            let mut connection = liveness::connect(&self.hosts, CONNECT_TIMEOUT)
+                .await
+                .map_err(error::connecting)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
                 connection.execute(serial).await.map_err(statement)?;
@@ -159,7 +163,7 @@ impl Drop for Armed {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let cancelling = async {
-                    let mut connection = hosts.connect(CONNECT_TIMEOUT).await?;
+                    let mut connection = liveness::connect(&hosts, CONNECT_TIMEOUT).await?;
                     sqlx::query(CANCEL).bind(process).execute(&mut connection).await
                 };
                 if let Err(error) = cancelling.await {

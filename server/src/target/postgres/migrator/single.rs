@@ -11,8 +11,8 @@ use dbkeep_engine::{
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::{
-    super::{PostgresTarget, error::statement},
-    execute::{begin_own, run_one, set_session, watchful, write_own},
+    super::{PostgresTarget, error::statement, liveness::watched},
+    execute::{begin_own, run_one, set_session, write_own},
     ledger, look,
     observe::Observer,
     problem,
@@ -70,7 +70,7 @@ impl PostgresTarget {
         let settings = format!(
             "SET lock_timeout = {}; SET statement_timeout = {limit}; SET client_min_messages = warning; {}",
             millis(order.lock_timeout).max(1),
-            watchful(false)
+            watched(false)
         );
         session.connection.execute(AssertSqlSafe(settings)).await.map_err(statement)?;
         if let Err(error) = set_session(&mut session.connection, order).await {
