@@ -214,13 +214,18 @@ impl Engine {
                 offered: "nothing: its file is not in the folder".to_owned(),
             });
         };
-        let decision = Decision::allow(caller, Act::Repair, format!("{} of migration {}", action.name(), item.id));
-        let run = act_id(&decision);
-        let after = repaired(item, migration, action, caller, run);
         let dropped = (action == RepairAction::DropInvalidIndex)
             .then_some(index)
             .flatten()
             .map(|(index, _)| index);
+        let what = dropped.as_ref().map_or_else(String::new, |index| format!(" {index}"));
+        let decision = Decision::allow(
+            caller,
+            Act::Repair,
+            format!("{}{what} of migration {}", action.name(), item.id),
+        );
+        let run = act_id(&decision);
+        let after = repaired(item, migration, action, caller, run);
         self.change_ledger(name, decision, dropped.as_deref(), vec![(item.entry.clone(), after.clone())])
             .await?;
         repair.done = Some(action);

@@ -11,7 +11,7 @@ use dbkeep_engine::{
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::{
-    super::{PostgresTarget, error::statement, liveness::watched},
+    super::{PostgresTarget, error::statement, holders, liveness::watched},
     execute::{begin_own, run_one, set_session, write_own},
     ledger, look,
     observe::Observer,
@@ -208,6 +208,7 @@ impl PostgresTarget {
 
     pub(super) async fn drop_invalid(&self, claim: Claim, full_names: &str) -> Result<(), MigratorError> {
         let mut connection = self.connect().await?;
+        holders::note(&mut connection, claim, "removal of an invalid index").await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {}; {}; COMMIT",
             ledger::select_fence(claim),
@@ -226,6 +227,7 @@ impl PostgresTarget {
             // A comma.
             at = next + 1;
         }
+        holders::unnote(&mut connection).await?;
         Ok(())
     }
 }
