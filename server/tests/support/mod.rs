@@ -67,6 +67,11 @@ impl Daemon {
         Self::spawn(command, failpoints)
     }
 
+    /// Starts a server by a command as it is.
+    pub(crate) fn start_command(command: Command) -> Self {
+        Self::spawn(command, "")
+    }
+
     fn launch(
         mut command: Command,
         data: &Path,
