@@ -6,6 +6,7 @@ mod indexes;
 mod ledger;
 mod measure;
 mod postgres;
+mod spread;
 mod sqlite;
 mod words;
 

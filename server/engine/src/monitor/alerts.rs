@@ -277,7 +277,7 @@ const REPLICA_MISSED: Duration = Duration::from_secs(24 * 60 * 60);
 const NEWS: f64 = 0.1;
 
 /// The worst condition of each thing that a rule looks at. Several may have one name: standbys are all `walreceiver` where nobody names them.
-fn worst<'a>(conditions: &'a [Condition]) -> BTreeMap<(RuleName, &'a str), &'a Condition> {
+fn worst(conditions: &[Condition]) -> BTreeMap<(RuleName, &str), &Condition> {
     let mut worst: BTreeMap<(RuleName, &str), &Condition> = BTreeMap::new();
     for condition in conditions {
         let kept = worst.entry((condition.rule, condition.object.as_str())).or_insert(condition);

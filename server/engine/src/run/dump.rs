@@ -96,6 +96,8 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     let path = blocking(move || staging.staging(run, &name)).await?;
     failpoint!("dump-begun");
     let order = DumpOrder {
+        // A backup alone does not take its target.
+        claim: (attempt.run.kind != RunKind::Backup).then_some(attempt.claim),
         tables: record.asked.clone(),
         path: path.clone(),
         schema_only: false,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     PostgresTarget,
     error::statement,
-    introspect,
+    holders, introspect,
     line::Line,
     render,
     tool::{Running, path_argument},
@@ -165,9 +165,15 @@ impl PostgresTarget {
 
     pub(super) async fn dump_tables(&self, order: &DumpOrder, watch: &Watch) -> Result<Dumped, MaintenanceError> {
         let mut connection = self.connect().await?;
+        if let Some(claim) = order.claim {
+            holders::note(&mut connection, claim, "dump").await?;
+        }
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
                      SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL synchronize_seqscans = off";
         connection.execute(begin).await.map_err(statement)?;
+        if order.claim.is_some() {
+            connection.execute(holders::HELD).await.map_err(statement)?;
+        }
         let snapshot: String = sqlx::query_scalar("SELECT pg_export_snapshot()")
             .fetch_one(&mut connection)
             .await
@@ -198,7 +204,11 @@ impl PostgresTarget {
             all.dedup();
             arguments.extend(all);
         }
-        let mut command = self.programs.command("pg_dump", None, &arguments)?;
+        let programs = order.claim.map(|claim| self.programs.named(holders::name(claim)));
+        let mut command = programs
+            .as_ref()
+            .unwrap_or(&self.programs)
+            .command("pg_dump", None, &arguments)?;
         let running = Running::start("pg_dump", &mut command)?;
         let dumped = CancellationToken::new();
         let dumping = async {
@@ -248,6 +258,9 @@ impl PostgresTarget {
             (None, Vec::new())
         };
         connection.execute("COMMIT").await.map_err(statement)?;
+        if order.claim.is_some() {
+            holders::unnote(&mut connection).await?;
+        }
         let notes = Notes {
             whole,
             extensions,

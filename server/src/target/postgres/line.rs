@@ -34,6 +34,7 @@ use sqlx::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
+use super::liveness;
 use crate::hosts::Hosts;
 
 /// Longest time between two looks.
@@ -92,20 +93,17 @@ impl Line {
     /// As [`Hosts::connect`], and what the server says of `session`.
     pub(super) async fn open(hosts: &Hosts, within: Duration, patience: Duration, session: &str) -> Result<Self, sqlx::Error> {
         let mut connection = hosts.connect(within).await?;
+        let session = format!("{}; {session}", liveness::watched(false));
         if patience.is_zero() {
-            sqlx::raw_sql(AssertSqlSafe(session.to_owned()))
-                .execute(&mut connection)
-                .await?;
+            sqlx::raw_sql(AssertSqlSafe(session)).execute(&mut connection).await?;
             let watch = Watch { peer: None, dead: false };
             return Ok(Self { connection, watch });
         }
-        // One trip for both.
-        let sql = if session.is_empty() {
-            SELF.to_owned()
-        } else {
-            format!("{session}; {SELF}")
-        };
-        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut connection).await?;
+        // One trip for all; who serves it is the last row.
+        let separator = if session.ends_with("; ") { "" } else { "; " };
+        let sql = format!("{session}{separator}{SELF}");
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection).await?;
+        let row = rows.last().ok_or(sqlx::Error::RowNotFound)?;
         let peer = Peer {
             hosts: hosts.clone(),
             patience,

@@ -162,7 +162,6 @@ pub(super) struct Copying<'a> {
 impl Load<'_> {
     async fn carry_out(&self, connection: &mut Line) -> Result<Loaded, MaintenanceError> {
         connection.execute(BEGIN).await.map_err(statement)?;
-        connection.execute(holders::KEEPALIVE).await.map_err(statement)?;
         let claim = self.order.claim;
         // The row lock makes a newer attempt's claim wait for this transaction; see journal::claim.
         let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")

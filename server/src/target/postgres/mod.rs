@@ -14,6 +14,7 @@ mod identity;
 mod introspect;
 mod journal;
 mod line;
+mod liveness;
 mod load;
 mod maintain;
 mod measure;

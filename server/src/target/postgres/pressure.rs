@@ -25,7 +25,7 @@ const SLOTS: &str = "SELECT slot_name::text, active, pg_wal_lsn_diff(pg_current_
 
 /// Sessions of others that wait for a lock of a session of dbkeep's. Whoever waits is asked who is in the way, and nobody else is:
 /// the function takes a look at all locks at once.
-const WAITERS: &str = "WITH own AS (SELECT array_agg(pid) AS pids FROM pg_stat_activity WHERE application_name = 'dbkeep'), \
+const WAITERS: &str = "WITH own AS (SELECT array_agg(pid) AS pids FROM pg_stat_activity WHERE application_name ~ '^dbkeep( |$)'), \
      waiting AS (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted) \
      SELECT count(*) FROM waiting, own WHERE waiting.pid <> ALL (own.pids) AND pg_blocking_pids(waiting.pid) && own.pids";
 

@@ -88,7 +88,6 @@ impl Rewinder for PostgresTarget {
         let process = backend(&mut connection).await?;
         holders::note(&mut connection, order.claim, "rollback from a backup").await?;
         connection.execute(BEGIN).await.map_err(statement)?;
-        connection.execute(holders::KEEPALIVE).await.map_err(statement)?;
         // The row lock makes a newer attempt's claim wait for this transaction, so that a fenced off one has committed or never will.
         let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
             .bind(order.claim.run.to_string())

@@ -349,7 +349,7 @@ pub(super) async fn alerts_change_together(store: Arc<dyn Store>) {
     assert_eq!(store.alert(raised.id).await.unwrap(), Some(raised.clone()));
     // One that goes on much as it was is noted, and is no change.
     let revision = store.alerts_after(0, 10).await.unwrap().last().unwrap().0;
-    raised.seen_at = raised.seen_at + Duration::from_secs(60);
+    raised.seen_at += Duration::from_secs(60);
     let seen = AlertChanges {
         seen: vec![raised.clone()],
         ..AlertChanges::default()

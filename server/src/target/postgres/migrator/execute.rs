@@ -18,7 +18,7 @@ use super::{
     super::{
         PostgresTarget,
         error::{self, refused, statement},
-        holders,
+        liveness::watched,
     },
     ledger, look,
     observe::Observer,
@@ -29,14 +29,6 @@ use crate::target::{
     ledger::{check_unmoved, millis, report, tell, with_work},
     words::{Word, are, changes_rows, words},
 };
-
-/// How the driver, the server and this process find out that another of them is gone.
-pub(super) fn watchful(local: bool) -> String {
-    format!(
-        "SELECT pg_catalog.set_config('client_connection_check_interval', '2s', {local}) \
-         WHERE pg_catalog.current_setting('server_version_num')::integer >= 140000"
-    )
-}
 
 /// The settings of a transaction for its statements.
 pub(super) fn settings(lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
@@ -146,10 +138,10 @@ impl Group<'_> {
     async fn begin(&self, connection: &mut Line) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
-            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
             settings(order.lock_timeout, order.statement_timeout),
-            watchful(true),
-            holders::KEEPALIVE,
+            // The group before it reset what the session began with.
+            watched(true),
             ledger::select_fence(order.claim),
             ledger::select_lease(""),
             ledger::select_locked(&order.after.id),

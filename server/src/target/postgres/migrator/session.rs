@@ -15,6 +15,7 @@ use super::super::{
     error::{self, lost, statement},
     holders,
     line::Line,
+    liveness,
     load::CANCEL,
 };
 use crate::hosts::Hosts;
@@ -71,7 +72,9 @@ impl PostgresTarget {
     /// A session that nothing was done in, or that was wiped.
     pub(super) async fn session(&self) -> Result<Session, TargetError> {
         let mut session = self.unwiped_session().await?;
-        session.connection.execute(WIPE).await.map_err(statement)?;
+        // The group before it reset what the session began with.
+        let begin = format!("{WIPE}; {}", liveness::watched(false));
+        session.connection.execute(AssertSqlSafe(begin)).await.map_err(statement)?;
         Ok(session)
     }
 

@@ -12,8 +12,8 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::super::line::Line;
 use super::{
-    super::{PostgresTarget, error::statement},
-    execute::{begin_own, run_one, set_session, watchful, write_own},
+    super::{PostgresTarget, error::statement, holders, liveness::watched},
+    execute::{begin_own, run_one, set_session, write_own},
     ledger, look,
     observe::Observer,
     problem,
@@ -71,7 +71,7 @@ impl PostgresTarget {
         let settings = format!(
             "SET lock_timeout = {}; SET statement_timeout = {limit}; SET client_min_messages = warning; {}",
             millis(order.lock_timeout).max(1),
-            watchful(false)
+            watched(false)
         );
         session.connection.execute(AssertSqlSafe(settings)).await.map_err(statement)?;
         if let Err(error) = set_session(&mut session.connection, order).await {
@@ -209,6 +209,7 @@ impl PostgresTarget {
 
     pub(super) async fn drop_invalid(&self, claim: Claim, full_names: &str) -> Result<(), MigratorError> {
         let mut connection = self.connect().await?;
+        holders::note(&mut connection, claim, "removal of an invalid index").await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {}; {}; COMMIT",
             ledger::select_fence(claim),
@@ -227,6 +228,7 @@ impl PostgresTarget {
             // A comma.
             at = next + 1;
         }
+        holders::unnote(&mut connection).await?;
         Ok(())
     }
 }

@@ -44,9 +44,7 @@ async fn find(connection: &mut Line, selection: &Selection) -> Result<Feedback, 
         return Err(refused("the selection is not about cycles".to_owned()));
     };
     let schema = &selection.table;
-    // Whoever stops waiting closes the connection; a server that can tell (from 14 on) then ends the statement.
-    let settings = "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
-                    SET jit = off; SET work_mem = '64MB'; SET enable_nestloop = off; SET synchronize_seqscans = off; \
+    let settings = "SET jit = off; SET work_mem = '64MB'; SET enable_nestloop = off; SET synchronize_seqscans = off; \
                     DROP TABLE IF EXISTS pg_temp.dbkeep_edge, pg_temp.dbkeep_node, pg_temp.dbkeep_pair, pg_temp.dbkeep_left";
     connection.execute(settings).await.map_err(statement)?;
     let (starts, ends) = (named("s", from.len()), named("e", to.len()));
