@@ -142,3 +142,59 @@ async fn watch_writes_a_line_for_each_change() {
     assert_eq!(revisions, [2, 3]);
     assert_eq!(lines[0]["alert"]["rule"], "disk_nearly_full");
 }
+
+#[tokio::test]
+async fn top_is_lines_where_it_is_no_terminal() {
+    let fake = Fake::new([]);
+    let address = &serve(&fake).await;
+    let output = dbkeep(address, &["top", "--interval", "20ms", "--count", "3"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let told = text(&output.stdout);
+    let of_target = told
+        .lines()
+        .filter(|line| line.contains(" target main down, size 4.77 MiB"))
+        .count();
+    assert_eq!(of_target, 3, "one line a look: {told}");
+    assert_eq!(
+        told.lines().filter(|line| line.contains("disk_nearly_full box:/srv")).count(),
+        3,
+        "{told}"
+    );
+    assert!(!told.contains('\u{1b}'), "nothing moves a cursor: {told}");
+    assert_eq!(asked(&fake).iter().filter(|asked| **asked == Asked::Status).count(), 3);
+    let lines = json_lines(&dbkeep(address, &["top", "--interval", "20ms", "--count", "2", "-o", "json"]).await);
+    assert_eq!(lines.len(), 2);
+    assert_eq!(
+        (&lines[1]["targets"][0]["name"], &lines[1]["problem"]),
+        (&"main".into(), &serde_json::Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn a_week_is_words_a_page_or_json() {
+    let fake = Fake::new([]);
+    let address = &serve(&fake).await;
+    let words = dbkeep(address, &["report", "weekly"]).await;
+    assert_eq!(words.status.code(), Some(0), "{}", text(&words.stderr));
+    let words = text(&words.stdout);
+    for word in [
+        "main",
+        "down",
+        "disk_nearly_full",
+        "recommended: Rebuild an index",
+        "REINDEX INDEX CONCURRENTLY public.i",
+    ] {
+        assert!(words.contains(word), "{word}: {words}");
+    }
+    let page = text(&dbkeep(address, &["report", "weekly", "main", "--html"]).await.stdout);
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");
+    assert!(
+        page.contains("<svg") && page.contains("unused_index") && !page.contains("<script"),
+        "{page}"
+    );
+    let lines = json_lines(&dbkeep(address, &["report", "weekly", "-o", "json"]).await);
+    assert_eq!(
+        lines[0]["weekly"]["targets"][0]["findings"][0]["key"],
+        "unused_index:public.i"
+    );
+}

@@ -86,7 +86,7 @@ impl Create {
         .bind(&id)
         .bind(rows::text(&self.request.request_id))
         .bind(&self.request.request_digest)
-        .bind(rows::kind_name(run.kind))
+        .bind(run.kind.name())
         .bind(rows::text(&run.target))
         .bind(run.state.name())
         .bind(rows::text(&run.state_reason))

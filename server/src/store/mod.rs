@@ -55,10 +55,10 @@ use dbkeep_engine::{
     notify::Routing,
     port::{
         AlertChanges, AlertFilter, Changed, ClaimedDelivery, CollectClaim, Collected, Collection, CreateRun, CreateSchedule,
-        Created, DecisionFilter, DeliveryFilter, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage, Kept, Ladder,
-        Metrics, OpenSlots, Outbox, Point, Proofs, PruneBegun, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
-        Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError,
-        Update, Verdict,
+        Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage,
+        Kept, Ladder, Metrics, OpenSlots, Outbox, Point, Proofs, PruneBegun, Pulse, Renewal, Requeued, Resolved, RunFilter,
+        ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered,
+        Store, StoreError, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -466,6 +466,10 @@ impl Metrics for ControlStore {
 
     async fn history_usage(&self) -> Result<HistoryUsage, StoreError> {
         self.read_history_usage().await
+    }
+
+    async fn ended_runs(&self) -> Result<Vec<EndedRuns>, StoreError> {
+        self.read_ended_runs().await
     }
 
     async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, StoreError> {

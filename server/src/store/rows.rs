@@ -172,22 +172,8 @@ pub(super) fn from_json<T: DeserializeOwned>(json: &str, place: impl FnOnce() ->
     serde_json::from_str(json).map_err(|error| corrupt(format!("{}: {error}", place())))
 }
 
-pub(super) fn kind_name(kind: RunKind) -> &'static str {
-    match kind {
-        RunKind::Cleanup => "cleanup",
-        RunKind::Undo => "undo",
-        RunKind::Verify => "verify",
-        RunKind::Backup => "backup",
-        RunKind::Restore => "restore",
-        RunKind::Migrate => "migrate",
-        RunKind::Rollback => "rollback",
-        RunKind::Rehearse => "rehearse",
-        RunKind::Maintain => "maintain",
-    }
-}
-
-fn kind_of(name: &str) -> Option<RunKind> {
-    RunKind::ALL.into_iter().find(|kind| kind_name(*kind) == name)
+pub(super) fn kind_of(name: &str) -> Option<RunKind> {
+    RunKind::ALL.into_iter().find(|kind| kind.name() == name)
 }
 
 pub(super) fn state_of(name: &str) -> Option<RunState> {

@@ -2,7 +2,7 @@
 
 use dbkeep_engine::{
     model::{Run, RunId},
-    port::{RunFilter, StoreError},
+    port::{EndedRuns, RunFilter, StoreError},
 };
 use sqlx::{Any, AssertSqlSafe, any::AnyArguments, query::Query};
 
@@ -53,7 +53,7 @@ impl Conditions {
             conditions.sql.push(format!("target = {target}"));
         }
         conditions.any_of("state", filter.states.iter().map(|state| state.name()));
-        conditions.any_of("kind", filter.kinds.iter().map(|kind| rows::kind_name(*kind)));
+        conditions.any_of("kind", filter.kinds.iter().map(|kind| kind.name()));
         if let Some(operation) = &filter.operation {
             let operation = conditions.placeholder(Value::Text(rows::text(operation)));
             conditions.sql.push(format!(
@@ -111,6 +111,28 @@ impl ControlStore {
             .iter()
             .map(|row| rows::stored_run(row).map(|stored| stored.run))
             .collect()
+    }
+
+    pub(super) async fn read_ended_runs(&self) -> Result<Vec<EndedRuns>, StoreError> {
+        // The condition of the index `runs_ended`, word for word.
+        let query = sqlx::query(
+            "SELECT target, kind, state, COUNT(*) AS runs FROM runs \
+             WHERE state IN ('succeeded', 'partially_succeeded', 'failed', 'cancelled') \
+             GROUP BY target, kind, state ORDER BY target, kind, state",
+        );
+        let found = self.read(query.fetch_all(&self.pool)).await?;
+        let mut ended = Vec::with_capacity(found.len());
+        for row in &found {
+            let (kind, state): (String, String) = (rows::column_of(row, "kind")?, rows::column_of(row, "state")?);
+            let runs: i64 = rows::column_of(row, "runs")?;
+            ended.push(EndedRuns {
+                target: rows::column_of(row, "target")?,
+                kind: rows::kind_of(&kind).ok_or_else(|| corrupt(format!("kind {kind:?} of a run")))?,
+                state: rows::state_of(&state).ok_or_else(|| corrupt(format!("state {state:?} of a run")))?,
+                runs: u64::try_from(runs).unwrap_or_default(),
+            });
+        }
+        Ok(ended)
     }
 
     pub(super) async fn read_run_of_request(&self, request_id: &str) -> Result<Option<(RunId, String)>, StoreError> {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use dbkeep_client::{PlanRequest, RunRequest};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -54,11 +55,43 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
+/// The same text by somebody else's parser, which leaves out what it cannot read.
+struct Scraped(prometheus_parse::Scrape);
+
+impl Scraped {
+    fn of(text: &str) -> Self {
+        Self(prometheus_parse::Scrape::parse(text.lines().map(|line| Ok(line.to_owned()))).unwrap())
+    }
+
+    /// The value of the one sample with exactly these labels, and whether it is a counter.
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<(f64, bool)> {
+        let mut fitting = self.0.samples.iter().filter(|sample| {
+            sample.metric == name
+                && sample.labels.len() == labels.len()
+                && labels.iter().all(|(label, value)| sample.labels.get(label) == Some(value))
+        });
+        let found = match fitting.next()?.value {
+            prometheus_parse::Value::Gauge(value) => (value, false),
+            prometheus_parse::Value::Counter(value) => (value, true),
+            ref other => panic!("{name}: {other:?}"),
+        };
+        assert!(fitting.next().is_none(), "{name} {labels:?} stands once");
+        Some(found)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scraper_reads_what_was_collected() {
     for database in DATABASES {
         let world = World::new(database).await;
         let server = world.serve("127.0.0.1:0", Duration::from_millis(200)).await;
+        for dry in [true, false] {
+            let cleanup = server.client.cleanup();
+            let plan = cleanup.plan(PlanRequest::new(["expired_tokens"])).await.unwrap();
+            let request = RunRequest::of_plan(&plan);
+            let request = if dry { request } else { request.execute() };
+            cleanup.run(request).await.unwrap().finish().await.unwrap();
+        }
         let scraped = timeout(PATIENCE, async {
             loop {
                 let (status, text) = get(server.address, "/metrics").await;
@@ -68,18 +101,30 @@ async fn a_scraper_reads_what_was_collected() {
                     .lines()
                     .filter(|line| line.starts_with('#') || line.contains(' '))
                     .collect();
-                let samples = parse(&lines.join("\n"));
+                let lines = lines.join("\n");
+                let (samples, scraped) = (parse(&lines), Scraped::of(&lines));
+                assert_eq!(scraped.0.samples.len(), samples.len(), "every line is read: {lines}");
+                let families = lines.lines().filter(|line| line.starts_with("# TYPE ")).count();
+                assert_eq!(scraped.0.docs.len(), families, "every family says what it is");
                 if samples.contains_key("dbkeep_target_up{target=\"app\"}") {
-                    return samples;
+                    return (samples, scraped);
                 }
                 sleep(Duration::from_millis(20)).await;
             }
         });
-        let samples = scraped.await.unwrap();
+        let (samples, scraped) = scraped.await.unwrap();
+        assert_eq!(scraped.value("dbkeep_target_up", &[("target", "app")]), Some((1.0, false)));
+        assert_eq!(scraped.value("dbkeep_runs", &[("state", "queued")]), Some((0.0, false)));
         assert_eq!(samples["dbkeep_target_up{target=\"app\"}"], 1.0, "{database}");
         assert!(samples["dbkeep_target_database_size_bytes{target=\"app\"}"] > 0.0);
         assert_eq!(samples["dbkeep_runs{state=\"running\"}"], 0.0);
         assert_eq!(samples["dbkeep_scheduler_running"], 1.0);
+        let ended = [("target", "app"), ("kind", "cleanup"), ("state", "succeeded")];
+        assert_eq!(
+            scraped.value("dbkeep_runs_ended_total", &ended),
+            Some((2.0, true)),
+            "{database}"
+        );
         assert!(samples.keys().any(|name| name.starts_with("dbkeep_build_info{version=")));
         assert_eq!(get(server.address, "/healthz").await, (200, "ok\n".to_owned()));
         assert_eq!(get(server.address, "/readyz").await, (200, "ready\n".to_owned()));

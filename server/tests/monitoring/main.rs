@@ -9,6 +9,10 @@
 mod alerts;
 mod exposition;
 mod history;
+#[path = "../notifications/receiver.rs"]
+#[expect(dead_code, reason = "shared with the tests of notifications, which ask for more")]
+mod receiver;
+mod routed;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;

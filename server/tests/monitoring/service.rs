@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::world::{DATABASES, PATIENCE, World};
 
 pub(crate) struct Running {
-    client: Client,
+    pub(crate) client: Client,
     pub(crate) address: std::net::SocketAddr,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,

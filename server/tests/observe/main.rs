@@ -4,6 +4,7 @@
 mod activity;
 mod planted;
 mod postgres;
+mod replication;
 mod roles;
 mod sqlite;
 

@@ -267,3 +267,85 @@ async fn tables_that_come_and_go_are_no_error() {
     stop.send(()).expect("it is at it");
     assert!(churn.await.expect("no panic") > 10);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_have_numbers_and_their_whole_has_none() {
+    let (url, db) = prepared(
+        "partitioned",
+        &[
+            "CREATE TABLE parent (id integer PRIMARY KEY)",
+            "CREATE TABLE whole (id integer, part integer, parent_id integer REFERENCES parent, v text, PRIMARY KEY (id, part)) PARTITION BY LIST (part)",
+            "CREATE TABLE one PARTITION OF whole FOR VALUES IN (1)",
+            "CREATE TABLE two PARTITION OF whole FOR VALUES IN (2)",
+            "CREATE INDEX by_parent ON whole (parent_id)",
+            "CREATE INDEX by_v ON whole (v)",
+            "CREATE INDEX by_v_again ON one (v)",
+            "INSERT INTO parent VALUES (1)",
+            "INSERT INTO whole SELECT n, 1 + n % 2, 1, 'value ' || n FROM generate_series(1, 4000) AS n",
+            "ANALYZE",
+        ],
+    )
+    .await;
+    let snapshot = quick(&url).await;
+    let names: Vec<String> = snapshot.tables.iter().map(|table| table.table.to_string()).collect();
+    assert!(
+        !names.contains(&"public.whole".to_owned()),
+        "it has no rows of its own: {names:?}"
+    );
+    for part in ["one", "two"] {
+        let one = table(&snapshot, &format!("public.{part}"));
+        assert_eq!(one.rows.map(|rows| rows.rows), Some(2_000));
+        let bytes = number(&db, &format!("SELECT pg_indexes_size('{part}')")).await;
+        assert_eq!(one.index_bytes, Some(bytes));
+        // A piece of the whole's index cannot be dropped alone, and is what the key finds its rows by.
+        let piece = index(&snapshot, &format!("{part}_parent_id_idx"));
+        assert!(piece.enforces && piece.duplicate_of.is_none(), "{piece:?}");
+    }
+    let extra = index(&snapshot, "by_v_again");
+    assert!(!extra.enforces);
+    assert_eq!(extra.duplicate_of.as_deref(), Some("one_v_idx"));
+    assert!(
+        snapshot.indexes.iter().all(|index| index.name != "by_parent"),
+        "the whole's index has no pages"
+    );
+    assert_eq!(
+        snapshot.unindexed_keys,
+        [],
+        "the index of the whole serves the key, and that of each part"
+    );
+    db.execute("DROP INDEX by_parent").await.expect("dropped");
+    let keys: Vec<String> = quick(&url)
+        .await
+        .unindexed_keys
+        .iter()
+        .map(|key| format!("{}({})", key.table, key.columns.join(",")))
+        .collect();
+    assert_eq!(keys, ["public.whole(parent_id)"], "told once, and not of each part");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_of_several_pages_is_read_to_its_end() {
+    // Two full pages and one table more, in two schemas.
+    let (url, db) = prepared(
+        "pages",
+        &[
+            "CREATE SCHEMA other",
+            "DO $$ BEGIN FOR i IN 1..401 LOOP \
+               EXECUTE format('CREATE TABLE %I.%I (id integer PRIMARY KEY, v text)', CASE WHEN i % 2 = 0 THEN 'other' ELSE 'public' END, 't' || i); \
+             END LOOP; END $$",
+        ],
+    )
+    .await;
+    let snapshot = quick(&url).await;
+    let mut names: Vec<String> = snapshot.tables.iter().map(|table| table.table.to_string()).collect();
+    names.sort();
+    names.dedup();
+    let tables = "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                  WHERE c.relkind = 'r' AND n.nspname IN ('public', 'other')";
+    assert_eq!(names.len() as u64, number(&db, tables).await);
+    assert_eq!((names.len(), snapshot.indexes.len()), (401, 401));
+    for name in ["t1", "t200", "t201", "t400", "t401"] {
+        assert_eq!(index(&snapshot, &format!("{name}_pkey")).bytes, Some(8_192));
+    }
+    assert_eq!(gaps(&snapshot), [""; 0]);
+}

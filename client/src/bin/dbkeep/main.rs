@@ -99,6 +99,8 @@ enum Command {
     Schedules(cmd::schedules::Schedules),
     /// The service at a glance: scheduler, servers, targets, runs, migrations, alerts.
     Status(cmd::status::Status),
+    /// The service while it works, live: runs with bars, targets, alerts. q ends it.
+    Top(cmd::top::Top),
     /// How a target is: its newest snapshot, or the history of one metric.
     Metrics(cmd::metrics::Metrics),
     /// What is wrong with a target.
@@ -109,6 +111,9 @@ enum Command {
     Alerts(cmd::alerts::Alerts),
     /// Follow alerts as they are raised and resolved.
     Watch(cmd::alerts::Watch),
+    /// Reports over a time: the last week.
+    #[command(subcommand)]
+    Report(report::weekly::Report),
     /// Print a completion script for a shell.
     Completions(cmd::completions::Completions),
 }
@@ -148,11 +153,13 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Notify(command) => command.run(&session).await,
         Command::Schedules(command) => command.run(&session).await,
         Command::Status(command) => command.run(&session).await,
+        Command::Top(command) => command.run(&session).await,
         Command::Metrics(command) => command.run(&session).await,
         Command::Findings(command) => command.run(&session).await,
         Command::Recommendations(command) => command.run(&session).await,
         Command::Alerts(command) => command.run(&session).await,
         Command::Watch(command) => command.run(&session).await,
+        Command::Report(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
 }
@@ -264,6 +271,8 @@ mod tests {
             "dbkeep migrations new add_users --folder db/migrations --target main",
             "dbkeep runs list --kind migrate --kind rollback --kind rehearse",
             "dbkeep status",
+            "dbkeep top",
+            "dbkeep top --interval 500ms --count 3 -o json",
             "dbkeep metrics",
             "dbkeep metrics app --exact",
             "dbkeep metrics app --history database_size_bytes --since 7d --step 1h --object public.t",
@@ -272,6 +281,8 @@ mod tests {
             "dbkeep alerts --target app --state resolved --limit 3",
             "dbkeep alerts ack ID --note seen",
             "dbkeep watch --target app --after 7",
+            "dbkeep report weekly",
+            "dbkeep report weekly app --html week.html",
             "dbkeep notify channels",
             "dbkeep notify test mail --to ops@example.com --to ann@example.com",
             "dbkeep notify deliveries --state dead --channel mail --run ID --limit 3",
@@ -305,7 +316,6 @@ mod tests {
             "dbkeep schedules scheduler status",
             "dbkeep schedules scheduler start",
             "dbkeep schedules scheduler stop --reason release",
-            "dbkeep status",
             "dbkeep completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

@@ -85,6 +85,22 @@ impl RunKind {
         Self::Rehearse,
         Self::Maintain,
     ];
+
+    /// Name in stores and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cleanup => "cleanup",
+            Self::Undo => "undo",
+            Self::Verify => "verify",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Migrate => "migrate",
+            Self::Rollback => "rollback",
+            Self::Rehearse => "rehearse",
+            Self::Maintain => "maintain",
+        }
+    }
 }
 
 impl RunKind {

@@ -15,7 +15,10 @@
 use jiff::Timestamp;
 
 use super::text::{percent, seconds};
-use crate::model::monitor::{Finding, FindingKind, Level, Recommendation};
+use crate::model::{
+    TableName,
+    monitor::{Finding, FindingKind, Level, Recommendation},
+};
 
 /// Everything that advice rests on.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,12 +49,20 @@ pub struct Proven {
 pub struct OperationFacts {
     /// Its name.
     pub name: String,
-    /// The table that it looks at, `schema.table`.
+    /// The table that it looks at, `schema.table`; as the catalog has it where no run has found out its schema.
     pub table: String,
     /// Whether it deletes rows that other tables refer to.
     pub deletes_parents: bool,
     /// Its runs that executed and succeeded, in full or in part; newest first.
     pub runs: Vec<RunFacts>,
+}
+
+impl OperationFacts {
+    /// Whether it looks at a table. A name without a schema may mean it.
+    fn is_about(&self, table: &TableName) -> bool {
+        let own = TableName::parse(&self.table);
+        own.name == table.name && (own.schema.is_none() || own.schema == table.schema)
+    }
 }
 
 /// A run of an operation.
@@ -127,11 +138,11 @@ fn of_finding(facts: &Facts, finding: &Finding) -> Option<Recommendation> {
     let (key, name) = match finding.kind {
         FindingKind::UnindexedKey => {
             // What matters is whether an operation deletes parents at all.
-            let parent = finding.parent.as_ref()?.to_string();
+            let parent = finding.parent.as_ref()?;
             facts
                 .operations
                 .iter()
-                .find(|operation| operation.deletes_parents && operation.table == parent)?;
+                .find(|operation| operation.deletes_parents && operation.is_about(parent))?;
             ("index_before_cascade", "Add an index before rows of the parent are deleted")
         }
         FindingKind::BloatedIndex => ("rebuild_index", "Rebuild an index"),
@@ -211,7 +222,8 @@ fn of_operation(operation: &OperationFacts, advice: &mut Vec<Recommendation>) {
 fn of_growth(facts: &Facts, table: &TableGrowth) -> Option<Recommendation> {
     #[expect(clippy::cast_precision_loss, reason = "a part of a whole")]
     let part = table.rows_per_day / table.rows.max(1) as f64;
-    let covered = facts.operations.iter().any(|operation| operation.table == table.table);
+    let grown = TableName::parse(&table.table);
+    let covered = facts.operations.iter().any(|operation| operation.is_about(&grown));
     if covered || table.rows < GROWN_ROWS || part < GROWTH {
         return None;
     }
@@ -278,7 +290,6 @@ fn of_backups(backups: Proven) -> Option<Recommendation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TableName;
 
     fn at(day: i64) -> Timestamp {
         Timestamp::from_second(day * 86_400).expect("a time")
@@ -368,6 +379,15 @@ mod tests {
         let mut facts = with(Vec::new());
         facts.findings = vec![finding("public.api_logs"), finding("public.other")];
         assert_eq!(keys(&facts), ["index_before_cascade:public.lines(log)"]);
+        facts.operations[0].table = "api_logs".to_owned();
+        assert_eq!(
+            keys(&facts),
+            ["index_before_cascade:public.lines(log)"],
+            "as the catalog has it"
+        );
+        facts.operations[0].table = "audit.api_logs".to_owned();
+        assert_eq!(keys(&facts), [""; 0], "another schema");
+        facts.operations[0].table = "public.api_logs".to_owned();
         facts.operations[0].deletes_parents = false;
         assert_eq!(keys(&facts), [""; 0]);
     }

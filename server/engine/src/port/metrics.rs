@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::store::StoreError;
 use crate::model::{
-    Decision,
+    Decision, RunKind, RunState,
     monitor::{Alert, AlertId, AlertState, Metric, Sample, Snapshot},
     notice::Envelope,
 };
@@ -114,6 +114,19 @@ pub struct HistoryUsage {
     pub trimmed_at: Option<Timestamp>,
 }
 
+/// Runs that have ended in one way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedRuns {
+    /// Their target.
+    pub target: String,
+    /// Their kind.
+    pub kind: RunKind,
+    /// How they ended.
+    pub state: RunState,
+    /// How many.
+    pub runs: u64,
+}
+
 /// What a look at the conditions changes, written in one transaction with what people are told.
 #[derive(Debug, Clone, Default)]
 pub struct AlertChanges {
@@ -180,6 +193,9 @@ pub trait Metrics: Send + Sync {
 
     /// How full history is.
     async fn history_usage(&self) -> Result<HistoryUsage, StoreError>;
+
+    /// How many runs have ever ended, by target, kind and final state, in that order. No run is ever forgotten: it only grows.
+    async fn ended_runs(&self) -> Result<Vec<EndedRuns>, StoreError>;
 
     /// Alerts, newest first.
     async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, StoreError>;

@@ -27,7 +27,7 @@ pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
 pub use machine::{DiskNumbers, Machine, MachineNumbers};
 pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, SampleOrder, Watch};
 pub use metrics::{
-    AlertChanges, AlertFilter, CollectClaim, Collected, Collection, HistoryQuery, HistoryUsage, Metrics, Point, Step,
+    AlertChanges, AlertFilter, CollectClaim, Collected, Collection, EndedRuns, HistoryQuery, HistoryUsage, Metrics, Point, Step,
 };
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,

@@ -143,7 +143,7 @@ impl Watch {
 }
 
 /// What an alert is about.
-fn place(alert: &proto::Alert) -> String {
+pub(crate) fn place(alert: &proto::Alert) -> String {
     match (alert.target.as_str(), alert.object.as_str()) {
         ("", object) => object.to_owned(),
         (target, "") => target.to_owned(),

@@ -20,3 +20,4 @@ pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod steer;
 pub(crate) mod targets;
+pub(crate) mod top;

@@ -39,7 +39,15 @@
 //! | `schedules runs` | `{"schedule_runs": [schedule_run..], "more": bool}`; one for each slot, or for many that nobody decided |
 //! | `schedules preview` | `{"times": [previewed..]}` |
 //! | `schedules scheduler` | `{"scheduler": scheduler}` |
-//! | `status` | `{"scheduler": scheduler, "targets": [target..]}` |
+//! | `status` | `{"scheduler": scheduler, "targets": [health..], "runs": [run..], "alerts": [alert..], "history": usage, "collecting": bool}` |
+//! | `top` | for each look `{"time", "problem", "runs": [run..], "targets": [health..], "alerts": [alert..], "metrics": [metrics..]}` |
+//! | `metrics` | `{"metrics": metrics}`; with `--history` `{"step", "points": [point..], "truncated": bool}` |
+//! | `findings` | `{"time", "findings": [finding..]}` |
+//! | `recommendations` | `{"recommendations": [recommendation..]}` |
+//! | `alerts` | `{"alerts": [alert..], "more": bool}` |
+//! | `alerts ack` | `{"alert": alert}` |
+//! | `report weekly` | `{"weekly": {"from", "until", "targets": [week..]}}` |
+//! | `watch` | for each change `{"revision", "alert": alert}` |
 //!
 //! A stream has one object per line, each with a `type`:
 //! - `plan` (`run --execute` without `--plan`): `{"type": "plan", "plan": plan}`, before the question is asked;

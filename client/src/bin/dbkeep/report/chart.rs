@@ -1,7 +1,7 @@
 //! Charts as inline SVG: an area, its axes, and what is drawn on it.
 //!
 //! Owns scales, ticks, and the thinning of long series. Knows nothing of runs, and sets no colour: classes do, in `html.rs`.
-//! Pure. Called by `figures.rs`.
+//! Pure. Called by `figures.rs` and `weekly/page.rs`.
 
 use std::fmt::Write as _;
 
@@ -20,9 +20,9 @@ const BOTTOM: f64 = 186.0;
 /// Columns over which a series is thinned; each keeps four points, more than a screen can tell apart.
 const COLUMNS: u16 = 450;
 /// Steps between ticks of a time axis, seconds.
-const TIME_STEPS: [f64; 27] = [
+const TIME_STEPS: [f64; 28] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0,
-    1_800.0, 3_600.0, 7_200.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0,
+    1_800.0, 3_600.0, 7_200.0, 14_400.0, 43_200.0, 86_400.0, 172_800.0, 604_800.0,
 ];
 
 /// What is drawn, from the back to the front.
@@ -41,8 +41,8 @@ pub(super) enum Layer<'a> {
 
 /// A chart of values over the time of a run.
 pub(super) struct Chart<'a> {
-    /// Unique in the page; letters only.
-    pub(super) id: &'static str,
+    /// Unique in the page; letters, digits and hyphens only.
+    pub(super) id: &'a str,
     /// What it shows.
     pub(super) title: &'static str,
     /// The same with figures, for those who cannot see it.
@@ -241,6 +241,8 @@ fn moment(seconds: f64) -> String {
         format!("{} ms", short(seconds * 1_000.0))
     } else if seconds < 60.0 {
         format!("{} s", short(seconds))
+    } else if seconds >= 86_400.0 && seconds % 86_400.0 == 0.0 {
+        format!("{} d", short(seconds / 86_400.0))
     } else {
         let words = span(seconds);
         words
@@ -452,11 +454,14 @@ mod tests {
 
     #[test]
     fn times_on_axes_are_short() {
-        let words: Vec<String> = [0.0, 0.5, 5.0, 120.0, 150.0, 7_200.0, 5_400.0]
+        let words: Vec<String> = [0.0, 0.5, 5.0, 120.0, 150.0, 7_200.0, 5_400.0, 172_800.0]
             .into_iter()
             .map(moment)
             .collect();
-        assert_eq!(words, ["0", "500 ms", "5 s", "2 min", "2 min 30 s", "2 h", "1 h 30 min"]);
+        assert_eq!(
+            words,
+            ["0", "500 ms", "5 s", "2 min", "2 min 30 s", "2 h", "1 h 30 min", "2 d"]
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn all(kind: RunKind, course: &Course, planned: u64, affected: u64) -
     }
 }
 
-fn figure(heading: &str, chart: &Markup, words: &str) -> Markup {
+pub(super) fn figure(heading: &str, chart: &Markup, words: &str) -> Markup {
     html! {
         figure {
             h3 { (heading) }

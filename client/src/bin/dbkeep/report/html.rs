@@ -35,6 +35,43 @@ pub(super) fn render(content: &Content<'_>) -> String {
     let report = run.report.clone().unwrap_or_default();
     let is_dry = run.kind() == RunKind::Cleanup && table::is_dry_run(run);
     let title = format!("{} of {}: {}", heading(run, is_dry), run.target, verdict(run, &report));
+    document(
+        &title,
+        &html! {
+            (header(run, &report, is_dry))
+            @if !next.is_empty() {
+                h2 { "What next" }
+                ul {
+                    @for (purpose, command) in *next { li { (purpose) ": " code { (text(command)) } } }
+                }
+            }
+            @if !report.recommendations.is_empty() { (recommendations(&report)) }
+            @if table::migration::is_migrating(run.kind()) {
+                h2 { "Migrations" }
+                (migrations(&report))
+            } @else {
+                h2 { "Operations" }
+                (operations(&report, is_dry))
+            }
+            h2 { "Steps" }
+            (steps(&report, is_dry))
+            @if let Some(found) = &report.sizes { (sizes(found)) }
+            @if !report.warnings.is_empty() { (warnings(&report)) }
+            // Scripts are executed as they are written, and tasks as the database does them: there are no batches, and no pace, to draw.
+            @if !is_dry && run.kind() != RunKind::Maintain && !table::migration::is_migrating(run.kind()) {
+                (charts(run, course, &report))
+            }
+            (plan(run))
+            footer {
+                "Made by dbkeep " (env!("CARGO_PKG_VERSION")) " at " (at.strftime("%F %TZ").to_string())
+                ". Times are in UTC. The numbers are those of event " (run.last_sequence) " of the run."
+            }
+        },
+    )
+}
+
+/// A page with a title and a body; the title may come from outside.
+pub(super) fn document(title: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -44,55 +81,26 @@ pub(super) fn render(content: &Content<'_>) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="referrer" content="no-referrer";
                 meta name="generator" content=(concat!("dbkeep ", env!("CARGO_PKG_VERSION")));
-                title { (text(&title)) }
+                title { (text(title)) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (header(run, &report, is_dry))
-                @if !next.is_empty() {
-                    h2 { "What next" }
-                    ul {
-                        @for (purpose, command) in *next { li { (purpose) ": " code { (text(command)) } } }
-                    }
-                }
-                @if !report.recommendations.is_empty() { (recommendations(&report)) }
-                @if table::migration::is_migrating(run.kind()) {
-                    h2 { "Migrations" }
-                    (migrations(&report))
-                } @else {
-                    h2 { "Operations" }
-                    (operations(&report, is_dry))
-                }
-                h2 { "Steps" }
-                (steps(&report, is_dry))
-                @if let Some(found) = &report.sizes { (sizes(found)) }
-                @if !report.warnings.is_empty() { (warnings(&report)) }
-                // Scripts are executed as they are written, and tasks as the database does them: there are no batches, and no pace, to draw.
-                @if !is_dry && run.kind() != RunKind::Maintain && !table::migration::is_migrating(run.kind()) {
-                    (charts(run, course, &report))
-                }
-                (plan(run))
-                footer {
-                    "Made by dbkeep " (env!("CARGO_PKG_VERSION")) " at " (at.strftime("%F %TZ").to_string())
-                    ". Times are in UTC. The numbers are those of event " (run.last_sequence) " of the run."
-                }
-            }
+            body { (body) }
         }
     };
     page.into_string()
 }
 
 /// Text from outside, with control characters made visible. Escaping is maud's.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     printable(text).into_owned()
 }
 
 /// A name from a database, kept apart from the text around it where it is written from right to left.
-fn name(name: &str) -> Markup {
+pub(super) fn name(name: &str) -> Markup {
     html! { bdi { (text(name)) } }
 }
 
-fn class(tone: Tone) -> &'static str {
+pub(super) fn class(tone: Tone) -> &'static str {
     match tone {
         Tone::Good => "good",
         Tone::Warn => "warn",
@@ -467,4 +475,4 @@ fn plan(run: &proto::Run) -> Markup {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

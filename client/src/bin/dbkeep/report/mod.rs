@@ -1,4 +1,4 @@
-//! `dbkeep runs report`: what a run did, with its course: for people, as JSON, or as a page.
+//! `dbkeep runs report`: what a run did, with its course: for people, as JSON, or as a page; `weekly` does the same for a week.
 //!
 //! Owns the arguments, the reading of the run and of its log, and the choice of form. The page is `html.rs`, its charts are
 //! `figures.rs`, drawn by `chart.rs`, and what they show is gathered in `series.rs`; those four are pure. Called by `cmd/runs.rs`.
@@ -7,8 +7,12 @@ mod chart;
 mod figures;
 mod html;
 pub(crate) mod series;
+pub(crate) mod weekly;
 
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -45,14 +49,7 @@ impl Report {
                 next: &next,
                 at: jiff::Timestamp::now(),
             });
-            if file.as_os_str() == "-" {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(page.as_bytes())?;
-                stdout.flush()?;
-            } else {
-                std::fs::write(&file, page).with_context(|| format!("writing {}", file.display()))?;
-                session.output.note(format_args!("Written to {}.", file.display()));
-            }
+            write_page(session, &page, &file)?;
         } else if self.json || session.output.is_json() {
             let report = json::report::Report::new(&run, &course);
             session.output.json(&serde_json::json!({ "report": report }))?;
@@ -61,6 +58,19 @@ impl Report {
         }
         Ok(Exit::Success)
     }
+}
+
+/// Writes a page to a file, or to stdout where it is called `-`.
+fn write_page(session: &Session, page: &str, file: &Path) -> anyhow::Result<()> {
+    if file.as_os_str() == "-" {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(page.as_bytes())?;
+        stdout.flush()?;
+    } else {
+        std::fs::write(file, page).with_context(|| format!("writing {}", file.display()))?;
+        session.output.note(format_args!("Written to {}.", file.display()));
+    }
+    Ok(())
 }
 
 /// The run, and its log up to where it stood when it was asked for.

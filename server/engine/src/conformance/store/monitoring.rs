@@ -5,15 +5,16 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 use jiff::Timestamp;
 
-use super::{LONG, PATIENCE, SHORT, now};
+use super::{LONG, PATIENCE, SHORT, accept, enter, now, queued, request, run, running};
 use crate::{
     model::{
-        Act, Caller, Decision,
+        Act, Caller, Decision, RunKind, RunState,
         monitor::{Alert, AlertId, AlertState, Depth, Level, Metric, Sample, Snapshot, Threshold, Vitals},
         notice::{Envelope, Notice, NoticeKind},
     },
     port::{
-        AlertChanges, AlertFilter, CollectClaim, Collected, DecisionFilter, DeliveryFilter, HistoryQuery, Point, Step, Store,
+        AlertChanges, AlertFilter, CollectClaim, Collected, DecisionFilter, DeliveryFilter, EndedRuns, HistoryQuery, Point, Step,
+        Store,
     },
 };
 
@@ -510,4 +511,34 @@ pub(super) async fn changes_have_an_order(store: Arc<dyn Store>) {
     assert_eq!((newest.len(), newest[0].1.id), (1, one.id));
     assert_eq!(store.monitor_revision().await.unwrap(), newest[0].0);
     assert_eq!(store.alerts_after(0, 10).await.unwrap().len(), 2, "each once");
+}
+
+pub(super) async fn ended_runs_are_counted(store: Arc<dyn Store>) {
+    let store = store.as_ref();
+    assert!(store.ended_runs().await.unwrap().is_empty());
+    for state in [RunState::Succeeded, RunState::Failed, RunState::Succeeded] {
+        let grant = running(store).await;
+        store.update(grant.run.id, grant.fence, &enter(state, "done")).await.unwrap();
+    }
+    let living = queued(store).await;
+    let backup = accept(store, &request(run("odd 🦀 \"'"), &[])).await;
+    for run in [living.id, backup.id] {
+        let counted: u64 = store.ended_runs().await.unwrap().iter().map(|ended| ended.runs).sum();
+        store.request_cancel(run, "enough").await.unwrap();
+        let after: u64 = store.ended_runs().await.unwrap().iter().map(|ended| ended.runs).sum();
+        assert_eq!(after, counted + 1, "one that lives is not counted");
+    }
+    let ended = |target: &str, state, runs| EndedRuns {
+        target: target.to_owned(),
+        kind: RunKind::Cleanup,
+        state,
+        runs,
+    };
+    let expected = [
+        ended("odd 🦀 \"'", RunState::Cancelled, 1),
+        ended("shop", RunState::Cancelled, 1),
+        ended("shop", RunState::Failed, 1),
+        ended("shop", RunState::Succeeded, 2),
+    ];
+    assert_eq!(store.ended_runs().await.unwrap(), expected);
 }

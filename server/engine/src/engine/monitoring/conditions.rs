@@ -96,7 +96,7 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
             "",
             true,
             format!("the target cannot be reached: {why}"),
-            "look whether the database runs, and whether its URL and password are right; then `dbkeep targets`",
+            "look whether the database runs, and whether its URL and password are right; then `dbkeep targets show`",
         ),
     }
     of_operations(seen, &mut found);
@@ -222,7 +222,7 @@ fn of_operations(seen: &Seen, found: &mut Conditions) {
                 } else {
                     format!("run {} of {name} met no limit", run.id)
                 },
-                format!("run {name} more often, or with a larger --max-execution-time"),
+                format!("run {name} more often, or with a larger --max-time"),
             );
         }
         let facts = report.as_ref().and_then(|operation| operation.facts.as_ref());

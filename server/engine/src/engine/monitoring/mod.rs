@@ -11,6 +11,7 @@ mod settings;
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -28,7 +29,7 @@ use crate::{
         findings::{Bounds, findings},
         history::{Growth, growth},
     },
-    port::{AlertFilter, Collection, HistoryQuery, HistoryUsage, Point, RunFilter, Step},
+    port::{AlertFilter, Collection, EndedRuns, HistoryQuery, HistoryUsage, Point, RunFilter, Step},
 };
 
 /// Longest note of an acknowledgement, characters.
@@ -326,6 +327,14 @@ impl Engine {
         Ok(self.context.store.history_usage().await?)
     }
 
+    /// How many runs have ever ended, by target, kind and final state.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn ended_runs(&self) -> Result<Vec<EndedRuns>, EngineError> {
+        Ok(self.context.store.ended_runs().await?)
+    }
+
     /// The revision of the newest change.
     ///
     /// # Errors
@@ -374,8 +383,10 @@ impl Engine {
         };
         let alerts = store.alerts(&filter).await?;
         let collections = store.collections(0).await?;
+        // At the same time: many targets that do not answer take no longer than one.
+        let migrations = join_all(self.targets().keys().map(|name| self.migration_counts(name))).await;
         let mut targets = Vec::with_capacity(self.targets().len());
-        for (name, entry) in self.targets() {
+        for ((name, entry), migrations) in self.targets().iter().zip(migrations) {
             let samples = self.newest_samples(name).await?;
             let size = samples.iter().find(|(_, sample)| sample.metric == Metric::DATABASE_SIZE);
             targets.push(TargetHealth {
@@ -384,7 +395,7 @@ impl Engine {
                 collected: collections.iter().find(|collection| collection.target == *name).cloned(),
                 size_bytes: size.map(|(_, sample)| whole(sample.value)),
                 alerts: alerts.iter().filter(|alert| alert.target == *name).count() as u64,
-                migrations: self.migration_counts(name).await,
+                migrations,
             });
         }
         let living = RunFilter {

@@ -116,6 +116,20 @@ fn health_is_silent() {
 }
 
 #[test]
+fn each_kind_has_its_part_of_the_page() {
+    let page = include_str!("../../../../../docs/findings.md");
+    let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(told.len(), FindingKind::ALL.len());
+    for kind in FindingKind::ALL {
+        assert!(
+            told.contains(&kind.name()),
+            "docs/findings.md says nothing of {}",
+            kind.name()
+        );
+    }
+}
+
+#[test]
 fn indexes() {
     let unused = only(|snapshot| snapshot.indexes[0].scans = Some(0));
     assert_eq!(unused.key(), "unused_index:public.events_at");

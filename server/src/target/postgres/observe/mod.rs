@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`session`] | the connection: time limits, tries, gaps |
 //! | [`database`] | the database as a whole, and who holds the horizon |
-//! | [`relations`] | tables and indexes, page by page of the catalog |
+//! | [`relations`] | tables and indexes, page by page of the catalog; [`rows`] has the statements, [`estimate`] the free space |
 //! | [`keys`] | what is superfluous or missing among indexes |
 //! | [`activity`] | sessions, and who waits for whom |
 //! | [`replication`] | replicas, slots, the write-ahead log |
@@ -14,10 +14,12 @@
 
 mod activity;
 mod database;
+mod estimate;
 mod exact;
 mod keys;
 mod relations;
 mod replication;
+mod rows;
 mod session;
 mod statements;
 

@@ -6,21 +6,19 @@ use std::collections::BTreeMap;
 use dbkeep_engine::{
     model::{
         TableName,
-        monitor::{IndexVitals, Precision, RowCount, TableVitals, Vitals},
+        monitor::{IndexVitals, Precision, TableVitals, Vitals},
     },
     port::TargetError,
 };
 use jiff::Timestamp;
-use sqlx::FromRow;
 
 use super::{
-    super::{
-        bloat::{self, RowShape},
-        dump::OWN_SCHEMAS,
-    },
+    super::dump::OWN_SCHEMAS,
     database::Basics,
+    estimate::{air, free_bytes},
     keys::Keys,
-    session::{Look, float, moment, unsigned, whole},
+    rows::{INDEXES, IndexRow, TABLES, TableRow, VISIBLE_WIDTHS, WIDTHS, WidthRow, with_locked},
+    session::{Look, float, moment, unsigned},
 };
 use crate::target::indexes::{Part, Shape, duplicates};
 
@@ -28,169 +26,6 @@ use crate::target::indexes::{Part, Shape, duplicates};
 const PAGE: i64 = 200;
 /// So many blocks have to have been asked for before a part of them means something.
 const EVIDENCE: u64 = 10_000;
-
-/// Relations that somebody has locked altogether, or waits to: whoever asks for their size waits in line.
-const LOCKED: &str = "locked AS MATERIALIZED (SELECT DISTINCT l.relation FROM pg_catalog.pg_locks AS l WHERE l.locktype = 'relation' \
-       AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() \
-       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()))";
-
-/// Partitioned tables are among them for their indexes alone.
-const TABLES: &str = "page AS MATERIALIZED (SELECT c.*, n.nspname FROM pg_catalog.pg_class AS c \
-       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-       WHERE c.oid > $1::bigint::oid AND c.relkind IN ('r', 'm', 'p') AND c.relpersistence <> 't' \
-         AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)' ORDER BY c.oid LIMIT $2), \
-     seen AS MATERIALIZED (SELECT p.*, $3 OR EXISTS (SELECT 1 FROM locked AS l WHERE l.relation IN (p.oid, p.reltoastrelid)) AS hidden FROM page AS p) \
-     SELECT s.oid::bigint AS oid, s.nspname::text AS schema, s.relname::text AS name, s.relkind = 'p' AS partitioned, s.hidden, \
-       coalesce(pg_catalog.has_table_privilege(s.oid, 'SELECT'), false) AS readable, s.reltuples::float8 AS tuples, s.relpages::bigint AS pages, \
-       coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(s.reloptions) AS o WHERE o.option_name = 'fillfactor'), 100) AS fill, \
-       CASE WHEN NOT s.hidden THEN pg_catalog.pg_relation_size(s.oid) END AS main, \
-       CASE WHEN NOT s.hidden THEN pg_catalog.pg_relation_size(s.oid, 'fsm') + pg_catalog.pg_relation_size(s.oid, 'vm') END AS maps, \
-       CASE WHEN s.reltoastrelid = 0 THEN 0 WHEN NOT s.hidden THEN pg_catalog.pg_total_relation_size(s.reltoastrelid) END AS toast, \
-       pg_catalog.pg_stat_get_live_tuples(s.oid) AS live, pg_catalog.pg_stat_get_dead_tuples(s.oid) AS dead, \
-       pg_catalog.pg_stat_get_mod_since_analyze(s.oid) AS changed, pg_catalog.pg_stat_get_numscans(s.oid) AS scans, \
-       pg_catalog.pg_stat_get_tuples_inserted(s.oid) AS inserted, pg_catalog.pg_stat_get_tuples_deleted(s.oid) AS deleted, \
-       pg_catalog.pg_stat_get_blocks_fetched(s.oid) AS fetched, pg_catalog.pg_stat_get_blocks_hit(s.oid) AS hit, \
-       (extract(epoch FROM greatest(pg_catalog.pg_stat_get_last_vacuum_time(s.oid), pg_catalog.pg_stat_get_last_autovacuum_time(s.oid))) * 1000000)::bigint AS vacuumed, \
-       (extract(epoch FROM greatest(pg_catalog.pg_stat_get_last_analyze_time(s.oid), pg_catalog.pg_stat_get_last_autoanalyze_time(s.oid))) * 1000000)::bigint AS analyzed, \
-       CASE WHEN s.relfrozenxid <> '0' THEN greatest(pg_catalog.age(s.relfrozenxid), pg_catalog.mxid_age(s.relminmxid), \
-         (SELECT greatest(pg_catalog.age(t.relfrozenxid), pg_catalog.mxid_age(t.relminmxid)) FROM pg_catalog.pg_class AS t WHERE t.oid = s.reltoastrelid))::bigint \
-       END AS age FROM seen AS s ORDER BY s.oid";
-
-/// Widths of columns, and of expressions in indexes, from the table of statistics itself.
-const WIDTHS: &str = "SELECT a.attrelid::bigint AS relation, a.attnum::int AS number, a.attname::text AS name, a.attlen::int AS length, \
-       s.stanullfrac::float8 AS nulls, s.stawidth::float8 AS width FROM pg_catalog.pg_attribute AS a \
-     LEFT JOIN pg_catalog.pg_statistic AS s ON s.starelid = a.attrelid AND s.staattnum = a.attnum AND NOT s.stainherit \
-     WHERE a.attrelid = ANY ($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2";
-
-/// The same from the view, which shows columns that the role may read.
-const VISIBLE_WIDTHS: &str = "SELECT a.attrelid::bigint AS relation, a.attnum::int AS number, a.attname::text AS name, a.attlen::int AS length, \
-       s.null_frac::float8 AS nulls, s.avg_width::float8 AS width FROM pg_catalog.pg_attribute AS a \
-     JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-     LEFT JOIN LATERAL (SELECT p.null_frac, p.avg_width FROM pg_catalog.pg_stats AS p \
-        WHERE (p.schemaname, p.tablename, p.attname) = (n.nspname, c.relname, a.attname) AND NOT p.inherited LIMIT 1) AS s ON true \
-     WHERE a.attrelid = ANY ($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2";
-
-/// An index that is being built is not one that failed to build.
-const INDEXES: &str = "seen AS MATERIALIZED (SELECT x.*, c.relname, c.relkind, c.relispartition, c.reltuples, c.reloptions, m.amname, \
-         $2 OR EXISTS (SELECT 1 FROM locked AS l WHERE l.relation IN (x.indexrelid, x.indrelid)) AS hidden \
-       FROM pg_catalog.pg_index AS x JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid JOIN pg_catalog.pg_am AS m ON m.oid = c.relam \
-       WHERE x.indrelid = ANY ($1::bigint[]::oid[])) \
-     SELECT s.indexrelid::bigint AS oid, s.indrelid::bigint AS relation, s.relname::text AS name, s.amname::text AS method, s.hidden, \
-       s.indisvalid AND s.indisready AS usable, s.indisvalid AND s.indisready OR EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index AS p \
-          WHERE p.datname = pg_catalog.current_database() AND p.relid = s.indrelid) AS valid, \
-       s.indisprimary OR s.indisunique OR s.indisexclusion OR s.indisreplident OR s.relispartition AS enforces, s.relkind = 'I' AS partitioned, \
-       s.indnkeyatts::int AS keys, s.indkey::text AS columns, s.indclass::text AS classes, s.indcollation::text AS collations, s.indoption::text AS options, \
-       CASE WHEN NOT s.hidden THEN pg_catalog.pg_table_size(s.indexrelid) END AS bytes, s.reltuples::float8 AS entries, \
-       coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(s.reloptions) AS o WHERE o.option_name = 'fillfactor'), 90) AS fill, \
-       pg_catalog.pg_stat_get_numscans(s.indexrelid) AS scans, pg_catalog.pg_stat_get_blocks_fetched(s.indexrelid) AS fetched, \
-       pg_catalog.pg_stat_get_blocks_hit(s.indexrelid) AS hit, s.indpred IS NOT NULL AS partial, \
-       CASE WHEN NOT s.hidden THEN pg_catalog.pg_get_indexdef(s.indexrelid) END AS definition, \
-       CASE WHEN NOT s.hidden THEN pg_catalog.pg_get_expr(s.indpred, s.indrelid) END AS condition, \
-       CASE WHEN s.indexprs IS NOT NULL AND NOT s.hidden THEN ARRAY(SELECT pg_catalog.pg_get_indexdef(s.indexrelid, k, false) \
-          FROM generate_series(1, s.indnkeyatts::int) AS k ORDER BY k) END AS expressions \
-     FROM seen AS s ORDER BY s.indrelid, s.indexrelid";
-
-#[derive(FromRow)]
-struct TableRow {
-    oid: i64,
-    schema: String,
-    name: String,
-    partitioned: bool,
-    hidden: bool,
-    readable: bool,
-    tuples: f64,
-    pages: i64,
-    fill: i32,
-    main: Option<i64>,
-    maps: Option<i64>,
-    toast: Option<i64>,
-    live: i64,
-    dead: i64,
-    changed: i64,
-    scans: i64,
-    inserted: i64,
-    deleted: i64,
-    fetched: i64,
-    hit: i64,
-    vacuumed: Option<i64>,
-    analyzed: Option<i64>,
-    age: Option<i64>,
-}
-
-impl TableRow {
-    /// Rows by whatever knows them best. The counters are true from the last VACUUM or ANALYZE on, or since the table was made.
-    fn rows(&self, page: u32) -> Option<RowCount> {
-        let counted = self.vacuumed.is_some() || self.analyzed.is_some();
-        let estimated = |rows: u64| {
-            Some(RowCount {
-                rows,
-                precision: Precision::Estimated,
-            })
-        };
-        if self.main == Some(0) {
-            return Some(RowCount {
-                rows: 0,
-                precision: Precision::Exact,
-            });
-        }
-        if !counted && self.tuples > 0.0 && self.pages > 0 {
-            // As the planner does: as dense as it was when it was looked at.
-            let pages = self
-                .main
-                .map_or(unsigned(self.pages), |main| unsigned(main) / u64::from(page));
-            return estimated(whole(self.tuples * float(pages) / float(unsigned(self.pages))));
-        }
-        (counted || self.inserted > 0)
-            .then(|| unsigned(self.live))
-            .and_then(estimated)
-    }
-}
-
-#[derive(FromRow)]
-struct WidthRow {
-    relation: i64,
-    number: i32,
-    name: String,
-    length: i32,
-    nulls: Option<f64>,
-    width: Option<f64>,
-}
-
-impl WidthRow {
-    /// Average width with NULLs as nothing; of a type of fixed width also without statistics.
-    fn width(&self) -> Option<f64> {
-        let fixed = (self.length > 0).then(|| f64::from(self.length));
-        self.width.or(fixed).map(|width| width * (1.0 - self.nulls.unwrap_or(0.0)))
-    }
-}
-
-#[derive(FromRow)]
-struct IndexRow {
-    oid: i64,
-    relation: i64,
-    name: String,
-    method: String,
-    hidden: bool,
-    usable: bool,
-    valid: bool,
-    enforces: bool,
-    partitioned: bool,
-    keys: i32,
-    columns: String,
-    classes: String,
-    collations: String,
-    options: String,
-    bytes: Option<i64>,
-    entries: f64,
-    fill: i32,
-    scans: i64,
-    fetched: i64,
-    hit: i64,
-    partial: bool,
-    definition: Option<String>,
-    condition: Option<String>,
-    expressions: Option<Vec<String>>,
-}
 
 /// A table, and what it is made of.
 pub(super) struct Table {
@@ -301,10 +136,6 @@ async fn page(look: &mut Look<'_>, basics: &Basics, after: i64, found: &mut Rela
     next
 }
 
-fn with_locked(sql: &str) -> super::session::Query {
-    sqlx::query(sqlx::AssertSqlSafe(format!("WITH {LOCKED}, {sql}")))
-}
-
 impl Relations {
     fn take_table(&mut self, row: &TableRow, columns: &[WidthRow], basics: &Basics) {
         self.heap.add(row.fetched, row.hit);
@@ -411,55 +242,6 @@ impl Relations {
         let (tables, indexes): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         (tables, indexes.into_iter().flatten().collect())
     }
-}
-
-/// Bytes that rows, alive and dead, do not need, by the average widths of the columns.
-fn free_bytes(row: &TableRow, rows: Option<RowCount>, columns: &[WidthRow], page: u32) -> Option<u64> {
-    let (main, rows) = (float(unsigned(row.main?)), float(rows?.rows + unsigned(row.dead)));
-    if main <= 0.0 || rows <= 0.0 {
-        return Some(whole(main));
-    }
-    let widths: Option<Vec<f64>> = columns.iter().map(WidthRow::width).collect();
-    let shape = RowShape {
-        width: widths?.iter().sum(),
-        columns: columns.iter().map(|_| 1.0).sum(),
-        nulls: columns.iter().any(|column| column.nulls.is_some_and(|nulls| nulls > 0.0)),
-    };
-    // Without any statistics fixed widths alone would say that nothing is ever NULL.
-    columns
-        .iter()
-        .any(|column| column.width.is_some())
-        .then(|| whole(bloat::table_air(rows, shape, f64::from(row.fill), f64::from(page), main)))
-}
-
-/// Part of a B-tree that its entries, of dead rows too, do not need.
-fn air(row: &IndexRow, table: &TableVitals, columns: &[WidthRow], expressions: &[WidthRow], page: u32) -> Option<f64> {
-    if row.method != "btree" || row.partitioned || row.entries < 0.0 || !row.usable {
-        return None;
-    }
-    let bytes = float(unsigned(row.bytes?));
-    let numbers = row.columns.split(' ').map(str::parse::<i32>);
-    let mut width = 0.0;
-    for (number, place) in numbers.zip(1..) {
-        let number = number.ok()?;
-        let of = if number == 0 {
-            expressions.iter().find(|column| column.number == place)
-        } else {
-            columns.iter().find(|column| column.number == number)
-        };
-        width += of.and_then(WidthRow::width)?;
-    }
-    let analyzed = columns.iter().any(|column| column.width.is_some());
-    let live = table.rows.map_or(0, |rows| rows.rows);
-    let dead = float(table.dead_rows.unwrap_or(0));
-    // A partial index has its part of the dead rows too.
-    let share = if live == 0 {
-        1.0
-    } else {
-        (row.entries / float(live)).min(1.0)
-    };
-    (analyzed || row.entries == 0.0)
-        .then(|| bloat::index_air(row.entries + dead * share, width, f64::from(row.fill), f64::from(page), bytes))
 }
 
 /// What an index is made of. One whose texts could not be read is not compared with others.

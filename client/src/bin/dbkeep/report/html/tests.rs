@@ -6,15 +6,15 @@ use markup5ever_rcdom::{Handle, NodeData, RcDom};
 
 use super::*;
 
-const HOSTILE: &str = "\"><script>alert('x')</script><!--</title></style></svg>&lt;\u{1b}[31m";
+pub(in crate::report) const HOSTILE: &str = "\"><script>alert('x')</script><!--</title></style></svg>&lt;\u{1b}[31m";
 
 /// The elements of a page with their attributes, and all its text. Panics where a browser would have to mend something.
-struct Parsed {
-    elements: Vec<(String, Vec<(String, String)>)>,
-    text: String,
+pub(in crate::report) struct Parsed {
+    pub(in crate::report) elements: Vec<(String, Vec<(String, String)>)>,
+    pub(in crate::report) text: String,
 }
 
-fn parsed(page: &str) -> Parsed {
+pub(in crate::report) fn parsed(page: &str) -> Parsed {
     let dom = parse_document(RcDom::default(), Default::default()).one(page);
     assert!(dom.errors.borrow().is_empty(), "{:?}\n{page}", dom.errors.borrow());
     let mut parsed = Parsed {
