@@ -78,6 +78,12 @@ macro_rules! resumed {
                     },
                     Err(error) => Some(error),
                 };
+                // A control store that was put back to an earlier state does not know the revision: from the begin, then.
+                let is_unknown = |error: &Error| matches!(error, Error::InvalidField { violations, .. } if violations.iter().any(|violation| violation.field == "after_revision"));
+                if message.after_revision > 0 && broken.as_ref().is_some_and(is_unknown) {
+                    message.after_revision = 0;
+                    continue;
+                }
                 if let Some(error) = broken.take_if(|error| !error.is_unavailable()) {
                     Err(error)?;
                 }

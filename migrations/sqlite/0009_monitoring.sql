@@ -103,3 +103,6 @@ CREATE INDEX alerts_by_revision ON alerts (revision);
 
 -- Counted for /metrics at every scrape.
 CREATE INDEX runs_ended ON runs (target, kind, state) WHERE state IN ('succeeded', 'partially_succeeded', 'failed', 'cancelled');
+
+-- The newest run of a kind is looked for at every look at a target.
+CREATE INDEX runs_of_kind ON runs (target, kind, id);

@@ -5,7 +5,10 @@
 
 mod exposition;
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -13,7 +16,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use dbkeep_engine::Engine;
+use dbkeep_engine::{Engine, EngineError};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpConnectInfo;
 
@@ -21,10 +25,37 @@ use tonic::transport::server::TcpConnectInfo;
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Longest wait for the control store.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for metrics: scrapers give up after ten seconds.
+const METRICS_PATIENCE: Duration = Duration::from_secs(9);
+/// How long metrics count as new.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What everybody who asks for metrics within a second gets, so that asking often costs the control store no more.
+struct Shared {
+    engine: Engine,
+    /// Locked while it is made: nobody else makes it then.
+    newest: Mutex<Option<(Instant, String)>>,
+}
+
+impl Shared {
+    async fn text(&self) -> Result<String, EngineError> {
+        let mut newest = self.newest.lock().await;
+        if let Some((_, text)) = newest.as_ref().filter(|(made, _)| made.elapsed() < FRESH) {
+            return Ok(text.clone());
+        }
+        let text = exposition::render(&self.engine).await?;
+        *newest = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+}
 
 /// Adds the paths to a router. `stopping` is cancelled when the server goes down.
 pub(crate) fn add(router: Router, engine: Engine, stopping: CancellationToken) -> Router {
     let ready = engine.clone();
+    let shared = Arc::new(Shared {
+        engine,
+        newest: Mutex::default(),
+    });
     router
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
@@ -37,8 +68,8 @@ pub(crate) fn add(router: Router, engine: Engine, stopping: CancellationToken) -
         .route(
             "/metrics",
             get(move |extensions: Extensions| {
-                let engine = engine.clone();
-                async move { metrics(&engine, &extensions).await }
+                let shared = Arc::clone(&shared);
+                async move { metrics(shared, &extensions).await }
             }),
         )
 }
@@ -55,14 +86,16 @@ async fn readiness(engine: &Engine, stopping: &CancellationToken) -> Response {
     }
 }
 
-async fn metrics(engine: &Engine, extensions: &Extensions) -> Response {
+async fn metrics(shared: Arc<Shared>, extensions: &Extensions) -> Response {
     let peer = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
     if !peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) {
         return (StatusCode::FORBIDDEN, "metrics are shown to this machine only\n").into_response();
     }
-    let engine = engine.clone();
     // In a task of its own, so that a caller who goes away leaves no query half-way.
-    let rendered = tokio::spawn(async move { exposition::render(&engine).await }).await;
+    let rendered = tokio::spawn(async move { shared.text().await });
+    let Ok(rendered) = tokio::time::timeout(METRICS_PATIENCE, rendered).await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the control store does not answer\n").into_response();
+    };
     match rendered {
         Ok(Ok(text)) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
         Ok(Err(error)) => {

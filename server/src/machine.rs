@@ -122,9 +122,11 @@ fn group_memory(group: &Path) -> Option<GroupMemory> {
 
 fn disk(folder: &Path) -> Option<DiskNumbers> {
     let found = rustix::fs::statvfs(folder).ok()?;
+    let device = rustix::fs::stat(folder).ok()?.st_dev;
     let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
     Some(DiskNumbers {
         folder: folder.display().to_string(),
+        device,
         used_bytes: bytes(found.f_blocks.saturating_sub(found.f_bfree)),
         free_bytes: bytes(found.f_bavail),
         total_bytes: bytes(found.f_blocks),

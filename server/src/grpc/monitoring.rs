@@ -209,7 +209,11 @@ impl MonitoringService for Monitoring {
             target: request.target,
             metric,
             object: request.object,
-            from: from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now) - HISTORY),
+            from: from.unwrap_or_else(|| {
+                to.unwrap_or_else(Timestamp::now)
+                    .checked_sub(HISTORY)
+                    .unwrap_or(Timestamp::MIN)
+            }),
             to,
             step,
             limit: if request.limit == 0 { POINTS } else { request.limit },
@@ -331,7 +335,10 @@ impl MonitoringService for Monitoring {
                 match raised(&engine, target.as_deref()).await {
                     Ok((revision, alerts)) => {
                         after = revision;
-                        for alert in alerts {
+                        // Who breaks off in the middle of the list has not seen it, and gets it again.
+                        let last = alerts.len().saturating_sub(1);
+                        for (number, alert) in alerts.into_iter().enumerate() {
+                            let revision = if number == last { revision } else { 0 };
                             yield Ok(v1::WatchAlertsResponse { revision, alert: Some(convert::alert(alert)) });
                         }
                     }

@@ -131,12 +131,16 @@ impl Machine for Host {
 
     async fn disks(&self) -> Vec<DiskNumbers> {
         let percent = *self.percent.lock().unwrap();
-        vec![DiskNumbers {
-            folder: "/srv".to_owned(),
-            used_bytes: percent * 1_000,
-            free_bytes: (100 - percent) * 1_000,
-            total_bytes: 100_000,
-        }]
+        // Two folders of one file system.
+        ["/srv", "/srv/backups"]
+            .map(|folder| DiskNumbers {
+                folder: folder.to_owned(),
+                device: 7,
+                used_bytes: percent * 1_000,
+                free_bytes: (100 - percent) * 1_000,
+                total_bytes: 100_000,
+            })
+            .to_vec()
     }
 
     async fn measure(&self) -> MachineNumbers {

@@ -22,6 +22,8 @@ pub struct MachineNumbers {
 pub struct DiskNumbers {
     /// A folder that it holds.
     pub folder: String,
+    /// Number by which the system tells file systems apart.
+    pub device: u64,
     /// Bytes in use.
     pub used_bytes: u64,
     /// Bytes that a process without privileges can still write.

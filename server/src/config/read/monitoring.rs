@@ -64,6 +64,10 @@ impl Source<'_> {
         if alerts.is_empty() {
             return Ok(());
         }
+        if let Some(disk) = alerts.keys().find(|name| name.get_ref() == RuleName::DiskNearlyFull.name()) {
+            let problem = "disk_nearly_full is about machines and not about targets; set it under [monitoring.alerts]";
+            return Err(self.refuse(disk.span().start, problem.to_owned()));
+        }
         let monitor = &mut config.engine.monitor;
         let mut rules = monitor.rules.clone();
         self.rules(alerts, &mut rules)?;

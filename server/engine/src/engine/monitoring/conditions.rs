@@ -48,7 +48,18 @@ pub(super) fn of_machine(host: &str, numbers: &MachineNumbers) -> Conditions {
         looked: vec![RuleName::DiskNearlyFull],
         ..Conditions::default()
     };
+    let mut told = std::collections::BTreeSet::new();
     for disk in &numbers.disks {
+        // One file system is one condition, by the first of its folders, however many of them it holds.
+        if !told.insert(disk.device) {
+            continue;
+        }
+        let folders: Vec<&str> = numbers
+            .disks
+            .iter()
+            .filter(|other| other.device == disk.device)
+            .map(|other| other.folder.as_str())
+            .collect();
         let used = disk.used_fraction();
         found.add(
             RuleName::DiskNearlyFull,
@@ -56,7 +67,7 @@ pub(super) fn of_machine(host: &str, numbers: &MachineNumbers) -> Conditions {
             used,
             format!(
                 "the disk of {} is {} full; {} bytes are free",
-                disk.folder,
+                folders.join(", "),
                 percent(used),
                 disk.free_bytes
             ),
@@ -100,6 +111,7 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
         ),
     }
     of_operations(seen, &mut found);
+    of_other_work(seen, &mut found);
     of_error_rate(seen, now, &mut found);
     for (name, slot) in &seen.slots {
         of_slot(name, slot, &mut found);
@@ -240,6 +252,23 @@ fn of_operations(seen: &Seen, found: &mut Conditions) {
                 "look at `dbkeep findings` for missing indexes, or raise expected_seconds in the catalog",
             );
         }
+    }
+}
+
+/// Work that is no cleanup, by its kind. Backups and verifications have a rule of their own.
+fn of_other_work(seen: &Seen, found: &mut Conditions) {
+    for run in &seen.others {
+        let kind = run.kind.name();
+        let failed = run.state == RunState::Failed;
+        let detail = if failed {
+            format!("run {} ({kind}) failed: {}", run.id, why(run, None))
+        } else {
+            format!("run {} ({kind}) did not fail", run.id)
+        };
+        // No operation is called so: names of operations have no brackets.
+        let object = format!("({kind})");
+        let next = format!("read `dbkeep runs show {}`, mend the cause, then do it again", run.id);
+        found.event(RuleName::OperationFailed, &object, failed, detail, next);
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Seen {
     pub(super) recent: Vec<Run>,
     /// The newest slot of each schedule, with the schedule's name.
     pub(super) slots: Vec<(String, SlotRecord)>,
+    /// The newest run of each other kind of work that ended, where failing means that something is to be done.
+    pub(super) others: Vec<Run>,
     /// The newest backup that ended.
     pub(super) backup: Option<Run>,
     /// The newest verification that ended.
@@ -72,6 +74,7 @@ impl Engine {
             newest: self.newest_runs(target).await?,
             recent,
             slots: self.newest_slots(target).await?,
+            others: self.newest_others(target).await?,
             backup: self.newest_of(target, &[RunKind::Backup]).await?,
             verification: self.newest_of(target, &[RunKind::Verify]).await?,
             proof: self.proof(target).await?,
@@ -122,6 +125,22 @@ impl Engine {
             slots.extend(found.into_iter().map(|slot| (schedule.spec.name.clone(), slot)));
         }
         Ok(slots)
+    }
+
+    /// A rehearsal is not among them: finding out that something does not work is its purpose.
+    async fn newest_others(&self, target: &str) -> Result<Vec<Run>, EngineError> {
+        let kinds = [
+            RunKind::Maintain,
+            RunKind::Migrate,
+            RunKind::Rollback,
+            RunKind::Undo,
+            RunKind::Restore,
+        ];
+        let mut newest = Vec::new();
+        for kind in kinds {
+            newest.extend(self.newest_of(target, &[kind]).await?);
+        }
+        Ok(newest)
     }
 
     async fn newest_of(&self, target: &str, kinds: &[RunKind]) -> Result<Option<Run>, EngineError> {
