@@ -514,10 +514,12 @@ impl Hosts {
         if let Some(code) = codes.and_then(|codes| codes.into_iter().next()) {
             return sqlx::Error::Database(Box::new(Refusals { text, code }));
         }
-        sqlx::Error::Io(io::Error::new(
-            io::ErrorKind::NotConnected,
-            format!("none of its servers takes writes: {text}"),
-        ))
+        // One that has no room for another connection may be the primary, at work: that is another thing than silence.
+        let kind = match said.iter().any(|(_, error)| code(error).is_some()) {
+            true => io::ErrorKind::ResourceBusy,
+            false => io::ErrorKind::NotConnected,
+        };
+        sqlx::Error::Io(io::Error::new(kind, format!("none of its servers takes writes: {text}")))
     }
 
     /// A connection to one server, if that will do, and what tells it from others that would.

@@ -307,7 +307,7 @@ async fn a_statement_outside_of_a_transaction_ends_with_its_client() {
 
 /// What a session is told for the case that its client is gone; true where all of it is.
 const WATCHED: &str = "SELECT current_setting('tcp_keepalives_idle') = '10' AND current_setting('tcp_keepalives_interval') = '5' \
-     AND current_setting('tcp_keepalives_count') = '3' AND coalesce(current_setting('tcp_user_timeout', true), '60000') = '60000' \
+     AND current_setting('tcp_keepalives_count') = '3' AND coalesce(current_setting('tcp_user_timeout', true), '40000') = '40000' \
      AND coalesce(current_setting('client_connection_check_interval', true), '2s') = '2s'";
 
 #[tokio::test]

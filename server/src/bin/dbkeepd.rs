@@ -220,7 +220,12 @@ fn declare_migrations(
                 folder.display()
             )
         })?;
-        target.migrations = Some(detected(folder));
+        // The folder is another; how its files are named is still what the file says.
+        let layout = target.migrations.take().and_then(|before| before.layout);
+        target.migrations = Some(MigrationsConfig {
+            layout,
+            ..detected(folder)
+        });
         given.push(name);
     }
     Ok(())

@@ -287,6 +287,8 @@ impl FireNow {
         if record.kind == SlotOutcome::Pending && rows::column_of::<i64>(&row, "claimed")? == 0 {
             let (id, slot_ms) = (self.schedule.to_string(), record.slot.as_millisecond());
             if let Some(granted) = grant(tx, &id, slot_ms, &self.holder, self.term_ms).await? {
+                // Whoever goes on with a call that was given up has started the run as well.
+                decisions::insert(tx, &self.decision).await?;
                 return Ok(Some(FiredNow::Granted(Box::new(granted))));
             }
         }

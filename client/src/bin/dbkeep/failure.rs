@@ -81,7 +81,7 @@ fn lines(detail: &FailureDetail<'_>, output: &Output) -> Vec<String> {
     let unsaid = detail
         .violations
         .iter()
-        .filter(|violation| !detail.message.contains(violation.expected));
+        .filter(|violation| detail.violations.len() > 1 || !detail.message.contains(violation.expected));
     for violation in unsaid {
         lines.push(output.paint_note(Tone::Warn, &format!("  {}: {}", violation.field, violation.expected)));
     }

@@ -235,7 +235,8 @@ impl PostgresTarget {
         Ok(opening.await.map_err(error::connecting)?)
     }
 
-    /// A database for a program of PostgreSQL, which misses a server that is silent by what the system offers.
+    /// A database for a program of PostgreSQL, which misses a server that is silent by what the system offers. A server
+    /// that takes nothing for a while is not silent: it waits for its disk.
     fn missed(&self, database: &str) -> String {
         let quoted = database.replace('\\', "\\\\").replace('\'', "\\'");
         let seconds = self.silence.as_secs();
@@ -244,8 +245,7 @@ impl PostgresTarget {
         }
         let (idle, interval) = (seconds.div_ceil(2), seconds.div_ceil(6));
         format!(
-            "dbname='{quoted}' keepalives_idle={idle} keepalives_interval={interval} keepalives_count=3 tcp_user_timeout={}",
-            self.silence.as_millis()
+            "dbname='{quoted}' keepalives_idle={idle} keepalives_interval={interval} keepalives_count=3"
         )
     }
 

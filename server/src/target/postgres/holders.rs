@@ -98,11 +98,12 @@ impl PostgresTarget {
              JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.backend_start \
              WHERE s.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() \
                AND s.run_id = $1 AND s.fence < $2 \
-               AND ((a.application_name = 'dbkeep' AND a.state = 'active') OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
+               AND ((a.application_name = 'dbkeep' AND a.state IN ('active', 'idle')) OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
                     WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.mode = 'RowShareLock' AND k.relation = to_regclass('dbkeep.run'))) \
              UNION ALL \
              SELECT n.pid, $1, n.fence, 'pg_dump' FROM (SELECT a.pid, pg_catalog.substring(a.application_name, '^dbkeep ' || $1 || ' ([0-9]{1,18})$')::bigint AS fence \
-               FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database() AND a.xact_start IS NOT NULL) AS n \
+               FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database() AND a.xact_start IS NOT NULL \
+                 AND a.usesysid = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user)) AS n \
              WHERE n.fence < $2",
         )
         .bind(claim.run.to_string())

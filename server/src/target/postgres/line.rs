@@ -7,7 +7,8 @@
 //! ```text
 //!   nothing came for `patience` -> a new connection: is the process there that serves this line, and what does it do?
 //!       at work                                      -> waited on; asked again
-//!       gone, or it waits for this side, twice alike -> the line is dead; what waits there is ended, so that its locks are free
+//!       gone, twice                                  -> the line is dead
+//!       it waits for this side, for six patiences    -> the line is dead; what waits there is ended, so that its locks are free
 //!       no server answers, for `patience`            -> the line is dead
 //!       the server answers and cannot say            -> waited on; asked again
 //! ```
@@ -39,18 +40,23 @@ use crate::hosts::Hosts;
 
 /// Longest time between two looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Longest time for a look: to connect, and to ask.
+/// Shortest limit for a look: to connect, and to ask. It may take as long as silence may, since a server that builds an index is slow to answer.
 const LOOK: Duration = Duration::from_secs(5);
+/// A process that seems to wait for this side has to do so for this many times the patience: a row or a parameter of a gigabyte is on its way
+/// for long, and nothing tells it from a connection that is dead.
+const ON_ITS_WAY: u32 = 6;
 /// Who serves a session: its process, and when that began. One that began before the connection did belongs to a pooler.
-const SELF: &str = "SELECT s.pid, s.backend_start::text, s.backend_start > pg_catalog.clock_timestamp() - interval '10 s' \
+/// A role that was set for the session may not see when its own process began; the start of the server tells whether a look met the same one.
+const SELF: &str = "SELECT s.pid, s.backend_start::text, s.backend_start > pg_catalog.clock_timestamp() - interval '10 s', \
+       pg_catalog.pg_postmaster_start_time()::text, pg_catalog.pg_is_in_recovery() \
      FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS s";
 /// What that process does. Statistics that are switched off say nothing of it, so that it counts as at work.
-const DOES: &str = "SELECT CASE WHEN a.state LIKE 'idle%' THEN concat_ws(' since ', a.state, a.state_change::text) \
-       WHEN a.wait_event_type = 'Client' THEN concat_ws(' since ', 'waiting for its client', a.state_change::text) END \
+const DOES: &str = "SELECT CASE WHEN a.state LIKE 'idle%' THEN pg_catalog.concat_ws(' since ', a.state, a.state_change::text) \
+       WHEN a.wait_event IN ('ClientRead', 'ClientWrite') THEN pg_catalog.concat_ws(' since ', 'waiting for its client', a.state_change::text) END \
      FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = $1 AND a.backend_start = $2::timestamptz";
 /// Ends it, unless it is at work by now. What is idle outside of a transaction holds nothing that anybody waits for.
 const END: &str = "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a \
-     WHERE a.pid = $1 AND a.backend_start = $2::timestamptz AND (a.state LIKE 'idle in transaction%' OR (a.state = 'active' AND a.wait_event_type = 'Client'))";
+     WHERE a.pid = $1 AND a.backend_start = $2::timestamptz AND (a.state LIKE 'idle in transaction%' OR (a.state = 'active' AND a.wait_event IN ('ClientRead', 'ClientWrite')))";
 
 /// A connection that is not waited for in vain.
 pub(super) struct Line {
@@ -72,6 +78,8 @@ struct Peer {
     patience: Duration,
     process: i32,
     began: String,
+    /// When the server was started that this process belongs to.
+    started: String,
     /// Whether it began with the connection, so that it is nobody else's.
     own: bool,
 }
@@ -79,8 +87,10 @@ struct Peer {
 /// What a look shows.
 enum Seen {
     Working,
-    /// Gone, or idle, in words that are the same as long as nothing changes.
-    Left(String),
+    /// Gone: it was there, and is not any more.
+    Gone,
+    /// Idle, or waiting for this side, in words that are the same as long as nothing changes.
+    Waiting(String),
     /// Somebody answers, and nothing follows from it.
     Unsure(String),
     Unreachable(String),
@@ -107,9 +117,10 @@ impl Line {
         let peer = Peer {
             hosts: hosts.clone(),
             patience,
-            process: row.try_get(0)?,
-            began: row.try_get(1)?,
-            own: row.try_get(2)?,
+            process: row.try_get::<Option<i32>, _>(0)?.unwrap_or_default(),
+            began: row.try_get::<Option<String>, _>(1)?.unwrap_or_default(),
+            started: row.try_get(3)?,
+            own: row.try_get::<Option<bool>, _>(2)?.unwrap_or(false),
         };
         let watch = Watch {
             peer: Some(Arc::new(peer)),
@@ -235,63 +246,69 @@ impl Peer {
     }
 
     async fn look_until_lost(self: Arc<Self>) -> String {
-        let mut left = None;
-        let mut away: Option<Instant> = None;
+        // What was seen before, since when, and for how long it has to last: once may be an answer that is just on its way.
+        let mut before: Option<(String, Instant)> = None;
         loop {
             let begun = Instant::now();
-            let seen = self.look().await;
-            if !matches!(seen, Seen::Unreachable(_)) {
-                away = None;
-            }
-            match seen {
-                Seen::Working => left = None,
+            let (words, lasting) = match self.look().await {
+                Seen::Working => (String::new(), None),
                 Seen::Unsure(why) => {
                     tracing::debug!(process = self.process, why, "a silent connection, of which nothing is known");
-                    left = None;
+                    (String::new(), None)
                 }
-                // Once may be an answer that is just on its way.
-                Seen::Left(words) if left.as_ref() == Some(&words) => {
-                    self.end().await;
-                    return format!(
-                        "nothing came for {:.1} s, and its process {} is {words}",
-                        self.patience.as_secs_f32(),
-                        self.process
-                    );
-                }
-                Seen::Left(words) => left = Some(words),
-                Seen::Unreachable(why) => {
-                    left = None;
-                    let since = *away.get_or_insert(begun);
-                    if since.elapsed() >= self.patience {
-                        return format!(
-                            "nothing came for {:.1} s, and the server does not answer: {why}",
-                            self.patience.as_secs_f32()
-                        );
+                Seen::Gone => (format!("its process {} is gone", self.process), Some(Duration::ZERO)),
+                Seen::Waiting(words) => (
+                    format!("its process {} is {words}", self.process),
+                    Some(self.patience * ON_ITS_WAY),
+                ),
+                Seen::Unreachable(why) => (format!("the server does not answer: {why}"), Some(self.patience)),
+            };
+            before = match (before, lasting) {
+                (_, None) => None,
+                (Some((known, since)), Some(lasting)) if alike(&known, &words) => {
+                    if since.elapsed() >= lasting {
+                        self.end().await;
+                        return format!("nothing came for {:.1} s, and {words}", (self.patience + since.elapsed()).as_secs_f32());
                     }
+                    Some((known, since))
                 }
-            }
+                _ => Some((words, begun)),
+            };
             sleep(self.patience.min(LOOK_AGAIN)).await;
         }
     }
 
     async fn look(&self) -> Seen {
-        match timeout(LOOK, self.ask()).await {
+        let limit = self.limit();
+        match timeout(limit, self.ask()).await {
             Ok(Ok(seen)) => seen,
-            // The server lives, whatever it has against a connection; one that is starting had ended all of them.
-            Ok(Err(sqlx::Error::Database(error))) if error.code().is_none_or(|code| !code.starts_with("57P")) => {
-                Seen::Unsure(error.message().to_owned())
-            }
-            Ok(Err(error)) => Seen::Unreachable(crate::hosts::words(&error)),
-            Err(_) => Seen::Unreachable(format!("no answer within {} s", LOOK.as_secs())),
+            Ok(Err(error)) if says_nothing_came(&error) => Seen::Unreachable(crate::hosts::words(&error)),
+            // The server lives, whatever it has against a connection; or it is this side that cannot make one.
+            Ok(Err(error)) => Seen::Unsure(crate::hosts::words(&error)),
+            Err(_) => Seen::Unreachable(format!("no answer within {:.1} s", limit.as_secs_f32())),
         }
     }
 
+    fn limit(&self) -> Duration {
+        self.patience.max(LOOK)
+    }
+
     async fn ask(&self) -> Result<Seen, sqlx::Error> {
-        let mut connection = self.hosts.connect(LOOK).await?;
+        let mut connection = self.hosts.connect(self.limit()).await?;
         let row = sqlx::raw_sql(SELF).fetch_one(&mut connection).await?;
-        let own: bool = row.try_get(2)?;
-        if !own || !self.own {
+        let own: Option<bool> = row.try_get(2)?;
+        if own != Some(true) || !self.own {
             return Ok(Seen::Unsure("a pooler is in between".to_owned()));
+        }
+        let (started, in_recovery): (String, bool) = (row.try_get(3)?, row.try_get(4)?);
+        if started != self.started {
+            // A standby that something in between chose for reading tells nothing of its primary; a primary has taken its place, or is the
+            // same one started anew.
+            return Ok(if in_recovery {
+                Seen::Unsure("another server answers".to_owned())
+            } else {
+                Seen::Gone
+            });
         }
         let does: Option<Option<String>> = sqlx::query_scalar(DOES)
             .bind(self.process)
@@ -301,23 +318,23 @@ impl Peer {
         // Goodbye is said so that the server does not log a connection that broke; nobody waits for what becomes of it.
         drop(connection.close().await);
         Ok(match does {
-            None => Seen::Left("gone".to_owned()),
+            None => Seen::Gone,
             Some(None) => Seen::Working,
-            Some(Some(words)) => Seen::Left(words),
+            Some(Some(words)) => Seen::Waiting(words),
         })
     }
 
     /// Ends what waits for this side for nothing. Where that fails, the limits of its session do it later.
     async fn end(&self) {
         let ending = async {
-            let mut connection = self.hosts.connect(LOOK).await?;
+            let mut connection = self.hosts.connect(self.limit()).await?;
             sqlx::query(END)
                 .bind(self.process)
                 .bind(&self.began)
                 .execute(&mut connection)
                 .await
         };
-        match timeout(LOOK, ending).await {
+        match timeout(self.limit(), ending).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(
@@ -329,6 +346,32 @@ impl Peer {
             Err(_) => tracing::warn!(process = self.process, "a dead session was not ended in time"),
         }
     }
+}
+
+/// Whether two looks saw the same. Why a server does not answer may change from one to the next.
+fn alike(before: &str, now: &str) -> bool {
+    let away = |words: &str| words.starts_with("the server does not answer");
+    before == now || (away(before) && away(now))
+}
+
+/// Whether an error means that no server answered. Names that cannot be resolved, certificates, and files that may not be opened are no
+/// sign of what became of the server.
+fn says_nothing_came(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Io(error) = error else { return false };
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            // None of several servers: see `Hosts`.
+            | io::ErrorKind::NotConnected
+    )
 }
 
 impl<'c> Executor<'c> for &'c mut Line {

@@ -7,15 +7,15 @@
 /// What `libpq` programs are told of it. They wait for disks, so that data which nobody takes for a while is no sign of anything.
 pub(super) const OPTIONS: &str = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3";
 
-/// Sets it for the session, or with `local` for the transaction that is open. A machine that is gone is missed after 25 seconds where
-/// nothing is under way, after 60 where something is; a process that is gone while a statement is at work, after two.
+/// Sets it for the session, or with `local` for the transaction that is open. A machine that is gone is missed after 40 seconds, before the
+/// next attempt of a run loses its patience with the locks of the one before; a process that is gone while a statement is at work, after two.
 pub(super) fn watched(local: bool) -> String {
-    // Only Linux surely tells a server of a closed socket that it does not read from; others refuse the last of these settings.
+    // Only Linux surely tells a server of a closed socket that it does not read from; others refuse the last two of these settings.
     format!(
         "SELECT pg_catalog.set_config(s.name, s.value, {local}) FROM (VALUES ('tcp_keepalives_idle', '10', 0), \
-         ('tcp_keepalives_interval', '5', 0), ('tcp_keepalives_count', '3', 0), ('tcp_user_timeout', '60s', 120000), \
+         ('tcp_keepalives_interval', '5', 0), ('tcp_keepalives_count', '3', 0), ('tcp_user_timeout', '40s', 120000), \
          ('client_connection_check_interval', '2s', 140000)) AS s (name, value, since) \
          WHERE pg_catalog.current_setting('server_version_num')::integer >= s.since \
-           AND (s.since < 140000 OR pg_catalog.strpos(pg_catalog.version(), 'linux') > 0)"
+           AND (s.since = 0 OR pg_catalog.strpos(pg_catalog.version(), 'linux') > 0)"
     )
 }

@@ -50,13 +50,13 @@ const DEAD: &str = "SELECT n.nspname::text, c.relname::text, s.n_dead_tup::bigin
        AND (s.n_dead_tup >= $1 OR s.n_dead_tup >= $2 AND s.n_dead_tup * 10 >= s.n_live_tup + s.n_dead_tup) \
      ORDER BY s.n_dead_tup DESC, n.nspname, c.relname LIMIT $3";
 
-/// Valid B-trees of some size. The width is that of a whole key, from statistics or from the type; NULL where neither tells.
+/// Valid B-trees of some size. To rebuild one takes ownership, although MAINTAIN (PostgreSQL 17) would allow it: what a rebuild leaves that
+/// was cut short can only be dropped by its owner. The width is that of a whole key, from statistics or from the type; NULL where neither tells.
 const LARGE: &str = "SELECT n.nspname::text AS index_schema, c.relname::text AS index_name, tn.nspname::text AS table_schema, \
        t.relname::text AS table_name, pg_catalog.pg_relation_size(c.oid) AS bytes, c.reltuples::float8 AS entries, \
        coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) AS o WHERE o.option_name = 'fillfactor'), 90) AS fill, \
        pg_catalog.current_setting('block_size')::bigint AS page, \
-       pg_catalog.pg_has_role(c.relowner, 'USAGE') \
-         OR CASE WHEN pg_catalog.current_setting('server_version_num')::integer >= 170000 THEN pg_catalog.has_table_privilege(t.oid, 'MAINTAIN') ELSE false END AS permitted, \
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS permitted, \
        (SELECT CASE WHEN count(w.width) = count(*) THEN sum(w.width)::float8 END FROM ( \
           SELECT coalesce((1 - s.null_frac) * s.avg_width, nullif(greatest(a.attlen, 0), 0)) AS width \
           FROM pg_catalog.pg_attribute AS a \

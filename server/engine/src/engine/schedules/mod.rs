@@ -645,6 +645,10 @@ impl Engine {
         );
         let (store, settings) = (&self.context.store, &self.context.settings);
         let name = || schedule.spec.name.clone();
+        let refused = async |error: EngineError| {
+            let decision = Decision::refuse(caller, Act::Schedule, error.reason(), error.to_string());
+            self.recorded(&decision.about(&schedule.spec.target, None, None), error).await
+        };
         for _ in 0..REPEATS {
             match store
                 .fire_now(schedule.id, &given, &settings.holder, settings.lease_term, &decision)
@@ -655,8 +659,10 @@ impl Engine {
                     Err(EngineError::SlotLost) => tokio::time::sleep(REPEAT_WAIT).await,
                     fired => return fired,
                 },
-                FiredNow::Busy => return Err(EngineError::ScheduleBusy { name: name() }),
-                FiredNow::RequestIdReused => return Err(EngineError::ScheduleRequestReused { request_id: given }),
+                FiredNow::Busy => return Err(refused(EngineError::ScheduleBusy { name: name() }).await),
+                FiredNow::RequestIdReused => {
+                    return Err(refused(EngineError::ScheduleRequestReused { request_id: given }).await);
+                }
                 FiredNow::Repeated(record) => match record.run {
                     Some(run) => return self.run(&run.to_string()).await,
                     None if record.kind.is_settled() => {
