@@ -9,6 +9,7 @@ use dbkeep_engine::{
         Layout,
         notice::{NoticeKind, NoticeSeverity},
     },
+    monitor::alerts::RuleName,
     notify::Route,
 };
 use dbkeep_server::{
@@ -96,6 +97,9 @@ impl Running {
             config = config.with_store(world.store.as_str());
         }
         config.engine.monitor.interval = Duration::from_millis(200);
+        // Two minutes are for people; what is tested here is that it is told, and once.
+        let rules = &mut config.engine.monitor.rules;
+        rules.entry(RuleName::TargetDown).and_modify(|rule| rule.lasting = Duration::ZERO);
         config.engine.monitor.snapshot_limit = Duration::from_secs(2);
         // The disk of whoever tests is nobody's business here.
         config.engine.monitor.machine = None;
@@ -334,18 +338,19 @@ async fn reachable(world: &World, is: bool) {
     if world.is_shared() {
         let (server, name) = world.target.rsplit_once('/').unwrap();
         let admin = Db::open(&format!("{server}/postgres")).await.unwrap();
-        admin
-            .execute(&format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS {is}"))
-            .await
-            .unwrap();
-        if !is {
-            admin
-                .execute(&format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-                ))
-                .await
-                .unwrap();
-        }
+        let (from, to) = if is { ("away", "") } else { ("", "away") };
+        let rename = format!("ALTER DATABASE \"{name}{from}\" RENAME TO \"{name}{to}\"");
+        let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+        let renamed = async {
+            // Nobody is connected to a database that is renamed, nor about to be.
+            loop {
+                admin.execute(&end).await.unwrap();
+                if admin.execute(&rename).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, renamed).await.unwrap();
         return;
     }
     let (file, away) = (world.folder.path().join("app.db"), world.folder.path().join("away.db"));
