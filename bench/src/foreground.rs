@@ -1,5 +1,6 @@
 //! What the foreground feels: sessions that read and update single rows at half of what the machine can do, while rows are deleted
-//! from the same table in four ways: not at all, by dbkeep as it comes, by dbkeep at full speed, and in naive batches.
+//! from the same table in five ways: not at all, by dbkeep as it comes, by dbkeep at full speed, in naive batches, and by plain
+//! statements in batches of the same size and with the same rests as dbkeep's.
 //!
 //! The load is open: each statement has its time, whether the one before has ended or not, and its latency counts from that time.
 //! A stall is felt by everybody who came during it, and not by one statement alone.
@@ -43,10 +44,10 @@ pub(crate) struct Load {
     /// Where dbkeep keeps its data and backups, an existing folder; beside the database's files unless it is given.
     #[arg(long, value_name = "FOLDER")]
     data: Option<std::path::PathBuf>,
-    /// Rows of a batch of dbkeep as it comes; its default unless it is given.
+    /// Rows of a batch of dbkeep as it comes; its default unless it is given. Plain statements have 250.
     #[arg(long, value_name = "ROWS")]
     batch_size: Option<u32>,
-    /// Duty cycle of dbkeep as it comes, percent; its default unless it is given.
+    /// Duty cycle of dbkeep as it comes, percent; its default unless it is given. Plain statements have 50.
     #[arg(long, value_name = "PERCENT")]
     duty: Option<u32>,
 }
@@ -69,6 +70,17 @@ async fn keys(db: &Db) -> Result<Arc<Vec<String>>> {
         .collect();
     ensure!(!keys.is_empty(), "every row is an orphan");
     Ok(Arc::new(keys))
+}
+
+/// Where the orphans are, in the order of the table.
+async fn places(db: &Db) -> Result<Vec<String>> {
+    let sql = format!("SELECT c.ctid::text FROM user_progress c WHERE {ORPHAN} ORDER BY c.ctid");
+    Ok(db
+        .fetch_text(&sql)
+        .await?
+        .into_iter()
+        .filter_map(|mut row| row.pop().flatten())
+        .collect())
 }
 
 /// Statements of a session: (when it was due, seconds since the begin; latency, milliseconds).
@@ -152,14 +164,24 @@ enum Contender {
     FullSpeed,
     /// Find 1,000, delete them, again.
     Naive,
+    /// Rows that are known beforehand, by their place, each batch one statement, with rests: no search, no capture, no journal.
+    /// What is felt beside it, no throttle can spare.
+    Plain,
 }
 
 impl Contender {
-    const ALL: [Self; 4] = [Self::Idle, Self::Throttled, Self::FullSpeed, Self::Naive];
+    const ALL: [Self; 5] = [Self::Idle, Self::Throttled, Self::FullSpeed, Self::Naive, Self::Plain];
 }
 
 /// Deletes orphans in this way until the time is over, or none are left. Returns the rows that went.
-async fn work(contender: Contender, load: &Load, server: Option<&Server>, db: &Db, time: Duration) -> Result<u64> {
+async fn work(
+    contender: Contender,
+    load: &Load,
+    server: Option<&Server>,
+    db: &Db,
+    places: &[String],
+    time: Duration,
+) -> Result<u64> {
     let began = Instant::now();
     match contender {
         Contender::Idle => {
@@ -176,6 +198,25 @@ async fn work(contender: Contender, load: &Load, server: Option<&Server>, db: &D
                 if deleted == 0 {
                     break;
                 }
+            }
+            Ok(rows)
+        }
+        Contender::Plain => {
+            let duty = load.duty.unwrap_or(50).clamp(1, 100);
+            let mut rows = 0;
+            for batch in places.chunks(load.batch_size.unwrap_or(250) as usize) {
+                let batch_began = Instant::now();
+                let places = batch.join("\",\"");
+                rows += db
+                    .execute(&format!(
+                        "DELETE FROM user_progress WHERE ctid = ANY ('{{\"{places}\"}}'::tid[])"
+                    ))
+                    .await?;
+                let rest = batch_began.elapsed() * (100 - duty) / duty;
+                if began.elapsed() + rest >= time {
+                    break;
+                }
+                tokio::time::sleep(rest).await;
             }
             Ok(rows)
         }
@@ -274,8 +315,8 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
     let rate = all * f64::from(load.capacity) / 100.0;
     println!("capacity {all:.0} statements/s, load {rate:.0} statements/s, one in {UPDATE_EVERY} an update");
 
-    let mut p99: [Series; 4] = std::array::from_fn(|_| Series::default());
-    let mut rows: [Series; 4] = std::array::from_fn(|_| Series::default());
+    let mut p99: [Series; 5] = std::array::from_fn(|_| Series::default());
+    let mut rows: [Series; 5] = std::array::from_fn(|_| Series::default());
     for round in 0..options.rounds {
         for (place, contender) in Contender::ALL.into_iter().enumerate() {
             let chosen = load.contender.is_empty() || load.contender.contains(&contender);
@@ -289,9 +330,15 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
             } else {
                 None
             };
+            // Before the foreground moves rows; those of it are no orphans.
+            let places = if contender == Contender::Plain {
+                places(&db).await?
+            } else {
+                Vec::new()
+            };
             let foreground = Foreground::start(&url, &keys, load.connections, Some(rate));
             let began = Instant::now();
-            let deleted = work(contender, load, server.as_ref(), &db, time).await?;
+            let deleted = work(contender, load, server.as_ref(), &db, &places, time).await?;
             let seconds = began.elapsed().as_secs_f64();
             let timed = foreground.end().await?;
             drop(server);
@@ -310,14 +357,16 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
             rows[place].push(deleted as f64 / seconds);
         }
     }
-    let [idle, throttled, full_speed, naive] = &p99;
+    let [idle, throttled, full_speed, naive, plain] = &p99;
     line("foreground p99, nothing else", idle, "ms");
     line("foreground p99, dbkeep as it comes", throttled, "ms");
     line("foreground p99, dbkeep at full speed", full_speed, "ms");
     line("foreground p99, naive batches", naive, "ms");
+    line("foreground p99, plain statements with rests", plain, "ms");
     line("rows deleted a second, dbkeep as it comes", &rows[1], "/s");
     line("rows deleted a second, dbkeep at full speed", &rows[2], "/s");
     line("rows deleted a second, naive batches", &rows[3], "/s");
+    line("rows deleted a second, plain statements with rests", &rows[4], "/s");
     ratio("foreground p99, default throttle / idle", &throttled.ratios(idle), 1.5);
     ratio(
         "foreground p99, default throttle / naive batches",
@@ -325,5 +374,10 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
         0.1,
     );
     line("foreground p99, full speed / idle (no target)", &full_speed.ratios(idle), "");
+    line(
+        "foreground p99, plain statements with rests / idle (no target)",
+        &plain.ratios(idle),
+        "",
+    );
     Ok(())
 }

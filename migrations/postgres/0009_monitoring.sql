@@ -100,6 +100,3 @@ CREATE UNIQUE INDEX alerts_open ON alerts (key) WHERE state <> 'resolved';
 CREATE INDEX alerts_by_state ON alerts (state, id);
 CREATE INDEX alerts_by_target ON alerts (target, id);
 CREATE INDEX alerts_by_revision ON alerts (revision);
-
--- Counted for /metrics at every scrape.
-CREATE INDEX runs_ended ON runs (target, kind, state) WHERE state IN ('succeeded', 'partially_succeeded', 'failed', 'cancelled');

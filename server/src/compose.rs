@@ -235,6 +235,7 @@ fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeErro
     for declared in &config.targets {
         let tools = target::Tools {
             pg_bin: config.pg_bin.clone(),
+            target_silence: config.target_silence,
         };
         let opened = target::open_with(declared.url.expose(), &tools);
         let target = opened.map_err(|source| ComposeError::TargetUrl {

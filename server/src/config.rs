@@ -24,6 +24,8 @@ use dbkeep_engine::{
 
 use channels::ChannelConfig;
 
+use crate::target::TARGET_SILENCE;
+
 /// Name of the catalog that is built in.
 pub const BUILTIN_CATALOG: &str = "builtin:learning-platform";
 /// Where the server listens if nothing else is said.
@@ -166,6 +168,8 @@ pub struct Config {
     pub backup_folder: Option<PathBuf>,
     /// Folder of `pg_dump` and `pg_restore`, where it is not to be found on the PATH.
     pub pg_bin: Option<PathBuf>,
+    /// How long a target may be silent before that is looked into; zero for never.
+    pub target_silence: Duration,
     /// How runs are worked on.
     pub engine: Settings,
     /// Most points of metrics' history that the control store keeps.
@@ -195,6 +199,7 @@ impl Config {
             store_wait: Duration::from_secs(60),
             backup_folder: None,
             pg_bin: None,
+            target_silence: TARGET_SILENCE,
             engine: Settings::default(),
             history_points: crate::store::KEPT_POINTS,
             default_schedules: true,

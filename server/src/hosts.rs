@@ -4,7 +4,9 @@
 //! PostgreSQL targets, for every connection that they open.
 
 use std::{
-    io,
+    borrow::Cow,
+    cmp::Reverse,
+    fmt, io,
     str::FromStr,
     sync::{
         Arc,
@@ -13,13 +15,27 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
-use tokio::time::timeout;
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use sqlx::{
+    Connection as _, PgConnection, Row as _,
+    error::{DatabaseError, ErrorKind},
+    postgres::PgConnectOptions,
+};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Most servers of a list. Each of them gets its share of the time for a connection.
 pub(crate) const MAX_HOSTS: usize = 8;
 /// One row where a session may not write: of a standby, or of a server that was made read-only.
 pub(crate) const READ_ONLY: &str = "SELECT 1 WHERE pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
+/// When the server was started, in microseconds: no two servers say the same, nor does one after a restart.
+pub(crate) const STARTED: &str = "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint";
+/// The timeline that a server writes: the first part of the name of its log's file. The last checkpoint's would be that of before a promotion.
+const TIMELINE: &str =
+    "SELECT ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::bigint";
+/// How long other servers may take to answer once one has, for two that take writes to be told apart.
+const GRACE: Duration = Duration::from_millis(500);
+/// No place in a list.
+const NOBODY: usize = usize::MAX;
 /// The parameter that says which servers will do. The driver does not know it.
 const ATTRIBUTES: &str = "target_session_attrs";
 /// Parameters that would name the server once more.
@@ -44,8 +60,90 @@ pub(crate) struct Hosts {
     servers: Vec<Server>,
     /// Whether only a server that takes writes will do.
     writable: bool,
-    /// The one that answered last, which is tried first.
+    /// The one that answered last, which is tried first; [`NOBODY`] before any did.
     last: Arc<AtomicUsize>,
+}
+
+/// The server that will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Its place in the list.
+    pub(crate) index: usize,
+    /// When it was started, which tells connections to it from those to another, or to itself before.
+    pub(crate) started: i64,
+}
+
+/// What tells a server that takes writes from another that does.
+struct Standing {
+    /// Raised by each promotion; `None` where the server does not tell.
+    timeline: Option<i64>,
+    started: i64,
+}
+
+impl Standing {
+    /// Whether this one is to be preferred, or the other is the same server by another name.
+    fn is_before(&self, other: &Self) -> bool {
+        let higher = matches!((self.timeline, other.timeline), (Some(one), Some(other)) if one > other);
+        higher || self.started == other.started
+    }
+}
+
+struct Chosen {
+    connection: PgConnection,
+    index: usize,
+    standing: Standing,
+}
+
+/// What several servers said that all refuse this user.
+#[derive(Debug)]
+struct Refusals {
+    text: String,
+    /// Of the first of them.
+    code: String,
+}
+
+impl fmt::Display for Refusals {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refusals {}
+
+impl DatabaseError for Refusals {
+    fn message(&self) -> &str {
+        &self.text
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(&self.code))
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
+}
+
+/// The result of work that has so long for it.
+async fn bounded<T>(within: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(within, work).await.unwrap_or_else(|_| {
+        Err(sqlx::Error::Io(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no connection within {:.1} s", within.as_secs_f32()),
+        )))
+    })
 }
 
 /// The parts of a URL between which the list of servers stands.
@@ -57,6 +155,8 @@ struct Parts<'a> {
     path: &'a str,
     /// The parameters of the query, as they are written.
     parameters: Vec<&'a str>,
+    /// Whether an `@` comes after the list.
+    rest_has_at: bool,
 }
 
 impl<'a> Parts<'a> {
@@ -73,7 +173,18 @@ impl<'a> Parts<'a> {
             list: &url[list..end],
             path,
             parameters: query.split('&').filter(|parameter| !parameter.is_empty()).collect(),
+            rest_has_at: rest.contains('@'),
         })
+    }
+
+    /// Whether the password holds a character that ends the part of a URL in which it stands: then what is left of it looks like a server.
+    fn is_cut_short(&self) -> bool {
+        let no_user = self.before.ends_with("://");
+        let no_port = |member: &str| {
+            let port = member.rsplit_once(':').map(|(_, port)| port);
+            !member.ends_with(']') && port.is_some_and(|port| port.parse::<u16>().is_err())
+        };
+        no_user && (self.path.contains('@') || self.list.split(',').any(no_port) && self.rest_has_at)
     }
 
     fn name_of(parameter: &str) -> &str {
@@ -151,6 +262,11 @@ impl Hosts {
     pub(crate) fn parse(url: &str) -> Result<Self, HostsError> {
         let malformed = || HostsError("expected postgres://user@host:port/database".to_owned());
         let parts = Parts::of(url).ok_or_else(malformed)?;
+        if parts.is_cut_short() {
+            return Err(HostsError(
+                "its user or password holds a character that has a meaning in a URL; expected / as %2F, ? as %3F, # as %23 and @ as %40".to_owned(),
+            ));
+        }
         let said = parts.writable()?;
         let members: Vec<&str> = parts.list.split(',').collect();
         if members.len() > MAX_HOSTS {
@@ -196,11 +312,16 @@ impl Hosts {
                 Parts::name_of(parameter)
             )));
         }
+        let unread = |position: usize| match members.len() {
+            1 => malformed(),
+            _ => HostsError(format!("server {position} of its list cannot be read; expected host:port")),
+        };
         let servers = members
             .iter()
-            .map(|member| {
+            .enumerate()
+            .map(|(index, member)| {
                 let url = parts.with(member);
-                let options = PgConnectOptions::from_str(&url).map_err(|_| malformed())?;
+                let options = PgConnectOptions::from_str(&url).map_err(|_| unread(index + 1))?;
                 let place = options
                     .get_socket()
                     .map_or_else(|| options.get_host().to_owned(), |socket| socket.display().to_string());
@@ -214,7 +335,7 @@ impl Hosts {
         Ok(Self {
             writable: said.unwrap_or(servers.len() > 1),
             servers,
-            last: Arc::default(),
+            last: Arc::new(AtomicUsize::new(NOBODY)),
         })
     }
 
@@ -280,64 +401,136 @@ impl Hosts {
         self.writable
     }
 
-    /// A connection to the first server, from the one that answered last on, that will do.
+    /// A connection to a server that will do: to the one that answered last, for as long as it will; otherwise to the one that is
+    /// [`choose`](Self::choose)n among all.
     ///
     /// # Errors
     /// Of the only server, as it came. Of several, what each of them said.
     pub(crate) async fn connect(&self, within: Duration) -> Result<PgConnection, sqlx::Error> {
-        self.reach(within).await.map(|(connection, _)| connection)
+        let Some(last) = self.last() else {
+            return match &self.servers[..] {
+                [only] => bounded(within, self.enter(only)).await,
+                _ => self.choose(within).await.map(|found| found.connection),
+            };
+        };
+        let begun = Instant::now();
+        // Others are left time to be tried after it.
+        match bounded(within / self.parts(), self.enter(&self.servers[last])).await {
+            Ok(connection) => Ok(connection),
+            Err(error) if self.servers.len() == 1 => Err(error),
+            Err(_) => {
+                self.last.store(NOBODY, Ordering::Relaxed);
+                let left = within.saturating_sub(begun.elapsed());
+                self.choose(left).await.map(|found| found.connection)
+            }
+        }
     }
 
-    /// Which server will do.
+    /// Which server will do, of all that answer in time; two that take writes are told apart by their timelines. Which start of it.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
-    pub(crate) async fn find(&self, within: Duration) -> Result<usize, sqlx::Error> {
-        let (connection, index) = self.reach(within).await?;
+    pub(crate) async fn find(&self, within: Duration) -> Result<Found, sqlx::Error> {
+        let chosen = self.choose(within).await?;
         // It was only asked; whether it hears of the end makes no difference.
-        drop(connection.close().await);
-        Ok(index)
+        drop(chosen.connection.close().await);
+        Ok(Found {
+            index: chosen.index,
+            started: chosen.standing.started,
+        })
     }
 
-    async fn reach(&self, within: Duration) -> Result<(PgConnection, usize), sqlx::Error> {
-        let number = self.servers.len();
-        let share = within / u32::try_from(number).unwrap_or(1);
-        let first = self.last.load(Ordering::Relaxed);
-        let mut said = Vec::new();
-        for offset in 0..number {
-            let index = (first + offset) % number;
-            let server = &self.servers[index];
-            let error = match timeout(share, self.enter(server)).await {
-                Ok(Ok(connection)) => {
-                    self.last.store(index, Ordering::Relaxed);
-                    return Ok((connection, index));
+    fn last(&self) -> Option<usize> {
+        Some(self.last.load(Ordering::Relaxed)).filter(|last| *last < self.servers.len())
+    }
+
+    fn parts(&self) -> u32 {
+        u32::try_from(self.servers.len()).unwrap_or(1)
+    }
+
+    /// Asks all servers at once. Where one takes writes, the others get a moment more to say that they do: after a promotion the old primary may
+    /// be there still, or again, and the one that was promoted last is on the higher timeline. Of those that do not answer nothing is known.
+    async fn choose(&self, within: Duration) -> Result<Chosen, sqlx::Error> {
+        // Each has to have said what there is to say before whoever waits for this gives up.
+        let each = within * 9 / 10;
+        let mut asking: FuturesUnordered<_> = (self.servers.iter().enumerate())
+            .map(|(index, server)| async move { (index, bounded(each, self.stand(server)).await) })
+            .collect();
+        let mut until = Instant::now() + within;
+        let (mut found, mut said): (Vec<Chosen>, Vec<(usize, sqlx::Error)>) = (Vec::new(), Vec::new());
+        while let Ok(Some((index, answer))) = timeout_at(until, asking.next()).await {
+            match answer {
+                Ok((connection, standing)) => {
+                    if found.is_empty() {
+                        until = Instant::now() + GRACE;
+                    }
+                    found.push(Chosen {
+                        connection,
+                        index,
+                        standing,
+                    });
                 }
-                Ok(Err(error)) => error,
-                Err(_) => sqlx::Error::Io(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("no connection within {:.1} s", share.as_secs_f32()),
-                )),
-            };
-            if number == 1 {
-                return Err(error);
+                Err(error) => said.push((index, error)),
             }
-            said.push((server.name.as_str(), error));
         }
-        // Where every server knows this user and refuses it, no failover is going on.
-        let refused = |error: &sqlx::Error| {
-            let code = error.as_database_error().and_then(|error| error.code());
-            code.is_some_and(|code| !code.starts_with("57P"))
+        found.sort_by_key(|chosen| (Reverse(chosen.standing.timeline), chosen.index));
+        let mut found = found.into_iter();
+        let Some(first) = found.next() else {
+            return Err(self.none(said));
         };
-        if said.iter().all(|(_, error)| refused(error))
+        if let Some(second) = found.find(|other| !first.standing.is_before(&other.standing)) {
+            return Err(sqlx::Error::Io(io::Error::new(
+                io::ErrorKind::NotConnected,
+                format!(
+                    "two of its servers take writes, and nothing tells which of them was promoted last: {} and {}; expected one",
+                    self.name(first.index),
+                    self.name(second.index)
+                ),
+            )));
+        }
+        self.last.store(first.index, Ordering::Relaxed);
+        Ok(first)
+    }
+
+    /// What is said where no server will do.
+    fn none(&self, mut said: Vec<(usize, sqlx::Error)>) -> sqlx::Error {
+        said.sort_by_key(|(index, _)| *index);
+        if let [_] = &said[..]
             && let Some((_, error)) = said.pop()
         {
-            return Err(error);
+            return error;
         }
-        let said: Vec<String> = said.iter().map(|(name, error)| format!("{name}: {}", words(error))).collect();
-        Err(sqlx::Error::Io(io::Error::new(
+        let text = said
+            .iter()
+            .map(|(index, error)| format!("{}: {}", self.name(*index), words(error)))
+            .collect::<Vec<_>>()
+            .join("; ");
+        // Where every server knows this user and refuses it, no failover is going on.
+        let code = |error: &sqlx::Error| {
+            let code = error.as_database_error()?.code()?;
+            (!code.starts_with("57P")).then(|| code.into_owned())
+        };
+        let codes: Option<Vec<String>> = said.iter().map(|(_, error)| code(error)).collect();
+        if let Some(code) = codes.and_then(|codes| codes.into_iter().next()) {
+            return sqlx::Error::Database(Box::new(Refusals { text, code }));
+        }
+        sqlx::Error::Io(io::Error::new(
             io::ErrorKind::NotConnected,
-            format!("none of its servers takes writes: {}", said.join("; ")),
-        )))
+            format!("none of its servers takes writes: {text}"),
+        ))
+    }
+
+    /// A connection to one server, if that will do, and what tells it from others that would.
+    async fn stand(&self, server: &Server) -> Result<(PgConnection, Standing), sqlx::Error> {
+        let mut connection = self.enter(server).await?;
+        let started: i64 = sqlx::raw_sql(STARTED).fetch_one(&mut connection).await?.try_get(0)?;
+        // Some services do not tell; that matters only where there are two.
+        let timeline = match sqlx::raw_sql(TIMELINE).fetch_one(&mut connection).await {
+            Ok(row) => row.try_get(0)?,
+            Err(sqlx::Error::Database(_)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok((connection, Standing { timeline, started }))
     }
 
     /// A connection to one server, if that will do.
@@ -361,7 +554,7 @@ pub(crate) fn read_only() -> sqlx::Error {
 }
 
 /// An error in few words. What the driver says of a URL may quote it.
-fn words(error: &sqlx::Error) -> String {
+pub(crate) fn words(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => error.to_string(),
@@ -373,7 +566,12 @@ fn words(error: &sqlx::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dbkeep_testkit::{Durability, PrivatePostgres, ReplicatedPostgres};
+
     use super::*;
+
+    /// Longest wait for a server; only a failing test takes that long.
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     #[test]
     fn a_list_becomes_one_url_each() {
@@ -395,11 +593,78 @@ mod tests {
             ("postgres://a,b", true),
             ("postgres://%2Frun%2Fone,%2Frun%2Ftwo/d", true),
             ("postgres:///d?host=/run/postgresql", false),
+            ("postgres://h:5432/d?user=me@there", false),
+            ("postgres://u:a,b@h/d", false),
+            ("postgres://u:a,b@h1:1,h2:2/d", true),
         ] {
             let hosts = Hosts::parse(url).expect(url);
             assert_eq!(hosts.is_writable(), writable, "{url}");
             assert!(!hosts.url(0).contains("target_session_attrs"), "{url}");
         }
+    }
+
+    /// A primary that came back beside the one that was promoted takes writes, too, and is first in the list.
+    #[tokio::test]
+    async fn of_two_primaries_the_one_that_was_promoted_last_is_taken() {
+        let pair = ReplicatedPostgres::start().await.expect("a primary and its standby");
+        let hosts = Hosts::parse(&pair.url("postgres")).expect("two servers");
+        let before = hosts.find(PATIENCE).await.expect("the primary");
+        assert_eq!(before.index, 0);
+        pair.fail_over().await.expect("a promotion");
+        pair.primary().start_again().await.expect("it came back");
+        let after = hosts.find(PATIENCE).await.expect("one of two");
+        assert_eq!(after.index, 1, "it is on the higher timeline");
+        assert_ne!(after.started, before.started);
+        // Whoever starts now, and whoever connects, finds the same.
+        let anew = Hosts::parse(&pair.url("postgres")).expect("two servers");
+        drop(anew.connect(PATIENCE).await.expect("a connection"));
+        assert_eq!(anew.last(), Some(1));
+    }
+
+    #[tokio::test]
+    async fn two_primaries_that_nothing_tells_apart_are_refused() {
+        let (one, two) = (start().await, start().await);
+        let url = format!(
+            "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres",
+            one.port(),
+            two.port()
+        );
+        let error = Hosts::parse(&url).expect("two servers").connect(PATIENCE).await;
+        let error = error.expect_err("either may be the wrong one").to_string();
+        for expected in [
+            "two of its servers take writes",
+            &one.port().to_string(),
+            &two.port().to_string(),
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+        // The same server by two names is one.
+        let url = format!("postgres://postgres@127.0.0.1:{0},localhost:{0}/postgres", one.port());
+        let connected = Hosts::parse(&url).expect("two names").connect(PATIENCE).await;
+        drop(connected.expect("one server"));
+    }
+
+    #[tokio::test]
+    async fn what_several_servers_say_is_told_by_their_names() {
+        let (one, two) = (start().await, start().await);
+        let url = format!(
+            "postgres://nobody_of_that_name:hunter2@127.0.0.1:{},127.0.0.1:{}/postgres",
+            one.port(),
+            two.port()
+        );
+        let error = Hosts::parse(&url).expect("two servers").connect(PATIENCE).await;
+        let error = error.expect_err("nobody knows this user");
+        let code = error.as_database_error().and_then(DatabaseError::code).map(Cow::into_owned);
+        assert_eq!(code.as_deref(), Some("28000"), "{error}");
+        let error = error.to_string();
+        for server in [&one, &two] {
+            assert!(error.contains(&format!("127.0.0.1:{}: ", server.port())), "{error}");
+        }
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    async fn start() -> PrivatePostgres {
+        PrivatePostgres::start(Durability::Fast).await.expect("a server")
     }
 
     #[test]
@@ -438,6 +703,11 @@ mod tests {
             ("postgres://u:hunter2@a,b/d?port=5433", "parameter port beside a list"),
             ("postgres://u:hunter2@/d?host=a,b", "parameter host is a list"),
             ("postgres://u:hunter2@/d?port=1%2C2", "parameter port is a list"),
+            ("postgres://u:hunter2/x@h/d", "expected / as %2F"),
+            ("postgres://u:1/hunter2@h:5432/d", "expected / as %2F"),
+            ("postgres://u:hunter2,x/y@h1:5432,h2:5432/d", "expected / as %2F"),
+            ("postgres://u:hunter2?x@h/d", "? as %3F"),
+            ("postgres://u:hunter2#x@h/d", "# as %23"),
             ("postgres:hunter2", "expected postgres://user@host:port/database"),
             ("postgres://u:hunter2@h:port/d", "expected postgres://user@host:port/database"),
         ] {

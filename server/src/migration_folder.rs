@@ -48,7 +48,9 @@ impl MigrationFolder for DiskFolder {
 
 fn read(root: &Path, folder: &Path, depth: usize, files: &mut Vec<SourceFile>) -> Result<(), io::Error> {
     let shown = |error: io::Error, path: &Path| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    for entry in fs::read_dir(folder).map_err(|error| shown(error, folder))? {
+    // The folder itself is named by whoever asked for it.
+    let below = |error: io::Error| if folder == root { error } else { shown(error, folder) };
+    for entry in fs::read_dir(folder).map_err(below)? {
         let path = entry?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if hidden {

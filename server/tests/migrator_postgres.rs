@@ -305,6 +305,34 @@ async fn a_statement_outside_of_a_transaction_ends_with_its_client() {
     }
 }
 
+/// What a session is told for the case that its client is gone; true where all of it is.
+const WATCHED: &str = "SELECT current_setting('tcp_keepalives_idle') = '10' AND current_setting('tcp_keepalives_interval') = '5' \
+     AND current_setting('tcp_keepalives_count') = '3' AND coalesce(current_setting('tcp_user_timeout', true), '60000') = '60000' \
+     AND coalesce(current_setting('client_connection_check_interval', true), '2s') = '2s'";
+
+#[tokio::test]
+async fn the_server_misses_the_client_of_every_session() {
+    let world = World::new("missed").await;
+    let migrator = world.target.migrator();
+    // One that only reads or writes rows, as scans, batches, dumps and samples have it.
+    let plain = format!("SELECT 1 / (CASE WHEN ({WATCHED}) THEN 1 ELSE 0 END)");
+    migrator.verify(&[one(&plain)]).await.expect("a plain session");
+    assert_eq!(migrator.check(WATCHED).await.expect("a look"), None, "that of a check");
+    let seen = format!("CREATE TABLE seen AS {WATCHED} AS all_of_it");
+    for atomic in [true, false] {
+        // The second of each goes on in the session of the first, whose settings were reset.
+        for round in ["first", "second"] {
+            let mut order = world.order(&format!("{atomic} {round}"), &[&seen]);
+            order.atomic = atomic;
+            world.execute(&order).await.expect("made");
+            let found = world.db.fetch_text("SELECT all_of_it::text FROM seen").await.expect("rows");
+            assert_eq!(found[0][0].as_deref(), Some("true"), "in a transaction: {atomic}, {round}");
+            world.db.execute("DROP TABLE seen").await.expect("dropped");
+            assert_eq!(migrator.check(WATCHED).await.expect("a look"), None, "after {round}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_script_sets_does_not_reach_the_ledger_or_the_next_group() {
     let world = World::new("settings").await;

@@ -51,6 +51,11 @@ CREATE TABLE egg (id integer PRIMARY KEY, hen integer);
 CREATE TABLE hen (id integer PRIMARY KEY, egg integer NOT NULL REFERENCES egg (id));
 INSERT INTO egg SELECT n, n FROM generate_series(1, 100) AS n; INSERT INTO hen SELECT n, n % 100 + 1 FROM generate_series(1, 100) AS n;
 ALTER TABLE egg ADD CONSTRAINT egg_hen FOREIGN KEY (hen) REFERENCES hen (id);
+CREATE TABLE word (word text COLLATE \"C\" PRIMARY KEY);
+CREATE TABLE said (id integer PRIMARY KEY, word text COLLATE \"POSIX\" NOT NULL REFERENCES word (word), twice varchar(20) COLLATE \"POSIX\");
+ALTER TABLE word ADD COLUMN also text, ADD UNIQUE (word, also); ALTER TABLE said ADD FOREIGN KEY (word, twice) REFERENCES word (word, also);
+INSERT INTO word SELECT 'word ' || n, n % 7 FROM generate_series(1, 500) AS n;
+INSERT INTO said SELECT n, 'word ' || (501 - n), (501 - n) % 7 FROM generate_series(1, 500) AS n;
 CREATE TABLE orphan (id integer PRIMARY KEY, person integer);
 INSERT INTO orphan SELECT n, n + 995 FROM generate_series(1, 10) AS n;
 ALTER TABLE orphan ADD CONSTRAINT orphan_person FOREIGN KEY (person) REFERENCES person (id) NOT VALID;
@@ -90,16 +95,8 @@ impl Place {
         };
         self.target.claim(claim).await.expect("a claim");
         let before = self.target.migrator().fingerprint().await.expect("a fingerprint");
-        let name = format!("sampled_{}", &claim.run.to_string()[24..]);
-        let path = self.folder.path().join("schema.dump");
-        File::create(&path).expect("a file");
-        let watch = Watch {
-            progress: watch::channel(MaintenanceProgress::default()).0,
-            stop: CancellationToken::new(),
-        };
+        let (name, tables) = self.copy(claim, sample).await;
         let maintenance = self.target.maintenance();
-        let order = SampleOrder { claim, path, sample };
-        let tables = maintenance.sample_scratch(&order, &name, &watch).await.expect("a sample");
         let copy = maintenance.open_scratch(&name).await.expect("a target");
         // Keys that are not validated have such rows in the target, too.
         let mut violations = copy.migrator().violations().await.expect("looked at");
@@ -132,6 +129,21 @@ impl Place {
             violations,
             answers,
         }
+    }
+
+    /// Copies; the name of the copy, and what it has.
+    async fn copy(&self, claim: Claim, sample: Sample) -> (String, Vec<SampledTable>) {
+        let name = format!("sampled_{}", &claim.run.to_string()[24..]);
+        let path = self.folder.path().join("schema.dump");
+        File::create(&path).expect("a file");
+        let watch = Watch {
+            progress: watch::channel(MaintenanceProgress::default()).0,
+            stop: CancellationToken::new(),
+        };
+        let order = SampleOrder { claim, path, sample };
+        let maintenance = self.target.maintenance();
+        let tables = maintenance.sample_scratch(&order, &name, &watch).await.expect("a sample");
+        (name, tables)
     }
 
     fn is_sqlite(&self) -> bool {
@@ -283,6 +295,54 @@ fn left(folder: &Path) {
 #[tokio::test]
 async fn a_sample_of_postgres_satisfies_its_constraints() {
     sampled(false).await;
+}
+
+/// 60,000 rows that name 30,000 of 600,000 others, each in two ways of writing. The copy takes all of the former and 60,000 of the latter.
+#[tokio::test]
+async fn missing_parents_are_looked_for_once_a_round_and_fetched_once() {
+    let url = fresh_database("missing").await.expect("a database");
+    let db = Db::open(&url).await.expect("a connection");
+    db.execute(
+        "CREATE TABLE price (amount numeric PRIMARY KEY); INSERT INTO price SELECT n FROM generate_series(1, 600000) AS n; \
+         CREATE TABLE paid (id integer PRIMARY KEY, amount numeric NOT NULL REFERENCES price (amount)); \
+         INSERT INTO paid SELECT n, 10 * (n % 30000) + 1 FROM generate_series(1, 30000) AS n; \
+         INSERT INTO paid SELECT n + 30000, (10 * (n % 30000) + 1)::numeric(12, 2) FROM generate_series(1, 30000) AS n",
+    )
+    .await
+    .expect("tables");
+    let place = Place {
+        target: target::open(&url).expect("a target"),
+        folder: tempfile::tempdir().expect("a folder"),
+        url,
+    };
+    let claim = Claim {
+        run: RunId::new(),
+        fence: 1,
+    };
+    place.target.claim(claim).await.expect("a claim");
+    let (name, tables) = place.copy(claim, Sample::Rows(60_000)).await;
+    let tables = by_name(&tables);
+    assert_eq!(tables["paid"], (60_000, 60_000));
+    // None of them was there already, and none comes twice.
+    assert_eq!(tables["price"], (90_000, 600_000));
+    let copy = Db::open(&place.url_of(&name)).await.expect("a connection");
+    let scans = loop {
+        // What a session did is counted when it has ended.
+        let rows = copy
+            .fetch_text("SELECT seq_scan::text, n_tup_ins::text FROM pg_stat_user_tables WHERE relname = 'paid'")
+            .await
+            .expect("an answer");
+        if rows[0][1].as_deref() == Some("60000") {
+            break rows[0][0]
+                .as_deref()
+                .and_then(|text| text.parse::<u32>().ok())
+                .expect("a number");
+        }
+    };
+    // Two rounds, the count, the constraints; each perhaps by three processes. A look for each 2,000 keys would be 15 more at least.
+    assert!(scans < 15, "the children were read {scans} times");
+    copy.close().await;
+    place.target.maintenance().drop_scratch(claim, &name).await.expect("dropped");
 }
 
 #[tokio::test]

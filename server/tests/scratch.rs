@@ -68,6 +68,7 @@ async fn rehearse(url: &str, folder: &std::path::Path) {
     let path = folder.join("dump");
     File::create(&path).expect("a file");
     let dump = DumpOrder {
+        claim: None,
         tables: Vec::new(),
         path: path.clone(),
         schema_only: false,

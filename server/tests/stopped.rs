@@ -1,6 +1,6 @@
-//! A server that is stopped (SIGSTOP) while its session holds ACCESS EXCLUSIVE: its socket stays open, so that PostgreSQL misses nobody. A
-//! second server takes the run over once the lease has lapsed, ends exactly that session, says so, and completes the run; the first one
-//! wakes up and changes nothing any more.
+//! A server that is stopped (SIGSTOP) while its session holds locks or a snapshot: its socket stays open, so that PostgreSQL misses nobody.
+//! A second server takes the run over once the lease has lapsed, ends exactly that session, says so, and completes the run; the first one
+//! wakes up and changes nothing any more. Where a machine stops, the programs that the server has started stop with it.
 
 #![cfg(feature = "failpoints")]
 
@@ -8,7 +8,7 @@ mod support;
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use dbkeep_client::{ApplyRequest, Client, CreateRequest, RestoreRequest, RunQuery, proto};
+use dbkeep_client::{ApplyRequest, Client, CreateRequest, RehearseRequest, RestoreRequest, RunQuery, proto};
 use dbkeep_testkit::{Db, fresh_database};
 use rustix::process::Signal;
 use support::Daemon;
@@ -94,19 +94,19 @@ async fn finish(client: &Client, run: &str) -> proto::Run {
     timeout(PATIENCE, ended).await.expect("an end in time")
 }
 
-/// The session that was ended, as the run tells it.
-fn told(run: &proto::Run) -> &str {
+/// The sessions that were ended, as the run tells them.
+fn told(run: &proto::Run) -> String {
     let report = run.report.as_ref().expect("a report");
-    let warning = report.warnings.iter().find(|warning| warning.code == "SESSION_ENDED");
-    &warning
-        .unwrap_or_else(|| panic!("nobody was ended: {:?}", report.warnings))
-        .message
+    let ended = report.warnings.iter().filter(|warning| warning.code == "SESSION_ENDED");
+    let ended: Vec<&str> = ended.map(|warning| warning.message.as_str()).collect();
+    assert!(!ended.is_empty(), "nobody was ended: {:?}", report.warnings);
+    ended.join("\n")
 }
 
 /// Stops the first server while it holds the table, and lets a second one take over. Returns the run as the second one left it.
 async fn taken_over(world: &World, first: &Daemon, kind: proto::RunKind, holding: &str) -> proto::Run {
     world.until(holding).await;
-    first.signal(Signal::STOP);
+    first.signal_all(Signal::STOP);
     world.db.execute("INSERT INTO released VALUES (1)").await.expect("a row");
     let stranger = Db::open(&world.target).await.expect("a connection");
     let mine = stranger.fetch_text("SELECT pg_backend_pid()::text").await.expect("a process");
@@ -129,7 +129,7 @@ async fn taken_over(world: &World, first: &Daemon, kind: proto::RunKind, holding
         .await;
     assert_eq!(forgotten.expect("deleted"), 1, "and is noted as long as it is there");
     // It wakes up, finds itself shut out, and is not heard of.
-    first.signal(Signal::CONT);
+    first.signal_all(Signal::CONT);
     let again = finish(&client, &run.id).await;
     assert_eq!(again.state(), run.state());
     run
@@ -183,6 +183,75 @@ async fn a_stopped_server_does_not_keep_a_migration_s_locks() {
             told(&run)
         );
         assert_eq!(world.value("SELECT count(*)::text FROM dbkeep.session").await, "0");
+    }
+}
+
+/// A table that takes more than a moment to copy, and more than the buffers between a server and its client hold.
+const BIG: &str = "CREATE TABLE big (id integer PRIMARY KEY, text text NOT NULL); INSERT INTO big SELECT n, repeat(md5(n::text), 15) \
+     FROM generate_series(1, 200000) AS n; CREATE TABLE released (id integer)";
+
+/// Somebody of dbkeep's copies rows out of the target.
+const COPYING: &str = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
+     AND application_name LIKE 'dbkeep%' AND query LIKE 'COPY %' AND query LIKE '%big%'";
+
+async fn with_big_table() -> World {
+    let text = "-- dbkeep: requires-backup = true\nALTER TABLE big ADD COLUMN n integer;";
+    let files = [("1_a.up.sql", text), ("1_a.down.sql", "ALTER TABLE big DROP COLUMN n;")];
+    let world = World::new(&files).await;
+    world.db.execute(BIG).await.expect("tables");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_does_not_keep_the_snapshot_of_a_sample() {
+    // Between two statements, when the copy is made, and within one that copies.
+    let between = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' \
+                   AND application_name = 'dbkeep' AND backend_xmin IS NOT NULL";
+    for (failpoints, holding) in [("scratch-made=pause", between), ("", COPYING)] {
+        let world = with_big_table().await;
+        let first = world.start(1, failpoints);
+        let client = first.client().await;
+        let request = RehearseRequest::new().target("app").sample_rows(200_000);
+        let _stream = client.migrations().test(request).await.expect("accepted");
+        let run = taken_over(&world, &first, proto::RunKind::Rehearse, holding).await;
+        assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+        assert!(told(&run).contains("(sample)"), "{}", told(&run));
+        let others =
+            "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'";
+        assert_eq!(world.value(others).await, "0");
+        assert_eq!(world.value("SELECT count(*)::text FROM dbkeep.session").await, "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_machine_does_not_keep_the_locks_of_its_dump() {
+    for kind in [proto::RunKind::Rehearse, proto::RunKind::Migrate] {
+        let world = with_big_table().await;
+        let first = world.start(1, "");
+        let client = first.client().await;
+        let migrations = client.migrations();
+        let _stream = if kind == proto::RunKind::Rehearse {
+            migrations.test(RehearseRequest::new().target("app")).await.expect("accepted")
+        } else {
+            let up = proto::MigrationDirection::Up;
+            let plan = migrations
+                .plan("app", up, dbkeep_client::MigrationSelection::all(), false)
+                .await;
+            let request = ApplyRequest::of_plan(&plan.expect("a plan"));
+            migrations.apply(request).await.expect("accepted")
+        };
+        let run = taken_over(&world, &first, kind, COPYING).await;
+        assert_eq!(run.state(), proto::RunState::Succeeded, "{kind:?}: {}", run.state_reason);
+        assert!(
+            told(&run).contains("(pg_dump)") && told(&run).contains("(dump)"),
+            "{}",
+            told(&run)
+        );
+        let columns = "SELECT count(*)::text FROM information_schema.columns WHERE table_name = 'big'";
+        let expected = if kind == proto::RunKind::Migrate { "3" } else { "2" };
+        assert_eq!(world.value(columns).await, expected);
+        assert_eq!(world.value("SELECT count(*)::text FROM dbkeep.session").await, "0");
+        assert_eq!(run.backup_id.is_empty(), kind == proto::RunKind::Rehearse);
     }
 }
 

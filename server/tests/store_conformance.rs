@@ -9,11 +9,11 @@ use std::{
 };
 
 use dbkeep_engine::{
-    conformance::store::store_conformance,
+    conformance::store::{lost_claim_conformance, store_conformance},
     model::{PlanId, RunId},
-    port::{RunFilter, Store, StoreError},
+    port::{Claim, RunFilter, Store, StoreError},
 };
-use dbkeep_server::store::ControlStore;
+use dbkeep_server::{store::ControlStore, target};
 use dbkeep_testkit::{Db, Durability, PrivatePostgres, fresh_database};
 use sqlx::{Connection, PgConnection};
 
@@ -51,6 +51,53 @@ async fn postgres_conforms() {
         Arc::new(store.keeping_events(kept)) as Arc<dyn Store>
     })
     .await;
+}
+
+/// A failover to a standby that lacked the newest claim: of two servers that hold an attempt of the same number one alone can write, in
+/// the store and in the target.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_lost_shuts_its_holder_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = sqlite_url(&folder.path().join("control.db"));
+    let targets = [
+        fresh_database("fences").await.unwrap(),
+        format!("sqlite://{}?mode=rwc", folder.path().join("target.db").display()),
+    ];
+    for (url, schema) in [(fresh_database("lost_claim").await.unwrap(), "dbkeep_control."), (file, "")] {
+        let store = Arc::new(ControlStore::open(&url).await.unwrap());
+        let db = Db::open(&url).await.unwrap();
+        let forget = async |run: RunId| {
+            let sql = format!(
+                "UPDATE {schema}runs SET state = 'queued', attempts = 0, fence = 0, holder = NULL, lease_until_ms = NULL WHERE id = '{run}'"
+            );
+            assert_eq!(db.execute(&sql).await.unwrap(), 1);
+        };
+        let (run, lost, kept) = lost_claim_conformance(store, forget).await;
+        for url in &targets {
+            let db = Db::open(url).await.unwrap();
+            db.execute("CREATE TABLE IF NOT EXISTS t (id bigint PRIMARY KEY)")
+                .await
+                .unwrap();
+            let target = target::open(url).unwrap();
+            // Whichever comes first: the larger fence shuts the smaller out, and there is no other that both could have.
+            let claims = [lost, kept].map(|fence| Claim { run, fence });
+            let mut claimed = Vec::new();
+            for claim in claims {
+                claimed.push(target.claim(claim).await.is_ok());
+            }
+            assert!(claimed[0], "the first finds nobody");
+            let mut begun = Vec::new();
+            for claim in claims {
+                let batch = target.begin(claim, &[]).await;
+                begun.push(batch.is_ok());
+                if let Ok(batch) = batch {
+                    batch.rollback().await;
+                }
+            }
+            assert_eq!(begun.iter().filter(|begun| **begun).count(), 1, "{begun:?}");
+            assert_eq!(begun, [lost > kept, kept > lost]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -780,6 +780,7 @@ async fn a_row_without_a_key_takes_the_batch_back() {
                 touched: 100,
                 tables: Vec::new(),
                 elsewhere: 100,
+                shares: Vec::new(),
             },
             capture: true,
         };

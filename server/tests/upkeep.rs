@@ -174,7 +174,10 @@ impl World {
     async fn places(&self, run: RunId) -> Vec<String> {
         let stem = format!("dbkeep_proof_{}", run.0.simple());
         if self.is_postgres() {
-            let sql = format!("SELECT datname::text FROM pg_database WHERE datname LIKE '{stem}%'");
+            let sql = format!(
+                "SELECT datname::text FROM pg_database WHERE datname LIKE '{stem}%' OR datname LIKE 'dbkeep_making_{}%'",
+                run.0.simple()
+            );
             let rows = self.db.fetch_text(&sql).await.expect("names");
             return rows.into_iter().map(|row| row[0].clone().unwrap_or_default()).collect();
         }
@@ -567,12 +570,18 @@ async fn killed_anywhere_it_goes_on_and_repeats_nothing(database: &str) {
         ("maintain-step-done", 0),
         ("maintain-step-done", 2),
         ("proof-checked", 0),
+        ("scratch-created", 0),
         ("scratch-made", 0),
         ("proof-loaded", 1),
         ("prune-begun", 0),
         ("prune-file-gone", 0),
         ("prune-forgotten", 0),
+        ("prune-ended", 0),
     ] {
+        // A file is made under its own name at once.
+        if database == "sqlite" && point == "scratch-created" {
+            continue;
+        }
         let case = format!("{point} after {before}");
         let world = World::new(database).await;
         let [oldest, whole, rows] = world.with_backups().await;
@@ -629,6 +638,8 @@ async fn killed_anywhere_it_goes_on_and_repeats_nothing(database: &str) {
             "{case}"
         );
         assert_eq!(items["restore_drill"].len(), 1, "{case}");
+        let pruned = [(oldest.clone(), true)];
+        assert_eq!(items["prune_backups"], pruned, "{case}: whichever attempt removed it");
         let report = ended.report.as_ref().expect("a report");
         let proven = report
             .steps
@@ -832,4 +843,100 @@ async fn what_somebody_else_s_rebuild_left_is_named_and_stays() {
         1,
         "it is not ours to drop"
     );
+}
+
+/// A backup that cannot be removed does not keep the others, and a place that cannot be removed does not hide what a proof found.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_is_named_and_nothing_else_fails() {
+    let world = World::new("sqlite").await;
+    let [oldest, whole, _] = world.with_backups().await;
+    let verify = world.ask(&[MaintenanceTask::VerifyBackups]).await;
+    // Beside the scratch file of the proofs, where nobody who opens it looks.
+    let obstacle = format!("dbkeep_proof_{}.db-shm", verify.0.simple());
+    fs::create_dir(world.folder.path().join(&obstacle)).expect("a folder");
+    let daemon = world.start("");
+    let ended = finish(&daemon, verify).await;
+    let told = warnings(&ended);
+    assert_eq!(ended.state(), proto::RunState::Succeeded, "{}: {told:?}", ended.state_reason);
+    assert!(told.iter().any(|(code, _)| code == "SCRATCH_LEFT"), "{told:?}");
+    assert!(told.iter().all(|(code, _)| code == "SCRATCH_LEFT"), "{told:?}");
+    assert!(world.items(verify).await["verify_backups"].iter().all(|(_, done)| *done));
+    assert!(verified(&daemon.client().await).await.values().all(|proven| *proven));
+    drop(daemon);
+
+    drop((oldest, whole));
+
+    // The journal of captured rows cannot be emptied: that backup comes first, and those after it go.
+    let world = World::new("sqlite").await;
+    let [first, second, rows] = world.with_backups().await;
+    let newest = {
+        let daemon = world.start("");
+        save(&daemon.client().await).await
+    };
+    let keep = format!(
+        "CREATE TRIGGER keep BEFORE DELETE ON _dbkeep_run WHEN OLD.run_id = '{rows}' BEGIN SELECT RAISE(ABORT, 'it stays'); END"
+    );
+    world.db.execute(&keep).await.expect("a trigger");
+    let prune = world
+        .ask(&[MaintenanceTask::PruneBackups {
+            keep_days: None,
+            keep_count: Some(1),
+        }])
+        .await;
+    let daemon = world.start("");
+    let ended = finish(&daemon, prune).await;
+    let told = warnings(&ended);
+    assert_eq!(
+        ended.state(),
+        proto::RunState::PartiallySucceeded,
+        "{}: {told:?}",
+        ended.state_reason
+    );
+    assert!(
+        told.iter()
+            .any(|(code, message)| code == "PRUNE_FAILED" && message.contains(&rows) && message.contains("it stays")),
+        "{told:?}"
+    );
+    let items = &world.items(prune).await["prune_backups"];
+    assert_eq!(*items, [(rows, false), (second.clone(), true), (first.clone(), true)]);
+    for (backup, stays) in [(&first, false), (&second, false), (&newest, true)] {
+        assert_eq!(world.data().join("backups").join(backup).exists(), stays, "{backup}");
+    }
+}
+
+/// Of what other roles rebuild the server shows no name: an index that is being made is not taken for one that was left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rebuild_of_another_role_is_no_leftover() {
+    let world = World::new("postgres").await;
+    bloat(&world).await;
+    let role = format!("keeper_{}", RunId::new().0.simple());
+    world.db.execute(&format!("CREATE ROLE {role} LOGIN")).await.expect("a role");
+    let reader = old_snapshot(&world.url).await;
+    let url = world.url.clone();
+    let other = tokio::spawn(async move {
+        let mut session = PgConnection::connect(&url).await.expect("a session");
+        session.execute("REINDEX INDEX CONCURRENTLY fat_note").await.map(drop)
+    });
+    world.until("a rebuild that waits", REBUILDING, |count| count == 1).await;
+    world.until("its new index", LEFTOVERS, |count| count == 1).await;
+    let survey = async |url: &str| {
+        let nobody = dbkeep_engine::port::Watch {
+            progress: tokio::sync::watch::channel(dbkeep_engine::model::MaintenanceProgress::default()).0,
+            stop: tokio_util::sync::CancellationToken::new(),
+        };
+        let target = target::open(url).expect("a target");
+        target.maintenance().survey_indexes(&nobody).await.expect("a survey")
+    };
+    let as_role = world.url.replace("postgres@", &format!("{role}@"));
+    let seen = survey(&as_role).await;
+    assert!(seen.leftovers.is_empty(), "{seen:?}");
+    world
+        .db
+        .fetch_text("SELECT pg_cancel_backend(pid)::text FROM pg_stat_progress_create_index WHERE datname = current_database()")
+        .await
+        .expect("cancelled");
+    assert!(other.await.expect("a task").is_err(), "it was cut short");
+    drop(reader);
+    let seen = survey(&as_role).await;
+    assert_eq!(seen.leftovers.len(), 1, "now it is one: {seen:?}");
 }

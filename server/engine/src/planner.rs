@@ -511,6 +511,7 @@ pub(crate) async fn plan(
                         action: link.action,
                         row_count: count.rows,
                         also_going: count.also_going,
+                        table_row_count: 0,
                     });
                 }
             }
@@ -522,6 +523,10 @@ pub(crate) async fn plan(
         for (table, rows) in going {
             let (whole, exact) = table_size(target, table, rows, share_of(step.rule), &mut whole_tables).await?;
             findings.extend(over_fraction(table, step.rule, rows, whole));
+            let name = table.name.to_string();
+            for child in plan_children.iter_mut().filter(|child| child.table == name) {
+                child.table_row_count = whole;
+            }
             sizes.push((whole, exact));
         }
         let (table_rows, exact) = sizes.first().copied().unwrap_or_default();

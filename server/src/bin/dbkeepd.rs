@@ -41,9 +41,10 @@ struct Options {
     /// A folder whose files the rules of the databases that --target names may take. Can be repeated.
     #[arg(long = "root", value_name = "NAME=PATH", requires = "targets", value_parser = root)]
     roots: Vec<(String, PathBuf)>,
-    /// Migrations folder of the databases that --target names; its layout is detected.
-    #[arg(long, value_name = "DIR", requires = "targets")]
-    migrations: Option<PathBuf>,
+    /// Migrations folder of a target, instead of the file's; its layout is detected. Without a name, of the databases that --target names.
+    /// A folder whose own path has a = in it is written with ./ before it. Can be repeated.
+    #[arg(long, value_name = "[TARGET=]DIR", value_parser = migrations)]
+    migrations: Vec<(Option<String>, PathBuf)>,
     /// Check the settings and the catalogs, and exit.
     #[arg(long)]
     check: bool,
@@ -71,6 +72,23 @@ fn root(text: &str) -> Result<(String, PathBuf), String> {
         .split_once('=')
         .ok_or("expected NAME=PATH such as uploads=/srv/app/uploads")?;
     Ok((name.to_owned(), path.into()))
+}
+
+/// What stands before a = is a target where it can be the name of one.
+fn migrations(text: &str) -> Result<(Option<String>, PathBuf), String> {
+    let (name, folder) = match text.split_once('=') {
+        Some((name, folder)) if is_name(name) => (Some(name.to_owned()), folder),
+        _ => (None, text),
+    };
+    if folder.is_empty() {
+        return Err("expected a folder, or TARGET=FOLDER such as app=/srv/app/migrations".to_owned());
+    }
+    Ok((name, folder.into()))
+}
+
+fn is_name(text: &str) -> bool {
+    let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+    !text.is_empty() && text.chars().all(fits)
 }
 
 fn main() -> ExitCode {
@@ -140,19 +158,72 @@ fn configure(options: Options) -> anyhow::Result<Config> {
             "--root {name} is given twice; expected unique names"
         );
     }
+    let from_file = config.targets.len();
     let added = options.targets.into_iter().map(|(name, url)| TargetConfig {
         name,
         url: url.into(),
         catalogs: catalogs.clone(),
         roots: roots.clone(),
-        migrations: options
-            .migrations
-            .clone()
-            .map(|folder| MigrationsConfig { folder, layout: None }),
+        migrations: None,
     });
     config.targets.extend(added);
+    let (from_file, added) = config.targets.split_at_mut(from_file);
+    declare_migrations(options.migrations, from_file, added)?;
     config.check()?;
     Ok(config)
+}
+
+/// Gives targets the folders that the command line names: those of the file by name, those of the command line all at once too.
+fn declare_migrations(
+    folders: Vec<(Option<String>, PathBuf)>,
+    from_file: &mut [TargetConfig],
+    added: &mut [TargetConfig],
+) -> anyhow::Result<()> {
+    let known: Vec<String> = from_file.iter().chain(&*added).map(|target| target.name.clone()).collect();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    // Whoever reads of it in an answer does not know where this process was started.
+    let detected = |folder: PathBuf| MigrationsConfig {
+        folder: std::path::absolute(&folder).unwrap_or(folder),
+        layout: None,
+    };
+    let (named, for_all): (Vec<_>, Vec<_>) = folders.into_iter().partition(|(name, _)| name.is_some());
+    anyhow::ensure!(
+        for_all.len() < 2,
+        "--migrations is given twice without a target; expected TARGET=DIR for each (known targets: {known})"
+    );
+    for (_, folder) in for_all {
+        anyhow::ensure!(
+            !added.is_empty(),
+            "--migrations {} names no target, and there is no --target; expected TARGET=DIR (known targets: {known})",
+            folder.display()
+        );
+        for target in &mut *added {
+            target.migrations = Some(detected(folder.clone()));
+        }
+    }
+    let mut given = Vec::new();
+    for (name, folder) in named {
+        let name = name.unwrap_or_default();
+        anyhow::ensure!(
+            !given.contains(&name),
+            "--migrations {name} is given twice; expected one folder for each target"
+        );
+        let found = from_file.iter_mut().chain(&mut *added).find(|target| target.name == name);
+        let target = found.with_context(|| {
+            format!(
+                "--migrations {name}={}: there is no target {name}; known targets: {known} (a folder of this name is written ./{name}={})",
+                folder.display(),
+                folder.display()
+            )
+        })?;
+        target.migrations = Some(detected(folder));
+        given.push(name);
+    }
+    Ok(())
 }
 
 async fn report(config: &Config) -> anyhow::Result<()> {
@@ -162,6 +233,10 @@ async fn report(config: &Config) -> anyhow::Result<()> {
             |problem| format!("not compared with the database, which cannot be reached: {problem}"),
         );
         println!("target {}: {} operations, {verdict}", target.name, target.operations);
+        let declared = config.targets.iter().find(|declared| declared.name == target.name);
+        if let Some(migrations) = declared.and_then(|declared| declared.migrations.as_ref()) {
+            println!("target {}: migrations in {}", target.name, migrations.folder.display());
+        }
     }
     println!("the configuration is valid");
     Ok(())

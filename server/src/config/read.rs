@@ -75,6 +75,7 @@ struct EngineSection {
     drift_fraction: Option<Spanned<f64>>,
     drift_rows: Option<u64>,
     concurrent_runs: Option<Spanned<u64>>,
+    target_silence: Option<Spanned<String>>,
     approvals: Option<Spanned<u64>>,
     dangerously_run_critical_without_approval: Option<Spanned<bool>>,
 }
@@ -202,6 +203,12 @@ impl Source<'_> {
     }
 
     fn engine(&self, section: EngineSection, config: &mut Config) -> Result<(), ConfigError> {
+        self.duration(
+            section.target_silence,
+            &mut config.target_silence,
+            Duration::ZERO,
+            Duration::from_secs(3600),
+        )?;
         let engine = &mut config.engine;
         self.duration(
             section.lease_term,
@@ -667,7 +674,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 66, "every setting has its line");
+        assert_eq!(settings, 67, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|name| {
             Some(match name {
                 "DBKEEP_SLACK_URL" => "https://hooks.slack.com/services/T0/B0/x".to_owned(),
@@ -684,6 +691,7 @@ mod tests {
         );
         assert_eq!((config.store_wait, config.targets.len()), (defaults.store_wait, 2));
         assert_eq!(config.engine.lease_term, defaults.engine.lease_term);
+        assert_eq!(config.target_silence, defaults.target_silence);
         assert_eq!(config.engine.plan_lifetime, defaults.engine.plan_lifetime);
         assert_eq!(
             (config.engine.drift, config.engine.concurrent_runs),

@@ -55,6 +55,14 @@ impl Act for Change {
                 .execute(&mut *tx.connection)
                 .await?;
         }
+        for alert in &self.changes.seen {
+            sqlx::query("UPDATE alerts SET alert = $2 WHERE id = $1 AND state = $3")
+                .bind(alert.id.to_string())
+                .bind(rows::text(&rows::to_json(alert)?))
+                .bind(alert.state.name())
+                .execute(&mut *tx.connection)
+                .await?;
+        }
         outbox::enqueue(tx, &self.changes.envelopes).await?;
         for alert in &self.changes.put {
             // Each has its own, so that a page of changes never ends between two of one revision.
@@ -85,7 +93,7 @@ async fn put(tx: &mut Tx<'_>, alert: &Alert, revision: i64) -> Result<bool, Fail
     sqlx::query(
         "INSERT INTO alerts (id, key, target, state, alert, resolved_ms, revision, acknowledged_by, acknowledged_ms, note) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO UPDATE SET state = excluded.state, alert = excluded.alert, \
-         resolved_ms = excluded.resolved_ms, revision = excluded.revision",
+         resolved_ms = excluded.resolved_ms, revision = excluded.revision WHERE alerts.state <> 'resolved'",
     )
     .bind(alert.id.to_string())
     .bind(key)
@@ -158,7 +166,13 @@ impl Act for Acknowledge {
 impl ControlStore {
     pub(super) async fn changed_alerts(&self, claim: &CollectClaim, changes: &AlertChanges) -> Result<bool, StoreError> {
         match self.write(Change::new(claim, changes)).await {
-            Err(StoreError::Fenced) => Ok(false),
+            Err(StoreError::Fenced) => {
+                tracing::debug!(
+                    target = claim.target,
+                    "alerts were changed by another server meanwhile; the next look sees them"
+                );
+                Ok(false)
+            }
             other => other,
         }
     }

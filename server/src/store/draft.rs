@@ -21,7 +21,7 @@ use super::{
 /// What becomes of the lease.
 enum Lease {
     Kept,
-    Given { holder: String, term_ms: i64 },
+    Given { holder: String, term_ms: i64, fence: u64 },
     Ended,
 }
 
@@ -29,6 +29,8 @@ enum Lease {
 pub(super) struct Draft {
     pub(super) run: Run,
     first_sequence: u64,
+    /// Fence of the claim that it was under when it was read.
+    fence: u64,
     report_changed: bool,
     lease: Lease,
     events: Vec<Event>,
@@ -49,9 +51,14 @@ impl Draft {
 
     /// A run whose row this transaction has locked.
     pub(super) fn of_row(row: &AnyRow) -> Result<Self, StoreError> {
-        let StoredRun { run, first_sequence } = rows::stored_run(row)?;
+        let StoredRun {
+            run,
+            first_sequence,
+            fence,
+        } = rows::stored_run(row)?;
         Ok(Self {
             first_sequence,
+            fence,
             ..Self::of_new(run)
         })
     }
@@ -61,6 +68,7 @@ impl Draft {
         Self {
             run,
             first_sequence: 1,
+            fence: 0,
             report_changed: false,
             lease: Lease::Kept,
             events: Vec::new(),
@@ -87,12 +95,21 @@ impl Draft {
         self.report_changed = true;
     }
 
-    /// Gives the run to a server from now on.
-    pub(super) fn give(&mut self, holder: &str, term: Duration) {
+    /// Gives the run to a server from now on, under this fence.
+    pub(super) fn give(&mut self, holder: &str, term: Duration, fence: u64) {
         self.lease = Lease::Given {
             holder: holder.to_owned(),
             term_ms: term_ms(term),
+            fence,
         };
+    }
+
+    /// Whether the run is held under this fence. The number of the attempt is compared, too: a version that knows of no fences in this row
+    /// leaves that of an older claim in it.
+    pub(super) fn is_held_under(&self, fence: u64) -> bool {
+        self.run.state.is_held()
+            && self.fence == fence
+            && u64::from(self.run.attempts) == dbkeep_engine::model::fence::attempt(fence)
     }
 
     /// Enters a state and says so in the log. A final state frees the tables, and it, `Interrupted` or `Paused` ends the lease.
@@ -135,7 +152,7 @@ impl Draft {
         self.first_sequence = events::trim(tx, run.id, self.first_sequence, run.last_sequence).await?;
         let lease = match &self.lease {
             Lease::Kept => String::new(),
-            Lease::Given { .. } => format!(", holder = $14, lease_until_ms = {} + $15", tx.dialect.now_ms()),
+            Lease::Given { .. } => format!(", holder = $14, lease_until_ms = {} + $15, fence = $16", tx.dialect.now_ms()),
             Lease::Ended => ", holder = NULL, lease_until_ms = NULL".to_owned(),
         };
         let sql = format!(
@@ -162,8 +179,8 @@ impl Draft {
             .bind(run.ended_at.map(|at| at.as_millisecond()))
             .bind(run.pause_reason.as_deref())
             .bind(rows::to_json(&run.limits)?);
-        if let Lease::Given { holder, term_ms } = &self.lease {
-            query = query.bind(rows::text(holder)).bind(*term_ms);
+        if let Lease::Given { holder, term_ms, fence } = &self.lease {
+            query = query.bind(rows::text(holder)).bind(*term_ms).bind(rows::signed(*fence));
         }
         query.execute(&mut *tx.connection).await?;
         if self.ended {

@@ -1,10 +1,10 @@
-//! Leases: who works on a run, until when, and with which fence. The fence of an attempt is its number, so that it grows with
-//! every claim; lapses are decided by the clock of the database alone.
+//! Leases: who works on a run, until when, and with which fence. A fence grows with every claim and is no other claim's, also where a
+//! failover of the database forgets one (see [`fence`]); lapses are decided by the clock of the database alone.
 
 use std::time::Duration;
 
 use dbkeep_engine::{
-    model::{RunId, RunOptions, RunState},
+    model::{RunId, RunOptions, RunState, fence},
     port::{Grant, Renewal, StoreError},
 };
 use sqlx::AssertSqlSafe;
@@ -88,8 +88,9 @@ impl Act for Take {
             // As little is known of what the last attempt did; this one pauses when it has read that.
             draft.enter(tx, RunState::Pausing, &reason).await?;
         }
-        draft.give(&self.holder, self.term);
-        let fence = u64::from(draft.run.attempts);
+        let lot = uuid::Uuid::new_v4().as_fields().0;
+        let fence = fence::of(draft.run.attempts, lot);
+        draft.give(&self.holder, self.term, fence);
         let (run, _) = draft.save(tx).await?;
         Ok(Some(Grant { run, fence }))
     }
@@ -98,7 +99,7 @@ impl Act for Take {
 /// Prolongs a lease.
 pub(super) struct Prolong {
     run: RunId,
-    fence: i64,
+    fence: u64,
     term_ms: i64,
 }
 
@@ -106,7 +107,7 @@ impl Prolong {
     pub(super) fn new(run: RunId, fence: u64, term: Duration) -> Self {
         Self {
             run,
-            fence: rows::signed(fence),
+            fence,
             term_ms: term_ms(term),
         }
     }
@@ -118,14 +119,15 @@ impl Act for Prolong {
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Renewal, Failure> {
         // A lease that lapsed is still this attempt's while nobody else has claimed the run.
         let sql = format!(
-            "UPDATE runs SET lease_until_ms = {} + $3 WHERE id = $1 AND attempts = $2 AND state IN ('running', 'pausing', 'cancelling') \
+            "UPDATE runs SET lease_until_ms = {} + $3 WHERE id = $1 AND attempts = $2 AND fence = $4 AND state IN ('running', 'pausing', 'cancelling') \
              RETURNING cancel_reason, pause_reason, options, limits",
             tx.dialect.now_ms()
         );
         let query = sqlx::query(AssertSqlSafe(sql))
             .bind(self.run.to_string())
-            .bind(self.fence)
-            .bind(self.term_ms);
+            .bind(rows::signed(fence::attempt(self.fence)))
+            .bind(self.term_ms)
+            .bind(rows::signed(self.fence));
         // All rows rather than one: SQLite ends a statement when it is stepped to its end.
         let rows = query.fetch_all(&mut *tx.connection).await?;
         let row = rows.first().ok_or(StoreError::Fenced)?;

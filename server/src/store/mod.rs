@@ -56,9 +56,9 @@ use dbkeep_engine::{
     port::{
         AlertChanges, AlertFilter, Changed, ClaimedDelivery, CollectClaim, Collected, Collection, CreateRun, CreateSchedule,
         Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage,
-        Kept, Ladder, Metrics, OpenSlots, Outbox, Point, Proofs, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated,
-        Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError,
-        Update, Verdict,
+        Kept, Ladder, Metrics, OpenSlots, Outbox, Point, Proofs, PruneBegun, Pulse, Renewal, Requeued, Resolved, RunFilter,
+        ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered,
+        Store, StoreError, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -190,8 +190,8 @@ impl Store for ControlStore {
         self.write(steering::Record::new(request)).await
     }
 
-    async fn begin_prune(&self, run: RunId) -> Result<bool, StoreError> {
-        self.write(prune::Begin { run }).await
+    async fn begin_prune(&self, run: RunId, keeper: Option<RunId>) -> Result<PruneBegun, StoreError> {
+        self.write(prune::Begin { run, keeper }).await
     }
 
     async fn end_prune(&self, run: RunId) -> Result<(), StoreError> {
@@ -288,12 +288,26 @@ impl Schedules for ControlStore {
         self.write(slots::Release).await
     }
 
-    async fn claim_slot(&self, holder: &str, term: Duration, targets: &[String]) -> Result<Option<SlotGrant>, StoreError> {
-        self.write(slots::Claim::new(holder, term, targets)).await
+    async fn claim_slot(
+        &self,
+        holder: &str,
+        term: Duration,
+        targets: &[String],
+        only_by_hand: bool,
+    ) -> Result<Option<SlotGrant>, StoreError> {
+        self.write(slots::Claim::new(holder, term, targets, only_by_hand)).await
     }
 
-    async fn fire_now(&self, schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Result<FiredNow, StoreError> {
-        self.write(slots::FireNow::new(schedule, request, holder, term)).await
+    async fn fire_now(
+        &self,
+        schedule: ScheduleId,
+        request: &str,
+        holder: &str,
+        term: Duration,
+        decision: &Decision,
+    ) -> Result<FiredNow, StoreError> {
+        self.write(slots::FireNow::new(schedule, request, holder, term, decision))
+            .await
     }
 
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError> {
@@ -329,7 +343,13 @@ impl Schedules for ControlStore {
     }
 
     async fn beat(&self, server: &ServerInfo, clock: jiff::Timestamp) -> Result<(), StoreError> {
-        self.write(servers::Beat::new(server, clock)).await
+        let beaten = self.write(servers::Beat::new(server, clock)).await;
+        if let Some(failover) = self.failover.clone() {
+            // Nobody waits for servers that may not answer.
+            let pool = self.pool.clone();
+            drop(tokio::spawn(async move { failover.look_now_and_then(&pool).await }));
+        }
+        beaten
     }
 
     async fn farewell(&self, id: &str) -> Result<(), StoreError> {

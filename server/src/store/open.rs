@@ -12,11 +12,7 @@ use sqlx::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{
-    ControlStore, Dialect, KEPT_EVENTS, KEPT_POINTS, KEPT_SERIES,
-    failover::{self, Failover},
-    failure::store_error,
-};
+use super::{ControlStore, Dialect, KEPT_EVENTS, KEPT_POINTS, KEPT_SERIES, failover::Failover, failure::store_error};
 use crate::hosts::Hosts;
 
 static POSTGRES: Migrator = sqlx::migrate!("../migrations/postgres");
@@ -57,34 +53,36 @@ impl ControlStore {
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         install_default_drivers();
         let Understood { dialect, servers, hosts } = understand(url)?;
-        let current = match &hosts {
-            Some(hosts) => hosts.find(ACQUIRE).await.map_err(|error| store_error(&error))?,
-            None => 0,
+        let found = match &hosts {
+            Some(hosts) => Some(hosts.find(ACQUIRE).await.map_err(|error| store_error(&error))?),
+            None => None,
         };
+        let current = found.map_or(0, |found| found.index);
         migrate(dialect, &servers[current]).await?;
         let (session, connections, writers) = match dialect {
             Dialect::Postgres => (POSTGRES_SESSION, POSTGRES_CONNECTIONS, Semaphore::MAX_PERMITS),
             Dialect::Sqlite => (SQLITE_SESSION, SQLITE_CONNECTIONS, 1),
         };
         let options = servers[current].clone();
-        let failover = hosts.map(|hosts| Failover::new(hosts, servers, current));
-        let several = failover.is_some();
+        let failover = hosts.zip(found).map(|(hosts, found)| Failover::new(hosts, servers, found));
+        let connecting = failover.clone();
         let mut pool = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE)
             .after_connect(move |connection, _| {
+                let failover = connecting.clone();
                 Box::pin(async move {
-                    if several {
-                        failover::after_connect(connection).await?;
+                    if let Some(failover) = &failover {
+                        failover.after_connect(connection).await?;
                     }
                     sqlx::raw_sql(session).execute(connection).await.map(drop)
                 })
             });
         if let Some(failover) = &failover {
             let failover = Arc::clone(failover);
-            pool = pool.test_before_acquire(false).before_acquire(move |connection, meta| {
+            pool = pool.test_before_acquire(false).before_acquire(move |connection, _| {
                 let failover = Arc::clone(&failover);
-                Box::pin(async move { failover.before_acquire(connection, meta).await })
+                Box::pin(async move { failover.before_acquire(connection).await })
             });
         }
         let pool: AnyPool = pool.connect_lazy_with(options);

@@ -6,7 +6,7 @@
 //!
 //! An interval is made as a whole, from points that cannot change any more, in one transaction with the mark that it is made: killed
 //! anywhere it is made again, to the same end. Points go only when the coarser step has them, or when there is no room: then the oldest
-//! of the finest step go first, and the time is noted.
+//! of the steps go that have more than their part, and the time is noted. What the coarser step has yet to get goes last.
 
 use std::time::Duration;
 
@@ -73,15 +73,27 @@ impl RollUp {
         Ok(removed)
     }
 
-    /// Removes the oldest points where there are too many, raw ones first.
+    /// Removes the oldest points of steps that have more than their part, where there are too many in all.
     async fn trim(&self, tx: &mut Tx<'_>, now: i64, most: u64) -> Result<u64, Failure> {
         let mut over = points(tx).await?.saturating_sub(self.max_points).min(most);
         let mut removed = 0;
-        for step in Step::ALL {
+        // A second time without regard to what is not made coarser yet: it is far more than a share then.
+        for (step, made) in Step::ALL
+            .map(|step| (step, true))
+            .into_iter()
+            .chain(Step::ALL.map(|step| (step, false)))
+        {
             if over == 0 {
                 break;
             }
-            let gone = self.remove(tx, step, i64::MAX, over).await?;
+            let room = points_of(tx, step).await?.saturating_sub(self.max_points * part(step) / 8);
+            let before = match step {
+                _ if !made => i64::MAX,
+                Step::Raw => made_until(tx, Step::FiveMinutes).await?,
+                Step::FiveMinutes => made_until(tx, Step::Hour).await?,
+                Step::Hour => i64::MAX,
+            };
+            let gone = self.remove(tx, step, before, over.min(room)).await?;
             if gone > 0 {
                 sqlx::query("UPDATE metric_steps SET trimmed_ms = $2 WHERE step = $1")
                     .bind(step.name())
@@ -95,11 +107,9 @@ impl RollUp {
         Ok(removed)
     }
 
-    /// Forgets one series that had no sample for longer than anything is kept, or, where there is no room for new ones, for a day.
-    async fn forget(&self, tx: &mut Tx<'_>, now: i64, most: u64) -> Result<u64, Failure> {
-        if most == 0 {
-            return Ok(0);
-        }
+    /// A series that had no sample for longer than anything is kept, or, where there is no room for new ones, for a day. It stays locked,
+    /// so that whoever has a sample for it after all waits, and makes it anew.
+    async fn forgettable(&self, tx: &mut Tx<'_>, now: i64) -> Result<Option<i64>, Failure> {
         let row = sqlx::query("SELECT COUNT(*) AS series FROM metric_series")
             .fetch_one(&mut *tx.connection)
             .await?;
@@ -108,11 +118,17 @@ impl RollUp {
         } else {
             Step::Hour.kept()
         };
-        let query = sqlx::query("SELECT id FROM metric_series WHERE newest_ms < $1 ORDER BY newest_ms, id LIMIT 1")
-            .bind(now.saturating_sub(term_ms(kept)));
+        let sql = format!(
+            "SELECT id FROM metric_series WHERE newest_ms < $1 ORDER BY newest_ms, id LIMIT 1 {}",
+            tx.dialect.lock_free_rows()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(now.saturating_sub(term_ms(kept)));
         let found = query.fetch_all(&mut *tx.connection).await?;
-        let Some(row) = found.first() else { return Ok(0) };
-        let series: i64 = rows::column_of(row, "id")?;
+        Ok(found.first().map(|row| rows::column_of(row, "id")).transpose()?)
+    }
+
+    /// Removes a series that is locked, with its points, as far as that is allowed.
+    async fn forget(&self, tx: &mut Tx<'_>, series: i64, most: u64) -> Result<u64, Failure> {
         let mut removed = 0;
         for step in Step::ALL.into_iter().rev() {
             let table = table_of(step);
@@ -140,7 +156,15 @@ impl Act for RollUp {
     type Output = bool;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
-        // From coarse to fine, as everybody locks them.
+        // In the order in which everybody locks: collections, series, steps from coarse to fine.
+        let now = now_ms(tx).await?;
+        // A server that is gone collects nothing any more.
+        let query = sqlx::query("DELETE FROM collections WHERE target = '' AND collected_ms < $1");
+        query
+            .bind(now.saturating_sub(term_ms(STALE)))
+            .execute(&mut *tx.connection)
+            .await?;
+        let forgettable = self.forgettable(tx, now).await?;
         for step in ["1h", "5m"] {
             let sql = format!("SELECT until_ms FROM metric_steps WHERE step = $1 {}", tx.dialect.lock_rows());
             sqlx::query(AssertSqlSafe(sql))
@@ -148,7 +172,6 @@ impl Act for RollUp {
                 .fetch_all(&mut *tx.connection)
                 .await?;
         }
-        let now = now_ms(tx).await?;
         let settled = now.saturating_sub(term_ms(SETTLED));
         let mut more = make(tx, Step::Raw, Step::FiveMinutes, settled).await?;
         let settled = made_until(tx, Step::FiveMinutes).await?;
@@ -156,19 +179,17 @@ impl Act for RollUp {
         let most = u64::from(self.rows);
         let mut removed = self.expire(tx, now).await?;
         removed += self.trim(tx, now, most.saturating_sub(removed)).await?;
-        let forgotten = self.forget(tx, now, most.saturating_sub(removed)).await?;
+        let room = most.saturating_sub(removed);
+        let forgotten = match forgettable {
+            Some(series) if room > 0 => self.forget(tx, series, room).await?,
+            _ => 0,
+        };
         removed += forgotten;
         let sql = "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE state = 'resolved' AND resolved_ms < $1 ORDER BY id LIMIT $2)";
         let query = sqlx::query(sql)
             .bind(now.saturating_sub(term_ms(ALERTS_KEPT)))
             .bind(rows::signed(most.saturating_sub(removed)));
         removed += query.execute(&mut *tx.connection).await?.rows_affected();
-        // A server that is gone collects nothing any more.
-        let query = sqlx::query("DELETE FROM collections WHERE target = '' AND collected_ms < $1");
-        query
-            .bind(now.saturating_sub(term_ms(STALE)))
-            .execute(&mut *tx.connection)
-            .await?;
         Ok(more || forgotten > 0 || removed >= most)
     }
 }
@@ -186,6 +207,22 @@ async fn points(tx: &mut Tx<'_>) -> Result<u64, Failure> {
         .fetch_one(&mut *tx.connection)
         .await?;
     Ok(number(&row, "points")?)
+}
+
+async fn points_of(tx: &mut Tx<'_>, step: Step) -> Result<u64, Failure> {
+    let row = sqlx::query("SELECT points FROM metric_steps WHERE step = $1")
+        .bind(step.name())
+        .fetch_one(&mut *tx.connection)
+        .await?;
+    Ok(number(&row, "points")?)
+}
+
+/// A step's part of all points where there are too many, in eighths: a month in five minutes is worth more than a day in detail.
+fn part(step: Step) -> u64 {
+    match step {
+        Step::Raw | Step::FiveMinutes => 3,
+        Step::Hour => 2,
+    }
 }
 
 async fn count(tx: &mut Tx<'_>, step: Step, added: i64) -> Result<(), Failure> {

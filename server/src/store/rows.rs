@@ -19,7 +19,7 @@ use super::{
 /// The columns of the table `runs` that [`stored_run`] reads; with [`queue::WAITING`].
 pub(super) const RUN: &str = "id, kind, target, state, state_reason, operations, plan_id, source_id, undone_by, options, limits, attempts, \
      report, first_sequence, last_sequence, cancel_reason, pause_reason, created_ms, started_ms, ended_ms, verification, verified_ms, \
-     started_by, approvals, approvals_required, approve_until_ms, pruned_ms, prune_complete";
+     started_by, approvals, approvals_required, approve_until_ms, pruned_ms, prune_complete, fence";
 
 /// `SELECT` of those columns from the table `runs`; conditions follow.
 pub(super) fn select_run() -> String {
@@ -31,6 +31,8 @@ pub(super) struct StoredRun {
     pub(super) run: Run,
     /// Oldest event that is kept.
     pub(super) first_sequence: u64,
+    /// Fence of the newest claim.
+    pub(super) fence: u64,
 }
 
 /// Reads a row with the columns of [`RUN`].
@@ -87,6 +89,7 @@ pub(super) fn stored_run(row: &AnyRow) -> Result<StoredRun, StoreError> {
     Ok(StoredRun {
         run,
         first_sequence: unsigned(column_of(row, "first_sequence")?, id)?,
+        fence: unsigned(column_of(row, "fence")?, id)?,
     })
 }
 

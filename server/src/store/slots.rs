@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dbkeep_engine::{
-    model::{ScheduleId, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord},
+    model::{Decision, ScheduleId, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord},
     port::{EndedSlot, FiredNow, Kept, OpenSlots, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, StoreError},
     schedule::decide,
 };
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, any::AnyRow};
 
 use super::{
-    ControlStore,
+    ControlStore, decisions,
     draft::term_ms,
     endings,
     failure::{Failure, corrupt},
@@ -197,11 +197,13 @@ pub(super) struct Claim {
     holder: String,
     term_ms: i64,
     targets: Vec<String>,
+    only_by_hand: bool,
 }
 
 impl Claim {
-    pub(super) fn new(holder: &str, term: Duration, targets: &[String]) -> Self {
+    pub(super) fn new(holder: &str, term: Duration, targets: &[String], only_by_hand: bool) -> Self {
         Self {
+            only_by_hand,
             holder: holder.to_owned(),
             term_ms: term_ms(term),
             targets: targets.iter().map(|target| rows::text(target)).collect(),
@@ -219,9 +221,10 @@ impl Act for Claim {
         // The condition of the index `slots_open` has to stand there word for word; SQLite does not infer it.
         let sql = format!(
             "SELECT schedule_id, slot_ms FROM schedule_slots WHERE outcome = 'pending' AND outcome IN ('pending', 'waiting', 'fired') \
-             AND (lease_until_ms IS NULL OR lease_until_ms <= {}) AND schedule_id IN (SELECT s.id FROM schedules AS s WHERE s.id = \
+             AND (lease_until_ms IS NULL OR lease_until_ms <= {}) {} AND schedule_id IN (SELECT s.id FROM schedules AS s WHERE s.id = \
              schedule_slots.schedule_id AND s.target IN ({})) ORDER BY claims, slot_ms LIMIT 1 {}",
             tx.dialect.now_ms(),
+            if self.only_by_hand { "AND manual = 1" } else { "" },
             (1..=self.targets.len())
                 .map(|number| format!("${number}"))
                 .collect::<Vec<_>>()
@@ -246,36 +249,48 @@ pub(super) struct FireNow {
     request: String,
     holder: String,
     term_ms: i64,
+    decision: Decision,
 }
 
 impl FireNow {
-    pub(super) fn new(schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Self {
+    pub(super) fn new(schedule: ScheduleId, request: &str, holder: &str, term: Duration, decision: &Decision) -> Self {
         Self {
             schedule,
             request: rows::text(request),
             holder: holder.to_owned(),
             term_ms: term_ms(term),
+            decision: decision.clone(),
         }
     }
 }
 
 impl FireNow {
-    /// The slot that the same call recorded before.
+    /// The slot that the same call recorded before. Where its claim was lost, this call has it now: while schedules are stopped, nobody else
+    /// may come for it.
     async fn before(&self, tx: &mut Tx<'_>) -> Result<Option<FiredNow>, Failure> {
         if self.request.is_empty() {
             return Ok(None);
         }
-        let sql = format!("SELECT {SLOT} FROM schedule_slots AS l WHERE l.request_id = $1 AND l.request_id IS NOT NULL");
+        let sql = format!(
+            "SELECT {SLOT}, CASE WHEN l.lease_until_ms > {} THEN 1 ELSE 0 END AS claimed FROM schedule_slots AS l \
+             WHERE l.request_id = $1 AND l.request_id IS NOT NULL",
+            tx.dialect.now_ms()
+        );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.request);
         let Some(row) = query.fetch_optional(&mut *tx.connection).await? else {
             return Ok(None);
         };
         let record = record(&row)?;
-        Ok(Some(if record.schedule == self.schedule {
-            FiredNow::Repeated(Box::new(record))
-        } else {
-            FiredNow::RequestIdReused
-        }))
+        if record.schedule != self.schedule {
+            return Ok(Some(FiredNow::RequestIdReused));
+        }
+        if record.kind == SlotOutcome::Pending && rows::column_of::<i64>(&row, "claimed")? == 0 {
+            let (id, slot_ms) = (self.schedule.to_string(), record.slot.as_millisecond());
+            if let Some(granted) = grant(tx, &id, slot_ms, &self.holder, self.term_ms).await? {
+                return Ok(Some(FiredNow::Granted(Box::new(granted))));
+            }
+        }
+        Ok(Some(FiredNow::Repeated(Box::new(record))))
     }
 }
 
@@ -329,6 +344,7 @@ impl Act for FireNow {
         };
         let request = Some(self.request.as_str()).filter(|request| !request.is_empty());
         insert(tx, &record, None, request).await?;
+        decisions::insert(tx, &self.decision).await?;
         let granted = grant(tx, &id, slot_ms, &self.holder, self.term_ms).await?;
         Ok(granted.map_or(FiredNow::Busy, |granted| FiredNow::Granted(Box::new(granted))))
     }
@@ -411,6 +427,7 @@ impl Act for Settle {
             to,
             reason,
             state,
+            call_again,
         } = &self.settlement;
         let mut changed = kept.clone();
         changed.schedule.state = state.clone();
@@ -418,8 +435,9 @@ impl Act for Settle {
             return Ok(false);
         }
         let sql = format!(
-            "UPDATE schedule_slots SET outcome = $4, reason = $5, holder = NULL, lease_until_ms = NULL \
+            "UPDATE schedule_slots SET outcome = $4, reason = $5, holder = NULL, lease_until_ms = NULL{} \
              WHERE schedule_id = $1 AND slot_ms = $2 AND outcome = $3{}",
+            if *call_again { ", request_id = NULL" } else { "" },
             if fence.is_some() { " AND claims = $6" } else { "" }
         );
         let mut query = sqlx::query(AssertSqlSafe(sql))

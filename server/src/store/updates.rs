@@ -75,8 +75,7 @@ impl Act for Apply {
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<Vec<Event>, Failure> {
         let mut draft = Draft::lock(tx, self.run).await?.ok_or(StoreError::Fenced)?;
-        let holds = u64::from(draft.run.attempts) == self.fence && draft.run.state.is_held();
-        if !holds {
+        if !draft.is_held_under(self.fence) {
             return Err(Failure::Store(StoreError::Fenced));
         }
         for body in &self.update.events {

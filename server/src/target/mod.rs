@@ -6,10 +6,11 @@ mod indexes;
 mod ledger;
 mod measure;
 mod postgres;
+mod spread;
 mod sqlite;
 mod words;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use dbkeep_engine::port::Target;
 
@@ -41,11 +42,26 @@ const PRODUCTS: &[Product] = &[
     },
 ];
 
-/// Where the programs are that adapters call.
-#[derive(Debug, Clone, Default)]
+/// How long a database may be silent before that is looked into, where nothing else is said.
+pub const TARGET_SILENCE: Duration = Duration::from_secs(30);
+
+/// What adapters are given beside a URL.
+#[derive(Debug, Clone)]
 pub struct Tools {
     /// Folder of PostgreSQL's client programs; the PATH where `None`.
     pub pg_bin: Option<PathBuf>,
+    /// How long nothing has to come from the server of a target that was asked something, before it is asked on another connection whether it
+    /// is still at work on that; zero for never. Databases that are files have no such server.
+    pub target_silence: Duration,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            pg_bin: None,
+            target_silence: TARGET_SILENCE,
+        }
+    }
 }
 
 /// As [`open_with`], with the programs on the PATH.

@@ -443,6 +443,7 @@ impl Batch {
                     touched: u64::MAX,
                     tables: Vec::new(),
                     elsewhere: u64::MAX,
+                    shares: Vec::new(),
                 },
                 capture: true,
             };

@@ -1,5 +1,6 @@
 //! Migrations through gRPC, on real databases of both products, judged by an oracle that reads them without dbkeep.
 
+mod by_curl;
 mod consent;
 mod identity;
 mod in_effect;

@@ -280,10 +280,81 @@ async fn a_concurrent_index_is_built_outside_a_transaction_and_one_that_fails_is
         .await
         .expect("the cause is mended");
     world.repair("2", v1::RepairAction::DropInvalidIndex).await.expect("dropped");
+    let answer = world.runs.list_decisions(v1::ListDecisionsRequest::default()).await;
+    let decisions = answer.expect("a list").into_inner().decisions;
+    let repair = decisions
+        .iter()
+        .find(|one| one.act() == v1::DecisionAct::Repair)
+        .expect("on record");
+    assert!(repair.detail.contains("public.a_code"), "{repair:?}");
     let run = world.apply(all()).await.expect("accepted");
     assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
     let valid = "SELECT count(*)::text FROM pg_index WHERE indexrelid IN ('a_id'::regclass, 'a_code'::regclass) AND indisvalid";
     assert_eq!(world.db.fetch_text(valid).await.expect("a count")[0][0].as_deref(), Some("2"));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_an_invalid_index_is_noted_before_it_begins_and_told_when_it_is_over() {
+    let files = [file(
+        "1_a.up.sql",
+        "-- no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY a_code ON a (code);",
+    )];
+    let mut world = World::new(EngineKind::Postgres, &files, Some(Layout::Sqlx)).await;
+    let tables = "CREATE TABLE a (id integer, code integer); INSERT INTO a VALUES (1, 1), (2, 1)";
+    world.db.execute(tables).await.expect("a table");
+    let run = world.apply(all()).await.expect("accepted");
+    assert_eq!(run.state(), RunState::Failed, "{}", run.state_reason);
+    world
+        .db
+        .execute("DELETE FROM a WHERE id = 2")
+        .await
+        .expect("the cause is mended");
+    // The removal waits for whoever reads the table, so that it can be looked at.
+    let mut reader = Holder::open(&world.url).await;
+    reader.run("BEGIN").await;
+    reader.run("SELECT id FROM a").await;
+    let plan_token = world.plan(v1::MigrationDirection::Up, all()).await.expect("a plan").token;
+    let request = v1::ApplyMigrationsRequest {
+        dry_run: Some(false),
+        plan_token,
+        ..v1::ApplyMigrationsRequest::default()
+    };
+    let mut client = world.migrations.clone();
+    let applying = tokio::spawn(async move { client.apply_migrations(request).await.expect("accepted").into_inner() });
+    let noted = "SELECT coalesce(bool_or(problem LIKE '%index public.a_code was left invalid, and is dropped before the next try'), false)::text \
+                 FROM dbkeep.migration";
+    until(&world.db, noted, "true").await;
+    let session = "SELECT (count(*) > 0)::text FROM dbkeep.session WHERE work = 'removal of an invalid index'";
+    until(&world.db, session, "true").await;
+    reader.run("COMMIT").await;
+    let mut stream = timeout(PATIENCE, applying).await.expect("in time").expect("no panic");
+    let mut id = String::new();
+    while let Some(message) = timeout(PATIENCE, stream.message())
+        .await
+        .expect("in time")
+        .expect("a message")
+    {
+        if let Some(event) = message.event {
+            id = event.run_id;
+        }
+    }
+    let answer = world.runs.get_run(v1::GetRunRequest { id }).await.expect("a run");
+    let run = answer.into_inner().run.expect("a run");
+    assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+    let warnings = run.report.expect("a report").warnings;
+    let dropped = warnings.iter().find(|warning| warning.code == "INVALID_INDEX_DROPPED");
+    assert!(dropped.expect("it is told").message.contains("public.a_code"), "{warnings:?}");
+    assert_eq!(world.one("1").await.problem, "", "what is over is no problem any more");
+    assert_eq!(
+        world
+            .db
+            .fetch_text("SELECT count(*)::text FROM dbkeep.session")
+            .await
+            .expect("a count")[0][0]
+            .as_deref(),
+        Some("0")
+    );
     world.end().await;
 }
 

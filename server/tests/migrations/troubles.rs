@@ -95,29 +95,194 @@ async fn a_folder_that_makes_no_sense_is_refused_with_the_path() {
             &["3_x.down.sql"],
         ),
     ];
-    for (name, files, expected, words) in cases {
-        let mut world = World::new(EngineKind::Sqlite, &files, Some(Layout::Sqlx)).await;
-        let refused = world.plan(v1::MigrationDirection::Up, all()).await.expect_err(name);
-        assert_eq!(reason(&refused), expected, "{name}: {refused}");
-        for word in words {
-            assert!(
-                refused.message().contains(word),
-                "{name}: {word:?} is not in {}",
-                refused.message()
-            );
+    let mut no_utf8 = two();
+    no_utf8[2].bytes = vec![b'S', 0xff, 0xfe];
+    let no_text = ("no UTF-8", no_utf8, "MIGRATION_SOURCE", &["2_names.up.sql", "byte 1"][..]);
+    for engine in BOTH {
+        for (name, files, expected, words) in cases.iter().chain([&no_text]) {
+            // A table and its rows are there, and stay.
+            let mut world = World::new(engine, &two()[..2], Some(Layout::Sqlx)).await;
+            let run = world.apply(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+            world.db.execute("INSERT INTO people VALUES (7, 'eve')").await.expect("a row");
+            world.rewrite(files);
+            let refused = world.plan(v1::MigrationDirection::Up, all()).await.expect_err(name);
+            assert_eq!(reason(&refused), *expected, "{name}: {refused}");
+            for word in *words {
+                assert!(
+                    refused.message().contains(word),
+                    "{name}: {word:?} is not in {}",
+                    refused.message()
+                );
+            }
+            assert_eq!(world.db.count("people").await.expect("a count"), 1, "{name}");
+            // Mended, it goes on where it was.
+            world.rewrite(&two());
+            let run = world.apply(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{name}: {}", run.state_reason);
+            assert_eq!(world.db.count("people").await.expect("a count"), 3, "{name}");
+            world.end().await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_gone_blocks_nothing_and_may_come_back() {
+    for engine in BOTH {
+        let mut world = World::new(engine, &two(), None).await;
+        world.apply(all()).await.expect("accepted");
+        let mut left = two();
+        left.retain(|file| !file.path.starts_with("1_"));
+        left.push(file("3_more.up.sql", "INSERT INTO people VALUES (3, 'eve');"));
+        world.rewrite(&left);
+        let status = world.status().await;
+        let problem = &status.problems[0];
+        assert_eq!(
+            (problem.code.as_str(), problem.migration_id.as_str(), problem.blocks),
+            ("FILE_MISSING", "1", false)
+        );
+        assert!(problem.next_step.contains("bring the file back"), "{}", problem.next_step);
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(world.db.count("people").await.expect("a count"), 3);
+        left.extend(two().into_iter().filter(|file| file.path.starts_with("1_")));
+        world.rewrite(&left);
+        assert!(world.status().await.problems.is_empty());
         world.end().await;
     }
-    let mut files = two();
-    files[0].bytes = vec![b'S', 0xff, 0xfe];
-    let mut world = World::new(EngineKind::Sqlite, &files, None).await;
-    let refused = world.plan(v1::MigrationDirection::Up, all()).await.expect_err("no UTF-8");
-    assert!(
-        refused.message().contains("1_people.up.sql") && refused.message().contains("byte 1"),
-        "{}",
-        refused.message()
-    );
-    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_tool_noted_as_failed_blocks_until_somebody_says_what_it_did() {
+    for engine in BOTH {
+        for (action, executed) in [(RepairAction::MarkApplied, 0), (RepairAction::MarkPending, 2)] {
+            let mut world = World::new(engine, &two(), Some(Layout::Sqlx)).await;
+            world.apply(newest(1)).await.expect("accepted");
+            let ledger = "CREATE TABLE _sqlx_migrations (version bigint PRIMARY KEY, description text NOT NULL, installed_on timestamp NOT NULL, \
+                          success boolean NOT NULL, checksum CHECKSUM NOT NULL, execution_time bigint NOT NULL)";
+            let row = "INSERT INTO _sqlx_migrations VALUES (2, 'names', '2026-01-01 00:00:00', false, BYTES, 1)";
+            let (kind, bytes) = match engine {
+                EngineKind::Postgres => ("bytea", "'\\x00'"),
+                EngineKind::Sqlite => ("blob", "x'00'"),
+            };
+            world.db.execute(&ledger.replace("CHECKSUM", kind)).await.expect("its ledger");
+            world.db.execute(&row.replace("BYTES", bytes)).await.expect("its row");
+            let status = world.status().await;
+            let problem = status
+                .problems
+                .iter()
+                .find(|problem| problem.code == "FOREIGN_FAILED")
+                .expect("a problem");
+            assert!(
+                problem.blocks && problem.next_step.contains("dbkeep migrations repair 2"),
+                "{problem:?}"
+            );
+            assert_eq!(reason(&world.apply(all()).await.expect_err("blocked")), "MIGRATIONS_BLOCKED");
+            world.repair("2", action).await.expect("somebody looked");
+            assert!(world.status().await.problems.is_empty(), "{action:?}");
+            if action == RepairAction::MarkApplied {
+                assert_eq!(
+                    reason(&world.apply(all()).await.expect_err("nothing to do")),
+                    "NOTHING_TO_MIGRATE"
+                );
+            } else {
+                let run = world.apply(all()).await.expect("accepted");
+                assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+            }
+            assert_eq!(world.db.count("people").await.expect("a count"), executed);
+            let theirs = "SELECT count(*) || '' FROM _sqlx_migrations WHERE NOT success";
+            assert_eq!(
+                world.db.fetch_text(theirs).await.expect("its row")[0][0].as_deref(),
+                Some("1"),
+                "it stays as it is"
+            );
+            world.end().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_waits_until_an_up_script_that_stopped_is_finished() {
+    for engine in BOTH {
+        let script = |text: &str| {
+            vec![
+                file(
+                    "1_a.up.sql",
+                    &format!("-- dbkeep: transaction = false\nCREATE TABLE a (id integer);\n{text}"),
+                ),
+                file("1_a.down.sql", "DROP TABLE a;"),
+                file("0_base.up.sql", "CREATE TABLE base (id integer);"),
+                file("0_base.down.sql", "DROP TABLE base;"),
+            ]
+        };
+        let mut world = World::new(engine, &script("INSERT INTO a SELECT id FROM b;"), Some(Layout::Sqlx)).await;
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::PartiallySucceeded, "{}", run.state_reason);
+        let plan = world.plan(v1::MigrationDirection::Down, newest(1)).await.expect("a plan");
+        let problem = plan
+            .problems
+            .iter()
+            .find(|problem| problem.code == "STOPPED_OTHER_WAY")
+            .expect("a problem");
+        assert!(
+            problem.blocks && problem.next_step.contains("dbkeep migrations apply"),
+            "{problem:?}"
+        );
+        assert_eq!(
+            reason(&world.rollback(newest(1), true).await.expect_err("blocked")),
+            "MIGRATIONS_BLOCKED"
+        );
+        // The cause is mended beside, so that the script is the same.
+        world.db.execute("CREATE TABLE b (id integer)").await.expect("a table");
+        world.db.execute("INSERT INTO b VALUES (1)").await.expect("a row");
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        assert_eq!(world.db.count("a").await.expect("a count"), 1);
+        let run = world.rollback(newest(1), true).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_tells_what_makes_no_order_and_a_mended_folder_is_applied() {
+    let depends = |on: &str| format!("-- dbkeep: depends-on = {on}\nSELECT 1;");
+    let cases = [
+        (
+            replaced(
+                replaced(two(), "1_people.up.sql", &depends("2")),
+                "2_names.up.sql",
+                &depends("1"),
+            ),
+            "1 -> 2 -> 1",
+        ),
+        (replaced(two(), "2_names.up.sql", &depends("11")), "did you mean 1?"),
+    ];
+    for engine in BOTH {
+        for (files, words) in &cases {
+            let mut world = World::new(engine, files, Some(Layout::Sqlx)).await;
+            let status = world.status().await;
+            let [problem] = &status.problems[..] else {
+                panic!("one problem: {:?}", status.problems)
+            };
+            assert_eq!((problem.code.as_str(), problem.blocks), ("GRAPH", true));
+            assert!(problem.message.contains(words), "{}", problem.message);
+            assert!(problem.next_step.contains("depends-on"), "{}", problem.next_step);
+            assert_eq!(
+                (status.total_count, status.pending_count),
+                (2, 2),
+                "they are counted all the same"
+            );
+            assert_eq!(world.list().await.len(), 2);
+            let refused = world.apply(all()).await.expect_err("no order");
+            assert_eq!(reason(&refused), "MIGRATION_GRAPH");
+            world.rewrite(&two());
+            assert!(world.status().await.problems.is_empty());
+            let run = world.apply(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+            world.end().await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

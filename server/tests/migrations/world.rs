@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) url: String,
     pub(crate) db: Db,
     pub(crate) place: tempfile::TempDir,
+    /// Where the server listens.
+    pub(crate) address: String,
     pub(crate) migrations: MigrationServiceClient<Channel>,
     pub(crate) runs: RunServiceClient<Channel>,
     pub(crate) backups: BackupServiceClient<Channel>,
@@ -110,12 +112,13 @@ impl World {
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let channel = Channel::from_shared(address).expect("an address").connect_lazy();
+        let channel = Channel::from_shared(address.clone()).expect("an address").connect_lazy();
         Self {
             engine,
             db: Db::open(&url).await.expect("a connection"),
             url,
             place,
+            address,
             migrations: MigrationServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20),
             runs: RunServiceClient::new(channel.clone()),
             backups: BackupServiceClient::new(channel),

@@ -221,6 +221,43 @@ async fn a_full_store_lets_the_oldest_go_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_full_of_coarse_points_still_gets_new_ones() {
+    for database in DATABASES {
+        let kept = Kept::new(database, 60, KEPT_SERIES).await;
+        for number in 1..=100 {
+            let sql = format!(
+                "INSERT INTO {} (series, at_ms, samples, min, max, sum, last) VALUES ({}, {}, 5, 1.0, 1.0, 5.0, 1.0)",
+                kept.world.table("samples_5m"),
+                kept.series,
+                kept.hour - number * 5 * MINUTE
+            );
+            kept.db.execute(&sql).await.unwrap();
+        }
+        let sql = format!(
+            "UPDATE {} SET points = 100 WHERE step = '5m'",
+            kept.world.table("metric_steps")
+        );
+        kept.db.execute(&sql).await.unwrap();
+        for minute in 0..10 {
+            kept.put(kept.hour + minute * MINUTE, 2.0).await;
+        }
+        kept.count().await;
+        kept.rolled().await;
+        let usage = kept.store.history_usage().await.unwrap();
+        assert!(usage.points <= 60 && usage.trimmed_at.is_some(), "{database}: {usage:?}");
+        let fine = kept.points(Step::FiveMinutes).await;
+        let newest: Vec<i64> = fine.iter().rev().take(2).map(|point| point.at.as_millisecond()).collect();
+        assert_eq!(newest, [kept.hour + 5 * MINUTE, kept.hour], "{database}");
+        assert_eq!(
+            kept.points(Step::Raw).await.len(),
+            10,
+            "{database}: they are fewer than their part"
+        );
+        assert!(!kept.points(Step::Hour).await.is_empty(), "{database}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_was_ahead_loses_nothing() {
     for database in DATABASES {
         let kept = Kept::new(database, 1_000_000, KEPT_SERIES).await;

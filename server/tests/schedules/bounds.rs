@@ -1,15 +1,24 @@
 //! Bounds that hold for schedules: places for targets, calls that are made again, claims of a server that stops, consent to rules, and
 //! shares of a table while a run works.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use dbkeep_engine::engine::Drift;
+use dbkeep_engine::{
+    engine::Drift,
+    model::{Act, Caller, Decision},
+    port::{FiredNow, Schedules as _},
+};
 use dbkeep_proto::v1::{self, SlotOutcome};
-use dbkeep_server::CatalogSource;
+use dbkeep_server::{CatalogSource, store::ControlStore};
+use dbkeep_testkit::{Proxy, fresh_database};
 use jiff::{SignedDuration, Timestamp};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tonic::Code;
 
@@ -101,7 +110,7 @@ pub(crate) async fn a_server_that_stops_gives_its_claims_back(database: &str) {
     // Its target does not answer it, and its claims last longer than this test.
     let first = world
         .serve(|mut config| {
-            config.engine.lease_term = std::time::Duration::from_secs(3_600);
+            config.engine.lease_term = Duration::from_secs(3_600);
             config.targets[0].url = mute.url.as_str().into();
             config.engine.monitor.enabled = false;
             config
@@ -117,6 +126,58 @@ pub(crate) async fn a_server_that_stops_gives_its_claims_back(database: &str) {
     assert!(!done.run_id.is_empty());
     assert_eq!(world.runs(&control, &schedule.id).await, 1);
     second.stop().await;
+}
+
+/// Claims whose rows somebody has locked keep neither the others nor the farewell waiting.
+pub(crate) async fn claims_are_given_back_side_by_side() {
+    let world = World::new("postgres").await;
+    let mutes = [Mute::new().await, Mute::new().await];
+    let server = world
+        .serve(|mut config| {
+            config.engine.lease_term = Duration::from_secs(3_600);
+            config.default_schedules = false;
+            config.targets.clear();
+            config
+                .with_target("one", mutes[0].url.as_str(), catalog(CATALOG))
+                .with_target("two", mutes[1].url.as_str(), catalog(CATALOG))
+        })
+        .await;
+    let control = world.control().await;
+    for (number, target) in ["one", "one", "two", "two"].into_iter().enumerate() {
+        let spec = v1::ScheduleSpec {
+            target: target.to_owned(),
+            ..every_minute(&format!("held {number}"))
+        };
+        let schedule = server.create(spec).await;
+        world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+    }
+    let held = "SELECT schedule_id FROM dbkeep_control.schedule_slots WHERE outcome = 'pending' \
+                AND lease_until_ms > extract(epoch FROM clock_timestamp()) * 1000 + 60000";
+    let claimed = eventually(|| async {
+        let rows = control.fetch_text(held).await.expect("slots");
+        let ids: Vec<String> = rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+        (ids.len() == 4).then_some(ids)
+    })
+    .await;
+    let mut other = PgConnection::connect(&world.store).await.expect("a connection");
+    other.execute("BEGIN").await.expect("begun");
+    for id in &claimed[..2] {
+        let lock = format!("SELECT 1 FROM dbkeep_control.schedule_slots WHERE schedule_id = '{id}' FOR UPDATE");
+        other.execute(sqlx::AssertSqlSafe(lock)).await.expect("locked");
+    }
+    server.stop().await;
+    let rows = control.fetch_text(held).await.expect("slots");
+    let mut left: Vec<String> = rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect();
+    left.sort();
+    let mut locked = claimed[..2].to_vec();
+    locked.sort();
+    assert_eq!(left, locked, "the others are free");
+    assert_eq!(
+        control.count("dbkeep_control.servers").await.expect("a count"),
+        0,
+        "it said goodbye"
+    );
+    other.execute("ROLLBACK").await.expect("rolled back");
 }
 
 /// A schedule that nobody but a person fires while a test runs: its slot is New Year.
@@ -183,6 +244,73 @@ pub(crate) async fn a_call_with_a_name_fires_once(database: &str) {
         assert!(refused.message().contains("allows 1"), "{refused}");
     }
     assert_eq!(server.list(&limited.id).await.len(), 1);
+    server.stop().await;
+}
+
+/// A server died after it had recorded the slot of a call, while schedules are stopped: the call made again fires it, and so does the server
+/// where the call had no name.
+pub(crate) async fn a_call_whose_claim_was_lost_fires_while_schedules_are_stopped(database: &str) {
+    let world = World::new(database).await;
+    let server = world.serve(|config| config).await;
+    let named = server.create(only_by_hand("named")).await;
+    let unnamed = server.create(only_by_hand("unnamed")).await;
+    let stop = v1::StopSchedulerRequest {
+        note: "for a while".to_owned(),
+    };
+    let stopped = server.schedules().stop_scheduler(as_principal("ann", stop)).await;
+    stopped.expect("stopped");
+    let store = ControlStore::open(&world.store).await.expect("the control store");
+    let caller = Caller {
+        principal: "ann".to_owned(),
+        peer: String::new(),
+    };
+    for (schedule, request) in [(&named, "call"), (&unnamed, "")] {
+        let id = schedule.id.parse().expect("an id");
+        let decision = Decision::allow(&caller, Act::Schedule, "fire");
+        let fired = store.fire_now(id, request, "dead", Duration::from_millis(1), &decision).await;
+        assert!(matches!(fired, Ok(FiredNow::Granted(_))), "{fired:?}");
+    }
+    let run = fire(&server, &named.id, "call").await.expect("a run");
+    for schedule in [&named, &unnamed] {
+        let done = server.newest(&schedule.id, &[SlotOutcome::Succeeded]).await;
+        assert!(schedule.id != named.id || done.run_id == run);
+    }
+    store.close().await;
+    server.stop().await;
+}
+
+/// What may pass refuses a call, and not the same call later; and however often it is made, it is one decision.
+pub(crate) async fn a_call_that_met_an_outage_can_be_made_again() {
+    let target = fresh_database("outage").await.expect("a database");
+    let store = fresh_database("control").await.expect("a database");
+    let proxy = Proxy::before(&target).await.expect("a proxy");
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::on(folder, proxy.url().to_owned(), store, &target).await;
+    let server = world.serve(|config| config).await;
+    let control = world.control().await;
+    let schedule = server.create(only_by_hand("tokens")).await;
+    let decisions = async || {
+        let sql =
+            "SELECT count(*) FROM dbkeep_control.decisions WHERE detail LIKE '%fire schedule%' OR reason LIKE '%fire schedule%'";
+        control.fetch_text(sql).await.expect("a count")[0][0]
+            .clone()
+            .expect("a count")
+    };
+    proxy.silence();
+    let refused = fire(&server, &schedule.id, "call").await.expect_err("the target is away");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    let slot = server.newest(&schedule.id, &[SlotOutcome::Refused]).await;
+    assert!(slot.run_id.is_empty());
+    proxy.speak();
+    let run = fire(&server, &schedule.id, "call").await.expect("a run");
+    server.newest(&schedule.id, &[SlotOutcome::Succeeded]).await;
+    let fired = decisions().await;
+    for _ in 0..3 {
+        assert_eq!(fire(&server, &schedule.id, "call").await.expect("the run"), run);
+    }
+    assert_eq!(decisions().await, fired, "a call that is made again decides nothing");
+    assert_eq!(fired, "2", "one that was refused, and one that fired");
+    assert_eq!(server.list(&schedule.id).await.len(), 2);
     server.stop().await;
 }
 

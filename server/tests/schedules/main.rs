@@ -8,15 +8,17 @@ mod jumps;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod notified;
+mod silent;
 #[path = "../support/mod.rs"]
 mod support;
 mod upkeep;
 mod world;
 
 use bounds::{
+    a_call_that_met_an_outage_can_be_made_again, a_call_whose_claim_was_lost_fires_while_schedules_are_stopped,
     a_call_with_a_name_fires_once, a_server_that_stops_gives_its_claims_back,
-    a_target_that_does_not_answer_leaves_places_to_the_others, other_rules_need_another_consent,
-    the_share_holds_while_the_run_works,
+    a_target_that_does_not_answer_leaves_places_to_the_others, claims_are_given_back_side_by_side,
+    other_rules_need_another_consent, the_share_holds_while_the_run_works,
 };
 use dbkeep_proto::v1::{self, SlotOutcome};
 use jiff::{SignedDuration, Timestamp};
@@ -44,11 +46,22 @@ on_both!(
     a_target_that_does_not_answer_leaves_places_to_the_others,
     a_server_that_stops_gives_its_claims_back,
     a_call_with_a_name_fires_once,
+    a_call_whose_claim_was_lost_fires_while_schedules_are_stopped,
     other_rules_need_another_consent,
     the_share_holds_while_the_run_works,
     a_leap_forward_is_a_misfire,
     a_leap_back_fires_nothing_twice,
 );
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_are_given_back_side_by_side_on_postgres() {
+    claims_are_given_back_side_by_side().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_met_an_outage_can_be_made_again_on_postgres() {
+    a_call_that_met_an_outage_can_be_made_again().await;
+}
 
 const ENDED: [SlotOutcome; 5] = [
     SlotOutcome::Succeeded,

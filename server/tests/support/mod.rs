@@ -67,6 +67,11 @@ impl Daemon {
         Self::spawn(command, failpoints)
     }
 
+    /// Starts a server by a command as it is.
+    pub(crate) fn start_command(command: Command) -> Self {
+        Self::spawn(command, "")
+    }
+
     fn launch(
         mut command: Command,
         data: &Path,
@@ -132,6 +137,28 @@ impl Daemon {
         rustix::process::kill_process(id.expect("a process"), signal).expect("a signal");
     }
 
+    /// Sends it and every program that it has started a signal, as a machine that stops or goes on does.
+    pub(crate) fn signal_all(&self, signal: rustix::process::Signal) {
+        for group in self.groups() {
+            // It may have ended by itself meanwhile.
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
+        self.signal(signal);
+    }
+
+    /// Process groups of the programs that it has started: each has its own.
+    fn groups(&self) -> Vec<rustix::process::Pid> {
+        let parent = self.child.id().to_string();
+        let processes = std::fs::read_dir("/proc").expect("the processes");
+        let groups = processes.filter_map(|process| {
+            let told = std::fs::read_to_string(process.ok()?.path().join("stat")).ok()?;
+            // Behind the name, which may hold anything: state, parent, group.
+            let mut after_name = told.rsplit_once(')')?.1.split_whitespace().skip(1);
+            (after_name.next() == Some(&parent)).then(|| after_name.next()?.parse().ok())?
+        });
+        groups.filter_map(rustix::process::Pid::from_raw).collect()
+    }
+
     /// Waits until it has ended by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().expect("gone")
@@ -140,7 +167,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It may have ended before; there is nobody to tell of a failure here.
+        // It may have ended before; there is nobody to tell of a failure here. What is stopped would not hear of its end.
+        for group in self.groups() {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::CONT);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

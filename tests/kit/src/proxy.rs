@@ -1,5 +1,8 @@
 //! A TCP proxy between a client and PostgreSQL that loses one reply: the statement reaches the server and takes effect, and then the
 //! connection breaks before anybody hears of it. It understands no more of the protocol than where a message begins and ends.
+//!
+//! It also goes silent, as a server without power does, or a network that swallows packets: connections stay open, and nothing comes through
+//! them again in either direction, not even their end.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -20,6 +23,11 @@ type Choice = Box<dyn FnMut(&str, &[String]) -> bool + Send>;
 struct Shared {
     choice: Mutex<Option<Choice>>,
     lost: AtomicUsize,
+    accepted: AtomicUsize,
+    /// How often everything that was open went silent. A connection lives as long as this is what it was when it began.
+    silences: AtomicUsize,
+    /// Whether new connections are silent, too.
+    mute: AtomicBool,
 }
 
 /// The proxy. Dropped, it takes no further connection.
@@ -44,6 +52,7 @@ impl Proxy {
         let sharing = Arc::clone(&shared);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                sharing.accepted.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(carry(client, server.clone(), Arc::clone(&sharing)));
             }
         });
@@ -65,6 +74,28 @@ impl Proxy {
         *self.shared.choice.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(choice));
     }
 
+    /// Every connection that is open goes silent, for ever; new ones come through.
+    pub fn silence_open(&self) {
+        self.shared.silences.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Every connection that is open goes silent, for ever, and new ones do until [`speak`](Self::speak).
+    pub fn silence(&self) {
+        self.shared.mute.store(true, Ordering::SeqCst);
+        self.silence_open();
+    }
+
+    /// New connections come through again. Those that went silent stay so.
+    pub fn speak(&self) {
+        self.shared.mute.store(false, Ordering::SeqCst);
+    }
+
+    /// How many connections were accepted.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
     /// How many replies were lost.
     #[must_use]
     pub fn lost(&self) -> usize {
@@ -79,6 +110,13 @@ impl Drop for Proxy {
 }
 
 impl Shared {
+    /// Waits for ever in a connection that went silent.
+    async fn unless_silent(&self, born: usize) {
+        if self.silences.load(Ordering::SeqCst) != born {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn chooses(&self, sql: &str, before: &[String]) -> bool {
         let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
         let chosen = choice.as_mut().is_some_and(|choose| choose(sql, before));
@@ -89,8 +127,13 @@ impl Shared {
     }
 }
 
-/// Carries one connection until either side ends it, or its reply is lost.
+/// Carries one connection until either side ends it, or its reply is lost. One that is silent is kept open for as long as the proxy's runtime lives.
 async fn carry(client: TcpStream, server: String, shared: Arc<Shared>) {
+    if shared.mute.load(Ordering::SeqCst) {
+        let _kept = client;
+        return std::future::pending().await;
+    }
+    let born = shared.silences.load(Ordering::SeqCst);
     let Ok(server) = TcpStream::connect(server).await else {
         return;
     };
@@ -99,16 +142,30 @@ async fn carry(client: TcpStream, server: String, shared: Arc<Shared>) {
     }
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let losing = Arc::new(AtomicBool::new(false));
-    let back = tokio::spawn(replies(from_server, to_client, Arc::clone(&losing), Arc::clone(&shared)));
+    let back = tokio::spawn(replies(
+        from_server,
+        to_client,
+        Arc::clone(&losing),
+        Arc::clone(&shared),
+        born,
+    ));
     // Whatever ends it ends both ways: halves that are dropped close their sockets.
-    let _ = requests(from_client, to_server, &losing, &shared).await;
+    let mut to_server = to_server;
+    let _ = requests(from_client, &mut to_server, &losing, &shared, born).await;
+    shared.unless_silent(born).await;
     if !losing.load(Ordering::SeqCst) {
         back.abort();
     }
 }
 
 /// From client to server, message by message.
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: &AtomicBool, shared: &Shared) -> std::io::Result<()> {
+async fn requests(
+    mut from: OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    losing: &AtomicBool,
+    shared: &Shared,
+    born: usize,
+) -> std::io::Result<()> {
     // Messages before the session has begun have no type.
     let mut begun = false;
     let mut before: Vec<String> = Vec::new();
@@ -136,6 +193,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: &Atom
                 before.push(text);
             }
         }
+        shared.unless_silent(born).await;
         to.write_all(&message).await?;
         if losing.load(Ordering::SeqCst) {
             // The other direction closes the client once the server has answered; until then nothing is closed here.
@@ -145,10 +203,11 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: &Atom
 }
 
 /// From server to client, until the reply that is lost.
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: Arc<AtomicBool>, shared: Arc<Shared>) {
+async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, losing: Arc<AtomicBool>, shared: Arc<Shared>, born: usize) {
     let mut buffer = vec![0_u8; 64 << 10];
     let mut swallowed = Vec::new();
     while let Ok(read) = from.read(&mut buffer).await {
+        shared.unless_silent(born).await;
         if read == 0 {
             break;
         }

@@ -77,7 +77,12 @@ fn lines(detail: &FailureDetail<'_>, output: &Output) -> Vec<String> {
             .map(|reason| output.paint_note(Tone::Dim, &format!(" ({reason})")))
             .unwrap_or_default(),
     )];
-    for violation in &detail.violations {
+    // The message of a single one may say all of it.
+    let unsaid = detail
+        .violations
+        .iter()
+        .filter(|violation| !detail.message.contains(violation.expected));
+    for violation in unsaid {
         lines.push(output.paint_note(Tone::Warn, &format!("  {}: {}", violation.field, violation.expected)));
     }
     if let Some(hint) = &detail.hint {
@@ -204,7 +209,9 @@ fn hint(error: &Error) -> Option<String> {
             format!("make the folder that the message names usable, or change the roots of {target} in the server's settings")
         }
         Error::NoMigrations { target, .. } => {
-            format!("name its folder in the server's settings: `migrations` of target {target} in dbkeep.toml")
+            format!(
+                "name its folder in the server's settings: `migrations` of target {target} in dbkeep.toml, or dbkeepd --migrations {target}=FOLDER"
+            )
         }
         Error::MigrationSource { folder, .. } => format!("correct the folder {folder}, where the server reads it"),
         Error::UnknownMigration { near: Some(near), .. } => format!("did you mean {near}?"),

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    model::{ChunkRef, Row, RunId, Value},
+    model::{ChunkRef, Row, RunId, Value, fence},
     port::{Archive, ArchiveError, ChunkFile, RowSink, SinkError, TableLayout},
 };
 
@@ -124,7 +124,7 @@ impl ChunkWriter {
         sections: Vec<TableLayout>,
     ) -> Result<Self, SinkError> {
         let count = u16::try_from(sections.len()).map_err(|_| io::Error::other("a batch reaches over 65,535 tables"))?;
-        let name = format!("step{step:03}-batch{batch:08}-attempt{fence:04}.chunk");
+        let name = format!("step{step:03}-batch{batch:08}-attempt{}.chunk", fence::name(fence));
         let file = archive.create(run, &name).map_err(io::Error::other)?;
         let encoder = zstd::Encoder::new(
             Counted {

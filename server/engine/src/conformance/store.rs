@@ -130,6 +130,7 @@ where
         ladder::an_acceptance_and_its_decision_are_one,
         ladder::runs_that_were_worked_on_are_found,
         pruning::a_backup_that_is_needed_is_not_taken,
+        pruning::a_backup_that_is_needed_by_now_is_not_taken,
         pruning::a_backup_that_goes_is_not_given_to_anybody,
         pruning::a_prune_races_with_an_undo,
         pruning::backups_of_whole_tables_are_found,
@@ -181,6 +182,7 @@ where
         slots::a_slot_is_settled_once,
         slots::a_person_fires_one_slot_at_a_time,
         slots::a_named_call_fires_once,
+        slots::a_named_call_has_the_slot_of_the_first,
         slots::overdue_slots_are_found_by_their_deadline,
         slots::slots_are_listed_newest_first,
         logs::a_log_is_read_in_pages,
@@ -280,6 +282,7 @@ fn plan() -> Plan {
             action: ChildAction::SetNull,
             row_count: 3,
             also_going: 1,
+            table_row_count: 9,
         }],
         strict: true,
         table_row_count: 4_000_000_000,
@@ -428,6 +431,12 @@ async fn running(store: &dyn Store) -> Grant {
     grant
 }
 
+/// The same: the run, and the fence of its attempt.
+async fn held(store: &dyn Store) -> (RunId, u64) {
+    let grant = running(store).await;
+    (grant.run.id, grant.fence)
+}
+
 /// Claims until there is something to claim: leases lapse by the clock of the store, which cannot be moved.
 async fn claim_in_time(store: &dyn Store) -> Grant {
     let polled = async {
@@ -439,6 +448,15 @@ async fn claim_in_time(store: &dyn Store) -> Grant {
         }
     };
     tokio::time::timeout(PATIENCE, polled).await.expect("the lease lapses")
+}
+
+/// What a failover that lost a claim must not do: let two servers write under one fence. `forget` takes the newest claim of a run back, as
+/// if it had never been there. Returns the run, the fence of the lost claim and that of the claim that counts.
+///
+/// # Panics
+/// Where the store does not tell them apart.
+pub async fn lost_claim_conformance(store: Arc<dyn Store>, forget: impl AsyncFnOnce(RunId)) -> (RunId, u64, u64) {
+    claims::of_one_number(store, forget).await
 }
 
 fn enter(state: RunState, reason: &str) -> Update {

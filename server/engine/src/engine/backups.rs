@@ -7,14 +7,15 @@ use jiff::Timestamp;
 
 use super::{Engine, TargetEntry, backup_of, digest_of, request_id};
 use crate::{
-    EngineError, failpoint,
+    EngineError,
+    backup::keep::{Need, need},
+    failpoint,
     model::{
-        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions, RunState,
-        StepReport, StepState, TableName, Verification,
+        Backup, BackupContent, BackupRecord, Plan, Report, RestoreMode, RestoreRecord, Run, RunId, RunKind, RunOptions,
+        StepReport, TableName, Verification,
     },
     planner::files::blocking,
-    port::{Archive, CreateRun, FilesError, MaintenanceError, Roots, RunFilter, StoreError},
-    run::OUT_OF_TIME,
+    port::{Archive, CreateRun, FilesError, MaintenanceError, PruneBegun, Roots, RunFilter, StoreError},
 };
 
 /// Most tables that a request may name.
@@ -23,8 +24,6 @@ pub const MAX_TABLES: usize = 100;
 pub const MAX_SCRATCH_NAME: usize = 50;
 /// Runs looked at to decide what may be pruned.
 const PAGE_RUNS: u32 = 500;
-/// How far the clocks of servers may be apart that accept runs on one store.
-const CLOCKS_APART: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 
 /// A request to bring a backup back.
 #[derive(Debug, Clone)]
@@ -71,6 +70,15 @@ pub struct PruneOutcome {
     pub freed_bytes: u64,
 }
 
+/// A backup, and what a rule says of it.
+pub(crate) struct Candidate {
+    pub(crate) run: Run,
+    /// Why it goes; or why it stays.
+    pub(crate) verdict: Result<String, String>,
+    /// The newest of its kind that is proven, which stays.
+    keeper: Option<RunId>,
+}
+
 fn files_error(target: &str) -> impl FnOnce(FilesError) -> EngineError {
     let target = target.to_owned();
     |source| EngineError::Files { target, source }
@@ -89,14 +97,6 @@ async fn set_aside(target: &str, roots: &Roots, run: RunId) -> Result<u64, Engin
             .sum::<u64>();
     }
     Ok(bytes)
-}
-
-/// What the runs about a backup say of its removal.
-enum Need {
-    /// Nobody needs it; with what should be known of it all the same.
-    None(String),
-    /// It stays, for this reason.
-    Kept(String),
 }
 
 impl Engine {
@@ -295,14 +295,25 @@ impl Engine {
     /// # Errors
     /// `UnknownTarget`, `InvalidField`, `Target`, `Store`, `Archive`.
     pub async fn prune_backups(&self, target: &str, rule: PruneRule) -> Result<Vec<PruneOutcome>, EngineError> {
+        let mut outcomes = Vec::new();
+        for candidate in self.prune_candidates(target, rule).await? {
+            outcomes.push(self.prune_candidate(target, candidate, rule.dry_run).await?);
+        }
+        Ok(outcomes)
+    }
+
+    /// The backups of a target that are there, in part or whole, each with what a rule says of it.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `InvalidField`, `Store`.
+    pub(crate) async fn prune_candidates(&self, target: &str, rule: PruneRule) -> Result<Vec<Candidate>, EngineError> {
         if rule.keep_last.is_none() && rule.older_than.is_none() {
             return Err(EngineError::InvalidField {
                 field: "keep_last",
                 problem: "is absent, and so is older_than; expected at least one of them".to_owned(),
             });
         }
-        let (name, entry) = self.target(target)?;
-        let listed_at = Timestamp::now();
+        let (name, _) = self.target(target)?;
         let sources = self.backup_runs(name).await?;
         let about_backups = RunFilter {
             target: Some(name.to_owned()),
@@ -322,7 +333,7 @@ impl Engine {
         let newest_proven_of = [proven(false), proven(true)];
         let now = Timestamp::now();
         let mut newer = 0_u64;
-        let mut outcomes = Vec::new();
+        let mut candidates = Vec::new();
         for run in sources {
             if run.pruned.is_some_and(|pruned| pruned.complete) {
                 continue;
@@ -331,7 +342,7 @@ impl Engine {
             if run.pruned.is_none() {
                 newer += 1;
             }
-            let reason = match rule_keeps(&run, position, rule, now) {
+            let verdict = match rule_keeps(&run, position, rule, now) {
                 // What was begun is finished, whatever today's rule says.
                 _ if run.pruned.is_some() => Ok("its removal was begun before and is finished now".to_owned()),
                 Some(kept) => Err(kept),
@@ -340,79 +351,65 @@ impl Engine {
                 }
                 None => match need(&run, &about) {
                     Need::Kept(why) => Err(why),
-                    // The files of those before it may have taken their time to go.
-                    Need::None(known) => match self.need_since(&run, newest_proven, &about_backups, listed_at).await? {
-                        Some(why) => Err(why),
-                        None => Ok(format!("made {}{known}", run.created_at)),
-                    },
+                    Need::None(known) => Ok(format!("made {}{known}", run.created_at)),
                 },
             };
-            let outcome = match reason {
-                Err(reason) => PruneOutcome {
-                    backup: backup_of(&run),
-                    pruned: false,
-                    reason,
-                    freed_bytes: 0,
-                },
-                Ok(reason) => {
-                    let set_aside = set_aside(name, &entry.roots, run.id).await?;
-                    let freed_bytes = run.report.total(|step| step.captured_bytes) + set_aside;
-                    let taken = rule.dry_run || self.prune_one(name, entry, &run).await?;
-                    let now = self.context.store.run(run.id).await?.unwrap_or(run);
-                    PruneOutcome {
-                        backup: backup_of(&now),
-                        pruned: taken,
-                        reason: if taken {
-                            reason
-                        } else {
-                            "a run about it has just begun".to_owned()
-                        },
-                        freed_bytes: if taken { freed_bytes } else { 0 },
-                    }
-                }
-            };
-            outcomes.push(outcome);
+            candidates.push(Candidate {
+                run,
+                verdict,
+                keeper: newest_proven,
+            });
         }
-        Ok(outcomes)
+        Ok(candidates)
     }
 
-    /// Why a backup is needed that was not when the backups were listed: an undo of it has begun since and was cut short, or the proven
-    /// backup that would stay in its place turned out to be damaged.
-    async fn need_since(
+    /// Removes one of them, where it is to go. What may have changed since they were listed is looked at again, in the transaction that decides
+    /// the removal: the files of those before it may have taken their time to go.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `Target`, `Store`, `Archive`, `Files`.
+    pub(crate) async fn prune_candidate(
         &self,
-        run: &Run,
-        newest_proven: Option<RunId>,
-        about: &RunFilter,
-        listed_at: Timestamp,
-    ) -> Result<Option<String>, StoreError> {
-        let since = RunFilter {
-            created_after: Some(listed_at - CLOCKS_APART),
-            ..about.clone()
+        target: &str,
+        candidate: Candidate,
+        dry_run: bool,
+    ) -> Result<PruneOutcome, EngineError> {
+        let (name, entry) = self.target(target)?;
+        let Candidate { run, verdict, keeper } = candidate;
+        let kept = |run: &Run, reason: String| PruneOutcome {
+            backup: backup_of(run),
+            pruned: false,
+            reason,
+            freed_bytes: 0,
         };
-        if let Need::Kept(why) = need(run, &self.all_runs(&since).await?) {
-            return Ok(Some(why));
+        let reason = match verdict {
+            Ok(reason) => reason,
+            Err(reason) => return Ok(kept(&run, reason)),
+        };
+        let set_aside = set_aside(name, &entry.roots, run.id).await?;
+        let freed_bytes = run.report.total(|step| step.captured_bytes) + set_aside;
+        if !dry_run && let PruneBegun::Kept(why) = self.context.store.begin_prune(run.id, keeper).await? {
+            return Ok(kept(&run, why));
         }
-        if matches!(run.verification, Verification::Verified(_))
-            && let Some(proven) = newest_proven
-        {
-            let now = self.context.store.run(proven).await?;
-            let holds = now.is_some_and(|now| now.pruned.is_none() && matches!(now.verification, Verification::Verified(_)));
-            if !holds {
-                return Ok(Some(format!("backup {proven}, which was to stay, is not proven any more")));
-            }
+        if !dry_run {
+            self.remove(name, entry, run.id).await?;
         }
-        Ok(None)
+        let now = self.context.store.run(run.id).await?.unwrap_or(run);
+        Ok(PruneOutcome {
+            backup: backup_of(&now),
+            pruned: true,
+            reason,
+            freed_bytes,
+        })
     }
 
-    async fn prune_one(&self, name: &str, entry: &TargetEntry, run: &Run) -> Result<bool, EngineError> {
-        if !self.context.store.begin_prune(run.id).await? {
-            return Ok(false);
-        }
+    /// Removes what there is of a backup whose removal is decided.
+    async fn remove(&self, name: &str, entry: &TargetEntry, id: RunId) -> Result<(), EngineError> {
         failpoint!("prune-begun");
-        let (archive, id) = (Arc::clone(&self.context.archive), run.id);
+        let archive = Arc::clone(&self.context.archive);
         let removed = tokio::task::spawn_blocking(move || remove_files(archive.as_ref(), id));
         removed.await.map_err(|error| crate::port::ArchiveError::Io {
-            path: run.id.to_string(),
+            path: id.to_string(),
             source: std::io::Error::other(error),
         })??;
         for root in entry.roots.values() {
@@ -420,11 +417,12 @@ impl Engine {
             blocking(move || root.prune(id)).await.map_err(files_error(name))?;
         }
         failpoint!("prune-files-gone");
-        entry.target.maintenance().forget(run.id).await.map_err(refused(name))?;
+        entry.target.maintenance().forget(id).await.map_err(refused(name))?;
         failpoint!("prune-forgotten");
-        self.context.store.end_prune(run.id).await?;
-        tracing::info!(run = %run.id, target = name, "backup pruned");
-        Ok(true)
+        self.context.store.end_prune(id).await?;
+        failpoint!("prune-ended");
+        tracing::info!(run = %id, target = name, "backup pruned");
+        Ok(())
     }
 
     pub(super) async fn all_runs(&self, filter: &RunFilter) -> Result<Vec<Run>, StoreError> {
@@ -462,47 +460,6 @@ fn rule_keeps(run: &Run, newer: u64, rule: PruneRule, now: Timestamp) -> Option<
         }
     }
     None
-}
-
-/// Whether somebody still needs a backup: its own run has not ended; a run about it has not; or an undo of it was begun and did not
-/// come to its end, so that rows may be nowhere else.
-fn need(run: &Run, about: &[Run]) -> Need {
-    if !run.state.is_final() {
-        return Need::Kept(format!("its run is {}", run.state.name()));
-    }
-    let mine = || about.iter().filter(|other| other.source == Some(run.id));
-    if let Some(other) = mine().find(|other| !other.state.is_final()) {
-        return Need::Kept(format!("run {} about it is {}", other.id, other.state.name()));
-    }
-    // Runs come newest first; an older undo that was cut short says nothing once a newer one came to its end.
-    let Some(undo) = mine().find(|other| other.kind == RunKind::Undo) else {
-        return Need::None(String::new());
-    };
-    let (back, left) = (
-        undo.report.total(|step| step.rows_affected),
-        undo.report.total(|step| step.rows_conflicting),
-    );
-    // Rows of damaged chunks never come back, however often it is tried; but only an undo that went through every chunk has tried.
-    let went_through = undo.state == RunState::PartiallySucceeded
-        && !undo.state_reason.starts_with(OUT_OF_TIME)
-        && undo
-            .report
-            .steps
-            .iter()
-            .all(|step| matches!(step.state, StepState::Succeeded | StepState::Partial));
-    let lost = went_through && matches!(run.verification, Verification::Damaged(_));
-    if run.undone_by.is_none() && back + left < undo.report.total(|step| step.rows_planned) && !lost {
-        let state = undo.state.name();
-        return Need::Kept(format!(
-            "its undo {} is {state} with {back} rows put back, and can be tried again",
-            undo.id
-        ));
-    }
-    Need::None(if left > 0 {
-        format!("; its undo left {left} rows in conflict")
-    } else {
-        String::new()
-    })
 }
 
 fn step(operation: &str, table: &str, planned: u64) -> StepReport {
@@ -712,40 +669,6 @@ mod tests {
             approvals: Vec::new(),
             approvals_required: 0,
             approve_until: None,
-        }
-    }
-
-    #[test]
-    fn a_backup_is_kept_while_somebody_needs_it() {
-        let source = run(RunKind::Cleanup, RunState::Succeeded, None, (9, 9, 0));
-        let kept = |source: &Run, about: &[Run]| matches!(need(source, about), Need::Kept(_));
-        for state in RunState::ALL {
-            let own = Run { state, ..source.clone() };
-            assert_eq!(kept(&own, &[]), !state.is_final(), "its own run is {state:?}");
-            for kind in [RunKind::Undo, RunKind::Verify, RunKind::Restore, RunKind::Rollback] {
-                let other = run(kind, state, Some(source.id), (9, 9, 0));
-                assert_eq!(kept(&source, &[other]), !state.is_final(), "{kind:?} is {state:?}");
-                let elsewhere = run(kind, state, Some(RunId::new()), (9, 0, 0));
-                assert!(!kept(&source, &[elsewhere]), "about another backup");
-            }
-        }
-        for state in [RunState::Cancelled, RunState::Failed, RunState::PartiallySucceeded] {
-            let undo = run(RunKind::Undo, state, Some(source.id), (9, 4, 1));
-            assert!(kept(&source, std::slice::from_ref(&undo)), "cut short, {state:?}");
-            let newer = run(RunKind::Undo, RunState::Succeeded, Some(source.id), (9, 8, 1));
-            assert!(!kept(&source, &[newer, undo.clone()]), "a newer one came to its end");
-            let damaged = Run {
-                verification: Verification::Damaged(Timestamp::now()),
-                ..source.clone()
-            };
-            assert!(
-                kept(&damaged, std::slice::from_ref(&undo)),
-                "what is whole can still come back, {state:?}"
-            );
-            let mut through = undo;
-            through.report.steps[0].state = StepState::Partial;
-            let lost = state == RunState::PartiallySucceeded;
-            assert_eq!(!kept(&damaged, &[through]), lost, "no try brings the rest back, {state:?}");
         }
     }
 

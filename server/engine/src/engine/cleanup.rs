@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Engine, MAX_OPERATIONS, TargetEntry, approve, decide, digest_of, limits, plan_error, request_id, schedules::Slot};
 use crate::{
     EngineError,
-    model::{Approval, Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState},
+    model::{Approval, Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState, going},
     planner::{self, Asked, Recount},
     port::{CreateRun, RunFilter},
     rule::{Operation, Severity},
@@ -219,7 +219,7 @@ impl Engine {
             full_speed: asked.full_speed,
             stop_on_failure: asked.stop_on_failure,
             max_rows: asked.max_rows,
-            max_share_millionths: asked.max_fraction.map(millionths),
+            max_share_millionths: asked.max_fraction.map(going::millionths),
             vacuum: asked.vacuum_after,
             // A table that somebody has now will be free some time; the slot has until its deadline.
             queue: true,
@@ -413,12 +413,6 @@ impl Engine {
         }
         Ok((plan, selections.steps))
     }
-}
-
-/// A share of a table in millionths, rounded down.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share from 0 to 1")]
-fn millionths(share: f64) -> u32 {
-    (share.clamp(0.0, 1.0) * 1_000_000.0).floor() as u32
 }
 
 /// Whether the catalog asks for a vacuum after one of the operations.

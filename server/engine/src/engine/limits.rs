@@ -5,7 +5,10 @@
 use crate::{
     EngineError,
     engine::Engine,
-    model::{Finding, FindingLevel, Plan, PlanStep, Run, RunKind, RunOptions, RunState, StepState},
+    model::{
+        Finding, FindingLevel, Plan, PlanStep, Run, RunKind, RunOptions, RunState, StepState,
+        going::{self, Going},
+    },
     port::RunFilter,
 };
 
@@ -162,29 +165,29 @@ pub(super) fn accept(counted: &Plan, reviewed: Option<&Plan>, options: &RunOptio
 /// # Errors
 /// `PlanBlocked`.
 pub(super) fn accept_unattended(plan: &Plan, max_fraction: Option<f64>) -> Result<(), EngineError> {
-    let over = max_fraction.and_then(|most| {
-        let of_table = |step: &PlanStep| {
-            let same = plan.steps.iter().filter(|other| other.table == step.table);
-            same.map(|step| step.row_count).sum::<u64>()
-        };
-        let step = plan
-            .steps
-            .iter()
-            .find(|step| step.row_count > 0 && crate::share(of_table(step), step.table_row_count) > most)?;
-        let detail = format!(
-            "{} of {} rows would go; the schedule allows a share of {most}",
-            of_table(step),
-            step.table_row_count
-        );
-        let remediation = "check the rule; raise max_fraction where this is meant";
-        Some(finding("OVER_MAX_FRACTION", FindingLevel::Block, step, detail, remediation))
-    });
+    let over = max_fraction.and_then(|share| over_share(plan, share));
     match over.or_else(|| findings(plan, FindingLevel::Block).next().cloned()) {
         Some(finding) => Err(EngineError::PlanBlocked {
             finding: Box::new(finding),
         }),
         None => Ok(()),
     }
+}
+
+/// The first table of which a larger share would go, selected or along with what is.
+fn over_share(plan: &Plan, share: f64) -> Option<Finding> {
+    let planned = Going::planned(plan);
+    planned.tables().find_map(|(table, rows)| {
+        // Where rows go, the size of their table was looked at.
+        let size = going::size(plan, table).unwrap_or(rows);
+        (rows > going::most(size, going::millionths(share))).then(|| Finding {
+            code: "OVER_MAX_FRACTION".to_owned(),
+            level: FindingLevel::Block,
+            table: table.to_owned(),
+            detail: format!("{rows} of {size} rows of {table} would go; the schedule allows a share of {share}"),
+            remediation: "check the rule; raise max_fraction where this is meant".to_owned(),
+        })
+    })
 }
 
 /// How a dry run ends: the count, and what a run would be refused for.
@@ -260,6 +263,43 @@ fn history_finding(limits: &HistoryLimits, earlier: &[Run], step: &PlanStep) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        model::{ChildAction, PlanChild, plans},
+        rule::Severity,
+    };
+
+    #[test]
+    fn a_share_is_of_every_table_that_loses_rows() {
+        let child = |table: &str, rows: u64, of: u64, action: ChildAction| PlanChild {
+            table: table.to_owned(),
+            constraint: "key".to_owned(),
+            action,
+            row_count: rows,
+            also_going: 0,
+            table_row_count: of,
+        };
+        let plan = |children: Vec<PlanChild>| {
+            let step = PlanStep {
+                table_row_count: 100,
+                children,
+                ..plans::step("t", 10)
+            };
+            plans::plan(Severity::Low, vec![step])
+        };
+        let refused = |plan: &Plan, share: f64| over_share(plan, share).map(|finding| finding.table);
+        let alone = plan(Vec::new());
+        assert_eq!((refused(&alone, 0.1), refused(&alone, 0.099)), (None, Some("t".to_owned())));
+        // Rows of the same table that go along are of its share, and those of another of that one's.
+        let along = plan(vec![
+            child("t", 19, 100, ChildAction::Delete),
+            child("c", 2, 10, ChildAction::Delete),
+        ]);
+        assert_eq!((refused(&along, 0.29), refused(&along, 0.28)), (None, Some("t".to_owned())));
+        let more = plan(vec![child("c", 3, 10, ChildAction::Delete)]);
+        assert_eq!((refused(&more, 0.3), refused(&more, 0.29)), (None, Some("c".to_owned())));
+        let changed = plan(vec![child("c", 9, 10, ChildAction::SetNull)]);
+        assert_eq!(refused(&changed, 0.1), None, "they stay");
+    }
 
     #[test]
     fn a_count_stands_out_by_factor_and_by_rows() {

@@ -20,10 +20,12 @@ impl Engine {
         Self { context }
     }
 
-    /// Accepts a run of built-in maintenance, in the order of the tasks, within the longest time that a run may have.
+    /// Accepts a run of built-in maintenance, in the order of the tasks, within the longest time that a run may have. For tests of the work of such
+    /// a run: people and slots have them by way of a schedule.
     ///
     /// # Errors
     /// `UnknownTarget`, `RunAlreadyActive`, `RequestIdReused`, `InvalidField`, `Store`.
+    #[cfg(feature = "testing")]
     pub async fn start_maintenance(
         &self,
         target: &str,
@@ -39,6 +41,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Engine::start_maintenance`].
+    #[cfg(feature = "testing")]
     pub async fn start_maintenance_within(
         &self,
         target: &str,

@@ -48,7 +48,14 @@ pub fn propose(collection: &Collection, name: &str, now: Timestamp, engine: Engi
     };
     let (up, down) = (up_template(engine), DOWN);
     let files = match collection.layout {
-        Layout::Sqlx if newest.is_some() && collection.migrations.iter().all(|migration| migration.down.is_none()) => {
+        // A folder is of one form, whether or not anything in it can be taken back.
+        Layout::Sqlx
+            if newest.is_some()
+                && collection
+                    .migrations
+                    .iter()
+                    .all(|migration| !migration.up.file.ends_with(".up.sql")) =>
+        {
             vec![(format!("{version}_{name}.sql"), up)]
         }
         Layout::Sqlx | Layout::GolangMigrate => vec![
@@ -298,6 +305,8 @@ mod tests {
             ("00000000000000_x/up.sql", Layout::Diesel, "20240601123005_a/up.sql"),
             ("db/V1_9__x.sql", Layout::Flyway, "db/V1_10__a.sql"),
             ("V01.02__x.sql", Layout::Flyway, "V01.03__a.sql"),
+            // Of the form that can be taken back, though nothing in it can.
+            ("0007_x.up.sql", Layout::Sqlx, "0008_a.up.sql"),
             (
                 "99999999999999999999999_x.sql",
                 Layout::Sqlx,

@@ -44,7 +44,7 @@ fn verb(step: &PlanStep) -> &'static str {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use jiff::Timestamp;
 
     use super::*;
@@ -57,7 +57,7 @@ pub(super) mod tests {
     };
 
     /// A step that counted some rows of a table of 10,000.
-    pub(in crate::model) fn step(table: &str, row_count: u64) -> PlanStep {
+    pub(crate) fn step(table: &str, row_count: u64) -> PlanStep {
         PlanStep {
             operation: "o".into(),
             rule: Rule {
@@ -97,7 +97,7 @@ pub(super) mod tests {
         }
     }
 
-    fn plan(severity: Severity, steps: Vec<PlanStep>) -> Plan {
+    pub(crate) fn plan(severity: Severity, steps: Vec<PlanStep>) -> Plan {
         Plan {
             id: PlanId(uuid::Uuid::nil()),
             target: "learning".into(),
@@ -138,6 +138,7 @@ pub(super) mod tests {
             action: crate::model::ChildAction::Delete,
             row_count: 40,
             also_going: 0,
+            table_row_count: 0,
         }];
         assert_eq!(
             plan(Severity::Critical, vec![archived]).confirmation_phrase(),

@@ -6,7 +6,9 @@ pub mod backup;
 mod confirmation;
 pub mod decision;
 pub mod event;
+pub mod fence;
 pub mod file;
+pub mod going;
 pub mod identity;
 mod maintenance;
 pub mod migration;
@@ -22,6 +24,9 @@ pub mod server;
 pub mod size;
 pub mod target;
 pub mod value;
+
+#[cfg(test)]
+pub(crate) use confirmation::tests as plans;
 
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
 pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};

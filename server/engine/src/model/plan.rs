@@ -81,6 +81,9 @@ pub struct PlanChild {
     /// a row changes it nevertheless.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub also_going: u64,
+    /// Rows in the child table, where rows of it go; 0 where that was not to be known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub table_row_count: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]

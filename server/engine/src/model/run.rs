@@ -503,7 +503,7 @@ pub struct Run {
     pub limits: RunLimits,
     /// What it waits for while nobody works on it; `None` where no other run stands before it.
     pub waiting: Option<Waiting>,
-    /// How often a server took it up; also the fence of the newest attempt.
+    /// How often a server took it up; see [`fence`](crate::model::fence) for what an attempt writes under.
     pub attempts: u32,
     /// Its report.
     pub report: Report,

@@ -45,9 +45,9 @@ pub enum RuleName {
 /// On which side of the threshold trouble is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// At it, or over it.
+    /// Over it.
     Above,
-    /// At it, or under it.
+    /// Under it.
     Below,
     /// There is no threshold: it holds or it does not.
     Event,
@@ -135,7 +135,9 @@ impl RuleName {
             // Parts of the limit.
             Self::Wraparound => (Level::Error, 0.50, 0.45, Duration::ZERO),
             Self::ConnectionsNearLimit => (Level::Warning, 0.90, 0.80, minutes(5)),
-            Self::OperationFailed | Self::BackupFailed | Self::TargetDown => (Level::Error, 1.0, 0.0, Duration::ZERO),
+            // A restart, or one look that took too long, is nothing to wake people for.
+            Self::TargetDown => (Level::Error, 1.0, 0.0, minutes(2)),
+            Self::OperationFailed | Self::BackupFailed => (Level::Error, 1.0, 0.0, Duration::ZERO),
             Self::ExpectedTimeExceeded | Self::LimitHit | Self::ScheduleMissed | Self::MigrationDrift => {
                 (Level::Warning, 1.0, 0.0, Duration::ZERO)
             }
@@ -220,9 +222,9 @@ impl Rule {
 
     fn judge(&self, value: f64) -> Judgement {
         match self.name.side() {
-            Side::Above if value >= self.raise_at => Judgement::Bad,
+            Side::Above if value > self.raise_at => Judgement::Bad,
             Side::Above if value < self.clear_at => Judgement::Good,
-            Side::Below if value <= self.raise_at => Judgement::Bad,
+            Side::Below if value < self.raise_at => Judgement::Bad,
             Side::Below if value > self.clear_at => Judgement::Good,
             Side::Event if value > 0.0 => Judgement::Bad,
             Side::Event => Judgement::Good,
@@ -269,28 +271,50 @@ pub struct Look<'a> {
     pub looked: &'a [RuleName],
 }
 
+/// How long a replica that is not seen any more counts as behind. One that died does not tell that it is gone.
+const REPLICA_MISSED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Part by which a value has to change before an alert that is open counts as changed.
+const NEWS: f64 = 0.1;
+
+/// The worst condition of each thing that a rule looks at. Several may have one name: standbys are all `walreceiver` where nobody names them.
+fn worst(conditions: &[Condition]) -> BTreeMap<(RuleName, &str), &Condition> {
+    let mut worst: BTreeMap<(RuleName, &str), &Condition> = BTreeMap::new();
+    for condition in conditions {
+        let kept = worst.entry((condition.rule, condition.object.as_str())).or_insert(condition);
+        let is_worse = match condition.rule.side() {
+            Side::Above | Side::Event => condition.value > kept.value,
+            Side::Below => condition.value < kept.value,
+        };
+        if is_worse {
+            *kept = condition;
+        }
+    }
+    worst
+}
+
 /// What a look changes of the alerts that are open (pending or raised), each at most once. Alerts of other targets are left alone.
 #[must_use]
 pub fn step(look: &Look<'_>, open: &[Alert]) -> Vec<(Alert, AlertTransition)> {
     let mut changed = Vec::new();
+    let conditions = worst(look.conditions);
     for alert in open.iter().filter(|alert| alert.target == look.target) {
         let rule = RuleName::named(&alert.rule)
             .and_then(|name| look.rules.get(&name))
             .filter(|rule| rule.enabled);
-        let seen = look
-            .conditions
-            .iter()
-            .find(|condition| condition.rule.name() == alert.rule && condition.object == alert.object);
+        let seen = RuleName::named(&alert.rule).and_then(|name| conditions.get(&(name, alert.object.as_str())).copied());
         match (rule, seen) {
             (Some(rule), Some(condition)) if rule.judge(condition.value) != Judgement::Good => {
                 changed.push(hold(look.now, alert, rule, condition));
             }
             (Some(rule), None) if !look.looked.contains(&rule.name) => {}
+            (Some(rule), None)
+                if rule.name == RuleName::ReplicaLag
+                    && look.now.duration_since(alert.seen_at).unsigned_abs() < REPLICA_MISSED => {}
             // The condition ended, what it was about is gone, or the rule was switched off.
             (_, seen) => changed.push(end(look.now, alert, seen)),
         }
     }
-    for condition in look.conditions {
+    for condition in conditions.into_values() {
         let Some(rule) = look.rules.get(&condition.rule).filter(|rule| rule.enabled) else {
             continue;
         };
@@ -328,8 +352,8 @@ fn begin(look: &Look<'_>, rule: &Rule, condition: &Condition) -> (Alert, AlertTr
     (alert, AlertTransition::Begun)
 }
 
-fn hold(now: Timestamp, alert: &Alert, rule: &Rule, condition: &Condition) -> (Alert, AlertTransition) {
-    let mut alert = alert.clone();
+fn hold(now: Timestamp, before: &Alert, rule: &Rule, condition: &Condition) -> (Alert, AlertTransition) {
+    let mut alert = before.clone();
     alert.seen_at = now;
     alert.level = rule.level;
     alert.threshold = threshold(rule, condition);
@@ -343,7 +367,32 @@ fn hold(now: Timestamp, alert: &Alert, rule: &Rule, condition: &Condition) -> (A
         raise(now, &mut alert);
         return (alert, AlertTransition::Raised);
     }
-    (alert, AlertTransition::Held)
+    if is_news(before, &alert) {
+        return (alert, AlertTransition::Held);
+    }
+    // The numbers stay those that were told, so that many small steps make a large one.
+    let seen = Alert {
+        seen_at: now,
+        ..before.clone()
+    };
+    (seen, AlertTransition::Seen)
+}
+
+/// Whether whoever watches wants to know: something else than the last digits of a number has changed.
+fn is_news(before: &Alert, now: &Alert) -> bool {
+    let values = match (before.threshold, now.threshold) {
+        (Some(before), Some(now)) => {
+            let moved = (now.value - before.value).abs();
+            moved > NEWS * before.value.abs() || (before.raise_at, before.clear_at) != (now.raise_at, now.clear_at)
+        }
+        (None, None) => !before
+            .detail
+            .chars()
+            .filter(|c| !c.is_ascii_digit())
+            .eq(now.detail.chars().filter(|c| !c.is_ascii_digit())),
+        _ => true,
+    };
+    values || before.level != now.level || before.since != now.since || before.remediation != now.remediation
 }
 
 fn end(now: Timestamp, alert: &Alert, seen: Option<&Condition>) -> (Alert, AlertTransition) {
@@ -356,11 +405,13 @@ fn end(now: Timestamp, alert: &Alert, seen: Option<&Condition>) -> (Alert, Alert
     alert.state = AlertState::Resolved;
     alert.seen_at = now;
     alert.resolved_at = Some(now);
-    if let Some(condition) = seen {
-        alert.detail.clone_from(&condition.detail);
-        if let Some(threshold) = &mut alert.threshold {
-            threshold.value = condition.value;
-        }
+    match seen {
+        // Not that all is well: what it was about is not there, or nobody looks at it any more.
+        None => alert.detail = format!("no longer looked at; last: {}", alert.detail),
+        Some(condition) => alert.detail.clone_from(&condition.detail),
+    }
+    if let (Some(condition), Some(threshold)) = (seen, &mut alert.threshold) {
+        threshold.value = condition.value;
     }
     (alert, transition)
 }

@@ -134,6 +134,9 @@ pub struct DumpScope {
 /// A dump to be made.
 #[derive(Debug, Clone)]
 pub struct DumpOrder {
+    /// The attempt for which it is made, where that has taken the target: the next one can end its sessions then. `None` for one that
+    /// is to leave nothing in the target.
+    pub claim: Option<Claim>,
     /// Tables; empty for the whole database.
     pub tables: Vec<TableName>,
     /// An empty file of ours, to be written.

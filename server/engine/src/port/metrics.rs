@@ -132,6 +132,8 @@ pub struct EndedRuns {
 pub struct AlertChanges {
     /// Alerts that are new or changed, as they stand from now on.
     pub put: Vec<Alert>,
+    /// Alerts that go on much as they were: noted, and no change that watchers get.
+    pub seen: Vec<Alert>,
     /// Alerts that are forgotten: pending ones that passed.
     pub drop: Vec<AlertId>,
     /// What people are told.

@@ -115,9 +115,9 @@ pub struct SlotGrant {
 /// What became of a person's call to fire a schedule.
 #[derive(Debug, Clone)]
 pub enum FiredNow {
-    /// A slot is recorded, and claimed for the caller.
+    /// A slot is recorded, now or by the same call before, and claimed for the caller.
     Granted(Box<SlotGrant>),
-    /// The same call recorded this slot before.
+    /// The same call recorded this slot before; it has ended, or somebody else has claimed it.
     Repeated(Box<SlotRecord>),
     /// The name of the call was used for another schedule.
     RequestIdReused,
@@ -151,6 +151,8 @@ pub struct SlotEnd {
     pub reason: String,
     /// The schedule's state after that.
     pub state: ScheduleState,
+    /// Whether the call by which a person fired it may be made again, and then fires anew: what was in the way may pass.
+    pub call_again: bool,
 }
 
 /// Which slots to list; an empty part does not filter.
@@ -210,12 +212,27 @@ pub trait Schedules: Send + Sync {
     async fn release_waiting(&self) -> Result<u64, StoreError>;
 
     /// Gives a slot that is to fire, and that nobody has claimed, to `holder` for `term`: of the schedules of these targets, those that were
-    /// claimed least first, and of these the oldest. One that is tried again and again keeps no other waiting.
-    async fn claim_slot(&self, holder: &str, term: Duration, targets: &[String]) -> Result<Option<SlotGrant>, StoreError>;
+    /// claimed least first, and of these the oldest. One that is tried again and again keeps no other waiting. With `only_by_hand` only slots
+    /// that a person fired: the switch that stops schedules does not stop people.
+    async fn claim_slot(
+        &self,
+        holder: &str,
+        term: Duration,
+        targets: &[String],
+        only_by_hand: bool,
+    ) -> Result<Option<SlotGrant>, StoreError>;
 
-    /// Records a slot that a person fires now, already claimed by `holder`. `request` names the call, so that it fires once however often
-    /// it is made; empty for none.
-    async fn fire_now(&self, schedule: ScheduleId, request: &str, holder: &str, term: Duration) -> Result<FiredNow, StoreError>;
+    /// Records a slot that a person fires now, already claimed by `holder`, and with it the decision. `request` names the call, so that it
+    /// fires once however often it is made: made again, it records nothing, and has the slot of the first, claimed for it where nobody holds that
+    /// any more. Empty for none.
+    async fn fire_now(
+        &self,
+        schedule: ScheduleId,
+        request: &str,
+        holder: &str,
+        term: Duration,
+        decision: &Decision,
+    ) -> Result<FiredNow, StoreError>;
 
     /// Prolongs a claim, or lets it lapse after so long. False where it is not the newest any more.
     async fn hold_slot(&self, claim: SlotClaim, term: Duration) -> Result<bool, StoreError>;

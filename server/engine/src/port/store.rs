@@ -107,8 +107,17 @@ pub struct RunFilter {
 pub struct Grant {
     /// The run, in state running; or cancelling, where somebody asked while nobody worked on it.
     pub run: Run,
-    /// Fence of this attempt, larger than that of every attempt before.
+    /// Fence of this attempt, larger than that of every attempt before, and no other claim's, see [`fence`](crate::model::fence).
     pub fence: u64,
+}
+
+/// Whether the removal of a backup was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PruneBegun {
+    /// It was, now or before.
+    Begun,
+    /// It was not, for this reason.
+    Kept(String),
 }
 
 /// Answer to a renewal.
@@ -249,9 +258,10 @@ pub trait Store: Ladder + Proofs + Schedules + Outbox + Metrics {
     /// Records what somebody asks of a run, or finds that the same request did so before. A queued run pauses at once, one that a
     /// server works on at its next boundary, and an interrupted one in its next attempt.
     async fn steer(&self, request: &SteerRequest) -> Result<Steered, StoreError>;
-    /// Decides that the backup of a run goes. From then on [`Store::create_run`] accepts no run about it. Returns false, and
-    /// decides nothing, where the run has not ended, or one about it has not; true also where that was decided before.
-    async fn begin_prune(&self, run: RunId) -> Result<bool, StoreError>;
+
+    /// Decides that the backup of a run goes, unless somebody needs it ([`need`](crate::backup::keep::need)), it is being proven, or it is proven
+    /// and `keeper`, the newest proven one of its kind, does not stay in its place. From then on [`Store::create_run`] accepts no run about it.
+    async fn begin_prune(&self, run: RunId, keeper: Option<RunId>) -> Result<PruneBegun, StoreError>;
 
     /// Notes that nothing of the backup is left.
     async fn end_prune(&self, run: RunId) -> Result<(), StoreError>;

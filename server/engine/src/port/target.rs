@@ -164,7 +164,7 @@ pub trait ValueStream: Send {
 pub struct Claim {
     /// The run.
     pub run: RunId,
-    /// Number of the attempt; a larger one shuts the smaller out.
+    /// Of the attempt, see [`fence`](crate::model::fence); a larger one shuts the smaller out.
     pub fence: u64,
 }
 

@@ -4,7 +4,10 @@
 
 use crate::{
     engine::Drift,
-    model::{Along, ChildAction, Plan, PlanStep, RunOptions, StepReport},
+    model::{
+        Along, ChildAction, Plan, PlanStep, RunOptions, StepReport,
+        going::{self, Going},
+    },
 };
 
 /// Most rows that a step may have touched when it ends, by the limits of its rule, its operation and the run. `done` are the
@@ -29,23 +32,26 @@ fn limit(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -
 /// Most rows that a step may have taken of its table when it ends, by the share of it that the run may delete.
 fn of_table(plan: &Plan, index: usize, done: &[StepReport], share_millionths: u32) -> u64 {
     let step = &plan.steps[index];
-    let most = u128::from(step.table_row_count) * u128::from(share_millionths) / 1_000_000;
-    let gone: u64 = plan
-        .steps
-        .iter()
-        .zip(done)
-        .enumerate()
-        .map(|(other, (planned, report))| {
-            let taken = if other != index && planned.table == step.table {
-                report.rows_affected
-            } else {
-                0
-            };
-            let along = report.along.iter().filter(|along| along.table == step.table);
-            taken + along.map(|along| along.deleted).sum::<u64>()
-        })
-        .sum();
-    u64::try_from(most).unwrap_or(u64::MAX).saturating_sub(gone)
+    let itself = done.get(index).map_or(0, |report| report.rows_affected);
+    left_of(plan, &Going::done(plan, done), &step.table, share_millionths).saturating_add(itself)
+}
+
+/// Rows that may still go of a table, by the share of it that the run may delete.
+fn left_of(plan: &Plan, done: &Going<'_>, table: &str, share_millionths: u32) -> u64 {
+    let size = going::size(plan, table).unwrap_or_default();
+    going::most(size, share_millionths).saturating_sub(done.of(table))
+}
+
+/// What may still go of each table that the plan says loses rows.
+fn shares(plan: &Plan, index: usize, done: &[StepReport], share_millionths: u32) -> Vec<ShareLeft> {
+    let gone = Going::done(plan, done);
+    let planned = Going::planned(plan);
+    let tables = planned.tables().map(|(table, _)| ShareLeft {
+        table: table.to_owned(),
+        rows: left_of(plan, &gone, table, share_millionths),
+        listed: table == plan.steps[index].table,
+    });
+    tables.collect()
 }
 
 /// Most rows that a step may have taken when it ends. `done` are the reports of the plan's steps so far.
@@ -73,6 +79,19 @@ pub struct BatchAllowance {
     pub tables: Vec<Along>,
     /// The same for any other table.
     pub elsewhere: u64,
+    /// Rows that may still go of tables, where the run may delete a share of them only.
+    pub shares: Vec<ShareLeft>,
+}
+
+/// What a share of a table leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareLeft {
+    /// The table.
+    pub table: String,
+    /// Rows of it that may still go.
+    pub rows: u64,
+    /// Whether the listed rows are its.
+    pub listed: bool,
 }
 
 impl BatchAllowance {
@@ -84,6 +103,21 @@ impl BatchAllowance {
             return Some(format!(
                 "{all} rows hang on the {affected} of this batch, at most {most} more were planned or allowed"
             ));
+        }
+        let over_share = self.shares.iter().find_map(|share| {
+            let hanging = along.iter().filter(|along| along.table == share.table);
+            let hanging: u64 = hanging.map(|along| along.deleted).sum();
+            let going = hanging + if share.listed { affected } else { 0 };
+            // What is listed alone was bounded before.
+            (hanging > 0 && going > share.rows).then(|| {
+                format!(
+                    "{going} rows of {} are to go with this batch, and the share of it that may go leaves {} more",
+                    share.table, share.rows
+                )
+            })
+        });
+        if over_share.is_some() {
+            return over_share;
         }
         along.iter().find_map(|along| {
             let planned = self.tables.iter().find(|planned| planned.table == along.table);
@@ -173,5 +207,76 @@ pub(super) fn of_batch(
             itself,
         ),
         elsewhere: drift.tolerance(0),
+        shares: options
+            .max_share_millionths
+            .map_or_else(Vec::new, |share| shares(plan, index, done, share)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{PlanChild, RunOptions, plans},
+        rule::Severity,
+    };
+
+    /// Two steps on one table, and rows of it and of another that go along: what a plan of exactly the share allows is what the run may do, and
+    /// not a row more.
+    #[test]
+    fn the_share_at_work_is_the_share_of_the_plan() {
+        let child = |table: &str, rows: u64, of: u64| PlanChild {
+            table: table.to_owned(),
+            constraint: "key".to_owned(),
+            action: ChildAction::Delete,
+            row_count: rows,
+            also_going: 0,
+            table_row_count: of,
+        };
+        let step = |rows| PlanStep {
+            table_row_count: 100,
+            ..plans::step("t", rows)
+        };
+        let mut first = step(10);
+        first.children = vec![child("t", 5, 100), child("c", 20, 40)];
+        let plan = plans::plan(Severity::Low, vec![first, step(15)]);
+        let planned = Going::planned(&plan);
+        assert_eq!((planned.of("t"), planned.of("c")), (30, 20));
+        let options = |share: f64| RunOptions {
+            max_share_millionths: Some(going::millionths(share)),
+            ..RunOptions::default()
+        };
+        let drift = Drift {
+            fraction: 1.0,
+            rows: 100,
+        };
+        let along = |table: &str, deleted: u64| Along {
+            table: table.to_owned(),
+            deleted,
+            nullified: 0,
+        };
+        // Nothing is done yet: the first step may take what it planned, with all that hangs on it, where half of c may go.
+        let begun = vec![StepReport::default(), StepReport::default()];
+        let batch = |share, done: &[StepReport]| of_batch(&plan, 0, done, (drift, &options(share)), true);
+        assert_eq!(batch(0.5, &begun).exceeded(10, &[along("t", 5), along("c", 20)]), None);
+        let refused = batch(0.499, &begun).exceeded(10, &[along("t", 5), along("c", 20)]);
+        assert!(refused.is_some_and(|why| why.contains("20 rows of c")), "half of c is more");
+        // With a share of 0.3 of t the first step took 10 and 5 of it: 15 are left to the second, which is what it planned.
+        let done = vec![
+            StepReport {
+                rows_affected: 10,
+                along: vec![along("t", 5), along("c", 12)],
+                ..StepReport::default()
+            },
+            StepReport::default(),
+        ];
+        assert_eq!(of_step(&plan, 1, &done, drift, &options(0.3)), 15);
+        assert_eq!(of_step(&plan, 1, &done, drift, &options(0.29)), 14);
+        let refused = batch(0.3, &done).exceeded(10, &[along("t", 6)]);
+        assert!(
+            refused.is_some_and(|why| why.contains("16 rows of t")),
+            "the listed ones count as well"
+        );
+        assert_eq!(batch(0.3, &done).exceeded(10, &[along("t", 5)]), None);
     }
 }

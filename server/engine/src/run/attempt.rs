@@ -163,7 +163,7 @@ impl Attempt {
 /// attempt can go on.
 pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Instant, shutdown: CancellationToken) -> Aftermath {
     let Grant { run, fence } = grant;
-    let id = run.id;
+    let (id, number) = (run.id, run.attempts);
     let settings = &context.settings;
     let store = Arc::clone(&context.store);
     let lease = Lease::keep(
@@ -205,7 +205,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         }
         Err(error) => return settle(Err(error), &run, Aftermath::Settled),
     };
-    tracing::info!(run = %id, attempt = fence, kind = ?run.kind, target = run.target, "attempt begins");
+    tracing::info!(run = %id, attempt = number, kind = ?run.kind, target = run.target, "attempt begins");
     let pace = Pace::of(&run, Gauge::start(Arc::clone(&target), id));
     let mut attempt = Attempt {
         pace,
@@ -235,7 +235,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
             Aftermath::Settled,
         ),
         Err(Halt::Stop(Stop::LeaseLost)) => {
-            tracing::warn!(run = %id, attempt = fence, "lease lost; the attempt ends without a word in the store");
+            tracing::warn!(run = %id, attempt = number, "lease lost; the attempt ends without a word in the store");
             return Aftermath::Settled;
         }
         // Outside a batch nothing was half done: a lock or a timeout passes like an outage.
@@ -247,7 +247,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         ),
         // A newer attempt is at work on the target, so that this one has nothing to say any more.
         Err(Halt::Target(error)) if error.class == TargetErrorClass::Fenced => {
-            tracing::warn!(run = %id, attempt = fence, %error, "shut out by a newer attempt");
+            tracing::warn!(run = %id, attempt = number, %error, "shut out by a newer attempt");
             return Aftermath::Settled;
         }
         Err(Halt::Target(error)) => (RunState::Failed, error.to_string(), None, Aftermath::Settled),
@@ -260,7 +260,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         ),
         Err(Halt::Store(error)) => return settle(Err(error), &run, Aftermath::Settled),
     };
-    tracing::info!(run = %id, attempt = fence, state = state.name(), reason, "attempt ends");
+    tracing::info!(run = %id, attempt = number, state = state.name(), reason, "attempt ends");
     if state == RunState::Paused {
         failpoint!("run-pausing");
     }

@@ -454,7 +454,7 @@ impl StepWork<'_> {
         self.attempt.rest(None).await?;
         let target = Arc::clone(&self.attempt.target);
         let mut supply = Supply::after(cursor.as_deref().unwrap_or_default());
-        let mut limit = self.attempt.pace.rows();
+        let mut limit = self.attempt.pace.window_rows();
         let Some(mut ahead) = self.open(supply.listed_to(), limit).await? else {
             return Ok(Some(StepEnd::OutOfTime));
         };
@@ -512,7 +512,7 @@ impl StepWork<'_> {
                 old = true;
             }
             if old && !ended {
-                limit = self.attempt.pace.rows();
+                limit = self.attempt.pace.window_rows();
                 // A listing without positions begins anew, and lists again what waits here.
                 if supply.listed_to().is_none_or(str::is_empty) {
                     supply = Supply::after("");

@@ -4,6 +4,7 @@
 use std::{io::Read as _, io::Write as _, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     attempt::{Attempt, Ending, Halt},
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{BackupFile, BackupRecord, Identity, LedgerEntry, RunId, RunKind, RunState, StepState, TableCount},
+    model::{BackupFile, BackupRecord, Identity, LedgerEntry, RunId, RunKind, RunState, StepState, TableCount, fence},
     port::{Archive, ArchiveError, DumpOrder},
 };
 
@@ -32,10 +33,10 @@ pub(super) async fn whole(attempt: &mut Attempt) -> Result<String, Halt> {
     let Some(record) = attempt.ledger.report.backup.clone() else {
         return Err(Halt::Fail("the run does not say what to save".to_owned()));
     };
-    let mark = format!("attempt{:04}", attempt.claim.fence);
-    let (archive, run, fence) = (Arc::clone(&attempt.context.archive), attempt.run.id, attempt.claim.fence);
+    let mark = format!("attempt{}", fence::name(attempt.claim.fence));
+    let (archive, run, own) = (Arc::clone(&attempt.context.archive), attempt.run.id, attempt.claim.fence);
     // Only files of earlier attempts: one that lost its lease and wakes up late must not touch those of its successor.
-    blocking(move || remove_others(archive.as_ref(), run, |file| attempt_of(file) < fence)).await?;
+    blocking(move || remove_others(archive.as_ref(), run, |file| fence_of(file) < own)).await?;
     attempt.boundary()?;
     attempt.ledger.begin_step(0).await?;
     match save(attempt, &record, &mark).await {
@@ -43,7 +44,7 @@ pub(super) async fn whole(attempt: &mut Attempt) -> Result<String, Halt> {
             let why = "the database has no table to save";
             let archive = Arc::clone(&attempt.context.archive);
             blocking(move || {
-                remove_others(archive.as_ref(), run, |file| attempt_of(file) <= fence)?;
+                remove_others(archive.as_ref(), run, |file| fence_of(file) <= own)?;
                 if archive.list(run)?.is_empty() {
                     archive.remove_folder(run)?;
                 }
@@ -95,6 +96,8 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     let path = blocking(move || staging.staging(run, &name)).await?;
     failpoint!("dump-begun");
     let order = DumpOrder {
+        // A backup alone does not take its target.
+        claim: (attempt.run.kind != RunKind::Backup).then_some(attempt.claim),
         tables: record.asked.clone(),
         path: path.clone(),
         schema_only: false,
@@ -120,11 +123,22 @@ async fn save(attempt: &mut Attempt, record: &BackupRecord, mark: &str) -> Resul
     }
     attempt.boundary()?;
     let (publishing, name) = (Arc::clone(&archive), file.clone());
-    let sealed = blocking(move || {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let sealing = blocking(move || {
         publishing.publish(run, &name)?;
-        fingerprint(publishing.as_ref(), run, name)
-    })
-    .await?;
+        fingerprint(publishing.as_ref(), run, name, &stopped)
+    });
+    tokio::pin!(sealing);
+    let sealed = tokio::select! {
+        sealed = &mut sealing => sealed?,
+        halted = attempt.lease.stopped() => {
+            // A file that were published after those of this attempt are removed would stay.
+            stop.cancel();
+            drop(sealing.await);
+            return Err(halted.into());
+        }
+    };
     if sealed.bytes == 0 {
         return Err(Halt::Fail(format!("{file} is empty")));
     }
@@ -184,11 +198,11 @@ fn write(archive: &dyn Archive, run: RunId, file: String, bytes: &[u8]) -> Resul
     })
 }
 
-/// The attempt that made a file, by its name; 0 where that does not tell.
-fn attempt_of(file: &str) -> u64 {
-    let digits = file.split_once("attempt").map_or("", |(_, rest)| rest);
-    let end = digits.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().unwrap_or(0)
+/// The fence under which a file was made, by its name; 0 where that does not tell.
+fn fence_of(file: &str) -> u64 {
+    file.split_once("attempt")
+        .and_then(|(_, rest)| fence::named(rest))
+        .unwrap_or(0)
 }
 
 fn remove_others(archive: &dyn Archive, run: RunId, chosen: impl Fn(&str) -> bool) -> Result<(), ArchiveError> {
@@ -200,8 +214,13 @@ fn remove_others(archive: &dyn Archive, run: RunId, chosen: impl Fn(&str) -> boo
     Ok(())
 }
 
-/// Size and SHA-256 of a sealed file, read back from the archive.
-pub(super) fn fingerprint(archive: &dyn Archive, run: RunId, file: String) -> Result<BackupFile, ArchiveError> {
+/// Size and SHA-256 of a sealed file, read back from the archive; an error where `stop` is cancelled meanwhile.
+pub(super) fn fingerprint(
+    archive: &dyn Archive,
+    run: RunId,
+    file: String,
+    stop: &CancellationToken,
+) -> Result<BackupFile, ArchiveError> {
     let mut reading = archive.open(run, &file)?;
     let mut sha256 = Sha256::new();
     let mut bytes = 0_u64;
@@ -213,6 +232,12 @@ pub(super) fn fingerprint(archive: &dyn Archive, run: RunId, file: String) -> Re
         })?;
         if read == 0 {
             break;
+        }
+        if stop.is_cancelled() {
+            return Err(ArchiveError::Io {
+                path: file,
+                source: std::io::ErrorKind::Interrupted.into(),
+            });
         }
         sha256.update(&buffer[..read]);
         bytes += read as u64;
@@ -230,11 +255,30 @@ mod tests {
 
     #[test]
     fn a_file_tells_of_its_attempt() {
-        assert_eq!(attempt_of("database-attempt0002.dump"), 2);
-        assert_eq!(attempt_of("database-attempt12345.manifest.json.partial"), 12_345);
+        assert_eq!(fence_of("database-attempt0002.dump"), 2);
+        assert_eq!(fence_of("database-attempt12345.manifest.json.partial"), 12_345);
+        assert_eq!(fence_of("database-attempt0003-9f3a2b1c.dump"), fence::of(3, 0x9f3a_2b1c));
         // Whoever wakes up as the second attempt leaves the files of the third, and takes those of the first and of nobody.
         let files = ["a-attempt0001.dump", "a-attempt0002.dump", "a-attempt0003.dump", "a.dump"];
-        let older: Vec<_> = files.into_iter().filter(|file| attempt_of(file) < 2).collect();
+        let older: Vec<_> = files.into_iter().filter(|file| fence_of(file) < 2).collect();
         assert_eq!(older, ["a-attempt0001.dump", "a.dump"]);
+    }
+
+    /// The sum of a large dump is not waited for by somebody who has to stop.
+    #[test]
+    fn a_sum_ends_where_it_is_told_to() {
+        let (archive, run, file) = (crate::testing::MemoryArchive::default(), RunId::new(), "a.dump");
+        let mut writing = archive.create(run, file).expect("a file");
+        writing.write_all(&vec![7_u8; 3 * BUFFER]).expect("written");
+        writing.seal().expect("sealed");
+        let stop = CancellationToken::new();
+        let whole = fingerprint(&archive, run, file.to_owned(), &stop).expect("a sum");
+        assert_eq!(whole.bytes, 3 * BUFFER as u64);
+        stop.cancel();
+        let stopped = fingerprint(&archive, run, file.to_owned(), &stop);
+        assert!(
+            matches!(&stopped, Err(ArchiveError::Io { source, .. }) if source.kind() == std::io::ErrorKind::Interrupted),
+            "{stopped:?}"
+        );
     }
 }

@@ -3,6 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
 use super::{
     attempt::{Attempt, Ending, Halt},
     dump::fingerprint,
@@ -72,18 +75,21 @@ pub(super) fn proof_place(attempt: &Attempt) -> String {
 }
 
 /// Loads a backup of whole tables into a place that vanishes, and counts; the inner error says what is damaged. `None` where the limit
-/// came first.
+/// came first. A place that cannot be removed is a warning: what was found out stands.
 pub(super) async fn prove_whole(
     attempt: &mut Attempt,
     source: RunId,
     record: &BackupRecord,
     limit: Option<Duration>,
 ) -> Result<Option<Result<Loaded, String>>, Halt> {
-    let order = match checked(attempt, source, record, &record.tables).await? {
-        Ok(order) => order,
-        Err(problem) => return Ok(Some(Err(problem))),
+    let begun = Instant::now();
+    let order = match checked_within(attempt, source, record, &record.tables, limit).await? {
+        Some(Ok(order)) => order,
+        Some(Err(problem)) => return Ok(Some(Err(problem))),
+        None => return Ok(None),
     };
     failpoint!("proof-checked");
+    let limit = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
     let (claim, place) = (attempt.claim, proof_place(attempt));
     let name = place.clone();
     let acted = act_within(attempt, limit, |target, watch| {
@@ -91,38 +97,55 @@ pub(super) async fn prove_whole(
             let loaded = target.maintenance().load_scratch(&order, &name, &watch).await;
             failpoint!("proof-loaded");
             let dropped = target.maintenance().drop_scratch(claim, &name).await;
-            let loaded = loaded?;
-            dropped?;
-            Ok(loaded)
+            Ok((loaded?, dropped.err()))
         })
     })
     .await;
     let loaded = match acted {
-        Ok(Acted::Ended(Ok(loaded))) => loaded,
+        Ok(Acted::Ended(Ok((loaded, None)))) => loaded,
+        Ok(Acted::Ended(Ok((loaded, Some(error))))) => {
+            left_behind(attempt, &place, error).await?;
+            loaded
+        }
         Ok(Acted::OutOfTime) => {
-            attempt.target.maintenance().drop_scratch(claim, &place).await?;
+            tidy(attempt, &place).await?;
             return Ok(None);
         }
         Ok(Acted::Ended(Err(MaintenanceError::Damaged { problem }))) => {
-            attempt.target.maintenance().drop_scratch(claim, &place).await?;
+            tidy(attempt, &place).await?;
             return Ok(Some(Err(problem)));
         }
         Ok(Acted::Ended(Err(error))) => {
             let halt = Halt::from(error);
             if is_ours_to_tidy(&halt) {
-                attempt.target.maintenance().drop_scratch(claim, &place).await?;
+                tidy(attempt, &place).await?;
             }
             return Err(halt);
         }
         Err(halt) => {
             // Told to stop, the act above may have been dropped before it tidied up.
             if is_ours_to_tidy(&halt) {
-                attempt.target.maintenance().drop_scratch(claim, &place).await?;
+                tidy(attempt, &place).await?;
             }
             return Err(halt);
         }
     };
     Ok(Some(same_counts(&record.tables, &loaded).map(|()| loaded)))
+}
+
+/// Removes the place of a proof.
+async fn tidy(attempt: &mut Attempt, place: &str) -> Result<(), Halt> {
+    match attempt.target.maintenance().drop_scratch(attempt.claim, place).await {
+        Ok(()) => Ok(()),
+        Err(error) => left_behind(attempt, place, error).await,
+    }
+}
+
+/// Warns of a place that is there still.
+async fn left_behind(attempt: &mut Attempt, place: &str, error: MaintenanceError) -> Result<(), Halt> {
+    let message = format!("{place} may be left behind: {error}");
+    attempt.ledger.warn(None, "SCRATCH_LEFT", message).await?;
+    Ok(())
 }
 
 pub(super) async fn damaged(attempt: &mut Attempt, problem: String) -> Result<Ending, Halt> {
@@ -158,7 +181,7 @@ pub(crate) fn description(
     let [_, manifest] = &record.files[..] else {
         return Ok(Err("the backup's record names no files".to_owned()));
     };
-    if let Some(problem) = differs(archive, source, manifest)? {
+    if let Some(problem) = differs(archive, source, manifest, &CancellationToken::new())? {
         return Ok(Err(problem));
     }
     let mut reading = archive.open(source, &manifest.file)?;
@@ -174,8 +197,13 @@ pub(crate) fn description(
 }
 
 /// What of a file is not as the backup's record says.
-fn differs(archive: &dyn Archive, source: RunId, file: &BackupFile) -> Result<Option<String>, ArchiveError> {
-    let found = match fingerprint(archive, source, file.file.clone()) {
+fn differs(
+    archive: &dyn Archive,
+    source: RunId,
+    file: &BackupFile,
+    stop: &CancellationToken,
+) -> Result<Option<String>, ArchiveError> {
+    let found = match fingerprint(archive, source, file.file.clone(), stop) {
         Ok(found) => found,
         Err(ArchiveError::Missing { .. }) => return Ok(Some(format!("{} is missing", file.file))),
         Err(other) => return Err(other),
@@ -199,10 +227,26 @@ pub(super) async fn checked(
     record: &BackupRecord,
     tables: &[TableCount],
 ) -> Result<Result<LoadOrder, String>, Halt> {
+    let checked = checked_within(attempt, source, record, tables, None).await?;
+    // Without a limit there is no such end.
+    checked.ok_or_else(|| Halt::Fail("its time was over".to_owned()))
+}
+
+/// The same within a time; `None` where that came first. Reading a large dump takes long, and ends where the attempt has to.
+async fn checked_within(
+    attempt: &Attempt,
+    source: RunId,
+    record: &BackupRecord,
+    tables: &[TableCount],
+    limit: Option<Duration>,
+) -> Result<Option<Result<LoadOrder, String>>, Halt> {
     let archive = Arc::clone(&attempt.context.archive);
     let record = record.clone();
     let whole = record.asked.is_empty() && tables.len() == record.tables.len();
-    let looked = blocking(move || {
+    let stop = CancellationToken::new();
+    // Also where this is dropped: nobody waits for the sum any more.
+    let (stopped, _guard) = (stop.clone(), stop.drop_guard());
+    let looking = blocking(move || {
         let described = match description(archive.as_ref(), source, &record)? {
             Ok(described) => described,
             Err(problem) => return Ok(Err(problem)),
@@ -210,22 +254,33 @@ pub(super) async fn checked(
         let Some(dump) = record.files.first() else {
             return Ok(Err("the backup's record names no files".to_owned()));
         };
-        if let Some(problem) = differs(archive.as_ref(), source, dump)? {
+        if let Some(problem) = differs(archive.as_ref(), source, dump, &stopped)? {
             return Ok(Err(problem));
         }
         Ok(Ok((archive.local(source, &dump.file)?, described)))
     });
-    let (path, described) = match looked.await? {
-        Ok(found) => found,
-        Err(problem) => return Ok(Err(problem)),
+    let over = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
     };
-    Ok(Ok(LoadOrder {
+    let looked = tokio::select! {
+        looked = looking => looked?,
+        stop = attempt.lease.stopped() => return Err(stop.into()),
+        () = over => return Ok(None),
+    };
+    let (path, described) = match looked {
+        Ok(found) => found,
+        Err(problem) => return Ok(Some(Err(problem))),
+    };
+    Ok(Some(Ok(LoadOrder {
         claim: attempt.claim,
         path,
         whole,
         tables: tables.to_vec(),
         notes: described.0.get("notes").cloned().unwrap_or_default(),
-    }))
+    })))
 }
 
 /// The tables that the steps of the run stand for.

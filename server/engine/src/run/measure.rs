@@ -2,7 +2,7 @@
 //! whatever keeps them from being taken is a warning, and never the end of a run.
 //!
 //! What was found is written before the work begins, and never taken again: an attempt after a crash keeps it, because by then rows
-//! may be gone.
+//! may be gone. A look that found nothing is repeated as long as nothing was changed.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{RunKind, RunState, SizeRecord, SizeSnapshot, StepState, TableName},
+    model::{Report, RunKind, RunState, SizeRecord, SizeSnapshot, StepReport, StepState, TableName, TaskRecord},
     port::{RunFilter, StoreError},
 };
 
@@ -27,10 +27,13 @@ const UNKNOWN: &str = "SIZES_UNKNOWN";
 pub(super) async fn before(attempt: &mut Attempt, tables: Option<BTreeSet<TableName>>) -> Result<(), Halt> {
     let report = &attempt.ledger.report;
     // An attempt of an earlier version may have worked without a look.
-    let is_untouched = report.steps.iter().all(|step| step.state == StepState::Pending);
-    if report.scheduled.is_none() || report.sizes.is_some() || !is_untouched {
+    let is_untouched = is_untouched(report);
+    let is_known = report.sizes.as_ref().is_some_and(|sizes| sizes.before.is_some());
+    if report.scheduled.is_none() || is_known || !is_untouched {
         return Ok(());
     }
+    // Where the target was away when the run began, an attempt that finds it again looks before it changes anything.
+    let was_told = report.sizes.is_some();
     let tables: Option<Vec<TableName>> = tables.map(|tables| tables.into_iter().collect());
     let before = match look(attempt, tables.as_deref()).await? {
         Ok(mut snapshot) => {
@@ -38,8 +41,10 @@ pub(super) async fn before(attempt: &mut Attempt, tables: Option<BTreeSet<TableN
             Some(snapshot)
         }
         Err(why) => {
-            let message = format!("the sizes before the run are not known: {why}");
-            attempt.ledger.warn(None, UNKNOWN, message).await?;
+            if !was_told {
+                let message = format!("the sizes before the run are not known: {why}");
+                attempt.ledger.warn(None, UNKNOWN, message).await?;
+            }
             None
         }
     };
@@ -50,6 +55,16 @@ pub(super) async fn before(attempt: &mut Attempt, tables: Option<BTreeSet<TableN
     attempt.ledger.keep().await?;
     failpoint!("sizes-taken");
     Ok(())
+}
+
+/// Whether no attempt has changed anything. A task of maintenance may have begun and found the target away before it came to its first item.
+fn is_untouched(report: &Report) -> bool {
+    let Some(record) = &report.maintenance else {
+        return report.steps.iter().all(|step| step.state == StepState::Pending);
+    };
+    let at_nothing = |task: &TaskRecord| task.items.is_empty() && task.current.is_none();
+    let open = |step: &StepReport| matches!(step.state, StepState::Pending | StepState::Running);
+    record.tasks.iter().all(at_nothing) && report.steps.iter().all(open)
 }
 
 /// Takes the same sizes again, after an end that is final, and counts how often operations found nothing to do.

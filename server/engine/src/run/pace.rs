@@ -40,6 +40,11 @@ impl Pace {
         self.throttle.rows()
     }
 
+    /// Rows to list at a time.
+    pub(super) fn window_rows(&self) -> u32 {
+        self.throttle.window_rows()
+    }
+
     /// Whether whoever asked owns the database for this time.
     pub(super) fn is_full_speed(&self) -> bool {
         self.throttle.limits().is_full_speed()

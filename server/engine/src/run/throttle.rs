@@ -191,6 +191,16 @@ impl Throttle {
         }
     }
 
+    /// Rows to list at a time: the smallest part that a batch shrinks to by itself, so that a full window is no longer burst than
+    /// a batch; at full speed a whole batch.
+    pub(super) fn window_rows(&self) -> u32 {
+        if self.limits.is_full_speed() {
+            self.rows()
+        } else {
+            (self.ceiling() / BURST_PART).clamp(1, self.rows())
+        }
+    }
+
     /// Notes a batch.
     pub(super) fn after_batch(&mut self, affected: u64, took: Duration) {
         self.after_batch_at_a_price(affected, took, Duration::ZERO);

@@ -160,6 +160,22 @@ fn bursts_are_short_where_that_does_not_cost_too_much() {
 }
 
 #[test]
+fn a_window_is_no_longer_burst_than_the_smallest_batch() {
+    let mut throttle = throttle(limits(1_000, 0, 50));
+    assert_eq!((throttle.rows(), throttle.window_rows()), (1_000, 250));
+    throttle.timed_out(200);
+    assert_eq!((throttle.rows(), throttle.window_rows()), (100, 100));
+    throttle.set_limits(limits(2, 0, 50));
+    assert_eq!(throttle.window_rows(), 1, "never none");
+    throttle.set_limits(limits(1_000, 0, 100));
+    assert_eq!(
+        throttle.window_rows(),
+        throttle.rows(),
+        "at full speed windows are whole batches"
+    );
+}
+
+#[test]
 fn a_single_slow_batch_changes_nothing() {
     let mut throttle = throttle(limits(1_000, 0, 50));
     for took in [5, 900, 5, 5, 900, 5] {

@@ -126,8 +126,9 @@ async fn settle(attempt: &mut Attempt, index: usize) -> Result<(), Halt> {
                 }
             }
         }
-        // A vacuum leaves nothing, and a prune goes on by itself.
-        Some(MaintenanceTask::VacuumAnalyze | MaintenanceTask::PruneBackups { .. }) | None => {}
+        Some(MaintenanceTask::PruneBackups { .. }) => backups::settle_prune(attempt, index, &current).await?,
+        // A vacuum leaves nothing.
+        Some(MaintenanceTask::VacuumAnalyze) | None => {}
     }
     forget_current(attempt, index);
     Ok(attempt.ledger.keep().await?)

@@ -5,16 +5,17 @@ use std::{path::Path, sync::Arc};
 
 use dbkeep_engine::{
     failpoint,
-    model::{RunId, TableCount, TableName},
+    model::{RunId, TableCount, TableName, fence},
     port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{
     CONNECT_TIMEOUT, PostgresTarget,
     contents::{contents, list_file},
     dump::{Notes, TableNotes},
     error::{self, statement},
+    line::Line,
     render,
     tool::path_argument,
 };
@@ -26,16 +27,32 @@ fn mark(run: RunId) -> String {
 
 /// The same with the attempt, for a place that a later attempt makes anew.
 fn mark_of_attempt(claim: Claim) -> String {
-    format!("{} Attempt {}.", mark(claim.run), claim.fence)
+    format!("{} Attempt {}.", mark(claim.run), fence::name(claim.fence))
 }
 
 /// Whether a comment is that of this attempt or one before it. An attempt that lost its lease and wakes up late must not take the place
 /// of its successor.
 fn is_mine(comment: &str, claim: Claim) -> bool {
-    let attempt = comment
+    let maker = comment
         .strip_prefix(&mark(claim.run))
-        .and_then(|rest| rest.trim().strip_prefix("Attempt ")?.strip_suffix('.')?.parse::<u64>().ok());
-    attempt.is_some_and(|attempt| attempt <= claim.fence)
+        .and_then(|rest| fence::named(rest.trim().strip_prefix("Attempt ")?.strip_suffix('.')?));
+    maker.is_some_and(|maker| maker <= claim.fence)
+}
+
+/// What the name of a database begins with that an attempt of this run is making.
+fn making(run: RunId) -> String {
+    format!("dbkeep_making_{}_", run.0.simple())
+}
+
+/// Name of the database that an attempt is making. Within the 63 bytes of a name.
+fn unfinished(claim: Claim) -> String {
+    format!("{}{:x}", making(claim.run), claim.fence)
+}
+
+/// Whether a database of that name is one that this attempt or one before it was making.
+fn was_making(name: &str, claim: Claim) -> bool {
+    let maker = name.strip_prefix(&making(claim.run));
+    maker.is_some_and(|fence| u64::from_str_radix(fence, 16).is_ok_and(|fence| fence <= claim.fence))
 }
 
 fn taken(place: &str) -> MaintenanceError {
@@ -46,7 +63,7 @@ fn taken(place: &str) -> MaintenanceError {
 }
 
 /// The comment of a database of that name; `None` where there is no such database.
-async fn comment_of(connection: &mut PgConnection, name: &str) -> Result<Option<String>, MaintenanceError> {
+async fn comment_of(connection: &mut Line, name: &str) -> Result<Option<String>, MaintenanceError> {
     let sql =
         "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = $1";
     Ok(sqlx::query_scalar(sql)
@@ -59,26 +76,39 @@ async fn comment_of(connection: &mut PgConnection, name: &str) -> Result<Option<
 impl PostgresTarget {
     pub(super) async fn drop_database(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError> {
         let mut connection = self.connection().await?;
+        let sql = "SELECT datname::text FROM pg_catalog.pg_database WHERE pg_catalog.starts_with(datname::text, $1)";
+        let left: Vec<String> = sqlx::query_scalar(sql)
+            .bind(making(claim.run))
+            .fetch_all(&mut connection)
+            .await
+            .map_err(statement)?;
+        for unfinished in left.iter().filter(|left| was_making(left, claim)) {
+            self.drop_it(&mut connection, unfinished).await?;
+        }
         match comment_of(&mut connection, name).await? {
             None => {}
-            Some(comment) if is_mine(&comment, claim) => {
-                let quoted = render::identifier(name);
-                let sql = if self.server_major(&mut connection).await? >= 13 {
-                    format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")
-                } else {
-                    // Whoever is still connected was there to look.
-                    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = $1")
-                        .bind(name)
-                        .execute(&mut connection)
-                        .await
-                        .map_err(statement)?;
-                    format!("DROP DATABASE IF EXISTS {quoted}")
-                };
-                connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
-            }
+            Some(comment) if is_mine(&comment, claim) => self.drop_it(&mut connection, name).await?,
             Some(_) => return Err(taken(&format!("database {name}"))),
         }
         self.idle.put(connection);
+        Ok(())
+    }
+
+    /// Removes a database, whoever is connected to it.
+    async fn drop_it(&self, connection: &mut Line, name: &str) -> Result<(), MaintenanceError> {
+        let quoted = render::identifier(name);
+        let sql = if self.server_major(&mut *connection).await? >= 13 {
+            format!("DROP DATABASE IF EXISTS {quoted} WITH (FORCE)")
+        } else {
+            // Whoever is still connected was there to look.
+            sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = $1")
+                .bind(name)
+                .execute(&mut *connection)
+                .await
+                .map_err(statement)?;
+            format!("DROP DATABASE IF EXISTS {quoted}")
+        };
+        connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
         Ok(())
     }
 
@@ -97,6 +127,7 @@ impl PostgresTarget {
             programs: self.programs.in_database(name),
             idle: Arc::default(),
             sessions: Arc::default(),
+            silence: self.silence,
             limit: self.limit,
             parallel: self.parallel,
         }))
@@ -170,7 +201,7 @@ impl PostgresTarget {
     }
 
     /// Makes an empty database like this one, and connects to it.
-    pub(super) async fn make_database(&self, claim: Claim, name: &str) -> Result<PgConnection, MaintenanceError> {
+    pub(super) async fn make_database(&self, claim: Claim, name: &str) -> Result<Line, MaintenanceError> {
         let mut connection = self.connect().await?;
         let major = self.server_major(&mut connection).await?;
         self.programs.check("pg_restore", major).await?;
@@ -184,18 +215,38 @@ impl PostgresTarget {
         .await
         .map_err(statement)?;
         let literal = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        // Its comment cannot come with it in one transaction, so that until then its name alone says whose it is.
+        let unfinished = render::identifier(&unfinished(claim));
         let create = format!(
-            "CREATE DATABASE {quoted} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
+            "CREATE DATABASE {unfinished} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
             literal(&encoding),
             literal(&collate),
             literal(&ctype)
         );
         connection.execute(AssertSqlSafe(create)).await.map_err(statement)?;
-        let comment = format!("COMMENT ON DATABASE {quoted} IS {}", literal(&mark_of_attempt(claim)));
+        failpoint!("scratch-created");
+        let comment = format!("COMMENT ON DATABASE {unfinished} IS {}", literal(&mark_of_attempt(claim)));
         connection.execute(AssertSqlSafe(comment)).await.map_err(statement)?;
+        let rename = format!("ALTER DATABASE {unfinished} RENAME TO {quoted}");
+        connection.execute(AssertSqlSafe(rename)).await.map_err(statement)?;
         failpoint!("scratch-made");
         let inside = self.hosts.in_database(name);
-        Ok(inside.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?)
+        let opening = Line::open(&inside, CONNECT_TIMEOUT, self.silence, "");
+        Ok(opening.await.map_err(error::connecting)?)
+    }
+
+    /// A database for a program of PostgreSQL, which misses a server that is silent by what the system offers.
+    fn missed(&self, database: &str) -> String {
+        let quoted = database.replace('\\', "\\\\").replace('\'', "\\'");
+        let seconds = self.silence.as_secs();
+        if seconds == 0 {
+            return format!("dbname='{quoted}'");
+        }
+        let (idle, interval) = (seconds.div_ceil(2), seconds.div_ceil(6));
+        format!(
+            "dbname='{quoted}' keepalives_idle={idle} keepalives_interval={interval} keepalives_count=3 tcp_user_timeout={}",
+            self.silence.as_millis()
+        )
     }
 
     pub(super) async fn restore_into(
@@ -212,7 +263,7 @@ impl PostgresTarget {
             "--no-owner".to_owned(),
             "--no-privileges".to_owned(),
             "--no-password".to_owned(),
-            format!("--dbname={database}"),
+            format!("--dbname={}", self.missed(database)),
         ];
         if strict {
             arguments.push("--exit-on-error".to_owned());
@@ -291,5 +342,14 @@ mod tests {
         assert!(is_mine(&comment, claim(run, 2)) && is_mine(&comment, claim(run, 3)));
         assert!(!is_mine(&comment, claim(run, 1)), "an attempt that wakes up late");
         assert!(!is_mine(&comment, claim(other, 9)) && !is_mine("", claim(run, 9)));
+        let making = unfinished(claim(run, u64::MAX >> 1));
+        assert!(making.len() <= 63, "{making}");
+        let making = unfinished(claim(run, fence::of(2, 5)));
+        assert!(was_making(&making, claim(run, fence::of(2, 5))) && was_making(&making, claim(run, fence::of(3, 0))));
+        assert!(!was_making(&making, claim(run, fence::of(2, 4))) && !was_making(&making, claim(other, u64::MAX)));
+        // Two holders of one number: the larger of them, and not the other.
+        let comment = mark_of_attempt(claim(run, fence::of(3, 7)));
+        assert!(is_mine(&comment, claim(run, fence::of(3, 7))) && is_mine(&comment, claim(run, fence::of(3, 8))));
+        assert!(!is_mine(&comment, claim(run, fence::of(3, 6))));
     }
 }

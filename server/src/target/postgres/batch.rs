@@ -11,13 +11,15 @@ use dbkeep_engine::{
     port::{BatchTransaction, Claim, Restored, RowSink, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::{
     Idle, begin_reading, columns_of,
     error::{self, refused, statement},
     introspect::SHAPE_GUARD,
-    journal, render, restore, sets, text_row,
+    journal,
+    line::Line,
+    render, restore, sets, text_row,
 };
 
 /// A batch waits for a row lock this long, then is tried again; it must never queue readers behind itself for longer. Hash,
@@ -30,8 +32,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeo
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 
 pub(super) struct PostgresBatch {
-    connection: PgConnection,
-    validator: PgConnection,
+    connection: Line,
+    validator: Line,
     idle: Arc<Idle>,
     /// What the rows of this batch named as their parents, by the parts of the condition that judge parents.
     named: Vec<(Reference, Vec<Row>)>,
@@ -117,8 +119,8 @@ fn references(selection: &Selection) -> Result<Vec<Reference>, TargetError> {
 
 impl PostgresBatch {
     pub(super) async fn begin(
-        mut connection: PgConnection,
-        validator: PgConnection,
+        mut connection: Line,
+        validator: Line,
         idle: Arc<Idle>,
         claim: Claim,
         tables: &[&TableSchema],

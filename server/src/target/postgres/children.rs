@@ -4,10 +4,11 @@ use dbkeep_engine::{
     model::{ChildAction, ChildLink, Selection, TableName, TableSchema},
     port::{ChildCount, TargetError},
 };
-use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use sqlx::{Row as _, postgres::PgRow};
 
 use super::{
     error::{refused, statement},
+    line::Line,
     render,
 };
 
@@ -176,7 +177,7 @@ pub(super) fn counted(row: &PgRow, links: usize) -> Result<Vec<ChildCount>, Targ
 
 /// Why `=` along a link is not what the database's own key means by equal. Where the two columns have no operator of their own in an
 /// index, a declared key casts the child's value (text to character, say) and no index serves it.
-pub(super) async fn unlike(connection: &mut PgConnection, link: &ChildLink) -> Result<Option<String>, TargetError> {
+pub(super) async fn unlike(connection: &mut Line, link: &ChildLink) -> Result<Option<String>, TargetError> {
     let unlike = sqlx::query(UNLIKE)
         .bind(render::table(&link.child.name))
         .bind(render::table(&link.parent.name))

@@ -7,11 +7,12 @@ use dbkeep_engine::{
     model::{Column, Row, TableKind, TableName, TableSchema, TypeClass},
     port::{DeclaredKey, Explore, Repeats, Sample, Target, TargetError, explore::SAMPLE_TEXT},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::{
     PostgresTarget, begin_reading, columns_of,
     error::{refused, statement},
+    line::Line,
     render, text_row,
 };
 
@@ -37,7 +38,7 @@ const KEYS: &str = "SELECT f.conname::text, cn.nspname::text, c.relname::text, p
      WHERE f.contype = 'f' AND f.conparentid = 0 AND NOT c.relispartition ORDER BY cn.nspname, c.relname, f.conname";
 
 /// Lets the database end every statement of this connection after `limit`.
-pub(super) async fn arm(connection: &mut PgConnection, limit: Duration) -> Result<(), TargetError> {
+pub(super) async fn arm(connection: &mut Line, limit: Duration) -> Result<(), TargetError> {
     let millis = limit.as_millis().clamp(1, 86_400_000);
     let sql = format!("SET statement_timeout = {millis}");
     connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
@@ -62,7 +63,7 @@ fn comparable_type(column: &Column) -> String {
     }
 }
 
-async fn commit(connection: &mut PgConnection) -> Result<(), TargetError> {
+async fn commit(connection: &mut Line) -> Result<(), TargetError> {
     connection.execute("COMMIT").await.map_err(statement)?;
     Ok(())
 }
@@ -74,6 +75,7 @@ impl Explore for PostgresTarget {
             hosts: self.hosts.clone(),
             idle: Arc::default(),
             sessions: Arc::default(),
+            silence: self.silence,
             limit: Some(limit),
             parallel: self.parallel,
             programs: self.programs.clone(),

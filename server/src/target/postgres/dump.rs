@@ -7,13 +7,15 @@ use dbkeep_engine::{
     port::{DumpOrder, DumpScope, Dumped, MaintenanceError, Watch},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     PostgresTarget,
     error::statement,
-    introspect, render,
+    holders, introspect,
+    line::Line,
+    render,
     tool::{Running, path_argument},
 };
 use crate::target::measure::growing;
@@ -78,7 +80,7 @@ pub(super) struct Found {
     bytes: u64,
 }
 
-pub(super) async fn tables(connection: &mut PgConnection, asked: Option<Vec<i64>>) -> Result<Vec<Found>, MaintenanceError> {
+pub(super) async fn tables(connection: &mut Line, asked: Option<Vec<i64>>) -> Result<Vec<Found>, MaintenanceError> {
     let rows = sqlx::query(TABLES)
         .bind(asked)
         .bind(OWN_SCHEMAS.map(str::to_owned).to_vec())
@@ -102,7 +104,7 @@ pub(super) async fn tables(connection: &mut PgConnection, asked: Option<Vec<i64>
 }
 
 /// The table as the database resolves it, or why it cannot be dumped.
-async fn resolve(connection: &mut PgConnection, asked: &TableName) -> Result<TableName, MaintenanceError> {
+async fn resolve(connection: &mut Line, asked: &TableName) -> Result<TableName, MaintenanceError> {
     let problem = |problem: &str| MaintenanceError::Table {
         table: asked.clone(),
         problem: problem.to_owned(),
@@ -121,7 +123,7 @@ async fn resolve(connection: &mut PgConnection, asked: &TableName) -> Result<Tab
     }
 }
 
-async fn oid(connection: &mut PgConnection, table: &TableName) -> Result<i64, MaintenanceError> {
+async fn oid(connection: &mut Line, table: &TableName) -> Result<i64, MaintenanceError> {
     let oid: Option<i64> = sqlx::query_scalar("SELECT to_regclass($1)::oid::bigint")
         .bind(render::table(table))
         .fetch_one(connection)
@@ -134,7 +136,7 @@ async fn oid(connection: &mut PgConnection, table: &TableName) -> Result<i64, Ma
 }
 
 impl PostgresTarget {
-    pub(super) async fn server_major(&self, connection: &mut PgConnection) -> Result<u32, MaintenanceError> {
+    pub(super) async fn server_major(&self, connection: &mut Line) -> Result<u32, MaintenanceError> {
         let number: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer")
             .fetch_one(connection)
             .await
@@ -163,9 +165,15 @@ impl PostgresTarget {
 
     pub(super) async fn dump_tables(&self, order: &DumpOrder, watch: &Watch) -> Result<Dumped, MaintenanceError> {
         let mut connection = self.connect().await?;
+        if let Some(claim) = order.claim {
+            holders::note(&mut connection, claim, "dump").await?;
+        }
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
                      SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL synchronize_seqscans = off";
         connection.execute(begin).await.map_err(statement)?;
+        if order.claim.is_some() {
+            connection.execute(holders::HELD).await.map_err(statement)?;
+        }
         let snapshot: String = sqlx::query_scalar("SELECT pg_export_snapshot()")
             .fetch_one(&mut connection)
             .await
@@ -196,7 +204,11 @@ impl PostgresTarget {
             all.dedup();
             arguments.extend(all);
         }
-        let mut command = self.programs.command("pg_dump", None, &arguments)?;
+        let programs = order.claim.map(|claim| self.programs.named(holders::name(claim)));
+        let mut command = programs
+            .as_ref()
+            .unwrap_or(&self.programs)
+            .command("pg_dump", None, &arguments)?;
         let running = Running::start("pg_dump", &mut command)?;
         let dumped = CancellationToken::new();
         let dumping = async {
@@ -246,6 +258,9 @@ impl PostgresTarget {
             (None, Vec::new())
         };
         connection.execute("COMMIT").await.map_err(statement)?;
+        if order.claim.is_some() {
+            holders::unnote(&mut connection).await?;
+        }
         let notes = Notes {
             whole,
             extensions,
@@ -275,7 +290,7 @@ pub(super) fn arguments(snapshot: &str, path: &Path) -> Result<Vec<String>, Main
     ])
 }
 
-async fn belongings(connection: &mut PgConnection, found: &Found) -> Result<TableNotes, MaintenanceError> {
+async fn belongings(connection: &mut Line, found: &Found) -> Result<TableNotes, MaintenanceError> {
     const CLASS: i64 = 1_259;
     let mut objects = vec![(CLASS, found.oid), (0, found.oid)];
     let pairs: Vec<(i64, i64)> = sqlx::query_as(OBJECTS)

@@ -35,7 +35,13 @@ pub(super) fn statement(error: sqlx::Error) -> TargetError {
         };
     };
     let Some(postgres) = database.try_downcast_ref::<PgDatabaseError>() else {
-        return refused(database.message().to_owned());
+        // Of several servers, of which each says its own.
+        let code = database.code().map(std::borrow::Cow::into_owned);
+        return TargetError {
+            class: code.as_deref().map_or(TargetErrorClass::Refused, class),
+            code,
+            ..refused(database.message().to_owned())
+        };
     };
     let code = postgres.code();
     let mut message = postgres.message().to_owned();

@@ -6,13 +6,19 @@
 //! by now, so that it also has to hold the row lock that every transaction of dbkeep takes on `dbkeep.run`; a statement outside of any
 //! transaction takes none, and has to say that it is dbkeep's and be at work. What another run left behind is ended by that run's own next
 //! attempt: its lease may lapse and be renewed, and then its session is nobody else's to end.
+//!
+//! Transactions that only read can lock no row; they lock the table in the same mode ([`HELD`]). Programs that an attempt starts are
+//! stopped with its machine, too: their sessions are named after run and attempt ([`name`]).
 
 use std::time::Duration;
 
-use dbkeep_engine::port::{Claim, TargetError};
-use sqlx::{Executor as _, PgConnection};
+use dbkeep_engine::{
+    model::fence,
+    port::{Claim, TargetError},
+};
+use sqlx::Executor as _;
 
-use super::{PostgresTarget, error::statement};
+use super::{PostgresTarget, error::statement, line::Line};
 
 /// Makes the table; part of what a claim makes.
 pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS dbkeep.session ( \
@@ -20,17 +26,20 @@ pub(super) const CREATE: &str = "CREATE TABLE IF NOT EXISTS dbkeep.session ( \
        PRIMARY KEY (pid, backend_start)); \
      COMMENT ON TABLE dbkeep.session IS 'Sessions of dbkeep that hold locks for long. A newer attempt of the run ends those of an older one.'";
 
+/// Shows that the transaction that is open is the one that was noted, where it cannot lock a row.
+pub(super) const HELD: &str = "LOCK TABLE dbkeep.run IN ROW SHARE MODE";
+
+/// The name of sessions of a program that an attempt starts.
+pub(super) fn name(claim: Claim) -> String {
+    format!("dbkeep {} {}", claim.run, claim.fence)
+}
+
 /// How long the end of sessions is waited for. They end at the server's next look at interrupts.
 const ENDED: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What the server does to notice by itself that a machine is gone. A process that is stopped answers all of it.
-pub(super) const KEEPALIVE: &str = "SELECT pg_catalog.set_config('tcp_keepalives_idle', '10', true), pg_catalog.set_config('tcp_keepalives_interval', '5', true), \
-     pg_catalog.set_config('tcp_keepalives_count', '3', true); \
-     SELECT pg_catalog.set_config('tcp_user_timeout', '30s', true) WHERE pg_catalog.current_setting('server_version_num')::integer >= 120000";
-
 /// Notes the session; committed at once, so that others see it while its transaction is at work.
-pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'static str) -> Result<(), TargetError> {
+pub(super) async fn note(connection: &mut Line, claim: Claim, work: &'static str) -> Result<(), TargetError> {
     sqlx::query(
         "INSERT INTO dbkeep.session AS s (pid, backend_start, run_id, fence, work) \
          SELECT a.pid, a.backend_start, $1, $2, $3 FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = pg_catalog.pg_backend_pid() \
@@ -48,7 +57,7 @@ pub(super) async fn note(connection: &mut PgConnection, claim: Claim, work: &'st
 }
 
 /// Takes the note of this session back, in the transaction that is open.
-pub(super) async fn unnote(connection: &mut PgConnection) -> Result<(), TargetError> {
+pub(super) async fn unnote(connection: &mut Line) -> Result<(), TargetError> {
     connection
         .execute("DELETE FROM dbkeep.session WHERE pid = pg_catalog.pg_backend_pid()")
         .await
@@ -57,7 +66,7 @@ pub(super) async fn unnote(connection: &mut PgConnection) -> Result<(), TargetEr
 }
 
 /// Takes all notes of an attempt back.
-pub(super) async fn unnote_all(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
+pub(super) async fn unnote_all(connection: &mut Line, claim: Claim) -> Result<(), TargetError> {
     sqlx::query("DELETE FROM dbkeep.session WHERE run_id = $1 AND fence = $2")
         .bind(claim.run.to_string())
         .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
@@ -67,7 +76,7 @@ pub(super) async fn unnote_all(connection: &mut PgConnection, claim: Claim) -> R
     Ok(())
 }
 
-/// Process, run, attempt, and what it did.
+/// Process, run, fence, and what it did.
 type Noted = (i32, String, i64, String);
 /// SQLSTATE `insufficient_privilege`.
 const NOT_PERMITTED: &str = "42501";
@@ -90,7 +99,11 @@ impl PostgresTarget {
              WHERE s.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() \
                AND s.run_id = $1 AND s.fence < $2 \
                AND ((a.application_name = 'dbkeep' AND a.state = 'active') OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
-                    WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.mode = 'RowShareLock' AND k.relation = to_regclass('dbkeep.run')))",
+                    WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.mode = 'RowShareLock' AND k.relation = to_regclass('dbkeep.run'))) \
+             UNION ALL \
+             SELECT n.pid, $1, n.fence, 'pg_dump' FROM (SELECT a.pid, pg_catalog.substring(a.application_name, '^dbkeep ' || $1 || ' ([0-9]{1,18})$')::bigint AS fence \
+               FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database() AND a.xact_start IS NOT NULL) AS n \
+             WHERE n.fence < $2",
         )
         .bind(claim.run.to_string())
         .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
@@ -124,7 +137,7 @@ impl PostgresTarget {
 }
 
 /// Waits until processes are gone. One that is not in time is met again where its locks are waited for.
-async fn gone(connection: &mut PgConnection, processes: &[i32]) -> Result<(), TargetError> {
+async fn gone(connection: &mut Line, processes: &[i32]) -> Result<(), TargetError> {
     let left = "SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE pid = ANY ($1)";
     let began = std::time::Instant::now();
     while !processes.is_empty() && began.elapsed() < ENDED {
@@ -141,7 +154,8 @@ async fn gone(connection: &mut PgConnection, processes: &[i32]) -> Result<(), Ta
     Ok(())
 }
 
-fn in_words((process, run, attempt, work): &Noted, ended: bool) -> String {
+fn in_words((process, run, fence, work): &Noted, ended: bool) -> String {
+    let attempt = fence::attempt(u64::try_from(*fence).unwrap_or(0));
     let what = format!("database session {process} of attempt {attempt} of run {run} ({work})");
     if ended {
         format!(

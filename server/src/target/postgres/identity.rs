@@ -1,16 +1,16 @@
 //! Which database this is: an id of dbkeep's own, made with its other tables, and where the server says that the database lies.
 
 use dbkeep_engine::{model::Identity, port::TargetError};
-use sqlx::{Executor as _, PgConnection};
+use sqlx::Executor as _;
 use uuid::Uuid;
 
-use super::{PostgresTarget, error::statement};
+use super::{PostgresTarget, error::statement, line::Line};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS dbkeep.identity (id integer PRIMARY KEY CHECK (id = 1), database_id text NOT NULL, made_at timestamptz NOT NULL DEFAULT now()); \
      COMMENT ON TABLE dbkeep.identity IS 'Tells this database from others when a backup is to be restored into it. Delete the row after copying the database.'";
 
 /// Makes the table and the id, where they are missing, in the transaction that is open.
-pub(super) async fn make(connection: &mut PgConnection) -> Result<(), TargetError> {
+pub(super) async fn make(connection: &mut Line) -> Result<(), TargetError> {
     connection.execute(CREATE).await.map_err(statement)?;
     sqlx::query("INSERT INTO dbkeep.identity (id, database_id) VALUES (1, $1) ON CONFLICT (id) DO NOTHING")
         .bind(Uuid::new_v4().to_string())

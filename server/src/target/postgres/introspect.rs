@@ -8,10 +8,11 @@ use dbkeep_engine::{
     port::{Namesakes, TargetError},
     rule::filter,
 };
-use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use sqlx::{Row as _, postgres::PgRow};
 
 use super::{
     error::{refused, statement},
+    line::Line,
     render,
 };
 
@@ -70,7 +71,7 @@ const NAMESAKES: &str = "SELECT n.nspname::text, p.place IS NOT NULL \
      WHERE c.relname = $1 AND (p.place IS NOT NULL OR c.relkind IN ('r', 'p', 'f', 'v', 'm') \
        AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_t%') ORDER BY p.place, n.nspname";
 
-pub(super) async fn namesakes(connection: &mut PgConnection, name: &TableName) -> Result<Namesakes, TargetError> {
+pub(super) async fn namesakes(connection: &mut Line, name: &TableName) -> Result<Namesakes, TargetError> {
     if name.schema.is_some() {
         return Ok(Namesakes {
             reached: vec![name.clone()],
@@ -118,7 +119,7 @@ const UNSTABLE: &str = "SELECT p.proname::text, p.provolatile = 'v' FROM unnest(
 ///
 /// # Errors
 /// Class `Refused` with the name of one that may not.
-pub(super) async fn check_functions(connection: &mut PgConnection, selection: &Selection) -> Result<(), TargetError> {
+pub(super) async fn check_functions(connection: &mut Line, selection: &Selection) -> Result<(), TargetError> {
     let mut called = Vec::new();
     selection.matches.visit(&mut |part| {
         if let Condition::Sql { text, .. } = part {
@@ -143,7 +144,7 @@ pub(super) async fn check_functions(connection: &mut PgConnection, selection: &S
     )))
 }
 
-pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
+pub(super) async fn table(connection: &mut Line, name: &TableName) -> Result<Option<TableSchema>, TargetError> {
     let found = sqlx::query(TABLE)
         .bind(render::table(name))
         .fetch_optional(&mut *connection)
@@ -228,7 +229,7 @@ pub(super) async fn table(connection: &mut PgConnection, name: &TableName) -> Re
     Ok(Some(schema))
 }
 
-async fn rows(connection: &mut PgConnection, sql: &'static str, oid: i64) -> Result<Vec<PgRow>, TargetError> {
+async fn rows(connection: &mut Line, sql: &'static str, oid: i64) -> Result<Vec<PgRow>, TargetError> {
     // The oid travels as bigint, since the driver has no wider unsigned type than PostgreSQL's own.
     let sql = sql.replace("$1", "$1::bigint::oid");
     sqlx::query(sqlx::AssertSqlSafe(sql))

@@ -7,11 +7,12 @@ use dbkeep_engine::{
     port::{Claim, TargetError, TargetErrorClass},
 };
 use futures::TryStreamExt as _;
-use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgRow};
+use sqlx::{Executor as _, Row as _, postgres::PgRow};
 
 use super::{
     error::{refused, statement},
     holders, identity,
+    line::Line,
 };
 
 /// Makes the tables. The advisory lock makes concurrent makers wait for each other: `IF NOT EXISTS` alone can collide.
@@ -28,7 +29,7 @@ const CREATE: &str = "SELECT pg_advisory_xact_lock(7236832781); \
 
 /// Takes the run for this fence. The UPDATE waits for the row lock that every batch of an older attempt holds, so that
 /// none of them is open any more when it returns. Its patience exceeds the time after which an idle batch is ended.
-pub(super) async fn claim(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
+pub(super) async fn claim(connection: &mut Line, claim: Claim) -> Result<(), TargetError> {
     connection
         .execute("BEGIN; SET LOCAL lock_timeout = '45s'; SET LOCAL client_min_messages = warning")
         .await
@@ -64,14 +65,14 @@ pub(super) fn fenced() -> TargetError {
     TargetError::new(TargetErrorClass::Fenced, "a newer attempt holds the run")
 }
 
-async fn exists(connection: &mut PgConnection) -> Result<bool, TargetError> {
+async fn exists(connection: &mut Line) -> Result<bool, TargetError> {
     sqlx::query_scalar("SELECT to_regclass('dbkeep.journal') IS NOT NULL")
         .fetch_one(connection)
         .await
         .map_err(statement)
 }
 
-pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<Vec<StepTotals>, TargetError> {
+pub(super) async fn totals(connection: &mut Line, run: RunId) -> Result<Vec<StepTotals>, TargetError> {
     if !exists(&mut *connection).await? {
         return Ok(Vec::new());
     }
@@ -107,7 +108,7 @@ pub(super) async fn totals(connection: &mut PgConnection, run: RunId) -> Result<
 }
 
 /// What went along with each step's rows.
-async fn along(connection: &mut PgConnection, run: RunId) -> Result<BTreeMap<u32, Vec<Along>>, TargetError> {
+async fn along(connection: &mut Line, run: RunId) -> Result<BTreeMap<u32, Vec<Along>>, TargetError> {
     let sql = "SELECT step, along FROM dbkeep.journal WHERE run_id = $1 AND along IS NOT NULL";
     let mut rows = sqlx::query(sql).bind(run.to_string()).fetch(connection);
     let mut sums: BTreeMap<u32, Vec<Along>> = BTreeMap::new();
@@ -121,7 +122,7 @@ async fn along(connection: &mut PgConnection, run: RunId) -> Result<BTreeMap<u32
 }
 
 pub(super) async fn entries(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     run: RunId,
     after: (u32, u64),
     limit: u32,
@@ -143,7 +144,7 @@ pub(super) async fn entries(
 }
 
 pub(super) async fn entries_back(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     run: RunId,
     step: u32,
     below: u64,
@@ -187,7 +188,7 @@ fn entry(run: RunId, row: &PgRow) -> Result<JournalEntry, TargetError> {
     })
 }
 
-pub(super) async fn record(connection: &mut PgConnection, entry: &JournalEntry) -> Result<(), TargetError> {
+pub(super) async fn record(connection: &mut Line, entry: &JournalEntry) -> Result<(), TargetError> {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let chunk = entry.chunk.as_ref();
     let along = (!entry.along.is_empty())
@@ -220,7 +221,7 @@ pub(super) async fn record(connection: &mut PgConnection, entry: &JournalEntry) 
 }
 
 /// Removes what is kept of a run whose backup is gone.
-pub(super) async fn forget(connection: &mut PgConnection, run: RunId) -> Result<u64, TargetError> {
+pub(super) async fn forget(connection: &mut Line, run: RunId) -> Result<u64, TargetError> {
     if !exists(&mut *connection).await? {
         return Ok(0);
     }

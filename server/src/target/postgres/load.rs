@@ -8,7 +8,7 @@ use dbkeep_engine::{
     model::{JournalEntry, TableCount, TableKind, TableName},
     port::{LoadOrder, Loaded, MaintenanceError, TargetError, TargetErrorClass, Watch},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::{
@@ -16,7 +16,9 @@ use super::{
     contents::{contents, own_sql},
     dump::{Notes, TableNotes},
     error::{self, statement},
-    holders, introspect, journal, render,
+    holders, introspect, journal,
+    line::Line,
+    render,
     tool::{Programs, Running, path_argument},
 };
 
@@ -45,7 +47,7 @@ fn unsuitable(table: &TableName, problem: impl Into<String>) -> MaintenanceError
     }
 }
 
-async fn look(connection: &mut PgConnection, table: &TableName) -> Result<Place, MaintenanceError> {
+async fn look(connection: &mut Line, table: &TableName) -> Result<Place, MaintenanceError> {
     let Some(schema) = introspect::table(&mut *connection, table).await? else {
         return Ok(Place::Absent);
     };
@@ -130,7 +132,7 @@ impl PostgresTarget {
     }
 }
 
-pub(super) async fn backend(connection: &mut PgConnection) -> Result<i32, TargetError> {
+pub(super) async fn backend(connection: &mut Line) -> Result<i32, TargetError> {
     sqlx::query_scalar("SELECT pg_backend_pid()")
         .fetch_one(connection)
         .await
@@ -158,9 +160,8 @@ pub(super) struct Copying<'a> {
 }
 
 impl Load<'_> {
-    async fn carry_out(&self, connection: &mut PgConnection) -> Result<Loaded, MaintenanceError> {
+    async fn carry_out(&self, connection: &mut Line) -> Result<Loaded, MaintenanceError> {
         connection.execute(BEGIN).await.map_err(statement)?;
-        connection.execute(holders::KEEPALIVE).await.map_err(statement)?;
         let claim = self.order.claim;
         // The row lock makes a newer attempt's claim wait for this transaction; see journal::claim.
         let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
@@ -241,7 +242,7 @@ impl Load<'_> {
     }
 
     /// Locks the tables that are there and empties them where that was asked for.
-    async fn make_room(&self, connection: &mut PgConnection) -> Result<(Vec<TableName>, Vec<&TableNotes>), MaintenanceError> {
+    async fn make_room(&self, connection: &mut Line) -> Result<(Vec<TableName>, Vec<&TableNotes>), MaintenanceError> {
         let (mut present, mut absent, mut filled) = (Vec::new(), Vec::new(), Vec::new());
         for table in &self.order.tables {
             let name = render::table(&table.table);
@@ -282,7 +283,7 @@ impl Load<'_> {
     /// Makes the tables that are not there, without what comes after the rows; that is returned as scripts.
     async fn make_absent(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Line,
         absent: &[&TableNotes],
         none_present: bool,
         listing: &str,
@@ -340,7 +341,7 @@ impl Copying<'_> {
     /// Copies them. `before` of `total` rows are done.
     pub(super) async fn copy(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Line,
         table: &TableCount,
         before: u64,
         total: u64,
@@ -376,7 +377,8 @@ impl Copying<'_> {
                 break format!("COPY {begin} FROM stdin");
             }
         };
-        let mut sink = connection.copy_in_raw(&begin).await.map_err(statement)?;
+        let (connection, answers) = connection.parts();
+        let mut sink = answers.wait(connection.copy_in_raw(&begin)).await.map_err(statement)?;
         let mut rows = 0_u64;
         let mut buffer = Vec::with_capacity(SEND * 2);
         loop {
@@ -391,7 +393,7 @@ impl Copying<'_> {
                 rows += 1;
             }
             if ended || buffer.len() >= SEND {
-                sink.send(&buffer[..]).await.map_err(statement)?;
+                answers.wait(sink.send(&buffer[..])).await.map_err(statement)?;
                 buffer.clear();
                 self.watch.say("restoring", &shown, before + rows, total, "rows");
             }
@@ -399,7 +401,7 @@ impl Copying<'_> {
                 break;
             }
         }
-        let taken = sink.finish().await.map_err(statement)?;
+        let taken = answers.wait(sink.finish()).await.map_err(statement)?;
         loop {
             line.clear();
             if lines.read_until(b'\n', &mut line).await.map_err(io)? == 0 {
@@ -419,7 +421,7 @@ impl Copying<'_> {
 
 /// Switches the triggers of the tables off, since what they do at an insert was done when the rows first came. Returns what switches
 /// them on again.
-async fn silence(connection: &mut PgConnection, tables: &[TableName]) -> Result<Vec<String>, MaintenanceError> {
+async fn silence(connection: &mut Line, tables: &[TableName]) -> Result<Vec<String>, MaintenanceError> {
     let mut again = Vec::new();
     for table in tables {
         let name = render::table(table);
@@ -443,7 +445,7 @@ async fn silence(connection: &mut PgConnection, tables: &[TableName]) -> Result<
 
 /// Tables in an order in which keys find their rows. Tables that were made now have no keys yet.
 async fn parents_first(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     tables: &[TableCount],
     present: &[TableName],
 ) -> Result<Vec<TableCount>, MaintenanceError> {
@@ -505,7 +507,7 @@ async fn parents_first(
 }
 
 /// Sequences of tables that were there move forward to the largest value, never back.
-async fn move_sequences(connection: &mut PgConnection, tables: &[TableName]) -> Result<(), MaintenanceError> {
+async fn move_sequences(connection: &mut Line, tables: &[TableName]) -> Result<(), MaintenanceError> {
     for table in tables {
         let name = render::table(table);
         let sql = "SELECT a.attname::text, pg_catalog.pg_get_serial_sequence($1, a.attname) FROM pg_catalog.pg_attribute AS a \

@@ -5,9 +5,9 @@ use dbkeep_engine::{
     model::{RowsBy, SizeSnapshot, TableName, TableSize},
     port::{MaintenanceError, TargetError, TargetErrorClass},
 };
-use sqlx::{Executor as _, PgConnection, Row as _};
+use sqlx::{Executor as _, Row as _};
 
-use super::{PostgresTarget, error::statement, render};
+use super::{PostgresTarget, error::statement, line::Line, render};
 
 /// Nobody waits long for numbers.
 const SESSION: &str = "SET lock_timeout = '1s'; SET statement_timeout = '5s'";
@@ -35,7 +35,7 @@ fn number(number: Option<i64>) -> Option<u64> {
 }
 
 /// The size of a table; `None` where there is no such table any more.
-async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option<TableSize>, TargetError> {
+async fn table(connection: &mut Line, name: &TableName) -> Result<Option<TableSize>, TargetError> {
     let row = sqlx::query(TABLE)
         .bind(render::table(name))
         .fetch_one(connection)
@@ -60,7 +60,7 @@ async fn table(connection: &mut PgConnection, name: &TableName) -> Result<Option
 }
 
 /// The largest tables.
-async fn largest(connection: &mut PgConnection) -> Result<Vec<TableName>, TargetError> {
+async fn largest(connection: &mut Line) -> Result<Vec<TableName>, TargetError> {
     let rows = sqlx::query(LARGEST_TABLES)
         .bind(LARGEST)
         .fetch_all(connection)

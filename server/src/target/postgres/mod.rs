@@ -13,6 +13,8 @@ mod holders;
 mod identity;
 mod introspect;
 mod journal;
+mod line;
+mod liveness;
 mod load;
 mod maintain;
 mod measure;
@@ -48,9 +50,10 @@ use dbkeep_engine::{
         Survey, Target, TargetError, TargetErrorClass, ValueStream,
     },
 };
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 
 use self::error::{lost, refused};
+use self::line::Line;
 use super::{Tools, UrlError};
 use crate::hosts::Hosts;
 
@@ -76,6 +79,8 @@ pub struct PostgresTarget {
     idle: Arc<Idle>,
     /// Sessions of migrations between two groups.
     sessions: Arc<migrator::Sessions>,
+    /// How long a connection may be silent before that is looked into; zero for ever.
+    silence: Duration,
     /// How long one statement may take; `None` for as long as it takes.
     limit: Option<Duration>,
     /// Whether a statement may have parallel workers, as far as the database's own settings allow.
@@ -84,16 +89,16 @@ pub struct PostgresTarget {
 
 /// Connections between two uses. Only those come back whose last transaction ended in order.
 #[derive(Default)]
-struct Idle(Mutex<Vec<(PgConnection, Instant)>>);
+struct Idle(Mutex<Vec<(Line, Instant)>>);
 
 impl Idle {
-    fn take(&self) -> Option<PgConnection> {
+    fn take(&self) -> Option<Line> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(_, since)| since.elapsed() < IDLE_LIFETIME);
         idle.pop().map(|(connection, _)| connection)
     }
 
-    fn put(&self, connection: PgConnection) {
+    fn put(&self, connection: Line) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_CONNECTIONS {
             idle.push((connection, Instant::now()));
@@ -114,15 +119,16 @@ impl PostgresTarget {
             hosts: hosts.map(|options| options.disable_statement_logging().application_name("dbkeep")),
             idle: Arc::default(),
             sessions: Arc::default(),
+            silence: tools.target_silence,
             limit: None,
             parallel: true,
         })
     }
 
-    async fn connect(&self) -> Result<PgConnection, TargetError> {
+    async fn connect(&self) -> Result<Line, TargetError> {
         let connecting = async {
-            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
-            connection.execute(SESSION).await.map_err(error::statement)?;
+            let opening = Line::open(&self.hosts, CONNECT_TIMEOUT, self.silence, SESSION);
+            let mut connection = opening.await.map_err(error::connecting)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
                 connection.execute(serial).await.map_err(error::statement)?;
@@ -138,7 +144,7 @@ impl PostgresTarget {
     }
 
     /// A connection for one use; give it back with [`Idle::put`] when its transaction has ended in order.
-    async fn connection(&self) -> Result<PgConnection, TargetError> {
+    async fn connection(&self) -> Result<Line, TargetError> {
         match self.idle.take() {
             Some(connection) => Ok(connection),
             None => self.connect().await,
@@ -147,7 +153,7 @@ impl PostgresTarget {
 }
 
 /// Begins a transaction that only reads, with settings for one large join.
-async fn begin_reading(connection: &mut PgConnection) -> Result<(), TargetError> {
+async fn begin_reading(connection: &mut Line) -> Result<(), TargetError> {
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'; \
                  SET LOCAL synchronize_seqscans = off";
     connection.execute(begin).await.map_err(error::statement)?;
@@ -233,6 +239,7 @@ impl Target for PostgresTarget {
             hosts: self.hosts.clone(),
             idle: Arc::default(),
             sessions: Arc::default(),
+            silence: self.silence,
             limit: self.limit,
             programs: self.programs.clone(),
             parallel: false,

@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use dbkeep_engine::port::{Pressure, Replica, TargetError};
-use sqlx::{Executor as _, PgConnection, Row as _};
+use sqlx::{Executor as _, Row as _};
 
 use super::error::statement;
+use super::line::Line;
 
 /// A replica that has not caught up says so at least every `wal_receiver_status_interval`, 10 s by default. One that is silent for
 /// twice that is stopped, though its connection may live on for a minute.
@@ -24,14 +25,14 @@ const SLOTS: &str = "SELECT slot_name::text, active, pg_wal_lsn_diff(pg_current_
 
 /// Sessions of others that wait for a lock of a session of dbkeep's. Whoever waits is asked who is in the way, and nobody else is:
 /// the function takes a look at all locks at once.
-const WAITERS: &str = "WITH own AS (SELECT array_agg(pid) AS pids FROM pg_stat_activity WHERE application_name = 'dbkeep'), \
+const WAITERS: &str = "WITH own AS (SELECT array_agg(pid) AS pids FROM pg_stat_activity WHERE application_name ~ '^dbkeep( |$)'), \
      waiting AS (SELECT DISTINCT pid FROM pg_locks WHERE NOT granted) \
      SELECT count(*) FROM waiting, own WHERE waiting.pid <> ALL (own.pids) AND pg_blocking_pids(waiting.pid) && own.pids";
 
 /// A few pages by their index, which every database has in memory: what takes time here is what everybody waits for.
 const PROBE: &str = "SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = 'pg_catalog.pg_class'::regclass";
 
-pub(super) async fn measure(connection: &mut PgConnection) -> Result<Pressure, TargetError> {
+pub(super) async fn measure(connection: &mut Line) -> Result<Pressure, TargetError> {
     // A measurement that takes long would be old, and must not wait in a queue that it measures.
     connection
         .execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '500ms'")

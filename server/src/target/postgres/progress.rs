@@ -4,13 +4,14 @@ use dbkeep_engine::{
     model::TableName,
     port::{MaintenanceError, Watch},
 };
-use sqlx::{PgConnection, Row as _};
+use sqlx::Row as _;
 
 use super::error::statement;
+use super::line::Line;
 
 /// Tells of the statement of a process what a query for its phase, blocks done, and blocks in all answers; nothing where it has ended.
 pub(super) async fn tell(
-    eyes: &mut PgConnection,
+    eyes: &mut Line,
     sql: &'static str,
     process: i32,
     of: &TableName,

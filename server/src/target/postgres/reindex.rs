@@ -14,9 +14,9 @@ use dbkeep_engine::{
     model::{BloatedIndex, DeadRows, IndexSpace, IndexSurvey, RunId, TableName},
     port::{MaintenanceError, TargetError, TargetErrorClass, Watch},
 };
-use sqlx::{AssertSqlSafe, Executor as _, FromRow, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, FromRow, Row as _};
 
-use super::{PostgresTarget, bloat, error::statement, load::backend, progress, render};
+use super::{PostgresTarget, bloat, error::statement, line::Line, load::backend, progress, render};
 
 /// Smaller indexes are not worth it, bytes.
 const LEAST_BYTES: i64 = 10 * 1024 * 1024;
@@ -42,6 +42,7 @@ const SESSION: &str = "SET statement_timeout = 0; SET lock_timeout = '60s'";
 
 const DEAD: &str = "SELECT n.nspname::text, c.relname::text, s.n_dead_tup::bigint, \
        pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role(d.datdba, 'USAGE') \
+       OR CASE WHEN pg_catalog.current_setting('server_version_num')::integer >= 170000 THEN pg_catalog.has_table_privilege(c.oid, 'MAINTAIN') ELSE false END \
      FROM pg_catalog.pg_stat_all_tables AS s JOIN pg_catalog.pg_class AS c ON c.oid = s.relid \
      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
      JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database() \
@@ -54,7 +55,8 @@ const LARGE: &str = "SELECT n.nspname::text AS index_schema, c.relname::text AS 
        t.relname::text AS table_name, pg_catalog.pg_relation_size(c.oid) AS bytes, c.reltuples::float8 AS entries, \
        coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) AS o WHERE o.option_name = 'fillfactor'), 90) AS fill, \
        pg_catalog.current_setting('block_size')::bigint AS page, \
-       pg_catalog.pg_has_role(c.relowner, 'USAGE') AS permitted, \
+       pg_catalog.pg_has_role(c.relowner, 'USAGE') \
+         OR CASE WHEN pg_catalog.current_setting('server_version_num')::integer >= 170000 THEN pg_catalog.has_table_privilege(t.oid, 'MAINTAIN') ELSE false END AS permitted, \
        (SELECT CASE WHEN count(w.width) = count(*) THEN sum(w.width)::float8 END FROM ( \
           SELECT coalesce((1 - s.null_frac) * s.avg_width, nullif(greatest(a.attlen, 0), 0)) AS width \
           FROM pg_catalog.pg_attribute AS a \
@@ -71,7 +73,8 @@ const LARGE: &str = "SELECT n.nspname::text AS index_schema, c.relname::text AS 
        AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND pg_catalog.pg_relation_size(c.oid) > $1 \
      ORDER BY 5 DESC, 1, 2 LIMIT $2";
 
-/// Invalid indexes with the names of a rebuild that no session is at now, each with the valid indexes of its table.
+/// Invalid indexes with the names of a rebuild that no session is at now, each with the valid indexes of its table. Of the sessions of other roles
+/// the server hides what they are at: while there is such a one ($1), none of them is known to be left behind.
 const LEFTOVERS: &str = "SELECT n.nspname::text, c.relname::text, \
        coalesce((SELECT array_agg(o.relname::text) FROM pg_catalog.pg_index AS y JOIN pg_catalog.pg_class AS o ON o.oid = y.indexrelid \
           WHERE y.indrelid = x.indrelid AND y.indexrelid <> x.indexrelid), ARRAY[]::text[]) \
@@ -79,7 +82,7 @@ const LEFTOVERS: &str = "SELECT n.nspname::text, c.relname::text, \
      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
      WHERE NOT x.indisvalid AND c.relkind = 'i' AND c.relname ~ '_cc(new|old)[0-9]*$' AND n.nspname <> 'pg_toast' \
        AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index AS p \
-          WHERE p.datname = pg_catalog.current_database() AND p.relid = x.indrelid) \
+          WHERE p.datname = pg_catalog.current_database() AND (p.relid = x.indrelid OR $1 AND p.relid IS NULL)) \
      ORDER BY 1, 2";
 
 #[derive(FromRow)]
@@ -109,7 +112,7 @@ impl Large {
 struct Measure(Option<String>);
 
 impl Measure {
-    async fn find(connection: &mut PgConnection) -> Result<Self, TargetError> {
+    async fn find(connection: &mut Line) -> Result<Self, TargetError> {
         let sql = "SELECT n.nspname::text FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace \
                    WHERE e.extname = 'pgstattuple'";
         let schema: Option<String> = sqlx::query_scalar(sql).fetch_optional(connection).await.map_err(statement)?;
@@ -117,7 +120,7 @@ impl Measure {
     }
 
     /// How much of an index is air, percent; `None` where the extension is not there or may not be called.
-    async fn of(&mut self, connection: &mut PgConnection, large: &Large) -> Result<Option<u32>, TargetError> {
+    async fn of(&mut self, connection: &mut Line, large: &Large) -> Result<Option<u32>, TargetError> {
         let Some(schema) = &self.0 else { return Ok(None) };
         let sql = format!(
             "SELECT s.leaf_pages::float8, s.internal_pages::float8, nullif(s.avg_leaf_density, 'NaN')::float8, s.index_size::float8 \
@@ -174,8 +177,13 @@ fn of_rebuild<'a>(leftover: &str, indexes: &'a [String]) -> Option<&'a String> {
     exact.or_else(|| indexes.iter().find(|index| cut && index.starts_with(base)))
 }
 
-async fn leftovers(connection: &mut PgConnection) -> Result<Vec<(TableName, Option<TableName>)>, TargetError> {
-    let rows = sqlx::query(LEFTOVERS).fetch_all(connection).await.map_err(statement)?;
+/// Of rebuilds that may be somebody's at this moment, as far as the server shows that; with `all`, also where it hides what others are at.
+async fn leftovers(connection: &mut Line, all: bool) -> Result<Vec<(TableName, Option<TableName>)>, TargetError> {
+    let rows = sqlx::query(LEFTOVERS)
+        .bind(!all)
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
     rows.iter()
         .map(|row| {
             let schema: String = row.try_get(0).map_err(statement)?;
@@ -194,7 +202,7 @@ async fn leftovers(connection: &mut PgConnection) -> Result<Vec<(TableName, Opti
         .collect()
 }
 
-async fn size(connection: &mut PgConnection, index: &TableName) -> Result<u64, TargetError> {
+async fn size(connection: &mut Line, index: &TableName) -> Result<u64, TargetError> {
     let bytes: i64 = sqlx::query_scalar("SELECT pg_catalog.pg_relation_size($1::regclass)")
         .bind(render::table(index))
         .fetch_one(connection)
@@ -305,7 +313,8 @@ impl PostgresTarget {
         connection.execute(SESSION).await.map_err(statement)?;
         self.end_rebuild(&mut connection, run).await?;
         let mut removed = Vec::new();
-        for (leftover, of) in leftovers(&mut connection).await? {
+        // This one is the run's own to rebuild: nobody else is at it.
+        for (leftover, of) in leftovers(&mut connection, true).await? {
             // By their names as they are written in reports, which do not tell a dot in a name from one between two.
             if of.is_none_or(|of| of.to_string() != index.to_string()) {
                 continue;
@@ -318,7 +327,7 @@ impl PostgresTarget {
     }
 
     /// Ends processes of the server that are still at a rebuild of a run whose attempt has died.
-    async fn end_rebuild(&self, connection: &mut PgConnection, run: RunId) -> Result<(), MaintenanceError> {
+    async fn end_rebuild(&self, connection: &mut Line, run: RunId) -> Result<(), MaintenanceError> {
         let sql = "SELECT a.pid, pg_catalog.pg_cancel_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a \
                    WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() AND a.state = 'active' \
                      AND pg_catalog.starts_with(a.query, $1)";
@@ -341,14 +350,14 @@ impl PostgresTarget {
     }
 }
 
-async fn survey(connection: &mut PgConnection, watch: &Watch) -> Result<IndexSurvey, TargetError> {
+async fn survey(connection: &mut Line, watch: &Watch) -> Result<IndexSurvey, TargetError> {
     let large: Vec<Large> = sqlx::query_as(LARGE)
         .bind(LEAST_BYTES)
         .bind(MOST_INDEXES)
         .fetch_all(&mut *connection)
         .await
         .map_err(statement)?;
-    let left = leftovers(connection).await?;
+    let left = leftovers(connection, false).await?;
     let mut measure = Measure::find(connection).await?;
     let mut found = IndexSurvey {
         examined: large.len() as u64,

@@ -6,11 +6,12 @@ use dbkeep_engine::{
     model::{Row, TableName, Value},
     port::{Captured, Conflict, Restored, Scratch, TableLayout, TargetError, TargetErrorClass},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{
     columns_of,
     error::{about_the_row, refused, statement},
+    line::Line,
     render, text_row,
 };
 
@@ -46,7 +47,7 @@ fn insert(table: &str, layout: &TableLayout) -> String {
     )
 }
 
-async fn insert_rows(connection: &mut PgConnection, sql: &str, rows: &[&Row], width: usize) -> Result<u64, sqlx::Error> {
+async fn insert_rows(connection: &mut Line, sql: &str, rows: &[&Row], width: usize) -> Result<u64, sqlx::Error> {
     let mut query = sqlx::query(AssertSqlSafe(sql.to_owned()));
     for column in columns_of(rows.iter().copied(), width).map_err(|error| sqlx::Error::Protocol(error.to_string()))? {
         query = query.bind(column);
@@ -55,7 +56,7 @@ async fn insert_rows(connection: &mut PgConnection, sql: &str, rows: &[&Row], wi
 }
 
 /// Puts rows of one table back, by what was done to them.
-pub(super) async fn restore(connection: &mut PgConnection, parts: &[Section]) -> Result<Restored, TargetError> {
+pub(super) async fn restore(connection: &mut Line, parts: &[Section]) -> Result<Restored, TargetError> {
     let Some(Section { layout, rows }) = parts.first() else {
         return Ok(Restored::default());
     };
@@ -97,11 +98,7 @@ pub(super) async fn restore(connection: &mut PgConnection, parts: &[Section]) ->
 /// Inserts deleted rows; tells of each whether it is back. Where all go in at once, one statement does it; otherwise each row is
 /// tried by itself, so that those that cannot go are named. Deferred constraints are checked at once: at the commit it is too
 /// late to name a row. (`ON CONFLICT` would not work with them at all.)
-async fn insert_back(
-    connection: &mut PgConnection,
-    layout: &TableLayout,
-    rows: &[&Row],
-) -> Result<(Restored, Vec<bool>), TargetError> {
+async fn insert_back(connection: &mut Line, layout: &TableLayout, rows: &[&Row]) -> Result<(Restored, Vec<bool>), TargetError> {
     let sql = insert(&render::table(&layout.table), layout);
     let width = layout.columns.len();
     connection
@@ -216,7 +213,7 @@ fn bound(width: usize) -> String {
 }
 
 /// Places of the bound rows that a statement with `RETURNING k.place` reached.
-async fn places(connection: &mut PgConnection, sql: &str, rows: &[&Row], width: usize) -> Result<Vec<bool>, TargetError> {
+async fn places(connection: &mut Line, sql: &str, rows: &[&Row], width: usize) -> Result<Vec<bool>, TargetError> {
     let mut query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql.to_owned()));
     for column in columns_of(rows.iter().copied(), width)? {
         query = query.bind(column);
@@ -232,7 +229,7 @@ async fn places(connection: &mut PgConnection, sql: &str, rows: &[&Row], width: 
 
 /// Deletes the copies of rows that are back. A copy that somebody has changed is left and named.
 async fn take_from_archive(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     layout: &TableLayout,
     rows: &[&Row],
     (into, stamp_column, stamp): (&TableName, &str, &str),
@@ -264,7 +261,7 @@ async fn take_from_archive(
 
 /// Gives changed columns their old values, where they still hold the new ones.
 async fn change_back(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     layout: &TableLayout,
     changed: &[String],
     rows: &[Row],
@@ -375,12 +372,12 @@ fn key_of(layout: &TableLayout, row: &Row) -> String {
 
 /// A transaction that is never committed, with one scratch table for each layout.
 pub(super) struct PostgresScratch {
-    connection: PgConnection,
+    connection: Line,
     tables: Vec<TableLayout>,
 }
 
 impl PostgresScratch {
-    pub(super) fn new(connection: PgConnection) -> Self {
+    pub(super) fn new(connection: Line) -> Self {
         Self {
             connection,
             tables: Vec::new(),

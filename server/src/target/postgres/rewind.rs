@@ -16,7 +16,7 @@ use dbkeep_engine::{
         TargetErrorClass, Watch,
     },
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 pub(super) use self::drop::extensions;
 use self::hold::{Kept, Locks};
@@ -26,6 +26,7 @@ use super::{
     dump::{Notes, tables},
     error::{self, refused, statement},
     holders, journal,
+    line::Line,
     load::{Copying, backend},
     migrator::ledger,
     render,
@@ -49,7 +50,7 @@ struct FrozenDatabase {
     locks: Locks,
 }
 
-async fn counted(connection: &mut PgConnection) -> Result<Vec<TableCount>, MaintenanceError> {
+async fn counted(connection: &mut Line) -> Result<Vec<TableCount>, MaintenanceError> {
     let mut counts = Vec::new();
     for found in tables(connection, None).await? {
         let sql = format!("SELECT count(*) FROM ONLY {}", render::table(&found.table));
@@ -87,7 +88,6 @@ impl Rewinder for PostgresTarget {
         let process = backend(&mut connection).await?;
         holders::note(&mut connection, order.claim, "rollback from a backup").await?;
         connection.execute(BEGIN).await.map_err(statement)?;
-        connection.execute(holders::KEEPALIVE).await.map_err(statement)?;
         // The row lock makes a newer attempt's claim wait for this transaction, so that a fenced off one has committed or never will.
         let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
             .bind(order.claim.run.to_string())
@@ -167,6 +167,7 @@ impl PostgresTarget {
             programs: self.programs.clone(),
             idle: std::sync::Arc::clone(&self.idle),
             sessions: std::sync::Arc::clone(&self.sessions),
+            silence: self.silence,
             limit: self.limit,
             parallel: self.parallel,
         }
@@ -184,7 +185,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn carry_out(&self, connection: &mut PgConnection) -> Result<Rewound, MaintenanceError> {
+    async fn carry_out(&self, connection: &mut Line) -> Result<Rewound, MaintenanceError> {
         let notes: Notes = serde_json::from_value(self.order.notes.clone()).map_err(|error| MaintenanceError::Damaged {
             problem: format!("its manifest: {error}"),
         })?;
@@ -281,7 +282,7 @@ impl Work<'_> {
     }
 
     /// The ledger as the schema is now, the journal row, and the lease right before the commit.
-    async fn settle(&self, connection: &mut PgConnection, total: u64) -> Result<(), MaintenanceError> {
+    async fn settle(&self, connection: &mut Line, total: u64) -> Result<(), MaintenanceError> {
         let now = ledger::all(connection).await?;
         for entry in LedgerEntry::rewound(&now, &self.order.ledger, self.claim.run, &self.order.by) {
             ledger::write(connection, &entry).await?;
@@ -309,7 +310,7 @@ impl Work<'_> {
         }
     }
 
-    async fn look_for_new(&self, connection: &mut PgConnection) -> Result<(), MaintenanceError> {
+    async fn look_for_new(&self, connection: &mut Line) -> Result<(), MaintenanceError> {
         let locked = "SELECT count(*) FROM pg_catalog.pg_locks AS l WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' \
                       AND l.mode = 'ExclusiveLock' AND l.granted AND l.relation = $1";
         for found in tables(connection, None).await? {
@@ -326,7 +327,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn run_section(&self, connection: &mut PgConnection, section: &str, list: &str) -> Result<(), MaintenanceError> {
+    async fn run_section(&self, connection: &mut Line, section: &str, list: &str) -> Result<(), MaintenanceError> {
         let arguments = [section, "--file=-"];
         let script = own_sql(&self.target.programs.script(self.path, &arguments, Some(list)).await?);
         connection.execute(AssertSqlSafe(script)).await.map_err(statement)?;

@@ -5,29 +5,34 @@
 //! schema before rows ─► rows of each table ─► rows that keys name, until none is missing ─► sequences ─► schema after rows, which checks the keys
 //! ```
 //!
-//! Which rows are missing is asked of the copy, which is small; they are fetched from the target by their keys.
+//! Which rows are missing is asked of the copy, which is small, once for each key in each round; they are fetched from the target by their
+//! keys, some at a time.
 
 use dbkeep_engine::{
     model::{SampledTable, TableName},
     port::{MaintenanceError, SampleOrder, Watch},
 };
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{
     PostgresTarget, SESSION,
     dump::{OWN_SCHEMAS, arguments, tables},
     error::statement,
-    holders, render,
+    holders,
+    line::Line,
+    render,
     tool::Running,
 };
+use crate::target::spread::taken;
 
 /// Keys that are fetched at a time.
 const FETCHED: usize = 2_000;
 /// Names mean the same on both sides, whatever a search path says.
 const ALIKE: &str = "SELECT pg_catalog.set_config('search_path', '', false)";
 
-/// Foreign keys of tables that are copied; those of partitions are their parents'. An operator compares parent with child.
+/// Foreign keys of tables that are copied; those of partitions are their parents'. An operator compares parent with child, by the collation
+/// of the parent: where the child has another, it has to be said.
 const KEYS: &str = "SELECT cn.nspname::text, c.relname::text, c.relkind = 'p', pn.nspname::text, p.relname::text, p.relkind = 'p', \
        ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(n, place) \
              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.n ORDER BY k.place), \
@@ -36,7 +41,13 @@ const KEYS: &str = "SELECT cn.nspname::text, c.relname::text, c.relkind = 'p', p
        ARRAY(SELECT a.attname::text FROM unnest(f.confkey) WITH ORDINALITY AS k(n, place) \
              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.n ORDER BY k.place), \
        ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM unnest(f.conpfeqop) WITH ORDINALITY AS k(op, place) \
-             JOIN pg_catalog.pg_operator AS o ON o.oid = k.op JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace ORDER BY k.place) \
+             JOIN pg_catalog.pg_operator AS o ON o.oid = k.op JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace ORDER BY k.place), \
+       ARRAY(SELECT CASE WHEN 0 NOT IN (ca.attcollation, pa.attcollation) AND ca.attcollation <> pa.attcollation THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname) ELSE '' END \
+             FROM ROWS FROM (unnest(f.conkey), unnest(f.confkey)) WITH ORDINALITY AS k(child, parent, place) \
+             JOIN pg_catalog.pg_attribute AS ca ON ca.attrelid = f.conrelid AND ca.attnum = k.child \
+             JOIN pg_catalog.pg_attribute AS pa ON pa.attrelid = f.confrelid AND pa.attnum = k.parent \
+             LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = pa.attcollation LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = l.collnamespace \
+             ORDER BY k.place) \
      FROM pg_catalog.pg_constraint AS f \
      JOIN pg_catalog.pg_class AS c ON c.oid = f.conrelid JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace \
      JOIN pg_catalog.pg_class AS p ON p.oid = f.confrelid JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace \
@@ -68,6 +79,8 @@ struct Key {
     types: Vec<String>,
     named: Vec<String>,
     operators: Vec<String>,
+    /// ` COLLATE ..` for a column of the child, where the parent's differs; else empty.
+    collations: Vec<String>,
 }
 
 type KeyRow = (
@@ -77,6 +90,7 @@ type KeyRow = (
     String,
     String,
     bool,
+    Vec<String>,
     Vec<String>,
     Vec<String>,
     Vec<String>,
@@ -104,6 +118,7 @@ impl PostgresTarget {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
                      SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronize_seqscans = off";
         source.execute(begin).await.map_err(statement)?;
+        source.execute(holders::HELD).await.map_err(statement)?;
         let snapshot: String = sqlx::query_scalar("SELECT pg_export_snapshot()")
             .fetch_one(&mut source)
             .await
@@ -112,7 +127,8 @@ impl PostgresTarget {
         let mut dumping = arguments(&snapshot, &order.path)?;
         dumping.push("--schema-only".to_owned());
         dumping.extend(OWN_SCHEMAS.map(|schema| format!("--exclude-schema={schema}")));
-        let running = Running::start("pg_dump", &mut self.programs.command("pg_dump", None, &dumping)?)?;
+        let programs = self.programs.named(holders::name(order.claim));
+        let running = Running::start("pg_dump", &mut programs.command("pg_dump", None, &dumping)?)?;
         running.end().await?.map_err(|said| MaintenanceError::Tool {
             tool: "pg_dump".to_owned(),
             problem: said,
@@ -149,7 +165,7 @@ impl PostgresTarget {
     }
 }
 
-async fn count(connection: &mut PgConnection, table: &TableName) -> Result<u64, MaintenanceError> {
+async fn count(connection: &mut Line, table: &TableName) -> Result<u64, MaintenanceError> {
     let sql = format!("SELECT count(*) FROM ONLY {}", render::table(table));
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_one(connection)
@@ -159,7 +175,7 @@ async fn count(connection: &mut PgConnection, table: &TableName) -> Result<u64, 
 }
 
 /// Columns of a table as a list, and what its rows are ordered by.
-async fn columns(connection: &mut PgConnection, table: &TableName) -> Result<(Vec<String>, String), MaintenanceError> {
+async fn columns(connection: &mut Line, table: &TableName) -> Result<(Vec<String>, String), MaintenanceError> {
     let columns: Vec<(String, i32)> = sqlx::query_as(COLUMNS)
         .bind(render::table(table))
         .fetch_all(connection)
@@ -177,8 +193,8 @@ async fn columns(connection: &mut PgConnection, table: &TableName) -> Result<(Ve
 }
 
 struct Sampling<'a> {
-    source: PgConnection,
-    copy: PgConnection,
+    source: Line,
+    copy: Line,
     order: &'a SampleOrder,
     watch: &'a Watch,
 }
@@ -205,10 +221,11 @@ impl Sampling<'_> {
             let chosen = if rows == of {
                 format!("SELECT {list} FROM {rows_of}")
             } else {
-                // Only places are sorted, not whole rows. Position p of n is taken where another of the wished is reached.
+                // Only places are sorted, not whole rows.
                 format!(
                     "SELECT {list} FROM {rows_of} AS r WHERE r.ctid IN (SELECT s.ctid FROM (SELECT t.ctid, row_number() OVER (ORDER BY {key}) AS place \
-                     FROM {rows_of} AS t) AS s WHERE s.place * {rows} / {of} > (s.place - 1) * {rows} / {of})"
+                     FROM {rows_of} AS t) AS s WHERE {})",
+                    taken("s.place", rows, of)
                 )
             };
             if rows > 0 && !columns.is_empty() {
@@ -226,16 +243,16 @@ impl Sampling<'_> {
     /// Copies what a query on the target finds into a table of the copy. Returns the number of rows.
     async fn transfer(&mut self, query: &str, into: &TableName, list: &str) -> Result<u64, MaintenanceError> {
         let out = format!("COPY ({query}) TO STDOUT");
-        let mut sink = self
-            .copy
-            .copy_in_raw(&format!("COPY {} ({list}) FROM STDIN", render::table(into)))
-            .await
-            .map_err(statement)?;
-        let mut rows = self.source.copy_out_raw(&out).await.map_err(statement)?;
+        let (copy, taking) = self.copy.parts();
+        let (source, giving) = self.source.parts();
+        let begin = format!("COPY {} ({list}) FROM STDIN", render::table(into));
+        let mut sink = taking.wait(copy.copy_in_raw(&begin)).await.map_err(statement)?;
+        let rows = giving.wait(source.copy_out_raw(&out)).await.map_err(statement)?;
+        let mut rows = giving.follow(rows);
         while let Some(part) = rows.try_next().await.map_err(statement)? {
-            sink.send(part).await.map_err(statement)?;
+            taking.wait(sink.send(part)).await.map_err(statement)?;
         }
-        Ok(sink.finish().await.map_err(statement)?)
+        Ok(taking.wait(sink.finish()).await.map_err(statement)?)
     }
 
     /// Fetches the rows that keys name, and those that the keys of these name, until none is missing.
@@ -260,70 +277,26 @@ impl Sampling<'_> {
 
     /// Fetches the rows that a key names and the copy lacks.
     async fn fetch_named(&mut self, key: &Key) -> Result<u64, MaintenanceError> {
-        let child = |column: &String| format!("c.{}", render::identifier(column));
-        let texts: Vec<String> = key
-            .columns
-            .iter()
-            .map(|column| format!("{}::text COLLATE \"C\"", child(column)))
-            .collect();
-        let filled: Vec<String> = key
-            .columns
-            .iter()
-            .map(|column| format!("{} IS NOT NULL", child(column)))
-            .collect();
-        let same = key.named.iter().zip(&key.operators).zip(&key.columns);
-        let same: Vec<String> = same
-            .map(|((named, operator), column)| format!("p.{} {operator} {}", render::identifier(named), child(column)))
-            .collect();
+        // The list is made once, before any of its rows is fetched, and lies beside the tables until it is closed.
+        let missing = format!("DECLARE dbkeep_missing NO SCROLL CURSOR WITH HOLD FOR {}", key.missing());
+        self.copy.execute(AssertSqlSafe(missing)).await.map_err(statement)?;
         let (list, _) = columns(&mut self.source, &key.parent).await?;
         let list = list.join(", ");
-        let places: Vec<String> = (1..=key.columns.len()).map(|place| format!("k{place}")).collect();
-        let wanted = key.named.iter().zip(&key.operators).zip(key.types.iter().zip(&places));
-        let wanted: Vec<String> = wanted
-            .map(|((named, operator), (type_name, place))| {
-                format!("p.{} {operator} k.{place}::{type_name}", render::identifier(named))
-            })
-            .collect();
-        let (mut fetched, mut after) = (0, None::<Vec<String>>);
+        let next = format!("FETCH FORWARD {FETCHED} FROM dbkeep_missing");
+        let mut fetched = 0;
         loop {
-            let beyond = after.as_ref().map_or_else(String::new, |last| {
-                format!(" AND ROW({}) > ROW({})", texts.join(", "), literals(last))
-            });
-            let missing = format!(
-                "SELECT DISTINCT ARRAY[{}] AS key, {} FROM {} AS c WHERE {}{beyond} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {}) \
-                 ORDER BY {} LIMIT {FETCHED}",
-                texts.join(", "),
-                texts.join(", "),
-                key.child,
-                filled.join(" AND "),
-                key.parent_rows,
-                same.join(" AND "),
-                (2..=key.columns.len() + 1)
-                    .map(|place| place.to_string())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            );
-            let asked: Vec<sqlx::postgres::PgRow> = sqlx::query(AssertSqlSafe(missing))
+            let asked: Vec<Vec<String>> = sqlx::query_scalar(AssertSqlSafe(next.clone()))
                 .persistent(false)
                 .fetch_all(&mut self.copy)
                 .await
                 .map_err(statement)?;
-            let asked = asked
-                .iter()
-                .map(|row| sqlx::Row::try_get::<Vec<String>, _>(row, 0).map_err(statement))
-                .collect::<Result<Vec<_>, _>>()?;
-            let Some(last) = asked.last() else { return Ok(fetched) };
-            after = Some(last.clone());
-            let values: Vec<String> = asked.iter().map(|key| format!("({})", literals(key))).collect();
-            let query = format!(
-                "SELECT {list} FROM {} AS p WHERE EXISTS (SELECT 1 FROM (VALUES {}) AS k ({}) WHERE {})",
-                key.parent_rows,
-                values.join(", "),
-                places.join(", "),
-                wanted.join(" AND "),
-            );
-            fetched += self.transfer(&query, &key.parent, &list).await?;
+            if asked.is_empty() {
+                break;
+            }
+            fetched += self.transfer(&key.rows_of_parents(&list, &asked), &key.parent, &list).await?;
         }
+        self.copy.execute("CLOSE dbkeep_missing").await.map_err(statement)?;
+        Ok(fetched)
     }
 
     /// Sequences stand where they stand in the target.
@@ -387,8 +360,64 @@ impl Sampling<'_> {
     }
 }
 
+impl Key {
+    /// The query of the keys that the copy's children name and its parents lack, as texts; each once, however it is written.
+    fn missing(&self) -> String {
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .zip(&self.collations)
+            .map(|(column, collation)| format!("c.{}{collation}", render::identifier(column)))
+            .collect();
+        let filled: Vec<String> = columns.iter().map(|column| format!("{column} IS NOT NULL")).collect();
+        let same = self.named.iter().zip(&self.operators).zip(&columns);
+        let same: Vec<String> = same
+            .map(|((named, operator), child)| format!("p.{} {operator} {child}", render::identifier(named)))
+            .collect();
+        // Of values that are equal and look different (1.0 and 1.00) any will do, and both would fetch the parent twice.
+        let texts: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| format!("min(c.{}::text COLLATE \"C\")", render::identifier(column)))
+            .collect();
+        format!(
+            "SELECT ARRAY[{}] FROM {} AS c WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS p WHERE {}) GROUP BY {}",
+            texts.join(", "),
+            self.child,
+            filled.join(" AND "),
+            self.parent_rows,
+            same.join(" AND "),
+            columns.join(", "),
+        )
+    }
+
+    /// The query of the parents that are asked for.
+    fn rows_of_parents(&self, list: &str, asked: &[Vec<String>]) -> String {
+        let places: Vec<String> = (1..=self.columns.len()).map(|place| format!("k{place}")).collect();
+        let types = self.types.iter().zip(&self.collations).zip(&places);
+        let wanted: Vec<String> = self
+            .named
+            .iter()
+            .zip(&self.operators)
+            .zip(types)
+            .map(|((named, operator), ((type_name, collation), place))| {
+                format!("p.{} {operator} k.{place}::{type_name}{collation}", render::identifier(named))
+            })
+            .collect();
+        let values: Vec<String> = asked.iter().map(|key| format!("({})", literals(key))).collect();
+        format!(
+            "SELECT {list} FROM {} AS p WHERE EXISTS (SELECT 1 FROM (VALUES {}) AS k ({}) WHERE {})",
+            self.parent_rows,
+            values.join(", "),
+            places.join(", "),
+            wanted.join(" AND "),
+        )
+    }
+}
+
 fn key(row: KeyRow) -> Key {
-    let (child_schema, child, child_parted, parent_schema, parent, parent_parted, columns, types, named, operators) = row;
+    let (child_schema, child, child_parted, parent_schema, parent, parent_parted, columns, types, named, operators, collations) =
+        row;
     let name = |schema: String, name: String| TableName {
         schema: Some(schema),
         name,
@@ -402,6 +431,7 @@ fn key(row: KeyRow) -> Key {
         types,
         named,
         operators,
+        collations,
     }
 }
 

@@ -6,12 +6,12 @@ use dbkeep_engine::{
     model::Selection,
     port::{Scan, TargetError, Window},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::{begin_reading, error::statement, render, text_row};
+use super::{begin_reading, error::statement, line::Line, render, text_row};
 
 pub(super) struct CursorScan {
-    connection: PgConnection,
+    connection: Line,
     fetch: String,
     /// Whether a pass can go on after a row: rows come in the order of the table, whatever else they hang on.
     resumable: bool,
@@ -22,7 +22,7 @@ pub(super) struct CursorScan {
 
 impl CursorScan {
     pub(super) async fn open(
-        mut connection: PgConnection,
+        mut connection: Line,
         selection: &Selection,
         after: Option<&str>,
         limit: u32,
@@ -46,7 +46,7 @@ impl CursorScan {
 
     /// A pass over what the query lists, in the transaction that is open: each row's ctid, then the rest of its key.
     pub(super) async fn begin(
-        mut connection: PgConnection,
+        mut connection: Line,
         selection: &Selection,
         query: &str,
         limit: u32,

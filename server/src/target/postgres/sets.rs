@@ -14,13 +14,14 @@ use dbkeep_engine::{
     model::{Condition, Order, Row, RowKey, Selection, TableSchema, TypeClass, Value},
     port::{Scan, Survey, TargetError},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 pub(super) use self::cycle::CycleScan;
 use super::{
     batch::{key_name, listed, unnest},
     begin_reading, columns_of,
     error::{refused, statement},
+    line::Line,
     render,
     scan::CursorScan,
     text_row,
@@ -142,7 +143,7 @@ fn listing(selection: &Selection) -> Result<String, TargetError> {
 }
 
 /// A pass over the rows of a set. There is no position to resume from: a pass begins anew, and what is gone is not listed again.
-pub(super) async fn scan(mut connection: PgConnection, selection: &Selection, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
+pub(super) async fn scan(mut connection: Line, selection: &Selection, limit: u32) -> Result<Box<dyn Scan>, TargetError> {
     if matches!(selection.matches, Condition::Cycle { .. }) {
         return Ok(Box::new(CycleScan::open(connection, selection, limit).await?));
     }
@@ -155,7 +156,7 @@ pub(super) async fn scan(mut connection: PgConnection, selection: &Selection, li
 }
 
 /// Exact count and samples.
-pub(super) async fn survey(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+pub(super) async fn survey(connection: &mut Line, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let schema = &selection.table;
     let columns = render::text_columns(schema.captured_columns().map(|column| column.name.as_str()));
     let from = format!("SELECT {columns} FROM ONLY {} AS t", render::table(&schema.name));
@@ -222,7 +223,7 @@ pub(super) fn explain(selection: &Selection) -> Result<String, TargetError> {
 /// Of listed rows those whose witnesses are still there and now locked, with what has to hold of such a row by itself. Any
 /// selection that is not about sets passes as it is.
 pub(super) async fn justified<'a>(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     selection: &'a Selection,
     keys: &'a [RowKey],
 ) -> Result<(Cow<'a, Selection>, Cow<'a, [RowKey]>), TargetError> {
@@ -250,7 +251,7 @@ pub(super) async fn justified<'a>(
 
 /// Places, from 1, of the listed duplicates whose keeper still is one.
 async fn kept(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     row: &Selection,
     columns: &[String],
     order: &[Order],

@@ -1,7 +1,7 @@
 //! Surveys: how many rows a selection takes, and some of them. The transaction, which only reads, is the caller's.
 //!
 //! A plan that somebody waits for is counted in one statement. Where a run shares the database, the selection is executed as a cursor
-//! and moved over in short slices with a rest as long as each: a cursor has no parallel workers, so that no more than one
+//! and moved over in short slices with longer rests: a cursor has no parallel workers, so that no more than one
 //! processor of the database is kept busy.
 
 use std::time::{Duration, Instant};
@@ -10,19 +10,22 @@ use dbkeep_engine::{
     model::{Selection, TableSchema},
     port::{Survey, TargetError},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
-use super::{error::statement, render, surveyed, text_row};
+use super::{error::statement, line::Line, render, surveyed, text_row};
 
-/// Time that a slice should take.
-const SLICE: Duration = Duration::from_millis(5);
+/// Time that a slice should take: what comes meanwhile waits for at most about as long, which is less than a commit takes.
+const SLICE: Duration = Duration::from_millis(2);
+/// Rest after a slice, in times of what it took. A survey looks at every row and a run only at its own, so that a survey at the
+/// run's own duty cycle is felt more than the run.
+const REST: u32 = 3;
 /// Rows of the first slice; the others follow the time that it took.
 const FIRST_ROWS: u32 = 200;
 /// Most rows of a slice.
 const MAX_ROWS: u32 = 100_000;
 
 /// In one statement, as fast as the database can.
-pub(super) async fn at_once(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+pub(super) async fn at_once(connection: &mut Line, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let from = render::from_where(selection)?;
     let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
         .fetch_one(&mut *connection)
@@ -42,7 +45,7 @@ pub(super) async fn at_once(connection: &mut PgConnection, selection: &Selection
 }
 
 /// Rows of the whole table.
-pub(super) async fn whole(connection: &mut PgConnection, table: &TableSchema) -> Result<u64, TargetError> {
+pub(super) async fn whole(connection: &mut Line, table: &TableSchema) -> Result<u64, TargetError> {
     let sql = format!("SELECT count(*) FROM {}", render::table(&table.name));
     let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_one(connection)
@@ -52,7 +55,7 @@ pub(super) async fn whole(connection: &mut PgConnection, table: &TableSchema) ->
 }
 
 /// In slices that others do not feel.
-pub(super) async fn in_slices(connection: &mut PgConnection, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
+pub(super) async fn in_slices(connection: &mut Line, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let from = render::from_where(selection)?;
     let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
     let declare =
@@ -79,7 +82,7 @@ pub(super) async fn in_slices(connection: &mut PgConnection, selection: &Selecti
             break;
         }
         let took = began.elapsed();
-        tokio::time::sleep(took).await;
+        tokio::time::sleep(took * REST).await;
         rows = next_rows(rows, took);
     }
     connection.execute("CLOSE dbkeep_survey").await.map_err(statement)?;
@@ -115,9 +118,9 @@ mod tests {
     #[test]
     fn slices_follow_their_time() {
         let ms = Duration::from_millis;
-        assert_eq!(next_rows(200, ms(1)), 400);
-        assert_eq!(next_rows(400, ms(5)), 400);
-        assert_eq!(next_rows(400, ms(11)), 200);
+        assert_eq!(next_rows(200, ms(0)), 400);
+        assert_eq!(next_rows(400, ms(2)), 400);
+        assert_eq!(next_rows(400, ms(5)), 200);
         assert_eq!(next_rows(60, ms(500)), 50);
         assert_eq!(next_rows(MAX_ROWS, ms(0)), MAX_ROWS);
     }

@@ -15,6 +15,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
+use super::liveness;
 use crate::hosts::Hosts;
 
 /// Starts a program and ends it with SIGKILL when standard input closes: however dbkeep ends, the system closes its end of that pipe.
@@ -63,7 +64,10 @@ impl Programs {
             // Its own limits: a dump of a large table takes what it takes.
             (
                 "PGOPTIONS",
-                "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0".to_owned(),
+                format!(
+                    "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 {}",
+                    liveness::OPTIONS
+                ),
             ),
             ("LC_ALL", "C".to_owned()),
         ];
@@ -95,6 +99,14 @@ impl Programs {
         let mut other = self.clone();
         other.environment.retain(|(name, _)| *name != "PGDATABASE");
         other.environment.push(("PGDATABASE", database.to_owned()));
+        other
+    }
+
+    /// The same for sessions of another name.
+    pub(super) fn named(&self, name: String) -> Self {
+        let mut other = self.clone();
+        other.environment.retain(|(known, _)| *known != "PGAPPNAME");
+        other.environment.push(("PGAPPNAME", name));
         other
     }
 

@@ -7,9 +7,9 @@ use dbkeep_engine::{
     model::{HorizonHolder, TableName, TableSpace},
     port::{MaintenanceError, TargetError, Watch},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::{PostgresTarget, error::statement, load::backend, progress, render};
+use super::{PostgresTarget, error::statement, line::Line, load::backend, progress, render};
 
 /// How often the progress is asked for.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -52,7 +52,7 @@ struct Sizes {
     vacuums: i64,
 }
 
-async fn sizes(connection: &mut PgConnection, name: &str) -> Result<Sizes, TargetError> {
+async fn sizes(connection: &mut Line, name: &str) -> Result<Sizes, TargetError> {
     let row = sqlx::query(SIZES).bind(name).fetch_one(connection).await.map_err(statement)?;
     let number = |column: usize| -> Result<u64, TargetError> {
         let number: i64 = row.try_get(column).map_err(statement)?;
@@ -68,7 +68,7 @@ async fn sizes(connection: &mut PgConnection, name: &str) -> Result<Sizes, Targe
 }
 
 /// Free bytes inside a table and how they were found; `None` where no extension can tell.
-async fn free_space(connection: &mut PgConnection, name: &str) -> Result<Option<(u64, &'static str)>, TargetError> {
+async fn free_space(connection: &mut Line, name: &str) -> Result<Option<(u64, &'static str)>, TargetError> {
     for (extension, function, label) in [
         (
             "pg_freespacemap",
@@ -103,7 +103,7 @@ async fn free_space(connection: &mut PgConnection, name: &str) -> Result<Option<
     Ok(None)
 }
 
-async fn holders(connection: &mut PgConnection) -> Result<Vec<HorizonHolder>, TargetError> {
+async fn holders(connection: &mut Line) -> Result<Vec<HorizonHolder>, TargetError> {
     let rows = sqlx::query(HOLDERS)
         .bind(NAMED)
         .fetch_all(connection)

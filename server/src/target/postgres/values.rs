@@ -6,25 +6,21 @@ use dbkeep_engine::{
     model::ColumnSource,
     port::{TargetError, ValueStream},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::{begin_reading, error::statement, render};
+use super::{begin_reading, error::statement, line::Line, render};
 
 /// Values of one page.
 const PAGE_ROWS: u32 = 10_000;
 
 /// One cursor in one snapshot.
 pub(super) struct CursorValues {
-    connection: PgConnection,
+    connection: Line,
 }
 
 impl CursorValues {
     /// All values, or with a prefix those that go on after it with what is no plain name.
-    pub(super) async fn open(
-        mut connection: PgConnection,
-        source: &ColumnSource,
-        indirect: Option<&str>,
-    ) -> Result<Self, TargetError> {
+    pub(super) async fn open(mut connection: Line, source: &ColumnSource, indirect: Option<&str>) -> Result<Self, TargetError> {
         begin_reading(&mut connection).await?;
         let column = format!("t.{}", render::identifier(&source.column));
         let mut parts = vec![format!("{column} IS NOT NULL")];
@@ -67,11 +63,7 @@ impl ValueStream for CursorValues {
     }
 }
 
-pub(super) async fn present(
-    connection: &mut PgConnection,
-    source: &ColumnSource,
-    values: &[Vec<u8>],
-) -> Result<Vec<usize>, TargetError> {
+pub(super) async fn present(connection: &mut Line, source: &ColumnSource, values: &[Vec<u8>]) -> Result<Vec<usize>, TargetError> {
     // What is no text of the database's encoding, or has a NUL in it, cannot be in a column of it.
     let texts = values.iter().enumerate().filter_map(|(position, value)| {
         let text = std::str::from_utf8(value).ok().filter(|text| !text.contains('\0'))?;

@@ -11,7 +11,7 @@ use std::{
 
 use dbkeep_engine::{
     failpoint,
-    model::{RunId, TableCount, TableName},
+    model::{RunId, TableCount, TableName, fence},
     port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
@@ -97,15 +97,7 @@ impl SqliteTarget {
 
     pub(super) async fn drop_file(&self, claim: Claim, name: &str) -> Result<(), MaintenanceError> {
         let path = self.file_aside(name);
-        for attempt in 1..=claim.fence {
-            let unfinished = unfinished(&path, Claim { fence: attempt, ..claim });
-            // What SQLite may have left beside a file that was being written.
-            for beside in ["", "-journal", "-wal", "-shm"] {
-                let mut file = unfinished.clone().into_os_string();
-                file.push(beside);
-                remove_if_there(Path::new(&file))?;
-            }
-        }
+        remove_unfinished(&path, claim)?;
         if fs::symlink_metadata(&path).is_err() {
             return Ok(());
         }
@@ -268,7 +260,32 @@ pub(super) fn publish(unfinished: &Path, path: &Path) -> Result<(), MaintenanceE
 }
 
 pub(super) fn unfinished(path: &Path, claim: Claim) -> PathBuf {
-    path.with_extension(format!("dbkeep-{}-{}", claim.run, claim.fence))
+    path.with_extension(format!("dbkeep-{}-{}", claim.run, fence::name(claim.fence)))
+}
+
+/// Removes what this attempt and those before it were writing, with what SQLite may have left beside.
+fn remove_unfinished(path: &Path, claim: Claim) -> Result<(), MaintenanceError> {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else {
+        return Ok(());
+    };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let beginning = format!("{stem}.dbkeep-{}-", claim.run);
+    for entry in fs::read_dir(folder).map_err(io(folder))? {
+        let entry = entry.map_err(io(folder))?;
+        let name = entry.file_name();
+        let maker = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(&beginning))
+            .and_then(fence::named);
+        if maker.is_some_and(|maker| maker <= claim.fence) {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn mark(connection: &mut SqliteConnection, claim: Claim) -> Result<(), MaintenanceError> {

@@ -20,6 +20,7 @@ use super::{
     render,
     rewind::{OWN, copied_columns, copy, names, settle_schema},
 };
+use crate::target::spread::taken;
 
 /// A foreign key: columns of the child, and those of the parent that they name.
 struct Key {
@@ -170,7 +171,7 @@ async fn fill(connection: &mut SqliteConnection, sample: Sample, watch: &Watch) 
     }
 }
 
-/// Copies so many rows of a table, evenly over its primary key. Position p of n is taken where another of the wished is reached.
+/// Copies so many rows of a table, evenly over its primary key.
 async fn choose(connection: &mut SqliteConnection, name: &str, rows: u64, of: u64) -> Result<(), MaintenanceError> {
     let columns = copied_columns(connection, name).await?;
     let key = primary_key(connection, name).await?;
@@ -181,20 +182,18 @@ async fn choose(connection: &mut SqliteConnection, name: &str, rows: u64, of: u6
         ([], None) => list.clone(),
         (key, _) => key.iter().map(|name| render::identifier(name)).collect::<Vec<_>>().join(", "),
     };
-    let reached = format!("place * {rows} / {of} > (place - 1) * {rows} / {of}");
     let sql = match &columns.id {
         // Only ids are sorted, not whole rows.
         Some(id) => format!(
             "INSERT INTO main.{quoted} ({list}) SELECT {list} FROM {BACKUP}.{quoted} WHERE {id} IN (SELECT dbkeep_id FROM \
-             (SELECT {id} AS dbkeep_id, row_number() OVER (ORDER BY {order}) AS place FROM {BACKUP}.{quoted}) WHERE {reached})"
+             (SELECT {id} AS dbkeep_id, row_number() OVER (ORDER BY {order}) AS place FROM {BACKUP}.{quoted}) WHERE {})",
+            taken("place", rows, of)
         ),
-        None => {
-            let reached = reached.replace("place", "\"dbkeep place\"");
-            format!(
-                "INSERT INTO main.{quoted} ({list}) SELECT {list} FROM (SELECT {list}, row_number() OVER (ORDER BY {order}) AS \"dbkeep place\" \
-                 FROM {BACKUP}.{quoted}) WHERE {reached}"
-            )
-        }
+        None => format!(
+            "INSERT INTO main.{quoted} ({list}) SELECT {list} FROM (SELECT {list}, row_number() OVER (ORDER BY {order}) AS \"dbkeep place\" \
+             FROM {BACKUP}.{quoted}) WHERE {}",
+            taken("\"dbkeep place\"", rows, of)
+        ),
     };
     connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
     Ok(())

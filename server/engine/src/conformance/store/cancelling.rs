@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::{LONG, changes, enter, is_free, log, queued, report, running};
+use super::{LONG, changes, enter, held, is_free, log, queued, report, running};
 use crate::{
     model::{EventBody, ReportStatus, Run, RunId, RunState},
     port::{Store, Update},
@@ -41,7 +41,10 @@ pub(super) async fn a_run_that_nobody_works_on_ends_at_once(store: Arc<dyn Store
 pub(super) async fn an_interrupted_run_ends_in_its_next_attempt(store: Arc<dyn Store>) {
     let grant = running(store.as_ref()).await;
     let id = grant.run.id;
-    store.update(id, 1, &enter(RunState::Interrupted, "later")).await.unwrap();
+    store
+        .update(id, grant.fence, &enter(RunState::Interrupted, "later"))
+        .await
+        .unwrap();
     let run = store.request_cancel(id, "enough").await.unwrap().unwrap();
     assert_eq!(
         (run.state, run.cancel_reason.as_deref()),
@@ -64,7 +67,7 @@ pub(super) async fn an_interrupted_run_ends_in_its_next_attempt(store: Arc<dyn S
 pub(super) async fn a_running_run_is_asked(store: Arc<dyn Store>) {
     let grant = running(store.as_ref()).await;
     let id = grant.run.id;
-    assert_eq!(store.renew(id, 1, LONG).await.unwrap().cancel_reason, None);
+    assert_eq!(store.renew(id, grant.fence, LONG).await.unwrap().cancel_reason, None);
     let run = store.request_cancel(id, "enough").await.unwrap().unwrap();
     assert_eq!(
         (run.state, run.cancel_reason.as_deref(), run.ended_at),
@@ -72,7 +75,7 @@ pub(super) async fn a_running_run_is_asked(store: Arc<dyn Store>) {
     );
     assert_eq!(run.report, grant.run.report);
     assert_eq!(
-        store.renew(id, 1, LONG).await.unwrap().cancel_reason.as_deref(),
+        store.renew(id, grant.fence, LONG).await.unwrap().cancel_reason.as_deref(),
         Some("enough")
     );
     let again = store.request_cancel(id, "for another reason").await.unwrap().unwrap();
@@ -82,7 +85,10 @@ pub(super) async fn a_running_run_is_asked(store: Arc<dyn Store>) {
         store.claim("another", LONG, &[]).await.unwrap().is_none(),
         "its lease is still good"
     );
-    store.update(id, 1, &enter(RunState::Cancelled, "enough")).await.unwrap();
+    store
+        .update(id, grant.fence, &enter(RunState::Cancelled, "enough"))
+        .await
+        .unwrap();
     let expected = [
         (Some(RunState::Running), RunState::Cancelling, "enough"),
         (Some(RunState::Cancelling), RunState::Cancelled, "enough"),
@@ -92,8 +98,8 @@ pub(super) async fn a_running_run_is_asked(store: Arc<dyn Store>) {
 
 pub(super) async fn an_ended_run_stays_as_it_is(store: Arc<dyn Store>) {
     for state in [RunState::Succeeded, RunState::PartiallySucceeded, RunState::Failed] {
-        let id = running(store.as_ref()).await.run.id;
-        store.update(id, 1, &enter(state, "done")).await.unwrap();
+        let (id, fence) = held(store.as_ref()).await;
+        store.update(id, fence, &enter(state, "done")).await.unwrap();
         let before = store.run(id).await.unwrap();
         assert_eq!(store.request_cancel(id, "too late").await.unwrap(), before);
         assert_eq!(store.run(id).await.unwrap(), before);
@@ -106,7 +112,7 @@ pub(super) async fn a_request_races_with_the_end(store: Arc<dyn Store>) {
         let grant = running(store.as_ref()).await;
         let id = grant.run.id;
         let update = enter(RunState::Succeeded, "done");
-        let (asked, ended) = tokio::join!(store.request_cancel(id, "enough"), store.update(id, 1, &update));
+        let (asked, ended) = tokio::join!(store.request_cancel(id, "enough"), store.update(id, grant.fence, &update));
         let asked = asked.unwrap().unwrap();
         ended.expect("a cancelling run may still succeed");
         assert!(matches!(asked.state, RunState::Cancelling | RunState::Succeeded));
@@ -124,7 +130,7 @@ pub(super) async fn a_request_races_with_the_end(store: Arc<dyn Store>) {
 /// Reports that are written meanwhile, with no event of their own, do not take the request back.
 pub(super) async fn a_request_is_not_overwritten(store: Arc<dyn Store>) {
     for round in 0..10 {
-        let id = running(store.as_ref()).await.run.id;
+        let (id, fence) = held(store.as_ref()).await;
         let writers = (0..8).map(|number| {
             let store = Arc::clone(&store);
             tokio::spawn(async move {
@@ -135,7 +141,7 @@ pub(super) async fn a_request_is_not_overwritten(store: Arc<dyn Store>) {
                     report: Some(report(number)),
                     ..Update::default()
                 };
-                drop(store.update(id, 1, &update).await.unwrap());
+                drop(store.update(id, fence, &update).await.unwrap());
             })
         });
         join_all(writers).await.into_iter().for_each(|ended| ended.unwrap());

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::{LONG, SHORT, accept, changes, claim_in_time, enter, log, queued, report, request, run, running};
 use crate::{
-    model::{Run, RunId, RunState},
+    model::{Run, RunId, RunState, fence},
     port::{Renewal, Store, StoreError, Update},
 };
 
@@ -14,7 +14,7 @@ pub(super) async fn the_oldest_free_run_is_granted(store: Arc<dyn Store>) {
     assert!(store.claim("holder", LONG, &[]).await.unwrap().is_none());
     let (first, second) = (queued(store.as_ref()).await, queued(store.as_ref()).await);
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
-    assert_eq!((grant.run.id, grant.fence), (first.id, 1));
+    assert_eq!((grant.run.id, fence::attempt(grant.fence)), (first.id, 1));
     let started_at = grant.run.started_at.expect("work begins with the first claim");
     assert!(started_at >= first.created_at);
     let expected = Run {
@@ -61,7 +61,11 @@ pub(super) async fn an_interrupted_run_goes_on(store: Arc<dyn Store>) {
     };
     store.update(first.run.id, first.fence, &done).await.unwrap();
     let second = store.claim("another", LONG, &[]).await.unwrap().unwrap();
-    assert_eq!((second.run.id, second.fence, second.run.attempts), (first.run.id, 2, 2));
+    assert_eq!(
+        (second.run.id, fence::attempt(second.fence), second.run.attempts),
+        (first.run.id, 2, 2)
+    );
+    assert!(second.fence > first.fence);
     assert_eq!(
         second.run.started_at, first.run.started_at,
         "work began with the first attempt"
@@ -92,7 +96,7 @@ pub(super) async fn each_run_has_one_claimer(store: Arc<dyn Store>) {
         })
     });
     for grant in join_all(claimers).await.into_iter().flat_map(Result::unwrap) {
-        assert_eq!(grant.fence, 1);
+        assert_eq!(fence::attempt(grant.fence), 1);
         *runs.get_mut(&grant.run.id).expect("a run of this case") += 1;
     }
     assert!(runs.values().all(|count| *count == 1), "{runs:?}");
@@ -103,7 +107,10 @@ pub(super) async fn a_lapsed_lease_is_granted_again(store: Arc<dyn Store>) {
     let first = store.claim("holder", SHORT, &[]).await.unwrap().unwrap();
     let id = first.run.id;
     let second = claim_in_time(store.as_ref()).await;
-    assert_eq!((second.run.id, second.fence, second.run.state), (id, 2, RunState::Running));
+    assert_eq!(
+        (second.run.id, fence::attempt(second.fence), second.run.state),
+        (id, 2, RunState::Running)
+    );
     let written = log(store.as_ref(), id).await;
     let expected = [
         (Some(RunState::Queued), RunState::Running, "attempt 1"),
@@ -144,7 +151,10 @@ pub(super) async fn one_claimer_gets_a_lapsed_lease(store: Arc<dyn Store>) {
         })
     });
     let granted: Vec<_> = join_all(claimers).await.into_iter().flat_map(Result::unwrap).collect();
-    assert_eq!(granted.iter().map(|grant| grant.fence).collect::<Vec<_>>(), [2]);
+    assert_eq!(
+        granted.iter().map(|grant| fence::attempt(grant.fence)).collect::<Vec<_>>(),
+        [2]
+    );
 }
 
 pub(super) async fn a_lapsed_lease_that_nobody_claimed_is_prolonged(store: Arc<dyn Store>) {
@@ -195,24 +205,24 @@ pub(super) async fn renewals_need_the_run(store: Arc<dyn Store>) {
         );
     }
     store
-        .renew(grant.run.id, 1, std::time::Duration::MAX)
+        .renew(grant.run.id, grant.fence, std::time::Duration::MAX)
         .await
         .expect("any term will do");
     store
-        .update(grant.run.id, 1, &enter(RunState::Interrupted, "later"))
+        .update(grant.run.id, grant.fence, &enter(RunState::Interrupted, "later"))
         .await
         .unwrap();
     assert!(
-        matches!(store.renew(grant.run.id, 1, LONG).await, Err(StoreError::Fenced)),
+        matches!(store.renew(grant.run.id, grant.fence, LONG).await, Err(StoreError::Fenced)),
         "interrupted"
     );
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
     store
-        .update(grant.run.id, 2, &enter(RunState::Succeeded, "done"))
+        .update(grant.run.id, grant.fence, &enter(RunState::Succeeded, "done"))
         .await
         .unwrap();
     assert!(
-        matches!(store.renew(grant.run.id, 2, LONG).await, Err(StoreError::Fenced)),
+        matches!(store.renew(grant.run.id, grant.fence, LONG).await, Err(StoreError::Fenced)),
         "ended"
     );
 }
@@ -223,9 +233,9 @@ pub(super) async fn all_leases_are_released(store: Arc<dyn Store>) {
     assert!(store.claim("another", LONG, &[]).await.unwrap().is_none());
     store.release_all().await.unwrap();
     let again = store.claim("another", LONG, &[]).await.unwrap().unwrap();
-    assert_eq!((again.run.id, again.fence), (first.run.id, 2));
+    assert_eq!((again.run.id, fence::attempt(again.fence)), (first.run.id, 2));
     let again = store.claim("another", LONG, &[]).await.unwrap().unwrap();
-    assert_eq!((again.run.id, again.fence), (second.run.id, 2));
+    assert_eq!((again.run.id, fence::attempt(again.fence)), (second.run.id, 2));
     assert!(store.claim("another", LONG, &[]).await.unwrap().is_none());
 }
 
@@ -278,4 +288,33 @@ async fn ends_cancelled(store: &dyn Store, run: Run, fence: u64) {
         .await
         .unwrap();
     assert_eq!(store.run(run.id).await.unwrap().unwrap().state, RunState::Cancelled);
+}
+
+/// A failover that loses the newest claim of a run leaves two servers that hold attempts of one number. `forget` takes that claim back
+/// in the store, as if it had never been there. Returns the fences of both.
+pub(super) async fn of_one_number(store: Arc<dyn Store>, forget: impl AsyncFnOnce(RunId)) -> (RunId, u64, u64) {
+    let lost = running(store.as_ref()).await;
+    let id = lost.run.id;
+    forget(id).await;
+    let kept = store.claim("another", LONG, &[]).await.unwrap().unwrap();
+    assert_eq!((kept.run.id, kept.run.attempts), (id, lost.run.attempts));
+    assert_ne!(kept.fence, lost.fence, "two holders are told from one another");
+    // Whoever was forgotten is shut out of every write.
+    assert!(matches!(store.renew(id, lost.fence, LONG).await, Err(StoreError::Fenced)));
+    for update in [
+        Update {
+            events: vec![super::warning(1)],
+            ..Update::default()
+        },
+        enter(RunState::Succeeded, "done"),
+    ] {
+        let refused = store.update(id, lost.fence, &update).await;
+        assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
+    }
+    store.renew(id, kept.fence, LONG).await.unwrap();
+    store
+        .update(id, kept.fence, &enter(RunState::Succeeded, "done"))
+        .await
+        .unwrap();
+    (id, lost.fence, kept.fence)
 }

@@ -203,17 +203,18 @@ pub(super) async fn runs_with_captured_rows_are_found(store: Arc<dyn Store>) {
     )
     .await;
     assert_eq!(ids(store.as_ref(), &captured).await, [early.id]);
-    for run in [store.claim("holder", LONG, &[]).await.unwrap().unwrap().run, early] {
+    let held = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
+    for run in [held.run, early] {
         store.request_cancel(run.id, "out of the way").await.unwrap();
         if run.state == RunState::Running {
             store
-                .update(run.id, 1, &enter(RunState::Cancelled, "out of the way"))
+                .update(run.id, held.fence, &enter(RunState::Cancelled, "out of the way"))
                 .await
                 .unwrap();
         }
     }
     let grant = running(store.as_ref()).await;
-    let write = async |update: Update| drop(store.update(grant.run.id, 1, &update).await.unwrap());
+    let write = async |update: Update| drop(store.update(grant.run.id, grant.fence, &update).await.unwrap());
     assert_eq!(ids(store.as_ref(), &captured).await.len(), 1);
     write(Update {
         report: Some(report(0)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{accept, claim_in_time, log, request, run, running, warning};
+use super::{accept, claim_in_time, held, log, request, run, warning};
 use crate::{
     model::{EventBody, Progress, RunId, StepReport, Throttle, Warning},
     port::{EventPage, Store, Update},
@@ -20,13 +20,13 @@ pub(super) async fn a_log_is_read_in_pages(store: Arc<dyn Store>) {
             last: 0
         }
     );
-    let id = running(store.as_ref()).await.run.id;
+    let (id, fence) = held(store.as_ref()).await;
     // Another run's log does not mix in.
     let other = accept(store.as_ref(), &request(run("other"), &[])).await;
     store
         .update(
             id,
-            1,
+            fence,
             &Update {
                 events: (4..=10).map(warning).collect(),
                 ..Update::default()
@@ -70,13 +70,13 @@ pub(super) async fn a_log_is_read_in_pages(store: Arc<dyn Store>) {
 }
 
 pub(super) async fn a_long_log_loses_its_beginning(store: Arc<dyn Store>) {
-    let id = running(store.as_ref()).await.run.id;
+    let (id, fence) = held(store.as_ref()).await;
     let mut previous = 1;
     for number in 4..=95 {
         let events = store
             .update(
                 id,
-                1,
+                fence,
                 &Update {
                     events: vec![warning(number)],
                     ..Update::default()
@@ -102,7 +102,7 @@ pub(super) async fn a_long_log_loses_its_beginning(store: Arc<dyn Store>) {
     let many = store
         .update(
             id,
-            1,
+            fence,
             &Update {
                 events: (0..50).map(warning).collect(),
                 ..Update::default()
@@ -124,11 +124,11 @@ pub(super) async fn a_long_log_loses_its_beginning(store: Arc<dyn Store>) {
 }
 
 pub(super) async fn at_least_the_newest_event_is_kept(store: Arc<dyn Store>) {
-    let id = running(store.as_ref()).await.run.id;
+    let (id, fence) = held(store.as_ref()).await;
     store
         .update(
             id,
-            1,
+            fence,
             &Update {
                 events: vec![warning(4), warning(5)],
                 ..Update::default()
@@ -185,7 +185,7 @@ pub(super) async fn any_text_comes_back(store: Arc<dyn Store>) {
     let written = store
         .update(
             grant.run.id,
-            1,
+            grant.fence,
             &Update {
                 events,
                 ..Update::default()

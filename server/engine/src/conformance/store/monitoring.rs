@@ -196,8 +196,8 @@ pub(super) async fn an_old_claim_writes_nothing(store: Arc<dyn Store>) {
     assert!(store.newest_samples("shop", LONG).await.unwrap().is_empty());
     let changes = AlertChanges {
         put: vec![alert("wraparound", "", AlertState::Raised)],
-        drop: Vec::new(),
         envelopes: vec![envelope("late")],
+        ..AlertChanges::default()
     };
     assert!(!store.change_alerts(&old, &changes).await.unwrap());
     assert!(store.alerts(&everything()).await.unwrap().is_empty());
@@ -340,14 +340,24 @@ pub(super) async fn alerts_change_together(store: Arc<dyn Store>) {
     let other = alert("wraparound", "", AlertState::Pending);
     let changes = AlertChanges {
         put: vec![raised.clone(), other.clone()],
-        drop: Vec::new(),
         envelopes: vec![envelope("disk")],
+        ..AlertChanges::default()
     };
     assert!(store.change_alerts(&claim, &changes).await.unwrap());
     // The reply was lost: again changes nothing.
     assert!(store.change_alerts(&claim, &changes).await.unwrap());
     assert_eq!(store.deliveries(&DeliveryFilter::default(), None, 10).await.unwrap().len(), 1);
     assert_eq!(store.alert(raised.id).await.unwrap(), Some(raised.clone()));
+    // One that goes on much as it was is noted, and is no change.
+    let revision = store.alerts_after(0, 10).await.unwrap().last().unwrap().0;
+    raised.seen_at += Duration::from_secs(60);
+    let seen = AlertChanges {
+        seen: vec![raised.clone()],
+        ..AlertChanges::default()
+    };
+    assert!(store.change_alerts(&claim, &seen).await.unwrap());
+    assert_eq!(store.alert(raised.id).await.unwrap(), Some(raised.clone()));
+    assert_eq!(store.alerts_after(revision, 10).await.unwrap(), []);
     // A pending one that passed is forgotten; one that people were told of is not.
     let drop = AlertChanges {
         drop: vec![other.id, raised.id],
@@ -381,7 +391,25 @@ pub(super) async fn a_condition_is_open_once(store: Arc<dyn Store>) {
     ended.state = AlertState::Resolved;
     ended.resolved_at = Some(now());
     assert!(store.change_alerts(&claim, &put(&[&second, &ended])).await.unwrap());
-    assert_eq!(store.alerts(&everything()).await.unwrap(), [second, ended]);
+    assert_eq!(store.alerts(&everything()).await.unwrap(), [second.clone(), ended.clone()]);
+    // What ended stays so, also where a server that slept still thinks that it goes on.
+    let late = Alert {
+        state: AlertState::Raised,
+        resolved_at: None,
+        detail: "late".to_owned(),
+        ..ended.clone()
+    };
+    let seen = AlertChanges {
+        seen: vec![late.clone()],
+        ..AlertChanges::default()
+    };
+    assert!(store.change_alerts(&claim, &seen).await.unwrap());
+    let mut over = second.clone();
+    over.state = AlertState::Resolved;
+    over.resolved_at = Some(now());
+    assert!(store.change_alerts(&claim, &put(&[&over])).await.unwrap());
+    assert!(store.change_alerts(&claim, &put(&[&late])).await.unwrap());
+    assert_eq!(store.alerts(&everything()).await.unwrap(), [over, ended]);
 }
 
 pub(super) async fn an_acknowledgement_stays(store: Arc<dyn Store>) {

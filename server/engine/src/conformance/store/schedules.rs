@@ -209,7 +209,13 @@ pub(super) async fn a_schedule_goes_with_its_slots(store: Arc<dyn Store>) {
     assert!(store.delete_schedule(&kept, &decision("delete")).await.unwrap());
     assert!(store.schedule("nightly").await.unwrap().is_none());
     assert!(store.slots(&SlotFilter::default(), None, 9).await.unwrap().is_empty());
-    assert!(store.claim_slot("a", LONG, &["shop".to_owned()]).await.unwrap().is_none());
+    assert!(
+        store
+            .claim_slot("a", LONG, &["shop".to_owned()], false)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(store.pulse().await.unwrap().pending, 0);
 }
 

@@ -59,7 +59,7 @@ async fn decide(store: &dyn Store, id: ScheduleId, seconds: i64, kind: SlotOutco
 }
 
 async fn claim(store: &dyn Store) -> SlotGrant {
-    let granted = store.claim_slot("holder", LONG, &shop()).await.unwrap();
+    let granted = store.claim_slot("holder", LONG, &shop(), false).await.unwrap();
     granted.expect("a slot is to fire")
 }
 
@@ -67,7 +67,7 @@ async fn claim(store: &dyn Store) -> SlotGrant {
 async fn claim_in_time(store: &dyn Store) -> SlotGrant {
     let polled = async {
         loop {
-            if let Some(grant) = store.claim_slot("another", LONG, &shop()).await.unwrap() {
+            if let Some(grant) = store.claim_slot("another", LONG, &shop(), false).await.unwrap() {
                 return grant;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -160,7 +160,7 @@ pub(super) async fn each_slot_has_one_claimer(store: Arc<dyn Store>) {
     }
     let claimers = (0..12).map(|number| {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { store.claim_slot(&number.to_string(), LONG, &shop()).await.unwrap() })
+        tokio::spawn(async move { store.claim_slot(&number.to_string(), LONG, &shop(), false).await.unwrap() })
     });
     let granted: Vec<SlotGrant> = join_all(claimers)
         .await
@@ -171,7 +171,7 @@ pub(super) async fn each_slot_has_one_claimer(store: Arc<dyn Store>) {
     let distinct: BTreeSet<ScheduleId> = granted.iter().map(|grant| grant.claim.schedule).collect();
     assert_eq!(distinct.len(), granted.len());
     let mut rest = 0;
-    while store.claim_slot("rest", LONG, &shop()).await.unwrap().is_some() {
+    while store.claim_slot("rest", LONG, &shop(), false).await.unwrap().is_some() {
         rest += 1;
     }
     assert_eq!(granted.len() + rest, 6);
@@ -201,17 +201,17 @@ pub(super) async fn slots_that_were_claimed_least_go_first(store: Arc<dyn Store>
 pub(super) async fn slots_of_other_targets_are_left_alone(store: Arc<dyn Store>) {
     with_slot(store.as_ref(), "elsewhere", "other", 0, SlotOutcome::Pending).await;
     let here = with_slot(store.as_ref(), "here", "shop", 60, SlotOutcome::Pending).await;
-    assert!(store.claim_slot("holder", LONG, &[]).await.unwrap().is_none());
+    assert!(store.claim_slot("holder", LONG, &[], false).await.unwrap().is_none());
     assert_eq!(claim(store.as_ref()).await.claim.schedule, here.schedule.id);
-    assert!(store.claim_slot("holder", LONG, &shop()).await.unwrap().is_none());
+    assert!(store.claim_slot("holder", LONG, &shop(), false).await.unwrap().is_none());
     let both = ["shop".to_owned(), "other".to_owned()];
-    assert!(store.claim_slot("holder", LONG, &both).await.unwrap().is_some());
+    assert!(store.claim_slot("holder", LONG, &both, false).await.unwrap().is_some());
 }
 
 pub(super) async fn a_lapsed_claim_is_given_again_and_starts_nothing(store: Arc<dyn Store>) {
     let kept = with_slot(store.as_ref(), "nightly", "shop", 0, SlotOutcome::Pending).await;
     let asleep = store
-        .claim_slot("asleep", SHORT, &shop())
+        .claim_slot("asleep", SHORT, &shop(), false)
         .await
         .unwrap()
         .expect("a slot")
@@ -248,13 +248,14 @@ fn end(kept: Kept, claim: SlotClaim) -> SlotEnd {
         fence: Some(claim.fence),
         to: SlotOutcome::Refused,
         reason: "over a limit".to_owned(),
+        call_again: false,
     }
 }
 
 pub(super) async fn a_claim_is_held_and_given_up(store: Arc<dyn Store>) {
     with_slot(store.as_ref(), "nightly", "shop", 0, SlotOutcome::Pending).await;
     let held = store
-        .claim_slot("holder", SHORT, &shop())
+        .claim_slot("holder", SHORT, &shop(), false)
         .await
         .unwrap()
         .expect("a slot")
@@ -263,7 +264,7 @@ pub(super) async fn a_claim_is_held_and_given_up(store: Arc<dyn Store>) {
         store.hold_slot(held, LONG).await.unwrap(),
         "also after its term, where nobody else has it"
     );
-    assert!(store.claim_slot("another", LONG, &shop()).await.unwrap().is_none());
+    assert!(store.claim_slot("another", LONG, &shop(), false).await.unwrap().is_none());
     // A server that stops gives it to whoever comes.
     assert!(store.hold_slot(held, Duration::ZERO).await.unwrap());
     assert!(claim_in_time(store.as_ref()).await.claim.fence > held.fence);
@@ -330,6 +331,7 @@ pub(super) async fn a_slot_that_waits_is_released_when_its_turn_comes(store: Arc
         fence: None,
         to: SlotOutcome::Warned,
         reason: "cancelled".to_owned(),
+        call_again: false,
     };
     assert!(store.settle_slot(&settlement).await.unwrap());
     assert_eq!(store.release_waiting().await.unwrap(), 1);
@@ -375,7 +377,7 @@ pub(super) async fn a_slot_is_settled_once(store: Arc<dyn Store>) {
 }
 
 async fn fire(store: &dyn Store, id: ScheduleId, request: &str) -> FiredNow {
-    store.fire_now(id, request, "holder", LONG).await.unwrap()
+    store.fire_now(id, request, "holder", LONG, &decision("fire")).await.unwrap()
 }
 
 pub(super) async fn a_person_fires_one_slot_at_a_time(store: Arc<dyn Store>) {
@@ -395,7 +397,7 @@ pub(super) async fn a_person_fires_one_slot_at_a_time(store: Arc<dyn Store>) {
     assert_eq!(granted.len(), 1);
     assert!(granted[0].record.manual && granted[0].record.kind == SlotOutcome::Pending);
     assert!(
-        store.claim_slot("another", LONG, &shop()).await.unwrap().is_none(),
+        store.claim_slot("another", LONG, &shop(), false).await.unwrap().is_none(),
         "it is the caller's to fire"
     );
     let kept = read(store.as_ref(), id).await;
@@ -445,6 +447,55 @@ pub(super) async fn a_named_call_fires_once(store: Arc<dyn Store>) {
     assert!(same(&fire(store.as_ref(), id, "call").await));
     assert!(matches!(fire(store.as_ref(), id, "another").await, FiredNow::Granted(_)));
     assert_eq!(kinds(store.as_ref(), id).await.len(), 2);
+}
+
+pub(super) async fn a_named_call_has_the_slot_of_the_first(store: Arc<dyn Store>) {
+    let id = made(store.as_ref(), &schedule("nightly", "shop")).await.schedule.id;
+    let by_clock = with_slot(store.as_ref(), "by clock", "shop", 0, SlotOutcome::Pending).await;
+    let FiredNow::Granted(first) = fire(store.as_ref(), id, "call").await else {
+        panic!("nothing is in the way")
+    };
+    assert!(
+        matches!(fire(store.as_ref(), id, "call").await, FiredNow::Repeated(_)),
+        "it is held"
+    );
+    // Its holder is gone: the same call has it.
+    assert!(store.hold_slot(first.claim, Duration::ZERO).await.unwrap());
+    let FiredNow::Granted(again) = fire(store.as_ref(), id, "call").await else {
+        panic!("nobody holds it")
+    };
+    assert_eq!((again.record.slot, again.record.manual), (first.record.slot, true));
+    assert!(again.claim.fence > first.claim.fence);
+    // So has whoever looks for what people fired, while schedules are stopped.
+    assert!(store.hold_slot(again.claim, Duration::ZERO).await.unwrap());
+    let last = store.claim_slot("holder", LONG, &shop(), true).await.unwrap();
+    let last = last.expect("a person fired it");
+    assert_eq!(last.record.slot, first.record.slot);
+    let none = store.claim_slot("holder", LONG, &shop(), true).await.unwrap();
+    assert!(none.is_none(), "the other came by its time");
+    let by_time = store.claim_slot("holder", LONG, &shop(), false).await.unwrap();
+    assert_eq!(by_time.expect("its time").claim.schedule, by_clock.schedule.id);
+    // One that was refused for what may pass fires anew, and no other does.
+    let refused = SlotEnd {
+        call_again: true,
+        ..end(read(store.as_ref(), id).await, last.claim)
+    };
+    assert!(store.settle_slot(&refused).await.unwrap());
+    let FiredNow::Granted(anew) = fire(store.as_ref(), id, "call").await else {
+        panic!("the call may be made again")
+    };
+    assert!(anew.record.slot > last.record.slot);
+    assert!(
+        store
+            .settle_slot(&end(read(store.as_ref(), id).await, anew.claim))
+            .await
+            .unwrap()
+    );
+    assert!(
+        matches!(fire(store.as_ref(), id, "call").await, FiredNow::Repeated(_)),
+        "it has its answer"
+    );
+    assert_eq!(kinds(store.as_ref(), id).await, [SlotOutcome::Refused, SlotOutcome::Refused]);
 }
 
 pub(super) async fn overdue_slots_are_found_by_their_deadline(store: Arc<dyn Store>) {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{LONG, SHORT, accept, changes, claim_in_time, enter, is_free, log, queued, request, run, running};
+use super::{LONG, SHORT, accept, changes, claim_in_time, enter, held, is_free, log, queued, request, run, running};
 use crate::{
-    model::{EventBody, LimitsPatch, Run, RunId, RunLimits, RunState},
+    model::{EventBody, LimitsPatch, Run, RunId, RunLimits, RunState, fence},
     port::{Created, Steer, SteerRequest, Steered, Store, StoreError},
 };
 
@@ -45,18 +45,24 @@ pub(super) async fn a_running_run_pauses_at_its_boundary(store: Arc<dyn Store>) 
     let store = store.as_ref();
     let grant = running(store).await;
     let id = grant.run.id;
-    assert_eq!(store.renew(id, 1, LONG).await.unwrap().pause_reason, None);
+    assert_eq!(store.renew(id, grant.fence, LONG).await.unwrap().pause_reason, None);
     let asked = pause(store, id).await;
     assert_eq!((asked.state, asked.state_reason.as_str()), (RunState::Pausing, "lunch"));
-    assert_eq!(store.renew(id, 1, LONG).await.unwrap().pause_reason.as_deref(), Some("lunch"));
+    assert_eq!(
+        store.renew(id, grant.fence, LONG).await.unwrap().pause_reason.as_deref(),
+        Some("lunch")
+    );
     assert_eq!(pause(store, id).await, asked, "asking twice is asking once");
     assert!(
         store.claim("another", LONG, &[]).await.unwrap().is_none(),
         "its lease is still good"
     );
-    store.update(id, 1, &enter(RunState::Paused, "lunch")).await.unwrap();
+    store
+        .update(id, grant.fence, &enter(RunState::Paused, "lunch"))
+        .await
+        .unwrap();
     assert!(
-        matches!(store.renew(id, 1, LONG).await, Err(StoreError::Fenced)),
+        matches!(store.renew(id, grant.fence, LONG).await, Err(StoreError::Fenced)),
         "a paused run has no holder"
     );
     let paused = pause(store, id).await;
@@ -76,7 +82,10 @@ pub(super) async fn a_running_run_pauses_at_its_boundary(store: Arc<dyn Store>) 
     let resumed = resume(store, id).await;
     assert_eq!((resumed.state, resumed.pause_reason), (RunState::Queued, None));
     let grant = store.claim("another", LONG, &[]).await.unwrap().unwrap();
-    assert_eq!((grant.run.id, grant.fence, grant.run.state), (id, 2, RunState::Running));
+    assert_eq!(
+        (grant.run.id, fence::attempt(grant.fence), grant.run.state),
+        (id, 2, RunState::Running)
+    );
     let expected = [
         (Some(RunState::Running), RunState::Pausing, "lunch"),
         (Some(RunState::Pausing), RunState::Paused, "lunch"),
@@ -112,22 +121,28 @@ pub(super) async fn a_paused_run_keeps_its_tables_and_its_place(store: Arc<dyn S
     resume(store, first.id).await;
     let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
     assert_eq!(grant.run.id, first.id);
-    store.update(first.id, 1, &enter(RunState::Succeeded, "done")).await.unwrap();
+    store
+        .update(first.id, grant.fence, &enter(RunState::Succeeded, "done"))
+        .await
+        .unwrap();
     assert_eq!(store.claim("holder", LONG, &[]).await.unwrap().unwrap().run.id, second.id);
 }
 
 pub(super) async fn a_pause_is_taken_back_before_the_boundary(store: Arc<dyn Store>) {
     let store = store.as_ref();
-    let id = running(store).await.run.id;
+    let (id, fence) = held(store).await;
     let untouched = store.run(id).await.unwrap().unwrap();
     assert_eq!(resume(store, id).await, untouched, "it is not paused");
     pause(store, id).await;
     assert_eq!(resume(store, id).await.state, RunState::Running);
-    assert_eq!(store.renew(id, 1, LONG).await.unwrap().pause_reason, None);
+    assert_eq!(store.renew(id, fence, LONG).await.unwrap().pause_reason, None);
     // The attempt had seen the request, and hands the run back instead.
-    let refused = store.update(id, 1, &enter(RunState::Paused, "lunch")).await;
+    let refused = store.update(id, fence, &enter(RunState::Paused, "lunch")).await;
     assert!(matches!(refused, Err(StoreError::Fenced)), "{refused:?}");
-    store.update(id, 1, &enter(RunState::Interrupted, "resumed")).await.unwrap();
+    store
+        .update(id, fence, &enter(RunState::Interrupted, "resumed"))
+        .await
+        .unwrap();
     assert_eq!(store.claim("another", LONG, &[]).await.unwrap().unwrap().run.id, id);
 }
 
@@ -135,16 +150,25 @@ pub(super) async fn a_pause_is_taken_back_before_the_boundary(store: Arc<dyn Sto
 pub(super) async fn a_pause_outlives_the_attempt(store: Arc<dyn Store>) {
     let store = store.as_ref();
     // It dies after the request.
-    let id = running(store).await.run.id;
+    let (id, fence) = held(store).await;
     pause(store, id).await;
-    store.renew(id, 1, SHORT).await.unwrap();
+    store.renew(id, fence, SHORT).await.unwrap();
     let grant = claim_in_time(store).await;
-    assert_eq!((grant.run.id, grant.fence, grant.run.state), (id, 2, RunState::Pausing));
-    assert_eq!(store.renew(id, 2, LONG).await.unwrap().pause_reason.as_deref(), Some("lunch"));
-    store.update(id, 2, &enter(RunState::Paused, "lunch")).await.unwrap();
+    assert_eq!(
+        (grant.run.id, fence::attempt(grant.fence), grant.run.state),
+        (id, 2, RunState::Pausing)
+    );
+    assert_eq!(
+        store.renew(id, grant.fence, LONG).await.unwrap().pause_reason.as_deref(),
+        Some("lunch")
+    );
+    store
+        .update(id, grant.fence, &enter(RunState::Paused, "lunch"))
+        .await
+        .unwrap();
     // It is interrupted before the request.
-    let id = running(store).await.run.id;
-    store.update(id, 1, &enter(RunState::Interrupted, "later")).await.unwrap();
+    let (id, fence) = held(store).await;
+    store.update(id, fence, &enter(RunState::Interrupted, "later")).await.unwrap();
     let asked = pause(store, id).await;
     assert_eq!(
         (asked.state, asked.pause_reason.as_deref()),
@@ -152,7 +176,10 @@ pub(super) async fn a_pause_outlives_the_attempt(store: Arc<dyn Store>) {
     );
     let grant = store.claim("another", LONG, &[]).await.unwrap().unwrap();
     assert_eq!((grant.run.id, grant.run.state), (id, RunState::Pausing));
-    store.update(id, 2, &enter(RunState::Interrupted, "later")).await.unwrap();
+    store
+        .update(id, grant.fence, &enter(RunState::Interrupted, "later"))
+        .await
+        .unwrap();
     assert_eq!(resume(store, id).await.state, RunState::Interrupted);
     let grant = store.claim("another", LONG, &[]).await.unwrap().unwrap();
     assert_eq!((grant.run.id, grant.run.state), (id, RunState::Running));
@@ -160,15 +187,15 @@ pub(super) async fn a_pause_outlives_the_attempt(store: Arc<dyn Store>) {
     pause(store, id).await;
     let asked = store.request_cancel(id, "enough").await.unwrap().unwrap();
     assert_eq!((asked.state, asked.pause_reason), (RunState::Cancelling, None));
-    store.renew(id, 3, SHORT).await.unwrap();
+    store.renew(id, grant.fence, SHORT).await.unwrap();
     assert_eq!(claim_in_time(store).await.run.state, RunState::Cancelling);
 }
 
 pub(super) async fn a_paused_run_is_cancelled_at_once(store: Arc<dyn Store>) {
     let store = store.as_ref();
-    let id = running(store).await.run.id;
+    let (id, fence) = held(store).await;
     pause(store, id).await;
-    store.update(id, 1, &enter(RunState::Paused, "lunch")).await.unwrap();
+    store.update(id, fence, &enter(RunState::Paused, "lunch")).await.unwrap();
     assert!(!is_free(store, &id.to_string()).await);
     let run = store.request_cancel(id, "enough").await.unwrap().unwrap();
     assert_eq!((run.state, run.state_reason.as_str()), (RunState::Cancelled, "enough"));
@@ -182,7 +209,7 @@ pub(super) async fn limits_change_for_good(store: Arc<dyn Store>) {
     let grant = running(store).await;
     let (id, before) = (grant.run.id, grant.run.limits);
     assert_eq!(before, grant.run.options.limits());
-    assert_eq!(store.renew(id, 1, LONG).await.unwrap().limits, before);
+    assert_eq!(store.renew(id, grant.fence, LONG).await.unwrap().limits, before);
     let patch = LimitsPatch {
         batch_rows: Some(17),
         duty_cycle_percent: Some(80),
@@ -196,7 +223,7 @@ pub(super) async fn limits_change_for_good(store: Arc<dyn Store>) {
     };
     assert_eq!((run.limits, run.state), (after, RunState::Running));
     assert_eq!(run.options, grant.run.options, "what was asked for at first is kept");
-    assert_eq!(store.renew(id, 1, LONG).await.unwrap().limits, after);
+    assert_eq!(store.renew(id, grant.fence, LONG).await.unwrap().limits, after);
     let changed = EventBody::LimitsChanged {
         principal: "anna".to_owned(),
         before,
@@ -207,7 +234,10 @@ pub(super) async fn limits_change_for_good(store: Arc<dyn Store>) {
     let same = done(store, id, Steer::Limits(patch, "bert".to_owned())).await;
     assert_eq!(same, run, "what changes nothing is no event");
     // In every later attempt, and while nobody works on it.
-    store.update(id, 1, &enter(RunState::Interrupted, "later")).await.unwrap();
+    store
+        .update(id, grant.fence, &enter(RunState::Interrupted, "later"))
+        .await
+        .unwrap();
     let rate = LimitsPatch {
         max_rows_per_second: Some(9),
         ..LimitsPatch::default()
@@ -271,7 +301,7 @@ pub(super) async fn ended_runs_are_not_steered(store: Arc<dyn Store>) {
             Steered::Unknown
         ));
     }
-    let id = running(store).await.run.id;
+    let (id, fence) = held(store).await;
     store.request_cancel(id, "enough").await.unwrap();
     let cancelling = store.run(id).await.unwrap().unwrap();
     for steer in [pause.clone(), Steer::Resume] {
@@ -280,7 +310,7 @@ pub(super) async fn ended_runs_are_not_steered(store: Arc<dyn Store>) {
         // A refusal takes no request id.
         assert!(matches!(store.steer(&request).await.unwrap(), Steered::Refused(run) if run == cancelling));
     }
-    store.update(id, 1, &enter(RunState::Cancelled, "enough")).await.unwrap();
+    store.update(id, fence, &enter(RunState::Cancelled, "enough")).await.unwrap();
     let ended = store.run(id).await.unwrap().unwrap();
     for steer in [pause, Steer::Resume, limits] {
         assert!(matches!(store.steer(&ask(id, steer)).await.unwrap(), Steered::Refused(run) if run == ended));

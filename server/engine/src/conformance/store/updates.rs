@@ -4,10 +4,10 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 
-use super::{LONG, enter, is_free, log, queued, report, request, run, running, warning};
+use super::{LONG, enter, held, is_free, log, queued, report, request, run, running, warning};
 use crate::{
-    model::{EventBody, Report, ReportStatus, Run, RunId, RunKind, RunState, Verification},
-    port::{SourceMark, Store, StoreError, Update},
+    model::{EventBody, Report, ReportStatus, Run, RunId, RunKind, RunState, Verification, fence},
+    port::{Grant, PruneBegun, SourceMark, Store, StoreError, Update},
     run::state::permits,
 };
 
@@ -17,7 +17,7 @@ pub(super) async fn events_are_numbered_in_order(store: Arc<dyn Store>) {
     let first = store
         .update(
             id,
-            1,
+            grant.fence,
             &Update {
                 events: vec![warning(1), warning(2)],
                 ..Update::default()
@@ -28,7 +28,7 @@ pub(super) async fn events_are_numbered_in_order(store: Arc<dyn Store>) {
     let none = store
         .update(
             id,
-            1,
+            grant.fence,
             &Update {
                 report: Some(report(7)),
                 ..Update::default()
@@ -39,7 +39,7 @@ pub(super) async fn events_are_numbered_in_order(store: Arc<dyn Store>) {
     let last = store
         .update(
             id,
-            1,
+            grant.fence,
             &Update {
                 events: vec![warning(3)],
                 ..enter(RunState::Interrupted, "later")
@@ -120,7 +120,7 @@ pub(super) async fn a_final_state_ends_everything(store: Arc<dyn Store>) {
 pub(super) async fn an_interruption_gives_the_lease_back(store: Arc<dyn Store>) {
     let grant = running(store.as_ref()).await;
     store
-        .update(grant.run.id, 1, &enter(RunState::Interrupted, "later"))
+        .update(grant.run.id, grant.fence, &enter(RunState::Interrupted, "later"))
         .await
         .unwrap();
     let run = store.run(grant.run.id).await.unwrap().unwrap();
@@ -130,10 +130,11 @@ pub(super) async fn an_interruption_gives_the_lease_back(store: Arc<dyn Store>) 
         "it goes on with its tables"
     );
     assert!(matches!(
-        store.update(run.id, 1, &Update::default()).await,
+        store.update(run.id, grant.fence, &Update::default()).await,
         Err(StoreError::Fenced)
     ));
-    assert_eq!(store.claim("another", LONG, &[]).await.unwrap().unwrap().fence, 2);
+    let again = store.claim("another", LONG, &[]).await.unwrap().unwrap();
+    assert_eq!(fence::attempt(again.fence), 2);
 }
 
 pub(super) async fn only_the_holder_writes(store: Arc<dyn Store>) {
@@ -202,8 +203,11 @@ pub(super) async fn only_permitted_states_are_entered(store: Arc<dyn Store>) {
 }
 
 pub(super) async fn sources_are_marked(store: Arc<dyn Store>) {
-    let source = running(store.as_ref()).await.run;
-    store.update(source.id, 1, &enter(RunState::Succeeded, "done")).await.unwrap();
+    let Grant { run: source, fence } = running(store.as_ref()).await;
+    store
+        .update(source.id, fence, &enter(RunState::Succeeded, "done"))
+        .await
+        .unwrap();
     let read = async || store.run(source.id).await.unwrap().unwrap();
     let finish = async |kind, mark| {
         let about = Run {
@@ -266,18 +270,21 @@ pub(super) async fn sources_are_marked(store: Arc<dyn Store>) {
         source_mark: Some(SourceMark::Verified),
         ..enter(RunState::Succeeded, "done")
     };
-    assert!(matches!(store.update(about.id, 1, &refused).await, Err(StoreError::Fenced)));
+    assert!(matches!(
+        store.update(about.id, fence::of(1, 1), &refused).await,
+        Err(StoreError::Fenced)
+    ));
     assert_eq!(read().await.verification, Verification::Damaged(second));
 }
 
 pub(super) async fn backups_are_marked_by_whoever_proves_them(store: Arc<dyn Store>) {
     let finished = async || {
-        let made = running(store.as_ref()).await.run;
-        store.update(made.id, 1, &enter(RunState::Succeeded, "done")).await.unwrap();
-        made.id
+        let (made, fence) = held(store.as_ref()).await;
+        store.update(made, fence, &enter(RunState::Succeeded, "done")).await.unwrap();
+        made
     };
     let (whole, torn, pruned) = (finished().await, finished().await, finished().await);
-    assert!(store.begin_prune(pruned).await.unwrap());
+    assert_eq!(store.begin_prune(pruned, None).await.unwrap(), PruneBegun::Begun);
     let keeper = Run {
         kind: RunKind::Maintain,
         ..run("shop")
@@ -332,7 +339,7 @@ pub(super) async fn many_writers_leave_no_gap(store: Arc<dyn Store>) {
                 events: vec![warning(number), warning(number)],
                 ..Update::default()
             };
-            store.update(id, 1, &update).await.unwrap()
+            store.update(id, grant.fence, &update).await.unwrap()
         })
     });
     let mut written: Vec<_> = join_all(writers).await.into_iter().flat_map(Result::unwrap).collect();
@@ -357,8 +364,8 @@ pub(super) async fn a_dropped_call_is_done_or_not_done(store: Arc<dyn Store>) {
         };
         // From before the first await to about the duration of the whole call.
         let patience = Duration::from_micros(number * 50);
-        drop(tokio::time::timeout(patience, store.update(id, 1, &update)).await);
-        drop(tokio::time::timeout(patience, store.renew(id, 1, LONG)).await);
+        drop(tokio::time::timeout(patience, store.update(id, grant.fence, &update)).await);
+        drop(tokio::time::timeout(patience, store.renew(id, grant.fence, LONG)).await);
         drop(tokio::time::timeout(patience, store.create_run(&request(run("shop"), &["t"]))).await);
         drop(tokio::time::timeout(patience, store.events(id, 0, 10)).await);
     }
@@ -366,7 +373,7 @@ pub(super) async fn a_dropped_call_is_done_or_not_done(store: Arc<dyn Store>) {
     store
         .update(
             id,
-            1,
+            grant.fence,
             &Update {
                 events: vec![last.clone()],
                 ..Update::default()
@@ -384,7 +391,7 @@ pub(super) async fn a_dropped_call_is_done_or_not_done(store: Arc<dyn Store>) {
     let numbers: HashSet<_> = log.iter().map(|event| serde_json::to_string(&event.body).unwrap()).collect();
     assert_eq!(numbers.len() * 2, log.len(), "an update was done twice");
     // No connection is stuck in somebody's transaction.
-    join_all((0..40).map(|_| store.renew(id, 1, LONG)))
+    join_all((0..40).map(|_| store.renew(id, grant.fence, LONG)))
         .await
         .into_iter()
         .for_each(|renewal| drop(renewal.unwrap()));

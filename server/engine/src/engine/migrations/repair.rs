@@ -182,6 +182,12 @@ impl Engine {
         let proposals = proposals(item, migration, &problems, index.as_ref());
         if explanation.is_empty() {
             explanation.push(format!("nothing is wrong with {} {}", item.id, item.name));
+            if let (Standing::Baselined, Some(entry)) = (item.standing, &item.entry) {
+                explanation.push(format!(
+                    "it counts as in effect because {} said so on {}, and was not executed then",
+                    entry.by, entry.at
+                ));
+            }
         }
         let mut repair = Repair {
             id: item.id.clone(),
@@ -214,13 +220,18 @@ impl Engine {
                 offered: "nothing: its file is not in the folder".to_owned(),
             });
         };
-        let decision = Decision::allow(caller, Act::Repair, format!("{} of migration {}", action.name(), item.id));
-        let run = act_id(&decision);
-        let after = repaired(item, migration, action, caller, run);
         let dropped = (action == RepairAction::DropInvalidIndex)
             .then_some(index)
             .flatten()
             .map(|(index, _)| index);
+        let what = dropped.as_ref().map_or_else(String::new, |index| format!(" {index}"));
+        let decision = Decision::allow(
+            caller,
+            Act::Repair,
+            format!("{}{what} of migration {}", action.name(), item.id),
+        );
+        let run = act_id(&decision);
+        let after = repaired(item, migration, action, caller, run);
         self.change_ledger(name, decision, dropped.as_deref(), vec![(item.entry.clone(), after.clone())])
             .await?;
         repair.done = Some(action);
@@ -382,6 +393,12 @@ fn proposals(
                 "none of it counts as in effect; right where its first {} statements were taken back by hand",
                 entry.statements_done
             ),
+        );
+    }
+    if item.standing == Standing::Baselined {
+        propose(
+            RepairAction::MarkPending,
+            "it counts as not in effect, and the next apply runs it; right where it was a mistake to count it".to_owned(),
         );
     }
     if item.change.is_some() {

@@ -58,8 +58,8 @@ pub struct Collector {
 
 /// What a task of the collector has done.
 enum Done {
-    /// A target, and whether it was this server's turn.
-    Collected(String, bool),
+    /// A target, whether it was this server's turn, and whether its migrations were looked at if it was.
+    Collected(String, bool, bool),
     /// History was made coarser.
     Rolled,
 }
@@ -113,21 +113,21 @@ impl Collector {
     fn begin(&mut self, tasks: &mut JoinSet<Done>) {
         let now = Instant::now();
         let mut names: Vec<String> = self.engine.targets().keys().cloned().collect();
+        // Who has waited longest comes first, so that targets that take their time do not keep the others from their turn.
+        names.sort_by_key(|name| self.due.get(name).copied());
         if self.engine.context.settings.monitor.machine.is_some() {
-            names.push(String::new());
+            names.insert(0, String::new());
         }
         for name in names {
-            if self.at_work.len() >= AT_ONCE {
-                break;
+            // The machine has a place of its own: disks are looked at however many targets are away.
+            if self.at_work.iter().filter(|name| !name.is_empty()).count() >= AT_ONCE && !name.is_empty() {
+                continue;
             }
             let due = self.due.get(&name).is_none_or(|due| *due <= now);
             if !due || !self.at_work.insert(name.clone()) {
                 continue;
             }
             let look_at_migrations = self.migrations.get(&name).is_none_or(|at| at.elapsed() >= MIGRATIONS);
-            if look_at_migrations {
-                self.migrations.insert(name.clone(), now);
-            }
             let engine = self.engine.clone();
             tasks.spawn(async move {
                 let interval = engine.context.settings.monitor.interval;
@@ -139,7 +139,7 @@ impl Collector {
                     tracing::warn!(target = name, %error, "a target could not be collected");
                     false
                 });
-                Done::Collected(name, own)
+                Done::Collected(name, own, look_at_migrations)
             });
         }
         if !self.rolling && self.rolled.is_none_or(|at| at.elapsed() >= ROLL_UP) {
@@ -155,7 +155,11 @@ impl Collector {
     fn end(&mut self, ended: Result<Done, tokio::task::JoinError>) {
         let interval = self.engine.context.settings.monitor.interval;
         match ended {
-            Ok(Done::Collected(name, own)) => {
+            Ok(Done::Collected(name, own, looked_at_migrations)) => {
+                // A turn that another server has, or has not given back yet, looked at nothing.
+                if own && looked_at_migrations {
+                    self.migrations.insert(name.clone(), Instant::now());
+                }
                 let wait = if own { interval } else { HELD.min(interval / 4) };
                 self.at_work.remove(&name);
                 self.due.insert(name, Instant::now() + wait);
@@ -335,13 +339,13 @@ impl Engine {
                     .envelopes
                     .extend(self.context.settings.notify.routing.envelopes(&notice, None));
             }
-            if transition == AlertTransition::Passed {
-                changes.drop.push(alert.id);
-            } else {
-                changes.put.push(alert);
+            match transition {
+                AlertTransition::Passed => changes.drop.push(alert.id),
+                AlertTransition::Seen => changes.seen.push(alert),
+                _ => changes.put.push(alert),
             }
         }
-        if changes.put.is_empty() && changes.drop.is_empty() {
+        if changes.put.is_empty() && changes.seen.is_empty() && changes.drop.is_empty() {
             return Ok(true);
         }
         Ok(self.context.store.change_alerts(claim, &changes).await?)

@@ -12,7 +12,7 @@ pub(super) fn of(alert: &Alert, transition: AlertTransition) -> Option<Notice> {
     let (kind, what, at) = match transition {
         AlertTransition::Raised => (NoticeKind::AlertRaised, "raised", alert.raised_at),
         AlertTransition::Resolved => (NoticeKind::AlertResolved, "resolved", alert.resolved_at),
-        AlertTransition::Begun | AlertTransition::Held | AlertTransition::Passed => return None,
+        AlertTransition::Begun | AlertTransition::Held | AlertTransition::Seen | AlertTransition::Passed => return None,
     };
     let place = match (alert.target.as_str(), alert.object.as_str()) {
         ("", object) => object.to_owned(),

@@ -67,6 +67,27 @@ impl Slot<'_> {
     }
 }
 
+/// How a slot ends.
+struct End<'a> {
+    outcome: SlotOutcome,
+    reason: &'a str,
+    /// Whether somebody cancelled its run.
+    cancelled: bool,
+    /// Whether the call that fired it may be made again.
+    call_again: bool,
+}
+
+impl<'a> End<'a> {
+    fn of(outcome: SlotOutcome, reason: &'a str) -> Self {
+        Self {
+            outcome,
+            reason,
+            cancelled: false,
+            call_again: false,
+        }
+    }
+}
+
 /// Whether the same slot may well fire a little later.
 fn is_passing(error: &EngineError) -> bool {
     match error {
@@ -217,8 +238,12 @@ impl Engine {
             }
             Err(error) => {
                 let reason = format!("{}: {error}", error.reason());
-                self.settle(&grant.record, Some(grant.claim), SlotOutcome::Refused, false, &reason)
-                    .await?;
+                // Whoever fired it by hand has the answer, and nothing of it is tried later. What may pass does not refuse the same call for good.
+                let refused = End {
+                    call_again: is_passing(&error),
+                    ..End::of(SlotOutcome::Refused, &reason)
+                };
+                self.end(&grant.record, Some(grant.claim), refused).await?;
                 tracing::warn!(schedule = name, slot = %grant.record.slot, %error, "slot refused; nothing was changed");
                 Err(error)
             }
@@ -275,7 +300,7 @@ impl Engine {
         self.settle(record, None, outcome, cancelled, &reason).await
     }
 
-    /// Ends a slot, with what that means for its schedule. A slot or a schedule that is gone, or that somebody else settled, is no error.
+    /// Ends a slot, with what that means for its schedule.
     pub(super) async fn settle(
         &self,
         record: &SlotRecord,
@@ -284,6 +309,21 @@ impl Engine {
         cancelled: bool,
         reason: &str,
     ) -> Result<(), EngineError> {
+        let end = End {
+            cancelled,
+            ..End::of(outcome, reason)
+        };
+        self.end(record, claim, end).await
+    }
+
+    /// The same. A slot or a schedule that is gone, or that somebody else settled, is no error.
+    async fn end(&self, record: &SlotRecord, claim: Option<SlotClaim>, end: End<'_>) -> Result<(), EngineError> {
+        let End {
+            outcome,
+            reason,
+            cancelled,
+            call_again,
+        } = end;
         let from = if claim.is_some() { SlotOutcome::Pending } else { record.kind };
         for _ in 0..TRIES {
             let Some(kept) = self.context.store.schedule(&record.schedule.to_string()).await? else {
@@ -299,6 +339,7 @@ impl Engine {
                 to: outcome,
                 reason: reason.to_owned(),
                 state,
+                call_again,
             };
             if self.context.store.settle_slot(&settlement).await? {
                 failpoint!("slot-settled");

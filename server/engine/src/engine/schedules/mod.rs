@@ -631,7 +631,8 @@ impl Engine {
     /// `SlotRefused` where the same call was refused before, and everything that refuses a run of its work.
     pub async fn run_schedule(&self, key: &str, request: &str, caller: &Caller) -> Result<Run, EngineError> {
         let given = if request.is_empty() {
-            String::new()
+            // Nobody makes this call again but the loop below, where its claim was lost.
+            uuid::Uuid::now_v7().to_string()
         } else {
             request_id(request)?
         };
@@ -642,15 +643,18 @@ impl Engine {
             None,
             None,
         );
-        self.context.store.record(&decision).await?;
         let (store, settings) = (&self.context.store, &self.context.settings);
         let name = || schedule.spec.name.clone();
         for _ in 0..REPEATS {
             match store
-                .fire_now(schedule.id, &given, &settings.holder, settings.lease_term)
+                .fire_now(schedule.id, &given, &settings.holder, settings.lease_term, &decision)
                 .await?
             {
-                FiredNow::Granted(grant) => return self.fire(*grant).await,
+                FiredNow::Granted(grant) => match self.fire(*grant).await {
+                    // Another server went on with it, or the schedule was changed and is planned anew: by this call, where nobody else does.
+                    Err(EngineError::SlotLost) => tokio::time::sleep(REPEAT_WAIT).await,
+                    fired => return fired,
+                },
                 FiredNow::Busy => return Err(EngineError::ScheduleBusy { name: name() }),
                 FiredNow::RequestIdReused => return Err(EngineError::ScheduleRequestReused { request_id: given }),
                 FiredNow::Repeated(record) => match record.run {

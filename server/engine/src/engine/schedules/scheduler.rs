@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
     task::{Id, JoinError, JoinSet},
@@ -34,6 +35,9 @@ pub struct Scheduler {
     engine: Engine,
     server: ServerInfo,
 }
+
+/// Longest time to give claims back when the server stops.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// The slots that this server plans at the moment.
 #[derive(Default)]
@@ -108,14 +112,26 @@ impl Scheduler {
                 }
             }
         }
-        for claim in firing.stop().await {
+        self.leave(firing.stop().await).await;
+    }
+
+    /// Gives claims back and says goodbye, all at once: a store that answers none of it soon keeps nobody from ending.
+    async fn leave(&self, claims: Vec<SlotClaim>) {
+        let store = &self.engine.context.store;
+        let giving_back = join_all(claims.into_iter().map(|claim| async move {
             // A slot whose run was accepted meanwhile is under no claim any more, and stays as it is.
-            if let Err(error) = self.engine.context.store.hold_slot(claim, Duration::ZERO).await {
+            if let Err(error) = store.hold_slot(claim, Duration::ZERO).await {
                 tracing::warn!(slot = %claim.slot, %error, "the claim of a slot lapses by itself; another server fires it then");
             }
-        }
-        if let Err(error) = self.engine.context.store.farewell(&self.server.id).await {
-            tracing::warn!(%error, "this server could not be taken off the list");
+        }));
+        let farewell = async {
+            if let Err(error) = store.farewell(&self.server.id).await {
+                tracing::warn!(%error, "this server could not be taken off the list");
+            }
+        };
+        let leaving = async { tokio::join!(giving_back, farewell) };
+        if tokio::time::timeout(LEAVING, leaving).await.is_err() {
+            tracing::warn!("the store does not answer; claims of slots lapse by themselves, and other servers fire them then");
         }
     }
 
@@ -135,13 +151,13 @@ impl Scheduler {
         let (pulse, progressed) = self.engine.tick_at(pulse).await?;
         let settings = &self.engine.context.settings;
         let mut more = pulse.pending > 0;
-        while more && pulse.running && !firing.is_full() {
+        while more && !firing.is_full() {
             let targets = firing.open(self.engine.targets().keys());
             match self
                 .engine
                 .context
                 .store
-                .claim_slot(&settings.holder, settings.lease_term, &targets)
+                .claim_slot(&settings.holder, settings.lease_term, &targets, !pulse.running)
                 .await?
             {
                 Some(grant) => {

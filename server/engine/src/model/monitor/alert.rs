@@ -132,8 +132,10 @@ pub enum AlertTransition {
     Begun,
     /// People are to be told that it began.
     Raised,
-    /// Only its numbers changed.
+    /// It goes on, and its numbers changed.
     Held,
+    /// It goes on, much as it was: no change that anybody is told of.
+    Seen,
     /// It is over; people are to be told, since they were told of its begin.
     Resolved,
     /// It was over before anybody was told.

@@ -95,6 +95,8 @@ fn below_is_the_other_way_round() {
     let mut world = World::new();
     let hit = |value| [condition(RuleName::LowIndexEfficiency, "", value)];
     world.look(0, &hit(0.90));
+    assert!(world.open.is_empty(), "under it, not at it");
+    world.look(0, &hit(0.89));
     world.look(900, &hit(0.91));
     assert_eq!(world.told.len(), 1);
     world.look(960, &hit(0.92));
@@ -110,16 +112,17 @@ fn what_was_not_looked_at_is_not_over() {
     assert_eq!(world.told.len(), 1);
     world.look_at(60, &[RuleName::TargetDown], &[condition(RuleName::TargetDown, "", 1.0)]);
     assert_eq!(world.open.len(), 2);
+    assert_eq!(world.told.len(), 1, "a target that is away for a moment is nobody's trouble");
     for second in 0..10 {
         world.look_at(
-            61 + second,
+            180 + second,
             &[RuleName::TargetDown],
             &[condition(RuleName::TargetDown, "", 1.0)],
         );
     }
     assert_eq!(world.told.len(), 2, "told once, and not at each look");
     // What it was about is gone: an operation that was taken out of the catalog.
-    world.look(100, &[]);
+    world.look(200, &[]);
     assert!(world.open.is_empty());
     assert_eq!(world.told.len(), 4);
 }
@@ -165,13 +168,75 @@ fn targets_are_apart() {
 }
 
 #[test]
+fn several_of_one_name_are_judged_by_the_worst() {
+    let mut world = World::new();
+    let lag = |second: i64, values: &[f64], world: &mut World| {
+        let conditions: Vec<_> = values
+            .iter()
+            .map(|value| condition(RuleName::ReplicaLag, "walreceiver", *value))
+            .collect();
+        world.look(second, &conditions);
+    };
+    for second in [0, 300, 600] {
+        lag(second, &[0.1, 90.0, 70.0], &mut world);
+        assert_eq!(world.open.len(), 1);
+    }
+    assert_eq!(world.told.len(), 1);
+    lag(660, &[0.1, 0.2], &mut world);
+    assert_eq!(world.told.len(), 2);
+}
+
+#[test]
+fn a_replica_that_dies_is_not_over() {
+    let mut world = World::new();
+    for second in [0, 300] {
+        world.look(second, &[condition(RuleName::ReplicaLag, "r", 90.0)]);
+    }
+    world.look(360, &[]);
+    world.look(300 + 86_399, &[]);
+    assert_eq!((world.told.len(), world.open.len()), (1, 1));
+    world.look(300 + 86_400, &[]);
+    assert_eq!(
+        world.told.len(),
+        2,
+        "nobody waits for ever for one that was taken out of service"
+    );
+}
+
+#[test]
+fn what_is_told_to_watchers_is_news() {
+    let rules: BTreeMap<_, _> = RuleName::ALL.into_iter().map(|name| (name, name.defaults())).collect();
+    let look = |second: i64, value: f64, open: &[Alert]| {
+        let conditions = [condition(RuleName::ReplicaLag, "r", value)];
+        let look = Look {
+            target: "main",
+            now: at(second),
+            rules: &rules,
+            conditions: &conditions,
+            looked: &RuleName::ALL,
+        };
+        step(&look, open).remove(0)
+    };
+    let (mut alert, _) = look(0, 100.0, &[]);
+    let mut transitions = Vec::new();
+    for (second, value) in [(60, 104.0), (120, 109.0), (180, 112.0), (240, 113.0), (300, 114.0)] {
+        let (next, transition) = look(second, value, &[alert]);
+        assert_eq!(next.seen_at, at(second));
+        alert = next;
+        transitions.push(transition);
+    }
+    let (seen, held, raised) = (AlertTransition::Seen, AlertTransition::Held, AlertTransition::Raised);
+    assert_eq!(transitions, [seen, seen, held, seen, raised], "small steps add up");
+}
+
+#[test]
 fn every_rule_is_raised_held_and_resolved() {
     for name in RuleName::ALL {
         let mut world = World::new();
         let rule = name.defaults();
         let (bad, good) = match name.side() {
-            Side::Above => (rule.raise_at, rule.clear_at - 0.01),
-            Side::Below => (rule.raise_at, rule.clear_at + 0.01),
+            Side::Above => (rule.raise_at + 0.01, rule.clear_at - 0.01),
+            Side::Below => (rule.raise_at - 0.01, rule.clear_at + 0.01),
             Side::Event => (1.0, 0.0),
         };
         for minute in 0..=20 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     super::attempt::{Attempt, Halt},
-    script,
+    leftover, script,
 };
 use crate::{
     migration::statement::words,
@@ -25,15 +25,13 @@ pub(super) async fn resolve(
     };
     let migrator = target.migrator();
     let index = index_of(target.as_ref(), script, entry.statements_done).await?;
+    let mut entry = entry.clone();
     let (took_effect, warning) = match (verb(statement, target.engine()).as_str(), index) {
         ("CREATE", Some((_, IndexState::Absent))) => (false, None),
         ("CREATE", Some((_, IndexState::Valid))) => (true, None),
         ("CREATE", Some((index, IndexState::Invalid))) => {
-            migrator.drop_invalid_index(attempt.claim, &index).await?;
-            let text = format!(
-                "index {index}, which an interrupted CREATE INDEX CONCURRENTLY left invalid, was dropped and is built again"
-            );
-            (false, Some(("INVALID_INDEX_DROPPED", text)))
+            entry = leftover::remove(attempt, target, None, &entry, &index).await??;
+            (false, None)
         }
         ("DROP", Some((_, state))) => (state == IndexState::Absent, None),
         ("REINDEX", Some((left, IndexState::Invalid))) => {
@@ -44,7 +42,7 @@ pub(super) async fn resolve(
         }
         // They can be run again without harm.
         ("REINDEX" | "VACUUM" | "ANALYZE", _) => (false, None),
-        _ => return Ok(Err(unknown(entry, script, Some(statement)))),
+        _ => return Ok(Err(unknown(&entry, script, Some(statement)))),
     };
     if let Some((code, text)) = warning {
         attempt.ledger.warn(None, code, text).await?;

@@ -9,6 +9,7 @@
 
 mod doubt;
 mod hold;
+mod leftover;
 mod rehearse;
 mod rewind;
 mod script;

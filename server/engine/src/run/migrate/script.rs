@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::super::attempt::{Attempt, Halt};
+use super::{
+    super::attempt::{Attempt, Halt},
+    leftover,
+};
 use crate::{
     failpoint,
     migration::statement::words,
@@ -333,7 +336,7 @@ async fn with_retries(
     let mut tries = 1;
     loop {
         // What fails beside a statement outside of a transaction may leave it in doubt, which is no matter of trying again.
-        let (tried, nothing_began) = match sweep(attempt, target, &ordered).await {
+        let (tried, nothing_began) = match sweep(attempt, target, order.step, &mut ordered).await? {
             Ok(()) => (once(attempt, target, order, &ordered, done_before).await?, ordered.atomic),
             Err(error) => (Err(error), true),
         };
@@ -391,20 +394,34 @@ fn in_vain(error: &MigratorError, nothing_began: bool) -> Option<(usize, String)
 }
 
 /// Drops the index that an earlier try of a statement left invalid, since another of its name could not be made. One that the statement
-/// is to drop itself is left to it.
-async fn sweep(attempt: &Attempt, target: &Arc<dyn Target>, ordered: &GroupOrder) -> Result<(), MigratorError> {
-    let tried = ordered.before.as_ref().is_some_and(|entry| !entry.problem.is_empty());
-    let Some(statement) = ordered.statements.first().filter(|_| tried && !ordered.atomic) else {
-        return Ok(());
+/// is to drop itself is left to it. The order goes on from the ledger row as it is then.
+async fn sweep(
+    attempt: &mut Attempt,
+    target: &Arc<dyn Target>,
+    step: usize,
+    ordered: &mut GroupOrder,
+) -> Result<Result<(), MigratorError>, Halt> {
+    let tried = ordered
+        .before
+        .as_ref()
+        .filter(|entry| !ordered.atomic && !entry.problem.is_empty());
+    let (Some(entry), Some(statement)) = (tried, ordered.statements.first()) else {
+        return Ok(Ok(()));
     };
     let mut words = words(&statement.sql, target.engine());
     if words.next().is_some_and(|first| first.is("DROP")) {
-        return Ok(());
+        return Ok(Ok(()));
     }
-    if let Some((index, IndexState::Invalid)) = target.migrator().index_of(statement, &ordered.session).await? {
-        target.migrator().drop_invalid_index(attempt.claim, &index).await?;
+    let found = target.migrator().index_of(statement, &ordered.session).await;
+    match found {
+        Ok(Some((index, IndexState::Invalid))) => match leftover::remove(attempt, target, Some(step), entry, &index).await? {
+            Ok(noted) => ordered.before = Some(noted),
+            Err(error) => return Ok(Err(error)),
+        },
+        Ok(_) => {}
+        Err(error) => return Ok(Err(error.into())),
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 async fn once(

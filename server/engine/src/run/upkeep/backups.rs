@@ -6,7 +6,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::{TaskEnd, begin_item, counted, end_of, fail_item, forget_current, is_noted, is_of_the_task, listed, note, task};
+use super::{
+    TaskEnd, begin_item, counted, end_item, end_of, fail_item, forget_current, is_noted, is_of_the_task, listed, note, task,
+};
 use crate::{
     engine::{Engine, backups::PruneRule},
     failpoint,
@@ -150,37 +152,88 @@ pub(super) async fn prune(
     attempt.boundary()?;
     let engine = Engine::of(std::sync::Arc::clone(&attempt.context));
     let target = attempt.run.target.clone();
-    let outcomes = tokio::select! {
+    let mut kept = 0_usize;
+    for candidate in engine.prune_candidates(&target, rule).await.map_err(halt)? {
+        if candidate.verdict.is_err() {
+            kept += 1;
+            continue;
+        }
+        attempt.boundary()?;
+        if attempt.out_of_time() {
+            return Ok(TaskEnd::OutOfTime);
+        }
+        let name = candidate.run.id.to_string();
+        begin_item(attempt, index, &name).await?;
         // Cut short anywhere, the next prune goes on with it.
-        stop = attempt.lease.stopped() => return Err(stop.into()),
-        outcomes = engine.prune_backups(&target, rule) => outcomes,
-    };
-    let outcomes = outcomes.map_err(|error| match error {
-        crate::EngineError::Store(error) => Halt::Store(error),
-        crate::EngineError::Target { source, .. } => Halt::Target(source),
-        other => Halt::Fail(other.to_string()),
-    })?;
-    let (gone, kept): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|outcome| outcome.pruned);
-    for outcome in &gone {
-        let item = MaintenanceItem {
-            name: outcome.backup.run.to_string(),
-            done: true,
-            bytes_before: outcome.freed_bytes,
-            ..MaintenanceItem::default()
+        let pruned = tokio::select! {
+            stop = attempt.lease.stopped() => return Err(stop.into()),
+            () = tokio::time::sleep(attempt.time_left()) => {
+                forget_current(attempt, index);
+                return Ok(TaskEnd::OutOfTime);
+            }
+            pruned = engine.prune_candidate(&target, candidate, false) => pruned.map_err(halt),
         };
-        note(attempt, index, item);
+        match pruned {
+            Ok(outcome) if outcome.pruned => end_item(attempt, index, removed(name, outcome.freed_bytes)).await?,
+            // Somebody needs it by now.
+            Ok(_) => {
+                kept += 1;
+                forget_current(attempt, index);
+            }
+            Err(Halt::Target(error)) if is_of_the_task(&error) => {
+                let why = format!("backup {name} was not removed: {error}");
+                fail_item(attempt, index, &name, "PRUNE_FAILED", why).await?;
+            }
+            Err(Halt::Fail(why)) => {
+                let why = format!("backup {name} was not removed: {why}");
+                fail_item(attempt, index, &name, "PRUNE_FAILED", why).await?;
+            }
+            Err(halt) => return Err(halt),
+        }
     }
-    let freed: u64 = gone.iter().map(|outcome| outcome.freed_bytes).sum();
-    let names: Vec<String> = gone.iter().map(|outcome| outcome.backup.run.to_string()).collect();
+    // Those of attempts before this one, too.
+    let items = task(attempt, index).map_or(&[][..], |task| &task.items);
+    let gone: Vec<&MaintenanceItem> = items.iter().filter(|item| item.done).collect();
+    let freed: u64 = gone.iter().map(|item| item.bytes_before).sum();
+    let names: Vec<&str> = gone.iter().map(|item| item.name.as_str()).collect();
     let mut told = format!(
-        "{}, {freed} bytes freed; {} kept",
+        "{}, {freed} bytes freed; {kept} kept",
         counted(gone.len(), "backup removed", "backups removed"),
-        kept.len()
     );
     if !names.is_empty() {
         told.push_str(&format!(": {}", listed(&names)));
     }
-    Ok(TaskEnd::Done(told))
+    Ok(end_of(attempt, index, told))
+}
+
+fn removed(name: String, freed_bytes: u64) -> MaintenanceItem {
+    MaintenanceItem {
+        name,
+        done: true,
+        bytes_before: freed_bytes,
+        ..MaintenanceItem::default()
+    }
+}
+
+/// What of a prune ends more than the item that it was at.
+fn halt(error: crate::EngineError) -> Halt {
+    match error {
+        crate::EngineError::Store(error) => Halt::Store(error),
+        crate::EngineError::Target { source, .. } => Halt::Target(source),
+        other => Halt::Fail(other.to_string()),
+    }
+}
+
+/// Notes the removal that a dead attempt came to the end of without a word. One that it only began is finished by the task itself.
+pub(super) async fn settle_prune(attempt: &mut Attempt, index: usize, name: &str) -> Result<(), Halt> {
+    let Ok(id) = name.parse::<RunId>() else { return Ok(()) };
+    let backup = attempt.context.store.run(id).await?;
+    if let Some(backup) = backup.filter(|backup| backup.pruned.is_some_and(|pruned| pruned.complete)) {
+        // What its files in the trash of a root had is not known any more.
+        let freed = backup.report.total(|step| step.captured_bytes);
+        note(attempt, index, removed(name.to_owned(), freed));
+    }
+    Ok(())
 }
 
 /// The target's backups that can be restored, newest first.
@@ -211,6 +264,11 @@ async fn one(attempt: &mut Attempt, index: usize, backup: &Run) -> Result<bool, 
     let name = backup.id.to_string();
     recount(attempt, index);
     begin_item(attempt, index, &name).await?;
+    // From here on no prune takes it: the run names it. Before, one may have.
+    if was_pruned(attempt, backup.id).await? {
+        forget_current(attempt, index);
+        return Ok(true);
+    }
     let proof = match prove(attempt, index, backup).await {
         Ok(Some(proof)) => proof,
         Ok(None) => {

@@ -4,9 +4,8 @@
 use std::{convert::Infallible, sync::Mutex, time::Duration};
 
 use dbkeep_engine::port::TargetError;
-use sqlx::PgConnection;
 
-use super::super::{PostgresTarget, error::statement};
+use super::super::{PostgresTarget, error::statement, line::Line};
 
 /// Most blockers that are told of.
 const MOST: i64 = 5;
@@ -23,7 +22,7 @@ const BLOCKERS: &str = "SELECT CASE WHEN b.pid = 0 THEN 'a prepared transaction'
            WHERE me.pid = $1 AND me.wait_event_type = 'Lock' LIMIT $2) AS b \
      LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = b.pid ORDER BY b.pid";
 
-async fn look(connection: &mut PgConnection, process: i32) -> Result<Vec<String>, TargetError> {
+async fn look(connection: &mut Line, process: i32) -> Result<Vec<String>, TargetError> {
     sqlx::query_scalar(BLOCKERS)
         .bind(process)
         .bind(MOST)
@@ -43,7 +42,7 @@ impl PostgresTarget {
         tokio::time::sleep(lock_timeout / 2).await;
         // Often enough that no wait for a lock ends unseen in its second half.
         let pause = (lock_timeout / 4).clamp(Duration::from_millis(20), Duration::from_secs(1));
-        let mut kept: Option<PgConnection> = None;
+        let mut kept: Option<Line> = None;
         loop {
             let mut connection = match kept.take() {
                 Some(connection) => connection,

@@ -11,13 +11,14 @@ use dbkeep_engine::{
     model::{EngineKind, LedgerEntry, Statement, StatementReport},
     port::{Follow, GroupDone, GroupOrder, MigratorError, TargetError, TargetErrorClass, Told},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
+use super::super::line::Line;
 use super::{
     super::{
         PostgresTarget,
         error::{self, refused, statement},
-        holders,
+        liveness::watched,
     },
     ledger, look,
     observe::Observer,
@@ -28,14 +29,6 @@ use crate::target::{
     ledger::{check_unmoved, millis, report, tell, with_work},
     words::{Word, are, changes_rows, words},
 };
-
-/// How the driver, the server and this process find out that another of them is gone.
-pub(super) fn watchful(local: bool) -> String {
-    format!(
-        "SELECT pg_catalog.set_config('client_connection_check_interval', '2s', {local}) \
-         WHERE pg_catalog.current_setting('server_version_num')::integer >= 140000"
-    )
-}
 
 /// The settings of a transaction for its statements.
 pub(super) fn settings(lock_timeout: Duration, statement_timeout: Option<Duration>) -> String {
@@ -112,7 +105,7 @@ struct Group<'a> {
 
 impl Group<'_> {
     /// All but the commit.
-    async fn work(&self, connection: &mut PgConnection) -> Result<GroupDone, MigratorError> {
+    async fn work(&self, connection: &mut Line) -> Result<GroupDone, MigratorError> {
         let order = self.order;
         let transaction = self.begin(connection).await?;
         let mut observer = match order.observe {
@@ -142,13 +135,13 @@ impl Group<'_> {
     }
 
     /// Begins, and returns what tells this transaction from any other.
-    async fn begin(&self, connection: &mut PgConnection) -> Result<String, MigratorError> {
+    async fn begin(&self, connection: &mut Line) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
-            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
             settings(order.lock_timeout, order.statement_timeout),
-            watchful(true),
-            holders::KEEPALIVE,
+            // The group before it reset what the session began with.
+            watched(true),
             ledger::select_fence(order.claim),
             ledger::select_lease(""),
             ledger::select_locked(&order.after.id),
@@ -168,12 +161,7 @@ impl Group<'_> {
     }
 
     /// Looks whether everything is as it has to be, and writes the ledger row.
-    async fn end(
-        &self,
-        connection: &mut PgConnection,
-        transaction: &str,
-        entry: &LedgerEntry,
-    ) -> Result<LedgerEntry, MigratorError> {
+    async fn end(&self, connection: &mut Line, transaction: &str, entry: &LedgerEntry) -> Result<LedgerEntry, MigratorError> {
         let order = self.order;
         // What a deferred constraint has to say belongs to the script.
         let mut closing = format!("SET CONSTRAINTS ALL IMMEDIATE; {}", own_settings(order));
@@ -237,7 +225,7 @@ fn ended_itself() -> TargetError {
 }
 
 /// Sets the session as the script did for its groups before this one.
-pub(super) async fn set_session(connection: &mut PgConnection, order: &GroupOrder) -> Result<(), MigratorError> {
+pub(super) async fn set_session(connection: &mut Line, order: &GroupOrder) -> Result<(), MigratorError> {
     for one in &order.session {
         let set = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
         set.map_err(|error| problem::of_statement(error, 0, Vec::new()))?;
@@ -248,7 +236,7 @@ pub(super) async fn set_session(connection: &mut PgConnection, order: &GroupOrde
 /// Executes one statement, and looks meanwhile who keeps it waiting.
 pub(super) async fn run_one(
     target: &PostgresTarget,
-    connection: &mut PgConnection,
+    connection: &mut Line,
     process: i32,
     order: &GroupOrder,
     index: usize,

@@ -6,9 +6,9 @@ use dbkeep_engine::{
     model::{Fingerprint, SchemaObject, TableContent, TableName},
     port::TargetError,
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::super::{error::statement, render};
+use super::super::{error::statement, line::Line, render};
 
 /// Text forms that do not depend on anybody's settings, and one snapshot for everything.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL row_security = off; SET LOCAL search_path = ''; \
@@ -169,7 +169,7 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, \
      ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\"";
 
 /// Takes the fingerprint. Its connection is not to be used again after an error.
-pub(super) async fn take(connection: &mut PgConnection) -> Result<Fingerprint, TargetError> {
+pub(super) async fn take(connection: &mut Line) -> Result<Fingerprint, TargetError> {
     connection.execute(BEGIN).await.map_err(statement)?;
     let mut objects = Vec::new();
     for query in queries() {
@@ -200,7 +200,7 @@ pub(super) async fn take(connection: &mut PgConnection) -> Result<Fingerprint, T
     })
 }
 
-async fn contents(connection: &mut PgConnection) -> Result<Vec<TableContent>, TargetError> {
+async fn contents(connection: &mut Line) -> Result<Vec<TableContent>, TargetError> {
     let sql = TABLES
         .replace("OWN_SCHEMA", OWN)
         .replace("NOBODYS", &nobodys("pg_class", "c.oid"));

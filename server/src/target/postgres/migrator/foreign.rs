@@ -6,8 +6,9 @@ use dbkeep_engine::{
     model::{ForeignLedger, TableName},
     port::TargetError,
 };
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 
+use super::super::line::Line;
 use super::{
     super::{error::statement, render},
     session::text,
@@ -23,7 +24,7 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text \
      ORDER BY coalesce(array_position(current_schemas(false), n.nspname), 1000), n.nspname, c.relname, a.attnum";
 
 /// Every ledger of another tool.
-pub(super) async fn ledgers(connection: &mut PgConnection) -> Result<Vec<ForeignLedger>, TargetError> {
+pub(super) async fn ledgers(connection: &mut Line) -> Result<Vec<ForeignLedger>, TargetError> {
     let names: Vec<String> = SHAPES.iter().map(|shape| shape.table.to_owned()).collect();
     let rows = sqlx::query(TABLES)
         .bind(names)

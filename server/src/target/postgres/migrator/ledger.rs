@@ -8,8 +8,9 @@ use dbkeep_engine::{
     port::{Claim, MigratorError, TargetError},
 };
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Executor as _, postgres::PgRow};
 
+use super::super::line::Line;
 use super::{
     super::{
         error::{self, refused, statement},
@@ -170,7 +171,7 @@ pub(in crate::target::postgres) fn check_lease(rows: Option<&Vec<PgRow>>, claim:
     Err(lease_ran_out().into())
 }
 
-async fn exists(connection: &mut PgConnection) -> Result<bool, TargetError> {
+async fn exists(connection: &mut Line) -> Result<bool, TargetError> {
     sqlx::query_scalar("SELECT to_regclass('dbkeep.migration_lease') IS NOT NULL")
         .fetch_one(connection)
         .await
@@ -178,7 +179,7 @@ async fn exists(connection: &mut PgConnection) -> Result<bool, TargetError> {
 }
 
 /// Every row of the ledger.
-pub(in crate::target::postgres) async fn all(connection: &mut PgConnection) -> Result<Vec<LedgerEntry>, TargetError> {
+pub(in crate::target::postgres) async fn all(connection: &mut Line) -> Result<Vec<LedgerEntry>, TargetError> {
     if !exists(&mut *connection).await? {
         return Ok(Vec::new());
     }
@@ -192,7 +193,7 @@ pub(in crate::target::postgres) async fn all(connection: &mut PgConnection) -> R
 
 /// Takes or prolongs the lease.
 pub(in crate::target::postgres) async fn lease(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     claim: Claim,
     holder: &str,
     term: Duration,
@@ -240,7 +241,7 @@ fn f64_of(millis: u64) -> f64 {
 }
 
 /// Gives the lease back, where it is this attempt's.
-pub(in crate::target::postgres) async fn unlease(connection: &mut PgConnection, claim: Claim) -> Result<(), TargetError> {
+pub(in crate::target::postgres) async fn unlease(connection: &mut Line, claim: Claim) -> Result<(), TargetError> {
     if !exists(&mut *connection).await? {
         return Ok(());
     }
@@ -256,7 +257,7 @@ pub(in crate::target::postgres) async fn unlease(connection: &mut PgConnection, 
 
 /// Writes rows outright. Its connection is not to be used again after an error.
 pub(in crate::target::postgres) async fn note(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     claim: Claim,
     entries: &[(Option<LedgerEntry>, LedgerEntry)],
 ) -> Result<(), MigratorError> {
@@ -279,13 +280,13 @@ pub(in crate::target::postgres) async fn note(
 }
 
 /// Writes a row in the transaction that is open.
-pub(in crate::target::postgres) async fn write(connection: &mut PgConnection, entry: &LedgerEntry) -> Result<(), TargetError> {
+pub(in crate::target::postgres) async fn write(connection: &mut Line, entry: &LedgerEntry) -> Result<(), TargetError> {
     simple(connection, upsert(entry, "true")).await.map_err(statement)?;
     Ok(())
 }
 
 /// Makes sure that the lease is this attempt's, and stays so until the transaction that is open has ended.
-pub(in crate::target::postgres) async fn hold_lease(connection: &mut PgConnection, claim: Claim) -> Result<(), MigratorError> {
+pub(in crate::target::postgres) async fn hold_lease(connection: &mut Line, claim: Claim) -> Result<(), MigratorError> {
     let rows = simple(connection, select_lease("FOR SHARE")).await.map_err(statement)?;
     check_lease(rows.first(), claim)
 }

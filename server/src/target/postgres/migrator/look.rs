@@ -5,11 +5,12 @@ use dbkeep_engine::{
     model::{TableMeasure, TableName},
     port::{IndexState, MigratorError, TargetError},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::super::{
     PostgresTarget,
     error::{refused, statement},
+    line::Line,
     render,
 };
 use crate::target::ledger::judged;
@@ -26,7 +27,7 @@ fn first_column(query: &str) -> String {
 }
 
 /// What a check found, where it does not hold. By the extended protocol, which takes one statement and no more.
-async fn judge(connection: &mut PgConnection, query: &str) -> Result<Option<String>, TargetError> {
+async fn judge(connection: &mut Line, query: &str) -> Result<Option<String>, TargetError> {
     let rows = sqlx::query_scalar::<_, Option<String>>(AssertSqlSafe(first_column(query)))
         .persistent(false)
         .fetch_all(connection)
@@ -36,7 +37,7 @@ async fn judge(connection: &mut PgConnection, query: &str) -> Result<Option<Stri
 }
 
 /// Whether all checks hold, in the transaction that is open, which they cannot change.
-pub(super) async fn hold_all(connection: &mut PgConnection, checks: &[String]) -> Result<(), MigratorError> {
+pub(super) async fn hold_all(connection: &mut Line, checks: &[String]) -> Result<(), MigratorError> {
     connection
         .execute("SAVEPOINT dbkeep_checks; SET LOCAL transaction_read_only = on")
         .await
@@ -77,7 +78,7 @@ impl PostgresTarget {
 }
 
 /// How large tables are.
-pub(super) async fn measure(connection: &mut PgConnection, tables: &[String]) -> Result<Vec<TableMeasure>, TargetError> {
+pub(super) async fn measure(connection: &mut Line, tables: &[String]) -> Result<Vec<TableMeasure>, TargetError> {
     // Partitions and children count with their parent.
     let sql = "WITH RECURSIVE tree AS (SELECT to_regclass($1)::oid AS relid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN tree ON i.inhparent = tree.relid) \
                SELECT n.nspname::text, r.relname::text, sum(CASE WHEN c.relkind = 'p' THEN 0 ELSE c.reltuples END)::float8, \
@@ -146,7 +147,7 @@ fn state(valid: bool) -> IndexState {
 }
 
 /// The index of a name as it is written: its full name and state.
-pub(super) async fn index(connection: &mut PgConnection, name: &str) -> Result<Option<(String, IndexState)>, TargetError> {
+pub(super) async fn index(connection: &mut Line, name: &str) -> Result<Option<(String, IndexState)>, TargetError> {
     let sql = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), i.indisvalid AND i.indisready FROM pg_catalog.pg_index AS i \
                JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
                WHERE c.oid = pg_catalog.to_regclass($1)";
@@ -161,11 +162,7 @@ pub(super) async fn index(connection: &mut PgConnection, name: &str) -> Result<O
 
 /// The index of that name, without a schema, of a table as it is written: its full name and state. An index lies in the schema of
 /// its table.
-pub(super) async fn index_of_table(
-    connection: &mut PgConnection,
-    table: &str,
-    name: &str,
-) -> Result<(String, IndexState), TargetError> {
+pub(super) async fn index_of_table(connection: &mut Line, table: &str, name: &str) -> Result<(String, IndexState), TargetError> {
     // Too long a name is cut off by the server's own cast, as it was when the index was made.
     let sql = "SELECT pg_catalog.format('%I.%I', n.nspname, $2::text::name), x.valid FROM pg_catalog.pg_class AS t \
                JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace \
@@ -195,7 +192,7 @@ pub(super) enum Of<'a> {
 }
 
 /// Indexes that are not valid: full name, and name without a schema.
-pub(super) async fn invalid_indexes(connection: &mut PgConnection, of: Of<'_>) -> Result<Vec<(String, String)>, TargetError> {
+pub(super) async fn invalid_indexes(connection: &mut Line, of: Of<'_>) -> Result<Vec<(String, String)>, TargetError> {
     let of_which = match of {
         Of::Table(table) => format!("i.indrelid = pg_catalog.to_regclass({})", render::literal(table)),
         Of::Reindex(named) => {
@@ -241,7 +238,7 @@ const UNCHECKED: &str = "SELECT n.nspname::text, c.relname::text, f.conname::tex
      WHERE NOT f.convalidated AND f.contype IN ('f', 'c', 'n') AND f.conparentid = 0 \
      ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\", f.conname::text COLLATE \"C\"";
 
-async fn unchecked(connection: &mut PgConnection) -> Result<Vec<Unchecked>, TargetError> {
+async fn unchecked(connection: &mut Line) -> Result<Vec<Unchecked>, TargetError> {
     let rows = sqlx::query(UNCHECKED).fetch_all(connection).await.map_err(statement)?;
     let mut found = Vec::with_capacity(rows.len());
     for row in rows {
@@ -291,7 +288,7 @@ async fn unchecked(connection: &mut PgConnection) -> Result<Vec<Unchecked>, Targ
 }
 
 /// Constraints that rows violate now. Its connection is not to be used again.
-pub(super) async fn violations(connection: &mut PgConnection) -> Result<Vec<String>, TargetError> {
+pub(super) async fn violations(connection: &mut Line) -> Result<Vec<String>, TargetError> {
     connection
         .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog")
         .await

@@ -15,8 +15,8 @@ use dbkeep_engine::{
     model::{LockMode, StatementReport, TableLock},
     port::TargetError,
 };
-use sqlx::PgConnection;
 
+use super::super::line::Line;
 use super::{
     super::{PostgresTarget, error::statement},
     session::{simple, text},
@@ -43,7 +43,7 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) async fn begin(connection: &mut PgConnection) -> Result<Self, TargetError> {
+    pub(super) async fn begin(connection: &mut Line) -> Result<Self, TargetError> {
         let mut tables = BTreeMap::new();
         for row in simple(connection, TABLES.to_owned())
             .await
@@ -63,7 +63,7 @@ impl Observer {
     /// Adds to a report what is new since the last look.
     pub(super) async fn look(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Line,
         report: &mut StatementReport,
         empties: bool,
     ) -> Result<(), TargetError> {
@@ -110,7 +110,7 @@ impl Observer {
     /// Adds what was seen from outside to the report of a statement that has ended, and what it wrote anew.
     pub(super) async fn look_back(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Line,
         report: &mut StatementReport,
         seen: Mutex<BTreeSet<(String, LockMode)>>,
     ) -> Result<(), TargetError> {
@@ -148,7 +148,7 @@ impl PostgresTarget {
     /// Notes the locks that a process holds, until it is dropped.
     pub(super) async fn note_locks(&self, process: i32, seen: &Mutex<BTreeSet<(String, LockMode)>>) -> Infallible {
         let mut pause = PAUSES.0;
-        let mut kept: Option<PgConnection> = None;
+        let mut kept: Option<Line> = None;
         loop {
             // Whoever cannot be asked tells nothing: the report says "at least".
             if let Some(mut connection) = match kept.take() {

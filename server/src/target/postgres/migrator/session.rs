@@ -8,12 +8,14 @@ use std::{
 
 use dbkeep_engine::port::{Claim, TargetError};
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _, postgres::PgRow};
+use sqlx::{AssertSqlSafe, Either, Executor as _, Row as _, ValueRef as _, postgres::PgRow};
 
 use super::super::{
     CONNECT_TIMEOUT, IDLE_LIFETIME, PostgresTarget,
     error::{self, lost, statement},
     holders,
+    line::Line,
+    liveness,
     load::CANCEL,
 };
 use crate::hosts::Hosts;
@@ -34,7 +36,7 @@ pub(in super::super) struct Sessions(Mutex<Vec<(Session, Instant)>>);
 
 /// A connection, and the process that serves it.
 pub(super) struct Session {
-    pub(super) connection: PgConnection,
+    pub(super) connection: Line,
     pub(super) process: i32,
     /// Attempt for which it is noted among those that hold locks.
     pub(super) noted: Option<Claim>,
@@ -70,7 +72,9 @@ impl PostgresTarget {
     /// A session that nothing was done in, or that was wiped.
     pub(super) async fn session(&self) -> Result<Session, TargetError> {
         let mut session = self.unwiped_session().await?;
-        session.connection.execute(WIPE).await.map_err(statement)?;
+        // The group before it reset what the session began with.
+        let begin = format!("{WIPE}; {}", liveness::watched(false));
+        session.connection.execute(AssertSqlSafe(begin)).await.map_err(statement)?;
         Ok(session)
     }
 
@@ -88,7 +92,8 @@ impl PostgresTarget {
             }
         }
         let connecting = async {
-            let mut connection = self.hosts.connect(CONNECT_TIMEOUT).await.map_err(error::connecting)?;
+            let opening = Line::open(&self.hosts, CONNECT_TIMEOUT, self.silence, "");
+            let mut connection = opening.await.map_err(error::connecting)?;
             if !self.parallel {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
                 connection.execute(serial).await.map_err(statement)?;
@@ -171,7 +176,7 @@ impl Drop for Armed {
 }
 
 /// Executes statements by the simple protocol; the rows of each.
-pub(super) async fn simple(connection: &mut PgConnection, sql: String) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
+pub(super) async fn simple(connection: &mut Line, sql: String) -> Result<Vec<Vec<PgRow>>, sqlx::Error> {
     let mut results = Vec::new();
     let mut rows = Vec::new();
     let mut stream = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_many(connection);

@@ -8,11 +8,12 @@ use dbkeep_engine::{
     model::{EngineKind, LedgerEntry, Statement},
     port::{Claim, Follow, GroupDone, GroupOrder, IndexState, MigratorError, TargetError, TargetErrorClass, Told},
 };
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
+use super::super::line::Line;
 use super::{
-    super::{PostgresTarget, error::statement},
-    execute::{begin_own, run_one, set_session, watchful, write_own},
+    super::{PostgresTarget, error::statement, holders, liveness::watched},
+    execute::{begin_own, run_one, set_session, write_own},
     ledger, look,
     observe::Observer,
     problem,
@@ -70,7 +71,7 @@ impl PostgresTarget {
         let settings = format!(
             "SET lock_timeout = {}; SET statement_timeout = {limit}; SET client_min_messages = warning; {}",
             millis(order.lock_timeout).max(1),
-            watchful(false)
+            watched(false)
         );
         session.connection.execute(AssertSqlSafe(settings)).await.map_err(statement)?;
         if let Err(error) = set_session(&mut session.connection, order).await {
@@ -208,6 +209,7 @@ impl PostgresTarget {
 
     pub(super) async fn drop_invalid(&self, claim: Claim, full_names: &str) -> Result<(), MigratorError> {
         let mut connection = self.connect().await?;
+        holders::note(&mut connection, claim, "removal of an invalid index").await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {}; {}; COMMIT",
             ledger::select_fence(claim),
@@ -226,6 +228,7 @@ impl PostgresTarget {
             // A comma.
             at = next + 1;
         }
+        holders::unnote(&mut connection).await?;
         Ok(())
     }
 }
@@ -285,11 +288,7 @@ impl IndexWork {
     }
 
     /// The index and its state, in a session that is set as the script's.
-    async fn look(
-        &self,
-        connection: &mut PgConnection,
-        session: &[Statement],
-    ) -> Result<Option<(String, IndexState)>, TargetError> {
+    async fn look(&self, connection: &mut Line, session: &[Statement]) -> Result<Option<(String, IndexState)>, TargetError> {
         connection
             .execute("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
             .await
@@ -317,7 +316,7 @@ impl IndexWork {
     }
 
     /// Indexes that are not valid, of those that the statement could have left: full name, and name without a schema.
-    async fn invalid(&self, connection: &mut PgConnection) -> Result<Vec<(String, String)>, TargetError> {
+    async fn invalid(&self, connection: &mut Line) -> Result<Vec<(String, String)>, TargetError> {
         let of = match self {
             Self::Creates { table, .. } => look::Of::Table(table),
             Self::Rebuilds(named) => look::Of::Reindex(named.as_deref()),
@@ -327,7 +326,7 @@ impl IndexWork {
     }
 
     /// Full names of those of them that were not there before, or are named by the statement.
-    async fn left(&self, connection: &mut PgConnection, before: &[(String, String)]) -> Result<Vec<String>, TargetError> {
+    async fn left(&self, connection: &mut Line, before: &[(String, String)]) -> Result<Vec<String>, TargetError> {
         let mine = match self {
             Self::Creates { index, .. } => index.as_ref(),
             Self::Drops(_) | Self::Rebuilds(_) => None,

@@ -7,13 +7,14 @@ use dbkeep_engine::{
     port::{TargetError, TargetErrorClass},
 };
 use sqlx::{
-    AssertSqlSafe, Executor as _, FromRow, PgConnection,
+    AssertSqlSafe, Executor as _, FromRow,
     postgres::{PgArguments, PgRow},
 };
 
 use super::{
     super::{
         error::{lost, statement},
+        line::Line,
         render,
     },
     database::Basics,
@@ -36,7 +37,7 @@ pub(super) type Query = sqlx::query::Query<'static, sqlx::Postgres, PgArguments>
 
 /// A look that is going on.
 pub(super) struct Look<'a> {
-    connection: &'a mut PgConnection,
+    connection: &'a mut Line,
     deadline: Instant,
     basics: Option<Basics>,
     gaps: Vec<Gap>,
@@ -45,7 +46,7 @@ pub(super) struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    pub(super) fn new(connection: &'a mut PgConnection, began: Instant, limit: Duration) -> Self {
+    pub(super) fn new(connection: &'a mut Line, began: Instant, limit: Duration) -> Self {
         Self {
             connection,
             deadline: began + limit,
@@ -183,7 +184,7 @@ fn tries(error: &TargetError) -> u32 {
     }
 }
 
-async fn within(connection: &mut PgConnection, query: Query, limit: Duration) -> Result<Vec<PgRow>, TargetError> {
+async fn within(connection: &mut Line, query: Query, limit: Duration) -> Result<Vec<PgRow>, TargetError> {
     let begin = format!(
         "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; SET LOCAL jit = off",
         limit.as_millis().clamp(1, 86_400_000),

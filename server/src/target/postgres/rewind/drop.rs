@@ -8,11 +8,12 @@
 //! first come as rows of the system's own, the second act on another server.
 
 use dbkeep_engine::port::{MaintenanceError, TargetError, TargetErrorClass};
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::super::{
     dump::{Notes, OWN_SCHEMAS},
     error::statement,
+    line::Line,
     render,
 };
 
@@ -56,7 +57,7 @@ const OUTSIDE: [(&str, &str); 8] = [
 ];
 
 /// Extensions of the application's with their versions.
-pub(in super::super) async fn extensions(connection: &mut PgConnection) -> Result<Vec<(String, String)>, MaintenanceError> {
+pub(in super::super) async fn extensions(connection: &mut Line) -> Result<Vec<(String, String)>, MaintenanceError> {
     let sql = "SELECT e.extname::text, e.extversion FROM pg_catalog.pg_extension AS e WHERE e.oid::bigint >= $1 ORDER BY 1";
     Ok(sqlx::query_as(sql)
         .bind(FIRST)
@@ -66,7 +67,7 @@ pub(in super::super) async fn extensions(connection: &mut PgConnection) -> Resul
 }
 
 /// Refuses what cannot be replaced.
-pub(super) async fn check(connection: &mut PgConnection) -> Result<(), MaintenanceError> {
+pub(super) async fn check(connection: &mut Line) -> Result<(), MaintenanceError> {
     let unsupported = |what: &str| MaintenanceError::Unsupported {
         problem: format!(
             "the database holds {what}, which cannot be replaced in one transaction; expected none, or a restore to a scratch place and by hand"
@@ -86,7 +87,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), Maintenan
     }
 }
 
-async fn names(connection: &mut PgConnection, sql: String) -> Result<Vec<String>, MaintenanceError> {
+async fn names(connection: &mut Line, sql: String) -> Result<Vec<String>, MaintenanceError> {
     Ok(sqlx::query_scalar(AssertSqlSafe(sql))
         .persistent(false)
         .fetch_all(connection)
@@ -94,7 +95,7 @@ async fn names(connection: &mut PgConnection, sql: String) -> Result<Vec<String>
         .map_err(statement)?)
 }
 
-async fn run(connection: &mut PgConnection, sql: String) -> Result<(), MaintenanceError> {
+async fn run(connection: &mut Line, sql: String) -> Result<(), MaintenanceError> {
     connection.execute(AssertSqlSafe(sql)).await.map_err(statement)?;
     Ok(())
 }
@@ -107,7 +108,7 @@ fn belongs(catalog: &str, object: &str) -> String {
 }
 
 /// An extension that goes must not take rows along: no dump holds those of its tables.
-async fn holds_nothing(connection: &mut PgConnection, extension: &str) -> Result<(), MaintenanceError> {
+async fn holds_nothing(connection: &mut Line, extension: &str) -> Result<(), MaintenanceError> {
     let sql = format!(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_class AS c ON c.oid = d.objid \
          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid \
@@ -130,7 +131,7 @@ async fn holds_nothing(connection: &mut PgConnection, extension: &str) -> Result
 }
 
 /// The extensions must be those of the backup, with their versions: `CREATE EXTENSION` of a dump names none.
-pub(super) async fn same_extensions(connection: &mut PgConnection, notes: &Notes) -> Result<(), MaintenanceError> {
+pub(super) async fn same_extensions(connection: &mut Line, notes: &Notes) -> Result<(), MaintenanceError> {
     let (then, now) = (notes.extensions.clone().unwrap_or_default(), extensions(connection).await?);
     match then.iter().find(|extension| !now.contains(extension)) {
         None => Ok(()),
@@ -143,7 +144,7 @@ pub(super) async fn same_extensions(connection: &mut PgConnection, notes: &Notes
 }
 
 /// Drops everything; returns the schemas that stayed.
-pub(super) async fn everything(connection: &mut PgConnection, notes: &Notes) -> Result<Vec<String>, MaintenanceError> {
+pub(super) async fn everything(connection: &mut Line, notes: &Notes) -> Result<Vec<String>, MaintenanceError> {
     let Some(saved) = &notes.extensions else {
         return Err(MaintenanceError::Unsupported {
             problem: "the backup does not say which extensions there were: a version of dbkeep made it that did not note them"
@@ -213,7 +214,7 @@ pub(super) async fn everything(connection: &mut PgConnection, notes: &Notes) -> 
 ///
 /// # Errors
 /// A conflict where a table was not locked by this transaction in the beginning.
-async fn objects(connection: &mut PgConnection, schemas: &str) -> Result<(), MaintenanceError> {
+async fn objects(connection: &mut Line, schemas: &str) -> Result<(), MaintenanceError> {
     let sql = format!(
         "SELECT i.type, i.identity, d.classid = 'pg_catalog.pg_class'::regclass AND EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS l \
          WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.mode = 'ExclusiveLock' AND l.granted AND l.relation = d.objid) \
@@ -250,7 +251,7 @@ async fn objects(connection: &mut PgConnection, schemas: &str) -> Result<(), Mai
 
 /// Default privileges as a new database has them. What is made after this would inherit others, also where the backup says nothing of its
 /// privileges because they were the built-in ones.
-async fn no_defaults(connection: &mut PgConnection) -> Result<(), MaintenanceError> {
+async fn no_defaults(connection: &mut Line) -> Result<(), MaintenanceError> {
     let built_in = "CASE WHEN d.defaclnamespace = 0 THEN pg_catalog.acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's'::\"char\" ELSE d.defaclobjtype END, d.defaclrole) ELSE '{}'::aclitem[] END";
     let named = "CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
     let change = |verb: &str, direction: &str, from: &str, without: &str| {
@@ -272,7 +273,7 @@ async fn no_defaults(connection: &mut PgConnection) -> Result<(), MaintenanceErr
 }
 
 /// The schema `public` with the privileges and the owner that a new database has; a dump says what was different.
-async fn public_again(connection: &mut PgConnection) -> Result<(), MaintenanceError> {
+async fn public_again(connection: &mut Line) -> Result<(), MaintenanceError> {
     let there = "SELECT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(n.nspowner)) FROM pg_catalog.pg_namespace AS n WHERE n.nspname = 'public'";
     let Some(owner) = names(connection, there.to_owned()).await?.pop() else {
         return Ok(());

@@ -6,13 +6,14 @@ use std::{
 };
 
 use dbkeep_engine::port::{MaintenanceError, TargetErrorClass};
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::{
     PostgresTarget,
     dump::OWN_SCHEMAS,
     error::{lost, statement},
+    line::Line,
     render,
 };
 use crate::target::ledger::millis;
@@ -39,7 +40,7 @@ impl Locks {
     pub(super) async fn take(
         &self,
         target: &PostgresTarget,
-        connection: &mut PgConnection,
+        connection: &mut Line,
         process: i32,
         mode: &str,
     ) -> Result<(), MaintenanceError> {
@@ -115,12 +116,12 @@ impl Locks {
 /// A transaction that is kept open. A process that is stopped gives no sign of life, and the server ends the transaction.
 pub(super) struct Kept {
     ended: CancellationToken,
-    keeping: tokio::task::JoinHandle<Result<PgConnection, sqlx::Error>>,
+    keeping: tokio::task::JoinHandle<Result<Line, sqlx::Error>>,
     _guard: DropGuard,
 }
 
 impl Kept {
-    pub(super) fn keep(mut connection: PgConnection) -> Self {
+    pub(super) fn keep(mut connection: Line) -> Self {
         let ended = CancellationToken::new();
         let stop = ended.clone();
         let keeping = tokio::spawn(async move {
@@ -140,7 +141,7 @@ impl Kept {
     }
 
     /// Hands the transaction back.
-    pub(super) async fn end(self) -> Result<PgConnection, MaintenanceError> {
+    pub(super) async fn end(self) -> Result<Line, MaintenanceError> {
         self.ended.cancel();
         let kept = self.keeping.await.map_err(|error| lost(error.to_string()))?;
         Ok(kept.map_err(statement)?)

@@ -15,8 +15,9 @@ use dbkeep_engine::{
     },
 };
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
+use super::super::line::Line;
 use super::{
     super::{
         error::{refused, statement},
@@ -32,20 +33,18 @@ fn named(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|place| format!("{prefix}{place}")).collect()
 }
 
-async fn execute(connection: &mut PgConnection, sql: String) -> Result<u64, TargetError> {
+async fn execute(connection: &mut Line, sql: String) -> Result<u64, TargetError> {
     let done = sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(connection).await;
     Ok(done.map_err(statement)?.rows_affected())
 }
 
 /// Reads the edges in one statement, numbers and trims them, and decides.
-async fn find(connection: &mut PgConnection, selection: &Selection) -> Result<Feedback, TargetError> {
+async fn find(connection: &mut Line, selection: &Selection) -> Result<Feedback, TargetError> {
     let Condition::Cycle { from, to, .. } = &selection.matches else {
         return Err(refused("the selection is not about cycles".to_owned()));
     };
     let schema = &selection.table;
-    // Whoever stops waiting closes the connection; a server that can tell (from 14 on) then ends the statement.
-    let settings = "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
-                    SET jit = off; SET work_mem = '64MB'; SET enable_nestloop = off; SET synchronize_seqscans = off; \
+    let settings = "SET jit = off; SET work_mem = '64MB'; SET enable_nestloop = off; SET synchronize_seqscans = off; \
                     DROP TABLE IF EXISTS pg_temp.dbkeep_edge, pg_temp.dbkeep_node, pg_temp.dbkeep_pair, pg_temp.dbkeep_left";
     connection.execute(settings).await.map_err(statement)?;
     let (starts, ends) = (named("s", from.len()), named("e", to.len()));
@@ -141,7 +140,7 @@ async fn find(connection: &mut PgConnection, selection: &Selection) -> Result<Fe
 }
 
 /// (address, key) of edges, in the order of their numbers in the list. A key has so many columns.
-async fn rows(connection: &mut PgConnection, width: usize, numbers: &[u32]) -> Result<Vec<RowKey>, TargetError> {
+async fn rows(connection: &mut Line, width: usize, numbers: &[u32]) -> Result<Vec<RowKey>, TargetError> {
     let keys: String = named(", l.k", width).concat();
     let sql = format!(
         "SELECT l.address::text{keys} FROM unnest($1::integer[]) WITH ORDINALITY AS u(number, place) \
@@ -161,7 +160,7 @@ async fn rows(connection: &mut PgConnection, width: usize, numbers: &[u32]) -> R
 
 /// Count of the edges that go, and addresses of some of them. Leaves a transaction open, in which those can be read.
 pub(super) async fn survey(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     selection: &Selection,
     samples: u32,
 ) -> Result<(u64, Vec<String>), TargetError> {
@@ -179,13 +178,13 @@ pub(super) async fn survey(
 
 /// A pass over the edges that go.
 pub(in super::super) struct CycleScan {
-    connection: PgConnection,
+    connection: Line,
     rings: Rings,
     width: usize,
 }
 
 impl CycleScan {
-    pub(super) async fn open(mut connection: PgConnection, selection: &Selection, limit: u32) -> Result<Self, TargetError> {
+    pub(super) async fn open(mut connection: Line, selection: &Selection, limit: u32) -> Result<Self, TargetError> {
         let found = find(&mut connection, selection).await?;
         Ok(Self {
             connection,
@@ -233,7 +232,7 @@ impl Scan for CycleScan {
 
 /// Places, from 1, of the listed edges that still close the ring they were listed with; its other edges are locked.
 pub(super) async fn closed(
-    connection: &mut PgConnection,
+    connection: &mut Line,
     selection: &Selection,
     row: &Selection,
     keys: &[RowKey],

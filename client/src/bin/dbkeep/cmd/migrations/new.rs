@@ -73,8 +73,16 @@ fn write(folder: &Path, files: &[DraftFile]) -> anyhow::Result<()> {
         }
         paths.push((path, &file.text));
     }
-    for (path, text) in paths {
-        put(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    let mut written: Vec<&Path> = Vec::with_capacity(paths.len());
+    for (path, text) in &paths {
+        if let Err(error) = put(path, text) {
+            // Half a migration would be taken for a whole one.
+            for path in written.into_iter().filter(|path| !is_replaced(path)) {
+                let _ = fs::remove_file(path);
+            }
+            return Err(error).with_context(|| format!("writing {}; nothing was written", path.display()));
+        }
+        written.push(path);
     }
     Ok(())
 }
@@ -174,6 +182,20 @@ mod tests {
         assert!(problem.to_string().contains("is there already"), "{problem}");
         assert_eq!(fs::read_to_string(folder.path().join("b.sql")).unwrap(), "mine");
         assert!(!folder.path().join("a.sql").exists());
+    }
+
+    #[test]
+    fn of_files_that_cannot_all_be_written_none_is() {
+        let folder = tempfile::tempdir().unwrap();
+        // The first name just fits into what file systems take, the second does not.
+        let name = "x".repeat(248);
+        let files = [
+            file(&format!("{name}.up.sql"), "up"),
+            file(&format!("{name}.down.sql"), "down"),
+        ];
+        let problem = write(folder.path(), &files).unwrap_err();
+        assert!(problem.to_string().contains("nothing was written"), "{problem}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

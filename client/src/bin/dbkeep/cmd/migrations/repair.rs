@@ -190,6 +190,19 @@ impl Baseline {
             output.json(&json!({ "baselined": ids }))?;
         } else if !ids.is_empty() {
             output.line(format_args!("In effect now: {}", ids.join(", ")))?;
+            // The newest, since whoever counted too many counted those at the end.
+            if let Some(newest) = ids.last() {
+                let repair = Repair {
+                    id: newest.clone(),
+                    of: Of {
+                        target: self.of.target.clone(),
+                    },
+                    action: None,
+                    yes: false,
+                };
+                let taken_back = session.command(&repair.arguments(newest, RepairAction::MarkPending));
+                output.note(format_args!("Where that was a mistake, one by one: {taken_back}"));
+            }
         }
         Ok(Exit::Success)
     }

@@ -57,6 +57,7 @@ pub(super) async fn make(attempt: &mut Attempt, record: &MigrationRecord) -> Res
         return sampled(attempt, order).await;
     }
     let order = DumpOrder {
+        claim: Some(attempt.claim),
         tables: Vec::new(),
         path: path.clone(),
         schema_only: record.schema_only,
