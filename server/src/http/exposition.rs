@@ -341,7 +341,7 @@ mod tests {
         while let Some(value) = left.pop() {
             match value {
                 serde_json::Value::Object(map) => {
-                    for key in ["expr", "query", "definition"] {
+                    for key in ["expr", "definition"] {
                         expressions.extend(map.get(key).and_then(serde_json::Value::as_str));
                     }
                     left.extend(map.values());

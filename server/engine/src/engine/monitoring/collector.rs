@@ -58,8 +58,8 @@ pub struct Collector {
 
 /// What a task of the collector has done.
 enum Done {
-    /// A target, and whether it was this server's turn.
-    Collected(String, bool),
+    /// A target, whether it was this server's turn, and whether its migrations were looked at if it was.
+    Collected(String, bool, bool),
     /// History was made coarser.
     Rolled,
 }
@@ -128,9 +128,6 @@ impl Collector {
                 continue;
             }
             let look_at_migrations = self.migrations.get(&name).is_none_or(|at| at.elapsed() >= MIGRATIONS);
-            if look_at_migrations {
-                self.migrations.insert(name.clone(), now);
-            }
             let engine = self.engine.clone();
             tasks.spawn(async move {
                 let interval = engine.context.settings.monitor.interval;
@@ -142,7 +139,7 @@ impl Collector {
                     tracing::warn!(target = name, %error, "a target could not be collected");
                     false
                 });
-                Done::Collected(name, own)
+                Done::Collected(name, own, look_at_migrations)
             });
         }
         if !self.rolling && self.rolled.is_none_or(|at| at.elapsed() >= ROLL_UP) {
@@ -158,7 +155,11 @@ impl Collector {
     fn end(&mut self, ended: Result<Done, tokio::task::JoinError>) {
         let interval = self.engine.context.settings.monitor.interval;
         match ended {
-            Ok(Done::Collected(name, own)) => {
+            Ok(Done::Collected(name, own, looked_at_migrations)) => {
+                // A turn that another server has, or has not given back yet, looked at nothing.
+                if own && looked_at_migrations {
+                    self.migrations.insert(name.clone(), Instant::now());
+                }
                 let wait = if own { interval } else { HELD.min(interval / 4) };
                 self.at_work.remove(&name);
                 self.due.insert(name, Instant::now() + wait);

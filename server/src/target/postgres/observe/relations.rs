@@ -24,6 +24,8 @@ use crate::target::indexes::{Part, Shape, duplicates};
 
 /// Tables of a page.
 const PAGE: i64 = 200;
+/// Tables of a piece of a page of which one cannot be looked at.
+const PIECE: usize = 10;
 /// So many blocks have to have been asked for before a part of them means something.
 const EVIDENCE: u64 = 10_000;
 
@@ -98,24 +100,10 @@ pub(super) async fn all(look: &mut Look<'_>, basics: &Basics) -> Relations {
 
 /// One page after the table with this oid; the oid after which the next one begins, where there may be one.
 async fn page(look: &mut Look<'_>, basics: &Basics, after: i64, found: &mut Relations) -> Option<i64> {
-    let mut tables: Result<Vec<TableRow>, TargetError> = Ok(Vec::new());
-    for lean in [false, true] {
-        // Where a table is locked or vanishes at every try, the catalog alone has to do.
-        tables = look.list(|| with_locked(TABLES).bind(after).bind(PAGE).bind(lean)).await;
-        if tables.is_ok() {
-            break;
-        }
-    }
-    let tables = look.or_gap("tables", tables)?;
+    let tables = tables_after(look, after).await;
+    let (tables, next) = look.or_gap("tables", tables)?;
     let oids: Vec<i64> = tables.iter().map(|table| table.oid).collect();
-    let next = oids.last().copied().filter(|_| i64::try_from(oids.len()) == Ok(PAGE));
-    let mut indexes: Result<Vec<IndexRow>, TargetError> = Ok(Vec::new());
-    for lean in [false, true] {
-        indexes = look.list(|| with_locked(INDEXES).bind(oids.clone()).bind(lean)).await;
-        if indexes.is_ok() {
-            break;
-        }
-    }
+    let indexes = indexes_of(look, &oids).await;
     let indexes = look.or_gap("indexes", indexes).unwrap_or_default();
     let with_expressions = indexes.iter().filter(|index| index.expressions.is_some());
     let relations: Vec<i64> = oids.iter().copied().chain(with_expressions.map(|index| index.oid)).collect();
@@ -134,6 +122,72 @@ async fn page(look: &mut Look<'_>, basics: &Basics, after: i64, found: &mut Rela
         found.take_index(&row, &columns, basics);
     }
     next
+}
+
+/// The tables of a page. Where one of them is locked or vanishes at every try, the others are asked for in smaller pieces, and for that one
+/// alone the catalog has to do. With them comes the oid after which the next page begins, where there may be one.
+async fn tables_after(look: &mut Look<'_>, after: i64) -> Result<(Vec<TableRow>, Option<i64>), TargetError> {
+    let some = |after: i64, limit: i64, lean: bool| move || with_locked(TABLES).bind(after).bind(limit).bind(lean);
+    let next = |page: &[TableRow]| {
+        page.last()
+            .map(|last| last.oid)
+            .filter(|_| i64::try_from(page.len()) == Ok(PAGE))
+    };
+    if let Ok(whole) = look.list::<TableRow>(some(after, PAGE, false)).await {
+        let next = next(&whole);
+        return Ok((whole, next));
+    }
+    let mut lean: Vec<TableRow> = look.list(some(after, PAGE, true)).await?;
+    let next = next(&lean);
+    let mut tables = Vec::with_capacity(lean.len());
+    while !lean.is_empty() {
+        let rest = lean.split_off(lean.len().min(PIECE));
+        let piece = std::mem::replace(&mut lean, rest);
+        let (Some(first), Some(last)) = (piece.first(), piece.last()) else {
+            break;
+        };
+        let limit = i64::try_from(piece.len()).unwrap_or(PAGE);
+        // Where one is gone, the first behind the piece comes in its place.
+        let (before, end) = (first.oid - 1, last.oid);
+        match look.list::<TableRow>(some(before, limit, false)).await {
+            Ok(found) => tables.extend(found.into_iter().filter(|row| row.oid <= end)),
+            Err(_) => {
+                for row in piece {
+                    match look.list::<TableRow>(some(row.oid - 1, 1, false)).await {
+                        Ok(found) => tables.extend(found.into_iter().filter(|found| found.oid == row.oid)),
+                        Err(_) => tables.push(row),
+                    }
+                }
+            }
+        }
+    }
+    Ok((tables, next))
+}
+
+/// The indexes of tables; in smaller pieces as the tables themselves.
+async fn indexes_of(look: &mut Look<'_>, oids: &[i64]) -> Result<Vec<IndexRow>, TargetError> {
+    let of = |oids: &[i64], lean: bool| {
+        let oids = oids.to_vec();
+        move || with_locked(INDEXES).bind(oids.clone()).bind(lean)
+    };
+    let whole = look.list::<IndexRow>(of(oids, false)).await;
+    if whole.is_ok() {
+        return whole;
+    }
+    let mut indexes = Vec::new();
+    for piece in oids.chunks(PIECE) {
+        if let Ok(found) = look.list::<IndexRow>(of(piece, false)).await {
+            indexes.extend(found);
+            continue;
+        }
+        for table in piece.chunks(1) {
+            indexes.extend(match look.list::<IndexRow>(of(table, false)).await {
+                Ok(found) => found,
+                Err(_) => look.list::<IndexRow>(of(table, true)).await?,
+            });
+        }
+    }
+    Ok(indexes)
 }
 
 impl Relations {
