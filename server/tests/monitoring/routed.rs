@@ -99,7 +99,9 @@ impl Running {
         config.engine.monitor.interval = Duration::from_millis(200);
         // Two minutes are for people; what is tested here is that it is told, and once.
         let rules = &mut config.engine.monitor.rules;
-        rules.entry(RuleName::TargetDown).and_modify(|rule| rule.lasting = Duration::ZERO);
+        rules
+            .entry(RuleName::TargetDown)
+            .and_modify(|rule| rule.lasting = Duration::ZERO);
         config.engine.monitor.snapshot_limit = Duration::from_secs(2);
         // The disk of whoever tests is nobody's business here.
         config.engine.monitor.machine = None;

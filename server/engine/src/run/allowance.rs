@@ -39,7 +39,9 @@ fn of_table(plan: &Plan, index: usize, done: &[StepReport], share_millionths: u3
 /// Rows that may still go of a table, by the share of it that the run may delete.
 fn left_of(plan: &Plan, done: &Going<'_>, table: &str, share_millionths: u32) -> u64 {
     // A plan of before sizes were kept does not know them of tables that rows go along in; its acceptance did not look at their share either.
-    let Some(size) = going::size(plan, table) else { return u64::MAX };
+    let Some(size) = going::size(plan, table) else {
+        return u64::MAX;
+    };
     going::most(size, share_millionths).saturating_sub(done.of(table))
 }
 

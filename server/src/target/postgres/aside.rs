@@ -244,9 +244,7 @@ impl PostgresTarget {
             return format!("dbname='{quoted}'");
         }
         let (idle, interval) = (seconds.div_ceil(2), seconds.div_ceil(6));
-        format!(
-            "dbname='{quoted}' keepalives_idle={idle} keepalives_interval={interval} keepalives_count=3"
-        )
+        format!("dbname='{quoted}' keepalives_idle={idle} keepalives_interval={interval} keepalives_count=3")
     }
 
     pub(super) async fn restore_into(

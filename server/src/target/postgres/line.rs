@@ -268,7 +268,10 @@ impl Peer {
                 (Some((known, since)), Some(lasting)) if alike(&known, &words) => {
                     if since.elapsed() >= lasting {
                         self.end().await;
-                        return format!("nothing came for {:.1} s, and {words}", (self.patience + since.elapsed()).as_secs_f32());
+                        return format!(
+                            "nothing came for {:.1} s, and {words}",
+                            (self.patience + since.elapsed()).as_secs_f32()
+                        );
                     }
                     Some((known, since))
                 }

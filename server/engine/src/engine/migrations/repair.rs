@@ -184,7 +184,7 @@ impl Engine {
             explanation.push(format!("nothing is wrong with {} {}", item.id, item.name));
             if let (Standing::Baselined, Some(entry)) = (item.standing, &item.entry) {
                 explanation.push(format!(
-                    "it counts as in effect because {} said so on {}, and was not executed then",
+                    "it counts as in effect because {} said so on {}; what of it was executed is not known",
                     entry.by, entry.at
                 ));
             }
@@ -398,7 +398,7 @@ fn proposals(
     if item.standing == Standing::Baselined {
         propose(
             RepairAction::MarkPending,
-            "it counts as not in effect, and the next apply runs it; right where it was a mistake to count it".to_owned(),
+            "it counts as not in effect, and the next apply runs it; right where it was a mistake to count it, and nobody, no other tool either, has executed it".to_owned(),
         );
     }
     if item.change.is_some() {

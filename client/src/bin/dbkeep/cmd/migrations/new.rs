@@ -73,18 +73,36 @@ fn write(folder: &Path, files: &[DraftFile]) -> anyhow::Result<()> {
         }
         paths.push((path, &file.text));
     }
-    let mut written: Vec<&Path> = Vec::with_capacity(paths.len());
+    let mut made = Vec::new();
     for (path, text) in &paths {
-        if let Err(error) = put(path, text) {
+        if let Err(error) = put(path, text, &mut made) {
             // Half a migration would be taken for a whole one.
-            for path in written.into_iter().filter(|path| !is_replaced(path)) {
-                let _ = fs::remove_file(path);
-            }
-            return Err(error).with_context(|| format!("writing {}; nothing was written", path.display()));
+            let left = take_back(&made);
+            let outcome = if left.is_empty() {
+                "nothing was written".to_owned()
+            } else {
+                format!("remove what could not be taken back: {}", left.join(", "))
+            };
+            return Err(error).with_context(|| format!("writing {}; {outcome}", path.display()));
         }
-        written.push(path);
     }
     Ok(())
+}
+
+/// Removes files and folders that were made, the newest first; those that are still there.
+fn take_back(made: &[PathBuf]) -> Vec<String> {
+    let mut left = Vec::new();
+    for path in made.iter().rev() {
+        let removed = if path.is_dir() {
+            fs::remove_dir(path)
+        } else {
+            fs::remove_file(path)
+        };
+        if removed.is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+            left.push(path.display().to_string());
+        }
+    }
+    left
 }
 
 /// The place of a file below a folder. What the server says is not taken on trust: a path that leads out, by its own words or by a link
@@ -130,9 +148,12 @@ fn keeps_every_line(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn put(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+/// Writes one file, with the folders above it that are missing. What of them it made is in `made`, also where it fails.
+fn put(path: &Path, text: &str, made: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        fs::create_dir(folder)?;
+        made.push(folder.to_owned());
     }
     if is_replaced(path) {
         // Whole or not at all: a plan that was cut short would lose changes.
@@ -149,7 +170,9 @@ fn put(path: &Path, text: &str) -> std::io::Result<()> {
     }
     // Refused where somebody was faster.
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    file.write_all(text.as_bytes())
+    made.push(path.to_owned());
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -190,12 +213,12 @@ mod tests {
         // The first name just fits into what file systems take, the second does not.
         let name = "x".repeat(248);
         let files = [
-            file(&format!("{name}.up.sql"), "up"),
-            file(&format!("{name}.down.sql"), "down"),
+            file(&format!("made/for/it/{name}.up.sql"), "up"),
+            file(&format!("made/for/it/{name}.down.sql"), "down"),
         ];
         let problem = write(folder.path(), &files).unwrap_err();
         assert!(problem.to_string().contains("nothing was written"), "{problem}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no folder stays either");
     }
 
     #[test]
