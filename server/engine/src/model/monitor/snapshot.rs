@@ -205,10 +205,17 @@ pub struct IndexVitals {
     /// Whether it enforces something: a primary key, a unique or an exclusion constraint, or a replica identity. Also where it is part
     /// of a partitioned table's index, and cannot be dropped without it.
     pub enforces: bool,
+    /// Whether CLUSTER orders the table by it.
+    #[serde(default)]
+    pub clustered: bool,
+    /// Whether it has an expression, of which ANALYZE keeps statistics as long as the index is there.
+    #[serde(default)]
+    pub expression: bool,
     /// Whether a declared key finds its rows by it: without it, each delete of a parent may have to read the whole table.
     #[serde(default)]
     pub serves_key: bool,
-    /// Whether it can be used. False after a CREATE INDEX CONCURRENTLY that failed.
+    /// False after a CREATE INDEX CONCURRENTLY that failed. True where it can be used, while it is being built, and where the role cannot
+    /// see which of the two it is (gap `index_builds`).
     pub valid: bool,
     /// Bytes.
     pub bytes: Option<u64>,

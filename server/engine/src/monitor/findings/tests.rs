@@ -65,6 +65,8 @@ fn healthy() -> Snapshot {
             method: "btree".to_owned(),
             condition: String::new(),
             enforces: false,
+            clustered: false,
+            expression: false,
             serves_key: false,
             valid: true,
             bytes: Some(50 * MIB),

@@ -76,8 +76,14 @@ const INDEXES: &str = "seen AS MATERIALIZED (SELECT x.*, c.relname, c.relkind, c
        FROM pg_catalog.pg_index AS x JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid JOIN pg_catalog.pg_am AS m ON m.oid = c.relam \
        WHERE x.indrelid = ANY ($1::bigint[]::oid[])) \
      SELECT s.indexrelid::bigint AS oid, s.indrelid::bigint AS relation, s.relname::text AS name, s.amname::text AS method, s.hidden, \
-       s.indisvalid AND s.indisready AS usable, s.indisvalid AND s.indisready OR EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index AS p \
-          WHERE p.datname = pg_catalog.current_database() AND p.relid = s.indrelid) AS valid, \
+       s.indisvalid AND s.indisready AS usable, CASE WHEN s.indisvalid AND s.indisready THEN false ELSE \
+         (SELECT CASE WHEN bool_or(p.relid = s.indrelid) THEN true WHEN bool_or(p.relid IS NULL) THEN NULL ELSE false END \
+          FROM pg_catalog.pg_stat_progress_create_index AS p WHERE p.datname = pg_catalog.current_database()) END AS building, \
+       s.indisclustered AS clustered, \
+       coalesce((SELECT string_agg(o.option_name || '=' || o.option_value, ' ' ORDER BY o.option_name) FROM pg_catalog.pg_options_to_table(s.reloptions) AS o \
+          WHERE o.option_name NOT IN ('fillfactor', 'deduplicate_items')), '') AS settings, \
+       ARRAY(SELECT coalesce(array_to_string(a.attoptions, ' '), '') FROM pg_catalog.pg_attribute AS a \
+          WHERE a.attrelid = s.indexrelid AND a.attnum > 0 ORDER BY a.attnum) AS class_settings, \
        s.indisprimary OR s.indisunique OR s.indisexclusion OR s.indisreplident OR s.relispartition AS enforces, s.relkind = 'I' AS partitioned, \
        s.indnkeyatts::int AS keys, s.indkey::text AS columns, s.indclass::text AS classes, s.indcollation::text AS collations, s.indoption::text AS options, \
        CASE WHEN NOT s.hidden THEN pg_catalog.pg_table_size(s.indexrelid) END AS bytes, s.reltuples::float8 AS entries, \
@@ -172,7 +178,12 @@ struct IndexRow {
     method: String,
     hidden: bool,
     usable: bool,
-    valid: bool,
+    /// Whether somebody builds an index of the table; `None` where somebody builds one, and the role may not see of which table.
+    building: Option<bool>,
+    clustered: bool,
+    /// What decides how it can be used, of the whole and of each column.
+    settings: String,
+    class_settings: Vec<String>,
     enforces: bool,
     partitioned: bool,
     keys: i32,
@@ -234,6 +245,8 @@ pub(super) struct Relations {
     since: Option<Timestamp>,
     locked: u64,
     unreadable: u64,
+    /// Indexes that cannot be used, and that may be being built.
+    unsure: u64,
 }
 
 /// All tables and indexes.
@@ -246,6 +259,14 @@ pub(super) async fn all(look: &mut Look<'_>, basics: &Basics) -> Relations {
     if found.locked > 0 {
         let why = format!("{} tables are locked by others at this moment", found.locked);
         look.gap("table_sizes", why, "");
+    }
+    if found.unsure > 0 {
+        let why = format!(
+            "the role may not see which indexes are being built, and {} cannot be used at this moment",
+            found.unsure
+        );
+        let allow = look.grant();
+        look.gap("index_builds", why, allow);
     }
     if found.unreadable > 0 {
         let why = format!(
@@ -347,6 +368,7 @@ impl Relations {
 
     fn take_index(&mut self, row: &IndexRow, columns: &BTreeMap<i64, Vec<WidthRow>>, basics: &Basics) {
         self.index.add(row.fetched, row.hit);
+        self.unsure += u64::from(!row.usable && row.building.is_none());
         let Some(table) = self.tables.get_mut(&row.relation) else {
             return;
         };
@@ -367,8 +389,10 @@ impl Relations {
             method: row.method.clone(),
             condition: row.condition.clone().unwrap_or_default(),
             enforces: row.enforces,
+            clustered: row.clustered,
+            expression: row.columns.split(' ').any(|number| number == "0"),
             serves_key: false,
-            valid: row.valid,
+            valid: row.usable || row.building != Some(false),
             bytes: row.bytes.map(unsigned),
             scans: Some(unsigned(row.scans)),
             bloat_fraction: air(row, &table.vitals, own_columns, expressions, basics.page),
@@ -476,6 +500,7 @@ fn shape(row: &IndexRow, columns: &[WidthRow]) -> Shape {
             .find(|column| column.number == number)
             .map(|column| column.name.clone())
     };
+    let class_settings = |place: usize| row.class_settings.get(place).cloned().unwrap_or_default();
     let keys = usize::try_from(row.keys).unwrap_or(0).min(numbers.len());
     let (key_numbers, included) = numbers.split_at(keys);
     let parts = key_numbers.iter().enumerate().map(|(place, number)| {
@@ -488,7 +513,7 @@ fn shape(row: &IndexRow, columns: &[WidthRow]) -> Shape {
         };
         Part {
             column: name(*number),
-            exactly: [what, of(&classes), of(&collations), of(&options)].join(" "),
+            exactly: [what, of(&classes), of(&collations), of(&options), class_settings(place)].join(" "),
         }
     });
     Shape {
@@ -496,7 +521,8 @@ fn shape(row: &IndexRow, columns: &[WidthRow]) -> Shape {
         included: included.iter().filter_map(|number| name(*number)).collect(),
         condition: row.condition.clone().unwrap_or_default(),
         method: row.method.clone(),
-        kept: row.enforces,
+        settings: row.settings.clone(),
+        kept: row.enforces || row.clustered,
         usable: row.usable && !(row.hidden && (row.partial || numbers.contains(&0))),
         age: row.oid,
     }

@@ -176,6 +176,7 @@ async fn indexes(look: &mut Look<'_>) -> Result<Indexes, TargetError> {
                 included: Vec::new(),
                 condition: alike(&definition.condition),
                 method: "btree".to_owned(),
+                settings: String::new(),
                 kept: enforces,
                 usable: partial != definition.condition.is_empty(),
                 age: number(&row, 10)?,
@@ -189,6 +190,7 @@ async fn indexes(look: &mut Look<'_>) -> Result<Indexes, TargetError> {
         let written = definition.parts.get(shape.parts.len()).cloned().unwrap_or_default();
         let what = column.clone().map_or_else(|| alike(&written), |column| column.to_lowercase());
         let order = format!(" {} {}", text(&row, 8)?.unwrap_or_default().to_lowercase(), number(&row, 7)?);
+        vitals.expression |= column.is_none();
         vitals.columns.push(column.clone().unwrap_or(written));
         shape.parts.push(Part {
             column,
@@ -209,6 +211,7 @@ async fn indexes(look: &mut Look<'_>) -> Result<Indexes, TargetError> {
             included: Vec::new(),
             condition: String::new(),
             method: "btree".to_owned(),
+            settings: String::new(),
             kept: true,
             usable: true,
             age: 0,
@@ -226,6 +229,8 @@ fn index(table: &str, name: &str, enforces: bool, sql: &str, condition: &str) ->
         method: "btree".to_owned(),
         condition: condition.to_owned(),
         enforces,
+        clustered: false,
+        expression: false,
         serves_key: false,
         valid: true,
         bytes: None,
