@@ -81,6 +81,7 @@ async fn slots_keep_log() {
     let snapshot = quick(&url).await;
     let slots: Vec<_> = snapshot.slots.iter().map(|slot| (slot.name.as_str(), slot.active)).collect();
     assert_eq!(slots, [("gone", false), ("never_used", false)]);
+    assert!(snapshot.slots.iter().all(|slot| slot.physical));
     assert!(
         snapshot.slots[0].retained_bytes >= Some(before) && before > 100_000,
         "{:?}",

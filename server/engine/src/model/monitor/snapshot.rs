@@ -316,6 +316,9 @@ pub struct SlotVitals {
     pub name: String,
     /// Whether somebody uses it.
     pub active: bool,
+    /// Whether it is a replica's, and not a reader's of changes.
+    #[serde(default)]
+    pub physical: bool,
     /// Log that is kept for it, bytes.
     pub retained_bytes: Option<u64>,
 }

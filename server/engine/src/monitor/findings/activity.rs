@@ -125,7 +125,10 @@ fn wraparound(patient: &Patient<'_>) -> Option<Finding> {
         ),
         oldest.map_or_else(
             || "VACUUM (FREEZE);".to_owned(),
-            |table| format!("VACUUM (FREEZE) {};", quoted_table(&table.table)),
+            |table| {
+                let there = if patient.takes_writes() { "" } else { "on its primary: " };
+                format!("{there}VACUUM (FREEZE) {};", quoted_table(&table.table))
+            },
         ),
     ))
 }
@@ -165,7 +168,9 @@ fn replication(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             });
         }
     }
-    for slot in patient.snapshot.slots.iter().filter(|slot| !slot.active) {
+    // A standby keeps slots for the day on which it takes over.
+    let slots = patient.snapshot.slots.iter().filter(|_| patient.takes_writes());
+    for slot in slots.filter(|slot| !slot.active) {
         let kept = slot.retained_bytes.unwrap_or(0);
         found.push(Finding {
             kind: FindingKind::InactiveSlot,

@@ -97,6 +97,16 @@ impl Patient<'_> {
     fn is_postgres(&self) -> bool {
         self.engine == EngineKind::Postgres
     }
+
+    /// Whether what is wrong with tables, indexes and slots can be mended here: a standby is as its primary is.
+    fn takes_writes(&self) -> bool {
+        !self.snapshot.database.in_recovery
+    }
+
+    /// Whether there are replicas, here at this moment or not: statements on them are counted there.
+    fn has_replicas(&self) -> bool {
+        !self.snapshot.replicas.is_empty() || self.snapshot.slots.iter().any(|slot| slot.physical)
+    }
 }
 
 /// What is wrong, the gravest first, and by key where that is equal.
@@ -108,8 +118,10 @@ pub fn findings(snapshot: &Snapshot, engine: EngineKind, bounds: &Bounds) -> Vec
         bounds,
     };
     let mut found = Vec::new();
-    indexes::look(&patient, &mut found);
-    tables::look(&patient, &mut found);
+    if patient.takes_writes() {
+        indexes::look(&patient, &mut found);
+        tables::look(&patient, &mut found);
+    }
     activity::look(&patient, &mut found);
     for gap in &snapshot.gaps {
         found.push(Finding {

@@ -167,6 +167,35 @@ fn indexes() {
     });
 }
 
+#[test]
+fn a_standby_is_not_told_to_write() {
+    let spoil = |snapshot: &mut Snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.unindexed_keys.push(key(20_000));
+        snapshot.tables[0].dead_rows = Some(300_000);
+        snapshot.tables[0].changed_since_analyze = Some(900_000);
+        snapshot.tables[0].free_bytes = Some(300 * MIB);
+        snapshot.database.xid_age = Some(1_700_000_000);
+        snapshot.slots.push(SlotVitals {
+            name: "synchronised".to_owned(),
+            active: false,
+            physical: false,
+            retained_bytes: Some(2 << 30),
+        });
+    };
+    let mut snapshot = healthy();
+    spoil(&mut snapshot);
+    assert_eq!(of(&snapshot, EngineKind::Postgres).len(), 7);
+    let on_standby = only(|snapshot| {
+        spoil(snapshot);
+        snapshot.database.in_recovery = true;
+    });
+    assert_eq!(
+        on_standby.remediation,
+        "on its primary: VACUUM (FREEZE) \"public\".\"events\";"
+    );
+}
+
 fn key(rows: u64) -> UnindexedKey {
     UnindexedKey {
         constraint: "lines_event_fkey".to_owned(),
@@ -273,6 +302,7 @@ fn activity() {
         snapshot.slots.push(SlotVitals {
             name: "o'brien".to_owned(),
             active: false,
+            physical: true,
             retained_bytes: Some(2 << 30),
         });
     });
