@@ -4,9 +4,12 @@
 use dbkeep_engine::{
     model::{
         EngineKind,
-        monitor::{Depth, Finding},
+        monitor::{Depth, Finding, Snapshot},
     },
-    monitor::findings::{Bounds, findings},
+    monitor::{
+        carry_over,
+        findings::{Bounds, findings},
+    },
 };
 use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres};
@@ -19,6 +22,7 @@ use crate::{
 /// As in production, but for sizes and times: a test makes small tables.
 fn bounds() -> Bounds {
     Bounds {
+        evidence_seconds: 1,
         evidence_scans: 5,
         index_bytes: 64 << 10,
         bloat_bytes: 1 << 20,
@@ -31,15 +35,18 @@ fn bounds() -> Bounds {
 async fn settled(url: &str, engine: EngineKind, expected: &[&str]) -> Vec<Finding> {
     let target = target::open(url).expect("a target");
     let mut found = Vec::new();
+    let mut kept: Option<Snapshot> = None;
     let looking = async {
         loop {
-            let snapshot = target.observer().observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+            let mut snapshot = target.observer().observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+            carry_over(kept.as_ref(), &mut snapshot);
             found = findings(&snapshot, engine, &bounds());
             let mut keys: Vec<String> = found.iter().map(Finding::key).collect();
             keys.sort();
             if keys == expected {
                 return;
             }
+            kept = Some(snapshot);
         }
     };
     let settled = tokio::time::timeout(LIMIT, looking).await;

@@ -240,6 +240,16 @@ async fn settings_tell_indexes_apart() {
     );
     assert!(index(&snapshot, "ordered").clustered && !index(&snapshot, "more").clustered);
     assert!(!index(&snapshot, "ordered").expression);
+    assert!(
+        snapshot
+            .indexes
+            .iter()
+            .all(|index| index.oid.is_some() && index.first_seen.is_none())
+    );
+    let database = &snapshot.database;
+    assert_eq!(database.timeline, Some(1));
+    let blocks = database.heap_blocks.expect("counters");
+    assert!(blocks.hit <= blocks.fetched && database.index_blocks.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

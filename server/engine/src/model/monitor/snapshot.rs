@@ -90,10 +90,21 @@ pub struct Vitals {
     pub own_bytes: Option<u64>,
     /// Whether it is a standby, which only reads.
     pub in_recovery: bool,
+    /// Which history of the server this is: another one from the moment on at which a standby takes over.
+    pub timeline: Option<u64>,
     /// Part of table blocks that were found in memory since the statistics began.
     pub cache_hit_fraction: Option<f64>,
     /// The same for index blocks: what the platform calls index efficiency.
     pub index_hit_fraction: Option<f64>,
+    /// Table blocks since the statistics began: counters.
+    pub heap_blocks: Option<Blocks>,
+    /// Index blocks: counters.
+    pub index_blocks: Option<Blocks>,
+    /// Part of table blocks found in memory since the look before; `None` where there was none, or too few were asked for.
+    /// [`crate::monitor::carry_over`] sets it.
+    pub recent_cache_hit_fraction: Option<f64>,
+    /// The same for index blocks.
+    pub recent_index_hit_fraction: Option<f64>,
     /// Since when the statistics count, or the earliest moment at which they surely did.
     pub statistics_since: Option<Timestamp>,
     /// Bytes of write-ahead log ever written: a counter.
@@ -122,6 +133,15 @@ pub struct Vitals {
     pub auto_vacuum: String,
     /// What a quick check of integrity found: `None` when it was not made, empty when all is well.
     pub integrity_problems: Option<Vec<String>>,
+}
+
+/// Blocks that were asked for, and those of them that were in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Asked for.
+    pub fetched: u64,
+    /// In memory.
+    pub hit: u64,
 }
 
 /// Who holds the horizon of VACUUM.
@@ -196,6 +216,9 @@ pub struct IndexVitals {
     pub table: TableName,
     /// Its name, in the table's schema.
     pub name: String,
+    /// The number that it keeps until it is dropped; `None` where the database gives none (SQLite).
+    #[serde(default)]
+    pub oid: Option<u64>,
     /// Columns or expressions, in order.
     pub columns: Vec<String>,
     /// Access method, such as `btree`.
@@ -225,6 +248,10 @@ pub struct IndexVitals {
     pub bloat_fraction: Option<f64>,
     /// Another index of the table that does the same work: equal, or this one is its beginning.
     pub duplicate_of: Option<String>,
+    /// When it was seen first, or first after its counters began anew; `None` in a look that none has gone before.
+    /// [`crate::monitor::carry_over`] sets it.
+    #[serde(default)]
+    pub first_seen: Option<Timestamp>,
     /// The statement that makes it again.
     pub definition: String,
 }

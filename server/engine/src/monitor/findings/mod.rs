@@ -18,9 +18,9 @@ use crate::model::{
 /// From which values on something is wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
-    /// Statistics have to be so old before a counter of 0 means something, seconds; or the table was read [`Self::evidence_scans`] times.
+    /// So long scans of an index have to have been counted before a counter of 0 means something, seconds.
     pub evidence_seconds: u64,
-    /// Scans of a table that tell as much.
+    /// So often its table has to have been read meanwhile: an index of a table that nobody reads tells nothing.
     pub evidence_scans: u64,
     /// Smallest index that is worth a word, bytes.
     pub index_bytes: u64,

@@ -61,6 +61,7 @@ fn healthy() -> Snapshot {
         indexes: vec![IndexVitals {
             table,
             name: "events_at".to_owned(),
+            oid: Some(16_500),
             columns: vec!["at".to_owned()],
             method: "btree".to_owned(),
             condition: String::new(),
@@ -73,6 +74,7 @@ fn healthy() -> Snapshot {
             scans: Some(1_000),
             bloat_fraction: Some(0.1),
             duplicate_of: None,
+            first_seen: Some(at(0)),
             definition: String::new(),
         }],
         unindexed_keys: Vec::new(),
@@ -131,12 +133,6 @@ fn indexes() {
         snapshot.indexes[0].scans = Some(0);
         snapshot.indexes[0].serves_key = true;
     });
-    none(|snapshot| {
-        // Young statistics of a table that nobody reads tell nothing.
-        snapshot.indexes[0].scans = Some(0);
-        snapshot.tables[0].index_scans = Some(5);
-        snapshot.database.statistics_since = Some(at(100 * 86_400 - 60));
-    });
     let with_replica = only(|snapshot| {
         snapshot.indexes[0].scans = Some(0);
         snapshot.replicas.push(ReplicaVitals {
@@ -165,6 +161,64 @@ fn indexes() {
         snapshot.indexes[0].bloat_fraction = Some(0.6);
         snapshot.indexes[0].bytes = Some(MIB);
     });
+}
+
+#[test]
+fn an_index_is_unused_once_it_was_counted_for_long() {
+    let now = 100 * 86_400;
+    let unused = |since: Option<i64>, seen: Option<i64>, reads: u64| {
+        let mut snapshot = healthy();
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].first_seen = seen.map(at);
+        snapshot.tables[0].index_scans = Some(reads);
+        snapshot.database.statistics_since = since.map(at);
+        of(&snapshot, EngineKind::Postgres).pop()
+    };
+    let week = now - 7 * 86_400;
+    let old = unused(Some(0), Some(week), 1_000).expect("a week is enough");
+    assert!(
+        old.detail.contains("for 7 d 0 h, while the table was read 1010 times"),
+        "{old:?}"
+    );
+    assert!(unused(Some(week), Some(0), 1_000).is_some());
+    for (since, seen, reads, why) in [
+        (Some(now - 60), Some(0), 1_000_000, "the statistics were reset a minute ago"),
+        (Some(week + 1), Some(0), 1_000_000, "not a week ago"),
+        (None, Some(0), 1_000_000, "nobody knows since when they count"),
+        (Some(0), Some(now - 60), 1_000_000, "the index was made a minute ago"),
+        (Some(0), None, 1_000_000, "no look has gone before"),
+        (Some(0), Some(0), 5, "nobody reads the table"),
+    ] {
+        assert_eq!(unused(since, seen, reads), None, "{why}");
+    }
+}
+
+#[test]
+fn an_index_that_serves_otherwise_is_not_dropped_lightly() {
+    none(|snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].clustered = true;
+    });
+    let expression = only(|snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].expression = true;
+    });
+    assert_eq!(expression.level, Level::Info);
+    assert!(expression.detail.contains("statistics of its expression"), "{expression:?}");
+    // A replica that is away has left its slot.
+    let slot = |physical| SlotVitals {
+        name: "standby".to_owned(),
+        active: true,
+        physical,
+        retained_bytes: Some(0),
+    };
+    for (physical, level) in [(true, Level::Info), (false, Level::Warning)] {
+        let unused = only(|snapshot| {
+            snapshot.indexes[0].scans = Some(0);
+            snapshot.slots.push(slot(physical));
+        });
+        assert_eq!(unused.level, level);
+    }
 }
 
 #[test]

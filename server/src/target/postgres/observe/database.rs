@@ -32,6 +32,10 @@ const COUNTERS: &str = "SELECT s.deadlocks, s.xact_commit AS commits, s.xact_rol
      FROM pg_catalog.pg_database AS d LEFT JOIN pg_catalog.pg_stat_database AS s ON s.datid = d.oid \
      WHERE d.datname = pg_catalog.current_database()";
 
+/// The history of the server that the log is of: of one that follows by its control file, which comes a little later.
+const TIMELINE: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT c.timeline_id::bigint FROM pg_catalog.pg_control_checkpoint() AS c) \
+       ELSE ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::bigint END AS timeline";
+
 const SIZE: &str = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())";
 
 /// Who has the oldest view of the database. A VACUUM does not count, whatever its session shows; and what holds only catalogs comes
@@ -119,6 +123,9 @@ pub(super) async fn vitals(look: &mut Look<'_>) -> Vitals {
         vitals.xid_age = Some(unsigned(counters.xid_age.max(counters.multixact_age)));
         vitals.xid_limit = Some(XID_LIMIT);
     }
+    let timeline = look.one::<(Option<i64>,)>(|| sqlx::query(TIMELINE)).await;
+    let timeline = look.or_gap("timeline", timeline).flatten();
+    vitals.timeline = timeline.and_then(|(timeline,)| timeline).map(unsigned);
     let size = look.one::<(i64,)>(|| sqlx::query(SIZE)).await;
     vitals.size_bytes = look.or_gap("database_size", size).flatten().map(|(size,)| unsigned(size));
     vitals

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use dbkeep_engine::{
     model::{
         TableName,
-        monitor::{IndexVitals, Precision, RowCount, TableVitals, Vitals},
+        monitor::{Blocks, IndexVitals, Precision, RowCount, TableVitals, Vitals},
     },
     port::TargetError,
 };
@@ -217,22 +217,13 @@ pub(super) struct Indexed {
     partitioned: bool,
 }
 
-/// Blocks that were asked for, and those of them that were in memory.
-#[derive(Default)]
-struct Blocks {
-    fetched: u64,
-    hit: u64,
+fn add(blocks: &mut Blocks, fetched: i64, hit: i64) {
+    blocks.fetched += unsigned(fetched);
+    blocks.hit += unsigned(hit);
 }
 
-impl Blocks {
-    fn add(&mut self, fetched: i64, hit: i64) {
-        self.fetched += unsigned(fetched);
-        self.hit += unsigned(hit);
-    }
-
-    fn fraction(&self) -> Option<f64> {
-        (self.fetched >= EVIDENCE).then(|| (float(self.hit) / float(self.fetched)).min(1.0))
-    }
+fn fraction(blocks: Blocks) -> Option<f64> {
+    (blocks.fetched >= EVIDENCE).then(|| (float(blocks.hit) / float(blocks.fetched)).min(1.0))
 }
 
 /// Everything that was found, tables by their oid.
@@ -328,7 +319,7 @@ fn with_locked(sql: &str) -> super::session::Query {
 
 impl Relations {
     fn take_table(&mut self, row: &TableRow, columns: &[WidthRow], basics: &Basics) {
-        self.heap.add(row.fetched, row.hit);
+        add(&mut self.heap, row.fetched, row.hit);
         self.locked += u64::from(row.hidden && !row.partitioned);
         let rows = row.rows(basics.page);
         let free = free_bytes(row, rows, columns, basics.page);
@@ -367,7 +358,7 @@ impl Relations {
     }
 
     fn take_index(&mut self, row: &IndexRow, columns: &BTreeMap<i64, Vec<WidthRow>>, basics: &Basics) {
-        self.index.add(row.fetched, row.hit);
+        add(&mut self.index, row.fetched, row.hit);
         self.unsure += u64::from(!row.usable && row.building.is_none());
         let Some(table) = self.tables.get_mut(&row.relation) else {
             return;
@@ -385,6 +376,7 @@ impl Relations {
         let vitals = IndexVitals {
             table: table.vitals.table.clone(),
             name: row.name.clone(),
+            oid: Some(unsigned(row.oid)),
             columns: names.collect(),
             method: row.method.clone(),
             condition: row.condition.clone().unwrap_or_default(),
@@ -397,6 +389,7 @@ impl Relations {
             scans: Some(unsigned(row.scans)),
             bloat_fraction: air(row, &table.vitals, own_columns, expressions, basics.page),
             duplicate_of: None,
+            first_seen: None,
             definition: row.definition.clone().unwrap_or_default(),
         };
         let scans = table.vitals.index_scans.unwrap_or(0) + unsigned(row.scans);
@@ -410,8 +403,9 @@ impl Relations {
 
     /// What a snapshot shows: the largest tables first, indexes in the order of their tables.
     pub(super) fn into_vitals(self, keys: &Keys, database: &mut Vitals) -> (Vec<TableVitals>, Vec<IndexVitals>) {
-        database.cache_hit_fraction = self.heap.fraction();
-        database.index_hit_fraction = self.index.fraction();
+        database.cache_hit_fraction = fraction(self.heap);
+        database.index_hit_fraction = fraction(self.index);
+        (database.heap_blocks, database.index_blocks) = (Some(self.heap), Some(self.index));
         database.statistics_since = database.statistics_since.or(self.since);
         let mut all: Vec<(TableVitals, Vec<IndexVitals>)> = Vec::new();
         for (oid, mut table) in self.tables {

@@ -225,6 +225,7 @@ fn index(table: &str, name: &str, enforces: bool, sql: &str, condition: &str) ->
     IndexVitals {
         table: named(table),
         name: name.to_owned(),
+        oid: None,
         columns: Vec::new(),
         method: "btree".to_owned(),
         condition: condition.to_owned(),
@@ -237,6 +238,7 @@ fn index(table: &str, name: &str, enforces: bool, sql: &str, condition: &str) ->
         scans: None,
         bloat_fraction: None,
         duplicate_of: None,
+        first_seen: None,
         definition: sql.to_owned(),
     }
 }
