@@ -128,13 +128,13 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
 
 fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
     let database = &snapshot.database;
-    if let Some(hit) = database.index_hit_fraction {
+    if let Some(hit) = database.recent_index_hit_fraction {
         found.looked.push(RuleName::LowIndexEfficiency);
         found.add(
             RuleName::LowIndexEfficiency,
             "",
             hit,
-            format!("{} of index blocks were found in memory", percent(hit)),
+            format!("{} of index blocks were found in memory since the look before", percent(hit)),
             "give the database more memory (shared_buffers), and remove indexes that nobody uses: `dbkeep findings`",
         );
     }
@@ -337,3 +337,6 @@ fn of_backups(seen: &Seen, now: Timestamp, found: &mut Conditions) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

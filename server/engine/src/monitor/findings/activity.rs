@@ -30,14 +30,21 @@ fn whole(kind: FindingKind, level: Level, detail: String, remediation: impl Into
 
 fn memory(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     let database = &patient.snapshot.database;
+    // Averages since the statistics began say little of today: after a year nothing moves them.
     let low = |hit: Option<f64>| hit.filter(|hit| *hit < patient.bounds.hit_fraction);
     let advice = "raise shared_buffers, give the server more memory, or find the statements that read whole tables";
-    if let Some(hit) = low(database.cache_hit_fraction) {
-        let detail = format!("{} of the table blocks that were asked for were in memory", percent(hit));
+    if let Some(hit) = low(database.recent_cache_hit_fraction) {
+        let detail = format!(
+            "{} of the table blocks that were asked for since the look before were in memory",
+            percent(hit)
+        );
         found.push(whole(FindingKind::LowCacheHit, Level::Warning, detail, advice));
     }
-    if let Some(hit) = low(database.index_hit_fraction) {
-        let detail = format!("{} of the index blocks that were asked for were in memory", percent(hit));
+    if let Some(hit) = low(database.recent_index_hit_fraction) {
+        let detail = format!(
+            "{} of the index blocks that were asked for since the look before were in memory",
+            percent(hit)
+        );
         found.push(whole(FindingKind::LowIndexHit, Level::Warning, detail, advice));
     }
 }

@@ -24,8 +24,8 @@ fn healthy() -> Snapshot {
         database: Vitals {
             version: "16.2".to_owned(),
             size_bytes: Some(500 * MIB),
-            cache_hit_fraction: Some(0.99),
-            index_hit_fraction: Some(0.99),
+            recent_cache_hit_fraction: Some(0.99),
+            recent_index_hit_fraction: Some(0.99),
             statistics_since: Some(at(0)),
             xid_age: Some(1_000),
             xid_limit: Some(2_000_000_000),
@@ -311,13 +311,20 @@ fn activity() {
     assert_eq!(held.remediation, "SELECT pg_terminate_backend(77);");
     none(|snapshot| snapshot.database.horizon = Some(holder(60)));
     assert_eq!(
-        only(|snapshot| snapshot.database.cache_hit_fraction = Some(0.5)).kind,
+        only(|snapshot| snapshot.database.recent_cache_hit_fraction = Some(0.5)).kind,
         FindingKind::LowCacheHit
     );
     assert_eq!(
-        only(|snapshot| snapshot.database.index_hit_fraction = Some(0.5)).kind,
+        only(|snapshot| snapshot.database.recent_index_hit_fraction = Some(0.5)).kind,
         FindingKind::LowIndexHit
     );
+    none(|snapshot| {
+        // Of a year, or without a look before: nobody knows how it is today.
+        snapshot.database.cache_hit_fraction = Some(0.5);
+        snapshot.database.index_hit_fraction = Some(0.5);
+        snapshot.database.recent_cache_hit_fraction = None;
+        snapshot.database.recent_index_hit_fraction = None;
+    });
     let transaction = |seconds, blocks| LongTransaction {
         pid: 9,
         role: "app".to_owned(),
