@@ -157,7 +157,7 @@ pub struct HorizonHolder {
     pub xid_age: u64,
     /// For how long, seconds; `None` where nobody knows.
     pub seconds: Option<u64>,
-    /// The statement that ends it, for a person to decide on.
+    /// The statement or the command that ends it, for a person to decide on; where it ends by itself, or cannot be ended, what to do.
     pub remedy: String,
 }
 
@@ -315,6 +315,15 @@ pub struct LongTransaction {
     pub role: String,
     /// Application.
     pub application: String,
+    /// What kind of process it is, such as `client backend` or `autovacuum worker`; empty where the role may not see it.
+    #[serde(default)]
+    pub backend: String,
+    /// Whether dbkeep works in it, or a program that dbkeep has started.
+    #[serde(default)]
+    pub own: bool,
+    /// The run that it works for, where that is noted.
+    #[serde(default)]
+    pub run: Option<String>,
     /// State of the session.
     pub state: String,
     /// For how long, seconds.

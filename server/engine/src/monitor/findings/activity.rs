@@ -4,7 +4,10 @@ use super::{
     super::text::{bytes, fraction, percent, quoted_table, seconds},
     Patient,
 };
-use crate::model::monitor::{Finding, FindingKind, Level};
+use crate::model::monitor::{Finding, FindingKind, Level, LongTransaction};
+
+/// What PostgreSQL calls the process that vacuums and analyzes by itself.
+const AUTOVACUUM: &str = "autovacuum worker";
 
 pub(super) fn look(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     memory(patient, found);
@@ -55,7 +58,7 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     };
     for transaction in &sessions.long_transactions {
         let who = format!("{} ({}, {})", transaction.pid, transaction.role, transaction.application);
-        let end = format!("SELECT pg_terminate_backend({});", transaction.pid);
+        let end = end_of(transaction);
         if !transaction.blocks.is_empty() {
             found.push(Finding {
                 kind: FindingKind::BlockedSessions,
@@ -85,6 +88,33 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             });
         }
     }
+}
+
+/// How a transaction is ended. Not so what dbkeep does: it would begin again, and a run is stopped by its name; nor autovacuum, which the
+/// database starts again.
+fn end_of(transaction: &LongTransaction) -> String {
+    if transaction.own {
+        return match &transaction.run {
+            Some(run) => format!("dbkeep runs cancel {run}"),
+            None => "dbkeep is at work: wait, or cancel what `dbkeep runs list` shows to be running".to_owned(),
+        };
+    }
+    if transaction.backend == AUTOVACUUM {
+        let waiting: Vec<String> = transaction
+            .blocks
+            .iter()
+            .map(|pid| format!("SELECT pg_cancel_backend({pid});"))
+            .collect();
+        return format!(
+            "wait until autovacuum is done with it, or end the statement that waits: {}",
+            waiting.join(" ")
+        );
+    }
+    let end = format!("SELECT pg_terminate_backend({});", transaction.pid);
+    if transaction.backend.is_empty() {
+        return format!("{end} -- once somebody has seen what it is: dbkeep's role may not");
+    }
+    end
 }
 
 fn horizon(patient: &Patient<'_>) -> Option<Finding> {

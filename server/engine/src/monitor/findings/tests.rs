@@ -329,6 +329,9 @@ fn activity() {
         pid: 9,
         role: "app".to_owned(),
         application: "web".to_owned(),
+        backend: "client backend".to_owned(),
+        own: false,
+        run: None,
         state: "idle in transaction".to_owned(),
         seconds,
         blocks,
@@ -345,6 +348,37 @@ fn activity() {
     };
     assert_eq!(with(transaction(600, Vec::new())).kind, FindingKind::LongTransaction);
     assert_eq!(with(transaction(70, vec![10, 11])).kind, FindingKind::BlockedSessions);
+    assert_eq!(
+        with(transaction(600, Vec::new())).remediation,
+        "SELECT pg_terminate_backend(9);"
+    );
+    for blocks in [vec![10, 11], Vec::new()] {
+        let own = |run: Option<&str>| LongTransaction {
+            application: "dbkeep".to_owned(),
+            own: true,
+            run: run.map(str::to_owned),
+            ..transaction(600, blocks.clone())
+        };
+        assert_eq!(with(own(Some("0190"))).remediation, "dbkeep runs cancel 0190");
+        let unknown = with(own(None)).remediation;
+        assert!(
+            unknown.starts_with("dbkeep is at work: wait") && !unknown.contains("pg_"),
+            "{unknown}"
+        );
+    }
+    let vacuum = with(LongTransaction {
+        backend: "autovacuum worker".to_owned(),
+        ..transaction(600, vec![10, 11])
+    });
+    assert_eq!(
+        vacuum.remediation,
+        "wait until autovacuum is done with it, or end the statement that waits: SELECT pg_cancel_backend(10); SELECT pg_cancel_backend(11);"
+    );
+    let hidden = with(LongTransaction {
+        backend: String::new(),
+        ..transaction(600, Vec::new())
+    });
+    assert!(hidden.remediation.contains("-- once somebody has seen"), "{hidden:?}");
     let wraparound = only(|snapshot| snapshot.database.xid_age = Some(1_700_000_000));
     assert_eq!(wraparound.level, Level::Error);
     assert_eq!(wraparound.remediation, "VACUUM (FREEZE) \"public\".\"events\";");
