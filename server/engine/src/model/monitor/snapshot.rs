@@ -267,8 +267,25 @@ pub struct UnindexedKey {
     pub columns: Vec<String>,
     /// The table that is referred to.
     pub parent: TableName,
-    /// Rows of the referring table, by statistics.
+    /// Rows of the referring table, by statistics; of a partitioned one those of all its partitions, where all are known.
     pub rows: Option<u64>,
+    /// Whether the referring table is partitioned.
+    #[serde(default)]
+    pub partitioned: bool,
+    /// Its partitions, and theirs: each after the one that it is part of. Empty where one of them cannot have an index.
+    #[serde(default)]
+    pub partitions: Vec<Partition>,
+}
+
+/// A part of a partitioned table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Its name.
+    pub table: TableName,
+    /// The table that it is part of.
+    pub of: TableName,
+    /// Whether it has parts itself, and no rows.
+    pub partitioned: bool,
 }
 
 /// A normalised statement.

@@ -1,8 +1,8 @@
-//! Indexes: those that cost and do not serve, and those that are missing.
+//! Indexes that cost and do not serve; [`keys`] looks for those that are missing.
 
 use super::{
-    super::text::{bytes, in_schema, percent, quoted, quoted_table, seconds},
-    Patient,
+    super::text::{bytes, in_schema, percent, seconds},
+    Patient, keys,
 };
 use crate::model::monitor::{Finding, FindingKind, IndexVitals, Level};
 
@@ -22,7 +22,7 @@ pub(super) fn look(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             .or_else(|| bloated(patient, index));
         found.extend(finding);
     }
-    unindexed(patient, found);
+    keys::unindexed(patient, found);
 }
 
 fn full_name(index: &IndexVitals) -> String {
@@ -158,40 +158,4 @@ fn bloated(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         ),
         remediation: format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name)),
     })
-}
-
-fn unindexed(patient: &Patient<'_>, found: &mut Vec<Finding>) {
-    for key in &patient.snapshot.unindexed_keys {
-        // Reading a small table takes no longer than finding out that it is small.
-        if key.rows.is_some_and(|rows| rows < patient.bounds.rows / 10) {
-            continue;
-        }
-        let columns: Vec<String> = key.columns.iter().map(|column| quoted(column)).collect();
-        let concurrently = if patient.is_postgres() { " CONCURRENTLY" } else { "" };
-        let name = format!("{}_{}_idx", key.table.name, key.columns.join("_"));
-        let name: String = name.chars().take(60).collect();
-        found.push(Finding {
-            kind: FindingKind::UnindexedKey,
-            level: if key.rows.is_some_and(|rows| rows >= patient.bounds.rows) {
-                Level::Warning
-            } else {
-                Level::Info
-            },
-            object: format!("{}({})", key.table, key.columns.join(",")),
-            parent: Some(key.parent.clone()),
-            detail: format!(
-                "each delete of a row of {} reads all of {}{}, because no index begins with {}",
-                key.parent,
-                key.table,
-                key.rows.map_or_else(String::new, |rows| format!(" ({rows} rows)")),
-                key.columns.join(", ")
-            ),
-            remediation: format!(
-                "CREATE INDEX{concurrently} {} ON {} ({});",
-                quoted(&name),
-                quoted_table(&key.table),
-                columns.join(", ")
-            ),
-        });
-    }
 }

@@ -6,6 +6,7 @@
 
 mod activity;
 mod indexes;
+mod keys;
 mod tables;
 
 use jiff::Timestamp;

@@ -4,8 +4,8 @@ use super::*;
 use crate::model::{
     TableName,
     monitor::{
-        Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, Precision, QueryVitals, ReplicaVitals, RowCount, SessionVitals,
-        SlotVitals, TableVitals, UnindexedKey, Vitals,
+        Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, Partition, Precision, QueryVitals, ReplicaVitals, RowCount,
+        SessionVitals, SlotVitals, TableVitals, UnindexedKey, Vitals,
     },
 };
 
@@ -257,6 +257,8 @@ fn key(rows: u64) -> UnindexedKey {
         columns: vec!["event".to_owned()],
         parent: TableName::parse("public.events"),
         rows: Some(rows),
+        partitioned: false,
+        partitions: Vec::new(),
     }
 }
 
@@ -270,7 +272,66 @@ fn missing_indexes() {
     );
     none(|snapshot| snapshot.unindexed_keys.push(key(10)));
     let sqlite = one(EngineKind::Sqlite, |snapshot| snapshot.unindexed_keys.push(key(5_000)));
-    assert!(sqlite.remediation.starts_with("CREATE INDEX \""), "{sqlite:?}");
+    assert_eq!(
+        sqlite.remediation,
+        "CREATE INDEX \"lines_event_idx\" ON \"lines\" (\"event\");"
+    );
+    let taken = only(|snapshot| {
+        snapshot.indexes[0].name = "lines_event_idx".to_owned();
+        snapshot.unindexed_keys.push(key(20_000));
+    });
+    assert!(taken.remediation.contains(" \"lines_event_idx1\" ON "), "{taken:?}");
+}
+
+#[test]
+fn a_partitioned_table_gets_its_index_piece_by_piece() {
+    let part = |table: &str, of: &str, partitioned| Partition {
+        table: TableName::parse(table),
+        of: TableName::parse(of),
+        partitioned,
+    };
+    let long = format!("old.{}", "ä".repeat(40));
+    let found = only(|snapshot| {
+        snapshot.unindexed_keys.push(UnindexedKey {
+            partitioned: true,
+            partitions: vec![
+                part("public.l\"1", "public.lines", false),
+                part("old.lines", "public.lines", true),
+                part(&format!("{long}1"), "old.lines", false),
+                part(&format!("{long}2"), "old.lines", false),
+            ],
+            ..key(20_000)
+        });
+    });
+    let cut = "ä".repeat(29);
+    assert_eq!(
+        found.remediation.lines().collect::<Vec<_>>(),
+        [
+            "CREATE INDEX \"lines_event_idx\" ON ONLY \"public\".\"lines\" (\"event\");",
+            "CREATE INDEX CONCURRENTLY \"l\"\"1_event_idx\" ON \"public\".\"l\"\"1\" (\"event\");",
+            "CREATE INDEX \"lines_event_idx\" ON ONLY \"old\".\"lines\" (\"event\");",
+            &format!(
+                "CREATE INDEX CONCURRENTLY \"{cut}_idx\" ON \"old\".\"{}1\" (\"event\");",
+                "ä".repeat(40)
+            ),
+            &format!(
+                "CREATE INDEX CONCURRENTLY \"{cut}_idx1\" ON \"old\".\"{}2\" (\"event\");",
+                "ä".repeat(40)
+            ),
+            "ALTER INDEX \"public\".\"lines_event_idx\" ATTACH PARTITION \"public\".\"l\"\"1_event_idx\";",
+            "ALTER INDEX \"public\".\"lines_event_idx\" ATTACH PARTITION \"old\".\"lines_event_idx\";",
+            &format!("ALTER INDEX \"old\".\"lines_event_idx\" ATTACH PARTITION \"old\".\"{cut}_idx\";"),
+            &format!("ALTER INDEX \"old\".\"lines_event_idx\" ATTACH PARTITION \"old\".\"{cut}_idx1\";"),
+        ]
+    );
+    let elsewhere = only(|snapshot| {
+        snapshot.unindexed_keys.push(UnindexedKey {
+            partitioned: true,
+            ..key(20_000)
+        });
+    });
+    let statement = "CREATE INDEX \"lines_event_idx\" ON \"public\".\"lines\" (\"event\");";
+    assert!(elsewhere.remediation.starts_with(statement), "{elsewhere:?}");
 }
 
 #[test]

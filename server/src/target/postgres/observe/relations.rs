@@ -207,7 +207,7 @@ struct IndexRow {
 pub(super) struct Table {
     pub(super) vitals: TableVitals,
     pub(super) indexes: Vec<Indexed>,
-    partitioned: bool,
+    pub(super) partitioned: bool,
 }
 
 /// An index.
@@ -321,7 +321,8 @@ impl Relations {
     fn take_table(&mut self, row: &TableRow, columns: &[WidthRow], basics: &Basics) {
         add(&mut self.heap, row.fetched, row.hit);
         self.locked += u64::from(row.hidden && !row.partitioned);
-        let rows = row.rows(basics.page);
+        // Rows of a partitioned table are in its partitions.
+        let rows = row.rows(basics.page).filter(|_| !row.partitioned);
         let free = free_bytes(row, rows, columns, basics.page);
         let measured = row.analyzed.is_some() && free.is_none() && !row.partitioned && !row.hidden;
         self.unreadable += u64::from(measured && !basics.widths && !row.readable);

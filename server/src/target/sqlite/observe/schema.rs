@@ -90,6 +90,8 @@ pub(super) async fn read(look: &mut Look<'_>) -> Schema {
                 columns: key.columns.clone(),
                 parent: named(&key.parent.name),
                 rows: rows.get(&key.child.name).copied(),
+                partitioned: false,
+                partitions: Vec::new(),
             });
         }
     }
