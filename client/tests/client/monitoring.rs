@@ -40,6 +40,9 @@ async fn a_stream_goes_on_after_a_break_until_the_server_refuses() {
         // A stream that simply ends is opened again as well.
         assert_eq!(metrics.try_next().await.unwrap().unwrap().revision, revision);
     }
+    // The server's store was put back to an earlier state: from the begin.
+    let mut metrics = std::pin::pin!(client.monitoring().watch_metrics("", 99));
+    assert_eq!(metrics.try_next().await.unwrap().unwrap().revision, 1);
 }
 
 #[tokio::test]

@@ -124,7 +124,7 @@ async fn collected(engine: &Engine, target: &str, after: u64) -> Result<Vec<v1::
                     target: collection.target,
                     collect_time: collected_at.map(time::timestamp),
                     up: Some(collection.up),
-                    snapshot: snapshot.map(convert::snapshot),
+                    snapshot: snapshot.map(convert::watched),
                     growth: None,
                 }),
             });

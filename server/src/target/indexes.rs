@@ -6,7 +6,7 @@
 pub(super) struct Part {
     /// The column; `None` for an expression.
     pub(super) column: Option<String>,
-    /// All that decides how it can be used: column or expression, operator class, collation, order. Equal means alike.
+    /// All that decides how it can be used: column or expression, operator class with its settings, collation, order. Equal means alike.
     pub(super) exactly: String,
 }
 
@@ -21,6 +21,8 @@ pub(super) struct Shape {
     pub(super) condition: String,
     /// Access method.
     pub(super) method: String,
+    /// What was set of the whole index and decides how it can be used, such as the pages of a range of BRIN.
+    pub(super) settings: String,
     /// Whether it is there for more than finding rows, and so is never superfluous.
     pub(super) kept: bool,
     /// Whether statements can use it, and all of it is known.
@@ -46,6 +48,7 @@ impl Shape {
         self.usable
             && begins
             && self.method == other.method
+            && self.settings == other.settings
             && self.condition == other.condition
             && other.included.iter().all(|column| self.holds(column))
     }
@@ -114,6 +117,7 @@ mod tests {
             included: Vec::new(),
             condition: String::new(),
             method: "btree".to_owned(),
+            settings: String::new(),
             kept: false,
             usable: true,
             age,
@@ -156,6 +160,10 @@ mod tests {
             },
             Shape {
                 usable: false,
+                ..other.clone()
+            },
+            Shape {
+                settings: "pages_per_range=1".to_owned(),
                 ..other.clone()
             },
             Shape {

@@ -7,6 +7,7 @@
 )]
 
 mod alerts;
+mod carried;
 mod exposition;
 mod history;
 #[path = "../notifications/receiver.rs"]

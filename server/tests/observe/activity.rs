@@ -1,6 +1,6 @@
 //! Sessions, the horizon, slots and statements of PostgreSQL.
 
-use dbkeep_engine::model::monitor::Depth;
+use dbkeep_engine::model::monitor::{Depth, Snapshot};
 use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres, fresh_database};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -81,6 +81,7 @@ async fn slots_keep_log() {
     let snapshot = quick(&url).await;
     let slots: Vec<_> = snapshot.slots.iter().map(|slot| (slot.name.as_str(), slot.active)).collect();
     assert_eq!(slots, [("gone", false), ("never_used", false)]);
+    assert!(snapshot.slots.iter().all(|slot| slot.physical));
     assert!(
         snapshot.slots[0].retained_bytes >= Some(before) && before > 100_000,
         "{:?}",
@@ -128,6 +129,63 @@ async fn who_waits_for_whom_is_told() {
     })
     .await;
     assert_eq!(calm.sessions.expect("sessions").long_transactions, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_of_dbkeep_itself_is_known_by_its_run() {
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &[("autovacuum", "off")])
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.expect("a connection");
+    db.execute("CREATE TABLE t (id integer PRIMARY KEY); INSERT INTO t VALUES (1)")
+        .await
+        .expect("prepared");
+    let mut own = PgConnection::connect(&format!("{url}?application_name=dbkeep"))
+        .await
+        .expect("a connection");
+    let pid = process(&mut own).await;
+    // Its view is older than that of whoever waits for it.
+    own.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t")
+        .await
+        .expect("a view");
+    db.execute("INSERT INTO t VALUES (2)").await.expect("written");
+    own.execute("DELETE FROM t").await.expect("locked");
+    let mut waiter = PgConnection::connect(&url).await.expect("a connection");
+    let waiter = tokio::spawn(async move { waiter.execute("DELETE FROM t").await.map(drop) });
+    let target = target::open(&url).expect("a target");
+    let blocked = |snapshot: &Snapshot| {
+        let sessions = snapshot.sessions.as_ref();
+        sessions.is_some_and(|sessions| !sessions.long_transactions.is_empty())
+    };
+    let snapshot = until(target.as_ref(), blocked).await;
+    let long = snapshot.sessions.expect("sessions").long_transactions.remove(0);
+    assert_eq!((long.pid, long.own, &long.run), (pid, true, &None), "no note of it is there");
+    assert_eq!(long.backend, "client backend");
+    db.execute(
+        "CREATE SCHEMA dbkeep; CREATE TABLE dbkeep.session (pid integer, backend_start timestamptz, run_id text, fence bigint, work text)",
+    )
+    .await
+    .expect("made");
+    for (start, run) in [
+        ("backend_start", "0190"),
+        ("backend_start - interval '1 day'", "another, before"),
+    ] {
+        let note = format!(
+            "INSERT INTO dbkeep.session SELECT pid, {start}, '{run}', 1, 'sample' FROM pg_stat_activity WHERE pid = {pid}"
+        );
+        db.execute(&note).await.expect("noted");
+    }
+    let snapshot = until(target.as_ref(), blocked).await;
+    let long = snapshot.sessions.expect("sessions").long_transactions.remove(0);
+    assert_eq!(long.run.as_deref(), Some("0190"));
+    let held = snapshot.database.horizon.expect("it holds the horizon as well");
+    assert_eq!(
+        (held.name, held.remedy.as_str()),
+        (pid.to_string(), "dbkeep runs cancel 0190")
+    );
+    own.execute("ROLLBACK").await.expect("released");
+    waiter.await.expect("no panic").expect("deleted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

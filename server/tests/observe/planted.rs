@@ -4,9 +4,12 @@
 use dbkeep_engine::{
     model::{
         EngineKind,
-        monitor::{Depth, Finding},
+        monitor::{Depth, Finding, Snapshot},
     },
-    monitor::findings::{Bounds, findings},
+    monitor::{
+        carry_over,
+        findings::{Bounds, findings},
+    },
 };
 use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres};
@@ -19,6 +22,7 @@ use crate::{
 /// As in production, but for sizes and times: a test makes small tables.
 fn bounds() -> Bounds {
     Bounds {
+        evidence_seconds: 1,
         evidence_scans: 5,
         index_bytes: 64 << 10,
         bloat_bytes: 1 << 20,
@@ -31,15 +35,18 @@ fn bounds() -> Bounds {
 async fn settled(url: &str, engine: EngineKind, expected: &[&str]) -> Vec<Finding> {
     let target = target::open(url).expect("a target");
     let mut found = Vec::new();
+    let mut kept: Option<Snapshot> = None;
     let looking = async {
         loop {
-            let snapshot = target.observer().observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+            let mut snapshot = target.observer().observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+            carry_over(kept.as_ref(), &mut snapshot);
             found = findings(&snapshot, engine, &bounds());
             let mut keys: Vec<String> = found.iter().map(Finding::key).collect();
             keys.sort();
             if keys == expected {
                 return;
             }
+            kept = Some(snapshot);
         }
     };
     let settled = tokio::time::timeout(LIMIT, looking).await;
@@ -47,11 +54,14 @@ async fn settled(url: &str, engine: EngineKind, expected: &[&str]) -> Vec<Findin
     found
 }
 
+/// Applies what each finding says, one statement a line.
 async fn remedy(db: &Db, found: &[Finding]) {
     for finding in found {
-        db.execute(&finding.remediation)
-            .await
-            .unwrap_or_else(|error| panic!("{finding:?}: {error:#}"));
+        for statement in finding.remediation.lines() {
+            db.execute(statement)
+                .await
+                .unwrap_or_else(|error| panic!("{statement}, of {finding:?}: {error:#}"));
+        }
     }
 }
 
@@ -116,13 +126,58 @@ async fn postgres_names_what_was_planted_and_its_remedies_work() {
     assert!(crate::index(&broken, "broken").valid);
 }
 
+const PARTITIONED: [&str; 8] = [
+    "CREATE SCHEMA \"old ones\"; CREATE TABLE parent (id integer PRIMARY KEY, n integer)",
+    "INSERT INTO parent SELECT n, n FROM generate_series(1, 10) AS n",
+    "CREATE TABLE \"the whole\" (id integer, part integer, \"parent\"\"id\" integer REFERENCES parent) PARTITION BY LIST (part)",
+    "CREATE TABLE one PARTITION OF \"the whole\" FOR VALUES IN (1)",
+    "CREATE TABLE \"old ones\".\"the whole\" PARTITION OF \"the whole\" FOR VALUES IN (2, 3) PARTITION BY LIST (part)",
+    "CREATE TABLE \"old ones\".two PARTITION OF \"old ones\".\"the whole\" FOR VALUES IN (2); \
+     CREATE TABLE three PARTITION OF \"old ones\".\"the whole\" FOR VALUES IN (3)",
+    "INSERT INTO \"the whole\" SELECT n, 1 + n % 3, 1 + n % 10 FROM generate_series(1, 30000) AS n",
+    "VACUUM (ANALYZE)",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_a_partitioned_table_gets_its_index() {
+    let settings = [("autovacuum", "off"), ("shared_preload_libraries", "pg_stat_statements")];
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &settings)
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.expect("a connection");
+    execute(&db, "CREATE EXTENSION pg_stat_statements").await;
+    for sql in PARTITIONED {
+        execute(&db, sql).await;
+    }
+    let kept = "unindexed_key:public.the whole(parent\"id)";
+    let found = settled(&url, EngineKind::Postgres, &[kept]).await;
+    let rows: Vec<_> = quick(&url).await.unindexed_keys.iter().map(|key| key.rows).collect();
+    assert_eq!(rows, [Some(30_000)], "those of its partitions");
+    remedy(&db, &found).await;
+    settled(&url, EngineKind::Postgres, &[]).await;
+    let whole = "SELECT count(*) FROM pg_index WHERE indexrelid = '\"the whole_parent\"\"id_idx\"'::regclass AND indisvalid";
+    assert_eq!(crate::number(&db, whole).await, 1, "no part of it is missing");
+    // An index of each partition serves as well, and is one that the key needs.
+    for sql in [
+        "DROP INDEX \"the whole_parent\"\"id_idx\"",
+        "CREATE INDEX own_one ON one (\"parent\"\"id\"); CREATE INDEX own_two ON \"old ones\".two (\"parent\"\"id\")",
+    ] {
+        execute(&db, sql).await;
+    }
+    settled(&url, EngineKind::Postgres, &[kept]).await;
+    execute(&db, "CREATE INDEX own_three ON three (\"parent\"\"id\")").await;
+    settled(&url, EngineKind::Postgres, &[]).await;
+    assert!(crate::index(&quick(&url).await, "own_three").serves_key);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_names_what_was_planted_and_its_remedies_work() {
     let (_folder, url, db) = file(&[
         "PRAGMA journal_mode = WAL",
-        "CREATE TABLE parent (id integer PRIMARY KEY, code text); CREATE TABLE \"the child\" (id integer PRIMARY KEY, parent_id integer REFERENCES parent, v text)",
+        "CREATE TABLE parent (id integer PRIMARY KEY, code text); CREATE TABLE \"the.child\" (id integer PRIMARY KEY, parent_id integer REFERENCES parent, v text)",
         "INSERT INTO parent VALUES (1, 'x'), (2, 'y')",
-        &format!("INSERT INTO \"the child\" (parent_id, v) {MANY} SELECT 1 + n % 2, 'value ' || n FROM n"),
+        &format!("INSERT INTO \"the.child\" (parent_id, v) {MANY} SELECT 1 + n % 2, 'value ' || n FROM n"),
         "CREATE INDEX code_first ON parent (code); CREATE INDEX code_second ON parent (code)",
         &format!("CREATE TABLE gone AS {MANY} SELECT hex(randomblob(100)) AS v FROM n"),
         "DROP TABLE gone; ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)",
@@ -134,7 +189,7 @@ async fn sqlite_names_what_was_planted_and_its_remedies_work() {
         "duplicate_index:code_second",
         "free_pages:",
         "large_wal:",
-        "unindexed_key:the child(parent_id)",
+        "unindexed_key:main.the.child(parent_id)",
     ];
     let mut found = settled(&url, EngineKind::Sqlite, &planted).await;
     // VACUUM writes the log again, which is told of then.

@@ -211,12 +211,50 @@ async fn indexes_and_keys_are_told_apart() {
     let broken = index(&snapshot, "broken");
     assert!(!broken.valid && broken.enforces && broken.definition.starts_with("CREATE UNIQUE INDEX broken"));
     let lower = index(&snapshot, "on_lower");
+    assert!(lower.expression);
     assert_eq!(lower.columns, ["lower(e)", "f"]);
     assert_eq!((lower.method.as_str(), lower.condition.as_str()), ("btree", ""));
     assert_eq!(index(&snapshot, "on_d_some").condition, "(d > 5)");
     assert!(index(&snapshot, "parent_code_key").enforces && !lower.enforces && lower.valid);
     let size = number(&db, "SELECT pg_table_size('on_lower')").await;
     assert_eq!(lower.bytes, Some(size));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_tell_indexes_apart() {
+    let (url, _db) = prepared(
+        "settings",
+        &[
+            "CREATE TABLE t (a integer, b integer, c integer, v tsvector)",
+            "CREATE INDEX short ON t USING gist (v tsvector_ops(siglen = 100)); CREATE INDEX long ON t USING gist (v tsvector_ops(siglen = 200))",
+            "CREATE INDEX fine ON t USING brin (a) WITH (pages_per_range = 4); CREATE INDEX coarse ON t USING brin (a)",
+            "CREATE INDEX dense ON t (b) WITH (fillfactor = 100); CREATE INDEX loose ON t (b) WITH (fillfactor = 50)",
+            "CREATE INDEX ordered ON t (c); CREATE INDEX more ON t (c, a); ALTER TABLE t CLUSTER ON ordered",
+        ],
+    )
+    .await;
+    let snapshot = quick(&url).await;
+    let other = |name: &str| index(&snapshot, name).duplicate_of.clone();
+    for name in ["short", "long", "fine", "coarse", "dense", "ordered", "more"] {
+        assert_eq!(other(name), None, "{name}");
+    }
+    assert_eq!(
+        other("loose").as_deref(),
+        Some("dense"),
+        "how full its pages are does not matter"
+    );
+    assert!(index(&snapshot, "ordered").clustered && !index(&snapshot, "more").clustered);
+    assert!(!index(&snapshot, "ordered").expression);
+    assert!(
+        snapshot
+            .indexes
+            .iter()
+            .all(|index| index.oid.is_some() && index.first_seen.is_none())
+    );
+    let database = &snapshot.database;
+    assert_eq!(database.timeline, Some(1));
+    let blocks = database.heap_blocks.expect("counters");
+    assert!(blocks.hit <= blocks.fetched && database.index_blocks.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,11 @@
 //! What roles see that are no superusers.
 
 use dbkeep_engine::model::monitor::Depth;
+use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::{gaps, index, look, quick, table};
+use crate::{gaps, index, look, quick, table, until};
 
 const PREPARED: [&str; 4] = [
     "CREATE TABLE secret (id integer PRIMARY KEY, name text) WITH (autovacuum_enabled = off)",
@@ -90,4 +92,42 @@ async fn a_role_without_rights_has_gaps_and_the_statements_that_close_them() {
     }
     let rich = look(&url, Depth::Exact).await;
     assert!(rich.gaps.is_empty(), "{:?}", rich.gaps);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_is_being_built_has_not_failed() {
+    let (cluster, db) = cluster().await;
+    db.execute("CREATE ROLE \"No One\" LOGIN").await.expect("a role");
+    // It waits for whoever has written to the table, with the index in the catalog already.
+    let mut writer = PgConnection::connect(&cluster.url("postgres")).await.expect("a connection");
+    writer.execute("BEGIN; DELETE FROM secret").await.expect("written");
+    let mut builder = PgConnection::connect(&cluster.url("postgres")).await.expect("a connection");
+    let building = tokio::spawn(async move {
+        builder
+            .execute("CREATE INDEX CONCURRENTLY built ON secret (name)")
+            .await
+            .map(drop)
+    });
+    let target = target::open(&cluster.url("postgres")).expect("a target");
+    let seen = until(target.as_ref(), |snapshot| {
+        snapshot.indexes.iter().any(|index| index.name == "built")
+    })
+    .await;
+    assert!(index(&seen, "built").valid, "it is being built");
+    assert!(gaps(&seen).is_empty(), "{:?}", seen.gaps);
+    let url = cluster.url("postgres").replace("postgres@", "No%20One@");
+    let poor = quick(&url).await;
+    assert!(index(&poor, "built").valid, "nobody knows better");
+    let gap = poor.gaps.iter().find(|gap| gap.what == "index_builds").expect("a gap");
+    db.execute(&gap.allow).await.expect("granted");
+    let rich = quick(&url).await;
+    assert!(index(&rich, "built").valid && rich.gaps.iter().all(|gap| gap.what != "index_builds"));
+    // Given up: now it has failed, for both.
+    building.abort();
+    db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY built%'")
+        .await
+        .expect("ended");
+    let failed = until(target.as_ref(), |snapshot| !index(snapshot, "built").valid).await;
+    assert!(gaps(&failed).is_empty());
+    assert!(!index(&quick(&url).await, "built").valid);
 }

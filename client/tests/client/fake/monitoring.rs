@@ -134,8 +134,12 @@ impl MonitoringService for Fake {
         &self,
         request: Request<proto::WatchMetricsRequest>,
     ) -> Result<Response<Self::WatchMetricsStream>, Status> {
+        let after = request.into_inner().after_revision;
+        if after > 90 {
+            return Err(super::invalid(&[("after_revision", "is beyond the newest one")]));
+        }
         let message = proto::WatchMetricsResponse {
-            revision: request.into_inner().after_revision + 1,
+            revision: after + 1,
             metrics: Some(metrics("main")),
         };
         Ok(Response::new(stream::iter([Ok(message)]).boxed()))
@@ -204,7 +208,7 @@ impl MonitoringService for Fake {
         let after = request.into_inner().after_revision;
         self.monitoring(Asked::WatchAlerts { after }).await?;
         if after >= 3 {
-            return Err(super::invalid(&[("after_revision", "is beyond the newest one")]));
+            return Err(super::invalid(&[("target", "is not there any more")]));
         }
         let message = proto::WatchAlertsResponse {
             revision: after + 1,

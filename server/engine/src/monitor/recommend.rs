@@ -14,7 +14,7 @@
 
 use jiff::Timestamp;
 
-use super::text::{percent, seconds};
+use super::text::{for_a_shell, percent, seconds};
 use crate::model::{
     TableName,
     monitor::{Finding, FindingKind, Level, Recommendation},
@@ -260,7 +260,7 @@ fn of_schedule(schedule: &ScheduleFacts) -> Option<Recommendation> {
             seconds(schedule.run_seconds),
             seconds(schedule.interval_seconds)
         ),
-        remediation: format!("dbkeep schedules update {} --cron '...'", schedule.name),
+        remediation: format!("dbkeep schedules update {} --cron '...'", for_a_shell(&schedule.name)),
         evidence: vec![
             ("run_seconds".to_owned(), schedule.run_seconds.to_string()),
             ("interval_seconds".to_owned(), schedule.interval_seconds.to_string()),
@@ -364,6 +364,23 @@ mod tests {
         let mut facts = with(Vec::new());
         facts.growth = vec![growing("public.api_logs"), growing("public.events")];
         assert_eq!(keys(&facts), ["add_cleanup_rule:public.events"]);
+    }
+
+    #[test]
+    fn a_name_is_one_word_of_a_shell() {
+        let facts = Facts {
+            schedules: vec![ScheduleFacts {
+                name: "it's; rm -rf $HOME".to_owned(),
+                interval_seconds: 60,
+                run_seconds: 50,
+            }],
+            ..Facts::default()
+        };
+        let advice = recommend(&facts).remove(0);
+        assert_eq!(
+            advice.remediation,
+            "dbkeep schedules update 'it'\\''s; rm -rf $HOME' --cron '...'"
+        );
     }
 
     #[test]

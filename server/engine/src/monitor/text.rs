@@ -22,6 +22,11 @@ pub(super) fn in_schema(table: &TableName, name: &str) -> String {
     .quoted()
 }
 
+/// A name as one word of a shell, whatever is in it.
+pub(super) fn for_a_shell(name: &str) -> String {
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
 /// Bytes in the largest unit in which they are at least one: `17 B`, `1.5 MiB`.
 #[expect(clippy::cast_precision_loss, reason = "shown with one place")]
 pub(super) fn bytes(bytes: u64) -> String {

@@ -14,6 +14,11 @@ use dbkeep_proto::v1;
 use super::{run, schedule, target, time};
 use crate::grpc::validate::Check;
 
+/// Most bytes of the tables of a snapshot, and of its indexes: clients of gRPC refuse messages of over 4 MiB, unless they are told not to.
+const ROOM: usize = 3 << 19;
+/// Bytes of a message in another one, beside its own.
+const FRAME: usize = 6;
+
 /// The service at a glance.
 pub(in crate::grpc) fn status(status: ServiceStatus) -> v1::GetStatusResponse {
     v1::GetStatusResponse {
@@ -71,15 +76,36 @@ fn growth(growth: Growth) -> v1::DatabaseGrowth {
     }
 }
 
-/// A snapshot.
-pub(in crate::grpc) fn snapshot(snapshot: Snapshot) -> v1::MetricSnapshot {
+/// The same for whoever watches, again and again: without the statements that make indexes.
+pub(in crate::grpc) fn watched(mut kept: Snapshot) -> v1::MetricSnapshot {
+    for index in &mut kept.indexes {
+        index.definition.clear();
+    }
+    snapshot(kept)
+}
+
+/// The first of a list that together are not larger than [`ROOM`].
+fn fitting<T: prost::Message>(list: impl Iterator<Item = T>) -> Vec<T> {
+    let mut room = ROOM;
+    list.map_while(|one| {
+        // Its length stands before it.
+        room = room.checked_sub(one.encoded_len() + FRAME)?;
+        Some(one)
+    })
+    .collect()
+}
+
+/// A snapshot. Of a database with very many tables it has the largest, so that any client takes it.
+fn snapshot(snapshot: Snapshot) -> v1::MetricSnapshot {
     v1::MetricSnapshot {
+        tables_total: snapshot.tables.len() as u64,
+        indexes_total: snapshot.indexes.len() as u64,
         time: Some(time::timestamp(snapshot.at)),
         duration: Some(time::milliseconds(snapshot.took_ms)),
         exact: snapshot.depth == Depth::Exact,
         database: Some(database(snapshot.database)),
-        tables: snapshot.tables.into_iter().map(table).collect(),
-        indexes: snapshot.indexes.into_iter().map(index).collect(),
+        tables: fitting(snapshot.tables.into_iter().map(table)),
+        indexes: fitting(snapshot.indexes.into_iter().map(index)),
         queries: snapshot.queries.into_iter().map(query).collect(),
         sessions: snapshot.sessions.map(sessions),
         replicas: snapshot.replicas.into_iter().map(replica).collect(),
@@ -339,4 +365,73 @@ pub(in crate::grpc) fn states(numbers: &[i32], check: &mut Check) -> Vec<AlertSt
         }
     }
     states
+}
+
+#[cfg(test)]
+mod tests {
+    use dbkeep_engine::model::TableName;
+    use prost::Message as _;
+
+    use super::*;
+
+    /// As the collector keeps it; what is not said here is not known.
+    fn kept(tables: usize, definition: usize) -> Snapshot {
+        let name = |number: usize| TableName {
+            schema: Some("tenant".to_owned()),
+            name: format!("a table with a rather long name, of tenant {number}"),
+        };
+        let table = |number| {
+            let json = serde_json::json!({
+                "table": name(number), "own": false, "rows": { "rows": 1_000_000, "precision": "estimated" },
+                "heap_bytes": 1_u64 << 40, "index_bytes": 1_u64 << 40, "toast_bytes": 1_u64 << 40, "dead_rows": 1_u64 << 40,
+                "free_bytes": 1_u64 << 40, "free_precision": "estimated", "last_vacuum": "2026-01-01T00:00:00.123456Z",
+                "last_analyze": "2026-01-01T00:00:00.123456Z", "changed_since_analyze": 1_u64 << 40, "sequential_scans": 1_u64 << 40,
+                "index_scans": 1_u64 << 40, "inserted": 1_u64 << 40, "deleted": 1_u64 << 40, "xid_age": 1,
+            });
+            serde_json::from_value(json).expect("a table")
+        };
+        let index = |number: usize| {
+            let json = serde_json::json!({
+                "table": name(number / 3), "name": format!("index {number}"), "columns": ["tenant_id", "created_at"], "method": "btree",
+                "condition": "", "enforces": false, "valid": true, "bytes": 1_u64 << 40, "scans": 1_u64 << 40, "bloat_fraction": 0.5,
+                "duplicate_of": null, "definition": "x".repeat(definition),
+            });
+            serde_json::from_value(json).expect("an index")
+        };
+        Snapshot {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            took_ms: 1,
+            depth: Depth::Quick,
+            database: Vitals::default(),
+            tables: (0..tables).map(table).collect(),
+            indexes: (0..tables * 3).map(index).collect(),
+            unindexed_keys: Vec::new(),
+            queries: Vec::new(),
+            sessions: None,
+            replicas: Vec::new(),
+            slots: Vec::new(),
+            gaps: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_many_tables_fits_into_a_message() {
+        let sent = snapshot(kept(20_000, 300));
+        assert!(sent.encoded_len() < 4 << 20, "{} bytes", sent.encoded_len());
+        assert_eq!((sent.tables_total, sent.indexes_total), (20_000, 60_000));
+        assert!(sent.tables.len() > 5_000 && sent.indexes.len() > 3_000);
+        assert!(sent.tables[0].table.ends_with("tenant 0"), "the largest come first");
+        let small = snapshot(kept(10, 300));
+        assert_eq!((small.tables.len(), small.indexes.len()), (10, 30));
+        assert!(small.indexes.iter().all(|index| index.definition.len() == 300));
+        let one = snapshot(kept(1, ROOM));
+        assert_eq!((one.tables.len(), one.indexes.len(), one.indexes_total), (1, 0, 3));
+    }
+
+    #[test]
+    fn watchers_get_no_definitions() {
+        let sent = watched(kept(20_000, 5_000));
+        assert!(sent.encoded_len() < 4 << 20);
+        assert!(sent.indexes.len() > 5_000 && sent.indexes.iter().all(|index| index.definition.is_empty()));
+    }
 }

@@ -57,6 +57,8 @@ use self::line::Line;
 use super::{Tools, UrlError};
 use crate::hosts::Hosts;
 
+/// How every session of dbkeep, and of a program that it starts, calls itself.
+const APPLICATION: &str = "dbkeep";
 /// What every session begins with. Text forms are those that `pg_dump` relies on, so that captured values read back as they
 /// were; with `row_security = off` a policy that would hide rows becomes an error instead of a wrong answer. Whoever waits for
 /// a table that is being altered says so in the end: the altering session may be waiting for a batch of ours.
@@ -116,7 +118,7 @@ impl PostgresTarget {
         Ok(Self {
             programs: tool::Programs::new(&hosts, tools.pg_bin.clone()),
             // Statements over large tables are slow by nature, and their text is long.
-            hosts: hosts.map(|options| options.disable_statement_logging().application_name("dbkeep")),
+            hosts: hosts.map(|options| options.disable_statement_logging().application_name(APPLICATION)),
             idle: Arc::default(),
             sessions: Arc::default(),
             silence: tools.target_silence,

@@ -59,7 +59,7 @@ impl Programs {
                 options.get_database().unwrap_or(options.get_username()).to_owned(),
             ),
             ("PGSSLMODE", mode.to_owned()),
-            ("PGAPPNAME", "dbkeep".to_owned()),
+            ("PGAPPNAME", super::APPLICATION.to_owned()),
             ("PGCONNECT_TIMEOUT", "10".to_owned()),
             // Its own limits: a dump of a large table takes what it takes.
             (

@@ -115,7 +115,7 @@ impl Engine {
             at,
             rows: report.rows_affected,
             batch_rows: run.options.batch_rows,
-            limited: conditions::is_limited(run, &report),
+            limited: conditions::limit_met(&run.report, &report).is_some(),
             slow_batches,
         }))
     }

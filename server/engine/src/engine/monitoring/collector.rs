@@ -26,9 +26,9 @@ use crate::{
     model::monitor::{Alert, AlertState, AlertTransition, Depth, Metric, Sample, Snapshot},
     monitor::{
         alerts::{Look, step},
-        samples,
+        carry_over, samples,
     },
-    port::{AlertChanges, AlertFilter, CollectClaim, Collected, MachineNumbers},
+    port::{AlertChanges, AlertFilter, CollectClaim, Collected, MachineNumbers, StoreError},
     run::as_f64,
 };
 
@@ -237,11 +237,22 @@ impl Engine {
         let limit = self.context.settings.monitor.snapshot_limit;
         let observer = entry.target.observer();
         // It keeps its limit by itself; this one is for a way to the database that swallows packets.
-        let observed: Result<Snapshot, String> = match timeout(limit * 2, observer.observe(Depth::Quick, limit)).await {
+        let mut observed: Result<Snapshot, String> = match timeout(limit * 2, observer.observe(Depth::Quick, limit)).await {
             Ok(Ok(snapshot)) => Ok(snapshot),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", (limit * 2).as_secs_f64())),
         };
+        if let Ok(snapshot) = &mut observed {
+            let kept = match self.context.store.newest_snapshot(name).await {
+                // What a newer version has kept is replaced.
+                Err(StoreError::Corrupt(why)) => {
+                    tracing::warn!(target = name, why, "the kept snapshot could not be read");
+                    None
+                }
+                kept => kept?,
+            };
+            carry_over(kept.as_ref().map(|(_, kept)| kept), snapshot);
+        }
         let mut list = observed.as_ref().map(samples).unwrap_or_default();
         list.push(Sample {
             metric: Metric::TARGET_UP,

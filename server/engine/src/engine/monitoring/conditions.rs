@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::seen::{Proof, Seen};
 use crate::{
-    model::{Run, RunState, SlotOutcome, SlotRecord, StepState, monitor::Snapshot, report::OperationReport},
+    model::{Report, Run, RunState, SlotOutcome, SlotRecord, StepState, monitor::Snapshot, report::OperationReport},
     monitor::alerts::{Condition, RuleName},
     port::MachineNumbers,
     run::as_f64,
@@ -14,6 +14,8 @@ use crate::{
 const LEAST_OPERATIONS: u64 = 20;
 /// How the message of a step begins that a limit of time has stopped.
 const OUT_OF_TIME: &str = "stopped at the time limit";
+/// The warning of a step that stopped before it would have touched more rows than its plan allows.
+const COUNT_DRIFTED: &str = "COUNT_DRIFTED";
 
 /// Conditions, and the rules that could be looked at.
 #[derive(Debug, Default)]
@@ -140,13 +142,13 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
 
 fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
     let database = &snapshot.database;
-    if let Some(hit) = database.index_hit_fraction {
+    if let Some(hit) = database.recent_index_hit_fraction {
         found.looked.push(RuleName::LowIndexEfficiency);
         found.add(
             RuleName::LowIndexEfficiency,
             "",
             hit,
-            format!("{} of index blocks were found in memory", percent(hit)),
+            format!("{} of index blocks were found in memory since the look before", percent(hit)),
             "give the database more memory (shared_buffers), and remove indexes that nobody uses: `dbkeep findings`",
         );
     }
@@ -196,13 +198,19 @@ pub(super) fn has_failed(operation: &OperationReport) -> bool {
     operation.state == StepState::Failed || operation.errors > 0
 }
 
-/// Whether a step of the operation was stopped by a limit.
-pub(super) fn is_limited(run: &Run, operation: &OperationReport) -> bool {
-    operation
-        .steps
-        .iter()
-        .filter_map(|step| run.report.steps.get(usize::try_from(*step).ok()?))
-        .any(|step| step.message.starts_with(OUT_OF_TIME))
+/// What is said of a step of the operation that a limit has stopped: one of time, or of the rows that its plan allows.
+pub(super) fn limit_met<'a>(report: &'a Report, operation: &OperationReport) -> Option<&'a str> {
+    let steps = operation.steps.iter();
+    let late = steps
+        .filter_map(|step| report.steps.get(usize::try_from(*step).ok()?))
+        .find(|step| step.message.starts_with(OUT_OF_TIME))
+        .map(|step| step.message.as_str());
+    let is_its = |step: Option<u32>| step.is_some_and(|step| operation.steps.contains(&step));
+    let mut warnings = report.warnings.iter();
+    late.or_else(|| {
+        let drifted = warnings.find(|warning| warning.code == COUNT_DRIFTED && is_its(warning.step));
+        drifted.map(|warning| warning.message.as_str())
+    })
 }
 
 fn of_operations(seen: &Seen, found: &mut Conditions) {
@@ -221,18 +229,14 @@ fn of_operations(seen: &Seen, found: &mut Conditions) {
                 format!("run {} of {name} did not fail", run.id)
             };
             found.event(RuleName::OperationFailed, name, failed, detail, retry.clone());
-            let limited = report.as_ref().is_some_and(|operation| is_limited(run, operation));
+            let limit = report.as_ref().and_then(|operation| limit_met(&run.report, operation));
             found.event(
                 RuleName::LimitHit,
                 name,
-                limited,
-                if limited {
-                    format!(
-                        "run {} of {name} stopped at its limit of {} s",
-                        run.id, run.options.max_execution_seconds
-                    )
-                } else {
-                    format!("run {} of {name} met no limit", run.id)
+                limit.is_some(),
+                match limit {
+                    Some(limit) => format!("run {} of {name} {limit}", run.id),
+                    None => format!("run {} of {name} met no limit", run.id),
                 },
                 format!("run {name} more often, or with a larger --max-time"),
             );
@@ -366,3 +370,6 @@ fn of_backups(seen: &Seen, now: Timestamp, found: &mut Conditions) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@ use crate::{
         monitor::{Alert, AlertState, Depth, Finding, Metric, Sample, Snapshot},
     },
     monitor::{
+        carry_over,
         findings::{Bounds, findings},
         history::{Growth, growth},
     },
@@ -173,14 +174,15 @@ impl Engine {
     pub async fn target_metrics(&self, target: &str, look: Look) -> Result<TargetMetrics, EngineError> {
         let (name, _) = self.target(target)?;
         let store = &self.context.store;
-        let kept = match look {
-            Look::Newest => store.newest_snapshot(name).await?,
-            Look::Fresh | Look::Exact => None,
-        };
+        let kept = store.newest_snapshot(name).await?;
         let depth = if look == Look::Exact { Depth::Exact } else { Depth::Quick };
         let (collected_at, snapshot) = match kept {
-            Some((at, snapshot)) => (Some(at), snapshot),
-            None => (None, self.observe(name, depth).await?),
+            Some((at, snapshot)) if look == Look::Newest => (Some(at), snapshot),
+            kept => {
+                let mut snapshot = self.observe(name, depth).await?;
+                carry_over(kept.as_ref().map(|(_, kept)| kept), &mut snapshot);
+                (None, snapshot)
+            }
         };
         let collected = store.collections(0).await?;
         let up = collected.iter().find(|collection| collection.target == name);

@@ -90,10 +90,21 @@ pub struct Vitals {
     pub own_bytes: Option<u64>,
     /// Whether it is a standby, which only reads.
     pub in_recovery: bool,
+    /// Which history of the server this is: another one from the moment on at which a standby takes over.
+    pub timeline: Option<u64>,
     /// Part of table blocks that were found in memory since the statistics began.
     pub cache_hit_fraction: Option<f64>,
     /// The same for index blocks: what the platform calls index efficiency.
     pub index_hit_fraction: Option<f64>,
+    /// Table blocks since the statistics began: counters.
+    pub heap_blocks: Option<Blocks>,
+    /// Index blocks: counters.
+    pub index_blocks: Option<Blocks>,
+    /// Part of table blocks found in memory since the look before; `None` where there was none, or too few were asked for.
+    /// [`crate::monitor::carry_over`] sets it.
+    pub recent_cache_hit_fraction: Option<f64>,
+    /// The same for index blocks.
+    pub recent_index_hit_fraction: Option<f64>,
     /// Since when the statistics count, or the earliest moment at which they surely did.
     pub statistics_since: Option<Timestamp>,
     /// Bytes of write-ahead log ever written: a counter.
@@ -124,6 +135,15 @@ pub struct Vitals {
     pub integrity_problems: Option<Vec<String>>,
 }
 
+/// Blocks that were asked for, and those of them that were in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Asked for.
+    pub fetched: u64,
+    /// In memory.
+    pub hit: u64,
+}
+
 /// Who holds the horizon of VACUUM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HorizonHolder {
@@ -137,7 +157,7 @@ pub struct HorizonHolder {
     pub xid_age: u64,
     /// For how long, seconds; `None` where nobody knows.
     pub seconds: Option<u64>,
-    /// The statement that ends it, for a person to decide on.
+    /// The statement or the command that ends it, for a person to decide on; where it ends by itself, or cannot be ended, what to do.
     pub remedy: String,
 }
 
@@ -196,6 +216,9 @@ pub struct IndexVitals {
     pub table: TableName,
     /// Its name, in the table's schema.
     pub name: String,
+    /// The number that it keeps until it is dropped; `None` where the database gives none (SQLite).
+    #[serde(default)]
+    pub oid: Option<u64>,
     /// Columns or expressions, in order.
     pub columns: Vec<String>,
     /// Access method, such as `btree`.
@@ -205,10 +228,17 @@ pub struct IndexVitals {
     /// Whether it enforces something: a primary key, a unique or an exclusion constraint, or a replica identity. Also where it is part
     /// of a partitioned table's index, and cannot be dropped without it.
     pub enforces: bool,
+    /// Whether CLUSTER orders the table by it.
+    #[serde(default)]
+    pub clustered: bool,
+    /// Whether it has an expression, of which ANALYZE keeps statistics as long as the index is there.
+    #[serde(default)]
+    pub expression: bool,
     /// Whether a declared key finds its rows by it: without it, each delete of a parent may have to read the whole table.
     #[serde(default)]
     pub serves_key: bool,
-    /// Whether it can be used. False after a CREATE INDEX CONCURRENTLY that failed.
+    /// False after a CREATE INDEX CONCURRENTLY that failed. True where it can be used, while it is being built, and where the role cannot
+    /// see which of the two it is (gap `index_builds`).
     pub valid: bool,
     /// Bytes.
     pub bytes: Option<u64>,
@@ -218,6 +248,10 @@ pub struct IndexVitals {
     pub bloat_fraction: Option<f64>,
     /// Another index of the table that does the same work: equal, or this one is its beginning.
     pub duplicate_of: Option<String>,
+    /// When it was seen first, or first after its counters began anew; `None` in a look that none has gone before.
+    /// [`crate::monitor::carry_over`] sets it.
+    #[serde(default)]
+    pub first_seen: Option<Timestamp>,
     /// The statement that makes it again.
     pub definition: String,
 }
@@ -233,8 +267,25 @@ pub struct UnindexedKey {
     pub columns: Vec<String>,
     /// The table that is referred to.
     pub parent: TableName,
-    /// Rows of the referring table, by statistics.
+    /// Rows of the referring table, by statistics; of a partitioned one those of all its partitions, where all are known.
     pub rows: Option<u64>,
+    /// Whether the referring table is partitioned.
+    #[serde(default)]
+    pub partitioned: bool,
+    /// Its partitions, and theirs: each after the one that it is part of. Empty where one of them cannot have an index.
+    #[serde(default)]
+    pub partitions: Vec<Partition>,
+}
+
+/// A part of a partitioned table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Its name.
+    pub table: TableName,
+    /// The table that it is part of.
+    pub of: TableName,
+    /// Whether it has parts itself, and no rows.
+    pub partitioned: bool,
 }
 
 /// A normalised statement.
@@ -281,6 +332,15 @@ pub struct LongTransaction {
     pub role: String,
     /// Application.
     pub application: String,
+    /// What kind of process it is, such as `client backend` or `autovacuum worker`; empty where the role may not see it.
+    #[serde(default)]
+    pub backend: String,
+    /// Whether dbkeep works in it, or a program that dbkeep has started.
+    #[serde(default)]
+    pub own: bool,
+    /// The run that it works for, where that is noted.
+    #[serde(default)]
+    pub run: Option<String>,
     /// State of the session.
     pub state: String,
     /// For how long, seconds.
@@ -309,6 +369,9 @@ pub struct SlotVitals {
     pub name: String,
     /// Whether somebody uses it.
     pub active: bool,
+    /// Whether it is a replica's, and not a reader's of changes.
+    #[serde(default)]
+    pub physical: bool,
     /// Log that is kept for it, bytes.
     pub retained_bytes: Option<u64>,
 }

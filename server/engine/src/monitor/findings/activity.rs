@@ -4,7 +4,10 @@ use super::{
     super::text::{bytes, fraction, percent, quoted_table, seconds},
     Patient,
 };
-use crate::model::monitor::{Finding, FindingKind, Level};
+use crate::model::monitor::{Finding, FindingKind, Level, LongTransaction};
+
+/// What PostgreSQL calls the process that vacuums and analyzes by itself.
+const AUTOVACUUM: &str = "autovacuum worker";
 
 pub(super) fn look(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     memory(patient, found);
@@ -30,14 +33,21 @@ fn whole(kind: FindingKind, level: Level, detail: String, remediation: impl Into
 
 fn memory(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     let database = &patient.snapshot.database;
+    // Averages since the statistics began say little of today: after a year nothing moves them.
     let low = |hit: Option<f64>| hit.filter(|hit| *hit < patient.bounds.hit_fraction);
     let advice = "raise shared_buffers, give the server more memory, or find the statements that read whole tables";
-    if let Some(hit) = low(database.cache_hit_fraction) {
-        let detail = format!("{} of the table blocks that were asked for were in memory", percent(hit));
+    if let Some(hit) = low(database.recent_cache_hit_fraction) {
+        let detail = format!(
+            "{} of the table blocks that were asked for since the look before were in memory",
+            percent(hit)
+        );
         found.push(whole(FindingKind::LowCacheHit, Level::Warning, detail, advice));
     }
-    if let Some(hit) = low(database.index_hit_fraction) {
-        let detail = format!("{} of the index blocks that were asked for were in memory", percent(hit));
+    if let Some(hit) = low(database.recent_index_hit_fraction) {
+        let detail = format!(
+            "{} of the index blocks that were asked for since the look before were in memory",
+            percent(hit)
+        );
         found.push(whole(FindingKind::LowIndexHit, Level::Warning, detail, advice));
     }
 }
@@ -48,7 +58,7 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     };
     for transaction in &sessions.long_transactions {
         let who = format!("{} ({}, {})", transaction.pid, transaction.role, transaction.application);
-        let end = format!("SELECT pg_terminate_backend({});", transaction.pid);
+        let end = end_of(transaction);
         if !transaction.blocks.is_empty() {
             found.push(Finding {
                 kind: FindingKind::BlockedSessions,
@@ -78,6 +88,33 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             });
         }
     }
+}
+
+/// How a transaction is ended. Not so what dbkeep does: it would begin again, and a run is stopped by its name; nor autovacuum, which the
+/// database starts again.
+fn end_of(transaction: &LongTransaction) -> String {
+    if transaction.own {
+        return match &transaction.run {
+            Some(run) => format!("dbkeep runs cancel {run}"),
+            None => "dbkeep is at work: wait, or cancel what `dbkeep runs list` shows to be running".to_owned(),
+        };
+    }
+    if transaction.backend == AUTOVACUUM {
+        let waiting: Vec<String> = transaction
+            .blocks
+            .iter()
+            .map(|pid| format!("SELECT pg_cancel_backend({pid});"))
+            .collect();
+        return format!(
+            "wait until autovacuum is done with it, or end the statement that waits: {}",
+            waiting.join(" ")
+        );
+    }
+    let end = format!("SELECT pg_terminate_backend({});", transaction.pid);
+    if transaction.backend.is_empty() {
+        return format!("{end} -- once somebody has seen what it is: dbkeep's role may not");
+    }
+    end
 }
 
 fn horizon(patient: &Patient<'_>) -> Option<Finding> {
@@ -125,7 +162,10 @@ fn wraparound(patient: &Patient<'_>) -> Option<Finding> {
         ),
         oldest.map_or_else(
             || "VACUUM (FREEZE);".to_owned(),
-            |table| format!("VACUUM (FREEZE) {};", quoted_table(&table.table)),
+            |table| {
+                let there = if patient.takes_writes() { "" } else { "on its primary: " };
+                format!("{there}VACUUM (FREEZE) {};", quoted_table(&table.table))
+            },
         ),
     ))
 }
@@ -165,7 +205,9 @@ fn replication(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             });
         }
     }
-    for slot in patient.snapshot.slots.iter().filter(|slot| !slot.active) {
+    // A standby keeps slots for the day on which it takes over.
+    let slots = patient.snapshot.slots.iter().filter(|_| patient.takes_writes());
+    for slot in slots.filter(|slot| !slot.active) {
         let kept = slot.retained_bytes.unwrap_or(0);
         found.push(Finding {
             kind: FindingKind::InactiveSlot,

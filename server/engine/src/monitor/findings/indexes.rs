@@ -1,8 +1,8 @@
-//! Indexes: those that cost and do not serve, and those that are missing.
+//! Indexes that cost and do not serve; [`keys`] looks for those that are missing.
 
 use super::{
-    super::text::{bytes, in_schema, percent, quoted, quoted_table, seconds},
-    Patient,
+    super::text::{bytes, in_schema, percent, seconds},
+    Patient, keys,
 };
 use crate::model::monitor::{Finding, FindingKind, IndexVitals, Level};
 
@@ -22,7 +22,7 @@ pub(super) fn look(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             .or_else(|| bloated(patient, index));
         found.extend(finding);
     }
-    unindexed(patient, found);
+    keys::unindexed(patient, found);
 }
 
 fn full_name(index: &IndexVitals) -> String {
@@ -96,39 +96,37 @@ fn duplicate(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
 fn unused(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
     let bounds = patient.bounds;
     let size_is_worth_it = index.bytes? >= bounds.index_bytes;
-    // A key's index is used when a parent is deleted, however seldom that is.
-    if index.enforces || index.serves_key || index.scans? > 0 || !size_is_worth_it {
+    // A key's index is used when a parent is deleted, however seldom that is; one that CLUSTER goes by is not there for statements alone.
+    let is_kept = index.enforces || index.serves_key || index.clustered;
+    if is_kept || index.scans? > 0 || !size_is_worth_it {
         return None;
     }
-    let age = patient
-        .snapshot
-        .database
-        .statistics_since
-        .and_then(|since| u64::try_from(patient.at().as_second() - since.as_second()).ok());
+    // Whichever is later, the index or the statistics: what nobody has counted is no evidence.
+    let counted_since = patient.snapshot.database.statistics_since?.max(index.first_seen?);
+    let age = u64::try_from(patient.at().as_second() - counted_since.as_second()).ok()?;
     let table = patient.snapshot.tables.iter().find(|table| table.table == index.table);
     let scans = table.map_or(0, |table| {
         table.sequential_scans.unwrap_or(0) + table.index_scans.unwrap_or(0)
     });
-    if age.is_none_or(|age| age < bounds.evidence_seconds) && scans < bounds.evidence_scans {
+    if age < bounds.evidence_seconds || scans < bounds.evidence_scans {
         return None;
     }
-    let since = age.map_or_else(String::new, |age| format!(" for {}", seconds(age)));
-    let replicas = match patient.snapshot.replicas.len() {
-        0 => "",
-        _ => "; statements on replicas are not in this count: look there first",
-    };
+    let mut caveats = String::new();
+    if patient.has_replicas() {
+        caveats.push_str("; statements on replicas are not in this count: look there first");
+    }
+    if index.expression {
+        caveats.push_str("; ANALYZE keeps statistics of its expression, which the planner loses with it: CREATE STATISTICS keeps them, from PostgreSQL 14 on");
+    }
     Some(Finding {
         kind: FindingKind::UnusedIndex,
-        level: if patient.snapshot.replicas.is_empty() {
-            Level::Warning
-        } else {
-            Level::Info
-        },
+        level: if caveats.is_empty() { Level::Warning } else { Level::Info },
         object: full_name(index),
         parent: None,
         detail: format!(
-            "no statement has used the index of {}{since}, while the table was read {scans} times{}{replicas}",
+            "no statement has used the index of {} for {}, while the table was read {scans} times{}{caveats}",
             index.table,
+            seconds(age),
             size(index)
         ),
         remediation: drop_statement(patient, index),
@@ -160,40 +158,4 @@ fn bloated(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         ),
         remediation: format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name)),
     })
-}
-
-fn unindexed(patient: &Patient<'_>, found: &mut Vec<Finding>) {
-    for key in &patient.snapshot.unindexed_keys {
-        // Reading a small table takes no longer than finding out that it is small.
-        if key.rows.is_some_and(|rows| rows < patient.bounds.rows / 10) {
-            continue;
-        }
-        let columns: Vec<String> = key.columns.iter().map(|column| quoted(column)).collect();
-        let concurrently = if patient.is_postgres() { " CONCURRENTLY" } else { "" };
-        let name = format!("{}_{}_idx", key.table.name, key.columns.join("_"));
-        let name: String = name.chars().take(60).collect();
-        found.push(Finding {
-            kind: FindingKind::UnindexedKey,
-            level: if key.rows.is_some_and(|rows| rows >= patient.bounds.rows) {
-                Level::Warning
-            } else {
-                Level::Info
-            },
-            object: format!("{}({})", key.table, key.columns.join(",")),
-            parent: Some(key.parent.clone()),
-            detail: format!(
-                "each delete of a row of {} reads all of {}{}, because no index begins with {}",
-                key.parent,
-                key.table,
-                key.rows.map_or_else(String::new, |rows| format!(" ({rows} rows)")),
-                key.columns.join(", ")
-            ),
-            remediation: format!(
-                "CREATE INDEX{concurrently} {} ON {} ({});",
-                quoted(&name),
-                quoted_table(&key.table),
-                columns.join(", ")
-            ),
-        });
-    }
 }

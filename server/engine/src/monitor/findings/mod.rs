@@ -6,6 +6,7 @@
 
 mod activity;
 mod indexes;
+mod keys;
 mod tables;
 
 use jiff::Timestamp;
@@ -18,9 +19,9 @@ use crate::model::{
 /// From which values on something is wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
-    /// Statistics have to be so old before a counter of 0 means something, seconds; or the table was read [`Self::evidence_scans`] times.
+    /// So long scans of an index have to have been counted before a counter of 0 means something, seconds.
     pub evidence_seconds: u64,
-    /// Scans of a table that tell as much.
+    /// So often its table has to have been read meanwhile: an index of a table that nobody reads tells nothing.
     pub evidence_scans: u64,
     /// Smallest index that is worth a word, bytes.
     pub index_bytes: u64,
@@ -97,6 +98,16 @@ impl Patient<'_> {
     fn is_postgres(&self) -> bool {
         self.engine == EngineKind::Postgres
     }
+
+    /// Whether what is wrong with tables, indexes and slots can be mended here: a standby is as its primary is.
+    fn takes_writes(&self) -> bool {
+        !self.snapshot.database.in_recovery
+    }
+
+    /// Whether there are replicas, here at this moment or not: statements on them are counted there.
+    fn has_replicas(&self) -> bool {
+        !self.snapshot.replicas.is_empty() || self.snapshot.slots.iter().any(|slot| slot.physical)
+    }
 }
 
 /// What is wrong, the gravest first, and by key where that is equal.
@@ -108,8 +119,10 @@ pub fn findings(snapshot: &Snapshot, engine: EngineKind, bounds: &Bounds) -> Vec
         bounds,
     };
     let mut found = Vec::new();
-    indexes::look(&patient, &mut found);
-    tables::look(&patient, &mut found);
+    if patient.takes_writes() {
+        indexes::look(&patient, &mut found);
+        tables::look(&patient, &mut found);
+    }
     activity::look(&patient, &mut found);
     for gap in &snapshot.gaps {
         found.push(Finding {

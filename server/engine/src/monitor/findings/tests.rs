@@ -4,8 +4,8 @@ use super::*;
 use crate::model::{
     TableName,
     monitor::{
-        Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, Precision, QueryVitals, ReplicaVitals, RowCount, SessionVitals,
-        SlotVitals, TableVitals, UnindexedKey, Vitals,
+        Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, Partition, Precision, QueryVitals, ReplicaVitals, RowCount,
+        SessionVitals, SlotVitals, TableVitals, UnindexedKey, Vitals,
     },
 };
 
@@ -24,8 +24,8 @@ fn healthy() -> Snapshot {
         database: Vitals {
             version: "16.2".to_owned(),
             size_bytes: Some(500 * MIB),
-            cache_hit_fraction: Some(0.99),
-            index_hit_fraction: Some(0.99),
+            recent_cache_hit_fraction: Some(0.99),
+            recent_index_hit_fraction: Some(0.99),
             statistics_since: Some(at(0)),
             xid_age: Some(1_000),
             xid_limit: Some(2_000_000_000),
@@ -61,16 +61,20 @@ fn healthy() -> Snapshot {
         indexes: vec![IndexVitals {
             table,
             name: "events_at".to_owned(),
+            oid: Some(16_500),
             columns: vec!["at".to_owned()],
             method: "btree".to_owned(),
             condition: String::new(),
             enforces: false,
+            clustered: false,
+            expression: false,
             serves_key: false,
             valid: true,
             bytes: Some(50 * MIB),
             scans: Some(1_000),
             bloat_fraction: Some(0.1),
             duplicate_of: None,
+            first_seen: Some(at(0)),
             definition: String::new(),
         }],
         unindexed_keys: Vec::new(),
@@ -143,12 +147,6 @@ fn indexes() {
         snapshot.indexes[0].scans = Some(0);
         snapshot.indexes[0].serves_key = true;
     });
-    none(|snapshot| {
-        // Young statistics of a table that nobody reads tell nothing.
-        snapshot.indexes[0].scans = Some(0);
-        snapshot.tables[0].index_scans = Some(5);
-        snapshot.database.statistics_since = Some(at(100 * 86_400 - 60));
-    });
     let with_replica = only(|snapshot| {
         snapshot.indexes[0].scans = Some(0);
         snapshot.replicas.push(ReplicaVitals {
@@ -179,6 +177,93 @@ fn indexes() {
     });
 }
 
+#[test]
+fn an_index_is_unused_once_it_was_counted_for_long() {
+    let now = 100 * 86_400;
+    let unused = |since: Option<i64>, seen: Option<i64>, reads: u64| {
+        let mut snapshot = healthy();
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].first_seen = seen.map(at);
+        snapshot.tables[0].index_scans = Some(reads);
+        snapshot.database.statistics_since = since.map(at);
+        of(&snapshot, EngineKind::Postgres).pop()
+    };
+    let week = now - 7 * 86_400;
+    let old = unused(Some(0), Some(week), 1_000).expect("a week is enough");
+    assert!(
+        old.detail.contains("for 7 d 0 h, while the table was read 1010 times"),
+        "{old:?}"
+    );
+    assert!(unused(Some(week), Some(0), 1_000).is_some());
+    for (since, seen, reads, why) in [
+        (Some(now - 60), Some(0), 1_000_000, "the statistics were reset a minute ago"),
+        (Some(week + 1), Some(0), 1_000_000, "not a week ago"),
+        (None, Some(0), 1_000_000, "nobody knows since when they count"),
+        (Some(0), Some(now - 60), 1_000_000, "the index was made a minute ago"),
+        (Some(0), None, 1_000_000, "no look has gone before"),
+        (Some(0), Some(0), 5, "nobody reads the table"),
+    ] {
+        assert_eq!(unused(since, seen, reads), None, "{why}");
+    }
+}
+
+#[test]
+fn an_index_that_serves_otherwise_is_not_dropped_lightly() {
+    none(|snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].clustered = true;
+    });
+    let expression = only(|snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.indexes[0].expression = true;
+    });
+    assert_eq!(expression.level, Level::Info);
+    assert!(expression.detail.contains("statistics of its expression"), "{expression:?}");
+    // A replica that is away has left its slot.
+    let slot = |physical| SlotVitals {
+        name: "standby".to_owned(),
+        active: true,
+        physical,
+        retained_bytes: Some(0),
+    };
+    for (physical, level) in [(true, Level::Info), (false, Level::Warning)] {
+        let unused = only(|snapshot| {
+            snapshot.indexes[0].scans = Some(0);
+            snapshot.slots.push(slot(physical));
+        });
+        assert_eq!(unused.level, level);
+    }
+}
+
+#[test]
+fn a_standby_is_not_told_to_write() {
+    let spoil = |snapshot: &mut Snapshot| {
+        snapshot.indexes[0].scans = Some(0);
+        snapshot.unindexed_keys.push(key(20_000));
+        snapshot.tables[0].dead_rows = Some(300_000);
+        snapshot.tables[0].changed_since_analyze = Some(900_000);
+        snapshot.tables[0].free_bytes = Some(300 * MIB);
+        snapshot.database.xid_age = Some(1_700_000_000);
+        snapshot.slots.push(SlotVitals {
+            name: "synchronised".to_owned(),
+            active: false,
+            physical: false,
+            retained_bytes: Some(2 << 30),
+        });
+    };
+    let mut snapshot = healthy();
+    spoil(&mut snapshot);
+    assert_eq!(of(&snapshot, EngineKind::Postgres).len(), 7);
+    let on_standby = only(|snapshot| {
+        spoil(snapshot);
+        snapshot.database.in_recovery = true;
+    });
+    assert_eq!(
+        on_standby.remediation,
+        "on its primary: VACUUM (FREEZE) \"public\".\"events\";"
+    );
+}
+
 fn key(rows: u64) -> UnindexedKey {
     UnindexedKey {
         constraint: "lines_event_fkey".to_owned(),
@@ -186,6 +271,8 @@ fn key(rows: u64) -> UnindexedKey {
         columns: vec!["event".to_owned()],
         parent: TableName::parse("public.events"),
         rows: Some(rows),
+        partitioned: false,
+        partitions: Vec::new(),
     }
 }
 
@@ -199,7 +286,66 @@ fn missing_indexes() {
     );
     none(|snapshot| snapshot.unindexed_keys.push(key(10)));
     let sqlite = one(EngineKind::Sqlite, |snapshot| snapshot.unindexed_keys.push(key(5_000)));
-    assert!(sqlite.remediation.starts_with("CREATE INDEX \""), "{sqlite:?}");
+    assert_eq!(
+        sqlite.remediation,
+        "CREATE INDEX \"lines_event_idx\" ON \"lines\" (\"event\");"
+    );
+    let taken = only(|snapshot| {
+        snapshot.indexes[0].name = "lines_event_idx".to_owned();
+        snapshot.unindexed_keys.push(key(20_000));
+    });
+    assert!(taken.remediation.contains(" \"lines_event_idx1\" ON "), "{taken:?}");
+}
+
+#[test]
+fn a_partitioned_table_gets_its_index_piece_by_piece() {
+    let part = |table: &str, of: &str, partitioned| Partition {
+        table: TableName::parse(table),
+        of: TableName::parse(of),
+        partitioned,
+    };
+    let long = format!("old.{}", "ä".repeat(40));
+    let found = only(|snapshot| {
+        snapshot.unindexed_keys.push(UnindexedKey {
+            partitioned: true,
+            partitions: vec![
+                part("public.l\"1", "public.lines", false),
+                part("old.lines", "public.lines", true),
+                part(&format!("{long}1"), "old.lines", false),
+                part(&format!("{long}2"), "old.lines", false),
+            ],
+            ..key(20_000)
+        });
+    });
+    let cut = "ä".repeat(29);
+    assert_eq!(
+        found.remediation.lines().collect::<Vec<_>>(),
+        [
+            "CREATE INDEX \"lines_event_idx\" ON ONLY \"public\".\"lines\" (\"event\");",
+            "CREATE INDEX CONCURRENTLY \"l\"\"1_event_idx\" ON \"public\".\"l\"\"1\" (\"event\");",
+            "CREATE INDEX \"lines_event_idx\" ON ONLY \"old\".\"lines\" (\"event\");",
+            &format!(
+                "CREATE INDEX CONCURRENTLY \"{cut}_idx\" ON \"old\".\"{}1\" (\"event\");",
+                "ä".repeat(40)
+            ),
+            &format!(
+                "CREATE INDEX CONCURRENTLY \"{cut}_idx1\" ON \"old\".\"{}2\" (\"event\");",
+                "ä".repeat(40)
+            ),
+            "ALTER INDEX \"public\".\"lines_event_idx\" ATTACH PARTITION \"public\".\"l\"\"1_event_idx\";",
+            "ALTER INDEX \"public\".\"lines_event_idx\" ATTACH PARTITION \"old\".\"lines_event_idx\";",
+            &format!("ALTER INDEX \"old\".\"lines_event_idx\" ATTACH PARTITION \"old\".\"{cut}_idx\";"),
+            &format!("ALTER INDEX \"old\".\"lines_event_idx\" ATTACH PARTITION \"old\".\"{cut}_idx1\";"),
+        ]
+    );
+    let elsewhere = only(|snapshot| {
+        snapshot.unindexed_keys.push(UnindexedKey {
+            partitioned: true,
+            ..key(20_000)
+        });
+    });
+    let statement = "CREATE INDEX \"lines_event_idx\" ON \"public\".\"lines\" (\"event\");";
+    assert!(elsewhere.remediation.starts_with(statement), "{elsewhere:?}");
 }
 
 #[test]
@@ -240,17 +386,27 @@ fn activity() {
     assert_eq!(held.remediation, "SELECT pg_terminate_backend(77);");
     none(|snapshot| snapshot.database.horizon = Some(holder(60)));
     assert_eq!(
-        only(|snapshot| snapshot.database.cache_hit_fraction = Some(0.5)).kind,
+        only(|snapshot| snapshot.database.recent_cache_hit_fraction = Some(0.5)).kind,
         FindingKind::LowCacheHit
     );
     assert_eq!(
-        only(|snapshot| snapshot.database.index_hit_fraction = Some(0.5)).kind,
+        only(|snapshot| snapshot.database.recent_index_hit_fraction = Some(0.5)).kind,
         FindingKind::LowIndexHit
     );
+    none(|snapshot| {
+        // Of a year, or without a look before: nobody knows how it is today.
+        snapshot.database.cache_hit_fraction = Some(0.5);
+        snapshot.database.index_hit_fraction = Some(0.5);
+        snapshot.database.recent_cache_hit_fraction = None;
+        snapshot.database.recent_index_hit_fraction = None;
+    });
     let transaction = |seconds, blocks| LongTransaction {
         pid: 9,
         role: "app".to_owned(),
         application: "web".to_owned(),
+        backend: "client backend".to_owned(),
+        own: false,
+        run: None,
         state: "idle in transaction".to_owned(),
         seconds,
         blocks,
@@ -267,6 +423,37 @@ fn activity() {
     };
     assert_eq!(with(transaction(600, Vec::new())).kind, FindingKind::LongTransaction);
     assert_eq!(with(transaction(70, vec![10, 11])).kind, FindingKind::BlockedSessions);
+    assert_eq!(
+        with(transaction(600, Vec::new())).remediation,
+        "SELECT pg_terminate_backend(9);"
+    );
+    for blocks in [vec![10, 11], Vec::new()] {
+        let own = |run: Option<&str>| LongTransaction {
+            application: "dbkeep".to_owned(),
+            own: true,
+            run: run.map(str::to_owned),
+            ..transaction(600, blocks.clone())
+        };
+        assert_eq!(with(own(Some("0190"))).remediation, "dbkeep runs cancel 0190");
+        let unknown = with(own(None)).remediation;
+        assert!(
+            unknown.starts_with("dbkeep is at work: wait") && !unknown.contains("pg_"),
+            "{unknown}"
+        );
+    }
+    let vacuum = with(LongTransaction {
+        backend: "autovacuum worker".to_owned(),
+        ..transaction(600, vec![10, 11])
+    });
+    assert_eq!(
+        vacuum.remediation,
+        "wait until autovacuum is done with it, or end the statement that waits: SELECT pg_cancel_backend(10); SELECT pg_cancel_backend(11);"
+    );
+    let hidden = with(LongTransaction {
+        backend: String::new(),
+        ..transaction(600, Vec::new())
+    });
+    assert!(hidden.remediation.contains("-- once somebody has seen"), "{hidden:?}");
     let wraparound = only(|snapshot| snapshot.database.xid_age = Some(1_700_000_000));
     assert_eq!(wraparound.level, Level::Error);
     assert_eq!(wraparound.remediation, "VACUUM (FREEZE) \"public\".\"events\";");
@@ -285,6 +472,7 @@ fn activity() {
         snapshot.slots.push(SlotVitals {
             name: "o'brien".to_owned(),
             active: false,
+            physical: true,
             retained_bytes: Some(2 << 30),
         });
     });

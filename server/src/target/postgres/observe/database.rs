@@ -9,9 +9,11 @@ use sqlx::FromRow;
 
 use super::{
     super::{
+        APPLICATION,
         error::{refused, statement},
         render,
     },
+    activity,
     session::{Look, moment, unsigned},
 };
 
@@ -32,25 +34,30 @@ const COUNTERS: &str = "SELECT s.deadlocks, s.xact_commit AS commits, s.xact_rol
      FROM pg_catalog.pg_database AS d LEFT JOIN pg_catalog.pg_stat_database AS s ON s.datid = d.oid \
      WHERE d.datname = pg_catalog.current_database()";
 
+/// The history of the server that the log is of: of one that follows by its control file, which comes a little later.
+const TIMELINE: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT c.timeline_id::bigint FROM pg_catalog.pg_control_checkpoint() AS c) \
+       ELSE ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::bigint END AS timeline";
+
 const SIZE: &str = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())";
 
 /// Who has the oldest view of the database. A VACUUM does not count, whatever its session shows; and what holds only catalogs comes
 /// after whatever holds tables.
-const HORIZON: &str = "SELECT h.kind, h.name, h.detail, h.xid_age, h.seconds FROM ( \
+const HORIZON: &str = "SELECT h.kind, h.name, h.detail, h.xid_age, h.seconds, h.application, h.backend, h.active FROM ( \
        SELECT CASE WHEN a.backend_type = 'walsender' THEN 'replica' ELSE 'transaction' END AS kind, \
          CASE WHEN a.backend_type = 'walsender' THEN a.application_name ELSE a.pid::text END AS name, \
          concat_ws(', ', a.usename, nullif(a.application_name, ''), a.state) AS detail, \
          greatest(pg_catalog.age(a.backend_xmin), pg_catalog.age(a.backend_xid))::bigint AS xid_age, \
-         extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint AS seconds, false AS catalogs \
+         extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint AS seconds, false AS catalogs, \
+         coalesce(a.application_name, '') AS application, coalesce(a.backend_type, '') AS backend, true AS active \
        FROM pg_catalog.pg_stat_activity AS a WHERE a.pid <> pg_catalog.pg_backend_pid() \
          AND (a.datname = pg_catalog.current_database() OR a.backend_type = 'walsender') \
          AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_vacuum AS v WHERE v.pid = a.pid) \
        UNION ALL SELECT 'prepared_transaction', p.gid, concat_ws(', ', p.owner, 'prepared'), pg_catalog.age(p.transaction)::bigint, \
-         extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::bigint, false \
+         extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::bigint, false, '', '', false \
        FROM pg_catalog.pg_prepared_xacts AS p WHERE p.database = pg_catalog.current_database() \
        UNION ALL SELECT 'replication_slot', s.slot_name::text, \
          concat_ws(', ', s.slot_type, CASE WHEN s.active THEN 'active' ELSE 'inactive' END, CASE WHEN s.xmin IS NULL THEN 'holds catalogs only' END), \
-         pg_catalog.age(coalesce(s.xmin, s.catalog_xmin))::bigint, NULL, s.xmin IS NULL FROM pg_catalog.pg_replication_slots AS s \
+         pg_catalog.age(coalesce(s.xmin, s.catalog_xmin))::bigint, NULL, s.xmin IS NULL, '', '', s.active FROM pg_catalog.pg_replication_slots AS s \
      ) AS h WHERE h.xid_age > 0 ORDER BY h.catalogs, h.xid_age DESC, h.name LIMIT 1";
 
 #[derive(FromRow)]
@@ -119,6 +126,9 @@ pub(super) async fn vitals(look: &mut Look<'_>) -> Vitals {
         vitals.xid_age = Some(unsigned(counters.xid_age.max(counters.multixact_age)));
         vitals.xid_limit = Some(XID_LIMIT);
     }
+    let timeline = look.one::<(Option<i64>,)>(|| sqlx::query(TIMELINE)).await;
+    let timeline = look.or_gap("timeline", timeline).flatten();
+    vitals.timeline = timeline.and_then(|(timeline,)| timeline).map(unsigned);
     let size = look.one::<(i64,)>(|| sqlx::query(SIZE)).await;
     vitals.size_bytes = look.or_gap("database_size", size).flatten().map(|(size,)| unsigned(size));
     vitals
@@ -131,6 +141,36 @@ struct Holder {
     detail: String,
     xid_age: i64,
     seconds: Option<i64>,
+    application: String,
+    backend: String,
+    active: bool,
+}
+
+impl Holder {
+    fn is_own(&self) -> bool {
+        self.application == APPLICATION
+    }
+
+    /// What ends it. Not so what dbkeep does, whose run is stopped by its name, nor autovacuum, which the database begins again.
+    fn remedy(&self, run: Option<&str>) -> String {
+        let name = render::literal(&self.name);
+        match self.kind.as_str() {
+            "transaction" if self.is_own() => match run {
+                Some(run) => format!("dbkeep runs cancel {run}"),
+                None => "dbkeep is at work: wait, or cancel what `dbkeep runs list` shows to be running".to_owned(),
+            },
+            "transaction" if self.backend == "autovacuum worker" => "wait until autovacuum is done with its table".to_owned(),
+            "transaction" => format!("SELECT pg_terminate_backend({});", self.name),
+            "prepared_transaction" => format!("ROLLBACK PREPARED {name}; -- or COMMIT PREPARED, whichever its owner meant"),
+            "replication_slot" if self.active => {
+                format!(
+                    "end the old transaction at what reads from the slot {name}, or let that catch up: a slot in use cannot be dropped"
+                )
+            }
+            "replication_slot" => format!("SELECT pg_drop_replication_slot({name}); -- where its replica does not come back"),
+            _ => "ALTER SYSTEM SET hot_standby_feedback = off; -- on the replica, or end the old transaction there".to_owned(),
+        }
+    }
 }
 
 /// Who holds the horizon. On a standby nobody does: what its sessions need, its primary is told of.
@@ -139,21 +179,49 @@ pub(super) async fn horizon(look: &mut Look<'_>, vitals: &mut Vitals) {
         return;
     }
     let holder = look.one::<Holder>(|| sqlx::query(HORIZON)).await;
-    vitals.horizon = look.or_gap("horizon", holder).flatten().map(|holder| {
-        let name = render::literal(&holder.name);
-        let remedy = match holder.kind.as_str() {
-            "transaction" => format!("SELECT pg_terminate_backend({});", holder.name),
-            "prepared_transaction" => format!("ROLLBACK PREPARED {name}; -- or COMMIT PREPARED, whichever its owner meant"),
-            "replication_slot" => format!("SELECT pg_drop_replication_slot({name}); -- where its replica does not come back"),
-            _ => "ALTER SYSTEM SET hot_standby_feedback = off; -- on the replica, or end the old transaction there".to_owned(),
-        };
-        HorizonHolder {
-            kind: holder.kind,
-            name: holder.name,
-            detail: holder.detail,
-            xid_age: unsigned(holder.xid_age),
-            seconds: holder.seconds.map(unsigned),
-            remedy,
-        }
+    let Some(holder) = look.or_gap("horizon", holder).flatten() else {
+        return;
+    };
+    let own = holder.name.parse::<i32>().ok().filter(|_| holder.is_own());
+    let runs = activity::runs(look, own.as_slice()).await;
+    let remedy = holder.remedy(own.and_then(|pid| runs.get(&pid)).map(String::as_str));
+    vitals.horizon = Some(HorizonHolder {
+        kind: holder.kind,
+        name: holder.name,
+        detail: holder.detail,
+        xid_age: unsigned(holder.xid_age),
+        seconds: holder.seconds.map(unsigned),
+        remedy,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_ends_only_what_may_be_ended() {
+        let holder = |kind: &str, application: &str, backend: &str, active| Holder {
+            kind: kind.to_owned(),
+            name: "77".to_owned(),
+            detail: String::new(),
+            xid_age: 1,
+            seconds: None,
+            application: application.to_owned(),
+            backend: backend.to_owned(),
+            active,
+        };
+        let transaction = |application, backend| holder("transaction", application, backend, true);
+        let of_others = transaction("web", "client backend").remedy(None);
+        assert_eq!(of_others, "SELECT pg_terminate_backend(77);");
+        let own = transaction(APPLICATION, "client backend");
+        assert_eq!(own.remedy(Some("0190")), "dbkeep runs cancel 0190");
+        let vacuum = transaction("", "autovacuum worker").remedy(None);
+        for remedy in [own.remedy(None), vacuum] {
+            assert!(remedy.contains("wait") && !remedy.contains("pg_"), "{remedy}");
+        }
+        let slot = |active| holder("replication_slot", "", "", active).remedy(None);
+        assert!(slot(false).starts_with("SELECT pg_drop_replication_slot('77');"));
+        assert!(!slot(true).contains("pg_drop"), "{}", slot(true));
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use dbkeep_engine::{
     model::{
         TableName,
-        monitor::{IndexVitals, Precision, TableVitals, Vitals},
+        monitor::{Blocks, IndexVitals, Precision, TableVitals, Vitals},
     },
     port::TargetError,
 };
@@ -33,7 +33,7 @@ const EVIDENCE: u64 = 10_000;
 pub(super) struct Table {
     pub(super) vitals: TableVitals,
     pub(super) indexes: Vec<Indexed>,
-    partitioned: bool,
+    pub(super) partitioned: bool,
 }
 
 /// An index.
@@ -43,22 +43,13 @@ pub(super) struct Indexed {
     partitioned: bool,
 }
 
-/// Blocks that were asked for, and those of them that were in memory.
-#[derive(Default)]
-struct Blocks {
-    fetched: u64,
-    hit: u64,
+fn add(blocks: &mut Blocks, fetched: i64, hit: i64) {
+    blocks.fetched += unsigned(fetched);
+    blocks.hit += unsigned(hit);
 }
 
-impl Blocks {
-    fn add(&mut self, fetched: i64, hit: i64) {
-        self.fetched += unsigned(fetched);
-        self.hit += unsigned(hit);
-    }
-
-    fn fraction(&self) -> Option<f64> {
-        (self.fetched >= EVIDENCE).then(|| (float(self.hit) / float(self.fetched)).min(1.0))
-    }
+fn fraction(blocks: Blocks) -> Option<f64> {
+    (blocks.fetched >= EVIDENCE).then(|| (float(blocks.hit) / float(blocks.fetched)).min(1.0))
 }
 
 /// Everything that was found, tables by their oid.
@@ -71,6 +62,8 @@ pub(super) struct Relations {
     since: Option<Timestamp>,
     locked: u64,
     unreadable: u64,
+    /// Indexes that cannot be used, and that may be being built.
+    unsure: u64,
 }
 
 /// All tables and indexes.
@@ -83,6 +76,14 @@ pub(super) async fn all(look: &mut Look<'_>, basics: &Basics) -> Relations {
     if found.locked > 0 {
         let why = format!("{} tables are locked by others at this moment", found.locked);
         look.gap("table_sizes", why, "");
+    }
+    if found.unsure > 0 {
+        let why = format!(
+            "the role may not see which indexes are being built, and {} cannot be used at this moment",
+            found.unsure
+        );
+        let allow = look.grant();
+        look.gap("index_builds", why, allow);
     }
     if found.unreadable > 0 {
         let why = format!(
@@ -192,9 +193,10 @@ async fn indexes_of(look: &mut Look<'_>, oids: &[i64]) -> Result<Vec<IndexRow>, 
 
 impl Relations {
     fn take_table(&mut self, row: &TableRow, columns: &[WidthRow], basics: &Basics) {
-        self.heap.add(row.fetched, row.hit);
+        add(&mut self.heap, row.fetched, row.hit);
         self.locked += u64::from(row.hidden && !row.partitioned);
-        let rows = row.rows(basics.page);
+        // Rows of a partitioned table are in its partitions.
+        let rows = row.rows(basics.page).filter(|_| !row.partitioned);
         let free = free_bytes(row, rows, columns, basics.page);
         let measured = row.analyzed.is_some() && free.is_none() && !row.partitioned && !row.hidden;
         self.unreadable += u64::from(measured && !basics.widths && !row.readable);
@@ -231,7 +233,8 @@ impl Relations {
     }
 
     fn take_index(&mut self, row: &IndexRow, columns: &BTreeMap<i64, Vec<WidthRow>>, basics: &Basics) {
-        self.index.add(row.fetched, row.hit);
+        add(&mut self.index, row.fetched, row.hit);
+        self.unsure += u64::from(!row.usable && row.building.is_none());
         let Some(table) = self.tables.get_mut(&row.relation) else {
             return;
         };
@@ -248,16 +251,20 @@ impl Relations {
         let vitals = IndexVitals {
             table: table.vitals.table.clone(),
             name: row.name.clone(),
+            oid: Some(unsigned(row.oid)),
             columns: names.collect(),
             method: row.method.clone(),
             condition: row.condition.clone().unwrap_or_default(),
             enforces: row.enforces,
+            clustered: row.clustered,
+            expression: row.columns.split(' ').any(|number| number == "0"),
             serves_key: false,
-            valid: row.valid,
+            valid: row.usable || row.building != Some(false),
             bytes: row.bytes.map(unsigned),
             scans: Some(unsigned(row.scans)),
             bloat_fraction: air(row, &table.vitals, own_columns, expressions, basics.page),
             duplicate_of: None,
+            first_seen: None,
             definition: row.definition.clone().unwrap_or_default(),
         };
         let scans = table.vitals.index_scans.unwrap_or(0) + unsigned(row.scans);
@@ -271,8 +278,9 @@ impl Relations {
 
     /// What a snapshot shows: the largest tables first, indexes in the order of their tables.
     pub(super) fn into_vitals(self, keys: &Keys, database: &mut Vitals) -> (Vec<TableVitals>, Vec<IndexVitals>) {
-        database.cache_hit_fraction = self.heap.fraction();
-        database.index_hit_fraction = self.index.fraction();
+        database.cache_hit_fraction = fraction(self.heap);
+        database.index_hit_fraction = fraction(self.index);
+        (database.heap_blocks, database.index_blocks) = (Some(self.heap), Some(self.index));
         database.statistics_since = database.statistics_since.or(self.since);
         let mut all: Vec<(TableVitals, Vec<IndexVitals>)> = Vec::new();
         for (oid, mut table) in self.tables {
@@ -312,6 +320,7 @@ fn shape(row: &IndexRow, columns: &[WidthRow]) -> Shape {
             .find(|column| column.number == number)
             .map(|column| column.name.clone())
     };
+    let class_settings = |place: usize| row.class_settings.get(place).cloned().unwrap_or_default();
     let keys = usize::try_from(row.keys).unwrap_or(0).min(numbers.len());
     let (key_numbers, included) = numbers.split_at(keys);
     let parts = key_numbers.iter().enumerate().map(|(place, number)| {
@@ -324,7 +333,7 @@ fn shape(row: &IndexRow, columns: &[WidthRow]) -> Shape {
         };
         Part {
             column: name(*number),
-            exactly: [what, of(&classes), of(&collations), of(&options)].join(" "),
+            exactly: [what, of(&classes), of(&collations), of(&options), class_settings(place)].join(" "),
         }
     });
     Shape {
@@ -332,7 +341,8 @@ fn shape(row: &IndexRow, columns: &[WidthRow]) -> Shape {
         included: included.iter().filter_map(|number| name(*number)).collect(),
         condition: row.condition.clone().unwrap_or_default(),
         method: row.method.clone(),
-        kept: row.enforces,
+        settings: row.settings.clone(),
+        kept: row.enforces || row.clustered,
         usable: row.usable && !(row.hidden && (row.partial || numbers.contains(&0))),
         age: row.oid,
     }

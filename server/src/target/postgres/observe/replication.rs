@@ -20,7 +20,7 @@ const REPLICAS: &str = "SELECT r.application_name AS name, r.state, (extract(epo
      pg_catalog.pg_wal_lsn_diff({position}, r.replay_lsn)::bigint AS missing \
      FROM pg_catalog.pg_stat_replication AS r ORDER BY r.application_name, r.pid";
 
-const SLOTS: &str = "SELECT s.slot_name::text AS name, s.active, s.restart_lsn IS NOT NULL AS keeps, \
+const SLOTS: &str = "SELECT s.slot_name::text AS name, s.active, s.slot_type = 'physical' AS physical, s.restart_lsn IS NOT NULL AS keeps, \
      pg_catalog.pg_wal_lsn_diff({position}, s.restart_lsn)::bigint AS retained \
      FROM pg_catalog.pg_replication_slots AS s WHERE NOT s.temporary ORDER BY s.slot_name";
 
@@ -69,6 +69,7 @@ pub(super) async fn replicas(look: &mut Look<'_>) -> Vec<ReplicaVitals> {
 struct Slot {
     name: String,
     active: bool,
+    physical: bool,
     keeps: bool,
     retained: Option<i64>,
 }
@@ -81,6 +82,7 @@ pub(super) async fn slots(look: &mut Look<'_>) -> Vec<SlotVitals> {
         .map(|slot| SlotVitals {
             name: slot.name,
             active: slot.active,
+            physical: slot.physical,
             // One that was never used, or that was given up, keeps nothing.
             retained_bytes: if slot.keeps { slot.retained.map(unsigned) } else { Some(0) },
         })

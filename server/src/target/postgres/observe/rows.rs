@@ -52,8 +52,14 @@ pub(super) const INDEXES: &str = "seen AS MATERIALIZED (SELECT x.*, c.relname, c
        FROM pg_catalog.pg_index AS x JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid JOIN pg_catalog.pg_am AS m ON m.oid = c.relam \
        WHERE x.indrelid = ANY ($1::bigint[]::oid[])) \
      SELECT s.indexrelid::bigint AS oid, s.indrelid::bigint AS relation, s.relname::text AS name, s.amname::text AS method, s.hidden, \
-       s.indisvalid AND s.indisready AS usable, s.indisvalid AND s.indisready OR EXISTS (SELECT 1 FROM pg_catalog.pg_stat_progress_create_index AS p \
-          WHERE p.datname = pg_catalog.current_database() AND p.relid = s.indrelid) AS valid, \
+       s.indisvalid AND s.indisready AS usable, CASE WHEN s.indisvalid AND s.indisready THEN false ELSE \
+         (SELECT CASE WHEN bool_or(p.relid = s.indrelid) THEN true WHEN bool_or(p.relid IS NULL) THEN NULL ELSE false END \
+          FROM pg_catalog.pg_stat_progress_create_index AS p WHERE p.datname = pg_catalog.current_database()) END AS building, \
+       s.indisclustered AS clustered, \
+       coalesce((SELECT string_agg(o.option_name || '=' || o.option_value, ' ' ORDER BY o.option_name) FROM pg_catalog.pg_options_to_table(s.reloptions) AS o \
+          WHERE o.option_name NOT IN ('fillfactor', 'deduplicate_items')), '') AS settings, \
+       ARRAY(SELECT coalesce(array_to_string(a.attoptions, ' '), '') FROM pg_catalog.pg_attribute AS a \
+          WHERE a.attrelid = s.indexrelid AND a.attnum > 0 ORDER BY a.attnum) AS class_settings, \
        s.indisprimary OR s.indisunique OR s.indisexclusion OR s.indisreplident OR s.relispartition AS enforces, s.relkind = 'I' AS partitioned, \
        s.indnkeyatts::int AS keys, s.indkey::text AS columns, s.indclass::text AS classes, s.indcollation::text AS collations, s.indoption::text AS options, \
        CASE WHEN NOT s.hidden THEN pg_catalog.pg_table_size(s.indexrelid) END AS bytes, s.reltuples::float8 AS entries, \
@@ -148,7 +154,12 @@ pub(super) struct IndexRow {
     pub(super) method: String,
     pub(super) hidden: bool,
     pub(super) usable: bool,
-    pub(super) valid: bool,
+    /// Whether somebody builds an index of the table; `None` where somebody builds one, and the role may not see of which table.
+    pub(super) building: Option<bool>,
+    pub(super) clustered: bool,
+    /// What decides how it can be used, of the whole and of each column.
+    pub(super) settings: String,
+    pub(super) class_settings: Vec<String>,
     pub(super) enforces: bool,
     pub(super) partitioned: bool,
     pub(super) keys: i32,

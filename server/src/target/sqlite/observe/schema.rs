@@ -90,6 +90,8 @@ pub(super) async fn read(look: &mut Look<'_>) -> Schema {
                 columns: key.columns.clone(),
                 parent: named(&key.parent.name),
                 rows: rows.get(&key.child.name).copied(),
+                partitioned: false,
+                partitions: Vec::new(),
             });
         }
     }
@@ -176,6 +178,7 @@ async fn indexes(look: &mut Look<'_>) -> Result<Indexes, TargetError> {
                 included: Vec::new(),
                 condition: alike(&definition.condition),
                 method: "btree".to_owned(),
+                settings: String::new(),
                 kept: enforces,
                 usable: partial != definition.condition.is_empty(),
                 age: number(&row, 10)?,
@@ -189,6 +192,7 @@ async fn indexes(look: &mut Look<'_>) -> Result<Indexes, TargetError> {
         let written = definition.parts.get(shape.parts.len()).cloned().unwrap_or_default();
         let what = column.clone().map_or_else(|| alike(&written), |column| column.to_lowercase());
         let order = format!(" {} {}", text(&row, 8)?.unwrap_or_default().to_lowercase(), number(&row, 7)?);
+        vitals.expression |= column.is_none();
         vitals.columns.push(column.clone().unwrap_or(written));
         shape.parts.push(Part {
             column,
@@ -209,6 +213,7 @@ async fn indexes(look: &mut Look<'_>) -> Result<Indexes, TargetError> {
             included: Vec::new(),
             condition: String::new(),
             method: "btree".to_owned(),
+            settings: String::new(),
             kept: true,
             usable: true,
             age: 0,
@@ -222,16 +227,20 @@ fn index(table: &str, name: &str, enforces: bool, sql: &str, condition: &str) ->
     IndexVitals {
         table: named(table),
         name: name.to_owned(),
+        oid: None,
         columns: Vec::new(),
         method: "btree".to_owned(),
         condition: condition.to_owned(),
         enforces,
+        clustered: false,
+        expression: false,
         serves_key: false,
         valid: true,
         bytes: None,
         scans: None,
         bloat_fraction: None,
         duplicate_of: None,
+        first_seen: None,
         definition: sql.to_owned(),
     }
 }
