@@ -58,6 +58,7 @@ pub enum Look {
 macro_rules! resumed {
     ($monitoring:expr, $message:expr, $method:ident) => {{
         let (monitoring, mut message) = ($monitoring, $message);
+        let asked = message.after_revision;
         async_stream::try_stream! {
             let policy = ReconnectPolicy::default();
             let mut outage: Option<(Instant, Backoff)> = None;
@@ -78,9 +79,9 @@ macro_rules! resumed {
                     },
                     Err(error) => Some(error),
                 };
-                // A control store that was put back to an earlier state does not know the revision: from the begin, then.
+                // A control store that was put back to an earlier state does not know a revision that it gave out: from the begin, then.
                 let is_unknown = |error: &Error| matches!(error, Error::InvalidField { violations, .. } if violations.iter().any(|violation| violation.field == "after_revision"));
-                if message.after_revision > 0 && broken.as_ref().is_some_and(is_unknown) {
+                if message.after_revision > asked && broken.as_ref().is_some_and(is_unknown) {
                     message.after_revision = 0;
                     continue;
                 }

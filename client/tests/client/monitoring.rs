@@ -41,8 +41,14 @@ async fn a_stream_goes_on_after_a_break_until_the_server_refuses() {
         assert_eq!(metrics.try_next().await.unwrap().unwrap().revision, revision);
     }
     // The server's store was put back to an earlier state: from the begin.
+    let mut metrics = std::pin::pin!(client.monitoring().watch_metrics("", 90));
+    for revision in [91, 1] {
+        assert_eq!(metrics.try_next().await.unwrap().unwrap().revision, revision);
+    }
+    // Whoever asks for one that was never given out is told so.
     let mut metrics = std::pin::pin!(client.monitoring().watch_metrics("", 99));
-    assert_eq!(metrics.try_next().await.unwrap().unwrap().revision, 1);
+    let error = metrics.try_next().await.unwrap_err();
+    assert!(matches!(error, Error::InvalidField { .. }), "{error:?}");
 }
 
 #[tokio::test]

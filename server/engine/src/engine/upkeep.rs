@@ -2,12 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{Engine, decide, digest_of, request_id, schedules::Slot, settings::Context};
+use super::{Engine, decide, digest_of, schedules::Slot, settings::Context};
 use crate::{
     EngineError,
-    model::{
-        Caller, MaintenanceRecord, MaintenanceTask, Plan, Report, Run, RunKind, RunOptions, ScheduledBy, StepReport, TaskRecord,
-    },
+    model::{MaintenanceRecord, MaintenanceTask, Plan, Report, Run, RunKind, RunOptions, ScheduledBy, StepReport, TaskRecord},
     port::{CreateRun, RunFilter, StoreError},
 };
 
@@ -31,7 +29,7 @@ impl Engine {
         target: &str,
         tasks: Vec<MaintenanceTask>,
         request: &str,
-        caller: &Caller,
+        caller: &crate::model::Caller,
     ) -> Result<Run, EngineError> {
         let longest = *RunOptions::MAX_EXECUTION_SECONDS.end();
         self.start_maintenance_within(target, tasks, longest, request, caller).await
@@ -48,7 +46,7 @@ impl Engine {
         tasks: Vec<MaintenanceTask>,
         max_execution_seconds: u32,
         request: &str,
-        caller: &Caller,
+        caller: &crate::model::Caller,
     ) -> Result<Run, EngineError> {
         let (name, _) = self.target(target)?;
         check(&tasks)?;
@@ -63,7 +61,7 @@ impl Engine {
                 ),
             });
         }
-        let request_id = request_id(request)?;
+        let request_id = super::request_id(request)?;
         let shown = serde_json::to_string(&tasks).unwrap_or_default();
         let digest = digest_of(&["maintain", name, &shown, &max_execution_seconds.to_string()]);
         if let Some(run) = self.repeated(&request_id, &digest).await? {
