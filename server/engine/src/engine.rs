@@ -2,9 +2,10 @@
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 //!
 //! `cleanup` plans and accepts cleanups, `follow_up` undo and verification, `backups`, `migrations` and `upkeep` their own runs; `limits` judges counts,
-//! `approve` is the consent to a run, `notifications` what leaves the house, `monitoring` what is measured and told of it, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
+//! `approve` is the consent to a run, `access` the tokens that open the server, `notifications` what leaves the house, `monitoring` what is measured and told of it, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
 //! every kind of run needs to be accepted, and looking at runs.
 
+mod access;
 mod approve;
 pub mod backups;
 mod cleanup;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     EngineError,
+    access::Keyring,
     model::{
         Act, Backup, Caller, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, TargetStatus, Verification,
     },
@@ -47,6 +49,7 @@ pub struct Engine {
     context: Arc<Context>,
 }
 
+pub use access::{FIRST_TOKEN, TokenRequest};
 pub use cleanup::CleanupRequest;
 pub use limits::HistoryLimits;
 pub use migrations::Migrations;
@@ -70,12 +73,14 @@ impl Engine {
         settings: Settings,
     ) -> Self {
         let feeds = Feeds::new(Arc::clone(&store));
+        let keyring = Arc::new(Keyring::new(Arc::clone(&store)));
         Self {
             context: Arc::new(Context {
                 targets,
                 store,
                 archive,
                 feeds,
+                keyring,
                 settings,
                 wake: Notify::new(),
                 schedules: Notify::new(),

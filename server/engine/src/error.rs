@@ -111,6 +111,18 @@ pub enum EngineError {
         /// The names there are.
         known: Vec<String>,
     },
+    /// No such token.
+    #[error("there is no token {key:?}")]
+    UnknownToken {
+        /// The id or name asked for.
+        key: String,
+    },
+    /// Another token that is not revoked has the name.
+    #[error("a token that is not revoked has the name {name:?}; expected another name, or that one to be revoked")]
+    TokenExists {
+        /// The name.
+        name: String,
+    },
     /// No such run.
     #[error("there is no run {id}")]
     UnknownRun {
@@ -496,6 +508,8 @@ impl EngineError {
             Self::SlotRefused { .. } | Self::SlotLost => "SLOT_REFUSED",
             Self::UnknownTarget { .. } => "UNKNOWN_TARGET",
             Self::UnknownOperation { .. } => "UNKNOWN_OPERATION",
+            Self::UnknownToken { .. } => "UNKNOWN_TOKEN",
+            Self::TokenExists { .. } => "TOKEN_EXISTS",
             Self::UnknownRun { .. } => "UNKNOWN_RUN",
             Self::UnknownBackup { .. } => "UNKNOWN_BACKUP",
             Self::UnknownChannel { .. } => "UNKNOWN_CHANNEL",

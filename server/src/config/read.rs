@@ -1,5 +1,6 @@
 //! Reading a configuration file: unknown keys, malformed values and missing variables are refused at their line.
 
+mod access;
 mod channels;
 mod limits;
 mod monitoring;
@@ -17,8 +18,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, Url, check_listen, check_target_name,
-    refuse, roots,
+    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, Url, check_target_name, refuse, roots,
 };
 use crate::hosts::Hosts;
 
@@ -26,6 +26,9 @@ use crate::hosts::Hosts;
 #[serde(deny_unknown_fields, default)]
 struct File {
     server: ServerSection,
+    tls: access::TlsSection,
+    auth: access::AuthSection,
+    calls: access::CallsSection,
     store: StoreSection,
     data: FolderSection,
     backup: BackupSection,
@@ -142,6 +145,7 @@ impl Config {
             None => Self::default_data_folder()?,
         };
         let mut config = Self::embedded(data_folder);
+        source.access(file.tls, file.auth, file.calls, &mut config)?;
         source.server(file.server, &mut config)?;
         config.store_url = file.store.url.map(|url| source.url(&url)).transpose()?;
         source.duration(
@@ -191,7 +195,7 @@ impl Source<'_> {
                     listen.get_ref()
                 ))
             })?;
-            check_listen(config.listen).map_err(refused)?;
+            config.access.check_listen(config.listen).map_err(refused)?;
         }
         self.duration(
             section.shutdown_grace,
@@ -448,7 +452,7 @@ mod tests {
             (
                 "[server]\nlisten = \"0.0.0.0:1\"".to_owned(),
                 "c.toml:2",
-                "cannot authenticate",
+                "there is no TLS",
             ),
             ("[server]\nlisten = \"here\"".to_owned(), "c.toml:2", "expected address:port"),
             ("[server]\nport = 1".to_owned(), "c.toml:2", "unknown field `port`"),

@@ -9,9 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, detached,
-    gate::deadline_of,
+    gate::{caller_of, deadline_of},
     page::Pages,
-    principal::caller_of,
     stream::{EventStream, Streams},
     validate::Check,
 };

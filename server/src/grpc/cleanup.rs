@@ -7,8 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, detached, discovery,
-    gate::deadline_of,
-    principal::caller_of,
+    gate::{caller_of, deadline_of},
     status::Fault,
     stream::{EventStream, Streams},
     validate::Check,

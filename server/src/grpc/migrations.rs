@@ -13,8 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert::{migration as convert, sample::sample},
     detached,
-    gate::deadline_of,
-    principal::caller_of,
+    gate::{caller_of, deadline_of},
     stream::{EventStream, Streams},
     validate::Check,
 };

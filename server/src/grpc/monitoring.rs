@@ -23,9 +23,8 @@ use tonic::{Request, Response, Status};
 use super::{
     convert::{monitoring as convert, run, time},
     detached,
-    gate::deadline_of,
+    gate::{caller_of, deadline_of},
     page::Pages,
-    principal::caller_of,
     status::Fault,
     stream::{EventStream, Streams, sleep_until},
     validate::Check,

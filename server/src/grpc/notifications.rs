@@ -7,7 +7,7 @@ use dbkeep_engine::{
 use dbkeep_proto::v1::{self, notification_service_server::NotificationService};
 use tonic::{Request, Response, Status};
 
-use super::{convert::notification as convert, detached, page::Pages, principal::caller_of, validate::Check};
+use super::{convert::notification as convert, detached, gate::caller_of, page::Pages, validate::Check};
 
 /// The service.
 #[derive(Clone)]

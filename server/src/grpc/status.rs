@@ -52,6 +52,46 @@ pub(crate) enum Fault {
         /// Number of places.
         limit: usize,
     },
+    /// Nobody knows who calls.
+    Unauthenticated {
+        /// What is wrong with what came and what was expected; never what it was.
+        problem: &'static str,
+    },
+    /// The caller's role does not cover the method.
+    RoleRefused {
+        /// Path of the method.
+        method: &'static str,
+        /// Role of the caller.
+        role: &'static str,
+        /// Role that the method asks for.
+        asked: &'static str,
+    },
+    /// The method is about more than the targets that the caller is for.
+    OutOfScope {
+        /// Path of the method.
+        method: &'static str,
+    },
+    /// The caller calls too often, or too much at a time.
+    TooManyCalls {
+        /// What there is too much of, and the limit.
+        problem: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The server has more to do than it takes on.
+    Overloaded,
+    /// The request is too long.
+    RequestTooLong {
+        /// Largest request, bytes.
+        limit: usize,
+    },
+    /// The request did not arrive as a whole.
+    RequestBroken {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The act cannot be recorded, and is not done.
+    AuditUnavailable,
     /// The caller's name cannot be taken.
     PrincipalRefused {
         /// What is wrong with it and what was expected.
@@ -62,6 +102,8 @@ pub(crate) enum Fault {
         /// Path of the method.
         method: String,
     },
+    /// The operating system gives no random bytes.
+    NoRandom,
     /// A task of this server ended without an answer.
     TaskLost(tokio::task::JoinError),
 }
@@ -181,6 +223,50 @@ fn answer(fault: Fault) -> Answer {
                 .with("limit", limit)
                 .retry(RETRY_LATER)
         }
+        Fault::Unauthenticated { problem } => Answer::new(
+            Code::Unauthenticated,
+            ErrorReason::Unauthenticated,
+            format!("the caller is not known: {problem}"),
+        ),
+        Fault::RoleRefused { method, role, asked } => Answer::new(
+            Code::PermissionDenied,
+            ErrorReason::RoleRefused,
+            format!("{method} asks for the role {asked}; the caller has {role}"),
+        )
+        .with("method", method)
+        .with("role", role)
+        .with("asked", asked),
+        Fault::OutOfScope { method } => Answer::new(
+            Code::PermissionDenied,
+            ErrorReason::OutOfScope,
+            format!("{method} is about more than the targets that the caller is for"),
+        )
+        .with("method", method),
+        Fault::TooManyCalls { problem, retry_after } => {
+            Answer::new(Code::ResourceExhausted, ErrorReason::TooManyCalls, problem).retry(retry_after)
+        }
+        Fault::Overloaded => Answer::new(
+            Code::Unavailable,
+            ErrorReason::Overloaded,
+            "the server has more calls to answer than it takes on; nothing was changed",
+        )
+        .retry(RETRY_SOON),
+        Fault::RequestTooLong { limit } => Answer::new(
+            Code::OutOfRange,
+            ErrorReason::RequestBroken,
+            format!("the request is too long; expected at most {limit} bytes"),
+        ),
+        Fault::RequestBroken { problem } => Answer::new(
+            Code::InvalidArgument,
+            ErrorReason::RequestBroken,
+            format!("the request {problem}"),
+        ),
+        Fault::AuditUnavailable => Answer::new(
+            Code::Unavailable,
+            ErrorReason::AuditUnavailable,
+            "the call cannot be recorded in the audit log; nothing was changed",
+        )
+        .retry(RETRY_LATER),
         Fault::PrincipalRefused { problem } => Answer::new(
             Code::Unauthenticated,
             ErrorReason::PrincipalRefused,
@@ -193,6 +279,7 @@ fn answer(fault: Fault) -> Answer {
             format!("no policy allows {method}"),
         )
         .with("method", method),
+        Fault::NoRandom => internal(&std::io::Error::other("the operating system gives no random bytes")),
         Fault::TaskLost(error) => internal(&error),
     }
 }
@@ -258,6 +345,10 @@ fn of_failure(error: EngineError) -> Answer {
                 .with("operation", &name)
                 .with("target", target)
                 .with("known", known.join(","))
+        }
+        EngineError::UnknownToken { key } => Answer::missing(ErrorReason::UnknownToken, "token", &key, said).with("token", &key),
+        EngineError::TokenExists { name } => {
+            Answer::new(Code::AlreadyExists, ErrorReason::TokenExists, said).with("name", name)
         }
         EngineError::UnknownRun { id } => Answer::missing(ErrorReason::UnknownRun, "run", &id, said).with("run", &id),
         EngineError::UnknownBackup { id } => Answer::missing(ErrorReason::UnknownBackup, "backup", &id, said).with("backup", &id),

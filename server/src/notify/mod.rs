@@ -88,6 +88,14 @@ fn tls(authorities_pem: Option<&[u8]>) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
+/// TLS to servers of the public internet.
+///
+/// # Errors
+/// Where the provider of cryptography does not do.
+pub(crate) fn public_tls() -> Result<ClientConfig, String> {
+    tls(None)
+}
+
 /// An error with its causes on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

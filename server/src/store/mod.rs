@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Files: `open` connects and migrates; `failover` finds the server that takes writes, where there are several; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
-//! `decisions`, `proofs`, `schedules`, `slots`, `servers`, `outbox`, `metrics`, `rollup` and `alerts` have the SQL; `draft` is a run while a transaction works on it,
+//! `decisions`, `tokens`, `proofs`, `schedules`, `slots`, `servers`, `outbox`, `metrics`, `rollup` and `alerts` have the SQL; `draft` is a run while a transaction works on it,
 //! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
@@ -39,6 +39,7 @@ mod schedules;
 mod servers;
 mod slots;
 mod steering;
+mod tokens;
 mod transaction;
 mod updates;
 
@@ -46,6 +47,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
+    access::{TokenId, TokenRecord},
     model::{
         Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch,
         ServerInfo, ServerSeen, SlotOutcome, SlotRecord,
@@ -58,7 +60,7 @@ use dbkeep_engine::{
         Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage,
         Kept, Ladder, Metrics, OpenSlots, Outbox, Point, Proofs, PruneBegun, Pulse, Renewal, Requeued, Resolved, RunFilter,
         ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered,
-        Store, StoreError, Update, Verdict,
+        Store, StoreError, Tokens, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -239,6 +241,25 @@ impl Proofs for ControlStore {
 
     async fn proofs(&self, target: &str) -> Result<Vec<Proof>, StoreError> {
         self.read_proofs(target).await
+    }
+}
+
+#[async_trait]
+impl Tokens for ControlStore {
+    async fn put_token(&self, token: &TokenRecord) -> Result<bool, StoreError> {
+        self.write(tokens::Put::new(token, false)).await
+    }
+
+    async fn put_first_token(&self, token: &TokenRecord) -> Result<bool, StoreError> {
+        self.write(tokens::Put::new(token, true)).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        self.read_tokens().await
+    }
+
+    async fn revoke_token(&self, id: TokenId, at: jiff::Timestamp) -> Result<Option<TokenRecord>, StoreError> {
+        self.write(tokens::Revoke::new(id, at)).await
     }
 }
 

@@ -6,6 +6,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{HistoryLimits, Migrations, MonitorSettings};
 use crate::{
+    access::Keyring,
     catalog::Catalog,
     model::RunLimits,
     notify::NotifySettings,
@@ -107,6 +108,8 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) feeds: Arc<Feeds>,
+    /// The tokens that open this server.
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) settings: Settings,
     /// Tells the supervisor that there is a new run.
     pub(crate) wake: Notify,

@@ -16,6 +16,7 @@ pub mod rewind;
 pub mod schedules;
 pub mod store;
 pub mod target;
+pub mod tokens;
 
 pub use archive::{Archive, ArchiveError, ChunkFile};
 pub use explore::{DeclaredKey, Explore, Repeats, Sample};
@@ -48,3 +49,4 @@ pub use target::{
     BatchTransaction, Captured, ChildCount, Claim, Conflict, Namesakes, Pressure, Replica, Restored, RowSink, Scan, Scratch,
     SinkError, Survey, TableLayout, Target, TargetError, TargetErrorClass, ValueStream, Window,
 };
+pub use tokens::Tokens;

@@ -11,6 +11,7 @@ use super::{
     migrator::Proofs,
     outbox::Outbox,
     schedules::{Schedules, SlotClaim},
+    tokens::Tokens,
 };
 use crate::model::{Decision, Event, EventBody, LimitsPatch, Plan, PlanId, Report, Run, RunId, RunKind, RunLimits, RunState};
 
@@ -208,7 +209,7 @@ pub struct EventPage {
 
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
-pub trait Store: Ladder + Proofs + Schedules + Outbox + Metrics {
+pub trait Store: Ladder + Proofs + Schedules + Outbox + Metrics + Tokens {
     /// Keeps a plan; at least until it has been expired for a month, and for good where a run was accepted by its token.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 

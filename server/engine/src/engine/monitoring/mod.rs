@@ -291,6 +291,16 @@ impl Engine {
         Ok(self.context.store.alerts(filter).await?)
     }
 
+    /// An alert by its id.
+    ///
+    /// # Errors
+    /// `UnknownAlert`, `Store`.
+    pub async fn alert(&self, id: &str) -> Result<Alert, EngineError> {
+        let unknown = || EngineError::UnknownAlert { id: id.to_owned() };
+        let alert = id.parse().map_err(|_| unknown())?;
+        self.context.store.alert(alert).await?.ok_or_else(unknown)
+    }
+
     /// Notes that the caller looks after an alert. Repeating changes nothing.
     ///
     /// # Errors
@@ -303,15 +313,14 @@ impl Engine {
                 problem: format!("has {length} characters; expected at most {MAX_NOTE}"),
             });
         }
-        let unknown = || EngineError::UnknownAlert { id: id.to_owned() };
-        let alert = id.parse().map_err(|_| unknown())?;
-        let known = self.context.store.alert(alert).await?.ok_or_else(unknown)?;
+        let known = self.alert(id).await?;
+        let alert = known.id;
         let detail = format!("alert {} ({}): {note}", known.id, known.key());
         let decision = Decision::allow(caller, Act::AcknowledgeAlert, detail).about(&known.target, None, None);
         let store = &self.context.store;
         let acknowledged = store.acknowledge_alert(alert, &caller.principal, note, &decision).await?;
         self.context.observed.notify_one();
-        acknowledged.ok_or_else(unknown)
+        acknowledged.ok_or_else(|| EngineError::UnknownAlert { id: id.to_owned() })
     }
 
     /// Follows the revision of the newest change of collections and alerts. It is looked for once a second, and at once where this server
