@@ -201,8 +201,11 @@ async fn keep_first_token(engine: &Engine, data_folder: &Path) -> Result<(), Com
     if !engine.tokens().await.map_err(ComposeError::Token)?.is_empty() {
         return Ok(());
     }
-    let random = crate::access::random()
-        .map_err(|()| failed(std::io::Error::other("the operating system gives no random bytes for a token")))?;
+    let random = crate::access::random().map_err(|()| {
+        failed(std::io::Error::other(
+            "the operating system gives no random bytes for a token",
+        ))
+    })?;
     let secret = Engine::new_secret(random);
     // Made for this user only, and complete under its name or not there.
     tempfile::NamedTempFile::new_in(data_folder)

@@ -323,7 +323,9 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.access.check_listen(self.listen).map_err(|problem| refuse("listen", problem))?;
+        self.access
+            .check_listen(self.listen)
+            .map_err(|problem| refuse("listen", problem))?;
         for (position, target) in self.targets.iter().enumerate() {
             check_target_name(&target.name).map_err(|problem| refuse("target", problem))?;
             if self.targets[..position].iter().any(|other| other.name == target.name) {

@@ -64,10 +64,7 @@ pub(crate) fn add(router: Router, engine: Engine, stopping: CancellationToken) -
                 async move { readiness(&engine, &stopping).await }
             }),
         )
-        .route(
-            "/metrics",
-            get(move || metrics(Arc::clone(&shared))),
-        )
+        .route("/metrics", get(move || metrics(Arc::clone(&shared))))
 }
 
 async fn readiness(engine: &Engine, stopping: &CancellationToken) -> Response {

@@ -194,6 +194,29 @@ fn from_server(status: &Status) -> Error {
             problem: names.text("problem"),
             message,
         },
+        Some(ErrorReason::Unauthenticated) => Error::Unauthenticated { message },
+        Some(ErrorReason::RoleRefused) => Error::RoleRefused {
+            method: names.text("method"),
+            role: names.text("role"),
+            asked: names.text("asked"),
+            message,
+        },
+        Some(ErrorReason::OutOfScope) => Error::OutOfScope {
+            method: names.text("method"),
+            message,
+        },
+        Some(ErrorReason::TooManyCalls) => Error::TooManyCalls { retry_after, message },
+        Some(ErrorReason::Overloaded) => Error::Overloaded { retry_after, message },
+        Some(ErrorReason::RequestBroken) => Error::RequestBroken { message },
+        Some(ErrorReason::AuditUnavailable) => Error::AuditUnavailable { retry_after, message },
+        Some(ErrorReason::UnknownToken) => Error::UnknownToken {
+            token: names.text("token"),
+            message,
+        },
+        Some(ErrorReason::TokenExists) => Error::TokenExists {
+            name: names.text("name"),
+            message,
+        },
         Some(ErrorReason::FindingsUnconfirmed) => Error::FindingsUnconfirmed {
             finding: names.text("finding"),
             table: names.text("table"),

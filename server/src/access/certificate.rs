@@ -1,11 +1,7 @@
 //! The names of a client certificate.
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::{
-    certificate::X509Certificate,
-    extensions::GeneralName,
-    prelude::FromDer as _,
-};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
 /// The subject alternative names of a certificate that say who somebody is: DNS names, mail addresses and URIs. Its common name is not
 /// looked at (RFC 9525, 2).

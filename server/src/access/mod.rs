@@ -213,7 +213,11 @@ impl Access {
                 ended: CancellationToken::new(),
             }),
             Err(problem) => {
-                tracing::info!(peer = peer.address(), problem, "a token of the identity provider opens nothing");
+                tracing::info!(
+                    peer = peer.address(),
+                    problem,
+                    "a token of the identity provider opens nothing"
+                );
                 Err(NO_TOKEN)
             }
         }
@@ -223,7 +227,9 @@ impl Access {
         let rule = self.certificates.iter().find(|rule| names.contains(&rule.san));
         let Some(rule) = rule else {
             tracing::info!(peer = peer.address(), ?names, "a client certificate is nobody's");
-            return Err(Stranger::Refused("the client certificate is nobody's; expected one of a declared name, or a token"));
+            return Err(Stranger::Refused(
+                "the client certificate is nobody's; expected one of a declared name, or a token",
+            ));
         };
         Ok(Identity {
             caller: caller(rule.principal.clone(), peer),

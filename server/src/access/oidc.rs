@@ -109,7 +109,12 @@ impl Oidc {
         }
         let kid = header.kid.ok_or("it does not say which key has signed it")?;
         let key = self.key(&kid).await?;
-        if key.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
+        if key
+            .common
+            .public_key_use
+            .as_ref()
+            .is_some_and(|usage| *usage != PublicKeyUse::Signature)
+        {
             return Err(format!("key {kid} is not for signatures"));
         }
         let named = key.common.key_algorithm.map(|algorithm| algorithm.to_string());
@@ -150,7 +155,10 @@ impl Oidc {
                 Scope::Targets(targets)
             }
         };
-        let until = claims.get("exp").and_then(Value::as_i64).and_then(|at| Timestamp::from_second(at).ok());
+        let until = claims
+            .get("exp")
+            .and_then(Value::as_i64)
+            .and_then(|at| Timestamp::from_second(at).ok());
         let grant = Grant {
             role,
             scope,
@@ -186,7 +194,9 @@ impl Oidc {
                             keys.set = Some(set);
                             keys.read_at = Some(Instant::now());
                         }
-                        Err(problem) => tracing::error!(problem, "the identity provider's keys cannot be read; those from before stay"),
+                        Err(problem) => {
+                            tracing::error!(problem, "the identity provider's keys cannot be read; those from before stay")
+                        }
                     }
                 }
             }

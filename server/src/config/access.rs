@@ -135,11 +135,7 @@ impl AccessConfig {
     /// Who is let in from this machine without a token or a certificate.
     #[must_use]
     pub fn loopback(&self) -> Loopback {
-        let usual = if self.tls.is_some() {
-            Loopback::Token
-        } else {
-            Loopback::User
-        };
+        let usual = if self.tls.is_some() { Loopback::Token } else { Loopback::User };
         self.loopback.unwrap_or(usual)
     }
 

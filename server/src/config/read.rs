@@ -449,11 +449,7 @@ mod tests {
                 "c.toml:2",
                 "server 2 of its list is empty; expected host:port",
             ),
-            (
-                "[server]\nlisten = \"0.0.0.0:1\"".to_owned(),
-                "c.toml:2",
-                "there is no TLS",
-            ),
+            ("[server]\nlisten = \"0.0.0.0:1\"".to_owned(), "c.toml:2", "there is no TLS"),
             ("[server]\nlisten = \"here\"".to_owned(), "c.toml:2", "expected address:port"),
             ("[server]\nport = 1".to_owned(), "c.toml:2", "unknown field `port`"),
             ("[sever]\n".to_owned(), "c.toml:1", "unknown field `sever`"),

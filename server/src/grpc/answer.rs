@@ -62,7 +62,10 @@ impl HttpBody for Held {
         };
         let over = this.limit.as_mut().and_then(|limit| {
             let revoked = limit.revoked.as_mut().poll(context).is_ready();
-            let expired = limit.expired.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready());
+            let expired = limit
+                .expired
+                .as_mut()
+                .is_some_and(|timer| timer.as_mut().poll(context).is_ready());
             match (revoked, expired) {
                 (true, _) => Some("the token was revoked"),
                 (false, true) => Some("the time of the token is over"),
@@ -90,6 +93,8 @@ impl HttpBody for Held {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }

@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, detached,
-    gate::{caller_of, deadline_of},
-    page::Pages,
+    gate::{caller_of, deadline_of, scope_of},
+    page::{Pages, seen},
     stream::{EventStream, Streams},
     validate::Check,
 };
@@ -25,6 +25,7 @@ pub(super) struct Backups {
 #[tonic::async_trait]
 impl BackupService for Backups {
     async fn list_backups(&self, request: Request<v1::ListBackupsRequest>) -> Result<Response<v1::ListBackupsResponse>, Status> {
+        let scope = scope_of(&request);
         let v1::ListBackupsRequest {
             target,
             page_size,
@@ -35,9 +36,21 @@ impl BackupService for Backups {
         let size = check.page_size(page_size);
         let before = pages.after(&page_token, &mut check);
         check.finish()?;
-        let engine = self.engine.clone();
-        let target = (!target.is_empty()).then_some(target);
-        let mut backups = detached(async move { engine.backups(target.as_deref(), before, size + 1).await }).await?;
+        let target = Some(target)
+            .filter(|target| !target.is_empty())
+            .or_else(|| scope.only().map(str::to_owned));
+        let fetch = |before, limit| {
+            let (engine, target) = (self.engine.clone(), target.clone());
+            detached(async move { engine.backups(target.as_deref(), before, limit).await })
+        };
+        let mut backups = seen(
+            size,
+            before,
+            fetch,
+            |backup| backup.run,
+            |backup| scope.covers(&backup.target),
+        )
+        .await?;
         let next_page_token = pages.cut(&mut backups, size, |backup| backup.run);
         Ok(Response::new(v1::ListBackupsResponse {
             backups: backups.into_iter().map(convert::backup::backup).collect(),

@@ -37,8 +37,7 @@ fn take<K: std::hash::Hash + Eq + Clone>(rate: &Rate<K>, key: &K) -> Result<(), 
     if rate.len() > MANY_KEYS {
         rate.retain_recent();
     }
-    rate.check_key(key)
-        .map_err(|early| early.wait_time_from(rate.clock().now()))
+    rate.check_key(key).map_err(|early| early.wait_time_from(rate.clock().now()))
 }
 
 /// The limits, and how far they are used.
@@ -178,7 +177,10 @@ mod tests {
         let Err(Fault::TooManyCalls { retry_after, .. }) = calls.begin(&ann) else {
             panic!("a third call at once must be refused");
         };
-        assert!(retry_after > Duration::ZERO && retry_after <= Duration::from_secs(1), "{retry_after:?}");
+        assert!(
+            retry_after > Duration::ZERO && retry_after <= Duration::from_secs(1),
+            "{retry_after:?}"
+        );
         assert!(calls.begin(&bob).is_ok());
     }
 
@@ -194,7 +196,10 @@ mod tests {
         let first = calls.begin(&ann).expect("a place");
         let second = calls.begin(&ann).expect("a place");
         assert!(matches!(calls.begin(&ann), Err(Fault::TooManyCalls { .. })));
-        assert!(calls.begin(&of("ann", KnownBy::Loopback)).is_ok(), "whoever is here anyhow is not counted");
+        assert!(
+            calls.begin(&of("ann", KnownBy::Loopback)).is_ok(),
+            "whoever is here anyhow is not counted"
+        );
         drop((first, second));
         assert!(calls.begin(&ann).is_ok());
         assert!(calls.open.lock().expect("the lock").is_empty());

@@ -42,7 +42,11 @@ pub(super) struct Accept {
 
 /// Accepts connections for as long as it is polled.
 pub(super) fn accept(listener: TcpListener, accept: Accept) -> impl Stream<Item = io::Result<Connection>> + Send {
-    let most = if accept.most == 0 { Semaphore::MAX_PERMITS } else { accept.most };
+    let most = if accept.most == 0 {
+        Semaphore::MAX_PERMITS
+    } else {
+        accept.most
+    };
     let places = Arc::new(Semaphore::new(most));
     let accepted = futures::stream::unfold((listener, places), |(listener, places)| async move {
         loop {

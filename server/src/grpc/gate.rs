@@ -19,11 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dbkeep_engine::{
-    Engine, EngineError,
-    access::Role,
-    model::Caller,
-};
+use dbkeep_engine::{Engine, EngineError, access::Role, model::Caller};
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};

@@ -30,10 +30,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
-    access_service_server::AccessServiceServer, backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
-    migration_service_server::MigrationServiceServer, monitoring_service_server::MonitoringServiceServer,
-    notification_service_server::NotificationServiceServer, run_service_server::RunServiceServer,
-    schedule_service_server::ScheduleServiceServer, target_service_server::TargetServiceServer,
+    access_service_server::AccessServiceServer, backup_service_server::BackupServiceServer,
+    cleanup_service_server::CleanupServiceServer, migration_service_server::MigrationServiceServer,
+    monitoring_service_server::MonitoringServiceServer, notification_service_server::NotificationServiceServer,
+    run_service_server::RunServiceServer, schedule_service_server::ScheduleServiceServer,
+    target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -47,8 +48,20 @@ use crate::{
 
 use self::{
     access::Tokens,
-    backups::Backups, calls::Calls, cleanup::Cleanup, connection::Accept, gate::{GateLayer, Guard}, migrations::Migrations, monitoring::Monitoring,
-    notifications::Notifications, runs::Runs, schedules::Schedules, status::Fault, stream::Streams, subject::Requests, targets::Targets,
+    backups::Backups,
+    calls::Calls,
+    cleanup::Cleanup,
+    connection::Accept,
+    gate::{GateLayer, Guard},
+    migrations::Migrations,
+    monitoring::Monitoring,
+    notifications::Notifications,
+    runs::Runs,
+    schedules::Schedules,
+    status::Fault,
+    stream::Streams,
+    subject::Requests,
+    targets::Targets,
 };
 
 /// Largest request, bytes.
@@ -136,8 +149,18 @@ pub(crate) async fn transport(
     stops: Stops,
 ) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send), TransportError> {
     let Settings { access, max_streams } = settings;
-    let tls = access.tls.as_ref().map(Tls::open).transpose().map_err(TransportError::Access)?;
-    let oidc = access.oidc.as_ref().map(Oidc::open).transpose().map_err(TransportError::Access)?;
+    let tls = access
+        .tls
+        .as_ref()
+        .map(Tls::open)
+        .transpose()
+        .map_err(TransportError::Access)?;
+    let oidc = access
+        .oidc
+        .as_ref()
+        .map(Oidc::open)
+        .transpose()
+        .map_err(TransportError::Access)?;
     let guard = Guard {
         access: Access::new(engine.clone(), &access, oidc),
         calls: Calls::new(access.calls),

@@ -143,10 +143,13 @@ pub const ROWS: &[Row] = &[
     looks("/dbkeep.v1.ScheduleService/ListScheduleRuns", Subject::Schedule("id")),
     looks("/dbkeep.v1.ScheduleService/GetSchedulerStatus", Subject::Nothing),
     acts("/dbkeep.v1.ScheduleService/CreateSchedule", Subject::Target("spec.target")),
-    acts("/dbkeep.v1.ScheduleService/UpdateSchedule", Subject::Rescheduled {
+    acts(
+        "/dbkeep.v1.ScheduleService/UpdateSchedule",
+        Subject::Rescheduled {
             id: "id",
             target: "spec.target",
-        }),
+        },
+    ),
     acts("/dbkeep.v1.ScheduleService/DeleteSchedule", Subject::Schedule("id")),
     acts("/dbkeep.v1.ScheduleService/RunSchedule", Subject::Schedule("id")),
     acts("/dbkeep.v1.ScheduleService/PauseSchedule", Subject::Schedule("id")),
@@ -183,7 +186,10 @@ pub const ROWS: &[Row] = &[
     governs("/dbkeep.v1.AccessService/ListTokens", false),
     governs("/dbkeep.v1.AccessService/RevokeToken", true),
     looks("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Subject::Nothing),
-    looks("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Subject::Nothing),
+    looks(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        Subject::Nothing,
+    ),
     // Names targets and tables.
     looks(METRICS, Subject::House),
     open("/grpc.health.v1.Health/Check"),

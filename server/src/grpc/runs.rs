@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, detached,
-    gate::{caller_of, deadline_of},
-    page::Pages,
+    gate::{caller_of, deadline_of, scope_of},
+    page::{Pages, seen},
     stream::{EventStream, Streams},
     validate::Check,
 };
@@ -37,16 +37,21 @@ impl RunService for Runs {
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let scope = scope_of(&request);
         let request = request.into_inner();
         let wire = request.filter.unwrap_or_default();
         let pages = Pages::of("runs", &wire);
         let mut check = Check::default();
         let size = check.page_size(request.page_size);
         let before = pages.after(&request.page_token, &mut check);
-        let filter = convert::run::filter(wire, &mut check);
+        let mut filter = convert::run::filter(wire, &mut check);
         check.finish()?;
-        let engine = self.engine.clone();
-        let mut runs = detached(async move { engine.runs(&filter, before, size + 1).await }).await?;
+        filter.target = filter.target.or_else(|| scope.only().map(str::to_owned));
+        let fetch = |before, limit| {
+            let (engine, filter) = (self.engine.clone(), filter.clone());
+            detached(async move { engine.runs(&filter, before, limit).await })
+        };
+        let mut runs = seen(size, before, fetch, |run| run.id, |run| scope.covers(&run.target)).await?;
         let next_page_token = pages.cut(&mut runs, size, |run| run.id);
         Ok(Response::new(v1::ListRunsResponse {
             runs: runs.into_iter().map(convert::run::run).collect(),
@@ -196,6 +201,7 @@ impl RunService for Runs {
         &self,
         request: Request<v1::ListDecisionsRequest>,
     ) -> Result<Response<v1::ListDecisionsResponse>, Status> {
+        let scope = scope_of(&request);
         let request = request.into_inner();
         let wire = request.filter.unwrap_or_default();
         let pages = Pages::of("decisions", &wire);
@@ -205,8 +211,18 @@ impl RunService for Runs {
         let before = pages.after(&request.page_token, &mut check).map(|id| DecisionId(id.0));
         let filter = convert::decision::filter(&wire, &mut check);
         check.finish()?;
-        let engine = self.engine.clone();
-        let mut decisions = detached(async move { engine.decisions(&filter, before, size + 1).await }).await?;
+        let fetch = |before, limit| {
+            let (engine, filter) = (self.engine.clone(), filter.clone());
+            detached(async move { engine.decisions(&filter, before, limit).await })
+        };
+        let mut decisions = seen(
+            size,
+            before,
+            fetch,
+            |decision| decision.id,
+            |decision| scope.covers(&decision.target),
+        )
+        .await?;
         let next_page_token = pages.cut(&mut decisions, size, |decision| RunId(decision.id.0));
         Ok(Response::new(v1::ListDecisionsResponse {
             decisions: decisions.into_iter().map(convert::decision::decision).collect(),

@@ -347,9 +347,7 @@ fn of_failure(error: EngineError) -> Answer {
                 .with("known", known.join(","))
         }
         EngineError::UnknownToken { key } => Answer::missing(ErrorReason::UnknownToken, "token", &key, said).with("token", &key),
-        EngineError::TokenExists { name } => {
-            Answer::new(Code::AlreadyExists, ErrorReason::TokenExists, said).with("name", name)
-        }
+        EngineError::TokenExists { name } => Answer::new(Code::AlreadyExists, ErrorReason::TokenExists, said).with("name", name),
         EngineError::UnknownRun { id } => Answer::missing(ErrorReason::UnknownRun, "run", &id, said).with("run", &id),
         EngineError::UnknownBackup { id } => Answer::missing(ErrorReason::UnknownBackup, "backup", &id, said).with("backup", &id),
         EngineError::UnknownChannel { name, known } => Answer::missing(ErrorReason::UnknownChannel, "channel", &name, said)

@@ -78,7 +78,9 @@ impl Requests {
             Subject::Alert(field) => {
                 let id = named(field);
                 let alert = found(engine.alert(&id).await, scope)?;
-                of(alert.map(|alert| alert.target), scope, || EngineError::UnknownAlert { id: id.clone() })
+                of(alert.map(|alert| alert.target), scope, || EngineError::UnknownAlert {
+                    id: id.clone(),
+                })
             }
             Subject::Delivery(field) => {
                 let id = named(field);
@@ -174,8 +176,8 @@ async fn of_schedule(key: &str, scope: &Scope, engine: &Engine) -> Result<String
         return Ok(String::new());
     }
     let schedule = found(engine.schedule(key).await, scope)?;
-    of(schedule.map(|found| found.schedule.spec.target), scope, || EngineError::UnknownSchedule {
-        key: key.to_owned(),
+    of(schedule.map(|found| found.schedule.spec.target), scope, || {
+        EngineError::UnknownSchedule { key: key.to_owned() }
     })
 }
 
@@ -228,7 +230,9 @@ mod tests {
         let requests = Requests::new().expect("descriptors");
         for row in ROWS.iter().filter(|row| row.method.starts_with("/dbkeep.v1.")) {
             let message = requests.messages.get(row.method).expect(row.method);
-            let names = ["target", "filter.target", "spec.target"].into_iter().filter(|path| kind(message, path).is_some());
+            let names = ["target", "filter.target", "spec.target"]
+                .into_iter()
+                .filter(|path| kind(message, path).is_some());
             for path in names {
                 assert!(
                     fields(row.subject).contains(&path) || row.subject == Subject::House,

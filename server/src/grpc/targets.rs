@@ -4,7 +4,7 @@ use dbkeep_engine::Engine;
 use dbkeep_proto::v1::{self, target_service_server::TargetService};
 use tonic::{Request, Response, Status};
 
-use super::{convert, detached, status::Fault};
+use super::{convert, detached, gate::scope_of, status::Fault};
 
 /// The service.
 #[derive(Clone)]
@@ -14,11 +14,13 @@ pub(super) struct Targets {
 
 #[tonic::async_trait]
 impl TargetService for Targets {
-    async fn list_targets(&self, _request: Request<v1::ListTargetsRequest>) -> Result<Response<v1::ListTargetsResponse>, Status> {
+    async fn list_targets(&self, request: Request<v1::ListTargetsRequest>) -> Result<Response<v1::ListTargetsResponse>, Status> {
+        let scope = scope_of(&request);
         let targets = self
             .engine
             .targets()
             .iter()
+            .filter(|(name, _)| scope.covers(name))
             .map(|(name, entry)| convert::target::target(name, entry))
             .collect();
         Ok(Response::new(v1::ListTargetsResponse { targets }))

@@ -18,11 +18,11 @@ use super::{Grant, Presented, TokenId, TokenProblem, TokenRecord};
 use crate::port::{Store, StoreError};
 
 /// How long what was read is taken without a question.
-pub const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_secs(1);
 /// How long it is taken where the store does not answer.
-pub const STALE: Duration = Duration::from_secs(10);
+const STALE: Duration = Duration::from_secs(10);
 /// How often revocations are looked for where nobody calls.
-pub const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Who was let in by a token.
 #[derive(Debug, Clone)]
@@ -152,7 +152,9 @@ impl Keyring {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut known.tokens);
         for record in tokens {
-            let ended = before.remove(&record.id).map_or_else(CancellationToken::new, |entry| entry.ended);
+            let ended = before
+                .remove(&record.id)
+                .map_or_else(CancellationToken::new, |entry| entry.ended);
             if record.revoked_at.is_some() {
                 ended.cancel();
             }

@@ -17,7 +17,7 @@ pub const FIRST_TOKEN: &str = "admin";
 /// Who makes it.
 const SERVER: &str = "dbkeepd";
 /// Longest life of a token that has an end.
-pub const LONGEST_LIFE: Duration = Duration::from_secs(10 * 366 * 86_400);
+const LONGEST_LIFE: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// A token to be made.
 #[derive(Debug, Clone)]

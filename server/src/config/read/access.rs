@@ -131,7 +131,10 @@ impl Source<'_> {
                 let stray = section.client_ca.map(|path| path.span().start);
                 let stray = stray.or(section.client_certificate.map(|text| text.span().start));
                 return match stray {
-                    Some(place) => Err(self.refuse(place, "client certificates are spoken of, and certificate and key are not set")),
+                    Some(place) => Err(self.refuse(
+                        place,
+                        "client certificates are spoken of, and certificate and key are not set",
+                    )),
                     None => Ok(None),
                 };
             }

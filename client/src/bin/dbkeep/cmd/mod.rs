@@ -20,4 +20,5 @@ pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod steer;
 pub(crate) mod targets;
+pub(crate) mod tokens;
 pub(crate) mod top;

@@ -47,6 +47,10 @@
 //! | `alerts` | `{"alerts": [alert..], "more": bool}` |
 //! | `alerts ack` | `{"alert": alert}` |
 //! | `report weekly` | `{"weekly": {"from", "until", "targets": [week..]}}` |
+//! | `tokens create` | `{"secret", "token": token}` |
+//! | `tokens list` | `{"tokens": [token..]}` |
+//! | `tokens revoke` | `{"token": token}` |
+//! | `whoami` | `{"caller": caller}` |
 //! | `watch` | for each change `{"revision", "alert": alert}` |
 //!
 //! A stream has one object per line, each with a `type`:
@@ -68,6 +72,7 @@
 //! as one line on stderr. Violations of `MIGRATIONS_BLOCKED` have "CODE migration" for a field, and what is wrong with the next step for
 //! what was expected.
 
+pub(crate) mod access;
 pub(crate) mod backup;
 pub(crate) mod catalog;
 pub(crate) mod decision;

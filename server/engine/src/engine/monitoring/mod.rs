@@ -21,6 +21,7 @@ pub use settings::{MonitorSettings, RulesOf};
 use super::{Engine, schedules::SchedulerView};
 use crate::{
     EngineError,
+    access::Scope,
     model::{
         Act, Caller, Decision, EngineKind, Run, RunState,
         monitor::{Alert, AlertState, Depth, Finding, Metric, Sample, Snapshot},
@@ -147,6 +148,17 @@ pub struct ServiceStatus {
     pub history: HistoryUsage,
     /// Whether this server collects.
     pub collecting: bool,
+}
+
+impl ServiceStatus {
+    /// Leaves what a caller for these targets sees.
+    pub fn keep_seen(&mut self, scope: &Scope) {
+        if !scope.is_all() {
+            self.targets.retain(|health| scope.covers(&health.target));
+            self.runs.retain(|run| scope.covers(&run.target));
+            self.alerts.retain(|alert| scope.covers(&alert.target));
+        }
+    }
 }
 
 impl Engine {
