@@ -508,6 +508,83 @@ mod tests {
         refused(&cases);
     }
 
+    #[test]
+    fn access_is_refused_with_line_and_expectation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let place = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).expect("written");
+            file.display().to_string()
+        };
+        let (certificate, key) = (place("c.pem", &certificate), place("k.pem", &key.serialize_pem()));
+        let tls = format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+        let with_clients = format!("{tls}client_ca = \"{certificate}\"\n");
+        let rule = "[[auth.certificate]]\nsan = \"a\"\nprincipal = \"b\"\nrole = \"viewer\"\n";
+        let oidc = "[auth.oidc]\nissuer = \"i\"\naudience = \"a\"\njwks = \"keys.json\"\n";
+        for fine in [
+            format!("{tls}[server]\nlisten = \"0.0.0.0:1\""),
+            "[auth]\ndangerously_listen_without_tls = true\n[server]\nlisten = \"0.0.0.0:1\"".to_owned(),
+            format!("{with_clients}client_certificate = \"required\"\n{rule}"),
+            format!("{oidc}roles = {{ x = \"admin\" }}"),
+        ] {
+            read(&fine).and_then(|config| config.check()).expect(&fine);
+        }
+        let cases = [
+            (tls.replace(&key, &certificate), "c.toml:2", "no items found"),
+            (tls.replace(&key, "/no/such/key"), "c.toml:2", "/no/such/key"),
+            (tls.replace(&certificate, "/dev/null"), "c.toml:2", "holds no certificate"),
+            (format!("[tls]\nkey = \"{key}\""), "c.toml:2", "certificate is not"),
+            (format!("[tls]\ncertificate = \"{key}\""), "c.toml:2", "key is not"),
+            (
+                "[tls]\nclient_ca = \"x\"".to_owned(),
+                "c.toml:2",
+                "certificate and key are not set",
+            ),
+            (
+                format!("{tls}client_certificate = \"required\""),
+                "c.toml:4",
+                "client_ca is not",
+            ),
+            (
+                format!("{with_clients}client_certificate = \"maybe\""),
+                "c.toml:5",
+                "expected optional or required",
+            ),
+            (
+                "[auth]\nloopback = \"all\"".to_owned(),
+                "c.toml:2",
+                "expected one of user, any, token",
+            ),
+            (rule.replace("viewer", "root"), "c.toml:4", "expected one of viewer, operator"),
+            (rule.replace("\"b\"", "\"b c\""), "c.toml:3", "expected 1 to 64"),
+            (format!("{rule}{rule}"), "c.toml:6", "no other section"),
+            (format!("{rule}targets = []"), "c.toml:5", "targets is empty"),
+            (
+                oidc.replace("keys.json", "http://id.example/k"),
+                "c.toml:4",
+                "an address of https",
+            ),
+            (oidc.replace("\"i\"", "\"\""), "c.toml:2", "is empty"),
+            (
+                format!("{oidc}roles = {{ x = \"root\" }}"),
+                "c.toml:5",
+                "expected one of viewer",
+            ),
+            ("[calls]\nper_second = 9000000".to_owned(), "c.toml:2", "or 0 for no limit"),
+        ];
+        refused(&cases);
+        for (text, problem) in [
+            (format!("{tls}{rule}"), "expected client_ca"),
+            (format!("{with_clients}{rule}targets = [\"nowhere\"]"), "is not declared"),
+        ] {
+            let error = read(&text).and_then(|config| config.check()).expect_err("must be refused");
+            assert!(error.to_string().contains(problem), "{error}");
+        }
+    }
+
     fn refused(cases: &[(String, &str, &str)]) {
         for (text, place, problem) in cases {
             let message = read(text).map(|_| ()).expect_err("must be refused").to_string();
@@ -674,7 +751,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 67, "every setting has its line");
+        assert_eq!(settings, 81, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|name| {
             Some(match name {
                 "DBKEEP_SLACK_URL" => "https://hooks.slack.com/services/T0/B0/x".to_owned(),
@@ -683,6 +760,8 @@ mod tests {
             })
         });
         let config = read.expect("the example is valid");
+        assert_eq!(config.access.calls, crate::config::access::CallLimits::default());
+        assert_eq!(config.access.oidc.as_ref().map(|oidc| oidc.roles.len()), Some(2));
         assert_eq!(config.pg_bin.as_deref(), Some(Path::new("/usr/lib/postgresql/17/bin")));
         let defaults = Config::embedded("/base");
         assert_eq!(
