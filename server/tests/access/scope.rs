@@ -69,7 +69,7 @@ async fn lists_hold_what_the_caller_sees_and_all_of_it() {
     );
     let status = scoped.monitoring().status().await.expect("the status");
     assert_eq!(
-        status.targets.iter().map(|health| health.target.as_str()).collect::<Vec<_>>(),
+        status.targets.iter().map(|health| health.name.as_str()).collect::<Vec<_>>(),
         [SEEN]
     );
     assert!(status.runs.iter().all(|run| run.target == SEEN) && status.runs.len() == 1);
