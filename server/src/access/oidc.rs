@@ -76,7 +76,7 @@ impl Oidc {
             KeySource::File(_) => None,
             KeySource::Url(_) => Some(
                 reqwest::Client::builder()
-                    .tls_backend_preconfigured(notify::public_tls()?)
+                    .tls_backend_preconfigured(notify::tls(config.authorities.as_deref())?)
                     .https_only(true)
                     .redirect(reqwest::redirect::Policy::none())
                     .timeout(PATIENCE)

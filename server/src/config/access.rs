@@ -85,6 +85,8 @@ pub struct OidcConfig {
     pub audience: String,
     /// The provider's keys.
     pub keys: KeySource,
+    /// Authorities of the server that the keys come from, as PEM; `None` for the public ones.
+    pub authorities: Option<Vec<u8>>,
     /// Claim that names the principal.
     pub principal_claim: String,
     /// Claim with a role, or a list of which one is taken: admin before operator before approver before viewer.

@@ -68,7 +68,7 @@ pub(crate) fn authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, St
 
 /// TLS that trusts these authorities, or the public ones. It brings its provider of cryptography along, so that none is installed for
 /// the whole process.
-fn tls(authorities_pem: Option<&[u8]>) -> Result<ClientConfig, String> {
+pub(crate) fn tls(authorities_pem: Option<&[u8]>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match authorities_pem {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -86,14 +86,6 @@ fn tls(authorities_pem: Option<&[u8]>) -> Result<ClientConfig, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)
-}
-
-/// TLS to servers of the public internet.
-///
-/// # Errors
-/// Where the provider of cryptography does not do.
-pub(crate) fn public_tls() -> Result<ClientConfig, String> {
-    tls(None)
 }
 
 /// An error with its causes on one line.

@@ -1,6 +1,13 @@
 //! Tokens of an identity provider: signed by its key for this server, or nothing.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -12,9 +19,18 @@ use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
-use crate::world::{Authority, SEEN, Way, World, call};
+use crate::world::{Authority, PATIENCE, SEEN, Way, World, call};
 
 /// The provider: one key pair, and tokens as it would make them.
 struct Provider {
@@ -79,6 +95,7 @@ async fn only_tokens_of_the_provider_for_this_server_open_it() {
             issuer: "https://id.example".to_owned(),
             audience: "dbkeep".to_owned(),
             keys,
+            authorities: None,
             principal_claim: "sub".to_owned(),
             role_claim: "groups".to_owned(),
             roles: BTreeMap::from([
@@ -178,5 +195,85 @@ async fn only_tokens_of_the_provider_for_this_server_open_it() {
     ask(later.token(&claims(|_| {}))).await.expect("known");
     // Tokens of the control store open it as before.
     ask(world.admin()).await.expect("known");
+    world.stop().await;
+}
+
+/// A server of keys over https; answers every request with what it holds, and counts them.
+async fn serve_keys(authority: &Authority, keys: Arc<Mutex<String>>) -> (u16, Arc<AtomicUsize>) {
+    let (certificate, key) = authority.server();
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("an identity");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut request = vec![0; 4_096];
+            if stream.read(&mut request).await.is_err() {
+                continue;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            let body = keys.lock().expect("the lock").clone();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            // Whoever asked may be gone.
+            drop(stream.write_all(answer.as_bytes()).await);
+            drop(stream.shutdown().await);
+        }
+    });
+    (port, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_over_https_and_are_not_asked_for_by_every_stranger() {
+    let provider = Provider::new("key-1");
+    let house = Authority::new();
+    let keys = Arc::new(Mutex::new(json!({ "keys": [provider.jwk()] }).to_string()));
+    let (port, asked) = serve_keys(&house, Arc::clone(&keys)).await;
+    let authorities = Some(house.pem().into_bytes());
+    let world = World::with(Authority::new(), move |config| AccessConfig {
+        oidc: Some(OidcConfig {
+            issuer: "https://id.example".to_owned(),
+            audience: "dbkeep".to_owned(),
+            keys: KeySource::Url(format!("https://localhost:{port}/keys")),
+            authorities,
+            principal_claim: "sub".to_owned(),
+            role_claim: "role".to_owned(),
+            roles: BTreeMap::new(),
+            targets_claim: None,
+        }),
+        ..config
+    })
+    .await;
+    let channel = world.channel().await;
+    let ask = async |token: String| {
+        let way = Way::Token(token);
+        let call = call(&channel, "/dbkeep.v1.AccessService/GetCaller", false, Bytes::new(), &way);
+        tokio::time::timeout(PATIENCE, call).await.expect("in time").map(drop)
+    };
+    let viewer = |provider: &Provider| provider.token(&claims(|claims| claims["role"] = json!("viewer")));
+    ask(viewer(&provider)).await.expect("known");
+    for number in 0..5 {
+        let stranger = Provider::new("key-2");
+        ask(viewer(&stranger)).await.expect_err("not known");
+        ask(viewer(&provider))
+            .await
+            .unwrap_or_else(|status| panic!("{number}: {status:?}"));
+    }
+    // Once for the first token; a key that is not known is worth one more question in half a minute.
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
     world.stop().await;
 }

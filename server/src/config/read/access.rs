@@ -53,6 +53,7 @@ struct OidcSection {
     issuer: Spanned<String>,
     audience: Spanned<String>,
     jwks: Spanned<String>,
+    ca_file: Option<Spanned<PathBuf>>,
     principal_claim: Option<String>,
     role_claim: Option<String>,
     #[serde(default)]
@@ -217,6 +218,7 @@ impl Source<'_> {
             issuer: section.issuer.into_inner(),
             audience: section.audience.into_inner(),
             keys,
+            authorities: section.ca_file.as_ref().map(|file| self.authorities(file)).transpose()?,
             principal_claim: section.principal_claim.unwrap_or_else(|| PRINCIPAL_CLAIM.to_owned()),
             role_claim: section.role_claim.unwrap_or_else(|| ROLE_CLAIM.to_owned()),
             roles: roles.collect::<Result<_, ConfigError>>()?,

@@ -317,7 +317,7 @@ impl Source<'_> {
         fs::read(&path).map_err(|error| self.refuse(file.span().start, format!("{key}: {}: {error}", path.display())))
     }
 
-    fn authorities(&self, file: &Spanned<PathBuf>) -> Result<Vec<u8>, ConfigError> {
+    pub(super) fn authorities(&self, file: &Spanned<PathBuf>) -> Result<Vec<u8>, ConfigError> {
         let pem = self.file("ca_file", file)?;
         crate::notify::authorities(&pem).map_err(|problem| self.refuse(file.span().start, format!("ca_file: {problem}")))?;
         Ok(pem)
