@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, io, time::Duration};
+use std::{fs, time::Duration};
 
 use dbkeep_client::Client;
 use support::Daemon;
@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GROWTH: u64 = 16 << 10;
 /// By how much it may grow under the first, KiB.
 const MOST: u64 = 96 << 10;
+
+/// How long an abuser waits for the server to read on.
+const PATIENT: Duration = Duration::from_secs(2);
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -78,24 +81,15 @@ async fn pour(stream: TcpStream, frames: impl Iterator<Item = Vec<u8>>, reads: b
         while reads && from.read(&mut sink).await.is_ok_and(|count| count > 0) {}
         from
     });
-    let mut buffer = Vec::new();
-    let mut written: io::Result<()> = Ok(());
-    for frame in frames {
-        buffer.extend(frame);
-        if buffer.len() > 32 << 10 {
-            // Whoever is not read any more waits; that is as good as refused.
-            written = match timeout(Duration::from_secs(2), to.write_all(&buffer)).await {
-                Ok(written) => written,
-                Err(_) => break,
-            };
-            buffer.clear();
-        }
-        if written.is_err() {
-            break;
+    let mut frames = frames.peekable();
+    while frames.peek().is_some() {
+        let buffer: Vec<u8> = frames.by_ref().take(256).flatten().collect();
+        // Whoever is not read any more waits; that is as good as refused.
+        match timeout(PATIENT, to.write_all(&buffer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => break,
         }
     }
-    drop(written);
-    drop(to.write_all(&buffer).await);
     reader.abort();
 }
 
