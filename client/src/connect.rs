@@ -13,8 +13,9 @@ use tonic::{
 };
 
 use crate::{
-    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, monitoring::Monitoring,
-    notifications::Notifications, retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets, watch::ReconnectPolicy,
+    audit::Audit, backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations,
+    monitoring::Monitoring, notifications::Notifications, retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets,
+    watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.
@@ -89,6 +90,12 @@ impl Client {
     #[must_use]
     pub fn decisions(&self) -> Decisions {
         Decisions::new(self.clone())
+    }
+
+    /// The audit log: who did what, and whether the log of it is whole.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        Audit::new(self.clone())
     }
 
     /// Notifications: the channels of the server, a try of one, and what is on its way.

@@ -57,6 +57,7 @@
 //! so that the server does the work once. What cannot carry one and would mean something else a second time is sent once: changes of the
 //! ledger of migrations, and deleting or firing a schedule. [`RunStream`] reconnects through `WatchRun` after its last event.
 
+mod audit;
 mod backups;
 mod cleanup;
 mod connect;
@@ -76,6 +77,7 @@ pub use dbkeep_proto::v1 as proto;
 pub use tonic::{Code, transport::Channel};
 
 pub use crate::{
+    audit::{Audit, AuditQuery},
     backups::{BackupDetail, BackupQuery, Backups, CreateRequest, PruneRequest, RestoreRequest, VerifyRequest},
     cleanup::{Cleanup, OperationQuery, PlanRequest, RunRequest},
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},

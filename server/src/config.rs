@@ -4,6 +4,7 @@
 //! in a data folder, on loopback. Called by the binary, and by tests that start a server. The settings are shown one by one in
 //! `dbkeep.toml` at the root of the repository.
 
+mod audit;
 pub mod channels;
 mod read;
 mod roots;
@@ -174,6 +175,8 @@ pub struct Config {
     pub engine: Settings,
     /// Most points of metrics' history that the control store keeps.
     pub history_points: u64,
+    /// File that gets the head of the audit log; how often, and how long records are kept, is in `engine.audit`.
+    pub anchor_file: Option<PathBuf>,
     /// Whether schedules that catalogs declare are created when they are first met.
     pub default_schedules: bool,
     /// The databases.
@@ -202,6 +205,7 @@ impl Config {
             target_silence: TARGET_SILENCE,
             engine: Settings::default(),
             history_points: crate::store::KEPT_POINTS,
+            anchor_file: None,
             default_schedules: true,
             targets: Vec::new(),
             channels: Vec::new(),
@@ -329,6 +333,7 @@ impl Config {
             }
         }
         channels::check(self)?;
+        audit::check(self)?;
         roots::check(self)
     }
 }

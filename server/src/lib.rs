@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+mod anchor_file;
 pub mod archive;
 mod compose;
 pub mod config;
@@ -126,6 +127,7 @@ impl Server {
         let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(stop.clone())));
         let mut collector = AbortOnDropHandle::new(tokio::spawn(engine.collector().run(stop.clone())));
         let mut dispatcher = AbortOnDropHandle::new(tokio::spawn(engine.dispatcher().run(stop.clone())));
+        let mut keeper = AbortOnDropHandle::new(tokio::spawn(engine.audit_keeper().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
         let early = tokio::select! {
@@ -159,6 +161,10 @@ impl Server {
         if timeout(LAST_ACTS, &mut collector).await.is_err() {
             tracing::warn!("a target is being looked at; what was not written is collected again");
             collector.abort();
+        }
+        if timeout(LAST_ACTS, &mut keeper).await.is_err() {
+            tracing::warn!("the audit log is being looked after; the next look goes on with it");
+            keeper.abort();
         }
         if timeout_at(limit, &mut dispatcher).await.is_err() {
             tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");

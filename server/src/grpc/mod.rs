@@ -4,6 +4,7 @@
 //! `stream` shows runs, `gate` and `policy` stand before every method, `connection` is the socket. Wire types appear nowhere else
 //! in the server. Called by [`crate::Server`].
 
+mod audit;
 mod backups;
 mod cleanup;
 mod connection;
@@ -27,10 +28,11 @@ use std::{future::Future, time::Duration};
 
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
-    backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
-    migration_service_server::MigrationServiceServer, monitoring_service_server::MonitoringServiceServer,
-    notification_service_server::NotificationServiceServer, run_service_server::RunServiceServer,
-    schedule_service_server::ScheduleServiceServer, target_service_server::TargetServiceServer,
+    audit_service_server::AuditServiceServer, backup_service_server::BackupServiceServer,
+    cleanup_service_server::CleanupServiceServer, migration_service_server::MigrationServiceServer,
+    monitoring_service_server::MonitoringServiceServer, notification_service_server::NotificationServiceServer,
+    run_service_server::RunServiceServer, schedule_service_server::ScheduleServiceServer,
+    target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +40,7 @@ use tonic::{server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
-    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, monitoring::Monitoring,
+    audit::Audit, backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, monitoring::Monitoring,
     notifications::Notifications, runs::Runs, schedules::Schedules, status::Fault, stream::Streams, targets::Targets,
 };
 
@@ -67,7 +69,7 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 9] = [
+const HEALTH_NAMES: [&str; 10] = [
     "",
     TargetServiceServer::<Targets>::NAME,
     CleanupServiceServer::<Cleanup>::NAME,
@@ -77,6 +79,7 @@ const HEALTH_NAMES: [&str; 9] = [
     ScheduleServiceServer::<Schedules>::NAME,
     NotificationServiceServer::<Notifications>::NAME,
     MonitoringServiceServer::<Monitoring>::NAME,
+    AuditServiceServer::<Audit>::NAME,
 ];
 
 impl Health {
@@ -143,6 +146,10 @@ pub(crate) async fn transport(
             engine: engine.clone()
         })))
         .add_service(limited!(MonitoringServiceServer::new(Monitoring {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
+        .add_service(limited!(AuditServiceServer::new(Audit {
             engine: engine.clone(),
             streams: streams.clone()
         })))

@@ -128,6 +128,16 @@ pub const ROWS: &[Row] = &[
     looks("/dbkeep.v1.MonitoringService/ListAlerts"),
     looks("/dbkeep.v1.MonitoringService/WatchAlerts"),
     acts("/dbkeep.v1.MonitoringService/AcknowledgeAlert"),
+    looks("/dbkeep.v1.AuditService/ListAuditEvents"),
+    looks("/dbkeep.v1.AuditService/GetAuditEvent"),
+    looks("/dbkeep.v1.AuditService/VerifyAuditLog"),
+    // Changes nothing, and takes everything that anybody did out of the house.
+    Row {
+        method: "/dbkeep.v1.AuditService/ExportAuditLog",
+        mutates: false,
+        role: Role::Operator,
+        audited: true,
+    },
     looks("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
     looks("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
     open("/grpc.health.v1.Health/Check"),

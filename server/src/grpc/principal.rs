@@ -60,6 +60,11 @@ pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Caller {
     })
 }
 
+/// The targets that the caller sees. Until callers are authenticated, all of them.
+pub(super) fn scope_of<T>(_request: &tonic::Request<T>) -> dbkeep_engine::access::Scope {
+    dbkeep_engine::access::Scope::All
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

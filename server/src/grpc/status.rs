@@ -268,6 +268,13 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::UnknownDelivery { id } => {
             Answer::missing(ErrorReason::UnknownDelivery, "delivery", &id, said).with("delivery", &id)
         }
+        EngineError::UnknownAuditRecord { number } => {
+            Answer::missing(ErrorReason::UnknownAuditRecord, "audit record", &number.to_string(), said).with("number", number)
+        }
+        EngineError::AuditLogBroken { number, problem } => Answer::new(Code::DataLoss, ErrorReason::AuditLogBroken, said)
+            .with("number", number)
+            .with("problem", problem),
+        EngineError::AnchorFile(error) => internal(&error),
         EngineError::DeliveryState { id, state } => Answer::unmet(ErrorReason::DeliveryState, id, said)
             .with("delivery", id)
             .with("state", state.name()),
