@@ -13,7 +13,7 @@ use tonic::{
 };
 
 use crate::{
-    access::Access, backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations,
+    access::Access, audit::Audit, backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations,
     monitoring::Monitoring, notifications::Notifications, retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets,
     watch::ReconnectPolicy,
 };
@@ -101,6 +101,12 @@ impl Client {
     #[must_use]
     pub fn decisions(&self) -> Decisions {
         Decisions::new(self.clone())
+    }
+
+    /// The audit log: who did what, and whether the log of it is whole.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        Audit::new(self.clone())
     }
 
     /// Notifications: the channels of the server, a try of one, and what is on its way.

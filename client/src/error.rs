@@ -118,6 +118,24 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// No such record of the audit log, or none that this caller sees.
+    #[error("{message}")]
+    UnknownAuditRecord {
+        /// Number that was asked for.
+        number: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The audit log holds what cannot be read: somebody has changed it.
+    #[error("{message}")]
+    AuditLogBroken {
+        /// Where.
+        number: String,
+        /// What is wrong there.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// The delivery was not given up, so that there is nothing to retry.
     #[error("{message}")]
     DeliveryState {
@@ -796,6 +814,8 @@ impl Error {
             Self::UnknownChannel { .. } => ErrorReason::UnknownChannel,
             Self::UnknownDelivery { .. } => ErrorReason::UnknownDelivery,
             Self::UnknownAlert { .. } => ErrorReason::UnknownAlert,
+            Self::UnknownAuditRecord { .. } => ErrorReason::UnknownAuditRecord,
+            Self::AuditLogBroken { .. } => ErrorReason::AuditLogBroken,
             Self::DeliveryState { .. } => ErrorReason::DeliveryState,
             Self::CatalogMismatch { .. } => ErrorReason::CatalogMismatch,
             Self::UnknownPlan { .. } => ErrorReason::UnknownPlan,

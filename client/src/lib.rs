@@ -58,6 +58,7 @@
 //! ledger of migrations, and deleting or firing a schedule. [`RunStream`] reconnects through `WatchRun` after its last event.
 
 mod access;
+mod audit;
 mod backups;
 mod cleanup;
 mod connect;
@@ -78,6 +79,7 @@ pub use tonic::{Code, transport::Channel};
 
 pub use crate::{
     access::{Access, NewToken, TokenDraft},
+    audit::{Audit, AuditQuery},
     backups::{BackupDetail, BackupQuery, Backups, CreateRequest, PruneRequest, RestoreRequest, VerifyRequest},
     cleanup::{Cleanup, OperationQuery, PlanRequest, RunRequest},
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},

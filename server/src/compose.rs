@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    anchor_file::LineFile,
     archive::FolderArchive,
     config::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url},
     files::FolderRoot,
@@ -158,6 +159,7 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
     let mut settings = config.engine.clone();
     settings.notify.channels = channels(config)?;
     settings.notify.routing = Arc::new(config.routing());
+    settings.audit.anchor_file = config.anchor_file.clone().map(|path| Arc::new(LineFile::new(path)) as _);
     watch_machine(config, &mut settings.monitor);
     let url = config.store_url()?;
     make_folder(&config.data_folder)?;

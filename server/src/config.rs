@@ -5,6 +5,7 @@
 //! `dbkeep.toml` at the root of the repository.
 
 pub mod access;
+mod audit;
 pub mod channels;
 mod read;
 mod roots;
@@ -178,6 +179,8 @@ pub struct Config {
     pub engine: Settings,
     /// Most points of metrics' history that the control store keeps.
     pub history_points: u64,
+    /// File that gets the head of the audit log; how often, and how long records are kept, is in `engine.audit`.
+    pub anchor_file: Option<PathBuf>,
     /// Whether schedules that catalogs declare are created when they are first met.
     pub default_schedules: bool,
     /// The databases.
@@ -207,6 +210,7 @@ impl Config {
             target_silence: TARGET_SILENCE,
             engine: Settings::default(),
             history_points: crate::store::KEPT_POINTS,
+            anchor_file: None,
             default_schedules: true,
             targets: Vec::new(),
             channels: Vec::new(),
@@ -337,6 +341,7 @@ impl Config {
         }
         self.access.check(&self.targets)?;
         channels::check(self)?;
+        audit::check(self)?;
         roots::check(self)
     }
 }

@@ -16,6 +16,7 @@
 //! ```
 
 mod access;
+mod anchor_file;
 pub mod archive;
 mod compose;
 pub mod config;
@@ -142,6 +143,7 @@ impl Server {
         let revocations = stop.clone();
         let _revocations = AbortOnDropHandle::new(tokio::spawn(async move { keyring.run(revocations).await }));
         let mut dispatcher = AbortOnDropHandle::new(tokio::spawn(engine.dispatcher().run(stop.clone())));
+        let mut keeper = AbortOnDropHandle::new(tokio::spawn(engine.audit_keeper().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
         let early = tokio::select! {
@@ -175,6 +177,10 @@ impl Server {
         if timeout(LAST_ACTS, &mut collector).await.is_err() {
             tracing::warn!("a target is being looked at; what was not written is collected again");
             collector.abort();
+        }
+        if timeout(LAST_ACTS, &mut keeper).await.is_err() {
+            tracing::warn!("the audit log is being looked after; the next look goes on with it");
+            keeper.abort();
         }
         if timeout_at(limit, &mut dispatcher).await.is_err() {
             tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");

@@ -124,6 +124,15 @@ fn from_server(status: &Status) -> Error {
             alert: names.text("alert"),
             message,
         },
+        Some(ErrorReason::UnknownAuditRecord) => Error::UnknownAuditRecord {
+            number: names.text("number"),
+            message,
+        },
+        Some(ErrorReason::AuditLogBroken) => Error::AuditLogBroken {
+            number: names.text("number"),
+            problem: names.text("problem"),
+            message,
+        },
         Some(ErrorReason::DeliveryState) => Error::DeliveryState {
             delivery: names.text("delivery"),
             state: names.text("state"),

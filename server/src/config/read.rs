@@ -1,6 +1,7 @@
 //! Reading a configuration file: unknown keys, malformed values and missing variables are refused at their line.
 
 mod access;
+mod audit;
 mod channels;
 mod limits;
 mod monitoring;
@@ -36,6 +37,7 @@ struct File {
     scheduler: SchedulerSection,
     limits: limits::Section,
     monitoring: monitoring::Section,
+    audit: audit::Section,
     target: Vec<TargetSection>,
     notifications: channels::NotificationsSection,
     channel: Vec<channels::ChannelSection>,
@@ -175,6 +177,7 @@ impl Config {
             let route = source.route(route, &config)?;
             config.routes.push(route);
         }
+        source.audit(file.audit, &mut config)?;
         Ok(config)
     }
 }
@@ -751,7 +754,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 81, "every setting has its line");
+        assert_eq!(settings, 85, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|name| {
             Some(match name {
                 "DBKEEP_SLACK_URL" => "https://hooks.slack.com/services/T0/B0/x".to_owned(),
@@ -791,6 +794,13 @@ mod tests {
             (usual.enabled, usual.interval, usual.snapshot_limit, &usual.rules)
         );
         assert_eq!(config.history_points, defaults.history_points);
+        let (read, usual) = (&config.engine.audit, &defaults.engine.audit);
+        assert_eq!((read.anchor_every, read.retention), (usual.anchor_every, usual.retention));
+        assert_eq!(
+            config.anchor_file.as_deref(),
+            Some(Path::new("/mnt/witness/dbkeep-anchors.jsonl"))
+        );
+        let read = &config.engine.monitor;
         assert!(!read.rules_of("app")[&dbkeep_engine::monitor::alerts::RuleName::LowIndexEfficiency].enabled);
         assert_eq!((config.channels.len(), config.routes.len()), (3, 1));
         assert!(

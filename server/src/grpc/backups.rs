@@ -98,9 +98,7 @@ impl BackupService for Backups {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::VerifyBackupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::VerifyBackupResponse { event: Some(event) }))
     }
 
     type CreateBackupStream = EventStream<v1::CreateBackupResponse>;
@@ -126,9 +124,7 @@ impl BackupService for Backups {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::CreateBackupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::CreateBackupResponse { event: Some(event) }))
     }
 
     type RestoreBackupStream = EventStream<v1::RestoreBackupResponse>;
@@ -181,9 +177,7 @@ impl BackupService for Backups {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::RestoreBackupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::RestoreBackupResponse { event: Some(event) }))
     }
 
     async fn prune_backups(

@@ -110,8 +110,6 @@ impl CleanupService for Cleanup {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::RunCleanupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::RunCleanupResponse { event: Some(event) }))
     }
 }

@@ -32,6 +32,7 @@ use super::{
     answer::Held,
     calls::{Calls, Open},
     policy::{self, METRICS, Row},
+    recorded::{self, Recorded},
     status::Fault,
     stream::sleep_until,
     subject::{FRAME, Requests},
@@ -61,21 +62,43 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Lets a call through, or not.
+    /// Lets a call through, or not. That it was denied is on record then, or in the log where the record cannot be written.
     async fn pass(&self, row: &'static Row, request: Request<Body>) -> Result<(Request<Body>, Passed), Fault> {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let identity = match self.access.identify(request.headers(), &peer).await {
             Ok(identity) => identity,
             Err(stranger) => {
+                // Whom nobody knows fills no log: over the limit of his address he is not recorded either.
                 self.calls.stranger(&peer)?;
-                return Err(match stranger {
+                let fault = match stranger {
                     Stranger::Refused(problem) => Fault::Unauthenticated { problem },
                     Stranger::Name(problem) => Fault::PrincipalRefused { problem },
-                    Stranger::Unavailable(error) => Fault::Engine(EngineError::Store(error)),
-                });
+                    Stranger::Unavailable(error) => return Err(Fault::Engine(EngineError::Store(error))),
+                };
+                let caller = Caller {
+                    principal: String::new(),
+                    peer: peer.address(),
+                };
+                return Err(recorded::denied(&self.engine, row.method, &caller, fault).await);
             }
         };
         let open = self.calls.begin(&identity)?;
+        let caller = identity.caller.clone();
+        match self.allow(row, request, identity, open).await {
+            Err(fault @ (Fault::RoleRefused { .. } | Fault::OutOfScope { .. } | Fault::Engine(_))) => {
+                Err(recorded::denied(&self.engine, row.method, &caller, fault).await)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn allow(
+        &self,
+        row: &'static Row,
+        request: Request<Body>,
+        identity: Identity,
+        open: Open,
+    ) -> Result<(Request<Body>, Passed), Fault> {
         let asked = row.role.unwrap_or(Role::Viewer);
         if !identity.grant.role.covers(asked) {
             return Err(Fault::RoleRefused {
@@ -87,15 +110,26 @@ impl Guard {
         let mut request = request;
         let scope = &identity.grant.scope;
         // A viewer of everything may see whatever there is: his requests go to the service as they come.
+        let mut recorded = None;
         if row.audited || !scope.is_all() {
             let body;
             (request, body) = whole(row, request).await?;
             if let Some(body) = body {
-                let _target = self.requests.target(row, &body, scope, &self.engine).await?;
+                let target = self.requests.target(row, &body, scope, &self.engine).await?;
+                if row.audited {
+                    recorded = Some(recorded::begin(&self.engine, row, &identity.caller, target, &body).await?);
+                }
             }
         }
         request.extensions_mut().insert(identity.clone());
-        Ok((request, Passed { identity, open }))
+        Ok((
+            request,
+            Passed {
+                identity,
+                open,
+                recorded,
+            },
+        ))
     }
 }
 
@@ -103,6 +137,8 @@ impl Guard {
 struct Passed {
     identity: Identity,
     open: Open,
+    /// `None` for what is not recorded.
+    recorded: Option<Recorded>,
 }
 
 /// Reads a request as a whole, and puts it together again. `None` for one that is too long, which the service refuses without reading it,
@@ -193,7 +229,16 @@ where
             None if policy::is_served(path) => {
                 tracing::warn!(method = path, "refused: no policy row");
                 let fault = Fault::MethodNotAllowed { method: path.to_owned() };
-                return Box::pin(std::future::ready(Ok(Status::from(fault).into_http())));
+                let (guard, path) = (Arc::clone(&self.guard), path.to_owned());
+                let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+                return Box::pin(async move {
+                    let fault = guard.calls.stranger(&peer).err().unwrap_or(fault);
+                    let caller = Caller {
+                        principal: String::new(),
+                        peer: peer.address(),
+                    };
+                    Ok(Status::from(recorded::denied(&guard.engine, &path, &caller, fault).await).into_http())
+                });
             }
             // Not ours: the router says that there is no such thing.
             None => return Box::pin(self.inner.call(request)),
@@ -228,7 +273,13 @@ where
             Err(fault) => return Ok(refusal(row, fault)),
         };
         match guard.pass(row, request).await {
-            Ok((request, passed)) => Ok(inner.call(request).await?.map(|body| held(body, passed))),
+            Ok((request, passed)) => {
+                let answer = inner.call(request).await?;
+                if let Some(recorded) = passed.recorded {
+                    recorded.end(&answer);
+                }
+                Ok(answer.map(|body| Body::new(Held::new(body, passed.identity, passed.open))))
+            }
             Err(fault) => Ok(refusal(row, fault)),
         }
     };
@@ -237,12 +288,6 @@ where
         answer = work => answer,
         () = sleep_until(deadline) => Ok(refusal(row, Fault::Deadline { run: None })),
     }
-}
-
-/// An answer for as long as its caller may see it.
-fn held(body: Body, passed: Passed) -> Body {
-    let Passed { identity, open } = passed;
-    Body::new(Held::new(body, identity, open))
 }
 
 /// What is answered to a call that does not pass.

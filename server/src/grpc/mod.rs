@@ -1,11 +1,12 @@
 //! The gRPC side: services, their statuses, and the transport under them.
 //!
 //! One file per service checks a request, calls the engine, and converts the answer (`convert`). `status` alone builds statuses,
-//! `stream` shows runs, `gate` stands before every method with `policy`, `subject` and `calls`, `answer` is what an open call may see, `connection` is the socket. Wire types appear nowhere else
+//! `stream` shows runs, `gate` stands before every method with `policy`, `subject` and `calls`, `recorded` writes the audit log, `answer` is what an open call may see, `connection` is the socket. Wire types appear nowhere else
 //! in the server. Called by [`crate::Server`].
 
 mod access;
 mod answer;
+mod audit;
 mod backups;
 mod calls;
 mod cleanup;
@@ -18,6 +19,7 @@ mod monitoring;
 mod notifications;
 mod page;
 pub mod policy;
+mod recorded;
 mod runs;
 mod schedules;
 mod status;
@@ -30,11 +32,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
-    access_service_server::AccessServiceServer, backup_service_server::BackupServiceServer,
-    cleanup_service_server::CleanupServiceServer, migration_service_server::MigrationServiceServer,
-    monitoring_service_server::MonitoringServiceServer, notification_service_server::NotificationServiceServer,
-    run_service_server::RunServiceServer, schedule_service_server::ScheduleServiceServer,
-    target_service_server::TargetServiceServer,
+    access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer,
+    backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
+    migration_service_server::MigrationServiceServer, monitoring_service_server::MonitoringServiceServer,
+    notification_service_server::NotificationServiceServer, run_service_server::RunServiceServer,
+    schedule_service_server::ScheduleServiceServer, target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +50,7 @@ use crate::{
 
 use self::{
     access::Tokens,
+    audit::Audit,
     backups::Backups,
     calls::Calls,
     cleanup::Cleanup,
@@ -89,7 +92,7 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 10] = [
+const HEALTH_NAMES: [&str; 11] = [
     "",
     AccessServiceServer::<Tokens>::NAME,
     TargetServiceServer::<Targets>::NAME,
@@ -100,6 +103,7 @@ const HEALTH_NAMES: [&str; 10] = [
     ScheduleServiceServer::<Schedules>::NAME,
     NotificationServiceServer::<Notifications>::NAME,
     MonitoringServiceServer::<Monitoring>::NAME,
+    AuditServiceServer::<Audit>::NAME,
 ];
 
 impl Health {
@@ -204,6 +208,10 @@ pub(crate) async fn transport(
             engine: engine.clone()
         })))
         .add_service(limited!(MonitoringServiceServer::new(Monitoring {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
+        .add_service(limited!(AuditServiceServer::new(Audit {
             engine: engine.clone(),
             streams: streams.clone()
         })))

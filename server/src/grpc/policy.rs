@@ -185,6 +185,15 @@ pub const ROWS: &[Row] = &[
     governs("/dbkeep.v1.AccessService/CreateToken", true),
     governs("/dbkeep.v1.AccessService/ListTokens", false),
     governs("/dbkeep.v1.AccessService/RevokeToken", true),
+    looks(
+        "/dbkeep.v1.AuditService/ListAuditEvents",
+        Subject::Listed(Some("filter.target")),
+    ),
+    // By its number; the service knows whose it is.
+    looks("/dbkeep.v1.AuditService/GetAuditEvent", Subject::Listed(None)),
+    looks("/dbkeep.v1.AuditService/VerifyAuditLog", Subject::House),
+    // Takes everything that anybody did out of the house.
+    governs("/dbkeep.v1.AuditService/ExportAuditLog", false),
     looks("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Subject::Nothing),
     looks(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",

@@ -69,9 +69,7 @@ impl RunService for Runs {
         check.finish()?;
         let place = self.streams.place()?;
         let events = self.streams.follow(&self.engine, id, after_sequence, place, deadline).await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::WatchRunResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::WatchRunResponse { event: Some(event) }))
     }
 
     async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::CancelRunResponse>, Status> {
@@ -180,7 +178,7 @@ impl RunService for Runs {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(events.wrap(|event| v1::UndoRunResponse { event: Some(event) })))
+        Ok(events.answer(|event| v1::UndoRunResponse { event: Some(event) }))
     }
 
     async fn approve_run(&self, request: Request<v1::ApproveRunRequest>) -> Result<Response<v1::ApproveRunResponse>, Status> {

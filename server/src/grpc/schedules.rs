@@ -253,9 +253,7 @@ impl ScheduleService for Schedules {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::RunScheduleResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::RunScheduleResponse { event: Some(event) }))
     }
 
     async fn pause_schedule(

@@ -108,6 +108,25 @@ pub(crate) enum Fault {
     TaskLost(tokio::task::JoinError),
 }
 
+impl Fault {
+    /// Code and words of a refusal, for the record.
+    pub(crate) fn told(&self) -> (Code, String) {
+        match self {
+            Self::Unauthenticated { problem } => (Code::Unauthenticated, (*problem).to_owned()),
+            Self::PrincipalRefused { problem } => (Code::Unauthenticated, format!("dbkeep-principal {problem}")),
+            Self::RoleRefused { role, asked, .. } => {
+                (Code::PermissionDenied, format!("the role is {role}; {asked} is asked for"))
+            }
+            Self::OutOfScope { .. } => (Code::PermissionDenied, "about more than the caller's targets".to_owned()),
+            Self::MethodNotAllowed { .. } => (Code::PermissionDenied, "no policy allows the method".to_owned()),
+            Self::TooManyCalls { problem, .. } => (Code::ResourceExhausted, problem.clone()),
+            // About what the caller does not see.
+            Self::Engine(error) => (Code::NotFound, error.to_string()),
+            _ => (Code::Unknown, String::new()),
+        }
+    }
+}
+
 impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
         Self::Engine(error)
@@ -357,6 +376,13 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::UnknownDelivery { id } => {
             Answer::missing(ErrorReason::UnknownDelivery, "delivery", &id, said).with("delivery", &id)
         }
+        EngineError::UnknownAuditRecord { number } => {
+            Answer::missing(ErrorReason::UnknownAuditRecord, "audit record", &number.to_string(), said).with("number", number)
+        }
+        EngineError::AuditLogBroken { number, problem } => Answer::new(Code::DataLoss, ErrorReason::AuditLogBroken, said)
+            .with("number", number)
+            .with("problem", problem),
+        EngineError::AnchorFile(error) => internal(&error),
         EngineError::DeliveryState { id, state } => Answer::unmet(ErrorReason::DeliveryState, id, said)
             .with("delivery", id)
             .with("state", state.name()),

@@ -31,15 +31,14 @@ fn asks(method: &str) -> Asks {
     match name {
         "Check" | "Watch" => Asks::Nothing,
         "ServerReflectionInfo" => Asks::Look,
-        "CreateToken" | "ListTokens" | "RevokeToken" => Asks::Govern,
-        "ListAuditEvents" | "GetAuditEvent" | "VerifyAuditLog" | "ExportAuditLog" => Asks::Govern,
+        "CreateToken" | "ListTokens" | "RevokeToken" | "ExportAuditLog" => Asks::Govern,
         "ApproveRun" | "ApproveSchedule" => Asks::Consent,
         "GetCaller" | "ListTargets" | "GetTarget" | "GetGrants" | "ListOperations" | "GetOperation" | "GetRun" | "ListRuns"
         | "WatchRun" | "ListDecisions" | "ListBackups" | "GetBackup" | "GetSchedule" | "ListSchedules" | "PreviewSchedule"
         | "ListScheduleRuns" | "GetSchedulerStatus" | "GetMigrationStatus" | "ListMigrations" | "GetMigration"
         | "PlanMigrations" | "DraftMigration" | "ListChannels" | "ListDeliveries" | "GetDelivery" | "GetStatus"
         | "GetMetrics" | "ListMetricHistory" | "WatchMetrics" | "ListFindings" | "GetRecommendations" | "ListAlerts"
-        | "WatchAlerts" => Asks::Look,
+        | "WatchAlerts" | "ListAuditEvents" | "GetAuditEvent" | "VerifyAuditLog" => Asks::Look,
         "PlanCleanup" | "RunCleanup" | "DiscoverOperations" | "CancelRun" | "PauseRun" | "ResumeRun" | "UpdateRunLimits"
         | "UndoRun" | "VerifyBackup" | "CreateBackup" | "RestoreBackup" | "PruneBackups" | "CreateSchedule"
         | "UpdateSchedule" | "DeleteSchedule" | "RunSchedule" | "PauseSchedule" | "ResumeSchedule" | "StartScheduler"

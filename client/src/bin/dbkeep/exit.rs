@@ -10,7 +10,7 @@ use dbkeep_client::{Code, Error, proto::RunState};
 pub(crate) const HELP: &str = "\
 Exit codes:
   0    success
-  1    error, or the run failed
+  1    error, or the run failed, or the audit log is not whole
   2    usage: the command line, or a value that the server refused
   3    the run succeeded in part: time limit, failed steps, or rows left over
   4    refused: not known to the server, or not allowed to;

@@ -140,6 +140,8 @@ fn hint(error: &Error) -> Option<String> {
         Error::UnknownChannel { known, .. } => known_names("channels", known),
         Error::UnknownDelivery { .. } => "dbkeep notify deliveries shows the deliveries".to_owned(),
         Error::UnknownAlert { .. } => "dbkeep alerts shows the alerts".to_owned(),
+        Error::UnknownAuditRecord { .. } => "dbkeep audit list shows the records".to_owned(),
+        Error::AuditLogBroken { .. } => "dbkeep audit verify tells what does not fit".to_owned(),
         Error::DeliveryState { .. } => "dbkeep notify deliveries --state dead shows those that were given up".to_owned(),
         Error::CatalogMismatch { origin, expected, .. } => format!("correct the catalog at {origin}: expected {expected}"),
         Error::UnknownPlan { .. } | Error::PlanExpired { .. } | Error::SchemaChanged { .. } | Error::CountDrifted { .. } => {

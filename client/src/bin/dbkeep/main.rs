@@ -103,6 +103,9 @@ enum Command {
     /// Who asked for what, and what became of it.
     #[command(subcommand)]
     Decisions(cmd::decisions::Decisions),
+    /// The audit log: list it, verify it, take it away, anchor it.
+    #[command(subcommand)]
+    Audit(cmd::audit::Audit),
     /// What runs saved: make, show, prove, restore and remove backups.
     #[command(subcommand)]
     Backups(cmd::backups::Backups),
@@ -161,6 +164,12 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         // Works without a server too: that is what it is for.
         return extract.run(output);
     }
+    if let Command::Audit(audit) = &cli.command
+        && let Some((file, anchor)) = audit.offline()
+    {
+        // The same: whoever doubts a server asks somebody else.
+        return cmd::audit::verify_file(output, file, anchor);
+    }
     let session = Session::connect(&cli.global, output).await?;
     match cli.command {
         Command::Targets(command) => command.run(&session).await,
@@ -170,6 +179,7 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Run(command) => command.run(&session).await,
         Command::Runs(command) => command.run(&session).await,
         Command::Decisions(command) => command.run(&session).await,
+        Command::Audit(command) => command.run(&session).await,
         Command::Backups(command) => command.run(&session).await,
         Command::Migrations(command) => command.run(&session).await,
         Command::Notify(command) => command.run(&session).await,
@@ -254,6 +264,12 @@ mod tests {
             "dbkeep runs approve ID --deny --reason because --principal bob",
             "dbkeep run --plan TOKEN --execute --yes --phrase PHRASE --max-rows 10 --force",
             "dbkeep decisions list --run ID --plan ID --outcome refused --limit 3",
+            "dbkeep audit list --by ann --method RunService/CancelRun --target app --phase denied --since 2h --until 1h --limit 3",
+            "dbkeep audit show 7",
+            "dbkeep audit verify --anchor anchors.jsonl",
+            "dbkeep audit verify --file log.jsonl --anchor anchors.jsonl",
+            "dbkeep audit export --out log.jsonl",
+            "dbkeep audit anchor anchors.jsonl",
             "dbkeep runs pause ID --reason lunch",
             "dbkeep runs resume ID",
             "dbkeep runs limits ID --batch-size 200 --rows-per-second 0 --duty-cycle 100",

@@ -1,7 +1,9 @@
 //! The only ways out of the engine. Each trait has adapters in the server crate, an in-memory one in `testing`
 //! where tests need it, and one conformance suite that all of them pass.
 
+pub mod anchors;
 pub mod archive;
+pub mod audit;
 pub mod explore;
 pub mod files;
 pub mod ladder;
@@ -18,7 +20,9 @@ pub mod store;
 pub mod target;
 pub mod tokens;
 
+pub use anchors::{AnchorError, AnchorFile};
 pub use archive::{Archive, ArchiveError, ChunkFile};
+pub use audit::{AuditFilter, AuditLog, Outline, Stored};
 pub use explore::{DeclaredKey, Explore, Repeats, Sample};
 pub use files::{
     FileRoot, FilesError, Left, PutBack, Roots, Sieve, Sifted, Standing, Taken, Trash, TrashTotals, TrashUsage, Trashed,

@@ -2,6 +2,7 @@
 //! that a new variant in the engine asks for its name on the wire. Called by the services.
 
 pub(super) mod access;
+pub(super) mod audit;
 pub(super) mod backup;
 pub(super) mod decision;
 pub(super) mod discovery;
