@@ -270,6 +270,18 @@ impl Access {
     }
 }
 
+/// What a caller whom nobody knows says he is: the id of a token, which is no secret, or a name. Both begin as no principal's name does.
+pub(crate) fn claimed(headers: &HeaderMap) -> String {
+    let credential = headers.get(AUTHORIZATION).and_then(|credential| bearer(credential).ok());
+    if let Some(presented) = credential.and_then(Presented::parse) {
+        return format!("token:{}", presented.id);
+    }
+    match given_name(headers) {
+        Ok(Some(name)) => format!("unproven:{name}"),
+        _ => String::new(),
+    }
+}
+
 /// The same for what is malformed, unknown, expired and revoked: which of them is nobody's business but the log's.
 const NO_TOKEN: Stranger = Stranger::Refused("the token opens nothing; expected one that is neither expired nor revoked");
 

@@ -37,7 +37,7 @@ use super::{
     stream::sleep_until,
     subject::{FRAME, Requests},
 };
-use crate::access::{Access, Identity, Peer, Stranger};
+use crate::access::{self, Access, Identity, Peer, Stranger};
 
 /// Longest time by which a deadline is kept early.
 const HEAD_START: Duration = Duration::from_millis(100);
@@ -68,6 +68,7 @@ impl Guard {
         let identity = match self.access.identify(request.headers(), &peer).await {
             Ok(identity) => identity,
             Err(stranger) => {
+                let principal = access::claimed(request.headers());
                 // Whom nobody knows fills no log: over the limit of his address he is not recorded either.
                 self.calls.stranger(&peer)?;
                 let fault = match stranger {
@@ -76,7 +77,7 @@ impl Guard {
                     Stranger::Unavailable(error) => return Err(Fault::Engine(EngineError::Store(error))),
                 };
                 let caller = Caller {
-                    principal: String::new(),
+                    principal,
                     peer: peer.address(),
                 };
                 return Err(recorded::denied(&self.engine, row.method, &caller, fault).await);
@@ -231,10 +232,11 @@ where
                 let fault = Fault::MethodNotAllowed { method: path.to_owned() };
                 let (guard, path) = (Arc::clone(&self.guard), path.to_owned());
                 let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+                let principal = access::claimed(request.headers());
                 return Box::pin(async move {
                     let fault = guard.calls.stranger(&peer).err().unwrap_or(fault);
                     let caller = Caller {
-                        principal: String::new(),
+                        principal,
                         peer: peer.address(),
                     };
                     Ok(Status::from(recorded::denied(&guard.engine, &path, &caller, fault).await).into_http())

@@ -4,6 +4,7 @@
 mod certificates;
 mod matrix;
 mod oidc;
+mod records;
 mod scope;
 mod tokens;
 mod world;

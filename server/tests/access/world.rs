@@ -100,7 +100,17 @@ impl World {
         Self::with(Authority::new(), |config| config).await
     }
 
+    /// A server that works on what it accepts.
+    pub(crate) async fn working() -> Self {
+        Self::built(Authority::new(), 1, |config| config).await
+    }
+
+    /// A server that accepts runs and works on none: effects can be told from the passing of time.
     pub(crate) async fn with(authority: Authority, change: impl FnOnce(AccessConfig) -> AccessConfig) -> Self {
+        Self::built(authority, 0, change).await
+    }
+
+    async fn built(authority: Authority, runs: usize, change: impl FnOnce(AccessConfig) -> AccessConfig) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (certificate, key) = tls_files(folder.path());
         let (certificate_pem, key_pem) = authority.server();
@@ -124,8 +134,7 @@ impl World {
             };
             config = config.with_target(name, url.as_str(), catalog);
         }
-        // What is accepted stays as it is, so that effects can be told from the passing of time.
-        config.engine.concurrent_runs = 0;
+        config.engine.concurrent_runs = runs;
         config.engine.monitor.enabled = false;
         config.access = change(AccessConfig {
             tls: Some(TlsConfig {
