@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use dbkeep_proto::v1::{
-    self, access_service_client::AccessServiceClient, target_service_client::TargetServiceClient,
+    self,
+    access_service_client::AccessServiceClient,
+    target_service_client::TargetServiceClient,
     target_service_server::{TargetService, TargetServiceServer},
 };
 use tokio_util::sync::CancellationToken;
@@ -68,7 +70,9 @@ pub(crate) async fn serve_bare(targets: &str) -> Result<()> {
     });
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = tonic::transport::Server::builder().add_service(service);
-    Ok(server.serve_with_incoming_shutdown(incoming, closed.cancelled_owned()).await?)
+    Ok(server
+        .serve_with_incoming_shutdown(incoming, closed.cancelled_owned())
+        .await?)
 }
 
 async fn connect(address: &str, connections: usize) -> Result<Vec<Channel>> {
@@ -118,7 +122,9 @@ async fn look(channels: &[Channel], arguments: &Arguments, token: Option<&str>) 
             let mut service = TargetServiceClient::new(channel);
             let (until, mut calls) = (Instant::now() + time, 0);
             while Instant::now() < until {
-                service.list_targets(request(v1::ListTargetsRequest {}, token.as_ref())).await?;
+                service
+                    .list_targets(request(v1::ListTargetsRequest {}, token.as_ref()))
+                    .await?;
                 calls += 1;
             }
             Ok(calls)

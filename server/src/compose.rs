@@ -214,7 +214,8 @@ async fn keep_first_token(engine: &Engine, data_folder: &Path) -> Result<(), Com
         .and_then(|mut file| {
             writeln!(file, "{}", secret.reveal())?;
             file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error)
+            file.persist(&path).map_err(|error| error.error)?;
+            fs::File::open(data_folder)?.sync_all()
         })
         .map_err(failed)?;
     if engine.keep_first(&secret).await.map_err(ComposeError::Token)? {

@@ -50,7 +50,10 @@ impl Shared {
 
 /// Adds the paths to a router. `stopping` is cancelled when the server goes down.
 pub(crate) fn add(router: Router, engine: Engine, stopping: CancellationToken) -> Router {
-    let ready = engine.clone();
+    let ready = Arc::new(Ready {
+        engine: engine.clone(),
+        newest: Mutex::default(),
+    });
     let shared = Arc::new(Shared {
         engine,
         newest: Mutex::default(),
@@ -60,22 +63,44 @@ pub(crate) fn add(router: Router, engine: Engine, stopping: CancellationToken) -
         .route(
             "/readyz",
             get(move || {
-                let (engine, stopping) = (ready.clone(), stopping.clone());
-                async move { readiness(&engine, &stopping).await }
+                let (ready, stopping) = (Arc::clone(&ready), stopping.clone());
+                async move { readiness(&ready, &stopping).await }
             }),
         )
         .route("/metrics", get(move || metrics(Arc::clone(&shared))))
 }
 
-async fn readiness(engine: &Engine, stopping: &CancellationToken) -> Response {
+/// Whether the store answers, for everybody who asks within a second: everybody may, as often as he likes.
+struct Ready {
+    engine: Engine,
+    /// Locked while it is found out: nobody else asks then.
+    newest: Mutex<Option<(Instant, bool)>>,
+}
+
+impl Ready {
+    async fn is_ready(&self) -> bool {
+        let mut newest = self.newest.lock().await;
+        if let Some((_, ready)) = newest.filter(|(at, _)| at.elapsed() < FRESH) {
+            return ready;
+        }
+        let ready = matches!(
+            tokio::time::timeout(PATIENCE, self.engine.monitor_revision()).await,
+            Ok(Ok(_))
+        );
+        *newest = Some((Instant::now(), ready));
+        ready
+    }
+}
+
+async fn readiness(ready: &Ready, stopping: &CancellationToken) -> Response {
     let refuse = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response();
     if stopping.is_cancelled() {
         return refuse("the server goes down");
     }
-    match tokio::time::timeout(PATIENCE, engine.monitor_revision()).await {
-        Ok(Ok(_)) => "ready\n".into_response(),
+    match tokio::time::timeout(PATIENCE * 2, ready.is_ready()).await {
+        Ok(true) => "ready\n".into_response(),
         // The cause is no business of whoever asks.
-        Ok(Err(_)) | Err(_) => refuse("the control store does not answer"),
+        Ok(false) | Err(_) => refuse("the control store does not answer"),
     }
 }
 

@@ -186,6 +186,10 @@ impl Server {
             tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");
             dispatcher.abort();
         }
+        stops.records.close();
+        if timeout(LAST_ACTS, stops.records.wait()).await.is_err() {
+            tracing::warn!("some calls have no record of their end");
+        }
         if timeout(LAST_ACTS, store.close()).await.is_err() {
             tracing::warn!("the control store did not close in time");
         }

@@ -15,7 +15,13 @@ mod loopback;
 mod oidc;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use dbkeep_engine::{
     Engine,
@@ -28,8 +34,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::access::{AccessConfig, CertificateRule, Loopback};
 
+pub(crate) use certificate::ClientCertificate;
 pub(crate) use oidc::Oidc;
-pub(crate) use tls::{Tls, check as check_tls, names};
+pub(crate) use tls::{Tls, check as check_tls, client};
+
+/// Headers by which a browser or a proxy says for whom it speaks. Its own process is not whom the call comes from.
+const FOREIGN: [&str; 9] = [
+    "origin",
+    "referer",
+    "sec-fetch-site",
+    "sec-fetch-mode",
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-real-ip",
+];
 
 /// Random bytes of the operating system's.
 ///
@@ -55,18 +75,30 @@ pub(crate) struct Peer {
     pub(crate) local: Option<SocketAddr>,
     /// The alternative names of its certificate, which an authority has signed; `None` without one.
     pub(crate) names: Option<Arc<[String]>>,
+    /// Until when that certificate is good.
+    pub(crate) not_after: Option<Timestamp>,
     /// Whether it belongs to the server's user, once that was looked up.
     owner: Arc<tokio::sync::OnceCell<bool>>,
+    /// Whether somebody has said over it who he is.
+    known: Arc<AtomicBool>,
 }
 
 impl Peer {
-    pub(crate) fn new(remote: Option<SocketAddr>, local: Option<SocketAddr>, names: Option<Arc<[String]>>) -> Self {
+    pub(crate) fn new(remote: Option<SocketAddr>, local: Option<SocketAddr>, certificate: Option<ClientCertificate>) -> Self {
+        let (names, not_after) = certificate.map_or((None, None), |found| (Some(found.names), Some(found.not_after)));
         Self {
             remote,
             local,
             names,
+            not_after,
             owner: Arc::default(),
+            known: Arc::default(),
         }
+    }
+
+    /// Whether somebody has said over it who he is.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
     }
 
     /// Whether it is on this machine.
@@ -167,6 +199,12 @@ impl Access {
     /// # Errors
     /// [`Stranger`].
     pub(crate) async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+        let identity = self.find(headers, peer).await?;
+        peer.known.store(true, Ordering::Relaxed);
+        Ok(identity)
+    }
+
+    async fn find(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
         let name = given_name(headers)?;
         let mut credentials = headers.get_all(AUTHORIZATION).iter();
         let identity = match (credentials.next(), credentials.next()) {
@@ -174,7 +212,7 @@ impl Access {
             (Some(credential), None) => self.by_token(bearer(credential)?, peer).await?,
             (None, _) => match &peer.names {
                 Some(names) => self.by_certificate(names, peer)?,
-                None => return self.by_loopback(name, peer).await,
+                None => return self.by_loopback(name, headers, peer).await,
             },
         };
         match name {
@@ -224,6 +262,10 @@ impl Access {
     }
 
     fn by_certificate(&self, names: &[String], peer: &Peer) -> Result<Identity, Stranger> {
+        // It was good when the connection was made, which may be long ago.
+        if peer.not_after.is_none_or(|end| end <= Timestamp::now()) {
+            return Err(Stranger::Refused("the time of the client certificate is over"));
+        }
         let rule = self.certificates.iter().find(|rule| names.contains(&rule.san));
         let Some(rule) = rule else {
             tracing::info!(peer = peer.address(), ?names, "a client certificate is nobody's");
@@ -236,14 +278,20 @@ impl Access {
             grant: Grant {
                 role: rule.role,
                 scope: rule.scope.clone(),
-                until: None,
+                until: peer.not_after,
             },
             known_by: KnownBy::Certificate,
             ended: CancellationToken::new(),
         })
     }
 
-    async fn by_loopback(&self, name: Option<String>, peer: &Peer) -> Result<Identity, Stranger> {
+    async fn by_loopback(&self, name: Option<String>, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+        if let Some(header) = FOREIGN.into_iter().find(|header| headers.contains_key(*header)) {
+            tracing::info!(peer = peer.address(), header, "a call over loopback comes from somebody else");
+            return Err(Stranger::Refused(
+                "it comes through a browser or a proxy, which speaks for others; expected a token or a client certificate",
+            ));
+        }
         let admitted = match self.loopback {
             Loopback::Token => false,
             Loopback::Any => peer.is_here(),

@@ -14,7 +14,7 @@ use dbkeep_engine::{
     access::{Grant, Role, Scope},
     model::Caller,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header,
     jwk::{Jwk, JwkSet, PublicKeyUse},
@@ -39,6 +39,8 @@ const MAX_KEYS: usize = 1 << 20;
 const MAX_TOKEN: usize = 16 << 10;
 /// By how much clocks may differ, seconds.
 const LEEWAY: u64 = 30;
+/// The same as a duration.
+const LEEWAY_SPAN: SignedDuration = SignedDuration::from_secs(30);
 /// Algorithms of key pairs.
 const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
@@ -155,10 +157,11 @@ impl Oidc {
                 Scope::Targets(targets)
             }
         };
-        let until = claims
-            .get("exp")
-            .and_then(Value::as_i64)
-            .and_then(|at| Timestamp::from_second(at).ok());
+        // It is taken for as long after its end as clocks may differ.
+        let until = claims.get("exp").and_then(Value::as_f64).and_then(|at| {
+            let end = SignedDuration::try_from_secs_f64(at).ok()?.checked_add(LEEWAY_SPAN)?;
+            Timestamp::from_duration(end).ok()
+        });
         let grant = Grant {
             role,
             scope,

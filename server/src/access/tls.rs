@@ -16,7 +16,7 @@ use rustls::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::certificate;
+use super::certificate::{self, ClientCertificate};
 use crate::config::access::TlsConfig;
 
 /// How often the files are looked at, at the most.
@@ -78,11 +78,10 @@ impl Tls {
     }
 }
 
-/// The names of the client's certificate; `None` without one.
-pub(crate) fn names<T>(stream: &TlsStream<T>) -> Option<Arc<[String]>> {
+/// The client's certificate; `None` without one.
+pub(crate) fn client<T>(stream: &TlsStream<T>) -> Option<ClientCertificate> {
     let (_, session) = stream.get_ref();
-    let certificate = session.peer_certificates()?.first()?;
-    Some(certificate::names(certificate).into())
+    Some(certificate::read(session.peer_certificates()?.first()?))
 }
 
 /// Whether the files can be used.

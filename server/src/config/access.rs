@@ -126,7 +126,7 @@ impl Default for CallLimits {
         Self {
             per_second: 200,
             burst: 400,
-            open: 1_000,
+            open: 256,
             working: 1_024,
             connections: 4_096,
         }

@@ -34,9 +34,11 @@ struct Limit {
 }
 
 impl Held {
-    pub(super) fn new(inner: Body, identity: Identity, open: Open) -> Self {
+    /// `until` is whom the answer is for, as long as he may see it; `None` for one that is there as a whole.
+    pub(super) fn new(inner: Body, until: Option<Identity>, open: Open) -> Self {
         // What is empty, as every refusal, has nothing left to see.
-        let limit = (!inner.is_end_stream()).then(|| Limit {
+        let until = until.filter(|_| !inner.is_end_stream());
+        let limit = until.map(|identity| Limit {
             revoked: Box::pin(identity.ended.cancelled_owned()),
             expired: identity.grant.until.map(|until| {
                 let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);

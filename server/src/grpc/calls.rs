@@ -3,12 +3,13 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use dbkeep_engine::model::Caller;
 use governor::{Quota, RateLimiter, clock::Clock as _, clock::MonotonicClock, state::keyed::DashMapStateStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -20,6 +21,8 @@ use crate::{
 
 /// Calls by whom nobody knows, of one address: a second, and at once.
 const STRANGERS: (u32, u32) = (5, 50);
+/// Denied calls that are recorded, of one principal at one address: a second, and at once.
+const DENIALS: (u32, u32) = (1, 100);
 /// When to try again where places are to become free.
 const RETRY_OPEN: Duration = Duration::from_secs(5);
 /// Number of keys above which those that are back at rest are forgotten.
@@ -40,11 +43,21 @@ fn take<K: std::hash::Hash + Eq + Clone>(rate: &Rate<K>, key: &K) -> Result<(), 
     rate.check_key(key).map_err(|early| early.wait_time_from(rate.clock().now()))
 }
 
+/// Whom an address belongs to: a host of IPv6 has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+        address => address,
+    }
+}
+
 /// The limits, and how far they are used.
 pub(super) struct Calls {
     limits: CallLimits,
     rate: Option<Rate<String>>,
     strangers: Option<Rate<IpAddr>>,
+    /// Denials that are recorded, of one principal at one address.
+    denials: Option<Rate<String>>,
     open: Arc<Mutex<HashMap<String, u32>>>,
     working: Arc<Semaphore>,
 }
@@ -57,6 +70,7 @@ impl Calls {
             limits,
             rate: rate(limits.per_second, limits.burst),
             strangers: rate(STRANGERS.0, STRANGERS.1),
+            denials: rate(DENIALS.0, DENIALS.1),
             open: Arc::default(),
             working: Arc::new(Semaphore::new(working)),
         }
@@ -78,10 +92,17 @@ impl Calls {
         let (Some(rate), Some(address)) = (&self.strangers, peer.remote) else {
             return Ok(());
         };
-        take(rate, &address.ip().to_canonical()).map_err(|retry_after| Fault::TooManyCalls {
+        take(rate, &network(address.ip())).map_err(|retry_after| Fault::TooManyCalls {
             problem: "too many calls by unknown callers come from this address".to_owned(),
             retry_after,
         })
+    }
+
+    /// Whether a denied call is recorded.
+    pub(super) fn records_denial(&self, caller: &Caller) -> bool {
+        let address = caller.peer.parse::<SocketAddr>().map(|peer| network(peer.ip()).to_string());
+        let key = format!("{} {}", caller.principal, address.unwrap_or_default());
+        self.denials.as_ref().is_none_or(|rate| take(rate, &key).is_ok())
     }
 
     /// Counts a call of a known caller, which is open until the place is dropped.
@@ -101,8 +122,10 @@ impl Calls {
                 retry_after,
             })?;
         }
+        // A name that somebody gives himself takes no places of whoever proves that it is his.
+        let key = format!("{} {principal}", identity.known_by.name());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(principal.clone()).or_default();
+        let count = open.entry(key.clone()).or_default();
         if self.limits.open != 0 && identity.known_by != KnownBy::Loopback && *count >= self.limits.open {
             return Err(Fault::TooManyCalls {
                 problem: format!(
@@ -114,7 +137,7 @@ impl Calls {
         }
         *count += 1;
         Ok(Open {
-            principal: principal.clone(),
+            key,
             all: Arc::clone(&self.open),
         })
     }
@@ -123,17 +146,17 @@ impl Calls {
 /// A call that is open.
 #[derive(Debug)]
 pub(super) struct Open {
-    principal: String,
+    key: String,
     all: Arc<Mutex<HashMap<String, u32>>>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.principal) {
+        if let Some(count) = all.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                all.remove(&self.principal);
+                all.remove(&self.key);
             }
         }
     }

@@ -3,9 +3,11 @@
 //! keepalive finds clients that are gone. Called by the transport's accept loop.
 
 use std::{
+    collections::HashMap,
     io,
+    net::IpAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -27,6 +29,10 @@ use crate::access::{self, Peer, Tls};
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// What a client sends at the least to begin: the preface (24 bytes) and the header of its settings frame (9 bytes).
 const HANDSHAKE_BYTES: usize = 33;
+/// How long a connection may be open on which nobody has said who he is.
+const STRANGER_TIME: Duration = Duration::from_secs(120);
+/// The share of all connections that one address may have, unless it is this machine: one of so many.
+const SHARE: usize = 4;
 /// Pause after a connection could not be accepted, for example because every file descriptor is taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,20 +54,28 @@ pub(super) fn accept(listener: TcpListener, accept: Accept) -> impl Stream<Item 
         accept.most
     };
     let places = Arc::new(Semaphore::new(most));
-    let accepted = futures::stream::unfold((listener, places), |(listener, places)| async move {
+    let addresses = Addresses {
+        most: most / SHARE,
+        open: Arc::default(),
+    };
+    let accepted = futures::stream::unfold((listener, places, addresses), |(listener, places, addresses)| async move {
         loop {
             // Whoever finds no place waits in the system's queue, and after that is refused by it.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return None;
             };
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
+                    let Some(place) = addresses.place(peer.ip(), place) else {
+                        tracing::debug!(%peer, "refused: its address has its share of connections");
+                        continue;
+                    };
                     // Without it, small events wait for the acknowledgement of earlier ones: about 40 ms.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "a connection was gone before it was served");
                         continue;
                     }
-                    return Some(((stream, place), (listener, places)));
+                    return Some(((stream, place), (listener, places, addresses)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -73,7 +87,51 @@ pub(super) fn accept(listener: TcpListener, accept: Accept) -> impl Stream<Item 
     secured(Box::pin(accepted), accept)
 }
 
-type Accepted = (TcpStream, OwnedSemaphorePermit);
+/// Connections by address.
+struct Addresses {
+    /// Most of one address.
+    most: usize,
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Addresses {
+    /// A place for a connection of that address; `None` where it has its share.
+    fn place(&self, address: IpAddr, place: OwnedSemaphorePermit) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_default();
+        if *count >= self.most && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            address,
+            open: Arc::clone(&self.open),
+            _place: place,
+        })
+    }
+}
+
+/// The place of a connection, given back when it is dropped.
+struct Place {
+    address: IpAddr,
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+type Accepted = (TcpStream, Place);
 
 /// Speaks TLS where it is spoken; nobody waits for the handshake of another.
 fn secured(
@@ -102,7 +160,7 @@ fn secured(
     )
 }
 
-fn begin(stream: TcpStream, place: OwnedSemaphorePermit, accept: &Accept) -> BoxFuture<'static, Option<Connection>> {
+fn begin(stream: TcpStream, place: Place, accept: &Accept) -> BoxFuture<'static, Option<Connection>> {
     let cut = accept.cut.clone();
     let Some(tls) = &accept.tls else {
         return Box::pin(async move { Some(Connection::new(Transport::Plain(stream), place, &cut, HANDSHAKE_TIME)) });
@@ -156,23 +214,25 @@ pub(super) struct Connection {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Bytes that the handshake still lacks, and until when; `None` once it is there.
     handshake: Option<(usize, Pin<Box<Sleep>>)>,
-    /// Given back when the connection is dropped.
-    _place: OwnedSemaphorePermit,
+    /// When it ends, unless somebody has said who he is by then; `None` once he has.
+    stranger: Option<Pin<Box<Sleep>>>,
+    _place: Place,
 }
 
 impl Connection {
-    fn new(stream: Transport, place: OwnedSemaphorePermit, cut: &CancellationToken, handshake_time: Duration) -> Self {
+    fn new(stream: Transport, place: Place, cut: &CancellationToken, handshake_time: Duration) -> Self {
         let handshake = Some((HANDSHAKE_BYTES, Box::pin(sleep(handshake_time))));
-        let names = match &stream {
+        let certificate = match &stream {
             Transport::Plain(_) => None,
-            Transport::Tls(stream) => access::names(stream),
+            Transport::Tls(stream) => access::client(stream),
         };
         let tcp = stream.tcp();
         Self {
-            peer: Peer::new(tcp.peer_addr().ok(), tcp.local_addr().ok(), names),
+            peer: Peer::new(tcp.peer_addr().ok(), tcp.local_addr().ok(), certificate),
             stream,
             cut: Box::pin(cut.clone().cancelled_owned()),
             handshake,
+            stranger: Some(Box::pin(sleep(STRANGER_TIME))),
             _place: place,
         }
     }
@@ -186,6 +246,14 @@ impl Connection {
             && limit.as_mut().poll(context).is_ready()
         {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 handshake in time"));
+        }
+        if let Some(limit) = &mut self.stranger
+            && limit.as_mut().poll(context).is_ready()
+        {
+            if !self.peer.is_known() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody has said who he is"));
+            }
+            self.stranger = None;
         }
         Ok(())
     }
@@ -258,6 +326,13 @@ mod tests {
             .expect("a connection");
         let (stream, _) = listener.accept().await.expect("a connection");
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place");
+        let addresses = Addresses {
+            most: 1,
+            open: Arc::default(),
+        };
+        let place = addresses
+            .place(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), place)
+            .expect("a place");
         (client, Connection::new(Transport::Plain(stream), place, cut, handshake_time))
     }
 
@@ -267,6 +342,25 @@ mod tests {
         client.write_all(&[0; HANDSHAKE_BYTES - 1]).await.expect("written");
         let error = connection.read_to_end(&mut Vec::new()).await.expect_err("must be let go");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn one_address_does_not_take_all_places() {
+        let addresses = Addresses {
+            most: 2,
+            open: Arc::default(),
+        };
+        let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a place");
+        let far: IpAddr = "10.0.0.1".parse().expect("an address");
+        let first = addresses.place(far, permit()).expect("a place");
+        let second = addresses.place("::ffff:10.0.0.1".parse().expect("an address"), permit());
+        assert!(second.is_some() && addresses.place(far, permit()).is_none());
+        assert!(addresses.place("10.0.0.2".parse().expect("an address"), permit()).is_some());
+        drop((first, second));
+        assert!(addresses.place(far, permit()).is_some());
+        let here: IpAddr = "127.0.0.1".parse().expect("an address");
+        let ours: Vec<_> = (0..9).map(|_| addresses.place(here, permit())).collect();
+        assert!(ours.iter().all(Option::is_some));
     }
 
     #[tokio::test]

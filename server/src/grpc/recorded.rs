@@ -3,6 +3,8 @@
 //! A call that begins has to have its record on the disk first: without one it is refused. How it ended is written behind the answer, also
 //! where nobody waits for it any more. What a run does stands in a record of its own, when it ends.
 
+use std::time::Duration;
+
 use dbkeep_engine::{
     Engine,
     audit::{Digest, Phase, Subject},
@@ -10,10 +12,17 @@ use dbkeep_engine::{
 };
 use http::Response;
 use sha2::{Digest as _, Sha256};
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, body::Body};
 use uuid::Uuid;
 
-use super::{policy::Row, status::Fault};
+use super::{gate::Guard, policy::Row, status::Fault};
+use crate::access::Identity;
+
+/// How often it is tried to write the end of a call.
+const TRIES: u32 = 3;
+/// Pause before the second try; before the third it is twice as long.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What came of a call, for the record: the service puts it into its answer.
 #[derive(Debug, Clone)]
@@ -22,6 +31,7 @@ pub(super) struct Outcome(pub(super) String);
 /// A call that has begun. Dropped before its end, it was given up.
 pub(super) struct Recorded {
     engine: Engine,
+    records: TaskTracker,
     /// `None` once its end was told.
     begun: Option<Subject>,
 }
@@ -41,22 +51,41 @@ fn subject(row_method: &str, caller: &Caller, target: String, body: &[u8]) -> Su
 ///
 /// # Errors
 /// [`Fault::AuditUnavailable`].
-pub(super) async fn begin(engine: &Engine, row: &Row, caller: &Caller, target: String, body: &[u8]) -> Result<Recorded, Fault> {
-    let subject = subject(row.method, caller, target, body);
-    match engine.audit().record(subject.clone()).await {
-        Ok(_) => Ok(Recorded {
-            engine: engine.clone(),
-            begun: Some(subject),
-        }),
-        Err(error) => {
-            tracing::error!(%error, method = row.method, "refused: the call cannot be recorded");
-            Err(Fault::AuditUnavailable)
+pub(super) async fn begin(guard: &Guard, row: &Row, identity: &Identity, target: String, body: &[u8]) -> Result<Recorded, Fault> {
+    let subject = Subject {
+        detail: format!("known by {}", identity.known_by.name()),
+        ..subject(row.method, &identity.caller, target, body)
+    };
+    let (engine, records, method) = (guard.engine.clone(), guard.records.clone(), row.method);
+    // In a task of its own: of a caller who goes away now, there is a record that it begins, and one that it was given up.
+    let written = guard.records.spawn(async move {
+        match engine.audit().record(subject.clone()).await {
+            Ok(_) => Ok(Recorded {
+                engine,
+                records,
+                begun: Some(subject),
+            }),
+            Err(error) => {
+                tracing::error!(%error, method, "refused: the call cannot be recorded");
+                Err(Fault::AuditUnavailable)
+            }
         }
-    }
+    });
+    written.await.unwrap_or(Err(Fault::AuditUnavailable))
 }
 
-/// Writes that a call was denied, and gives the reason back. It stays denied where that cannot be written.
-pub(super) async fn denied(engine: &Engine, method: &str, caller: &Caller, fault: Fault) -> Fault {
+/// Writes that a call was denied, and gives the reason back. It stays denied where that cannot be written. Whoever is denied often is recorded
+/// now and then: he must not fill the log.
+pub(super) async fn denied(guard: &Guard, method: &str, caller: &Caller, fault: Fault) -> Fault {
+    if !guard.calls.records_denial(caller) {
+        tracing::debug!(
+            method,
+            principal = caller.principal,
+            peer = caller.peer,
+            "denied, and not recorded any more"
+        );
+        return fault;
+    }
     let (code, detail) = fault.told();
     let subject = Subject {
         phase: Phase::Denied,
@@ -64,9 +93,14 @@ pub(super) async fn denied(engine: &Engine, method: &str, caller: &Caller, fault
         detail,
         ..subject(method, caller, String::new(), &[])
     };
-    if let Err(error) = engine.audit().record(subject).await {
-        tracing::error!(%error, method, "a denied call cannot be recorded");
-    }
+    let (engine, method) = (guard.engine.clone(), method.to_owned());
+    let written = guard.records.spawn(async move {
+        if let Err(error) = engine.audit().record(subject).await {
+            tracing::error!(%error, method, "a denied call cannot be recorded");
+        }
+    });
+    // What became of it is in the log.
+    drop(written.await);
     fault
 }
 
@@ -92,15 +126,15 @@ impl Recorded {
             detail,
             ..begun
         };
-        let write = async move {
-            if let Err(error) = engine.audit().record(subject).await {
-                tracing::error!(%error, "the end of a call cannot be recorded");
+        self.records.spawn(async move {
+            for number in 1..=TRIES {
+                match engine.audit().record(subject.clone()).await {
+                    Ok(_) => return,
+                    Err(error) if number == TRIES => tracing::error!(%error, "the end of a call cannot be recorded"),
+                    Err(_) => tokio::time::sleep(PAUSE * number).await,
+                }
             }
-        };
-        // Outside of a runtime there is no server any more; a call without an end is one during which the server ended.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn(write));
-        }
+        });
     }
 }
 

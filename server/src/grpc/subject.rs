@@ -2,7 +2,7 @@
 //! stands; here it is read from the bytes of the message by the descriptors, the same for every method, and looked up. Called by the gate,
 //! ahead of the service: for callers who are for some targets, and for calls that are recorded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use dbkeep_engine::{Engine, EngineError, access::Scope};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
@@ -18,6 +18,8 @@ pub(super) const FRAME: usize = 5;
 /// The messages of requests, by the path of their method.
 pub(super) struct Requests {
     messages: HashMap<String, MessageDescriptor>,
+    /// Methods whose answer is one message.
+    unary: HashSet<String>,
 }
 
 /// The descriptors of the wire types cannot be read; a fault of the build.
@@ -30,13 +32,22 @@ impl Requests {
     /// Where the descriptor set is damaged.
     pub(super) fn new() -> Result<Self, DescriptorError> {
         let pool = DescriptorPool::decode(dbkeep_proto::FILE_DESCRIPTOR_SET)?;
-        let mut messages = HashMap::new();
+        let (mut messages, mut unary) = (HashMap::new(), HashSet::new());
         for service in pool.services() {
             for method in service.methods() {
-                messages.insert(format!("/{}/{}", service.full_name(), method.name()), method.input());
+                let path = format!("/{}/{}", service.full_name(), method.name());
+                if !method.is_server_streaming() {
+                    unary.insert(path.clone());
+                }
+                messages.insert(path, method.input());
             }
         }
-        Ok(Self { messages })
+        Ok(Self { messages, unary })
+    }
+
+    /// Whether the answer of a method is a stream; of reflection, too.
+    pub(super) fn streams(&self, row: &Row) -> bool {
+        !self.unary.contains(row.method)
     }
 
     /// The target that a call is about; empty where it is about none, or about all that the caller sees.
@@ -57,6 +68,14 @@ impl Requests {
         match row.subject {
             Subject::Nothing | Subject::House | Subject::Listed(None) => Ok(String::new()),
             Subject::Target(field) => of_target(&named(field), scope, engine),
+            Subject::Planned { target, token } => {
+                let (name, token) = (named(target), named(token));
+                let planned = match name.is_empty() && !token.is_empty() {
+                    true => found(engine.plan_target(&token).await, scope)?.unwrap_or_default(),
+                    false => name,
+                };
+                of_target(&planned, scope, engine)
+            }
             Subject::Listed(Some(field)) => {
                 let name = named(field);
                 if name.is_empty() {
@@ -200,6 +219,7 @@ mod tests {
             | Subject::Alert(field)
             | Subject::Delivery(field) => vec![field],
             Subject::Rescheduled { id, target } => vec![id, target],
+            Subject::Planned { target, token } => vec![target, token],
         }
     }
 

@@ -102,16 +102,21 @@ async fn insert(tx: &mut Tx<'_>, records: &[Record]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Appends a record within another act, which is not done without it.
+pub(super) async fn append_one(tx: &mut Tx<'_>, subject: Subject) -> Result<(), Failure> {
+    let head = lock_head(tx).await?;
+    append(tx, head, &[subject]).await.map(drop)
+}
+
 /// Appends a record within another act, which it does not keep from happening: what it is about has been done. A log that has no end takes
 /// nothing more, which every call that begins is told.
 pub(super) async fn note(tx: &mut Tx<'_>, subject: Subject) -> Result<(), Failure> {
-    match lock_head(tx).await {
-        Ok(head) => append(tx, head, &[subject]).await.map(drop),
+    match append_one(tx, subject).await {
         Err(Failure::Store(StoreError::Corrupt(problem))) => {
             tracing::error!(problem, "what was done cannot be recorded in the audit log");
             Ok(())
         }
-        Err(failure) => Err(failure),
+        written => written,
     }
 }
 

@@ -9,8 +9,9 @@ use dbkeep_engine::{
 use sqlx::AssertSqlSafe;
 
 use super::{
-    approvals, decisions,
+    approvals, audit, decisions,
     draft::{Draft, captured_rows},
+    endings,
     failure::Failure,
     queue, rows, slots,
     transaction::{Act, Tx},
@@ -181,6 +182,10 @@ impl Act for Create {
             && !slots::fire(tx, claim, asked.id).await?
         {
             return Ok(Created::SlotLost);
+        }
+        if self.request.slot.is_some() && !queued.options.dry_run {
+            // No call has begun it, so that nothing else says so. Without a record it is not begun either.
+            audit::append_one(tx, endings::begun(&queued)).await?;
         }
         self.insert(tx, &queued).await?;
         let mut draft = Draft::of_new(queued);

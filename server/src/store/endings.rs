@@ -35,7 +35,18 @@ async fn spec_of(tx: &mut Tx<'_>, schedule: ScheduleId) -> Result<Option<Schedul
     Ok(Some(rows::from_json(&json, || format!("spec of schedule {schedule}"))?))
 }
 
-/// What a run has done, for the audit log: the end of the call that has started it, or of none where a schedule has.
+/// That a schedule has a run begin, for the audit log; of others the call says so.
+pub(super) fn begun(run: &Run) -> Subject {
+    Subject {
+        principal: run.started_by.clone(),
+        method: format!("run/{}", run.kind.name()),
+        target: run.target.clone(),
+        detail: format!("run {}, by a schedule", run.id),
+        ..Subject::of(run.id.0)
+    }
+}
+
+/// What a run has done, for the audit log.
 fn record(run: &Run) -> Subject {
     let report = &run.report;
     let counts = [

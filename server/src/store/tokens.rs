@@ -103,7 +103,13 @@ impl ControlStore {
     pub(super) async fn read_tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
         let query = sqlx::query("SELECT * FROM tokens ORDER BY created_at_ms DESC, id DESC");
         let found = self.read(query.fetch_all(&self.pool)).await?;
-        found.iter().map(token).collect()
+        // One that cannot be read opens nothing, and keeps no other from opening.
+        let readable = found.iter().filter_map(|row| {
+            token(row)
+                .inspect_err(|error| tracing::error!(%error, "a token cannot be read"))
+                .ok()
+        });
+        Ok(readable.collect())
     }
 }
 

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use dbkeep_client::{Error, TokenDraft, proto::Role};
 use dbkeep_server::config::access::{AccessConfig, CallLimits, Loopback};
 use futures::StreamExt as _;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use crate::world::{Authority, PATIENCE, SEEN, Way, World, call, open};
@@ -218,4 +220,98 @@ async fn on_loopback_without_tls_the_same_user_needs_no_token_unless_told_otherw
         assert_eq!(answer.is_ok(), admitted, "{way:?}: {answer:?}");
         world.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_revokes_his_own_token_is_told_that_it_worked() {
+    let world = World::start().await;
+    let admin = world.client(&world.admin()).await;
+    let revoked = admin.access().revoke_token("admin").await.expect("it worked");
+    assert!(revoked.revoke_time.is_some());
+    let after = admin.access().caller().await;
+    assert!(matches!(after, Err(Error::Unauthenticated { .. })), "{after:?}");
+    world.stop().await;
+}
+
+/// A gate that knows a status of HTTP in place of one of gRPC is the one before the metrics.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_for_callers_who_see_all_targets() {
+    let world = World::start().await;
+    let channel = world.channel().await;
+    let scoped = Way::Token(world.token("scoped", Role::Admin, Some(SEEN)).await);
+    let viewer = Way::Token(world.token("viewer", Role::Viewer, None).await);
+    let mut codes = Vec::new();
+    for way in [Way::None, scoped, viewer] {
+        let status = call(&channel, "/metrics", false, Bytes::new(), &way)
+            .await
+            .expect_err("no gRPC");
+        codes.push(status.code());
+    }
+    assert_eq!(codes[..2], [tonic::Code::Unauthenticated, tonic::Code::PermissionDenied]);
+    // Whoever may see them is told that they are got and not posted.
+    assert!(!codes[..2].contains(&codes[2]), "{codes:?}");
+    world.stop().await;
+}
+
+/// What a page in a browser of the server's own user can send to a server on loopback without asking it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_a_browser_calls_nothing() {
+    let world = World::with(Authority::new(), |config| AccessConfig {
+        tls: config.tls,
+        loopback: Some(Loopback::User),
+        ..AccessConfig::default()
+    })
+    .await;
+    let ask = async |headers: &str| {
+        let mut roots = rustls::RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(world.authority.pem().as_bytes()).expect("a certificate");
+        roots.add(authority).expect("an authority");
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = tokio::net::TcpStream::connect(world.address).await.expect("a connection");
+        let name = "localhost".try_into().expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let mut stream = connector.connect(name, tcp).await.expect("a connection");
+        stream
+            .write_all(headers.replace('\n', "\r\n").as_bytes())
+            .await
+            .expect("written");
+        let mut answer = Vec::new();
+        // A server that closes without a goodbye has answered all the same.
+        drop(timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("in time"));
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let path = "/dbkeep.v1.ScheduleService/StopScheduler";
+    let call = format!(
+        "POST {path} HTTP/1.1\nHost: localhost\nContent-Type: text/plain\nContent-Length: 5\nConnection: close\n\n\0\0\0\0\0"
+    );
+    let typed = call.replace("text/plain", "application/grpc");
+    for refused in [&call, &typed] {
+        let answer = ask(refused).await;
+        assert!(answer.contains("grpc-status: 3"), "{answer}");
+    }
+    let metrics = "GET /metrics HTTP/1.1\nHost: localhost\nConnection: close\n\n";
+    let answer = ask(metrics).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for header in [
+        "Origin: https://evil.example",
+        "Sec-Fetch-Site: cross-site",
+        "X-Forwarded-For: 10.0.0.7",
+    ] {
+        let answer = ask(&metrics.replace("Host: localhost", &format!("Host: localhost\n{header}"))).await;
+        assert!(answer.starts_with("HTTP/1.1 401"), "{header}: {answer}");
+    }
+    let status = world
+        .client(&world.admin())
+        .await
+        .schedules()
+        .scheduler_status()
+        .await
+        .expect("the scheduler");
+    assert!(status.running, "{status:?}");
+    world.stop().await;
 }

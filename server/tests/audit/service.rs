@@ -133,11 +133,17 @@ async fn records_are_listed_shown_verified_and_exported() {
         assert_eq!(verdict.head.unwrap().number, 703);
 
         let pieces: Vec<_> = audit.export().await.unwrap().try_collect().await.unwrap();
-        let exported: Vec<&proto::AuditEvent> = pieces.iter().flat_map(|piece| &piece.events).collect();
-        assert!(exported.iter().copied().eq(all.iter().rev()), "in order");
+        let mut exported: Vec<&proto::AuditEvent> = pieces.iter().flat_map(|piece| &piece.events).collect();
         let trailer = pieces.last().unwrap().trailer.clone().unwrap();
-        assert_eq!((trailer.seal_count, trailer.record_count), (2, 603));
-        assert_eq!(trailer.head.unwrap().hash, all[0].hash);
+        assert_eq!((trailer.seal_count, trailer.record_count), (2, 604));
+        // The last one says that the log is taken away.
+        let last = exported.pop().unwrap();
+        assert_eq!(
+            (last.method.as_str(), last.phase()),
+            ("dbkeep.v1.AuditService/ExportAuditLog", proto::AuditPhase::Begun)
+        );
+        assert_eq!(trailer.head.unwrap().hash, last.hash);
+        assert!(exported.iter().copied().eq(all.iter().rev()), "in order");
 
         // Somebody changes the log under the server.
         world.drop_triggers().await;

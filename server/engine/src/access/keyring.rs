@@ -11,7 +11,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Grant, Presented, TokenId, TokenProblem, TokenRecord};
@@ -21,6 +24,8 @@ use crate::port::{Store, StoreError};
 const FRESH: Duration = Duration::from_secs(1);
 /// How long it is taken where the store does not answer.
 const STALE: Duration = Duration::from_secs(10);
+/// How long a store is waited for while what was read before will do.
+const SOON: Duration = Duration::from_secs(1);
 /// How often revocations are looked for where nobody calls.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -55,6 +60,8 @@ struct Entry {
 
 struct Known {
     read_at: Option<Instant>,
+    /// When the newest try failed, and with what.
+    failed_at: Option<(Instant, String)>,
     tokens: HashMap<TokenId, Entry>,
 }
 
@@ -72,6 +79,7 @@ impl Keyring {
             store,
             known: RwLock::new(Known {
                 read_at: None,
+                failed_at: None,
                 tokens: HashMap::new(),
             }),
             reading: Mutex::default(),
@@ -116,8 +124,9 @@ impl Keyring {
     /// Where the store does not answer.
     pub async fn reload(&self) -> Result<(), StoreError> {
         let _reading = self.reading.lock().await;
+        let begun = Instant::now();
         let tokens = self.store.tokens().await?;
-        self.take(tokens);
+        self.take(tokens, begun);
         Ok(())
     }
 
@@ -135,20 +144,43 @@ impl Keyring {
         if is_good(self.age()) {
             return Ok(());
         }
-        match self.store.tokens().await {
+        let begun = Instant::now();
+        let is_usable = self.age().is_some_and(|age| age < STALE);
+        // Whoever waits behind this reading must not wait for each of those before him.
+        let read = match (is_usable, self.failed()) {
+            (true, Some(_)) => return Ok(()),
+            (false, Some(error)) => return Err(StoreError::Unavailable(error)),
+            (true, None) => timeout(SOON, self.store.tokens())
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Unavailable("it did not answer soon".to_owned()))),
+            (false, None) => self.store.tokens().await,
+        };
+        match read {
             Ok(tokens) => {
-                self.take(tokens);
+                self.take(tokens, begun);
                 Ok(())
             }
-            Err(error) if self.age().is_some_and(|age| age < STALE) => {
-                tracing::debug!(%error, "tokens could not be read; what was read before is still taken");
-                Ok(())
+            Err(error) => {
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                known.failed_at = Some((Instant::now(), error.to_string()));
+                drop(known);
+                if is_usable {
+                    tracing::debug!(%error, "tokens could not be read; what was read before is still taken");
+                    return Ok(());
+                }
+                Err(error)
             }
-            Err(error) => Err(error),
         }
     }
 
-    fn take(&self, tokens: Vec<TokenRecord>) {
+    /// What the newest try has failed with, where that is not long ago.
+    fn failed(&self) -> Option<String> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let (at, error) = known.failed_at.as_ref()?;
+        (at.elapsed() < FRESH).then(|| error.clone())
+    }
+
+    fn take(&self, tokens: Vec<TokenRecord>, read_at: Instant) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut known.tokens);
         for record in tokens {
@@ -164,7 +196,8 @@ impl Keyring {
         for entry in before.into_values() {
             entry.ended.cancel();
         }
-        known.read_at = Some(Instant::now());
+        known.read_at = Some(read_at);
+        known.failed_at = None;
     }
 }
 

@@ -92,9 +92,16 @@ impl Engine {
         if !self.context.store.put_token(&record).await? {
             return Err(EngineError::TokenExists { name: record.name });
         }
-        self.context.keyring.reload().await?;
+        self.take_effect().await;
         tracing::info!(token = %record.id, name = record.name, role = record.role.name(), "token made");
         Ok((secret, record))
+    }
+
+    /// Lets a change take effect at once. It is stored, and takes effect all the same where that fails: within a second of the store's return.
+    async fn take_effect(&self) {
+        if let Err(error) = self.context.keyring.reload().await {
+            tracing::warn!(%error, "tokens were changed, and cannot be read");
+        }
     }
 
     /// A secret that opens nothing yet.
@@ -144,7 +151,7 @@ impl Engine {
             .ok_or_else(unknown)?;
         let revoked = self.context.store.revoke_token(found.id, Timestamp::now()).await?;
         let revoked = revoked.ok_or_else(unknown)?;
-        self.context.keyring.reload().await?;
+        self.take_effect().await;
         tracing::info!(token = %revoked.id, name = revoked.name, "token revoked");
         Ok(revoked)
     }

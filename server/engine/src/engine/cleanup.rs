@@ -315,6 +315,14 @@ impl Engine {
         self.target(&request.target)
     }
 
+    /// The target of a plan, by its token.
+    ///
+    /// # Errors
+    /// `UnknownPlan`, `Store`.
+    pub async fn plan_target(&self, token: &str) -> Result<String, EngineError> {
+        Ok(self.plan_of_token(token).await?.target)
+    }
+
     pub(super) async fn plan_of_token(&self, token: &str) -> Result<Plan, EngineError> {
         let id = Plan::id_of_token(token).ok_or(EngineError::UnknownPlan)?;
         let plan = self.context.store.plan(id).await?.ok_or(EngineError::UnknownPlan)?;
