@@ -242,6 +242,9 @@ async fn report(config: &Config) -> anyhow::Result<()> {
         if let Some(migrations) = declared.and_then(|declared| declared.migrations.as_ref()) {
             println!("target {}: migrations in {}", target.name, migrations.folder.display());
         }
+        for line in target.role {
+            println!("target {}: {line}", target.name);
+        }
     }
     println!("the configuration is valid");
     Ok(())

@@ -57,6 +57,8 @@ const fn open(method: &'static str) -> Row {
 pub const ROWS: &[Row] = &[
     looks("/dbkeep.v1.TargetService/ListTargets"),
     looks("/dbkeep.v1.TargetService/GetTarget"),
+    // Reads only catalogs that every role of the database may read, and grants nothing: whoever may see the operations may see what they need.
+    looks("/dbkeep.v1.TargetService/GetGrants"),
     looks("/dbkeep.v1.CleanupService/ListOperations"),
     looks("/dbkeep.v1.CleanupService/GetOperation"),
     // Changes nothing, but reads whole tables, shows sample rows, and hands out a token.

@@ -103,6 +103,7 @@ macro_rules! words {
 words! {
     engine: Engine, "ENGINE_";
     capability: Capability, "CAPABILITY_";
+    grant_feature: GrantFeature, "GRANT_FEATURE_";
     severity: Severity, "SEVERITY_";
     finding_level: FindingLevel, "FINDING_LEVEL_";
     hint_kind: DiscoveryHintKind, "DISCOVERY_HINT_KIND_";
