@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use dbkeep_server::{
     CatalogSource, Config, Server, check,
     config::{MigrationsConfig, TargetConfig, Url},
+    process,
     telemetry::{self, Format},
 };
 use tokio::{
@@ -100,6 +101,10 @@ fn is_name(text: &str) -> bool {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = process::harden() {
+        eprintln!("dbkeepd: the process cannot be closed to others: {error}");
+        return ExitCode::FAILURE;
+    }
     let options = Options::parse();
     #[cfg(feature = "failpoints")]
     let _scenario = failpoints::arm();
