@@ -390,3 +390,15 @@ pub(super) fn notes(needs: &Needs) -> Vec<String> {
     }
     notes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monitoring_takes_what_its_documented_role_has() {
+        let documented = include_str!("../../../../../docs/monitoring-role.sql");
+        assert!(documented.contains(&format!("GRANT SELECT ({}) ON pg_catalog.pg_statistic TO", WIDTHS.join(", "))));
+        assert!(documented.contains("GRANT pg_monitor TO"));
+    }
+}
