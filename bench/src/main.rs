@@ -2,6 +2,7 @@
 //! `docs/BENCHMARKS.md`, with the command. It needs PostgreSQL's programs (`./check tools` brings them) and starts a private
 //! cluster; it talks to loopback only and stops by itself.
 
+mod calls;
 mod files;
 mod foreground;
 mod migrations;
@@ -73,6 +74,14 @@ enum Command {
     Migrations(migrations::Arguments),
     /// A look at the health of a database with many tables (PostgreSQL).
     Snapshot(snapshot::Arguments),
+    /// Unary calls at load: who calls, and the record of what acts (SQLite).
+    Calls(calls::Arguments),
+    /// Serves one message until standard input closes; started by the benchmarks themselves.
+    #[command(hide = true)]
+    ServeBare {
+        /// Names of targets, with commas in between.
+        targets: String,
+    },
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
     Serve {
@@ -92,6 +101,8 @@ async fn main() -> Result<()> {
     let Arguments { command, options } = Arguments::parse();
     match command {
         Some(Command::Serve { data, target, root }) => return server::serve(&data, &target, root).await,
+        Some(Command::ServeBare { targets }) => return calls::serve_bare(&targets).await,
+        Some(Command::Calls(arguments)) => return calls::run(&arguments, options.rounds).await,
         Some(Command::Sets { options, choice }) => {
             println!(
                 "bench-db sets --rows {} --rounds {} --batch {}",

@@ -55,6 +55,8 @@ pub(crate) async fn serve(data: &Path, target: &str, root: Option<PathBuf>) -> R
     if migrations.exists() {
         config = config.with_migrations("bench", migrations, None);
     }
+    // What is measured is how fast calls are answered, not how many one caller may make.
+    config.access.calls.per_second = 0;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let shutdown = tokio_util::sync::CancellationToken::new();
@@ -172,6 +174,42 @@ impl Server {
         let mut times = rest.split_whitespace().skip(11);
         let mut next = || -> Result<f64> { Ok(times.next().context("a time")?.parse()?) };
         Ok((next()? + next()?) / 100.0)
+    }
+}
+
+/// A server that knows nothing of dbkeep but one message.
+pub(crate) struct BareServer {
+    child: Child,
+    address: String,
+}
+
+impl BareServer {
+    /// Where it listens, `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for BareServer {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // Nobody is left to tell of a failure.
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Starts this program again as a bare server that lists these targets.
+    pub(crate) fn start_bare(targets: &str) -> Result<BareServer> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["serve-bare", targets])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut address = String::new();
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut address)?;
+        let address = address.trim().to_owned();
+        Ok(BareServer { child, address })
     }
 }
 

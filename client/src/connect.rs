@@ -1,20 +1,21 @@
 //! The connection: its builder, and the handle that every service handle is made from.
 //!
 //! Owns addresses, timeouts, keepalive and the HTTP/2 channel. Does not own what is repeated (`retry.rs`, `watch.rs`) nor
-//! any environment variable: `DBKEEP_ADDR` is the command line tool's. TLS and tokens will be settings of the endpoint and
-//! of [`Client::prepare`]; until then `https` addresses are refused rather than silently sent in the clear.
+//! any environment variable: `DBKEEP_ADDR` is the command line tool's. A token goes with every call, and never in the clear to another
+//! machine unless that is asked for.
 
 use std::{sync::Arc, time::Duration};
 
 use tonic::{
     Request,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint, Uri},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 use crate::{
-    backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations, monitoring::Monitoring,
-    notifications::Notifications, retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets, watch::ReconnectPolicy,
+    access::Access, audit::Audit, backups::Backups, cleanup::Cleanup, decisions::Decisions, error::Error, migrations::Migrations,
+    monitoring::Monitoring, notifications::Notifications, retry::RetryPolicy, runs::Runs, schedules::Schedules, targets::Targets,
+    watch::ReconnectPolicy,
 };
 
 /// Where a server listens unless it was told otherwise.
@@ -22,6 +23,9 @@ pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:50777";
 
 /// Metadata that names the caller.
 const PRINCIPAL: &str = "dbkeep-principal";
+
+/// Metadata that proves who calls.
+const AUTHORIZATION: &str = "authorization";
 
 /// Largest answer that is accepted, bytes. A page of 500 runs with full warnings exceeds the 4 MiB that tonic allows.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 32 * 1024 * 1024;
@@ -37,6 +41,8 @@ pub struct Client {
 struct Settings {
     /// What every call carries as `dbkeep-principal`.
     principal: Option<MetadataValue<Ascii>>,
+    /// What every call carries as `authorization`; never shown.
+    token: Option<MetadataValue<Ascii>>,
     call_timeout: Duration,
     plan_timeout: Duration,
     retry: RetryPolicy,
@@ -47,6 +53,12 @@ impl Client {
     /// Starts to describe a connection; every setting has a default.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
+    }
+
+    /// Who the server takes the caller for, and tokens.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access::new(self.clone())
     }
 
     /// The databases that the server maintains.
@@ -91,6 +103,12 @@ impl Client {
         Decisions::new(self.clone())
     }
 
+    /// The audit log: who did what, and whether the log of it is whole.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        Audit::new(self.clone())
+    }
+
     /// Notifications: the channels of the server, a try of one, and what is on its way.
     #[must_use]
     pub fn notifications(&self) -> Notifications {
@@ -131,6 +149,9 @@ impl Client {
         if let Some(principal) = &self.settings.principal {
             request.metadata_mut().insert(PRINCIPAL, principal.clone());
         }
+        if let Some(token) = &self.settings.token {
+            request.metadata_mut().insert(AUTHORIZATION, token.clone());
+        }
         if let Some(timeout) = timeout {
             // The server gets to know the deadline too, and stops working for a caller that no longer waits.
             request.set_timeout(timeout);
@@ -140,11 +161,16 @@ impl Client {
 }
 
 /// Describes a connection. Made by [`Client::builder`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until connect, connect_lazy or over_channel is called"]
 pub struct ClientBuilder {
     address: String,
     principal: Option<String>,
+    token: Option<String>,
+    token_in_the_clear: bool,
+    authority: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+    server_name: Option<String>,
     connect_timeout: Duration,
     call_timeout: Duration,
     plan_timeout: Duration,
@@ -160,6 +186,11 @@ impl Default for ClientBuilder {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
             principal: None,
+            token: None,
+            token_in_the_clear: false,
+            authority: None,
+            identity: None,
+            server_name: None,
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(30),
             plan_timeout: Duration::from_secs(600),
@@ -172,8 +203,19 @@ impl Default for ClientBuilder {
     }
 }
 
+impl std::fmt::Debug for ClientBuilder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Token and key are nobody's business.
+        formatter
+            .debug_struct("ClientBuilder")
+            .field("address", &self.address)
+            .field("principal", &self.principal)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ClientBuilder {
-    /// Where the server listens: `host:port` or `http://host:port`. [`DEFAULT_ADDRESS`] where not set.
+    /// Where the server listens: `host:port`, `http://host:port`, or `https://host:port` with TLS. [`DEFAULT_ADDRESS`] where not set.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
         self
@@ -183,6 +225,37 @@ impl ClientBuilder {
     /// loopback only. Without it the caller is `anonymous@loopback`. The server refuses what is no name.
     pub fn principal(mut self, name: impl Into<String>) -> Self {
         self.principal = Some(name.into());
+        self
+    }
+
+    /// Proves who calls: `dbk_...`, or a token of the identity provider that the server knows. It is sent over TLS and over loopback; see
+    /// [`token_in_the_clear`](Self::token_in_the_clear).
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Sends the token to another machine without TLS, where whoever is in between reads it.
+    pub fn token_in_the_clear(mut self) -> Self {
+        self.token_in_the_clear = true;
+        self
+    }
+
+    /// The authority that has signed the server's certificate, as PEM; the public ones where not set.
+    pub fn authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.authority = Some(pem.into());
+        self
+    }
+
+    /// The client's own certificate and key, as PEM, for servers that ask for one.
+    pub fn identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// The name that the server's certificate must have; the host of the address where not set.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
         self
     }
 
@@ -271,6 +344,7 @@ impl ClientBuilder {
     pub fn over_channel(self, channel: Channel) -> Client {
         let settings = Settings {
             principal: self.principal.as_deref().map(principal),
+            token: self.token.as_deref().map(bearer),
             call_timeout: self.call_timeout,
             plan_timeout: self.plan_timeout,
             retry: self.retry,
@@ -284,7 +358,25 @@ impl ClientBuilder {
 
     fn endpoint(&self) -> Result<Endpoint, Error> {
         let uri = parse_address(&self.address)?;
-        Endpoint::from(uri)
+        let invalid = |problem: String| Error::InvalidAddress {
+            address: self.address.clone(),
+            problem,
+        };
+        let is_secure = uri.scheme_str() == Some("https");
+        if self.token.is_some() && !is_secure && !self.token_in_the_clear && !is_loopback(&uri) {
+            let problem = "a token would travel in the clear to another machine; expected https, or token_in_the_clear";
+            return Err(invalid(problem.to_owned()));
+        }
+        if !is_secure && (self.authority.is_some() || self.identity.is_some()) {
+            return Err(invalid("certificates are given, and the scheme is not https".to_owned()));
+        }
+        let mut endpoint = Endpoint::from(uri);
+        if is_secure {
+            endpoint = endpoint
+                .tls_config(self.tls())
+                .map_err(|error| invalid(format!("TLS: {}", chain(&error))))?;
+        }
+        endpoint
             .user_agent(self.user_agent.as_str())
             .map_err(|_| Error::InvalidUserAgent {
                 user_agent: self.user_agent.clone(),
@@ -299,12 +391,47 @@ impl ClientBuilder {
     }
 }
 
+impl ClientBuilder {
+    fn tls(&self) -> ClientTlsConfig {
+        let mut tls = match &self.authority {
+            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_webpki_roots(),
+        };
+        if let Some((certificate, key)) = &self.identity {
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        if let Some(name) = &self.server_name {
+            tls = tls.domain_name(name.clone());
+        }
+        tls
+    }
+}
+
+/// Whether the address is this machine.
+fn is_loopback(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || literal
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// The metadata of a token. What a header cannot carry becomes something that the server refuses by its own words.
+fn bearer(token: &str) -> MetadataValue<Ascii> {
+    let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
+        .parse()
+        .unwrap_or_else(|_| MetadataValue::from_static("Bearer ?"));
+    value.set_sensitive(true);
+    value
+}
+
 /// The metadata of a name. What a header cannot carry becomes something that the server refuses by its own words, rather than no name.
 fn principal(name: &str) -> MetadataValue<Ascii> {
     name.parse().unwrap_or_else(|_| MetadataValue::from_static("?"))
 }
 
-/// Takes `host:port` and `http://host:port`, so that one setting fits what people paste from either.
+/// Takes `host:port`, `http://host:port` and `https://host:port`, so that one setting fits what people paste from either.
 fn parse_address(address: &str) -> Result<Uri, Error> {
     let invalid = |problem: &str| Error::InvalidAddress {
         address: address.to_owned(),
@@ -319,9 +446,8 @@ fn parse_address(address: &str) -> Result<Uri, Error> {
         .parse()
         .map_err(|error: tonic::codegen::http::uri::InvalidUri| invalid(&error.to_string()))?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(invalid("TLS is not supported by this version")),
-        _ => return Err(invalid("the scheme is not http")),
+        Some("http" | "https") => {}
+        _ => return Err(invalid("the scheme is neither http nor https")),
     }
     if uri.host().is_none_or(str::is_empty) {
         return Err(invalid("the host is missing"));
@@ -369,7 +495,6 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused_with_the_problem() {
         for (address, problem) in [
-            ("https://127.0.0.1:50777", "TLS"),
             ("ftp://127.0.0.1:50777", "scheme"),
             ("127.0.0.1", "port"),
             ("127.0.0.1:0", "port"),
@@ -381,6 +506,18 @@ mod tests {
             let error = parse_address(address).unwrap_err();
             assert!(error.to_string().contains(problem), "{address}: {error}");
         }
+    }
+
+    #[test]
+    fn a_token_does_not_travel_in_the_clear() {
+        let to = |address: &str| Client::builder().address(address).token("dbk_x");
+        for address in ["127.0.0.1:1", "localhost:1", "[::1]:1", "https://db.example:1"] {
+            assert!(to(address).endpoint().is_ok(), "{address}");
+        }
+        let error = to("db.example:1").endpoint().unwrap_err();
+        assert!(error.to_string().contains("in the clear"), "{error}");
+        assert!(to("db.example:1").token_in_the_clear().endpoint().is_ok());
+        assert!(!format!("{:?}", to("127.0.0.1:1")).contains("dbk_x"));
     }
 
     #[tokio::test]

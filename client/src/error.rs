@@ -19,7 +19,7 @@ use tonic::Code;
 #[non_exhaustive]
 pub enum Error {
     /// The address given to the builder cannot be used; nothing was sent.
-    #[error("{address:?} is no address: {problem}; expected host:port or http://host:port")]
+    #[error("{address:?} is no address: {problem}; expected host:port, http://host:port or https://host:port")]
     InvalidAddress {
         /// The address as given.
         address: String,
@@ -115,6 +115,24 @@ pub enum Error {
     UnknownAlert {
         /// Id that was asked for.
         alert: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// No such record of the audit log, or none that this caller sees.
+    #[error("{message}")]
+    UnknownAuditRecord {
+        /// Number that was asked for.
+        number: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The audit log holds what cannot be read: somebody has changed it.
+    #[error("{message}")]
+    AuditLogBroken {
+        /// Where.
+        number: String,
+        /// What is wrong there.
+        problem: String,
         /// The server's sentence.
         message: String,
     },
@@ -259,6 +277,78 @@ pub enum Error {
     PrincipalRefused {
         /// What is wrong with it.
         problem: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The server does not know who calls: no token came, or none that opens anything.
+    #[error("{message}")]
+    Unauthenticated {
+        /// The server's sentence.
+        message: String,
+    },
+    /// The caller's role does not cover the method.
+    #[error("{message}")]
+    RoleRefused {
+        /// Path of the method.
+        method: String,
+        /// Role of the caller.
+        role: String,
+        /// Role that the method asks for.
+        asked: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The method is about the whole installation, and the caller is for some targets.
+    #[error("{message}")]
+    OutOfScope {
+        /// Path of the method.
+        method: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The caller calls too often, or has too many calls open.
+    #[error("{message}")]
+    TooManyCalls {
+        /// When to try again.
+        retry_after: Option<Duration>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The server has more calls to answer than it takes on; nothing was changed.
+    #[error("{message}")]
+    Overloaded {
+        /// When to try again.
+        retry_after: Option<Duration>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The request is no message of the method, is too long, or did not arrive as a whole.
+    #[error("{message}")]
+    RequestBroken {
+        /// The server's sentence.
+        message: String,
+    },
+    /// The call cannot be recorded in the audit log; nothing was changed.
+    #[error("{message}")]
+    AuditUnavailable {
+        /// When to try again.
+        retry_after: Option<Duration>,
+        /// The server's sentence.
+        message: String,
+    },
+    /// No such token.
+    #[error("{message}")]
+    UnknownToken {
+        /// Id or name that was asked for.
+        token: String,
+        /// The server's sentence.
+        message: String,
+    },
+    /// A token that is not revoked has the name.
+    #[error("{message}")]
+    TokenExists {
+        /// The name.
+        name: String,
         /// The server's sentence.
         message: String,
     },
@@ -724,6 +814,8 @@ impl Error {
             Self::UnknownChannel { .. } => ErrorReason::UnknownChannel,
             Self::UnknownDelivery { .. } => ErrorReason::UnknownDelivery,
             Self::UnknownAlert { .. } => ErrorReason::UnknownAlert,
+            Self::UnknownAuditRecord { .. } => ErrorReason::UnknownAuditRecord,
+            Self::AuditLogBroken { .. } => ErrorReason::AuditLogBroken,
             Self::DeliveryState { .. } => ErrorReason::DeliveryState,
             Self::CatalogMismatch { .. } => ErrorReason::CatalogMismatch,
             Self::UnknownPlan { .. } => ErrorReason::UnknownPlan,
@@ -737,6 +829,15 @@ impl Error {
             Self::ConfirmationPhrase { .. } => ErrorReason::ConfirmationPhrase,
             Self::ApprovalRefused { .. } => ErrorReason::ApprovalRefused,
             Self::PrincipalRefused { .. } => ErrorReason::PrincipalRefused,
+            Self::Unauthenticated { .. } => ErrorReason::Unauthenticated,
+            Self::RoleRefused { .. } => ErrorReason::RoleRefused,
+            Self::OutOfScope { .. } => ErrorReason::OutOfScope,
+            Self::TooManyCalls { .. } => ErrorReason::TooManyCalls,
+            Self::Overloaded { .. } => ErrorReason::Overloaded,
+            Self::RequestBroken { .. } => ErrorReason::RequestBroken,
+            Self::AuditUnavailable { .. } => ErrorReason::AuditUnavailable,
+            Self::UnknownToken { .. } => ErrorReason::UnknownToken,
+            Self::TokenExists { .. } => ErrorReason::TokenExists,
             Self::FindingsUnconfirmed { .. } => ErrorReason::FindingsUnconfirmed,
             Self::RunAlreadyActive { .. } => ErrorReason::RunAlreadyActive,
             Self::RequestIdReused { .. } => ErrorReason::RequestIdReused,
@@ -801,6 +902,9 @@ impl Error {
             | Self::StoreUnavailable { retry_after, .. }
             | Self::ShuttingDown { retry_after, .. }
             | Self::TooManyStreams { retry_after, .. }
+            | Self::TooManyCalls { retry_after, .. }
+            | Self::Overloaded { retry_after, .. }
+            | Self::AuditUnavailable { retry_after, .. }
             | Self::MigrationsHeld { retry_after, .. }
             | Self::SlotRefused { retry_after, .. }
             | Self::Other { retry_after, .. } => *retry_after,
@@ -817,6 +921,8 @@ impl Error {
             | Self::TargetUnavailable { .. }
             | Self::StoreUnavailable { .. }
             | Self::ShuttingDown { .. }
+            | Self::Overloaded { .. }
+            | Self::AuditUnavailable { .. }
             | Self::LostContact { .. } => true,
             Self::Other { code, .. } => *code == Code::Unavailable,
             _ => false,

@@ -57,6 +57,8 @@
 //! so that the server does the work once. What cannot carry one and would mean something else a second time is sent once: changes of the
 //! ledger of migrations, and deleting or firing a schedule. [`RunStream`] reconnects through `WatchRun` after its last event.
 
+mod access;
+mod audit;
 mod backups;
 mod cleanup;
 mod connect;
@@ -76,6 +78,8 @@ pub use dbkeep_proto::v1 as proto;
 pub use tonic::{Code, transport::Channel};
 
 pub use crate::{
+    access::{Access, NewToken, TokenDraft},
+    audit::{Audit, AuditQuery},
     backups::{BackupDetail, BackupQuery, Backups, CreateRequest, PruneRequest, RestoreRequest, VerifyRequest},
     cleanup::{Cleanup, OperationQuery, PlanRequest, RunRequest},
     connect::{Client, ClientBuilder, DEFAULT_ADDRESS},

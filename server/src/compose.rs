@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    anchor_file::LineFile,
     archive::FolderArchive,
     config::{BUILTIN_CATALOG, CatalogSource, Config, ConfigError, TargetConfig, Url},
     files::FolderRoot,
@@ -44,6 +45,8 @@ const BUILTIN_TEXT: &str = include_str!("../../catalogs/learning-platform.toml")
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// Longest wait between two tries.
 const LAST_WAIT: Duration = Duration::from_secs(5);
+/// File in the data folder with the token that was made at the first start.
+const FIRST_TOKEN_FILE: &str = "admin-token";
 /// File in the control store's folder that a running server holds.
 const LOCK_FILE: &str = "dbkeepd.lock";
 
@@ -131,6 +134,9 @@ pub enum ComposeError {
     /// A catalog does not fit its target.
     #[error(transparent)]
     Mismatch(EngineError),
+    /// The first token cannot be made.
+    #[error("first token: {0}")]
+    Token(EngineError),
     /// The schedules that the catalogs declare cannot be created.
     #[error("schedules: {0}")]
     Schedules(EngineError),
@@ -154,6 +160,7 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
     let mut settings = config.engine.clone();
     settings.notify.channels = channels(config)?;
     settings.notify.routing = Arc::new(config.routing());
+    settings.audit.anchor_file = config.anchor_file.clone().map(|path| Arc::new(LineFile::new(path)) as _);
     watch_machine(config, &mut settings.monitor);
     let url = config.store_url()?;
     make_folder(&config.data_folder)?;
@@ -177,10 +184,45 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
     let archive = FolderArchive::open(config.backup_folder())?;
     let engine = Engine::new(targets, Arc::new(store.clone()), Arc::new(archive), settings);
     engine.check_catalogs().await.map_err(ComposeError::Mismatch)?;
+    keep_first_token(&engine, &config.data_folder).await?;
     if config.default_schedules {
         engine.seed_schedules().await.map_err(ComposeError::Schedules)?;
     }
     Ok(Composition { engine, store, lock })
+}
+
+/// At the first start on a control store, makes a token for everything and writes it where only this user reads it.
+///
+/// The file is written first: a server that dies in between leaves a file of a token that opens nothing, which the next start replaces, and
+/// never a token that nobody has. Of several servers that start together one keeps its file.
+async fn keep_first_token(engine: &Engine, data_folder: &Path) -> Result<(), ComposeError> {
+    let path = data_folder.join(FIRST_TOKEN_FILE);
+    let failed = |source| ComposeError::Folder {
+        path: path.display().to_string(),
+        source,
+    };
+    if !engine.tokens().await.map_err(ComposeError::Token)?.is_empty() {
+        return Ok(());
+    }
+    let random = crate::access::random().map_err(|()| {
+        failed(std::io::Error::other(
+            "the operating system gives no random bytes for a token",
+        ))
+    })?;
+    let secret = Engine::new_secret(random);
+    // Made for this user only, and complete under its name or not there.
+    tempfile::NamedTempFile::new_in(data_folder)
+        .and_then(|mut file| {
+            writeln!(file, "{}", secret.reveal())?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)
+        })
+        .map_err(failed)?;
+    if engine.keep_first(&secret).await.map_err(ComposeError::Token)? {
+        tracing::info!(file = %path.display(), "first start: the administrator's token was written");
+        return Ok(());
+    }
+    fs::remove_file(&path).map_err(failed)
 }
 
 /// What `--check` found of one target.

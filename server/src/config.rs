@@ -4,6 +4,8 @@
 //! in a data folder, on loopback. Called by the binary, and by tests that start a server. The settings are shown one by one in
 //! `dbkeep.toml` at the root of the repository.
 
+pub mod access;
+mod audit;
 pub mod channels;
 mod read;
 mod roots;
@@ -22,6 +24,7 @@ use dbkeep_engine::{
     notify::{Route, Routing},
 };
 
+use access::AccessConfig;
 use channels::ChannelConfig;
 
 use crate::target::TARGET_SILENCE;
@@ -176,6 +179,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Most open event streams.
     pub max_streams: usize,
+    /// Who may call, and how much.
+    pub access: AccessConfig,
     /// Folder of what the server keeps for itself.
     pub data_folder: PathBuf,
     /// The control store, where it is not a SQLite file in the data folder.
@@ -192,6 +197,8 @@ pub struct Config {
     pub engine: Settings,
     /// Most points of metrics' history that the control store keeps.
     pub history_points: u64,
+    /// File that gets the head of the audit log; how often, and how long records are kept, is in `engine.audit`.
+    pub anchor_file: Option<PathBuf>,
     /// Whether schedules that catalogs declare are created when they are first met.
     pub default_schedules: bool,
     /// The databases.
@@ -212,6 +219,7 @@ impl Config {
             listen: DEFAULT_LISTEN,
             shutdown_grace: Duration::from_secs(10),
             max_streams: 10_000,
+            access: AccessConfig::default(),
             data_folder: data_folder.into(),
             store_url: None,
             store_wait: Duration::from_secs(60),
@@ -220,6 +228,7 @@ impl Config {
             target_silence: TARGET_SILENCE,
             engine: Settings::default(),
             history_points: crate::store::KEPT_POINTS,
+            anchor_file: None,
             default_schedules: true,
             targets: Vec::new(),
             channels: Vec::new(),
@@ -336,7 +345,9 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        check_listen(self.listen).map_err(|problem| refuse("listen", problem))?;
+        self.access
+            .check_listen(self.listen)
+            .map_err(|problem| refuse("listen", problem))?;
         for (position, target) in self.targets.iter().enumerate() {
             check_target_name(&target.name).map_err(|problem| refuse("target", problem))?;
             if self.targets[..position].iter().any(|other| other.name == target.name) {
@@ -346,7 +357,9 @@ impl Config {
                 ));
             }
         }
+        self.access.check(&self.targets)?;
         channels::check(self)?;
+        audit::check(self)?;
         roots::check(self)
     }
 }
@@ -356,16 +369,6 @@ fn refuse(place: impl Into<String>, problem: impl Into<String>) -> ConfigError {
         place: place.into(),
         problem: problem.into(),
     }
-}
-
-/// An address on which a server without authentication may listen.
-pub(crate) fn check_listen(listen: SocketAddr) -> Result<(), String> {
-    if listen.ip().to_canonical().is_loopback() {
-        return Ok(());
-    }
-    Err(format!(
-        "{listen} can be reached from other machines, and this version cannot authenticate callers; expected a loopback address such as 127.0.0.1:50777"
-    ))
 }
 
 fn check_target_name(name: &str) -> Result<(), String> {
@@ -396,13 +399,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_is_taken() {
+    fn without_tls_only_loopback_is_taken() {
+        let plain = AccessConfig::default();
         for taken in ["127.0.0.1:0", "127.1.2.3:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-            assert_eq!(check_listen(taken.parse().expect("an address")), Ok(()), "{taken}");
+            assert_eq!(plain.check_listen(taken.parse().expect("an address")), Ok(()), "{taken}");
         }
         for refused in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1"] {
-            let problem = check_listen(refused.parse().expect("an address")).expect_err("must be refused");
-            assert!(problem.contains("cannot authenticate"), "{problem}");
+            let refused = refused.parse().expect("an address");
+            let problem = plain.check_listen(refused).expect_err("must be refused");
+            assert!(problem.contains("there is no TLS"), "{problem}");
+            let told = AccessConfig {
+                dangerously_listen_without_tls: true,
+                ..AccessConfig::default()
+            };
+            assert_eq!(told.check_listen(refused), Ok(()));
         }
     }
 

@@ -15,6 +15,8 @@
 //! # }
 //! ```
 
+mod access;
+mod anchor_file;
 pub mod archive;
 mod compose;
 pub mod config;
@@ -30,7 +32,7 @@ pub mod store;
 pub mod target;
 pub mod telemetry;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -42,6 +44,7 @@ pub use compose::{ComposeError, TargetCheck, check};
 pub use config::{CatalogSource, Config, ConfigError};
 
 use compose::{Composition, compose};
+use config::access::AccessConfig;
 use grpc::Stops;
 
 /// Time for connections to notice that they were cut, and for the control store to close.
@@ -66,9 +69,9 @@ pub enum ServeError {
     /// The transport's task ended without a word.
     #[error("transport: {0}")]
     TransportLost(tokio::task::JoinError),
-    /// Reflection cannot be offered.
+    /// The transport cannot be set up.
     #[error(transparent)]
-    Reflection(#[from] grpc::ReflectionError),
+    Setup(#[from] grpc::TransportError),
 }
 
 /// Serves until `shutdown` is cancelled, and for at most the configured grace after it. Runs are brought to a batch boundary and
@@ -85,6 +88,7 @@ pub struct Server {
     composition: Composition,
     shutdown_grace: Duration,
     max_streams: usize,
+    access: AccessConfig,
 }
 
 impl Server {
@@ -99,6 +103,7 @@ impl Server {
             composition,
             shutdown_grace: config.shutdown_grace,
             max_streams: config.max_streams,
+            access: config.access,
         })
     }
 
@@ -112,7 +117,7 @@ impl Server {
     /// Where the listener can be reached from other machines, or fails.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
         let address = listener.local_addr()?;
-        config::check_listen(address).map_err(ServeError::Listen)?;
+        self.access.check_listen(address).map_err(ServeError::Listen)?;
         let Composition { engine, store, lock } = self.composition;
         // Cancelled by the caller, or here where the transport ends by itself.
         let stop = shutdown.child_token();
@@ -120,13 +125,26 @@ impl Server {
             accepting: stop.clone(),
             ..Stops::default()
         };
-        let (health, transport) = grpc::transport(listener, engine.clone(), self.max_streams, stops.clone()).await?;
+        let (health, transport) = grpc::transport(
+            listener,
+            engine.clone(),
+            grpc::Settings {
+                access: self.access,
+                max_streams: self.max_streams,
+            },
+            stops.clone(),
+        )
+        .await?;
         let mut transport = AbortOnDropHandle::new(tokio::spawn(transport));
         let info = server_info(&engine.settings().holder, address);
         let mut scheduler = AbortOnDropHandle::new(tokio::spawn(engine.scheduler(info).run(stop.clone())));
         let mut supervisor = AbortOnDropHandle::new(tokio::spawn(engine.supervisor().run(stop.clone())));
         let mut collector = AbortOnDropHandle::new(tokio::spawn(engine.collector().run(stop.clone())));
+        let keyring = Arc::clone(engine.keyring());
+        let revocations = stop.clone();
+        let _revocations = AbortOnDropHandle::new(tokio::spawn(async move { keyring.run(revocations).await }));
         let mut dispatcher = AbortOnDropHandle::new(tokio::spawn(engine.dispatcher().run(stop.clone())));
+        let mut keeper = AbortOnDropHandle::new(tokio::spawn(engine.audit_keeper().run(stop.clone())));
         tracing::info!(%address, targets = engine.targets().len(), "serving");
 
         let early = tokio::select! {
@@ -160,6 +178,10 @@ impl Server {
         if timeout(LAST_ACTS, &mut collector).await.is_err() {
             tracing::warn!("a target is being looked at; what was not written is collected again");
             collector.abort();
+        }
+        if timeout(LAST_ACTS, &mut keeper).await.is_err() {
+            tracing::warn!("the audit log is being looked after; the next look goes on with it");
+            keeper.abort();
         }
         if timeout_at(limit, &mut dispatcher).await.is_err() {
             tracing::warn!("a notification takes longer than the grace; it is sent again after the restart, under the same id");

@@ -124,6 +124,15 @@ fn from_server(status: &Status) -> Error {
             alert: names.text("alert"),
             message,
         },
+        Some(ErrorReason::UnknownAuditRecord) => Error::UnknownAuditRecord {
+            number: names.text("number"),
+            message,
+        },
+        Some(ErrorReason::AuditLogBroken) => Error::AuditLogBroken {
+            number: names.text("number"),
+            problem: names.text("problem"),
+            message,
+        },
         Some(ErrorReason::DeliveryState) => Error::DeliveryState {
             delivery: names.text("delivery"),
             state: names.text("state"),
@@ -192,6 +201,29 @@ fn from_server(status: &Status) -> Error {
         },
         Some(ErrorReason::PrincipalRefused) => Error::PrincipalRefused {
             problem: names.text("problem"),
+            message,
+        },
+        Some(ErrorReason::Unauthenticated) => Error::Unauthenticated { message },
+        Some(ErrorReason::RoleRefused) => Error::RoleRefused {
+            method: names.text("method"),
+            role: names.text("role"),
+            asked: names.text("asked"),
+            message,
+        },
+        Some(ErrorReason::OutOfScope) => Error::OutOfScope {
+            method: names.text("method"),
+            message,
+        },
+        Some(ErrorReason::TooManyCalls) => Error::TooManyCalls { retry_after, message },
+        Some(ErrorReason::Overloaded) => Error::Overloaded { retry_after, message },
+        Some(ErrorReason::RequestBroken) => Error::RequestBroken { message },
+        Some(ErrorReason::AuditUnavailable) => Error::AuditUnavailable { retry_after, message },
+        Some(ErrorReason::UnknownToken) => Error::UnknownToken {
+            token: names.text("token"),
+            message,
+        },
+        Some(ErrorReason::TokenExists) => Error::TokenExists {
+            name: names.text("name"),
             message,
         },
         Some(ErrorReason::FindingsUnconfirmed) => Error::FindingsUnconfirmed {

@@ -159,7 +159,7 @@ async fn nobody_there_is_exit_code_5_and_nonsense_is_2() {
     let output = dbkeep(address, &["targets", "list"]).await;
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains(&address.to_string()));
-    assert_eq!(dbkeep("https://x:1", &["targets", "list"]).await.status.code(), Some(2));
+    assert_eq!(dbkeep("ftp://x:1", &["targets", "list"]).await.status.code(), Some(2));
     assert_eq!(dbkeep(address, &["target"]).await.status.code(), Some(2));
 }
 

@@ -10,6 +10,8 @@
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod cli_audit;
+#[cfg(feature = "cli")]
 mod cli_ladder;
 #[cfg(feature = "cli")]
 mod cli_migrations;

@@ -2,10 +2,12 @@
 //! [`Supervisor`]; here requests are checked, plans made, runs accepted and looked at.
 //!
 //! `cleanup` plans and accepts cleanups, `follow_up` undo and verification, `backups`, `migrations` and `upkeep` their own runs; `limits` judges counts,
-//! `approve` is the consent to a run, `notifications` what leaves the house, `monitoring` what is measured and told of it, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
+//! `approve` is the consent to a run, `access` the tokens that open the server, `notifications` what leaves the house, `monitoring` what is measured and told of it, `audit` the audit log, `decide` keeps the record of what was asked and what became of it. Here are the targets, what
 //! every kind of run needs to be accepted, and looking at runs.
 
+mod access;
 mod approve;
+pub mod audit;
 pub mod backups;
 mod cleanup;
 mod decide;
@@ -33,11 +35,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     EngineError,
+    access::Keyring,
+    audit::Journal,
     model::{
         Act, Backup, Caller, JournalEntry, Plan, Report, Run, RunId, RunKind, RunOptions, RunState, TargetStatus, Verification,
     },
     planner::{self, PlanError},
-    port::{Archive, CreateRun, Created, RunFilter, Store},
+    port::{Archive, AuditLog, CreateRun, Created, RunFilter, Store},
     rule::Operation,
     run::{Feeds, Supervisor, WatchItem},
 };
@@ -48,6 +52,8 @@ pub struct Engine {
     context: Arc<Context>,
 }
 
+pub use access::{FIRST_TOKEN, TokenRequest};
+pub use audit::AuditSettings;
 pub use cleanup::CleanupRequest;
 pub use limits::HistoryLimits;
 pub use migrations::Migrations;
@@ -72,12 +78,16 @@ impl Engine {
         settings: Settings,
     ) -> Self {
         let feeds = Feeds::new(Arc::clone(&store));
+        let keyring = Arc::new(Keyring::new(Arc::clone(&store)));
+        let audit = Journal::new(Arc::clone(&store) as Arc<dyn AuditLog>);
         Self {
             context: Arc::new(Context {
                 targets,
                 store,
                 archive,
                 feeds,
+                keyring,
+                audit,
                 settings,
                 wake: Notify::new(),
                 schedules: Notify::new(),

@@ -7,7 +7,7 @@ use crate::{
         Finding, PlanId, RunId, RunState, TableName,
         notice::{DeliveryId, DeliveryState},
     },
-    port::{FilesError, StoreError, TargetError, TargetErrorClass},
+    port::{AnchorError, FilesError, StoreError, TargetError, TargetErrorClass},
     rule::{Origin, Severity},
 };
 
@@ -111,6 +111,18 @@ pub enum EngineError {
         /// The names there are.
         known: Vec<String>,
     },
+    /// No such token.
+    #[error("there is no token {key:?}")]
+    UnknownToken {
+        /// The id or name asked for.
+        key: String,
+    },
+    /// Another token that is not revoked has the name.
+    #[error("a token that is not revoked has the name {name:?}; expected another name, or that one to be revoked")]
+    TokenExists {
+        /// The name.
+        name: String,
+    },
     /// No such run.
     #[error("there is no run {id}")]
     UnknownRun {
@@ -143,6 +155,23 @@ pub enum EngineError {
         /// The id asked for.
         id: String,
     },
+    /// No such record of the audit log, or none that the caller sees.
+    #[error("there is no record {number} in the audit log")]
+    UnknownAuditRecord {
+        /// The number asked for.
+        number: u64,
+    },
+    /// The audit log holds what cannot be read.
+    #[error("record {number} of the audit log cannot be read: {problem}")]
+    AuditLogBroken {
+        /// What stands where the record's number belongs; 0 for what is no record.
+        number: i64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The head of the audit log cannot be anchored.
+    #[error("the anchor file {0}")]
+    AnchorFile(AnchorError),
     /// The delivery was not given up.
     #[error("delivery {id} is {}; only one that is dead can be tried again", state.name())]
     DeliveryState {
@@ -496,11 +525,16 @@ impl EngineError {
             Self::SlotRefused { .. } | Self::SlotLost => "SLOT_REFUSED",
             Self::UnknownTarget { .. } => "UNKNOWN_TARGET",
             Self::UnknownOperation { .. } => "UNKNOWN_OPERATION",
+            Self::UnknownToken { .. } => "UNKNOWN_TOKEN",
+            Self::TokenExists { .. } => "TOKEN_EXISTS",
             Self::UnknownRun { .. } => "UNKNOWN_RUN",
             Self::UnknownBackup { .. } => "UNKNOWN_BACKUP",
             Self::UnknownChannel { .. } => "UNKNOWN_CHANNEL",
             Self::UnknownDelivery { .. } => "UNKNOWN_DELIVERY",
             Self::UnknownAlert { .. } => "UNKNOWN_ALERT",
+            Self::UnknownAuditRecord { .. } => "UNKNOWN_AUDIT_RECORD",
+            Self::AuditLogBroken { .. } => "AUDIT_LOG_BROKEN",
+            Self::AnchorFile(_) => "INTERNAL",
             Self::DeliveryState { .. } => "DELIVERY_STATE",
             Self::CatalogMismatch { .. } => "CATALOG_MISMATCH",
             Self::UnknownPlan => "UNKNOWN_PLAN",

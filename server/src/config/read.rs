@@ -1,5 +1,7 @@
 //! Reading a configuration file: unknown keys, malformed values and missing variables are refused at their line.
 
+mod access;
+mod audit;
 mod channels;
 mod limits;
 mod monitoring;
@@ -20,14 +22,16 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, check_listen, check_target_name, refuse,
-    roots,
+    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, check_target_name, refuse, roots,
 };
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct File {
     server: ServerSection,
+    tls: access::TlsSection,
+    auth: access::AuthSection,
+    calls: access::CallsSection,
     store: StoreSection,
     data: FolderSection,
     backup: BackupSection,
@@ -35,6 +39,7 @@ struct File {
     scheduler: SchedulerSection,
     limits: limits::Section,
     monitoring: monitoring::Section,
+    audit: audit::Section,
     target: Vec<TargetSection>,
     notifications: channels::NotificationsSection,
     channel: Vec<channels::ChannelSection>,
@@ -148,6 +153,7 @@ impl Config {
             None => Self::default_data_folder()?,
         };
         let mut config = Self::embedded(data_folder);
+        source.access(file.tls, file.auth, file.calls, &mut config)?;
         source.server(file.server, &mut config)?;
         config.store_url = source.database(
             file.store.url.as_ref(),
@@ -181,6 +187,7 @@ impl Config {
             let route = source.route(route, &config)?;
             config.routes.push(route);
         }
+        source.audit(file.audit, &mut config)?;
         Ok(config)
     }
 }
@@ -214,7 +221,7 @@ impl Source<'_> {
                     listen.get_ref()
                 ))
             })?;
-            check_listen(config.listen).map_err(refused)?;
+            config.access.check_listen(config.listen).map_err(refused)?;
         }
         self.duration(
             section.shutdown_grace,
@@ -431,11 +438,7 @@ mod tests {
                 "c.toml:2",
                 "server 2 of its list is empty; expected host:port",
             ),
-            (
-                "[server]\nlisten = \"0.0.0.0:1\"".to_owned(),
-                "c.toml:2",
-                "cannot authenticate",
-            ),
+            ("[server]\nlisten = \"0.0.0.0:1\"".to_owned(), "c.toml:2", "there is no TLS"),
             ("[server]\nlisten = \"here\"".to_owned(), "c.toml:2", "expected address:port"),
             ("[server]\nport = 1".to_owned(), "c.toml:2", "unknown field `port`"),
             ("[sever]\n".to_owned(), "c.toml:1", "unknown field `sever`"),
@@ -553,6 +556,83 @@ mod tests {
         let shown = format!("{config:?}");
         for hidden in ["a%20b", "p%2F", "m\u{e9}l", "services/T", "MfKQ9r8"] {
             assert!(!shown.contains(hidden), "{hidden}: {shown}");
+        }
+    }
+
+    #[test]
+    fn access_is_refused_with_line_and_expectation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let place = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).expect("written");
+            file.display().to_string()
+        };
+        let (certificate, key) = (place("c.pem", &certificate), place("k.pem", &key.serialize_pem()));
+        let tls = format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n");
+        let with_clients = format!("{tls}client_ca = \"{certificate}\"\n");
+        let rule = "[[auth.certificate]]\nsan = \"a\"\nprincipal = \"b\"\nrole = \"viewer\"\n";
+        let oidc = "[auth.oidc]\nissuer = \"i\"\naudience = \"a\"\njwks = \"keys.json\"\n";
+        for fine in [
+            format!("{tls}[server]\nlisten = \"0.0.0.0:1\""),
+            "[auth]\ndangerously_listen_without_tls = true\n[server]\nlisten = \"0.0.0.0:1\"".to_owned(),
+            format!("{with_clients}client_certificate = \"required\"\n{rule}"),
+            format!("{oidc}roles = {{ x = \"admin\" }}"),
+        ] {
+            read(&fine).and_then(|config| config.check()).expect(&fine);
+        }
+        let cases = [
+            (tls.replace(&key, &certificate), "c.toml:2", "no items found"),
+            (tls.replace(&key, "/no/such/key"), "c.toml:2", "/no/such/key"),
+            (tls.replace(&certificate, "/dev/null"), "c.toml:2", "holds no certificate"),
+            (format!("[tls]\nkey = \"{key}\""), "c.toml:2", "certificate is not"),
+            (format!("[tls]\ncertificate = \"{key}\""), "c.toml:2", "key is not"),
+            (
+                "[tls]\nclient_ca = \"x\"".to_owned(),
+                "c.toml:2",
+                "certificate and key are not set",
+            ),
+            (
+                format!("{tls}client_certificate = \"required\""),
+                "c.toml:4",
+                "client_ca is not",
+            ),
+            (
+                format!("{with_clients}client_certificate = \"maybe\""),
+                "c.toml:5",
+                "expected optional or required",
+            ),
+            (
+                "[auth]\nloopback = \"all\"".to_owned(),
+                "c.toml:2",
+                "expected one of user, any, token",
+            ),
+            (rule.replace("viewer", "root"), "c.toml:4", "expected one of viewer, operator"),
+            (rule.replace("\"b\"", "\"b c\""), "c.toml:3", "expected 1 to 64"),
+            (format!("{rule}{rule}"), "c.toml:6", "no other section"),
+            (format!("{rule}targets = []"), "c.toml:5", "targets is empty"),
+            (
+                oidc.replace("keys.json", "http://id.example/k"),
+                "c.toml:4",
+                "an address of https",
+            ),
+            (oidc.replace("\"i\"", "\"\""), "c.toml:2", "is empty"),
+            (
+                format!("{oidc}roles = {{ x = \"root\" }}"),
+                "c.toml:5",
+                "expected one of viewer",
+            ),
+            ("[calls]\nper_second = 9000000".to_owned(), "c.toml:2", "or 0 for no limit"),
+        ];
+        refused(&cases);
+        for (text, problem) in [
+            (format!("{tls}{rule}"), "expected client_ca"),
+            (format!("{with_clients}{rule}targets = [\"nowhere\"]"), "is not declared"),
+        ] {
+            let error = read(&text).and_then(|config| config.check()).expect_err("must be refused");
+            assert!(error.to_string().contains(problem), "{error}");
         }
     }
 
@@ -722,7 +802,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 67, "every setting has its line");
+        assert_eq!(settings, 85, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|name| {
             Some(match name {
                 "DBKEEP_SLACK_URL" => "https://hooks.slack.com/services/T0/B0/x".to_owned(),
@@ -731,6 +811,8 @@ mod tests {
             })
         });
         let config = read.expect("the example is valid");
+        assert_eq!(config.access.calls, crate::config::access::CallLimits::default());
+        assert_eq!(config.access.oidc.as_ref().map(|oidc| oidc.roles.len()), Some(2));
         assert_eq!(config.pg_bin.as_deref(), Some(Path::new("/usr/lib/postgresql/17/bin")));
         let defaults = Config::embedded("/base");
         assert_eq!(
@@ -760,6 +842,13 @@ mod tests {
             (usual.enabled, usual.interval, usual.snapshot_limit, &usual.rules)
         );
         assert_eq!(config.history_points, defaults.history_points);
+        let (read, usual) = (&config.engine.audit, &defaults.engine.audit);
+        assert_eq!((read.anchor_every, read.retention), (usual.anchor_every, usual.retention));
+        assert_eq!(
+            config.anchor_file.as_deref(),
+            Some(Path::new("/mnt/witness/dbkeep-anchors.jsonl"))
+        );
+        let read = &config.engine.monitor;
         assert!(!read.rules_of("app")[&dbkeep_engine::monitor::alerts::RuleName::LowIndexEfficiency].enabled);
         assert_eq!((config.channels.len(), config.routes.len()), (3, 1));
         assert!(

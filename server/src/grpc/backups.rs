@@ -9,9 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, detached,
-    gate::deadline_of,
-    page::Pages,
-    principal::caller_of,
+    gate::{caller_of, deadline_of, scope_of},
+    page::{Pages, seen},
     stream::{EventStream, Streams},
     validate::Check,
 };
@@ -26,6 +25,7 @@ pub(super) struct Backups {
 #[tonic::async_trait]
 impl BackupService for Backups {
     async fn list_backups(&self, request: Request<v1::ListBackupsRequest>) -> Result<Response<v1::ListBackupsResponse>, Status> {
+        let scope = scope_of(&request);
         let v1::ListBackupsRequest {
             target,
             page_size,
@@ -36,9 +36,21 @@ impl BackupService for Backups {
         let size = check.page_size(page_size);
         let before = pages.after(&page_token, &mut check);
         check.finish()?;
-        let engine = self.engine.clone();
-        let target = (!target.is_empty()).then_some(target);
-        let mut backups = detached(async move { engine.backups(target.as_deref(), before, size + 1).await }).await?;
+        let target = Some(target)
+            .filter(|target| !target.is_empty())
+            .or_else(|| scope.only().map(str::to_owned));
+        let fetch = |before, limit| {
+            let (engine, target) = (self.engine.clone(), target.clone());
+            detached(async move { engine.backups(target.as_deref(), before, limit).await })
+        };
+        let mut backups = seen(
+            size,
+            before,
+            fetch,
+            |backup| backup.run,
+            |backup| scope.covers(&backup.target),
+        )
+        .await?;
         let next_page_token = pages.cut(&mut backups, size, |backup| backup.run);
         Ok(Response::new(v1::ListBackupsResponse {
             backups: backups.into_iter().map(convert::backup::backup).collect(),
@@ -86,9 +98,7 @@ impl BackupService for Backups {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::VerifyBackupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::VerifyBackupResponse { event: Some(event) }))
     }
 
     type CreateBackupStream = EventStream<v1::CreateBackupResponse>;
@@ -114,9 +124,7 @@ impl BackupService for Backups {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::CreateBackupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::CreateBackupResponse { event: Some(event) }))
     }
 
     type RestoreBackupStream = EventStream<v1::RestoreBackupResponse>;
@@ -169,9 +177,7 @@ impl BackupService for Backups {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::RestoreBackupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::RestoreBackupResponse { event: Some(event) }))
     }
 
     async fn prune_backups(

@@ -7,8 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, detached, discovery,
-    gate::deadline_of,
-    principal::caller_of,
+    gate::{caller_of, deadline_of},
     status::Fault,
     stream::{EventStream, Streams},
     validate::Check,
@@ -111,8 +110,6 @@ impl CleanupService for Cleanup {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::RunCleanupResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::RunCleanupResponse { event: Some(event) }))
     }
 }

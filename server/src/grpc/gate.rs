@@ -1,5 +1,11 @@
-//! The gate: what every call passes before it reaches a service. It looks the method up in the policy, asks who calls, and keeps the
-//! caller's deadline; it does not know what methods do. Called by tonic's transport, around the router.
+//! The gate: what every call passes before it reaches a service, and what ends it afterwards. It does not know what methods do.
+//!
+//! ```text
+//! policy row -> who calls -> limits -> role -> what the request is about -> audit record -> the service
+//! ```
+//!
+//! Whatever does not pass is answered here, and has no effect. An answer that stays open ends when what its caller is known by ends: a
+//! token that is revoked, or whose time is over. Called by tonic's transport, around the router.
 //!
 //! Deadlines. tonic's own layer sits outside of this one, covers a call only until its headers, and answers `CANCELLED`. So the gate
 //! reads `grpc-timeout` itself and acts a little before tonic's timer does: a call that has not answered by then ends with
@@ -7,20 +13,36 @@
 //! answer, which may name the run, a chance to arrive before the client gives up by its own clock.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
+use dbkeep_engine::{Engine, EngineError, access::Role, model::Caller};
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use tokio::time::Instant;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{policy, principal, status::Fault, stream::sleep_until};
+use super::{
+    MAX_REQUEST,
+    answer::Held,
+    calls::{Calls, Open},
+    policy::{self, METRICS, Row},
+    recorded::{self, Recorded},
+    status::Fault,
+    stream::sleep_until,
+    subject::{FRAME, Requests},
+};
+use crate::access::{self, Access, Identity, Peer, Stranger};
 
 /// Longest time by which a deadline is kept early.
 const HEAD_START: Duration = Duration::from_millis(100);
+/// Longest wait for a request that is read here, where the caller has no deadline.
+const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// The instant at which a call must have ended.
 #[derive(Debug, Clone, Copy)]
@@ -31,27 +53,165 @@ pub(super) fn deadline_of<T>(request: &tonic::Request<T>) -> Option<Instant> {
     request.extensions().get::<Deadline>().map(|deadline| deadline.0)
 }
 
+/// What the gate judges by.
+pub(super) struct Guard {
+    pub(super) access: Access,
+    pub(super) calls: Calls,
+    pub(super) requests: Requests,
+    pub(super) engine: Engine,
+}
+
+impl Guard {
+    /// Lets a call through, or not. That it was denied is on record then, or in the log where the record cannot be written.
+    async fn pass(&self, row: &'static Row, request: Request<Body>) -> Result<(Request<Body>, Passed), Fault> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let identity = match self.access.identify(request.headers(), &peer).await {
+            Ok(identity) => identity,
+            Err(stranger) => {
+                let principal = access::claimed(request.headers());
+                // Whom nobody knows fills no log: over the limit of his address he is not recorded either.
+                self.calls.stranger(&peer)?;
+                let fault = match stranger {
+                    Stranger::Refused(problem) => Fault::Unauthenticated { problem },
+                    Stranger::Name(problem) => Fault::PrincipalRefused { problem },
+                    Stranger::Unavailable(error) => return Err(Fault::Engine(EngineError::Store(error))),
+                };
+                let caller = Caller {
+                    principal,
+                    peer: peer.address(),
+                };
+                return Err(recorded::denied(&self.engine, row.method, &caller, fault).await);
+            }
+        };
+        let open = self.calls.begin(&identity)?;
+        let caller = identity.caller.clone();
+        match self.allow(row, request, identity, open).await {
+            Err(fault @ (Fault::RoleRefused { .. } | Fault::OutOfScope { .. } | Fault::Engine(_))) => {
+                Err(recorded::denied(&self.engine, row.method, &caller, fault).await)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn allow(
+        &self,
+        row: &'static Row,
+        request: Request<Body>,
+        identity: Identity,
+        open: Open,
+    ) -> Result<(Request<Body>, Passed), Fault> {
+        let asked = row.role.unwrap_or(Role::Viewer);
+        if !identity.grant.role.covers(asked) {
+            return Err(Fault::RoleRefused {
+                method: row.method,
+                role: identity.grant.role.name(),
+                asked: asked.name(),
+            });
+        }
+        let mut request = request;
+        let scope = &identity.grant.scope;
+        // A viewer of everything may see whatever there is: his requests go to the service as they come.
+        let mut recorded = None;
+        if row.audited || !scope.is_all() {
+            let body;
+            (request, body) = whole(row, request).await?;
+            if let Some(body) = body {
+                let target = self.requests.target(row, &body, scope, &self.engine).await?;
+                if row.audited {
+                    recorded = Some(recorded::begin(&self.engine, row, &identity.caller, target, &body).await?);
+                }
+            }
+        }
+        request.extensions_mut().insert(identity.clone());
+        Ok((
+            request,
+            Passed {
+                identity,
+                open,
+                recorded,
+            },
+        ))
+    }
+}
+
+/// A call that was let through.
+struct Passed {
+    identity: Identity,
+    open: Open,
+    /// `None` for what is not recorded.
+    recorded: Option<Recorded>,
+}
+
+/// Reads a request as a whole, and puts it together again. `None` for one that is too long, which the service refuses without reading it,
+/// and for a stream of requests.
+async fn whole(row: &Row, request: Request<Body>) -> Result<(Request<Body>, Option<Bytes>), Fault> {
+    if !row.method.starts_with("/dbkeep.") {
+        return Ok((request, None));
+    }
+    let (parts, body) = request.into_parts();
+    let read = Limited::new(body, MAX_REQUEST + FRAME).collect();
+    let read = match tokio::time::timeout(REQUEST_TIME, read).await {
+        Ok(Ok(read)) => read.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Fault::RequestTooLong { limit: MAX_REQUEST }),
+        Ok(Err(_)) => {
+            return Err(Fault::RequestBroken {
+                problem: "did not arrive as a whole",
+            });
+        }
+        Err(_) => return Err(Fault::Deadline { run: None }),
+    };
+    Ok((Request::from_parts(parts, Body::new(Full::new(read.clone()))), Some(read)))
+}
+
+/// Who calls, as the gate found.
+pub(super) fn identity_of<T>(request: &tonic::Request<T>) -> Option<&Identity> {
+    request.extensions().get()
+}
+
+/// The caller that the gate found.
+pub(super) fn caller_of<T>(request: &tonic::Request<T>) -> Caller {
+    identity_of(request).map_or_else(
+        || Caller {
+            principal: Caller::ANONYMOUS.to_owned(),
+            peer: String::new(),
+        },
+        |identity| identity.caller.clone(),
+    )
+}
+
+/// The targets that the caller sees: none where the gate has found nobody.
+pub(super) fn scope_of<T>(request: &tonic::Request<T>) -> dbkeep_engine::access::Scope {
+    identity_of(request).map_or_else(
+        || dbkeep_engine::access::Scope::Targets(std::collections::BTreeSet::new()),
+        |identity| identity.grant.scope.clone(),
+    )
+}
+
 /// Puts the gate around the router.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct GateLayer;
+#[derive(Clone)]
+pub(super) struct GateLayer(pub(super) Arc<Guard>);
 
 impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        Gate { inner }
+        Gate {
+            inner,
+            guard: Arc::clone(&self.0),
+        }
     }
 }
 
 /// A service behind the gate.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Gate<S> {
     inner: S,
+    guard: Arc<Guard>,
 }
 
 impl<S> Service<Request<Body>> for Gate<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -63,30 +223,91 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        if policy::row(path).is_none() && policy::is_served(path) {
-            tracing::warn!(method = path, "refused: no policy row");
-            let refusal = Status::from(Fault::MethodNotAllowed { method: path.to_owned() });
-            return Box::pin(std::future::ready(Ok(refusal.into_http())));
-        }
-        match principal::identify(request.headers(), request.extensions()) {
-            Ok(caller) => drop(request.extensions_mut().insert(caller)),
-            Err(fault) => return Box::pin(std::future::ready(Ok(Status::from(fault).into_http()))),
-        }
-        let deadline = timeout(request.headers()).and_then(|timeout| Instant::now().checked_add(early(timeout)));
-        if let Some(deadline) = deadline {
-            request.extensions_mut().insert(Deadline(deadline));
-        }
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            tokio::select! {
-                biased;
-                answer = answer => answer,
-                () = sleep_until(deadline) => Ok(Status::from(Fault::Deadline { run: None }).into_http()),
+        let row = match policy::row(path) {
+            Some(row) => row,
+            None if policy::is_served(path) => {
+                tracing::warn!(method = path, "refused: no policy row");
+                let fault = Fault::MethodNotAllowed { method: path.to_owned() };
+                let (guard, path) = (Arc::clone(&self.guard), path.to_owned());
+                let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+                let principal = access::claimed(request.headers());
+                return Box::pin(async move {
+                    let fault = guard.calls.stranger(&peer).err().unwrap_or(fault);
+                    let caller = Caller {
+                        principal,
+                        peer: peer.address(),
+                    };
+                    Ok(Status::from(recorded::denied(&guard.engine, &path, &caller, fault).await).into_http())
+                });
             }
-        })
+            // Not ours: the router says that there is no such thing.
+            None => return Box::pin(self.inner.call(request)),
+        };
+        if row.role.is_none() {
+            return Box::pin(self.inner.call(request));
+        }
+        // The one that was polled to be ready is the one that is called.
+        let ready = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, ready);
+        let guard = Arc::clone(&self.guard);
+        Box::pin(through(guard, row, inner, request))
     }
+}
+
+async fn through<S>(
+    guard: Arc<Guard>,
+    row: &'static Row,
+    mut inner: S,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    let deadline = timeout(request.headers()).and_then(|timeout| Instant::now().checked_add(early(timeout)));
+    if let Some(deadline) = deadline {
+        request.extensions_mut().insert(Deadline(deadline));
+    }
+    let work = async move {
+        let _place = match guard.calls.work() {
+            Ok(place) => place,
+            Err(fault) => return Ok(refusal(row, fault)),
+        };
+        match guard.pass(row, request).await {
+            Ok((request, passed)) => {
+                let answer = inner.call(request).await?;
+                if let Some(recorded) = passed.recorded {
+                    recorded.end(&answer);
+                }
+                Ok(answer.map(|body| Body::new(Held::new(body, passed.identity, passed.open))))
+            }
+            Err(fault) => Ok(refusal(row, fault)),
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = work => answer,
+        () = sleep_until(deadline) => Ok(refusal(row, Fault::Deadline { run: None })),
+    }
+}
+
+/// What is answered to a call that does not pass.
+fn refusal(row: &Row, fault: Fault) -> Response<Body> {
+    let status = Status::from(fault);
+    if row.method != METRICS {
+        return status.into_http();
+    }
+    // A scraper speaks plain HTTP.
+    let code = match status.code() {
+        tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        tonic::Code::PermissionDenied => StatusCode::FORBIDDEN,
+        tonic::Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut answer = Response::new(Body::new(Full::new(Bytes::from(format!("{}\n", status.message())))));
+    *answer.status_mut() = code;
+    answer
 }
 
 /// The time after which the gate acts.

@@ -13,8 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert::{migration as convert, sample::sample},
     detached,
-    gate::deadline_of,
-    principal::caller_of,
+    gate::{caller_of, deadline_of},
     stream::{EventStream, Streams},
     validate::Check,
 };
@@ -234,9 +233,7 @@ impl MigrationService for Migrations {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::TestMigrationResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::TestMigrationResponse { event: Some(event) }))
     }
 
     type ApplyMigrationsStream = Planned<v1::ApplyMigrationsResponse>;
@@ -287,11 +284,14 @@ impl MigrationService for Migrations {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
+        let outcome = events.outcome();
         let events = events.wrap(|event| v1::ApplyMigrationsResponse {
             plan: None,
             event: Some(event),
         });
-        Ok(Response::new(first.chain(events).boxed()))
+        let mut answer = Response::new(first.chain(events).boxed());
+        answer.extensions_mut().insert(outcome);
+        Ok(answer)
     }
 
     type RollbackMigrationsStream = Planned<v1::RollbackMigrationsResponse>;
@@ -369,11 +369,14 @@ impl MigrationService for Migrations {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
+        let outcome = events.outcome();
         let events = events.wrap(|event| v1::RollbackMigrationsResponse {
             plan: None,
             event: Some(event),
         });
-        Ok(Response::new(first.chain(events).boxed()))
+        let mut answer = Response::new(first.chain(events).boxed());
+        answer.extensions_mut().insert(outcome);
+        Ok(answer)
     }
 
     async fn repair_ledger(

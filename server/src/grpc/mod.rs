@@ -1,10 +1,14 @@
 //! The gRPC side: services, their statuses, and the transport under them.
 //!
 //! One file per service checks a request, calls the engine, and converts the answer (`convert`). `status` alone builds statuses,
-//! `stream` shows runs, `gate` and `policy` stand before every method, `connection` is the socket. Wire types appear nowhere else
+//! `stream` shows runs, `gate` stands before every method with `policy`, `subject` and `calls`, `recorded` writes the audit log, `answer` is what an open call may see, `connection` is the socket. Wire types appear nowhere else
 //! in the server. Called by [`crate::Server`].
 
+mod access;
+mod answer;
+mod audit;
 mod backups;
+mod calls;
 mod cleanup;
 mod connection;
 mod convert;
@@ -15,18 +19,20 @@ mod monitoring;
 mod notifications;
 mod page;
 pub mod policy;
-mod principal;
+mod recorded;
 mod runs;
 mod schedules;
 mod status;
 mod stream;
+mod subject;
 mod targets;
 mod validate;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use dbkeep_engine::{Engine, EngineError};
 use dbkeep_proto::v1::{
+    access_service_server::AccessServiceServer, audit_service_server::AuditServiceServer,
     backup_service_server::BackupServiceServer, cleanup_service_server::CleanupServiceServer,
     migration_service_server::MigrationServiceServer, monitoring_service_server::MonitoringServiceServer,
     notification_service_server::NotificationServiceServer, run_service_server::RunServiceServer,
@@ -37,9 +43,28 @@ use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use crate::{
+    access::{Access, Oidc, Tls},
+    config::access::AccessConfig,
+};
+
 use self::{
-    backups::Backups, cleanup::Cleanup, gate::GateLayer, migrations::Migrations, monitoring::Monitoring,
-    notifications::Notifications, runs::Runs, schedules::Schedules, status::Fault, stream::Streams, targets::Targets,
+    access::Tokens,
+    audit::Audit,
+    backups::Backups,
+    calls::Calls,
+    cleanup::Cleanup,
+    connection::Accept,
+    gate::{GateLayer, Guard},
+    migrations::Migrations,
+    monitoring::Monitoring,
+    notifications::Notifications,
+    runs::Runs,
+    schedules::Schedules,
+    status::Fault,
+    stream::Streams,
+    subject::Requests,
+    targets::Targets,
 };
 
 /// Largest request, bytes.
@@ -67,8 +92,9 @@ pub(crate) struct Stops {
 pub(crate) struct Health(HealthReporter);
 
 /// Names under which health is asked for: the server as a whole, and each service.
-const HEALTH_NAMES: [&str; 9] = [
+const HEALTH_NAMES: [&str; 11] = [
     "",
+    AccessServiceServer::<Tokens>::NAME,
     TargetServiceServer::<Targets>::NAME,
     CleanupServiceServer::<Cleanup>::NAME,
     RunServiceServer::<Runs>::NAME,
@@ -77,6 +103,7 @@ const HEALTH_NAMES: [&str; 9] = [
     ScheduleServiceServer::<Schedules>::NAME,
     NotificationServiceServer::<Notifications>::NAME,
     MonitoringServiceServer::<Monitoring>::NAME,
+    AuditServiceServer::<Audit>::NAME,
 ];
 
 impl Health {
@@ -95,18 +122,55 @@ impl Health {
     }
 }
 
-/// The descriptors that reflection shows cannot be read; a fault of the build.
+/// The transport cannot be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("the descriptor set is damaged: {0}")]
-pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+#[non_exhaustive]
+pub enum TransportError {
+    /// The descriptors that reflection shows cannot be read; a fault of the build.
+    #[error("the descriptor set is damaged: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The descriptors by which requests are read cannot be read; a fault of the build.
+    #[error(transparent)]
+    Descriptors(#[from] subject::DescriptorError),
+    /// Certificates or keys cannot be used.
+    #[error("{0}")]
+    Access(String),
+}
+
+/// What a transport is set up with.
+pub(crate) struct Settings {
+    /// Who may call, and how much.
+    pub(crate) access: AccessConfig,
+    /// Most open event streams.
+    pub(crate) max_streams: usize,
+}
 
 /// Sets the services up; the returned future serves until `stops.accepting` is cancelled and every connection has ended.
 pub(crate) async fn transport(
     listener: TcpListener,
     engine: Engine,
-    max_streams: usize,
+    settings: Settings,
     stops: Stops,
-) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send), ReflectionError> {
+) -> Result<(Health, impl Future<Output = Result<(), tonic::transport::Error>> + Send), TransportError> {
+    let Settings { access, max_streams } = settings;
+    let tls = access
+        .tls
+        .as_ref()
+        .map(Tls::open)
+        .transpose()
+        .map_err(TransportError::Access)?;
+    let oidc = access
+        .oidc
+        .as_ref()
+        .map(Oidc::open)
+        .transpose()
+        .map_err(TransportError::Access)?;
+    let guard = Guard {
+        access: Access::new(engine.clone(), &access, oidc),
+        calls: Calls::new(access.calls),
+        requests: Requests::new()?,
+        engine: engine.clone(),
+    };
     let streams = Streams::new(max_streams, stops.streams);
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health = Health(reporter);
@@ -122,7 +186,8 @@ pub(crate) async fn transport(
     }
     let stopping = stops.accepting.clone();
     let observed = engine.clone();
-    let routes = Routes::new(limited!(TargetServiceServer::new(Targets { engine: engine.clone() })))
+    let routes = Routes::new(limited!(AccessServiceServer::new(Tokens { engine: engine.clone() })))
+        .add_service(limited!(TargetServiceServer::new(Targets { engine: engine.clone() })))
         .add_service(limited!(CleanupServiceServer::new(Cleanup {
             engine: engine.clone(),
             streams: streams.clone()
@@ -146,6 +211,10 @@ pub(crate) async fn transport(
             engine: engine.clone(),
             streams: streams.clone()
         })))
+        .add_service(limited!(AuditServiceServer::new(Audit {
+            engine: engine.clone(),
+            streams: streams.clone()
+        })))
         .add_service(limited!(BackupServiceServer::new(Backups { engine, streams })))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
@@ -156,13 +225,20 @@ pub(crate) async fn transport(
     let router = Server::builder()
         // For what is no gRPC: a scraper and a prober speak HTTP/1.
         .accept_http1(true)
-        .layer(GateLayer)
+        .layer(GateLayer(Arc::new(guard)))
         // tonic's default lifts hyper's own limit.
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_routes(Routes::from(routes));
-    let incoming = connection::accept(listener, stops.connections);
+    let incoming = connection::accept(
+        listener,
+        Accept {
+            tls: tls.map(Arc::new),
+            most: usize::try_from(access.calls.connections).unwrap_or(usize::MAX),
+            cut: stops.connections,
+        },
+    );
     Ok((
         health,
         router.serve_with_incoming_shutdown(incoming, stops.accepting.cancelled_owned()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dbkeep_engine::{
     Engine, EngineError,
+    access::Scope,
     engine::monitoring::{HistoryRequest, Look, MAX_POINTS},
     model::{
         RunId,
@@ -23,9 +24,8 @@ use tonic::{Request, Response, Status};
 use super::{
     convert::{monitoring as convert, run, time},
     detached,
-    gate::deadline_of,
-    page::Pages,
-    principal::caller_of,
+    gate::{caller_of, deadline_of, scope_of},
+    page::{Pages, seen},
     status::Fault,
     stream::{EventStream, Streams, sleep_until},
     validate::Check,
@@ -108,12 +108,12 @@ impl Patience {
 }
 
 /// The newest collections after a revision.
-async fn collected(engine: &Engine, target: &str, after: u64) -> Result<Vec<v1::WatchMetricsResponse>, Fault> {
-    let (engine, target) = (engine.clone(), target.to_owned());
+async fn collected(engine: &Engine, target: &str, scope: &Scope, after: u64) -> Result<Vec<v1::WatchMetricsResponse>, Fault> {
+    let (engine, target, scope) = (engine.clone(), target.to_owned(), scope.clone());
     detached(async move {
         let mut messages = Vec::new();
         for collection in engine.collections_after(after).await? {
-            if !target.is_empty() && collection.target != target {
+            if !scope.covers(&collection.target) || !target.is_empty() && collection.target != target {
                 continue;
             }
             let kept = engine.kept_snapshot(&collection.target).await?;
@@ -166,9 +166,11 @@ async fn raised(engine: &Engine, target: Option<&str>) -> Result<(u64, Vec<Alert
 
 #[tonic::async_trait]
 impl MonitoringService for Monitoring {
-    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let scope = scope_of(&request);
         let engine = self.engine.clone();
-        let status = detached(async move { engine.service_status().await }).await?;
+        let mut status = detached(async move { engine.service_status().await }).await?;
+        status.keep_seen(&scope);
         Ok(Response::new(convert::status(status)))
     }
 
@@ -230,6 +232,7 @@ impl MonitoringService for Monitoring {
         request: Request<v1::WatchMetricsRequest>,
     ) -> Result<Response<Self::WatchMetricsStream>, Status> {
         let deadline = deadline_of(&request);
+        let scope = scope_of(&request);
         let v1::WatchMetricsRequest { target, after_revision } = request.into_inner();
         if !target.is_empty() {
             self.engine.target(&target).map_err(Fault::from)?;
@@ -242,7 +245,7 @@ impl MonitoringService for Monitoring {
         Ok(Response::new(Box::pin(async_stream::stream! {
             let mut after = after_revision;
             loop {
-                match collected(&engine, &target, after).await {
+                match collected(&engine, &target, &scope, after).await {
                     Ok(messages) => {
                         for message in messages {
                             after = message.revision;
@@ -288,6 +291,7 @@ impl MonitoringService for Monitoring {
     }
 
     async fn list_alerts(&self, request: Request<v1::ListAlertsRequest>) -> Result<Response<v1::ListAlertsResponse>, Status> {
+        let scope = scope_of(&request);
         let request = request.into_inner();
         let mut check = Check::default();
         let filter = v1::ListAlertsRequest {
@@ -301,14 +305,18 @@ impl MonitoringService for Monitoring {
         let before = pages.after(&request.page_token, &mut check).map(|id| AlertId(id.0));
         let states = convert::states(&request.states, &mut check);
         check.finish()?;
-        let filter = AlertFilter {
-            target: request.target,
-            states,
-            before,
-            limit: size + 1,
+        let target = request.target.or_else(|| scope.only().map(str::to_owned));
+        let fetch = |before, limit| {
+            let engine = self.engine.clone();
+            let filter = AlertFilter {
+                target: target.clone(),
+                states: states.clone(),
+                before,
+                limit,
+            };
+            detached(async move { engine.alerts(&filter).await })
         };
-        let engine = self.engine.clone();
-        let mut alerts = detached(async move { engine.alerts(&filter).await }).await?;
+        let mut alerts = seen(size, before, fetch, |alert| alert.id, |alert| scope.covers(&alert.target)).await?;
         let next_page_token = pages.cut(&mut alerts, size, |alert| RunId(alert.id.0));
         Ok(Response::new(v1::ListAlertsResponse {
             alerts: alerts.into_iter().map(convert::alert).collect(),
@@ -320,6 +328,7 @@ impl MonitoringService for Monitoring {
 
     async fn watch_alerts(&self, request: Request<v1::WatchAlertsRequest>) -> Result<Response<Self::WatchAlertsStream>, Status> {
         let deadline = deadline_of(&request);
+        let scope = scope_of(&request);
         let v1::WatchAlertsRequest { target, after_revision } = request.into_inner();
         if let Some(target) = target.as_deref().filter(|target| !target.is_empty()) {
             self.engine.target(target).map_err(Fault::from)?;
@@ -333,8 +342,9 @@ impl MonitoringService for Monitoring {
             let mut after = after_revision;
             if after == 0 {
                 match raised(&engine, target.as_deref()).await {
-                    Ok((revision, alerts)) => {
+                    Ok((revision, mut alerts)) => {
                         after = revision;
+                        alerts.retain(|alert| scope.covers(&alert.target));
                         // Who breaks off in the middle of the list has not seen it, and gets it again.
                         let last = alerts.len().saturating_sub(1);
                         for (number, alert) in alerts.into_iter().enumerate() {
@@ -355,7 +365,7 @@ impl MonitoringService for Monitoring {
                         let full = changed.len() >= usize::try_from(ALERTS).unwrap_or(usize::MAX);
                         for (revision, alert) in changed {
                             after = revision;
-                            let wanted = target.as_ref().is_none_or(|target| *target == alert.target);
+                            let wanted = scope.covers(&alert.target) && target.as_ref().is_none_or(|target| *target == alert.target);
                             // Nobody is told of what is pending, here as little as elsewhere.
                             if wanted && alert.state != AlertState::Pending {
                                 yield Ok(v1::WatchAlertsResponse { revision, alert: Some(convert::alert(alert)) });

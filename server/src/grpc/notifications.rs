@@ -2,12 +2,21 @@
 
 use dbkeep_engine::{
     Engine,
-    model::{RunId, notice::DeliveryId},
+    model::{
+        RunId,
+        notice::{Delivery, DeliveryId},
+    },
 };
 use dbkeep_proto::v1::{self, notification_service_server::NotificationService};
 use tonic::{Request, Response, Status};
 
-use super::{convert::notification as convert, detached, page::Pages, principal::caller_of, validate::Check};
+use super::{
+    convert::notification as convert,
+    detached,
+    gate::{caller_of, scope_of},
+    page::{Pages, seen},
+    validate::Check,
+};
 
 /// The service.
 #[derive(Clone)]
@@ -41,6 +50,7 @@ impl NotificationService for Notifications {
         &self,
         request: Request<v1::ListDeliveriesRequest>,
     ) -> Result<Response<v1::ListDeliveriesResponse>, Status> {
+        let scope = scope_of(&request);
         let request = request.into_inner();
         let wire = request.filter.unwrap_or_default();
         let pages = Pages::of("deliveries", &wire);
@@ -50,8 +60,15 @@ impl NotificationService for Notifications {
         let before = pages.after(&request.page_token, &mut check).map(|id| DeliveryId(id.0));
         let filter = convert::filter(wire, &mut check);
         check.finish()?;
-        let engine = self.engine.clone();
-        let mut deliveries = detached(async move { engine.deliveries(&filter, before, size + 1).await }).await?;
+        let fetch = |before, limit| {
+            let (engine, filter) = (self.engine.clone(), filter.clone());
+            detached(async move { engine.deliveries(&filter, before, limit).await })
+        };
+        let id = |delivery: &Delivery| delivery.id;
+        let mut deliveries = seen(size, before, fetch, id, |delivery| {
+            scope.covers(&delivery.envelope.notice.target)
+        })
+        .await?;
         let next_page_token = pages.cut(&mut deliveries, size, |delivery| RunId(delivery.id.0));
         Ok(Response::new(v1::ListDeliveriesResponse {
             deliveries: deliveries.into_iter().map(convert::delivery).collect(),

@@ -8,12 +8,34 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::validate::Check;
+use super::{status::Fault, validate::Check};
 
 /// First byte of every token of this layout.
 const VERSION: u8 = 1;
 /// Bytes of the filter's digest that a token holds.
 const DIGEST_BYTES: usize = 8;
+
+/// A page of what a caller sees, and one entry more where there is more. `fetch` lists after an entry, at most so many; what is not
+/// `visible` is passed over.
+pub(super) async fn seen<T, I: Clone, F: Future<Output = Result<Vec<T>, Fault>>>(
+    size: u32,
+    mut after: Option<I>,
+    mut fetch: impl FnMut(Option<I>, u32) -> F,
+    id: impl Fn(&T) -> I,
+    visible: impl Fn(&T) -> bool,
+) -> Result<Vec<T>, Fault> {
+    let (limit, wanted) = (size + 1, usize::try_from(size).unwrap_or(usize::MAX));
+    let mut page = Vec::new();
+    loop {
+        let found = fetch(after.clone(), limit).await?;
+        let is_last = found.len() <= wanted;
+        after = found.last().map(&id).or(after);
+        page.extend(found.into_iter().filter(&visible));
+        if is_last || page.len() > wanted {
+            return Ok(page);
+        }
+    }
+}
 
 /// Which list a token belongs to.
 pub(super) struct Pages {
@@ -74,6 +96,7 @@ impl Pages {
 
 #[cfg(test)]
 mod tests {
+    use dbkeep_engine::access::Scope;
     use dbkeep_proto::v1::RunFilter;
 
     use super::*;
@@ -98,6 +121,30 @@ mod tests {
             assert_eq!(pages.after(malformed, &mut check), None);
             assert!(check.finish().is_err(), "{malformed}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_page_is_full_of_what_the_caller_sees() {
+        let scope = Scope::Targets(["a".to_owned()].into());
+        let all: Vec<(u32, &str)> = (0..100)
+            .map(|number| (number, if number % 10 == 3 { "a" } else { "b" }))
+            .collect();
+        let fetch = |after: Option<u32>, limit: u32| {
+            let from = after.map_or(0, |after| after + 1);
+            let found = all.iter().filter(|(number, _)| *number >= from).take(limit as usize);
+            std::future::ready(Ok(found.copied().collect::<Vec<_>>()))
+        };
+        let page = async |scope: &Scope, after| {
+            seen(4, after, fetch, |entry| entry.0, |entry| scope.covers(entry.1))
+                .await
+                .expect("a page")
+        };
+        let first = page(&scope, None).await;
+        assert_eq!(first.iter().map(|entry| entry.0).collect::<Vec<_>>(), [3, 13, 23, 33, 43]);
+        let last = page(&scope, Some(73)).await;
+        assert_eq!(last.iter().map(|entry| entry.0).collect::<Vec<_>>(), [83, 93]);
+        assert_eq!(page(&Scope::All, Some(97)).await.len(), 2);
+        assert_eq!(page(&Scope::Targets(["c".to_owned()].into()), None).await, []);
     }
 
     #[test]

@@ -1,16 +1,36 @@
-//! The policy: one row for every method that this server answers. A served method without a row is refused by the gate, and a test
-//! compares the rows with the descriptor set, so that a new method cannot be forgotten. The roles take effect when callers are
-//! authenticated; until then the server listens on loopback only.
+//! The policy: one row for every method that this server answers. A served method without a row is refused by the gate, and the build of
+//! the tests compares the rows with the descriptor set, so that a new method cannot be forgotten. What is absent is denied.
 
-/// Who may call a method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Whoever can connect: what tells nothing about the databases.
-    Anyone,
-    /// May look.
-    Viewer,
-    /// May start, stop and take back.
-    Operator,
+use dbkeep_engine::access::Role;
+
+/// What a request is about, which decides whether a caller who is for some targets may make it. Names are fields of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// About no target; tells nothing of any.
+    Nothing,
+    /// About the installation as a whole: for callers who are for all targets.
+    House,
+    /// About the target that the field names; empty means the only one that the server has.
+    Target(&'static str),
+    /// A list, or a stream, that the service cuts to the caller's targets. The field may name one; empty or absent means all.
+    Listed(Option<&'static str>),
+    /// About the target of that run.
+    Run(&'static str),
+    /// About the target of that backup, which is a run's.
+    Backup(&'static str),
+    /// About the target of that schedule, by id or name; where the field is empty, as [`Subject::Listed`].
+    Schedule(&'static str),
+    /// About the target of that schedule, and the one that it would get.
+    Rescheduled {
+        /// The schedule.
+        id: &'static str,
+        /// Its target from now on; may be empty.
+        target: &'static str,
+    },
+    /// About the target of that alert.
+    Alert(&'static str),
+    /// About the target of that delivery.
+    Delivery(&'static str),
 }
 
 /// What holds for one method.
@@ -20,27 +40,62 @@ pub struct Row {
     pub method: &'static str,
     /// Whether a call can change a target or a run, or reaches out of the house.
     pub mutates: bool,
-    /// The least role that may call it.
-    pub role: Role,
-    /// Whether a call leaves an entry in the audit log.
+    /// The role that may call it; `None` for whoever can connect.
+    pub role: Option<Role>,
+    /// Whether a call leaves records in the audit log.
     pub audited: bool,
+    /// What a request is about.
+    pub subject: Subject,
 }
 
-const fn looks(method: &'static str) -> Row {
+const fn looks(method: &'static str, subject: Subject) -> Row {
     Row {
         method,
         mutates: false,
-        role: Role::Viewer,
+        role: Some(Role::Viewer),
         audited: false,
+        subject,
     }
 }
 
-const fn acts(method: &'static str) -> Row {
+/// Changes nothing, but reads rows of tables, shows values of them, or hands out a token.
+const fn reads(method: &'static str, subject: Subject) -> Row {
+    Row {
+        method,
+        mutates: false,
+        role: Some(Role::Operator),
+        audited: true,
+        subject,
+    }
+}
+
+const fn acts(method: &'static str, subject: Subject) -> Row {
     Row {
         method,
         mutates: true,
-        role: Role::Operator,
+        role: Some(Role::Operator),
         audited: true,
+        subject,
+    }
+}
+
+const fn consents(method: &'static str, subject: Subject) -> Row {
+    Row {
+        method,
+        mutates: true,
+        role: Some(Role::Approver),
+        audited: true,
+        subject,
+    }
+}
+
+const fn governs(method: &'static str, mutates: bool) -> Row {
+    Row {
+        method,
+        mutates,
+        role: Some(Role::Admin),
+        audited: true,
+        subject: Subject::House,
     }
 }
 
@@ -48,90 +103,106 @@ const fn open(method: &'static str) -> Row {
     Row {
         method,
         mutates: false,
-        role: Role::Anyone,
+        role: None,
         audited: false,
+        subject: Subject::Nothing,
     }
 }
 
+/// The path of the metrics, which is no gRPC and has its row all the same.
+pub const METRICS: &str = "/metrics";
+
 /// Every method.
 pub const ROWS: &[Row] = &[
-    looks("/dbkeep.v1.TargetService/ListTargets"),
-    looks("/dbkeep.v1.TargetService/GetTarget"),
+    looks("/dbkeep.v1.TargetService/ListTargets", Subject::Listed(None)),
+    looks("/dbkeep.v1.TargetService/GetTarget", Subject::Target("name")),
     // Reads only catalogs that every role of the database may read, and grants nothing: whoever may see the operations may see what they need.
-    looks("/dbkeep.v1.TargetService/GetGrants"),
-    looks("/dbkeep.v1.CleanupService/ListOperations"),
-    looks("/dbkeep.v1.CleanupService/GetOperation"),
-    // Changes nothing, but reads whole tables, shows sample rows, and hands out a token.
-    Row {
-        method: "/dbkeep.v1.CleanupService/PlanCleanup",
-        mutates: false,
-        role: Role::Operator,
-        audited: true,
-    },
-    acts("/dbkeep.v1.CleanupService/RunCleanup"),
-    // Changes nothing, but reads rows of every table and shows single values.
-    Row {
-        method: "/dbkeep.v1.CleanupService/DiscoverOperations",
-        mutates: false,
-        role: Role::Operator,
-        audited: true,
-    },
-    looks("/dbkeep.v1.RunService/GetRun"),
-    looks("/dbkeep.v1.RunService/ListRuns"),
-    looks("/dbkeep.v1.RunService/WatchRun"),
-    acts("/dbkeep.v1.RunService/CancelRun"),
-    acts("/dbkeep.v1.RunService/PauseRun"),
-    acts("/dbkeep.v1.RunService/ResumeRun"),
-    acts("/dbkeep.v1.RunService/UpdateRunLimits"),
-    acts("/dbkeep.v1.RunService/UndoRun"),
-    acts("/dbkeep.v1.RunService/ApproveRun"),
-    looks("/dbkeep.v1.RunService/ListDecisions"),
-    looks("/dbkeep.v1.BackupService/ListBackups"),
-    looks("/dbkeep.v1.BackupService/GetBackup"),
-    acts("/dbkeep.v1.BackupService/VerifyBackup"),
-    acts("/dbkeep.v1.BackupService/CreateBackup"),
-    acts("/dbkeep.v1.BackupService/RestoreBackup"),
-    acts("/dbkeep.v1.BackupService/PruneBackups"),
-    looks("/dbkeep.v1.ScheduleService/GetSchedule"),
-    looks("/dbkeep.v1.ScheduleService/ListSchedules"),
-    looks("/dbkeep.v1.ScheduleService/PreviewSchedule"),
-    looks("/dbkeep.v1.ScheduleService/ListScheduleRuns"),
-    looks("/dbkeep.v1.ScheduleService/GetSchedulerStatus"),
-    acts("/dbkeep.v1.ScheduleService/CreateSchedule"),
-    acts("/dbkeep.v1.ScheduleService/UpdateSchedule"),
-    acts("/dbkeep.v1.ScheduleService/DeleteSchedule"),
-    acts("/dbkeep.v1.ScheduleService/RunSchedule"),
-    acts("/dbkeep.v1.ScheduleService/PauseSchedule"),
-    acts("/dbkeep.v1.ScheduleService/ResumeSchedule"),
-    acts("/dbkeep.v1.ScheduleService/ApproveSchedule"),
-    acts("/dbkeep.v1.ScheduleService/StartScheduler"),
-    acts("/dbkeep.v1.ScheduleService/StopScheduler"),
-    looks("/dbkeep.v1.MigrationService/GetMigrationStatus"),
-    looks("/dbkeep.v1.MigrationService/ListMigrations"),
-    looks("/dbkeep.v1.MigrationService/GetMigration"),
-    looks("/dbkeep.v1.MigrationService/PlanMigrations"),
-    acts("/dbkeep.v1.MigrationService/TestMigration"),
-    acts("/dbkeep.v1.MigrationService/ApplyMigrations"),
-    acts("/dbkeep.v1.MigrationService/RollbackMigrations"),
-    acts("/dbkeep.v1.MigrationService/RepairLedger"),
-    acts("/dbkeep.v1.MigrationService/BaselineMigrations"),
-    looks("/dbkeep.v1.MigrationService/DraftMigration"),
-    looks("/dbkeep.v1.NotificationService/ListChannels"),
-    acts("/dbkeep.v1.NotificationService/TestChannel"),
-    looks("/dbkeep.v1.NotificationService/ListDeliveries"),
-    looks("/dbkeep.v1.NotificationService/GetDelivery"),
-    acts("/dbkeep.v1.NotificationService/RetryDelivery"),
-    looks("/dbkeep.v1.MonitoringService/GetStatus"),
-    looks("/dbkeep.v1.MonitoringService/GetMetrics"),
-    looks("/dbkeep.v1.MonitoringService/ListMetricHistory"),
-    looks("/dbkeep.v1.MonitoringService/WatchMetrics"),
-    looks("/dbkeep.v1.MonitoringService/ListFindings"),
-    looks("/dbkeep.v1.MonitoringService/GetRecommendations"),
-    looks("/dbkeep.v1.MonitoringService/ListAlerts"),
-    looks("/dbkeep.v1.MonitoringService/WatchAlerts"),
-    acts("/dbkeep.v1.MonitoringService/AcknowledgeAlert"),
-    looks("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
-    looks("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+    looks("/dbkeep.v1.TargetService/GetGrants", Subject::Target("target")),
+    looks("/dbkeep.v1.CleanupService/ListOperations", Subject::Target("target")),
+    looks("/dbkeep.v1.CleanupService/GetOperation", Subject::Target("target")),
+    reads("/dbkeep.v1.CleanupService/PlanCleanup", Subject::Target("target")),
+    acts("/dbkeep.v1.CleanupService/RunCleanup", Subject::Target("target")),
+    reads("/dbkeep.v1.CleanupService/DiscoverOperations", Subject::Target("target")),
+    looks("/dbkeep.v1.RunService/GetRun", Subject::Run("id")),
+    looks("/dbkeep.v1.RunService/ListRuns", Subject::Listed(Some("filter.target"))),
+    looks("/dbkeep.v1.RunService/WatchRun", Subject::Run("id")),
+    acts("/dbkeep.v1.RunService/CancelRun", Subject::Run("id")),
+    acts("/dbkeep.v1.RunService/PauseRun", Subject::Run("id")),
+    acts("/dbkeep.v1.RunService/ResumeRun", Subject::Run("id")),
+    acts("/dbkeep.v1.RunService/UpdateRunLimits", Subject::Run("id")),
+    acts("/dbkeep.v1.RunService/UndoRun", Subject::Run("id")),
+    consents("/dbkeep.v1.RunService/ApproveRun", Subject::Run("id")),
+    looks("/dbkeep.v1.RunService/ListDecisions", Subject::Listed(None)),
+    looks("/dbkeep.v1.BackupService/ListBackups", Subject::Listed(Some("target"))),
+    looks("/dbkeep.v1.BackupService/GetBackup", Subject::Backup("id")),
+    acts("/dbkeep.v1.BackupService/VerifyBackup", Subject::Backup("id")),
+    acts("/dbkeep.v1.BackupService/CreateBackup", Subject::Target("target")),
+    acts("/dbkeep.v1.BackupService/RestoreBackup", Subject::Backup("id")),
+    acts("/dbkeep.v1.BackupService/PruneBackups", Subject::Target("target")),
+    looks("/dbkeep.v1.ScheduleService/GetSchedule", Subject::Schedule("id")),
+    looks("/dbkeep.v1.ScheduleService/ListSchedules", Subject::Listed(Some("target"))),
+    looks("/dbkeep.v1.ScheduleService/PreviewSchedule", Subject::Schedule("id")),
+    looks("/dbkeep.v1.ScheduleService/ListScheduleRuns", Subject::Schedule("id")),
+    looks("/dbkeep.v1.ScheduleService/GetSchedulerStatus", Subject::Nothing),
+    acts("/dbkeep.v1.ScheduleService/CreateSchedule", Subject::Target("spec.target")),
+    acts(
+        "/dbkeep.v1.ScheduleService/UpdateSchedule",
+        Subject::Rescheduled {
+            id: "id",
+            target: "spec.target",
+        },
+    ),
+    acts("/dbkeep.v1.ScheduleService/DeleteSchedule", Subject::Schedule("id")),
+    acts("/dbkeep.v1.ScheduleService/RunSchedule", Subject::Schedule("id")),
+    acts("/dbkeep.v1.ScheduleService/PauseSchedule", Subject::Schedule("id")),
+    acts("/dbkeep.v1.ScheduleService/ResumeSchedule", Subject::Schedule("id")),
+    consents("/dbkeep.v1.ScheduleService/ApproveSchedule", Subject::Schedule("id")),
+    acts("/dbkeep.v1.ScheduleService/StartScheduler", Subject::House),
+    acts("/dbkeep.v1.ScheduleService/StopScheduler", Subject::House),
+    looks("/dbkeep.v1.MigrationService/GetMigrationStatus", Subject::Target("target")),
+    looks("/dbkeep.v1.MigrationService/ListMigrations", Subject::Target("target")),
+    looks("/dbkeep.v1.MigrationService/GetMigration", Subject::Target("target")),
+    looks("/dbkeep.v1.MigrationService/PlanMigrations", Subject::Target("target")),
+    acts("/dbkeep.v1.MigrationService/TestMigration", Subject::Target("target")),
+    acts("/dbkeep.v1.MigrationService/ApplyMigrations", Subject::Target("target")),
+    acts("/dbkeep.v1.MigrationService/RollbackMigrations", Subject::Target("target")),
+    acts("/dbkeep.v1.MigrationService/RepairLedger", Subject::Target("target")),
+    acts("/dbkeep.v1.MigrationService/BaselineMigrations", Subject::Target("target")),
+    looks("/dbkeep.v1.MigrationService/DraftMigration", Subject::Target("target")),
+    looks("/dbkeep.v1.NotificationService/ListChannels", Subject::Nothing),
+    acts("/dbkeep.v1.NotificationService/TestChannel", Subject::House),
+    looks("/dbkeep.v1.NotificationService/ListDeliveries", Subject::Listed(None)),
+    looks("/dbkeep.v1.NotificationService/GetDelivery", Subject::Delivery("id")),
+    acts("/dbkeep.v1.NotificationService/RetryDelivery", Subject::Delivery("id")),
+    looks("/dbkeep.v1.MonitoringService/GetStatus", Subject::Listed(None)),
+    looks("/dbkeep.v1.MonitoringService/GetMetrics", Subject::Target("target")),
+    looks("/dbkeep.v1.MonitoringService/ListMetricHistory", Subject::Target("target")),
+    looks("/dbkeep.v1.MonitoringService/WatchMetrics", Subject::Listed(Some("target"))),
+    looks("/dbkeep.v1.MonitoringService/ListFindings", Subject::Target("target")),
+    looks("/dbkeep.v1.MonitoringService/GetRecommendations", Subject::Target("target")),
+    looks("/dbkeep.v1.MonitoringService/ListAlerts", Subject::Listed(Some("target"))),
+    looks("/dbkeep.v1.MonitoringService/WatchAlerts", Subject::Listed(Some("target"))),
+    acts("/dbkeep.v1.MonitoringService/AcknowledgeAlert", Subject::Alert("id")),
+    looks("/dbkeep.v1.AccessService/GetCaller", Subject::Nothing),
+    governs("/dbkeep.v1.AccessService/CreateToken", true),
+    governs("/dbkeep.v1.AccessService/ListTokens", false),
+    governs("/dbkeep.v1.AccessService/RevokeToken", true),
+    looks(
+        "/dbkeep.v1.AuditService/ListAuditEvents",
+        Subject::Listed(Some("filter.target")),
+    ),
+    // By its number; the service knows whose it is.
+    looks("/dbkeep.v1.AuditService/GetAuditEvent", Subject::Listed(None)),
+    looks("/dbkeep.v1.AuditService/VerifyAuditLog", Subject::House),
+    // Takes everything that anybody did out of the house.
+    governs("/dbkeep.v1.AuditService/ExportAuditLog", false),
+    looks("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Subject::Nothing),
+    looks(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        Subject::Nothing,
+    ),
+    // Names targets and tables.
+    looks(METRICS, Subject::House),
     open("/grpc.health.v1.Health/Check"),
     open("/grpc.health.v1.Health/Watch"),
 ];
@@ -210,8 +281,9 @@ mod tests {
     #[test]
     fn whoever_only_looks_changes_nothing() {
         for row in ROWS {
-            assert!(!row.mutates || (row.role == Role::Operator && row.audited), "{}", row.method);
-            assert!(is_served(row.method), "{}", row.method);
+            let acts = row.role.is_some_and(|role| role != Role::Viewer);
+            assert!(!row.mutates || (acts && row.audited), "{}", row.method);
+            assert!(is_served(row.method) || row.method == METRICS, "{}", row.method);
         }
     }
 }

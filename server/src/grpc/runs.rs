@@ -9,9 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert, detached,
-    gate::deadline_of,
-    page::Pages,
-    principal::caller_of,
+    gate::{caller_of, deadline_of, scope_of},
+    page::{Pages, seen},
     stream::{EventStream, Streams},
     validate::Check,
 };
@@ -38,16 +37,21 @@ impl RunService for Runs {
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let scope = scope_of(&request);
         let request = request.into_inner();
         let wire = request.filter.unwrap_or_default();
         let pages = Pages::of("runs", &wire);
         let mut check = Check::default();
         let size = check.page_size(request.page_size);
         let before = pages.after(&request.page_token, &mut check);
-        let filter = convert::run::filter(wire, &mut check);
+        let mut filter = convert::run::filter(wire, &mut check);
         check.finish()?;
-        let engine = self.engine.clone();
-        let mut runs = detached(async move { engine.runs(&filter, before, size + 1).await }).await?;
+        filter.target = filter.target.or_else(|| scope.only().map(str::to_owned));
+        let fetch = |before, limit| {
+            let (engine, filter) = (self.engine.clone(), filter.clone());
+            detached(async move { engine.runs(&filter, before, limit).await })
+        };
+        let mut runs = seen(size, before, fetch, |run| run.id, |run| scope.covers(&run.target)).await?;
         let next_page_token = pages.cut(&mut runs, size, |run| run.id);
         Ok(Response::new(v1::ListRunsResponse {
             runs: runs.into_iter().map(convert::run::run).collect(),
@@ -65,9 +69,7 @@ impl RunService for Runs {
         check.finish()?;
         let place = self.streams.place()?;
         let events = self.streams.follow(&self.engine, id, after_sequence, place, deadline).await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::WatchRunResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::WatchRunResponse { event: Some(event) }))
     }
 
     async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::CancelRunResponse>, Status> {
@@ -176,7 +178,7 @@ impl RunService for Runs {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(events.wrap(|event| v1::UndoRunResponse { event: Some(event) })))
+        Ok(events.answer(|event| v1::UndoRunResponse { event: Some(event) }))
     }
 
     async fn approve_run(&self, request: Request<v1::ApproveRunRequest>) -> Result<Response<v1::ApproveRunResponse>, Status> {
@@ -197,6 +199,7 @@ impl RunService for Runs {
         &self,
         request: Request<v1::ListDecisionsRequest>,
     ) -> Result<Response<v1::ListDecisionsResponse>, Status> {
+        let scope = scope_of(&request);
         let request = request.into_inner();
         let wire = request.filter.unwrap_or_default();
         let pages = Pages::of("decisions", &wire);
@@ -206,8 +209,18 @@ impl RunService for Runs {
         let before = pages.after(&request.page_token, &mut check).map(|id| DecisionId(id.0));
         let filter = convert::decision::filter(&wire, &mut check);
         check.finish()?;
-        let engine = self.engine.clone();
-        let mut decisions = detached(async move { engine.decisions(&filter, before, size + 1).await }).await?;
+        let fetch = |before, limit| {
+            let (engine, filter) = (self.engine.clone(), filter.clone());
+            detached(async move { engine.decisions(&filter, before, limit).await })
+        };
+        let mut decisions = seen(
+            size,
+            before,
+            fetch,
+            |decision| decision.id,
+            |decision| scope.covers(&decision.target),
+        )
+        .await?;
         let next_page_token = pages.cut(&mut decisions, size, |decision| RunId(decision.id.0));
         Ok(Response::new(v1::ListDecisionsResponse {
             decisions: decisions.into_iter().map(convert::decision::decision).collect(),

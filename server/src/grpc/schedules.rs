@@ -1,8 +1,12 @@
 //! `ScheduleService`: schedules, what became of their slots, and the switch over all of them. Called by tonic.
 
+use std::collections::HashSet;
+
 use dbkeep_engine::{
     Engine, EngineError,
+    access::Scope,
     engine::schedules::{MAX_NOTE, MAX_PREVIEW, ScheduleView},
+    model::{ScheduleId, SlotRecord},
     port::{SlotFilter, SlotPlace},
 };
 use dbkeep_proto::v1::{self, schedule_service_server::ScheduleService};
@@ -15,8 +19,8 @@ use super::{
         time,
     },
     detached,
-    gate::deadline_of,
-    principal::caller_of,
+    gate::{caller_of, deadline_of, scope_of},
+    page::seen,
     status::{Fault, Violation},
     stream::{EventStream, Streams},
     validate::Check,
@@ -79,6 +83,17 @@ fn note(text: &str, check: &mut Check) {
 }
 
 impl Schedules {
+    /// The schedules that a caller for some targets sees; none for one who sees all.
+    async fn seen_schedules(&self, scope: &Scope) -> Result<HashSet<ScheduleId>, Fault> {
+        let mut seen = HashSet::new();
+        for target in scope.targets().into_iter().flatten() {
+            let (engine, target) = (self.engine.clone(), target.clone());
+            let found = detached(async move { engine.schedules(Some(&target), None, u32::MAX).await }).await?;
+            seen.extend(found.into_iter().map(|found| found.schedule.id));
+        }
+        Ok(seen)
+    }
+
     /// What the engine says about a spec whose conversion found mistakes already: all of them in one answer.
     async fn refused(&self, patch: &Patch, check: Check) -> Result<(), Fault> {
         let Err(fault) = check.finish() else { return Ok(()) };
@@ -128,6 +143,7 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<v1::ListSchedulesRequest>,
     ) -> Result<Response<v1::ListSchedulesResponse>, Status> {
+        let scope = scope_of(&request);
         let v1::ListSchedulesRequest {
             target,
             page_size,
@@ -149,10 +165,15 @@ impl ScheduleService for Schedules {
             name
         };
         check.finish()?;
-        let engine = self.engine.clone();
-        let target = (!target.is_empty()).then_some(target);
-        let mut found: Vec<ScheduleView> =
-            detached(async move { engine.schedules(target.as_deref(), after.as_deref(), size + 1).await }).await?;
+        let target = Some(target)
+            .filter(|target| !target.is_empty())
+            .or_else(|| scope.only().map(str::to_owned));
+        let fetch = |after: Option<String>, limit| {
+            let (engine, target) = (self.engine.clone(), target.clone());
+            detached(async move { engine.schedules(target.as_deref(), after.as_deref(), limit).await })
+        };
+        let name = |found: &ScheduleView| found.schedule.spec.name.clone();
+        let mut found = seen(size, after, fetch, name, |found| scope.covers(&found.schedule.spec.target)).await?;
         let length = usize::try_from(size).unwrap_or(usize::MAX);
         let more = found.len() > length;
         found.truncate(length);
@@ -232,9 +253,7 @@ impl ScheduleService for Schedules {
             .streams
             .follow(&self.engine, run.id.to_string(), 0, place, deadline)
             .await?;
-        Ok(Response::new(
-            events.wrap(|event| v1::RunScheduleResponse { event: Some(event) }),
-        ))
+        Ok(events.answer(|event| v1::RunScheduleResponse { event: Some(event) }))
     }
 
     async fn pause_schedule(
@@ -348,6 +367,7 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<v1::ListScheduleRunsRequest>,
     ) -> Result<Response<v1::ListScheduleRunsResponse>, Status> {
+        let scope = scope_of(&request);
         let v1::ListScheduleRunsRequest {
             id,
             outcomes,
@@ -365,17 +385,25 @@ impl ScheduleService for Schedules {
             );
         }
         check.finish()?;
-        let engine = self.engine.clone();
-        let mut slots = detached(async move {
-            let schedule = if id.is_empty() {
-                None
-            } else {
-                Some(engine.schedule(&id).await?.schedule.id)
-            };
-            let filter = SlotFilter { schedule, outcomes };
-            engine.slots(&filter, behind, size + 1).await
-        })
-        .await?;
+        let schedule = if id.is_empty() {
+            None
+        } else {
+            let engine = self.engine.clone();
+            Some(detached(async move { engine.schedule(&id).await }).await?.schedule.id)
+        };
+        // A slot does not say whose it is; its schedule does. One that was deleted is seen by those only who see everything.
+        let schedules = self.seen_schedules(&scope).await?;
+        let filter = SlotFilter { schedule, outcomes };
+        let fetch = |behind, limit| {
+            let (engine, filter) = (self.engine.clone(), filter.clone());
+            detached(async move { engine.slots(&filter, behind, limit).await })
+        };
+        let place = |slot: &SlotRecord| SlotPlace {
+            slot: slot.slot,
+            schedule: slot.schedule,
+        };
+        let visible = |slot: &SlotRecord| scope.is_all() || schedules.contains(&slot.schedule);
+        let mut slots = seen(size, behind, fetch, place, visible).await?;
         let length = usize::try_from(size).unwrap_or(usize::MAX);
         let more = slots.len() > length;
         slots.truncate(length);

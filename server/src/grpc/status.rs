@@ -52,6 +52,46 @@ pub(crate) enum Fault {
         /// Number of places.
         limit: usize,
     },
+    /// Nobody knows who calls.
+    Unauthenticated {
+        /// What is wrong with what came and what was expected; never what it was.
+        problem: &'static str,
+    },
+    /// The caller's role does not cover the method.
+    RoleRefused {
+        /// Path of the method.
+        method: &'static str,
+        /// Role of the caller.
+        role: &'static str,
+        /// Role that the method asks for.
+        asked: &'static str,
+    },
+    /// The method is about more than the targets that the caller is for.
+    OutOfScope {
+        /// Path of the method.
+        method: &'static str,
+    },
+    /// The caller calls too often, or too much at a time.
+    TooManyCalls {
+        /// What there is too much of, and the limit.
+        problem: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The server has more to do than it takes on.
+    Overloaded,
+    /// The request is too long.
+    RequestTooLong {
+        /// Largest request, bytes.
+        limit: usize,
+    },
+    /// The request did not arrive as a whole.
+    RequestBroken {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The act cannot be recorded, and is not done.
+    AuditUnavailable,
     /// The caller's name cannot be taken.
     PrincipalRefused {
         /// What is wrong with it and what was expected.
@@ -62,8 +102,29 @@ pub(crate) enum Fault {
         /// Path of the method.
         method: String,
     },
+    /// The operating system gives no random bytes.
+    NoRandom,
     /// A task of this server ended without an answer.
     TaskLost(tokio::task::JoinError),
+}
+
+impl Fault {
+    /// Code and words of a refusal, for the record.
+    pub(crate) fn told(&self) -> (Code, String) {
+        match self {
+            Self::Unauthenticated { problem } => (Code::Unauthenticated, (*problem).to_owned()),
+            Self::PrincipalRefused { problem } => (Code::Unauthenticated, format!("dbkeep-principal {problem}")),
+            Self::RoleRefused { role, asked, .. } => {
+                (Code::PermissionDenied, format!("the role is {role}; {asked} is asked for"))
+            }
+            Self::OutOfScope { .. } => (Code::PermissionDenied, "about more than the caller's targets".to_owned()),
+            Self::MethodNotAllowed { .. } => (Code::PermissionDenied, "no policy allows the method".to_owned()),
+            Self::TooManyCalls { problem, .. } => (Code::ResourceExhausted, problem.clone()),
+            // About what the caller does not see.
+            Self::Engine(error) => (Code::NotFound, error.to_string()),
+            _ => (Code::Unknown, String::new()),
+        }
+    }
 }
 
 impl From<EngineError> for Fault {
@@ -181,6 +242,50 @@ fn answer(fault: Fault) -> Answer {
                 .with("limit", limit)
                 .retry(RETRY_LATER)
         }
+        Fault::Unauthenticated { problem } => Answer::new(
+            Code::Unauthenticated,
+            ErrorReason::Unauthenticated,
+            format!("the caller is not known: {problem}"),
+        ),
+        Fault::RoleRefused { method, role, asked } => Answer::new(
+            Code::PermissionDenied,
+            ErrorReason::RoleRefused,
+            format!("{method} asks for the role {asked}; the caller has {role}"),
+        )
+        .with("method", method)
+        .with("role", role)
+        .with("asked", asked),
+        Fault::OutOfScope { method } => Answer::new(
+            Code::PermissionDenied,
+            ErrorReason::OutOfScope,
+            format!("{method} is about more than the targets that the caller is for"),
+        )
+        .with("method", method),
+        Fault::TooManyCalls { problem, retry_after } => {
+            Answer::new(Code::ResourceExhausted, ErrorReason::TooManyCalls, problem).retry(retry_after)
+        }
+        Fault::Overloaded => Answer::new(
+            Code::Unavailable,
+            ErrorReason::Overloaded,
+            "the server has more calls to answer than it takes on; nothing was changed",
+        )
+        .retry(RETRY_SOON),
+        Fault::RequestTooLong { limit } => Answer::new(
+            Code::OutOfRange,
+            ErrorReason::RequestBroken,
+            format!("the request is too long; expected at most {limit} bytes"),
+        ),
+        Fault::RequestBroken { problem } => Answer::new(
+            Code::InvalidArgument,
+            ErrorReason::RequestBroken,
+            format!("the request {problem}"),
+        ),
+        Fault::AuditUnavailable => Answer::new(
+            Code::Unavailable,
+            ErrorReason::AuditUnavailable,
+            "the call cannot be recorded in the audit log; nothing was changed",
+        )
+        .retry(RETRY_LATER),
         Fault::PrincipalRefused { problem } => Answer::new(
             Code::Unauthenticated,
             ErrorReason::PrincipalRefused,
@@ -193,6 +298,7 @@ fn answer(fault: Fault) -> Answer {
             format!("no policy allows {method}"),
         )
         .with("method", method),
+        Fault::NoRandom => internal(&std::io::Error::other("the operating system gives no random bytes")),
         Fault::TaskLost(error) => internal(&error),
     }
 }
@@ -259,6 +365,8 @@ fn of_failure(error: EngineError) -> Answer {
                 .with("target", target)
                 .with("known", known.join(","))
         }
+        EngineError::UnknownToken { key } => Answer::missing(ErrorReason::UnknownToken, "token", &key, said).with("token", &key),
+        EngineError::TokenExists { name } => Answer::new(Code::AlreadyExists, ErrorReason::TokenExists, said).with("name", name),
         EngineError::UnknownRun { id } => Answer::missing(ErrorReason::UnknownRun, "run", &id, said).with("run", &id),
         EngineError::UnknownBackup { id } => Answer::missing(ErrorReason::UnknownBackup, "backup", &id, said).with("backup", &id),
         EngineError::UnknownChannel { name, known } => Answer::missing(ErrorReason::UnknownChannel, "channel", &name, said)
@@ -268,6 +376,13 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::UnknownDelivery { id } => {
             Answer::missing(ErrorReason::UnknownDelivery, "delivery", &id, said).with("delivery", &id)
         }
+        EngineError::UnknownAuditRecord { number } => {
+            Answer::missing(ErrorReason::UnknownAuditRecord, "audit record", &number.to_string(), said).with("number", number)
+        }
+        EngineError::AuditLogBroken { number, problem } => Answer::new(Code::DataLoss, ErrorReason::AuditLogBroken, said)
+            .with("number", number)
+            .with("problem", problem),
+        EngineError::AnchorFile(error) => internal(&error),
         EngineError::DeliveryState { id, state } => Answer::unmet(ErrorReason::DeliveryState, id, said)
             .with("delivery", id)
             .with("state", state.name()),

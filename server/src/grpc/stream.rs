@@ -13,9 +13,9 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Response, Status};
 
-use super::{convert, status::Fault};
+use super::{convert, recorded::Outcome, status::Fault};
 
 /// The stream of a streaming response.
 pub(super) type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -90,6 +90,19 @@ pub(super) struct Events {
 }
 
 impl Events {
+    /// The answer of a method whose responses are made by `wrap`; the record of the call gets the run.
+    pub(super) fn answer<T: Send + 'static>(self, wrap: fn(RunEvent) -> T) -> Response<EventStream<T>> {
+        let outcome = self.outcome();
+        let mut answer = Response::new(self.wrap(wrap));
+        answer.extensions_mut().insert(outcome);
+        answer
+    }
+
+    /// What the record of the call says.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome(format!("run {}", self.run))
+    }
+
     /// The stream of a method whose response is made by `wrap`.
     pub(super) fn wrap<T: Send + 'static>(self, wrap: fn(RunEvent) -> T) -> EventStream<T> {
         let Self {

@@ -4,7 +4,7 @@ use dbkeep_engine::Engine;
 use dbkeep_proto::v1::{self, target_service_server::TargetService};
 use tonic::{Request, Response, Status};
 
-use super::{convert, detached, status::Fault, validate::Check};
+use super::{convert, detached, gate::scope_of, status::Fault, validate::Check};
 
 /// The service.
 #[derive(Clone)]
@@ -14,11 +14,13 @@ pub(super) struct Targets {
 
 #[tonic::async_trait]
 impl TargetService for Targets {
-    async fn list_targets(&self, _request: Request<v1::ListTargetsRequest>) -> Result<Response<v1::ListTargetsResponse>, Status> {
+    async fn list_targets(&self, request: Request<v1::ListTargetsRequest>) -> Result<Response<v1::ListTargetsResponse>, Status> {
+        let scope = scope_of(&request);
         let targets = self
             .engine
             .targets()
             .iter()
+            .filter(|(name, _)| scope.covers(name))
             .map(|(name, entry)| convert::target::target(name, entry))
             .collect();
         Ok(Response::new(v1::ListTargetsResponse { targets }))
@@ -39,6 +41,7 @@ impl TargetService for Targets {
             status: Some(convert::target::status(status, entry.target.capabilities(), &active, rights)),
         }))
     }
+
     async fn get_grants(&self, request: Request<v1::GetGrantsRequest>) -> Result<Response<v1::GetGrantsResponse>, Status> {
         let request = request.into_inner();
         let mut check = Check::default();

@@ -68,7 +68,7 @@ pub(crate) fn authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, St
 
 /// TLS that trusts these authorities, or the public ones. It brings its provider of cryptography along, so that none is installed for
 /// the whole process.
-fn tls(authorities_pem: Option<&[u8]>) -> Result<ClientConfig, String> {
+pub(crate) fn tls(authorities_pem: Option<&[u8]>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match authorities_pem {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),

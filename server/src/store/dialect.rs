@@ -29,6 +29,14 @@ impl Dialect {
         }
     }
 
+    /// The same in microseconds, as exact as the database has it.
+    pub(super) fn now_us(self) -> &'static str {
+        match self {
+            Self::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+            Self::Sqlite => "CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000",
+        }
+    }
+
     /// Locks the selected row of the table `runs` until the end of the transaction. An immediate transaction has the whole of SQLite locked.
     pub(super) fn lock_row(self) -> &'static str {
         match self {

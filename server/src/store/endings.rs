@@ -3,6 +3,7 @@
 //! the notice loses neither. Called by `draft` and `slots`.
 
 use dbkeep_engine::{
+    audit::{Phase, Subject},
     model::{
         Run, ScheduleId, ScheduleSpec, SlotOutcome, SlotRecord,
         notice::{Notice, NoticeKind, ScheduleRef},
@@ -11,7 +12,7 @@ use dbkeep_engine::{
 };
 use jiff::Timestamp;
 
-use super::{failure::Failure, outbox, rows, transaction::Tx};
+use super::{audit, failure::Failure, outbox, rows, transaction::Tx};
 
 /// What a schedule wants to be told.
 fn rules(spec: &ScheduleSpec) -> Rules<'_> {
@@ -34,12 +35,34 @@ async fn spec_of(tx: &mut Tx<'_>, schedule: ScheduleId) -> Result<Option<Schedul
     Ok(Some(rows::from_json(&json, || format!("spec of schedule {schedule}"))?))
 }
 
-/// Tells of a run that has ended, whoever is to hear of it: by the routes, and by the rules of the schedule that started it, as they are now.
-/// A dry run has changed nothing, and whoever asked for it has its answer.
+/// What a run has done, for the audit log: the end of the call that has started it, or of none where a schedule has.
+fn record(run: &Run) -> Subject {
+    let report = &run.report;
+    let counts = [
+        ("rows_planned", report.total(|step| step.rows_planned)),
+        ("rows_affected", report.total(|step| step.rows_affected)),
+        ("rows_captured", report.total(|step| step.rows_captured)),
+        ("bytes_captured", report.total(|step| step.captured_bytes)),
+    ];
+    Subject {
+        phase: Phase::Ended,
+        principal: run.started_by.clone(),
+        method: format!("run/{}", run.kind.name()),
+        target: run.target.clone(),
+        code: run.state.name().to_ascii_uppercase(),
+        detail: format!("run {}: {}", run.id, run.state_reason),
+        counts: counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        ..Subject::of(run.id.0)
+    }
+}
+
+/// Tells of a run that has ended, whoever is to hear of it: the audit log, and by the routes, and by the rules of the schedule that started it, as
+/// they are now. A dry run has changed nothing, and whoever asked for it has its answer.
 pub(super) async fn announce(tx: &mut Tx<'_>, run: &Run) -> Result<(), Failure> {
     if run.options.dry_run {
         return Ok(());
     }
+    audit::note(tx, record(run)).await?;
     let scheduled = run.report.scheduled.as_deref();
     let spec = match scheduled {
         Some(scheduled) => spec_of(tx, scheduled.schedule).await?,

@@ -10,12 +10,14 @@
 //! ```
 //!
 //! Files: `open` connects and migrates; `failover` finds the server that takes writes, where there are several; `plans`, `runs`, `create`, `queue`, `leases`, `updates`, `steering`, `events`, `approvals`,
-//! `decisions`, `proofs`, `schedules`, `slots`, `servers`, `outbox`, `metrics`, `rollup` and `alerts` have the SQL; `draft` is a run while a transaction works on it,
+//! `decisions`, `tokens`, `proofs`, `schedules`, `slots`, `servers`, `outbox`, `metrics`, `rollup`, `alerts`, `audit` and `audit_rows` have the SQL; `draft` is a run while a transaction works on it,
 //! `endings` tells of those that end in one; `rows` turns rows into the model's nouns, `failure` the driver's errors into
 //! [`StoreError`]. Nothing here knows gRPC, and nothing outside speaks SQL to these tables.
 
 mod alerts;
 mod approvals;
+mod audit;
+mod audit_rows;
 mod create;
 mod decisions;
 mod dialect;
@@ -39,6 +41,7 @@ mod schedules;
 mod servers;
 mod slots;
 mod steering;
+mod tokens;
 mod transaction;
 mod updates;
 
@@ -46,6 +49,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
+    access::{TokenId, TokenRecord},
+    audit::{Anchor, Record, Seal, Subject},
     model::{
         Decision, DecisionId, Event, Plan, PlanId, Proof, Run, RunId, Schedule, ScheduleId, ScheduleState, SchedulerSwitch,
         ServerInfo, ServerSeen, SlotOutcome, SlotRecord,
@@ -54,11 +59,11 @@ use dbkeep_engine::{
     },
     notify::Routing,
     port::{
-        AlertChanges, AlertFilter, Changed, ClaimedDelivery, CollectClaim, Collected, Collection, CreateRun, CreateSchedule,
-        Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage, FiredNow, Grant, HistoryQuery, HistoryUsage,
-        Kept, Ladder, Metrics, OpenSlots, Outbox, Point, Proofs, PruneBegun, Pulse, Renewal, Requeued, Resolved, RunFilter,
-        ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered,
-        Store, StoreError, Update, Verdict,
+        AlertChanges, AlertFilter, AuditFilter, AuditLog, Changed, ClaimedDelivery, CollectClaim, Collected, Collection,
+        CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage, FiredNow, Grant,
+        HistoryQuery, HistoryUsage, Kept, Ladder, Metrics, OpenSlots, Outbox, Outline, Point, Proofs, PruneBegun, Pulse, Renewal,
+        Requeued, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant,
+        SlotPlace, SteerRequest, Steered, Store, StoreError, Stored, Tokens, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -239,6 +244,25 @@ impl Proofs for ControlStore {
 
     async fn proofs(&self, target: &str) -> Result<Vec<Proof>, StoreError> {
         self.read_proofs(target).await
+    }
+}
+
+#[async_trait]
+impl Tokens for ControlStore {
+    async fn put_token(&self, token: &TokenRecord) -> Result<bool, StoreError> {
+        self.write(tokens::Put::new(token, false)).await
+    }
+
+    async fn put_first_token(&self, token: &TokenRecord) -> Result<bool, StoreError> {
+        self.write(tokens::Put::new(token, true)).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        self.read_tokens().await
+    }
+
+    async fn revoke_token(&self, id: TokenId, at: jiff::Timestamp) -> Result<Option<TokenRecord>, StoreError> {
+        self.write(tokens::Revoke::new(id, at)).await
     }
 }
 
@@ -492,5 +516,44 @@ impl Metrics for ControlStore {
         decision: &Decision,
     ) -> Result<Option<Alert>, StoreError> {
         self.write(alerts::Acknowledge::new(id, by, note, decision)).await
+    }
+}
+
+#[async_trait]
+impl AuditLog for ControlStore {
+    async fn append(&self, subjects: &[Subject]) -> Result<Vec<Record>, StoreError> {
+        self.write(audit::Append::new(subjects)).await
+    }
+
+    async fn audit_records(&self, filter: &AuditFilter, before: Option<u64>, limit: u32) -> Result<Vec<Record>, StoreError> {
+        self.read_audit_records(filter, before, limit).await
+    }
+
+    async fn audit_record(&self, number: u64) -> Result<Option<Record>, StoreError> {
+        self.read_audit_record(number).await
+    }
+
+    async fn audit_range(&self, from: i64, to: i64, limit: u32) -> Result<Vec<Stored>, StoreError> {
+        self.read_audit_range(from, to, limit).await
+    }
+
+    async fn audit_outline(&self) -> Result<Outline, StoreError> {
+        self.read_audit_outline().await
+    }
+
+    async fn close_segment(&self, last: u64) -> Result<Option<Seal>, StoreError> {
+        self.write(audit::Close::new(last)).await
+    }
+
+    async fn prune_segment(&self, seal: &Seal) -> Result<Option<Record>, StoreError> {
+        self.write(audit::Remove::new(seal)).await
+    }
+
+    async fn put_anchor(&self, anchor: &Anchor, envelopes: &[Envelope]) -> Result<(), StoreError> {
+        self.write(audit::PutAnchor::new(anchor, envelopes)).await
+    }
+
+    async fn claim_audit_turn(&self, holder: &str, term: Duration) -> Result<bool, StoreError> {
+        self.write(audit::TakeTurn::new(holder, term)).await
     }
 }

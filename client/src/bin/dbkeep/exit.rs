@@ -10,10 +10,11 @@ use dbkeep_client::{Code, Error, proto::RunState};
 pub(crate) const HELP: &str = "\
 Exit codes:
   0    success
-  1    error, or the run failed
+  1    error, or the run failed, or the audit log is not whole
   2    usage: the command line, or a value that the server refused
   3    the run succeeded in part: time limit, failed steps, or rows left over
-  4    refused by a precondition: plan needed, used, expired, blocked or drifted;
+  4    refused: not known to the server, or not allowed to;
+       or refused by a precondition: plan needed, used, expired, blocked or drifted;
        phrase or approval refused; table held by another run; state of the run;
        migrations: none configured, blocked, held, or none to take (`status`,
        `plan`, and a dry run too, where something blocks);
@@ -94,6 +95,11 @@ impl Exit {
             | Error::ConfirmationPhrase { .. }
             | Error::ApprovalRefused { .. }
             | Error::FindingsUnconfirmed { .. }
+            | Error::Unauthenticated { .. }
+            | Error::RoleRefused { .. }
+            | Error::OutOfScope { .. }
+            | Error::MethodNotAllowed { .. }
+            | Error::TokenExists { .. }
             | Error::CatalogMismatch { .. }
             | Error::RootUnusable { .. }
             | Error::RunAlreadyActive { .. }
@@ -119,7 +125,7 @@ impl Exit {
             | Error::ScheduleBusy { .. }
             | Error::StandingApproval { .. }
             | Error::SlotRefused { .. } => Self::Refused,
-            Error::Deadline { .. } | Error::TooManyStreams { .. } => Self::Unreachable,
+            Error::Deadline { .. } | Error::TooManyStreams { .. } | Error::TooManyCalls { .. } => Self::Unreachable,
             Error::Other {
                 code: Code::FailedPrecondition | Code::Aborted,
                 ..

@@ -140,6 +140,8 @@ fn hint(error: &Error) -> Option<String> {
         Error::UnknownChannel { known, .. } => known_names("channels", known),
         Error::UnknownDelivery { .. } => "dbkeep notify deliveries shows the deliveries".to_owned(),
         Error::UnknownAlert { .. } => "dbkeep alerts shows the alerts".to_owned(),
+        Error::UnknownAuditRecord { .. } => "dbkeep audit list shows the records".to_owned(),
+        Error::AuditLogBroken { .. } => "dbkeep audit verify tells what does not fit".to_owned(),
         Error::DeliveryState { .. } => "dbkeep notify deliveries --state dead shows those that were given up".to_owned(),
         Error::CatalogMismatch { origin, expected, .. } => format!("correct the catalog at {origin}: expected {expected}"),
         Error::UnknownPlan { .. } | Error::PlanExpired { .. } | Error::SchemaChanged { .. } | Error::CountDrifted { .. } => {
@@ -174,6 +176,15 @@ fn hint(error: &Error) -> Option<String> {
             format!("say who you are: dbkeep --principal NAME runs approve {run}")
         }
         Error::ApprovalRefused { run, .. } => format!("somebody else has to: dbkeep --principal NAME runs approve {run}"),
+        Error::Unauthenticated { .. } => {
+            "set DBKEEP_TOKEN, or give --token-file; a server writes the administrator's token to admin-token in its data folder when it first starts"
+                .to_owned()
+        }
+        Error::RoleRefused { asked, .. } => {
+            format!("a token of that role is needed: dbkeep tokens create NAME --role {asked} (dbkeep whoami tells who you are)")
+        }
+        Error::OutOfScope { .. } => "a token for all targets is needed (dbkeep whoami tells who you are)".to_owned(),
+        Error::UnknownToken { .. } | Error::TokenExists { .. } => "dbkeep tokens list shows the tokens".to_owned(),
         Error::PrincipalRefused { .. } => "give --principal or DBKEEP_PRINCIPAL like ann or ann@host".to_owned(),
         Error::FindingsUnconfirmed { .. } => {
             "review it (dbkeep plan OPERATION..) and run with the plan's token, or give --force".to_owned()

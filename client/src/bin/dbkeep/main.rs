@@ -22,7 +22,7 @@ mod report;
 mod session;
 mod table;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -47,12 +47,30 @@ struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Where the server listens: host:port or http://host:port.
+    /// Where the server listens: host:port, http://host:port, or https://host:port with TLS.
     #[arg(long, global = true, env = "DBKEEP_ADDR", value_name = "ADDRESS", default_value = dbkeep_client::DEFAULT_ADDRESS)]
     addr: String,
-    /// Who calls; needed to approve a run [default: the name of the system's user].
+    /// Who calls, for a server on this machine that asks for no proof; needed to approve a run [default: the name of the system's user].
     #[arg(long, global = true, env = "DBKEEP_PRINCIPAL", value_name = "NAME")]
     principal: Option<String>,
+    /// File with the token that proves who calls, instead of the variable DBKEEP_TOKEN.
+    #[arg(long, global = true, env = "DBKEEP_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// File of the authority that has signed the server's certificate, as PEM [default: the public ones].
+    #[arg(long, global = true, env = "DBKEEP_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// File with the client's own certificate, as PEM, for a server that asks for one.
+    #[arg(long, global = true, env = "DBKEEP_CERT", value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// File with the key of that certificate, as PEM.
+    #[arg(long, global = true, env = "DBKEEP_KEY", value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Name that the server's certificate must have, instead of the host of the address.
+    #[arg(long, global = true, value_name = "NAME")]
+    server_name: Option<String>,
+    /// Send the token to another machine without TLS: whoever is in between reads it.
+    #[arg(long, global = true)]
+    token_in_the_clear: bool,
     /// What the answers look like; with json, every line on stdout is one JSON object.
     #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -87,6 +105,9 @@ enum Command {
     /// Who asked for what, and what became of it.
     #[command(subcommand)]
     Decisions(cmd::decisions::Decisions),
+    /// The audit log: list it, verify it, take it away, anchor it.
+    #[command(subcommand)]
+    Audit(cmd::audit::Audit),
     /// What runs saved: make, show, prove, restore and remove backups.
     #[command(subcommand)]
     Backups(cmd::backups::Backups),
@@ -116,6 +137,11 @@ enum Command {
     /// Reports over a time: the last week.
     #[command(subcommand)]
     Report(report::weekly::Report),
+    /// Tokens that prove who calls: make, list and revoke them.
+    #[command(subcommand)]
+    Tokens(cmd::tokens::Tokens),
+    /// Who the server takes the caller for, and what it may do.
+    Whoami(cmd::tokens::Whoami),
     /// Print a completion script for a shell.
     Completions(cmd::completions::Completions),
 }
@@ -140,8 +166,13 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         // Works without a server too: that is what it is for.
         return extract.run(output);
     }
-    let principal = cli.global.principal.or_else(principal::of_user);
-    let session = Session::connect(&cli.global.addr, principal, cli.global.timeout.into(), output).await?;
+    if let Command::Audit(audit) = &cli.command
+        && let Some((file, anchor)) = audit.offline()
+    {
+        // The same: whoever doubts a server asks somebody else.
+        return cmd::audit::verify_file(output, file, anchor);
+    }
+    let session = Session::connect(&cli.global, output).await?;
     match cli.command {
         Command::Targets(command) => command.run(&session).await,
         Command::Grants(command) => command.run(&session).await,
@@ -151,6 +182,7 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Run(command) => command.run(&session).await,
         Command::Runs(command) => command.run(&session).await,
         Command::Decisions(command) => command.run(&session).await,
+        Command::Audit(command) => command.run(&session).await,
         Command::Backups(command) => command.run(&session).await,
         Command::Migrations(command) => command.run(&session).await,
         Command::Notify(command) => command.run(&session).await,
@@ -163,6 +195,8 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Alerts(command) => command.run(&session).await,
         Command::Watch(command) => command.run(&session).await,
         Command::Report(command) => command.run(&session).await,
+        Command::Tokens(command) => command.run(&session).await,
+        Command::Whoami(command) => command.run(&session).await,
         Command::Completions(_) => Ok(Exit::Success),
     }
 }
@@ -236,6 +270,12 @@ mod tests {
             "dbkeep runs approve ID --deny --reason because --principal bob",
             "dbkeep run --plan TOKEN --execute --yes --phrase PHRASE --max-rows 10 --force",
             "dbkeep decisions list --run ID --plan ID --outcome refused --limit 3",
+            "dbkeep audit list --by ann --method RunService/CancelRun --target app --phase denied --since 2h --until 1h --limit 3",
+            "dbkeep audit show 7",
+            "dbkeep audit verify --anchor anchors.jsonl",
+            "dbkeep audit verify --file log.jsonl --anchor anchors.jsonl",
+            "dbkeep audit export --out log.jsonl",
+            "dbkeep audit anchor anchors.jsonl",
             "dbkeep runs pause ID --reason lunch",
             "dbkeep runs resume ID",
             "dbkeep runs limits ID --batch-size 200 --rows-per-second 0 --duty-cycle 100",

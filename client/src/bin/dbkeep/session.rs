@@ -2,11 +2,12 @@
 //!
 //! Owns the connection of one invocation. Made by `main.rs`.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use dbkeep_client::{Client, DEFAULT_ADDRESS, Error};
+use anyhow::Context as _;
+use dbkeep_client::{Client, DEFAULT_ADDRESS};
 
-use crate::output::Output;
+use crate::{Global, output::Output, principal};
 
 /// Somebody watches a plan being counted and can press Ctrl-C; this only keeps a script from waiting for ever.
 const PLAN_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -21,15 +22,32 @@ pub(crate) struct Session {
 
 impl Session {
     /// Connects at once: somebody waits at a prompt, and wants to know at once that nobody is there.
-    pub(crate) async fn connect(
-        address: &str,
-        principal: Option<String>,
-        timeout: Duration,
-        output: &Output,
-    ) -> Result<Self, Error> {
-        let builder = principal
+    pub(crate) async fn connect(global: &Global, output: &Output) -> anyhow::Result<Self> {
+        let address = &global.addr;
+        let timeout = Duration::from(global.timeout);
+        let token = token(global.token_file.as_deref())?;
+        // Whoever proves who he is needs no name of his own making.
+        let is_proven = token.is_some() || global.cert.is_some();
+        let name = global.principal.clone();
+        let name = if is_proven { name } else { name.or_else(principal::of_user) };
+        let mut builder = name
             .into_iter()
             .fold(Client::builder(), |builder, name| builder.principal(name));
+        if let Some(token) = token {
+            builder = builder.token(token);
+        }
+        if global.token_in_the_clear {
+            builder = builder.token_in_the_clear();
+        }
+        if let Some(file) = &global.ca {
+            builder = builder.authority(read(file)?);
+        }
+        if let (Some(certificate), Some(key)) = (&global.cert, &global.key) {
+            builder = builder.identity(read(certificate)?, read(key)?);
+        }
+        if let Some(name) = &global.server_name {
+            builder = builder.server_name(name);
+        }
         let client = builder
             .address(address)
             .call_timeout(timeout)
@@ -49,6 +67,21 @@ impl Session {
     pub(crate) fn command(&self, arguments: &str) -> String {
         format!("dbkeep{} {arguments}", self.address_option)
     }
+}
+
+/// The token that proves who calls: from a file, or from the environment; never from the command line, which everybody on the machine reads.
+fn token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let text = match file {
+        Some(file) => String::from_utf8(read(file)?).map_err(|_| anyhow::anyhow!("{} is no text", file.display()))?,
+        None => std::env::var("DBKEEP_TOKEN").unwrap_or_default(),
+    };
+    let token = text.trim();
+    anyhow::ensure!(file.is_none() || !token.is_empty(), "the file of the token is empty");
+    Ok((!token.is_empty()).then(|| token.to_owned()))
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// An argument that survives a shell.

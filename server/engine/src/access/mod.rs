@@ -3,6 +3,7 @@
 //! A token is shown once, when it is made; what is kept of it is its SHA-256, which is enough for a secret of 256 random bits. Whether a
 //! call is allowed is decided from the row of its method and the [`Grant`] of its caller, and nothing else.
 
+mod keyring;
 mod token;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use keyring::{Admitted, Keyring, Refusal};
 pub use token::{Presented, Secret, TokenId, TokenProblem, TokenRecord};
 
 /// What a caller may do. They are no ladder: who approves does not operate, so that nobody approves what he started by having one role.
@@ -65,6 +67,28 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Whether it is all of them.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
+
+    /// The targets by name; `None` for all.
+    #[must_use]
+    pub fn targets(&self) -> Option<&BTreeSet<String>> {
+        match self {
+            Self::All => None,
+            Self::Targets(targets) => Some(targets),
+        }
+    }
+
+    /// The only target, where it is one.
+    #[must_use]
+    pub fn only(&self) -> Option<&str> {
+        let targets = self.targets().filter(|targets| targets.len() == 1)?;
+        targets.first().map(String::as_str)
+    }
+
     /// Whether a target is seen.
     #[must_use]
     pub fn covers(&self, target: &str) -> bool {

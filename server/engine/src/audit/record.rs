@@ -109,6 +109,64 @@ pub struct Subject {
     pub counts: Vec<(String, u64)>,
 }
 
+impl Subject {
+    /// Longest name, address, method or target, characters. What callers send without being known is of any length.
+    pub const MAX_NAME: usize = 256;
+    /// Longest detail, characters.
+    pub const MAX_DETAIL: usize = 1_000;
+    /// Most counts.
+    pub const MAX_COUNTS: usize = 32;
+    /// Longest name of a count, characters.
+    pub const MAX_COUNT_NAME: usize = 64;
+
+    /// A call that begins, of which nothing else is known. The store sets the time.
+    #[must_use]
+    pub fn of(call: Uuid) -> Self {
+        Self {
+            call,
+            at: Timestamp::UNIX_EPOCH,
+            phase: Phase::Begun,
+            principal: String::new(),
+            peer: String::new(),
+            method: String::new(),
+            target: String::new(),
+            request: Digest::GENESIS,
+            code: String::new(),
+            detail: String::new(),
+            counts: Vec::new(),
+        }
+    }
+
+    /// The same as every store can keep it: cut to the longest that is kept, without the character U+0000. It is done before anything is hashed.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        for text in [
+            &mut self.principal,
+            &mut self.peer,
+            &mut self.method,
+            &mut self.target,
+            &mut self.code,
+        ] {
+            bound(text, Self::MAX_NAME);
+        }
+        bound(&mut self.detail, Self::MAX_DETAIL);
+        self.counts.truncate(Self::MAX_COUNTS);
+        for (name, _) in &mut self.counts {
+            bound(name, Self::MAX_COUNT_NAME);
+        }
+        self
+    }
+}
+
+fn bound(text: &mut String, most: usize) {
+    if let Some((cut, _)) = text.char_indices().nth(most) {
+        text.truncate(cut);
+    }
+    if text.contains('\0') {
+        *text = text.replace('\0', "\u{fffd}");
+    }
+}
+
 /// A record in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,7 +193,7 @@ pub struct Seal {
     pub previous: Digest,
     /// Hash of the last one.
     pub head: Digest,
-    /// When it was closed.
+    /// When its last record was made.
     pub at: Timestamp,
     /// Whether the records are gone.
     pub pruned: bool,
@@ -151,4 +209,26 @@ pub struct Anchor {
     pub hash: Digest,
     /// When it was anchored.
     pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_store_keeps_is_cut_off() {
+        let bounded = Subject {
+            principal: "ü".repeat(5_000),
+            detail: format!("a\0b{}", "x".repeat(5_000)),
+            counts: vec![("y".repeat(5_000), 1); 100],
+            ..Subject::of(Uuid::nil())
+        }
+        .bounded();
+        assert_eq!(bounded.principal.chars().count(), Subject::MAX_NAME);
+        assert_eq!(bounded.detail.chars().count(), Subject::MAX_DETAIL);
+        assert!(bounded.detail.starts_with("a\u{fffd}b"));
+        assert_eq!(bounded.counts.len(), Subject::MAX_COUNTS);
+        assert_eq!(bounded.counts[0].0.len(), Subject::MAX_COUNT_NAME);
+        assert_eq!(bounded.clone().bounded(), bounded);
+    }
 }

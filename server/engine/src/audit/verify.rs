@@ -19,9 +19,23 @@ pub enum ProblemKind {
     Replaced,
     /// A seal does not fit the records or the seal before it.
     Seal,
+    /// Something stands there that is no record, seal or head.
+    Unreadable,
 }
 
 impl ProblemKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Changed,
+        Self::Broken,
+        Self::Missing,
+        Self::Reordered,
+        Self::Truncated,
+        Self::Replaced,
+        Self::Seal,
+        Self::Unreadable,
+    ];
+
     /// Name in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -33,6 +47,7 @@ impl ProblemKind {
             Self::Truncated => "truncated",
             Self::Replaced => "replaced",
             Self::Seal => "seal",
+            Self::Unreadable => "unreadable",
         }
     }
 }
@@ -180,12 +195,12 @@ impl Verifier {
             self.anchors.pop();
         }
         if let Some(seal) = self.seals.last().filter(|seal| seal.last == record.number) {
-            if seal.head != record.hash {
+            if seal.head != record.hash || seal.at != record.subject.at {
                 return Err(problem(
                     record.number,
                     ProblemKind::Seal,
                     format!(
-                        "the seal of {} to {} has another hash for its last record",
+                        "the seal of {} to {} has another hash or time for its last record",
                         seal.first, seal.last
                     ),
                 ));
@@ -193,6 +208,12 @@ impl Verifier {
             self.seals.pop();
         }
         Ok(())
+    }
+
+    /// Number and hash of the newest record so far.
+    #[must_use]
+    pub fn head(&self) -> (u64, Digest) {
+        self.verified.head
     }
 
     /// The end of the log.

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "in a suite a panic is the report")]
 
 mod acceptance;
+mod audit;
 mod cancelling;
 mod claims;
 mod ladder;
@@ -185,6 +186,12 @@ where
         slots::a_named_call_has_the_slot_of_the_first,
         slots::overdue_slots_are_found_by_their_deadline,
         slots::slots_are_listed_newest_first,
+        audit::a_record_comes_back_as_it_was,
+        audit::many_writers_write_one_chain,
+        audit::records_are_listed_and_filtered,
+        audit::what_is_sealed_is_removed_in_order,
+        audit::an_anchor_is_kept_and_told_of_once,
+        audit::one_server_has_the_turn,
         logs::a_log_is_read_in_pages,
         logs::any_text_comes_back,
     );

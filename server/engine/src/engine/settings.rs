@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 
-use super::{HistoryLimits, Migrations, MonitorSettings};
+use super::{HistoryLimits, Migrations, MonitorSettings, audit::AuditSettings};
 use crate::{
+    access::Keyring,
+    audit::Journal,
     catalog::Catalog,
     model::RunLimits,
     notify::NotifySettings,
@@ -58,6 +60,8 @@ pub struct Settings {
     pub notify: NotifySettings,
     /// What is measured, and which values are worth an alert.
     pub monitor: MonitorSettings,
+    /// How long records of the audit log are kept, and where its head is anchored.
+    pub audit: AuditSettings,
 }
 
 impl Default for Settings {
@@ -76,6 +80,7 @@ impl Default for Settings {
             history: HistoryLimits::default(),
             notify: NotifySettings::default(),
             monitor: MonitorSettings::default(),
+            audit: AuditSettings::default(),
         }
     }
 }
@@ -107,6 +112,10 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) feeds: Arc<Feeds>,
+    /// The tokens that open this server.
+    pub(crate) keyring: Arc<Keyring>,
+    /// The way into the audit log.
+    pub(crate) audit: Journal,
     pub(crate) settings: Settings,
     /// Tells the supervisor that there is a new run.
     pub(crate) wake: Notify,

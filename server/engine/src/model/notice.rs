@@ -58,13 +58,17 @@ pub enum NoticeKind {
     AlertRaised,
     /// It is back in them.
     AlertResolved,
+    /// The head of the audit log is anchored.
+    AuditAnchored,
+    /// The audit log does not fit.
+    AuditBroken,
     /// Somebody tries a channel.
     Test,
 }
 
 impl NoticeKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::RunSucceeded,
         Self::RunWarned,
         Self::RunFailed,
@@ -74,6 +78,8 @@ impl NoticeKind {
         Self::SchedulePaused,
         Self::AlertRaised,
         Self::AlertResolved,
+        Self::AuditAnchored,
+        Self::AuditBroken,
         Self::Test,
     ];
 
@@ -90,6 +96,8 @@ impl NoticeKind {
             Self::SchedulePaused => "schedule_paused",
             Self::AlertRaised => "alert_raised",
             Self::AlertResolved => "alert_resolved",
+            Self::AuditAnchored => "audit_anchored",
+            Self::AuditBroken => "audit_broken",
             Self::Test => "test",
         }
     }
@@ -104,9 +112,9 @@ impl NoticeKind {
     #[must_use]
     pub fn severity(self) -> NoticeSeverity {
         match self {
-            Self::RunSucceeded | Self::AlertResolved | Self::Test => NoticeSeverity::Info,
+            Self::RunSucceeded | Self::AlertResolved | Self::AuditAnchored | Self::Test => NoticeSeverity::Info,
             Self::RunWarned | Self::SlotSkipped | Self::SlotMissed | Self::AlertRaised => NoticeSeverity::Warning,
-            Self::RunFailed | Self::RunRefused | Self::SchedulePaused => NoticeSeverity::Error,
+            Self::RunFailed | Self::RunRefused | Self::SchedulePaused | Self::AuditBroken => NoticeSeverity::Error,
         }
     }
 }

@@ -54,7 +54,11 @@ impl Rules<'_> {
             NoticeKind::SlotMissed => self.on_failure || self.on_warnings,
             NoticeKind::RunWarned | NoticeKind::SlotSkipped => self.on_warnings,
             // Those are no schedule's.
-            NoticeKind::AlertRaised | NoticeKind::AlertResolved | NoticeKind::Test => false,
+            NoticeKind::AlertRaised
+            | NoticeKind::AlertResolved
+            | NoticeKind::AuditAnchored
+            | NoticeKind::AuditBroken
+            | NoticeKind::Test => false,
         }
     }
 }

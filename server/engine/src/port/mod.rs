@@ -1,7 +1,9 @@
 //! The only ways out of the engine. Each trait has adapters in the server crate, an in-memory one in `testing`
 //! where tests need it, and one conformance suite that all of them pass.
 
+pub mod anchors;
 pub mod archive;
+pub mod audit;
 pub mod explore;
 pub mod files;
 pub mod ladder;
@@ -17,8 +19,11 @@ pub mod rewind;
 pub mod schedules;
 pub mod store;
 pub mod target;
+pub mod tokens;
 
+pub use anchors::{AnchorError, AnchorFile};
 pub use archive::{Archive, ArchiveError, ChunkFile};
+pub use audit::{AuditFilter, AuditLog, Outline, Stored};
 pub use explore::{DeclaredKey, Explore, Repeats, Sample};
 pub use files::{
     FileRoot, FilesError, Left, PutBack, Roots, Sieve, Sifted, Standing, Taken, Trash, TrashTotals, TrashUsage, Trashed,
@@ -50,3 +55,4 @@ pub use target::{
     BatchTransaction, Captured, ChildCount, Claim, Conflict, Namesakes, Pressure, Replica, Restored, RowSink, Scan, Scratch,
     SinkError, Survey, TableLayout, Target, TargetError, TargetErrorClass, ValueStream, Window,
 };
+pub use tokens::Tokens;

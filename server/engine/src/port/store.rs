@@ -6,16 +6,18 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
+    audit::AuditLog,
     ladder::Ladder,
     metrics::Metrics,
     migrator::Proofs,
     outbox::Outbox,
     schedules::{Schedules, SlotClaim},
+    tokens::Tokens,
 };
 use crate::model::{Decision, Event, EventBody, LimitsPatch, Plan, PlanId, Report, Run, RunId, RunKind, RunLimits, RunState};
 
 /// A failure of the control store.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// It cannot be reached, or did not answer in time.
     #[error("the control store is unavailable: {0}")]
@@ -208,7 +210,7 @@ pub struct EventPage {
 
 /// dbkeep's control store. Every act is one transaction.
 #[async_trait]
-pub trait Store: Ladder + Proofs + Schedules + Outbox + Metrics {
+pub trait Store: Ladder + Proofs + Schedules + Outbox + Metrics + Tokens + AuditLog {
     /// Keeps a plan; at least until it has been expired for a month, and for good where a run was accepted by its token.
     async fn put_plan(&self, plan: &Plan) -> Result<(), StoreError>;
 

@@ -274,7 +274,7 @@ impl Source<'_> {
         })
     }
 
-    fn authorities(&self, file: &Spanned<PathBuf>) -> Result<Vec<u8>, ConfigError> {
+    pub(super) fn authorities(&self, file: &Spanned<PathBuf>) -> Result<Vec<u8>, ConfigError> {
         let pem = self.file("ca_file", file, false)?;
         crate::notify::authorities(&pem).map_err(|problem| self.refuse(file.span().start, format!("ca_file: {problem}")))?;
         Ok(pem)

@@ -1,6 +1,8 @@
 //! The engine's nouns as wire messages and back: one file per noun. No decisions are taken here; every match is exhaustive, so
 //! that a new variant in the engine asks for its name on the wire. Called by the services.
 
+pub(super) mod access;
+pub(super) mod audit;
 pub(super) mod backup;
 pub(super) mod decision;
 pub(super) mod discovery;

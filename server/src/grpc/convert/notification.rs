@@ -107,6 +107,8 @@ fn kind(kind: NoticeKind) -> v1::NotificationKind {
         NoticeKind::SchedulePaused => v1::NotificationKind::SchedulePaused,
         NoticeKind::AlertRaised => v1::NotificationKind::AlertRaised,
         NoticeKind::AlertResolved => v1::NotificationKind::AlertResolved,
+        NoticeKind::AuditAnchored => v1::NotificationKind::AuditAnchored,
+        NoticeKind::AuditBroken => v1::NotificationKind::AuditBroken,
         NoticeKind::Test => v1::NotificationKind::Test,
     }
 }

@@ -3,6 +3,7 @@
 //! Each owns its arguments (as clap reads them) and what it does with the client's answer. `main.rs` calls their `run`.
 
 pub(crate) mod alerts;
+pub(crate) mod audit;
 pub(crate) mod backups;
 pub(crate) mod completions;
 pub(crate) mod decisions;
@@ -21,4 +22,5 @@ pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod steer;
 pub(crate) mod targets;
+pub(crate) mod tokens;
 pub(crate) mod top;

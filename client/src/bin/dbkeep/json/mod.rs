@@ -15,6 +15,11 @@
 //! | `runs report` | `{"report": {"run": run, "course": course}}` |
 //! | `runs show`, `runs cancel`, `runs approve` | `{"run": run}` |
 //! | `decisions list` | `{"decisions": [decision..], "more": bool}` |
+//! | `audit list` | `{"events": [event..], "more": bool}` |
+//! | `audit show` | `{"event": event}` |
+//! | `audit verify` | `{"verdict": verdict}` |
+//! | `audit export` | the lines of the export; with `--out` `{"export": {"file", "seals", "records", "head"}}` |
+//! | `audit anchor` | `{"anchor": {"number", "hash", "at"}, "verdict": verdict}`; only the verdict where the log is not whole |
 //! | `runs show`, `runs cancel`, `runs pause`, `runs resume`, `runs limits` | `{"run": run}` |
 //! | `backups list` | `{"backups": [backup..], "more": bool}` |
 //! | `backups prune` | `{"backups": [pruned..], "freed_bytes": bytes, "dry_run": bool}` |
@@ -47,6 +52,10 @@
 //! | `alerts` | `{"alerts": [alert..], "more": bool}` |
 //! | `alerts ack` | `{"alert": alert}` |
 //! | `report weekly` | `{"weekly": {"from", "until", "targets": [week..]}}` |
+//! | `tokens create` | `{"secret", "token": token}` |
+//! | `tokens list` | `{"tokens": [token..]}` |
+//! | `tokens revoke` | `{"token": token}` |
+//! | `whoami` | `{"caller": caller}` |
 //! | `watch` | for each change `{"revision", "alert": alert}` |
 //!
 //! A stream has one object per line, each with a `type`:
@@ -68,6 +77,8 @@
 //! as one line on stderr. Violations of `MIGRATIONS_BLOCKED` have "CODE migration" for a field, and what is wrong with the next step for
 //! what was expected.
 
+pub(crate) mod access;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod catalog;
 pub(crate) mod decision;
@@ -115,6 +126,8 @@ words! {
     decision_act: DecisionAct, "DECISION_ACT_";
     decision_outcome: DecisionOutcome, "DECISION_OUTCOME_";
     verification: VerificationState, "VERIFICATION_STATE_";
+    audit_phase: AuditPhase, "AUDIT_PHASE_";
+    audit_problem_kind: AuditProblemKind, "AUDIT_PROBLEM_KIND_";
     backup_kind: BackupKind, "BACKUP_KIND_";
     migration_state: MigrationState, "MIGRATION_STATE_";
     migration_direction: MigrationDirection, "MIGRATION_DIRECTION_";

@@ -21,6 +21,7 @@ pub use settings::{MonitorSettings, RulesOf};
 use super::{Engine, schedules::SchedulerView};
 use crate::{
     EngineError,
+    access::Scope,
     model::{
         Act, Caller, Decision, EngineKind, Run, RunState,
         monitor::{Alert, AlertState, Depth, Finding, Metric, Sample, Snapshot},
@@ -147,6 +148,17 @@ pub struct ServiceStatus {
     pub history: HistoryUsage,
     /// Whether this server collects.
     pub collecting: bool,
+}
+
+impl ServiceStatus {
+    /// Leaves what a caller for these targets sees.
+    pub fn keep_seen(&mut self, scope: &Scope) {
+        if !scope.is_all() {
+            self.targets.retain(|health| scope.covers(&health.target));
+            self.runs.retain(|run| scope.covers(&run.target));
+            self.alerts.retain(|alert| scope.covers(&alert.target));
+        }
+    }
 }
 
 impl Engine {
@@ -291,6 +303,16 @@ impl Engine {
         Ok(self.context.store.alerts(filter).await?)
     }
 
+    /// An alert by its id.
+    ///
+    /// # Errors
+    /// `UnknownAlert`, `Store`.
+    pub async fn alert(&self, id: &str) -> Result<Alert, EngineError> {
+        let unknown = || EngineError::UnknownAlert { id: id.to_owned() };
+        let alert = id.parse().map_err(|_| unknown())?;
+        self.context.store.alert(alert).await?.ok_or_else(unknown)
+    }
+
     /// Notes that the caller looks after an alert. Repeating changes nothing.
     ///
     /// # Errors
@@ -303,15 +325,14 @@ impl Engine {
                 problem: format!("has {length} characters; expected at most {MAX_NOTE}"),
             });
         }
-        let unknown = || EngineError::UnknownAlert { id: id.to_owned() };
-        let alert = id.parse().map_err(|_| unknown())?;
-        let known = self.context.store.alert(alert).await?.ok_or_else(unknown)?;
+        let known = self.alert(id).await?;
+        let alert = known.id;
         let detail = format!("alert {} ({}): {note}", known.id, known.key());
         let decision = Decision::allow(caller, Act::AcknowledgeAlert, detail).about(&known.target, None, None);
         let store = &self.context.store;
         let acknowledged = store.acknowledge_alert(alert, &caller.principal, note, &decision).await?;
         self.context.observed.notify_one();
-        acknowledged.ok_or_else(unknown)
+        acknowledged.ok_or_else(|| EngineError::UnknownAlert { id: id.to_owned() })
     }
 
     /// Follows the revision of the newest change of collections and alerts. It is looked for once a second, and at once where this server

@@ -1,0 +1,175 @@
+//! The tokens that a server knows: read from the control store, kept for a moment, read again.
+//!
+//! A token that is revoked through this server opens nothing from then on; one that was revoked through another, within [`FRESH`] of the
+//! next call. Whoever holds a call open by a token is told through its [`Admitted::ended`], within [`LOOK`] of the revocation. Where the
+//! store does not answer, what was read last is good for [`STALE`]; after that nobody is let in.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{sync::Mutex, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Grant, Presented, TokenId, TokenProblem, TokenRecord};
+use crate::port::{Store, StoreError};
+
+/// How long what was read is taken without a question.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long it is taken where the store does not answer.
+const STALE: Duration = Duration::from_secs(10);
+/// How often revocations are looked for where nobody calls.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Who was let in by a token.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Which token.
+    pub id: TokenId,
+    /// The principal: the token's name.
+    pub principal: String,
+    /// What it grants.
+    pub grant: Grant,
+    /// Cancelled when the token is revoked.
+    pub ended: CancellationToken,
+}
+
+/// Why a token opens nothing.
+#[derive(Debug)]
+pub enum Refusal {
+    /// There is none of that id.
+    Unknown,
+    /// It is not good.
+    Problem(TokenProblem),
+    /// Whether it is good is not known.
+    Unavailable(StoreError),
+}
+
+struct Entry {
+    record: TokenRecord,
+    ended: CancellationToken,
+}
+
+struct Known {
+    read_at: Option<Instant>,
+    tokens: HashMap<TokenId, Entry>,
+}
+
+/// The tokens that a server knows.
+pub struct Keyring {
+    store: Arc<dyn Store>,
+    known: RwLock<Known>,
+    /// One reads, the others wait for what it reads.
+    reading: Mutex<()>,
+}
+
+impl Keyring {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            known: RwLock::new(Known {
+                read_at: None,
+                tokens: HashMap::new(),
+            }),
+            reading: Mutex::default(),
+        }
+    }
+
+    /// Lets the owner of a token in.
+    ///
+    /// # Errors
+    /// Where the token opens nothing, or the store cannot say.
+    pub async fn admit(&self, presented: &Presented, now: Timestamp) -> Result<Admitted, Refusal> {
+        self.refresh(FRESH).await.map_err(Refusal::Unavailable)?;
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.tokens.get(&presented.id).ok_or(Refusal::Unknown)?;
+        let grant = entry.record.admit(presented, now).map_err(Refusal::Problem)?;
+        Ok(Admitted {
+            id: presented.id,
+            principal: entry.record.name.clone(),
+            grant,
+            ended: entry.ended.clone(),
+        })
+    }
+
+    /// Looks for revocations until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            // Before the first call there is nobody to tell.
+            let used = self.known.read().unwrap_or_else(PoisonError::into_inner).read_at.is_some();
+            if used && let Err(error) = self.refresh(Duration::ZERO).await {
+                tracing::warn!(%error, "tokens cannot be read; nobody is let in by one until they can");
+            }
+        }
+    }
+
+    /// Reads the tokens now, so that what this server has just changed takes effect.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let _reading = self.reading.lock().await;
+        let tokens = self.store.tokens().await?;
+        self.take(tokens);
+        Ok(())
+    }
+
+    fn age(&self) -> Option<Duration> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.read_at.map(|at| at.elapsed())
+    }
+
+    async fn refresh(&self, good_for: Duration) -> Result<(), StoreError> {
+        let is_good = |age: Option<Duration>| age.is_some_and(|age| age < good_for);
+        if is_good(self.age()) {
+            return Ok(());
+        }
+        let _reading = self.reading.lock().await;
+        if is_good(self.age()) {
+            return Ok(());
+        }
+        match self.store.tokens().await {
+            Ok(tokens) => {
+                self.take(tokens);
+                Ok(())
+            }
+            Err(error) if self.age().is_some_and(|age| age < STALE) => {
+                tracing::debug!(%error, "tokens could not be read; what was read before is still taken");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(&self, tokens: Vec<TokenRecord>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut known.tokens);
+        for record in tokens {
+            let ended = before
+                .remove(&record.id)
+                .map_or_else(CancellationToken::new, |entry| entry.ended);
+            if record.revoked_at.is_some() {
+                ended.cancel();
+            }
+            known.tokens.insert(record.id, Entry { record, ended });
+        }
+        // Rows are never removed; one that is gone all the same opens nothing, and holds nothing open.
+        for entry in before.into_values() {
+            entry.ended.cancel();
+        }
+        known.read_at = Some(Instant::now());
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Keyring").finish_non_exhaustive()
+    }
+}

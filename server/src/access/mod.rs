@@ -1,0 +1,375 @@
+//! Who calls: the one place that turns what a connection and its headers say into a principal and what it is granted.
+//!
+//! ```text
+//! authorization: Bearer dbk_...   -> the control store's tokens (`dbkeep_engine::access::Keyring`)
+//! authorization: Bearer eyJ...    -> an identity provider's (`oidc`)
+//! a client certificate            -> the principal of its name (`certificate`)
+//! nothing, from this machine      -> the name that it gives itself, where the settings take that (`loopback`)
+//! ```
+//!
+//! The first that is there decides; one that is there and opens nothing is refused, whatever else there is. `tls` holds the server's
+//! certificates. Nothing here knows what a method is for: that is the policy's. Called by the gate of the gRPC side.
+
+mod certificate;
+mod loopback;
+mod oidc;
+mod tls;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use dbkeep_engine::{
+    Engine,
+    access::{Grant, Presented, Refusal, Role, Scope},
+    model::Caller,
+};
+use http::{HeaderMap, header::AUTHORIZATION};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::access::{AccessConfig, CertificateRule, Loopback};
+
+pub(crate) use oidc::Oidc;
+pub(crate) use tls::{Tls, check as check_tls, names};
+
+/// Random bytes of the operating system's.
+///
+/// # Errors
+/// Where it has none.
+pub(crate) fn random() -> Result<[u8; 32], ()> {
+    use ring::rand::SecureRandom as _;
+
+    let mut bytes = [0; 32];
+    ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| ())?;
+    Ok(bytes)
+}
+
+/// Metadata in which a caller on this machine gives itself a name.
+const PRINCIPAL: &str = "dbkeep-principal";
+
+/// What a connection says about the other end of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Peer {
+    /// Its address; `None` where the system does not tell.
+    pub(crate) remote: Option<SocketAddr>,
+    /// The address that it has connected to.
+    pub(crate) local: Option<SocketAddr>,
+    /// The alternative names of its certificate, which an authority has signed; `None` without one.
+    pub(crate) names: Option<Arc<[String]>>,
+    /// Whether it belongs to the server's user, once that was looked up.
+    owner: Arc<tokio::sync::OnceCell<bool>>,
+}
+
+impl Peer {
+    pub(crate) fn new(remote: Option<SocketAddr>, local: Option<SocketAddr>, names: Option<Arc<[String]>>) -> Self {
+        Self {
+            remote,
+            local,
+            names,
+            owner: Arc::default(),
+        }
+    }
+
+    /// Whether it is on this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        self.remote.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+    }
+
+    /// Its address as records have it.
+    pub(crate) fn address(&self) -> String {
+        self.remote.map(|peer| peer.to_string()).unwrap_or_default()
+    }
+
+    /// Whether its process belongs to the user of this server, or to root. Looked up once for each connection.
+    async fn is_own(&self) -> bool {
+        let (Some(remote), Some(local)) = (self.remote, self.local) else {
+            return false;
+        };
+        let looked = self.owner.get_or_init(|| async move {
+            tokio::task::spawn_blocking(move || loopback::is_own(remote, local))
+                .await
+                .unwrap_or(false)
+        });
+        *looked.await
+    }
+}
+
+/// How a caller is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownBy {
+    /// By a token of the control store.
+    Token,
+    /// By a client certificate.
+    Certificate,
+    /// By a token of an identity provider.
+    Oidc,
+    /// By nothing but being on this machine.
+    Loopback,
+}
+
+impl KnownBy {
+    /// Name on the wire.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+            Self::Oidc => "oidc",
+            Self::Loopback => "loopback",
+        }
+    }
+}
+
+/// A caller who is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    /// Who it is, and from where.
+    pub(crate) caller: Caller,
+    /// What it may do.
+    pub(crate) grant: Grant,
+    /// How it is known.
+    pub(crate) known_by: KnownBy,
+    /// Cancelled when what it is known by is taken back.
+    pub(crate) ended: CancellationToken,
+}
+
+/// A caller who is not known.
+#[derive(Debug)]
+pub(crate) enum Stranger {
+    /// What came opens nothing, or nothing came. What is wrong with it, never what it was.
+    Refused(&'static str),
+    /// The name that came cannot be taken.
+    Name(String),
+    /// Whether it opens something is not known now.
+    Unavailable(dbkeep_engine::port::StoreError),
+}
+
+/// Who is let in, and as whom.
+pub(crate) struct Access {
+    engine: Engine,
+    loopback: Loopback,
+    certificates: Vec<CertificateRule>,
+    oidc: Option<Oidc>,
+}
+
+impl Access {
+    /// # Errors
+    /// Where the identity provider's keys cannot be used.
+    pub(crate) fn new(engine: Engine, config: &AccessConfig, oidc: Option<Oidc>) -> Self {
+        Self {
+            engine,
+            loopback: config.loopback(),
+            certificates: config.certificates.clone(),
+            oidc,
+        }
+    }
+
+    /// Who calls.
+    ///
+    /// # Errors
+    /// [`Stranger`].
+    pub(crate) async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+        let name = given_name(headers)?;
+        let mut credentials = headers.get_all(AUTHORIZATION).iter();
+        let identity = match (credentials.next(), credentials.next()) {
+            (Some(_), Some(_)) => return Err(Stranger::Refused("authorization came more than once; expected one")),
+            (Some(credential), None) => self.by_token(bearer(credential)?, peer).await?,
+            (None, _) => match &peer.names {
+                Some(names) => self.by_certificate(names, peer)?,
+                None => return self.by_loopback(name, peer).await,
+            },
+        };
+        match name {
+            Some(name) if name != identity.caller.principal => Err(Stranger::Name(
+                "is another name than that of the caller's token or certificate; expected it absent".to_owned(),
+            )),
+            _ => Ok(identity),
+        }
+    }
+
+    async fn by_token(&self, token: &str, peer: &Peer) -> Result<Identity, Stranger> {
+        if let Some(presented) = Presented::parse(token) {
+            let admitted = self.engine.keyring().admit(&presented, Timestamp::now()).await;
+            let admitted = admitted.map_err(|refusal| match refusal {
+                Refusal::Unavailable(error) => Stranger::Unavailable(error),
+                refusal => {
+                    tracing::info!(token = %presented.id, peer = peer.address(), why = ?refusal, "a token opens nothing");
+                    NO_TOKEN
+                }
+            })?;
+            return Ok(Identity {
+                caller: caller(admitted.principal, peer),
+                grant: admitted.grant,
+                known_by: KnownBy::Token,
+                ended: admitted.ended,
+            });
+        }
+        let Some(oidc) = &self.oidc else {
+            return Err(NO_TOKEN);
+        };
+        match oidc.admit(token).await {
+            Ok((principal, grant)) => Ok(Identity {
+                caller: caller(principal, peer),
+                grant,
+                known_by: KnownBy::Oidc,
+                ended: CancellationToken::new(),
+            }),
+            Err(problem) => {
+                tracing::info!(
+                    peer = peer.address(),
+                    problem,
+                    "a token of the identity provider opens nothing"
+                );
+                Err(NO_TOKEN)
+            }
+        }
+    }
+
+    fn by_certificate(&self, names: &[String], peer: &Peer) -> Result<Identity, Stranger> {
+        let rule = self.certificates.iter().find(|rule| names.contains(&rule.san));
+        let Some(rule) = rule else {
+            tracing::info!(peer = peer.address(), ?names, "a client certificate is nobody's");
+            return Err(Stranger::Refused(
+                "the client certificate is nobody's; expected one of a declared name, or a token",
+            ));
+        };
+        Ok(Identity {
+            caller: caller(rule.principal.clone(), peer),
+            grant: Grant {
+                role: rule.role,
+                scope: rule.scope.clone(),
+                until: None,
+            },
+            known_by: KnownBy::Certificate,
+            ended: CancellationToken::new(),
+        })
+    }
+
+    async fn by_loopback(&self, name: Option<String>, peer: &Peer) -> Result<Identity, Stranger> {
+        let admitted = match self.loopback {
+            Loopback::Token => false,
+            Loopback::Any => peer.is_here(),
+            Loopback::User => peer.is_here() && peer.is_own().await,
+        };
+        if !admitted {
+            return Err(match name {
+                Some(_) if !peer.is_here() => {
+                    Stranger::Name("came from another machine; expected a token or a client certificate".to_owned())
+                }
+                _ => Stranger::Refused("no token came; expected authorization: Bearer dbk_..., or a client certificate"),
+            });
+        }
+        Ok(Identity {
+            caller: caller(name.unwrap_or_else(|| Caller::ANONYMOUS.to_owned()), peer),
+            grant: Grant {
+                role: Role::Admin,
+                scope: Scope::All,
+                until: None,
+            },
+            known_by: KnownBy::Loopback,
+            ended: CancellationToken::new(),
+        })
+    }
+}
+
+/// What a caller whom nobody knows says he is: the id of a token, which is no secret, or a name. Both begin as no principal's name does.
+pub(crate) fn claimed(headers: &HeaderMap) -> String {
+    let credential = headers.get(AUTHORIZATION).and_then(|credential| bearer(credential).ok());
+    if let Some(presented) = credential.and_then(Presented::parse) {
+        return format!("token:{}", presented.id);
+    }
+    match given_name(headers) {
+        Ok(Some(name)) => format!("unproven:{name}"),
+        _ => String::new(),
+    }
+}
+
+/// The same for what is malformed, unknown, expired and revoked: which of them is nobody's business but the log's.
+const NO_TOKEN: Stranger = Stranger::Refused("the token opens nothing; expected one that is neither expired nor revoked");
+
+fn caller(principal: String, peer: &Peer) -> Caller {
+    Caller {
+        principal,
+        peer: peer.address(),
+    }
+}
+
+fn bearer(credential: &http::HeaderValue) -> Result<&str, Stranger> {
+    let text = credential.to_str().ok();
+    let token = text.and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token)
+    });
+    token.ok_or(Stranger::Refused("authorization is malformed; expected Bearer and a token"))
+}
+
+/// The name that a caller gives itself.
+fn given_name(headers: &HeaderMap) -> Result<Option<String>, Stranger> {
+    let mut names = headers.get_all(PRINCIPAL).iter();
+    let Some(name) = names.next() else { return Ok(None) };
+    if names.next().is_some() {
+        return Err(Stranger::Name("came more than once; expected one name".to_owned()));
+    }
+    match name.to_str() {
+        Ok(name) if Caller::is_principal(name) => Ok(Some(name.to_owned())),
+        _ => Err(Stranger::Name(format!(
+            "is malformed; expected 1 to {} of A-Z a-z 0-9 . _ @ -",
+            Caller::MAX_PRINCIPAL
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(names: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for name in names {
+            headers.append(PRINCIPAL, http::HeaderValue::from_bytes(name).expect("a header value"));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        for names in [
+            &[b"".as_slice()] as &[&[u8]],
+            &[b"a b"],
+            &["ä".as_bytes()],
+            &[b"\xff"],
+            &["x".repeat(65).as_bytes()],
+            &[b"ann", b"bob"],
+            &[b"ann", b"ann"],
+        ] {
+            assert!(matches!(given_name(&headers(names)), Err(Stranger::Name(_))), "{names:?}");
+        }
+        assert!(matches!(given_name(&headers(&[])), Ok(None)));
+        assert!(matches!(given_name(&headers(&[b"ann@db-1"])), Ok(Some(name)) if name == "ann@db-1"));
+    }
+
+    #[test]
+    fn a_peer_is_here_by_its_address() {
+        for (address, here) in [
+            ("127.0.0.1:1", true),
+            ("127.8.9.1:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("10.0.0.7:1", false),
+            ("[2001:db8::1]:1", false),
+            ("[::ffff:10.0.0.7]:1", false),
+        ] {
+            let peer = Peer::new(Some(address.parse().expect("an address")), None, None);
+            assert_eq!((peer.is_here(), peer.address()), (here, address.to_owned()));
+        }
+        assert!(!Peer::default().is_here());
+    }
+
+    #[test]
+    fn only_a_bearer_is_read() {
+        let read = |text: &str| bearer(&text.parse().expect("a header value")).ok().map(str::to_owned);
+        assert_eq!(read("Bearer x").as_deref(), Some("x"));
+        assert_eq!(read("bearer x").as_deref(), Some("x"));
+        for malformed in ["x", "Basic x", "Bearer", "", "Bearerx"] {
+            assert_eq!(read(malformed), None, "{malformed:?}");
+        }
+    }
+}

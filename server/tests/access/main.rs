@@ -1,0 +1,10 @@
+//! Who gets in, and to what, over a real TLS socket: every method by every kind of caller, what callers for one target see, certificates,
+//! tokens of an identity provider, revocation, and limits.
+
+mod certificates;
+mod matrix;
+mod oidc;
+mod records;
+mod scope;
+mod tokens;
+mod world;
