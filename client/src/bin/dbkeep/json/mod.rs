@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `targets list` | `{"targets": [target..]}` |
 //! | `targets show` | `{"target": target, "status": status}` |
+//! | `grants` | `{"target", "role", "exists", "used": [feature..], "grants": [grant..], "missing": [grant..], "excess": [right..], "notes": [..], "script"}` |
 //! | `operations list` | `{"operations": [operation..]}` |
 //! | `operations show` | `{"operation": operation}` |
 //! | `plan` | `{"plan": plan}` |
