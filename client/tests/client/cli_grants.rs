@@ -42,5 +42,5 @@ async fn the_script_is_printed_as_it_is_and_the_check_ends_with_what_is_missing(
     assert_eq!(answer["excess"][0]["warning"], true);
 
     let none = dbkeep(address, &["grants", "small"]).await;
-    assert_eq!(none.status.code(), Some(4), "{}", text(&none.stderr));
+    assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
 }
