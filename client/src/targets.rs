@@ -1,9 +1,10 @@
 //! `TargetService`: the databases that the server maintains.
 //!
-//! Owns the typed methods over its two RPCs; both only read. Made by [`Client::targets`].
+//! Owns the typed methods over its RPCs, all of which only read. Made by [`Client::targets`].
 
 use dbkeep_proto::v1::{
-    GetTargetRequest, GetTargetResponse, ListTargetsRequest, Target, TargetStatus, target_service_client::TargetServiceClient,
+    GetGrantsRequest, GetGrantsResponse, GetTargetRequest, GetTargetResponse, GrantFeature, ListTargetsRequest, Target,
+    TargetStatus, target_service_client::TargetServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -82,5 +83,29 @@ impl Targets {
                 missing: "GetTargetResponse.status",
             })?,
         })
+    }
+
+    /// Which rights a role needs in a target, which of them it has, and the script that grants them. An empty role is the one that dbkeep
+    /// comes with; without features the script has in effect what the configuration uses.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTarget`], [`Error::InvalidField`], [`Error::TargetUnavailable`], [`Error::TargetPermission`];
+    /// [`Error::TargetRefused`] where the database has no roles.
+    pub async fn grants(
+        &self,
+        target: impl Into<String>,
+        role: impl Into<String>,
+        features: &[GrantFeature],
+    ) -> Result<GetGrantsResponse, Error> {
+        let message = GetGrantsRequest {
+            target: target.into(),
+            role: role.into(),
+            features: features.iter().map(|feature| (*feature).into()).collect(),
+        };
+        let answer = retry::unary(&self.client, self.client.call_timeout(), message, |request| {
+            let mut service = self.service();
+            async move { service.get_grants(request).await }
+        });
+        answer.await
     }
 }

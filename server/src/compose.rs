@@ -15,6 +15,7 @@ use dbkeep_engine::{
     Engine, EngineError,
     catalog::{Catalog, CatalogError},
     engine::{Migrations, MonitorSettings, TargetEntry},
+    model::privilege::{Access, Feature},
     notify::Channels,
     planner::{self, PlanError},
     port::{ArchiveError, FileRoot, FilesError, Notifier, Outbox as _, Roots, Store, StoreError},
@@ -234,6 +235,8 @@ pub struct TargetCheck {
     pub operations: usize,
     /// Why the catalog could not be compared with the target's schema; `None` where it fits.
     pub unreachable: Option<String>,
+    /// What its role lacks, and could do besides, one sentence each.
+    pub role: Vec<String>,
 }
 
 /// Checks a configuration and its catalogs; opens neither the control store nor the backup folder.
@@ -246,7 +249,20 @@ pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
     let mut checked = Vec::new();
     for (name, entry) in targets(config)? {
         let operations = entry.catalog.operations();
-        let unreachable = match planner::check(entry.target.as_ref(), &entry.roots, operations).await {
+        let features = entry.features(config.engine.monitor.enabled);
+        let (access, fits) = tokio::join!(
+            entry.access(None, &features),
+            planner::check(entry.target.as_ref(), &entry.roots, operations)
+        );
+        let role = match &access {
+            Ok(Some(access)) => of_role(access, &features),
+            Ok(None) | Err(_) => Vec::new(),
+        };
+        if fits.is_err() {
+            // A table that the role may not see looks like one that is not there: what it lacks is told before the catalog is refused.
+            role.iter().for_each(|line| tracing::warn!(target = name, "{line}"));
+        }
+        let unreachable = match fits {
             Ok(()) => None,
             Err(PlanError::Target(error)) => Some(error.to_string()),
             Err(PlanError::Files(error)) => Some(error.to_string()),
@@ -268,9 +284,30 @@ pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
             name,
             operations: operations.len(),
             unreachable,
+            role,
         });
     }
     Ok(checked)
+}
+
+/// What is to be said of a role.
+fn of_role(access: &Access, features: &[Feature]) -> Vec<String> {
+    let lacks = access.missing(features).map(|grant| {
+        format!(
+            "role {} lacks {} on {} ({}; {}): {};",
+            access.role,
+            grant.privilege,
+            grant.object,
+            grant.feature.name(),
+            grant.why,
+            grant.statement
+        )
+    });
+    let besides = access
+        .excess
+        .iter()
+        .map(|excess| format!("role {} has more than it needs: {}: {}", access.role, excess.what, excess.why));
+    lacks.chain(besides).collect()
 }
 
 fn targets(config: &Config) -> Result<BTreeMap<String, TargetEntry>, ComposeError> {

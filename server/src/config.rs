@@ -64,6 +64,24 @@ impl Url {
     }
 }
 
+impl Url {
+    /// Reads a URL of a command line, where `${NAME}` stands for a variable of the environment. A password that is written out is refused:
+    /// every user of the machine can read it there. A relative path of a file starts where the process does.
+    ///
+    /// # Errors
+    /// What is wrong with it, without its text.
+    pub fn from_command_line(text: &str) -> Result<Self, String> {
+        if read::has_written_password(text) {
+            return Err(
+                "the URL holds a password, and every user of this machine can read a command line; expected it in a variable of the environment, as in \
+                 'postgres://user:${APP_PASSWORD}@host/database' with the quotes, or [[target]] with password_file in a file for --config"
+                    .to_owned(),
+            );
+        }
+        read::expand(text, &|name| std::env::var(name).ok()).map(Self)
+    }
+}
+
 impl From<&str> for Url {
     fn from(text: &str) -> Self {
         Self(text.to_owned())

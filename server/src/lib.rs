@@ -27,6 +27,7 @@ mod http;
 pub mod machine;
 mod migration_folder;
 pub mod notify;
+pub mod process;
 pub mod store;
 pub mod target;
 pub mod telemetry;

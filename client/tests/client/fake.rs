@@ -566,6 +566,41 @@ impl TargetService for Fake {
             &[("target", name.as_str()), ("known", "main")],
         ))
     }
+
+    /// One right that is held and one that is not; of "small" none, since it has no roles.
+    async fn get_grants(&self, request: Request<proto::GetGrantsRequest>) -> Result<Response<proto::GetGrantsResponse>, Status> {
+        let request = request.into_inner();
+        if request.target == "small" {
+            return Err(refusal(
+                Code::FailedPrecondition,
+                "TARGET_REFUSED",
+                &[("target", "small"), ("problem", "the database has no roles")],
+            ));
+        }
+        let grant = |privilege: &str, held: bool| proto::Grant {
+            feature: proto::GrantFeature::Cleanup.into(),
+            object: "table public.users".into(),
+            privilege: privilege.into(),
+            statement: format!("GRANT {privilege} ON TABLE users TO x"),
+            why: "a.b: rows of it go".into(),
+            held,
+        };
+        Ok(Response::new(proto::GetGrantsResponse {
+            target: "main".into(),
+            role: request.role,
+            exists: true,
+            used: vec![proto::GrantFeature::Basis.into(), proto::GrantFeature::Cleanup.into()],
+            grants: vec![grant("SELECT", true), grant("DELETE", false)],
+            excess: vec![proto::ExcessRight {
+                what: "CREATEDB".into(),
+                why: "nobody makes databases".into(),
+                warning: true,
+                statement: "ALTER ROLE x NOCREATEDB".into(),
+            }],
+            notes: vec!["a note".into()],
+            script: "GRANT SELECT ON TABLE users TO x;\nGRANT DELETE ON TABLE users TO x;\n".into(),
+        }))
+    }
 }
 
 /// An error as dbkeep sends it.

@@ -12,6 +12,8 @@ mod cli;
 #[cfg(feature = "cli")]
 mod cli_audit;
 #[cfg(feature = "cli")]
+mod cli_grants;
+#[cfg(feature = "cli")]
 mod cli_ladder;
 #[cfg(feature = "cli")]
 mod cli_migrations;

@@ -19,6 +19,7 @@ pub mod migrations;
 pub mod monitoring;
 mod notifications;
 mod operations;
+mod privileges;
 pub mod schedules;
 mod settings;
 mod steering;
@@ -58,6 +59,7 @@ pub use limits::HistoryLimits;
 pub use migrations::Migrations;
 pub use monitoring::MonitorSettings;
 pub use notifications::TestOutcome;
+pub use privileges::Rights;
 pub(crate) use settings::Context;
 pub use settings::{Drift, Settings, TargetEntry};
 
@@ -184,7 +186,15 @@ impl Engine {
     /// `CatalogMismatch` with file, line and what was expected.
     pub async fn check_catalogs(&self) -> Result<(), EngineError> {
         for (name, entry) in &self.context.targets {
-            match planner::check(entry.target.as_ref(), &entry.roots, entry.catalog.operations()).await {
+            // Both at once: whoever is out of reach is waited for only once. What a role lacks is told before a catalog is refused, since
+            // a table that it may not see looks like one that is not there.
+            let features = entry.features(self.context.settings.monitor.enabled);
+            let (access, checked) = futures::join!(
+                entry.access(None, &features),
+                planner::check(entry.target.as_ref(), &entry.roots, entry.catalog.operations())
+            );
+            privileges::tell(name, &features, access);
+            match checked {
                 Ok(()) => {}
                 Err(PlanError::Target(error)) => {
                     tracing::warn!(target = name, %error, "catalog not checked against the target's schema")

@@ -5,6 +5,7 @@ mod changes;
 mod children;
 pub(crate) mod files;
 mod names;
+mod needs;
 mod sets;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,11 +13,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::names::archive_name;
 use self::{
     changes::Changes,
     names::{archive_table, look_up},
 };
+pub(crate) use self::{names::archive_name, needs::needs};
 use crate::{
     engine::Settings,
     failpoint,

@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufWriter, Read, Write},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -21,6 +21,9 @@ use dbkeep_engine::{
 
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+/// Mode bits by which everybody may write, and by which others than the owner may do anything.
+const WRITTEN_BY_ALL: u32 = 0o002;
+const FOR_OTHERS: u32 = 0o077;
 /// Size of a file's write buffer, bytes.
 const BUFFER: usize = 64 << 10;
 /// Most runs whose folders are remembered as durable.
@@ -204,6 +207,21 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Refuses a folder in which everybody may put and replace files, and warns of one that others may look into.
+fn check_private(folder: &Path) -> io::Result<()> {
+    let mode = fs::metadata(folder)?.mode() & 0o777;
+    if mode & WRITTEN_BY_ALL != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("its mode is {mode:04o}, so that everybody may put files there and take others away; expected 0700"),
+        ));
+    }
+    if mode & FOR_OTHERS != 0 {
+        tracing::warn!(folder = %folder.display(), "others than dbkeep's user may look into the folder, whose mode is {mode:04o}; expected 0700");
+    }
+    Ok(())
+}
+
 /// Makes a folder and those above it that are missing, and makes each of them durable: the entry of a chunk is worth nothing
 /// when the folder that it stands in is gone after a power failure.
 pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
@@ -212,6 +230,7 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
         .take_while(|part| !part.as_os_str().is_empty() && !part.is_dir())
         .collect();
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+    check_private(folder)?;
     for made in missing {
         match made.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             Some(parent) => sync_folder(parent)?,

@@ -8,7 +8,8 @@ use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use dbkeep_server::{
     CatalogSource, Config, Server, check,
-    config::{MigrationsConfig, TargetConfig},
+    config::{MigrationsConfig, TargetConfig, Url},
+    process,
     telemetry::{self, Format},
 };
 use tokio::{
@@ -32,9 +33,9 @@ struct Options {
     /// Data folder, instead of the file's.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// A database to maintain, besides the file's. Can be repeated.
-    #[arg(long = "target", value_name = "NAME=URL", value_parser = target)]
-    targets: Vec<(String, String)>,
+    /// A database to maintain, besides the file's; ${NAME} in its URL is a variable of the environment. Can be repeated.
+    #[arg(long = "target", value_name = "NAME=URL")]
+    targets: Vec<String>,
     /// Operations of the databases that --target names: a file, or builtin:learning-platform. Can be repeated.
     #[arg(long = "catalog", value_name = "PATH", requires = "targets")]
     catalogs: Vec<String>,
@@ -62,9 +63,17 @@ enum LogFormat {
     Json,
 }
 
-fn target(text: &str) -> Result<(String, String), String> {
-    let (name, url) = text.split_once('=').ok_or("expected NAME=URL such as app=sqlite://app.db")?;
-    Ok((name.to_owned(), url.to_owned()))
+/// Reads a value of --target. No message repeats it: whoever writes a password there, or a URL without a name, should not find it in a log.
+fn target(position: usize, text: &str) -> anyhow::Result<(String, Url)> {
+    let named = text.split_once('=').filter(|(name, _)| is_name(name));
+    let (name, url) = named.with_context(|| {
+        format!(
+            "value {} of --target: expected NAME=URL such as app=sqlite://app.db",
+            position + 1
+        )
+    })?;
+    let url = Url::from_command_line(url).map_err(|problem| anyhow::anyhow!("--target {name}: {problem}"))?;
+    Ok((name.to_owned(), url))
 }
 
 fn root(text: &str) -> Result<(String, PathBuf), String> {
@@ -92,6 +101,10 @@ fn is_name(text: &str) -> bool {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = process::harden() {
+        eprintln!("dbkeepd: the process cannot be closed to others: {error}");
+        return ExitCode::FAILURE;
+    }
     let options = Options::parse();
     #[cfg(feature = "failpoints")]
     let _scenario = failpoints::arm();
@@ -159,14 +172,16 @@ fn configure(options: Options) -> anyhow::Result<Config> {
         );
     }
     let from_file = config.targets.len();
-    let added = options.targets.into_iter().map(|(name, url)| TargetConfig {
-        name,
-        url: url.into(),
-        catalogs: catalogs.clone(),
-        roots: roots.clone(),
-        migrations: None,
-    });
-    config.targets.extend(added);
+    for (position, text) in options.targets.iter().enumerate() {
+        let (name, url) = target(position, text)?;
+        config.targets.push(TargetConfig {
+            name,
+            url,
+            catalogs: catalogs.clone(),
+            roots: roots.clone(),
+            migrations: None,
+        });
+    }
     let (from_file, added) = config.targets.split_at_mut(from_file);
     declare_migrations(options.migrations, from_file, added)?;
     config.check()?;
@@ -241,6 +256,9 @@ async fn report(config: &Config) -> anyhow::Result<()> {
         let declared = config.targets.iter().find(|declared| declared.name == target.name);
         if let Some(migrations) = declared.and_then(|declared| declared.migrations.as_ref()) {
             println!("target {}: migrations in {}", target.name, migrations.folder.display());
+        }
+        for line in target.role {
+            println!("target {}: {line}", target.name);
         }
     }
     println!("the configuration is valid");

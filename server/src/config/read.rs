@@ -5,6 +5,9 @@ mod audit;
 mod channels;
 mod limits;
 mod monitoring;
+mod secret;
+
+pub(super) use secret::{expand, has_written_password};
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +22,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, Url, check_target_name, refuse, roots,
+    BUILTIN_CATALOG, CatalogSource, Config, ConfigError, MigrationsConfig, TargetConfig, check_target_name, refuse, roots,
 };
-use crate::hosts::Hosts;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -56,6 +58,8 @@ struct ServerSection {
 #[serde(deny_unknown_fields, default)]
 struct StoreSection {
     url: Option<Spanned<String>>,
+    url_file: Option<Spanned<PathBuf>>,
+    password_file: Option<Spanned<PathBuf>>,
     wait: Option<Spanned<String>>,
 }
 
@@ -95,7 +99,9 @@ struct SchedulerSection {
 #[serde(deny_unknown_fields)]
 struct TargetSection {
     name: Spanned<String>,
-    url: Spanned<String>,
+    url: Option<Spanned<String>>,
+    url_file: Option<Spanned<PathBuf>>,
+    password_file: Option<Spanned<PathBuf>>,
     #[serde(default)]
     catalog: Vec<Spanned<String>>,
     #[serde(default)]
@@ -141,7 +147,7 @@ impl Config {
             environment,
         };
         let file: File = toml::from_str(text)
-            .map_err(|error| source.refuse(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", ")))?;
+            .map_err(|error| source.refuse(error.span().map_or(0, |span| span.start), without_value(error.message())))?;
         let data_folder = match file.data.folder {
             Some(folder) => base.join(folder),
             None => Self::default_data_folder()?,
@@ -149,7 +155,11 @@ impl Config {
         let mut config = Self::embedded(data_folder);
         source.access(file.tls, file.auth, file.calls, &mut config)?;
         source.server(file.server, &mut config)?;
-        config.store_url = file.store.url.map(|url| source.url(&url)).transpose()?;
+        config.store_url = source.database(
+            file.store.url.as_ref(),
+            file.store.url_file.as_ref(),
+            file.store.password_file.as_ref(),
+        )?;
         source.duration(
             file.store.wait,
             &mut config.store_wait,
@@ -180,6 +190,19 @@ impl Config {
         source.audit(file.audit, &mut config)?;
         Ok(config)
     }
+}
+
+/// What TOML's reader says, without the value that it found where another type belongs: it may be a secret that lacks its quotes.
+fn without_value(message: &str) -> String {
+    let message = message.replace('\n', ", ");
+    if !message.starts_with("invalid type") && !message.starts_with("invalid value") {
+        return message;
+    }
+    let Some((found, expected)) = message.split_once(", expected") else {
+        return "a value of another type is expected".to_owned();
+    };
+    let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+    format!("{kind}, expected{expected}")
 }
 
 impl Source<'_> {
@@ -255,7 +278,17 @@ impl Source<'_> {
         if before.iter().any(|other| other.name == *name) {
             return Err(self.refuse(start, format!("target {name} is declared twice; expected unique names")));
         }
-        let url = self.url(&section.url)?;
+        let url = self.database(
+            section.url.as_ref(),
+            section.url_file.as_ref(),
+            section.password_file.as_ref(),
+        )?;
+        let url = url.ok_or_else(|| {
+            self.refuse(
+                start,
+                format!("target {name} has no url; expected url or url_file, such as sqlite://path/to/file.db"),
+            )
+        })?;
         let catalogs = section.catalog.into_iter().map(|catalog| {
             let text = catalog.get_ref();
             if text == BUILTIN_CATALOG {
@@ -315,53 +348,6 @@ impl Source<'_> {
             folder: self.base.join(folder.into_inner()),
             layout,
         }))
-    }
-
-    /// A connection string with its variables filled in and the path of a SQLite file resolved.
-    fn url(&self, text: &Spanned<String>) -> Result<Url, ConfigError> {
-        let refused = |problem: String| self.refuse(text.span().start, problem);
-        let url = self.expand(text.get_ref()).map_err(refused)?;
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            // Its variables may hold what does not belong into a message; the problem names positions only.
-            Hosts::parse(&url).map_err(|problem| refused(format!("the URL cannot be used: {problem}")))?;
-            return Ok(Url(url));
-        }
-        let Some(rest) = url.strip_prefix("sqlite:") else {
-            return Err(refused(
-                "the URL is of no known kind; expected sqlite://path/to/file.db or postgres://user@host/database".to_owned(),
-            ));
-        };
-        let rest = rest.strip_prefix("//").unwrap_or(rest);
-        let (path, options) = rest
-            .split_once('?')
-            .map_or((rest, None), |(path, options)| (path, Some(options)));
-        if path.is_empty() || path.contains(":memory:") {
-            return Err(refused("the URL names no file; expected sqlite://path/to/file.db".to_owned()));
-        }
-        let resolved = self.base.join(path);
-        let resolved = resolved
-            .to_str()
-            .ok_or_else(|| refused("the file's path is no UTF-8".to_owned()))?;
-        Ok(Url(options.map_or_else(
-            || format!("sqlite://{resolved}"),
-            |options| format!("sqlite://{resolved}?{options}"),
-        )))
-    }
-
-    /// Replaces `${NAME}` by the environment's value.
-    fn expand(&self, text: &str) -> Result<String, String> {
-        let mut expanded = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("${") {
-            let (name, after) = after.split_once('}').ok_or("\"${\" has no end; expected ${NAME}")?;
-            let value = (self.environment)(name)
-                .ok_or_else(|| format!("the environment has no variable {name:?}; expected it to be set"))?;
-            expanded.push_str(before);
-            expanded.push_str(&value);
-            rest = after;
-        }
-        expanded.push_str(rest);
-        Ok(expanded)
     }
 
     fn duration(
@@ -480,7 +466,7 @@ mod tests {
                 "c.toml:4",
                 "expected a path or builtin:learning-platform",
             ),
-            ("[[target]]\nname = \"a\"\n".to_owned(), "c.toml:1", "missing field `url`"),
+            ("[[target]]\nname = \"a\"\n".to_owned(), "c.toml:2", "has no url"),
             (
                 format!("{target}roots = {{ temp = \"/\" }}"),
                 "c.toml:4",
@@ -507,8 +493,70 @@ mod tests {
                 "is a link",
             ),
             ("x".to_owned(), "c.toml:1", ""),
+            (
+                "[[target]]\nname = \"a\"\nurl = \"sqlite://a.db\"\npassword_file = \"/dev/null\"".to_owned(),
+                "c.toml:4",
+                "password is empty",
+            ),
+            (
+                "[[target]]\nname = \"a\"\nurl_file = \"/dev/null\"".to_owned(),
+                "c.toml:3",
+                "url is empty",
+            ),
+            (
+                format!("{target}url_file = \"x\""),
+                "c.toml:4",
+                "url_file stands beside url; expected one of them",
+            ),
+            ("[store]\npassword_file = \"missing\"".to_owned(), "c.toml:2", "password_file"),
+            (
+                "[store]\nurl_file = \"${NONE}/x\"".to_owned(),
+                "c.toml:2",
+                "no variable \"NONE\"",
+            ),
+            // A secret that lacks its quotes.
+            (
+                "[[channel]]\nname = \"m\"\nkind = \"email\"\npassword = 5318008".to_owned(),
+                "c.toml:4",
+                "invalid type: integer, expected a string",
+            ),
         ];
         refused(&cases);
+    }
+
+    #[test]
+    fn every_secret_can_come_from_a_file_also_one_that_a_variable_leads_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        secret("store", "postgres://dbkeep@store/d\n");
+        secret("store-password", "a b@c\nnot this line");
+        secret("app", "p/w");
+        let mail = secret("mail", "m\u{e9}l");
+        let chat = secret("chat", "https://hooks.slack.com/services/T/B/x\n");
+        let hook = secret("hook", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+        let text = format!(
+            "[data]\nfolder = \"data\"\n[store]\nurl_file = \"${{CREDENTIALS_DIRECTORY}}/store\"\npassword_file = \"${{CREDENTIALS_DIRECTORY}}/store-password\"\n\
+             [[target]]\nname = \"app\"\nurl = \"postgres://keeper@one,two/app\"\npassword_file = \"${{CREDENTIALS_DIRECTORY}}/app\"\n\
+             [[channel]]\nname = \"mail\"\nkind = \"email\"\nurl = \"smtp://mail.example.com\"\nfrom = \"a@example.com\"\nusername = \"u\"\npassword_file = \"{mail}\"\n\
+             [[channel]]\nname = \"chat\"\nkind = \"slack\"\nurl_file = \"{chat}\"\n\
+             [[channel]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"https://example.com/x\"\nsecret_file = \"{hook}\"\n"
+        );
+        let directory = folder.path().display().to_string();
+        let config = Config::from_text("c.toml", &text, Path::new("/base"), &|name| {
+            (name == "CREDENTIALS_DIRECTORY").then(|| directory.clone())
+        });
+        let config = config.expect("a configuration");
+        let store = config.store_url.as_ref().expect("a store");
+        assert_eq!(store.expose(), "postgres://dbkeep:a%20b%40c@store/d");
+        assert_eq!(config.targets[0].url.expose(), "postgres://keeper:p%2Fw@one,two/app");
+        let shown = format!("{config:?}");
+        for hidden in ["a%20b", "p%2F", "m\u{e9}l", "services/T", "MfKQ9r8"] {
+            assert!(!shown.contains(hidden), "{hidden}: {shown}");
+        }
     }
 
     #[test]
@@ -595,7 +643,7 @@ mod tests {
                 message.starts_with(&format!("{place}: ")) && message.contains(problem),
                 "{text}\n=> {message}"
             );
-            assert!(!message.contains("s3cret"), "{message}");
+            assert!(!message.contains("s3cret") && !message.contains("5318008"), "{message}");
         }
     }
 

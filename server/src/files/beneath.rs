@@ -85,14 +85,21 @@ impl Folder {
         self.folder(name)
     }
 
-    /// Makes folders beneath this one where they are missing, as an application would.
+    /// Makes folders beneath this one where they are missing. They are opened to those who may enter the folder above: this process makes
+    /// everything for itself alone, and what an application's own folder held is the application's.
     pub(super) fn make_all(&self, name: &[u8]) -> Result<Self, Errno> {
         let mut folder = self.folder(b"")?;
         for part in name.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
             folder = match folder.folder(part) {
                 Err(Errno::NOENT) => {
-                    match rustix::fs::mkdirat(&folder.0, part, Mode::from_raw_mode(0o777)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
+                    let above = Mode::from_raw_mode(rustix::fs::fstat(&folder.0)?.st_mode);
+                    match rustix::fs::mkdirat(&folder.0, part, Mode::from_raw_mode(PRIVATE_FOLDER)) {
+                        Ok(()) => {
+                            let made = folder.folder(part)?;
+                            rustix::fs::fchmod(&made.0, above)?;
+                            made.sync()?;
+                        }
+                        Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno),
                     }
                     folder.sync()?;

@@ -123,6 +123,8 @@ pub const METRICS: &str = "/metrics";
 pub const ROWS: &[Row] = &[
     looks("/dbkeep.v1.TargetService/ListTargets", Subject::Listed(None)),
     looks("/dbkeep.v1.TargetService/GetTarget", Subject::Target("name")),
+    // Reads only catalogs that every role of the database may read, and grants nothing: whoever may see the operations may see what they need.
+    looks("/dbkeep.v1.TargetService/GetGrants", Subject::Target("target")),
     looks("/dbkeep.v1.CleanupService/ListOperations", Subject::Target("target")),
     looks("/dbkeep.v1.CleanupService/GetOperation", Subject::Target("target")),
     reads("/dbkeep.v1.CleanupService/PlanCleanup", Subject::Target("target")),

@@ -125,6 +125,11 @@ impl Daemon {
             .expect("a connection")
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it with SIGKILL and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");

@@ -68,8 +68,15 @@ fn section(header: &serde_json::Value) -> Result<Section> {
 /// # Errors
 /// Where the file differs from the format in any way.
 pub fn read(path: &Path) -> Result<Chunk> {
-    let file = fs::read(path).with_context(|| path.display().to_string())?;
-    let content = zstd::decode_all(file.as_slice())?;
+    decode(&fs::read(path).with_context(|| path.display().to_string())?)
+}
+
+/// Reads the bytes of one chunk file.
+///
+/// # Errors
+/// Where they differ from the format in any way.
+pub fn decode(file: &[u8]) -> Result<Chunk> {
+    let content = zstd::decode_all(file)?;
     let mut bytes = Bytes(&content);
     ensure!(bytes.take(8)? == b"DBKEEPCH", "no chunk");
     let header: serde_json::Value = serde_json::from_slice(bytes.framed()?)?;
@@ -109,7 +116,7 @@ pub fn read(path: &Path) -> Result<Chunk> {
     }
     Ok(Chunk {
         sections,
-        sha256: hex::encode(Sha256::digest(&file)),
+        sha256: hex::encode(Sha256::digest(file)),
     })
 }
 

@@ -88,6 +88,8 @@ enum Command {
     /// The databases that the server maintains.
     #[command(subcommand)]
     Targets(cmd::targets::Targets),
+    /// The rights that dbkeep's role needs in a target, as SQL that grants exactly those.
+    Grants(cmd::grants::Grants),
     /// What can be cleaned.
     #[command(subcommand)]
     Operations(cmd::operations::Operations),
@@ -173,6 +175,7 @@ async fn run(cli: Cli, output: &Output) -> anyhow::Result<Exit> {
     let session = Session::connect(&cli.global, output).await?;
     match cli.command {
         Command::Targets(command) => command.run(&session).await,
+        Command::Grants(command) => command.run(&session).await,
         Command::Operations(command) => command.run(&session).await,
         Command::Discover(command) => command.run(&session).await,
         Command::Plan(command) => command.run(&session).await,
@@ -245,6 +248,9 @@ mod tests {
         for line in [
             "dbkeep targets list",
             "dbkeep targets show main",
+            "dbkeep grants",
+            "dbkeep grants main --role maintainer --for cleanup,undo --for backups",
+            "dbkeep grants main --check",
             "dbkeep operations list --category LOGS --severity medium",
             "dbkeep operations show old_logs --target main",
             "dbkeep discover",
@@ -383,6 +389,7 @@ mod tests {
             "dbkeep runs report ID --html - --json",
             "dbkeep operations list --severity none",
             "dbkeep targets list --output xml",
+            "dbkeep grants --for everything",
             "dbkeep backups prune",
             "dbkeep backups restore ID --in-place",
             "dbkeep backups restore ID --replace",

@@ -106,7 +106,8 @@ impl Verifier {
         };
         let mut end = (0, Digest::GENESIS);
         for seal in seals {
-            if seal.first != end.0 + 1 || seal.last < seal.first || seal.previous != end.1 {
+            // After the largest number there is none, so that no log ends there.
+            if seal.first != end.0 + 1 || seal.last < seal.first || seal.last == u64::MAX || seal.previous != end.1 {
                 return Err(problem(
                     seal.first,
                     ProblemKind::Seal,

@@ -404,6 +404,9 @@ fn decode(file: impl Read) -> Result<(ChunkHeader, Vec<Vec<Row>>), ChunkError> {
                 if u64::from_le_bytes(counted) != count || sha256[..] != expected.finalize()[..] {
                     return Err(damaged("its content differs from its own checksum"));
                 }
+                if content.read(&mut tag).map_err(|error| unreadable(&error))? > 0 {
+                    return Err(damaged("something follows its end"));
+                }
                 return Ok((header, rows));
             }
             other => return Err(damaged(format!("has an unknown record {other}"))),

@@ -15,6 +15,7 @@ pub mod migration;
 pub mod monitor;
 pub mod notice;
 pub mod plan;
+pub mod privilege;
 pub mod report;
 pub mod run;
 pub mod schedule;

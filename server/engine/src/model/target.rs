@@ -24,6 +24,9 @@ pub enum Capability {
     ConcurrentWriters,
     /// Locks are taken on single tables; where this is missing, whoever writes has the lock of the whole database.
     TableLocks,
+    /// The database has roles, and grants each its rights; where this is missing, whoever may write the file may do everything, and the
+    /// file's mode is all that protects it.
+    Roles,
 }
 
 /// What a connection to a target found.

@@ -14,6 +14,7 @@ pub mod migrator;
 pub mod notifier;
 pub mod observer;
 pub mod outbox;
+pub mod privileges;
 pub mod rewind;
 pub mod schedules;
 pub mod store;
@@ -40,6 +41,7 @@ pub use migrator::{
 pub use notifier::{DeliveryError, DeliveryErrorClass, Notifier};
 pub use observer::Observer;
 pub use outbox::{ClaimedDelivery, DeliveryFilter, Outbox, Requeued, Settlement};
+pub use privileges::Privileges;
 pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
 pub use schedules::{
     Changed, CreateSchedule, EndedSlot, FiredNow, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, SlotClaim, SlotEnd,

@@ -491,4 +491,9 @@ pub trait Target: Explore + Send + Sync {
 
     /// What looks at its health.
     fn observer(&self) -> &dyn super::Observer;
+
+    /// What looks at the rights of roles; `None` where the database has none ([`Capability::Roles`] is missing).
+    fn privileges(&self) -> Option<&dyn super::Privileges> {
+        None
+    }
 }

@@ -1,7 +1,7 @@
 //! The sections `[notifications]`, `[[channel]]` and `[[route]]`: who is told of what, and how. A key that does not belong to the kind of a
 //! channel is refused: it would be parsed and ignored.
 
-use std::{fs, ops::Range, path::PathBuf, time::Duration};
+use std::{ops::Range, path::PathBuf, time::Duration};
 
 use dbkeep_engine::{
     model::notice::{ChannelKind, NoticeKind, NoticeSeverity},
@@ -11,9 +11,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    super::channels::{
-        ChannelConfig, ChannelSetting, DEFAULT_TIMEOUT, EmailConfig, HookConfig, MailSecurity, Secret, check_route,
-    },
+    super::channels::{ChannelConfig, ChannelSetting, DEFAULT_TIMEOUT, EmailConfig, HookConfig, MailSecurity, check_route},
     Config, ConfigError, Source,
 };
 
@@ -276,49 +274,8 @@ impl Source<'_> {
         })
     }
 
-    /// A secret: from the environment, or the first line of a file. No message repeats it.
-    fn secret(
-        &self,
-        key: &str,
-        text: Option<&Spanned<String>>,
-        file: Option<&Spanned<PathBuf>>,
-    ) -> Result<Option<Secret>, ConfigError> {
-        let (secret, place) = match (text, file) {
-            (None, None) => return Ok(None),
-            (Some(_), Some(file)) => {
-                return Err(self.refuse(
-                    file.span().start,
-                    format!("{key}_file stands beside {key}; expected one of them"),
-                ));
-            }
-            (Some(text), None) => {
-                let place = text.span().start;
-                let secret = self.expand(text.get_ref()).map_err(|problem| self.refuse(place, problem))?;
-                (secret, place)
-            }
-            (None, Some(file)) => {
-                let text = self.file(&format!("{key}_file"), file)?;
-                let text = String::from_utf8(text)
-                    .map_err(|_| self.refuse(file.span().start, format!("{key}_file: is no UTF-8; expected a line of text")))?;
-                (text.lines().next().unwrap_or_default().to_owned(), file.span().start)
-            }
-        };
-        if secret.is_empty() || secret.chars().any(char::is_control) {
-            return Err(self.refuse(
-                place,
-                format!("{key} is empty or has control characters; expected one line of text"),
-            ));
-        }
-        Ok(Some(Secret::from(secret)))
-    }
-
-    fn file(&self, key: &str, file: &Spanned<PathBuf>) -> Result<Vec<u8>, ConfigError> {
-        let path = self.base.join(file.get_ref());
-        fs::read(&path).map_err(|error| self.refuse(file.span().start, format!("{key}: {}: {error}", path.display())))
-    }
-
     pub(super) fn authorities(&self, file: &Spanned<PathBuf>) -> Result<Vec<u8>, ConfigError> {
-        let pem = self.file("ca_file", file)?;
+        let pem = self.file("ca_file", file, false)?;
         crate::notify::authorities(&pem).map_err(|problem| self.refuse(file.span().start, format!("ca_file: {problem}")))?;
         Ok(pem)
     }

@@ -1,8 +1,13 @@
 //! Targets and their operations.
 
 use dbkeep_engine::{
-    engine::TargetEntry,
-    model::{Capability, EngineKind, RunId, TargetStatus},
+    EngineError,
+    engine::{Rights, TargetEntry},
+    model::{
+        Capability, EngineKind, FindingLevel, RunId, TargetStatus,
+        privilege::{Excess, Feature, Grant},
+    },
+    port::TargetErrorClass,
     rule::{Operation, Rule, Severity},
 };
 use dbkeep_proto::v1;
@@ -28,13 +33,91 @@ pub(in crate::grpc) fn engine(kind: EngineKind) -> v1::Engine {
 }
 
 /// What a connection to it found.
-pub(in crate::grpc) fn status(status: TargetStatus, capabilities: &[Capability], active: &[RunId]) -> v1::TargetStatus {
+pub(in crate::grpc) fn status(
+    status: TargetStatus,
+    capabilities: &[Capability],
+    active: &[RunId],
+    rights: Result<Rights, EngineError>,
+) -> v1::TargetStatus {
     v1::TargetStatus {
         version: status.version,
         size_bytes: status.size_bytes,
         clock: status.clock.to_string(),
         capabilities: capabilities.iter().map(|known| capability(*known).into()).collect(),
         active_run_ids: active.iter().map(RunId::to_string).collect(),
+        role: role(rights),
+    }
+}
+
+/// The rights of the target's own role; that they could not be looked at keeps nobody from the rest.
+fn role(rights: Result<Rights, EngineError>) -> Option<v1::TargetRole> {
+    match rights {
+        Ok(rights) => Some(v1::TargetRole {
+            missing: rights.access.missing(&rights.features).map(grant).collect(),
+            excess: rights.access.excess.iter().map(excess).collect(),
+            name: rights.access.role,
+            problem: String::new(),
+        }),
+        Err(EngineError::Target { source, .. }) if source.class == TargetErrorClass::Unsupported => None,
+        Err(error) => Some(v1::TargetRole {
+            problem: error.to_string(),
+            ..v1::TargetRole::default()
+        }),
+    }
+}
+
+fn feature(feature: Feature) -> v1::GrantFeature {
+    match feature {
+        Feature::Basis => v1::GrantFeature::Basis,
+        Feature::Cleanup => v1::GrantFeature::Cleanup,
+        Feature::Undo => v1::GrantFeature::Undo,
+        Feature::Monitoring => v1::GrantFeature::Monitoring,
+        Feature::Migrations => v1::GrantFeature::Migrations,
+        Feature::Backups => v1::GrantFeature::Backups,
+        Feature::Restores => v1::GrantFeature::Restores,
+        Feature::Maintenance => v1::GrantFeature::Maintenance,
+        Feature::Discovery => v1::GrantFeature::Discovery,
+    }
+}
+
+/// The feature of a request; `None` where the number means none.
+pub(in crate::grpc) fn asked_feature(number: i32) -> Option<Feature> {
+    let asked = v1::GrantFeature::try_from(number).ok()?;
+    Feature::ALL.into_iter().find(|known| feature(*known) == asked)
+}
+
+fn grant(grant: &Grant) -> v1::Grant {
+    v1::Grant {
+        feature: feature(grant.feature).into(),
+        object: grant.object.clone(),
+        privilege: grant.privilege.clone(),
+        statement: grant.statement.clone(),
+        why: grant.why.clone(),
+        held: grant.held,
+    }
+}
+
+fn excess(excess: &Excess) -> v1::ExcessRight {
+    v1::ExcessRight {
+        what: excess.what.clone(),
+        why: excess.why.clone(),
+        warning: excess.level != FindingLevel::Info,
+        statement: excess.statement.clone(),
+    }
+}
+
+/// The rights of a role.
+pub(in crate::grpc) fn grants(rights: Rights) -> v1::GetGrantsResponse {
+    let access = rights.access;
+    v1::GetGrantsResponse {
+        target: rights.target,
+        role: access.role,
+        exists: access.exists,
+        used: rights.features.into_iter().map(|used| feature(used).into()).collect(),
+        grants: access.grants.iter().map(grant).collect(),
+        excess: access.excess.iter().map(excess).collect(),
+        notes: access.notes,
+        script: access.script,
     }
 }
 
@@ -44,6 +127,7 @@ fn capability(capability: Capability) -> v1::Capability {
         Capability::Undo => v1::Capability::Undo,
         Capability::ConcurrentWriters => v1::Capability::ConcurrentWriters,
         Capability::TableLocks => v1::Capability::TableLocks,
+        Capability::Roles => v1::Capability::Roles,
     }
 }
 

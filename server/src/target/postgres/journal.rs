@@ -15,10 +15,11 @@ use super::{
     line::Line,
 };
 
-/// Makes the tables. The advisory lock makes concurrent makers wait for each other: `IF NOT EXISTS` alone can collide.
-const CREATE: &str = "SELECT pg_advisory_xact_lock(7236832781); \
-     CREATE SCHEMA IF NOT EXISTS dbkeep; \
-     CREATE TABLE IF NOT EXISTS dbkeep.run (run_id text PRIMARY KEY, fence bigint NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now()); \
+/// Makes concurrent makers wait for each other: `IF NOT EXISTS` alone can collide.
+const ALONE: &str = "SELECT pg_advisory_xact_lock(7236832781)";
+
+/// Makes the tables.
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS dbkeep.run (run_id text PRIMARY KEY, fence bigint NOT NULL, claimed_at timestamptz NOT NULL DEFAULT now()); \
      CREATE TABLE IF NOT EXISTS dbkeep.journal ( \
        run_id text NOT NULL, step integer NOT NULL, batch bigint NOT NULL, pass integer NOT NULL, fence bigint NOT NULL, position text NOT NULL, \
        examined bigint NOT NULL, matched bigint NOT NULL, affected bigint NOT NULL, conflicting bigint NOT NULL, \
@@ -40,6 +41,18 @@ pub(super) async fn claim(connection: &mut Line, claim: Claim) -> Result<(), Tar
         .await
         .map_err(statement)?;
     if !exists {
+        connection.execute(ALONE).await.map_err(statement)?;
+        // Who may make no schemas is refused one also where it is there already.
+        let schema: bool = sqlx::query_scalar("SELECT to_regnamespace('dbkeep') IS NOT NULL")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(statement)?;
+        if !schema {
+            connection
+                .execute("CREATE SCHEMA IF NOT EXISTS dbkeep")
+                .await
+                .map_err(statement)?;
+        }
         connection.execute(CREATE).await.map_err(statement)?;
         connection.execute(holders::CREATE).await.map_err(statement)?;
         identity::make(&mut *connection).await?;

@@ -21,6 +21,7 @@ mod measure;
 mod migrator;
 mod observe;
 mod pressure;
+mod privileges;
 mod progress;
 mod reindex;
 mod render;
@@ -46,8 +47,8 @@ use dbkeep_engine::{
         TableSchema, TargetStatus, Value,
     },
     port::{
-        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Rewinder, Scan, Scratch,
-        Survey, Target, TargetError, TargetErrorClass, ValueStream,
+        BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Privileges, Rewinder, Scan,
+        Scratch, Survey, Target, TargetError, TargetErrorClass, ValueStream,
     },
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
@@ -254,6 +255,7 @@ impl Target for PostgresTarget {
             Capability::Undo,
             Capability::ConcurrentWriters,
             Capability::TableLocks,
+            Capability::Roles,
         ]
     }
 
@@ -348,20 +350,16 @@ impl Target for PostgresTarget {
 
     async fn create_archive(&self, table: &TableSchema, into: &TableName, stamp_column: &str) -> Result<(), TargetError> {
         let mut connection = self.connection().await?;
-        // Without defaults, constraints and identity: a row is kept there as it was. The primary key keeps a row from being
-        // archived twice.
-        let columns = table
-            .captured_columns()
-            .map(|column| format!("{} {}", render::identifier(&column.name), column.type_name));
-        let key: Vec<String> = table.primary_key.iter().map(|name| render::identifier(name)).collect();
-        let sql = format!(
-            "CREATE TABLE IF NOT EXISTS {} ({}, {} timestamptz NOT NULL, PRIMARY KEY ({}))",
-            render::table(into),
-            columns.collect::<Vec<_>>().join(", "),
-            render::identifier(stamp_column),
-            key.join(", ")
-        );
-        connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
+        // Where it is there the database is not asked to make it: it would refuse that to a role that may make no tables.
+        let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+            .bind(render::table(into))
+            .fetch_one(&mut connection)
+            .await
+            .map_err(error::statement)?;
+        if !there {
+            let sql = render::archive(table, into, stamp_column);
+            connection.execute(AssertSqlSafe(sql)).await.map_err(error::statement)?;
+        }
         self.idle.put(connection);
         Ok(())
     }
@@ -485,5 +483,9 @@ impl Target for PostgresTarget {
 
     fn observer(&self) -> &dyn Observer {
         self
+    }
+
+    fn privileges(&self) -> Option<&dyn Privileges> {
+        Some(self)
     }
 }

@@ -30,6 +30,22 @@ pub(super) fn text_columns<'a>(names: impl IntoIterator<Item = &'a str>) -> Stri
         .join(", ")
 }
 
+/// The statement that makes the archive of a table. Without defaults, constraints and identity: a row is kept there as it was. The primary
+/// key keeps a row from being archived twice.
+pub(super) fn archive(of: &TableSchema, into: &TableName, stamp_column: &str) -> String {
+    let columns = of
+        .captured_columns()
+        .map(|column| format!("{} {}", identifier(&column.name), column.type_name));
+    let key: Vec<String> = of.primary_key.iter().map(|name| identifier(name)).collect();
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} ({}, {} timestamptz NOT NULL, PRIMARY KEY ({}))",
+        table(into),
+        columns.collect::<Vec<_>>().join(", "),
+        identifier(stamp_column),
+        key.join(", ")
+    )
+}
+
 /// `FROM ONLY table AS t WHERE ...` of a selection.
 pub(super) fn from_where(selection: &Selection) -> Result<String, TargetError> {
     Ok(format!(

@@ -10,6 +10,7 @@ pub(crate) mod decisions;
 pub(crate) mod discover;
 pub(crate) mod extract;
 pub(crate) mod findings;
+pub(crate) mod grants;
 pub(crate) mod metrics;
 pub(crate) mod migrations;
 pub(crate) mod notify;

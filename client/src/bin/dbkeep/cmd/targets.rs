@@ -8,6 +8,7 @@ use indicatif::HumanBytes;
 use serde_json::json;
 
 use crate::{
+    cmd::grants,
     exit::Exit,
     json::{self, catalog},
     output::{Output, Tone},
@@ -86,6 +87,16 @@ async fn show(session: &Session, name: String) -> anyhow::Result<Exit> {
         .add_row(["operations", &target.operation_count.to_string()])
         .add_row(["capabilities", &capabilities.join(", ")])
         .add_row(["active runs", table::or_dash(&status.active_run_ids.join(", "))]);
+    if let Some(role) = &status.role {
+        table.add_row(["role", table::or_dash(&role.name)]);
+    }
     output.line(table)?;
+    if let Some(role) = &status.role {
+        if !role.problem.is_empty() {
+            output.line(format_args!("The role's rights were not looked at: {}", role.problem))?;
+        }
+        grants::show_missing(role.missing.iter(), output)?;
+        grants::show_excess(&role.excess, output)?;
+    }
     Ok(Exit::Success)
 }

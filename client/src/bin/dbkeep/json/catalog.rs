@@ -34,6 +34,61 @@ pub(crate) struct TargetStatus<'a> {
     clock: &'a str,
     capabilities: Vec<String>,
     active_run_ids: &'a [String],
+    role: Option<Role<'a>>,
+}
+
+/// The role that dbkeep comes with.
+#[derive(Debug, Serialize)]
+struct Role<'a> {
+    name: &'a str,
+    missing: Vec<Grant<'a>>,
+    excess: Vec<Excess<'a>>,
+    problem: Option<&'a str>,
+}
+
+/// A right, with the statement that grants it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Grant<'a> {
+    /// "basis", "cleanup", "undo", "monitoring", "migrations", "backups", "restores", "maintenance" or "discovery".
+    feature: String,
+    object: &'a str,
+    privilege: &'a str,
+    statement: &'a str,
+    why: &'a str,
+    held: bool,
+}
+
+impl<'a> From<&'a proto::Grant> for Grant<'a> {
+    fn from(grant: &'a proto::Grant) -> Self {
+        Self {
+            feature: super::grant_feature(grant.feature()),
+            object: &grant.object,
+            privilege: &grant.privilege,
+            statement: &grant.statement,
+            why: &grant.why,
+            held: grant.held,
+        }
+    }
+}
+
+/// More than a role needs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Excess<'a> {
+    what: &'a str,
+    why: &'a str,
+    warning: bool,
+    statement: &'a str,
+}
+
+impl<'a> From<&'a proto::ExcessRight> for Excess<'a> {
+    fn from(excess: &'a proto::ExcessRight) -> Self {
+        Self {
+            what: &excess.what,
+            why: &excess.why,
+            warning: excess.warning,
+            statement: &excess.statement,
+        }
+    }
 }
 
 impl<'a> From<&'a proto::TargetStatus> for TargetStatus<'a> {
@@ -44,6 +99,12 @@ impl<'a> From<&'a proto::TargetStatus> for TargetStatus<'a> {
             clock: &status.clock,
             capabilities: status.capabilities().map(super::capability).collect(),
             active_run_ids: &status.active_run_ids,
+            role: status.role.as_ref().map(|role| Role {
+                name: &role.name,
+                missing: role.missing.iter().map(Grant::from).collect(),
+                excess: role.excess.iter().map(Excess::from).collect(),
+                problem: (!role.problem.is_empty()).then_some(role.problem.as_str()),
+            }),
         }
     }
 }
@@ -115,10 +176,11 @@ mod tests {
             clock: "2026-01-01T00:00:00Z".into(),
             capabilities: vec![proto::Capability::Capture.into(), proto::Capability::ConcurrentWriters.into()],
             active_run_ids: vec![],
+            role: None,
         };
         assert_eq!(
             serde_json::to_string(&TargetStatus::from(&status)).unwrap(),
-            r#"{"version":"3.51.0","size_bytes":4096,"clock":"2026-01-01T00:00:00Z","capabilities":["capture","concurrent_writers"],"active_run_ids":[]}"#
+            r#"{"version":"3.51.0","size_bytes":4096,"clock":"2026-01-01T00:00:00Z","capabilities":["capture","concurrent_writers"],"active_run_ids":[],"role":null}"#
         );
     }
 

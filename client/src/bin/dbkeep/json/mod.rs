@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `targets list` | `{"targets": [target..]}` |
 //! | `targets show` | `{"target": target, "status": status}` |
+//! | `grants` | `{"target", "role", "exists", "used": [feature..], "grants": [grant..], "missing": [grant..], "excess": [right..], "notes": [..], "script"}` |
 //! | `operations list` | `{"operations": [operation..]}` |
 //! | `operations show` | `{"operation": operation}` |
 //! | `plan` | `{"plan": plan}` |
@@ -114,6 +115,7 @@ macro_rules! words {
 words! {
     engine: Engine, "ENGINE_";
     capability: Capability, "CAPABILITY_";
+    grant_feature: GrantFeature, "GRANT_FEATURE_";
     severity: Severity, "SEVERITY_";
     finding_level: FindingLevel, "FINDING_LEVEL_";
     hint_kind: DiscoveryHintKind, "DISCOVERY_HINT_KIND_";

@@ -1,0 +1,3 @@
+-- dbkeep: transaction = false
+CREATE INDEX CONCURRENTLY i ON t (a);
+VACUUM;
