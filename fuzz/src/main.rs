@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return one(&chosen, file);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = options.seed.unwrap_or_else(|| now.as_secs());
+    let seed = options.seed.unwrap_or(now.as_secs());
     if let (Some(note), [target]) = (&options.inside, &chosen[..]) {
         let length = options
             .cases
