@@ -2,6 +2,7 @@
 //! `docs/BENCHMARKS.md`, with the command. It needs PostgreSQL's programs (`./check tools` brings them) and starts a private
 //! cluster; it talks to loopback only and stops by itself.
 
+mod audit;
 mod calls;
 mod files;
 mod foreground;
@@ -92,6 +93,8 @@ enum Command {
         /// Folder that the target declares as root "files".
         root: Option<PathBuf>,
     },
+    /// The audit log: records a second that are durable while many callers wait, and verifying them.
+    Audit(audit::Arguments),
     /// Files of a root against the references of a database: time, and memory of the server.
     Files(files::Arguments),
 }
@@ -114,6 +117,7 @@ async fn main() -> Result<()> {
         Some(Command::Schedules(arguments)) => return schedules::run(&arguments).await,
         Some(Command::Migrations(arguments)) => return migrations::run(&arguments, options.rounds).await,
         Some(Command::Snapshot(arguments)) => return snapshot::run(&arguments, options.rounds).await,
+        Some(Command::Audit(arguments)) => return audit::run(&arguments, options.rounds, options.only).await,
         Some(Command::Files(arguments)) => return files::run(&arguments, options.only).await,
         None => {}
     }

@@ -315,3 +315,28 @@ impl Act for TakeTurn {
         Ok(query.execute(&mut *tx.connection).await?.rows_affected() > 0)
     }
 }
+
+/// Gives the turn back.
+pub(super) struct EndTurn {
+    holder: String,
+}
+
+impl EndTurn {
+    pub(super) fn new(holder: &str) -> Self {
+        Self {
+            holder: rows::text(holder),
+        }
+    }
+}
+
+impl Act for EndTurn {
+    type Output = ();
+
+    async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
+        sqlx::query("UPDATE audit_turn SET holder = NULL, lease_until_ms = NULL WHERE one = 1 AND holder = $1")
+            .bind(&self.holder)
+            .execute(&mut *tx.connection)
+            .await?;
+        Ok(())
+    }
+}

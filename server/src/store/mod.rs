@@ -556,4 +556,8 @@ impl AuditLog for ControlStore {
     async fn claim_audit_turn(&self, holder: &str, term: Duration) -> Result<bool, StoreError> {
         self.write(audit::TakeTurn::new(holder, term)).await
     }
+
+    async fn end_audit_turn(&self, holder: &str) -> Result<(), StoreError> {
+        self.write(audit::EndTurn::new(holder)).await
+    }
 }

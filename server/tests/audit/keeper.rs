@@ -134,10 +134,13 @@ async fn one_of_several_servers_looks_after_the_log() {
         world.store.append(&subjects(50)).await.unwrap();
         let full = |settings: &mut Settings| settings.audit.segment_records = 40;
         let (one, other) = (world.engine(full), engine_on(&world.store, full));
+        let taken = world.store.claim_audit_turn("another server", DAY).await.unwrap();
+        assert!(taken);
+        assert_eq!(kept(&one, days(0)).await, Default::default(), "it is not its turn");
+        world.store.end_audit_turn("another server").await.unwrap();
         assert_eq!(kept(&one, days(0)).await.sealed.len(), 1);
         world.store.append(&subjects(50)).await.unwrap();
-        assert_eq!(kept(&other, days(0)).await, Default::default(), "it is not its turn");
-        assert_eq!(kept(&one, days(0)).await.sealed.len(), 1);
+        assert_eq!(kept(&other, days(0)).await.sealed.len(), 1, "each gets its turn");
     }
 }
 
@@ -202,6 +205,15 @@ async fn the_head_is_anchored_in_file_and_channel() {
         assert!(told.iter().all(|delivery| delivery.envelope.channel == "witness"));
         let verified = verify(&engine, Vec::new()).await.expect("it is whole");
         assert_eq!(verified.anchors, 2);
+
+        // Another server has a file of its own, and gets its turn.
+        let other_paper = Arc::new(Paper::default());
+        let other_server = engine_on(&world.store, |settings| {
+            settings.audit.anchor_file = Some(Arc::clone(&other_paper) as Arc<dyn AnchorFile>);
+        });
+        assert!(kept(&other_server, days(1)).await.anchored.is_some());
+        assert_eq!(other_paper.lines.lock().unwrap().len(), 1);
+        assert_eq!(deliveries(&world).await.len(), 2, "nobody is told of the same head again");
 
         // The file knows what the store forgot.
         world.drop_triggers().await;

@@ -164,11 +164,6 @@ impl Daemon {
         groups.filter_map(rustix::process::Pid::from_raw).collect()
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits until it has ended by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().expect("gone")

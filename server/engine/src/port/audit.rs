@@ -129,4 +129,7 @@ pub trait AuditLog: Send + Sync {
 
     /// Takes or keeps the turn at looking after the log, for a term. False where another server has it.
     async fn claim_audit_turn(&self, holder: &str, term: Duration) -> Result<bool, StoreError>;
+
+    /// Gives the turn back; of a server that does not have it, nothing.
+    async fn end_audit_turn(&self, holder: &str) -> Result<(), StoreError>;
 }

@@ -89,6 +89,10 @@ impl AuditLog for Held {
     async fn claim_audit_turn(&self, _: &str, _: Duration) -> Result<bool, StoreError> {
         not_here()
     }
+
+    async fn end_audit_turn(&self, _: &str) -> Result<(), StoreError> {
+        not_here()
+    }
 }
 
 fn subject(number: u128) -> Subject {

@@ -292,4 +292,8 @@ pub(super) async fn one_server_has_the_turn(store: Arc<dyn Store>) {
     };
     tokio::time::timeout(PATIENCE, taken).await.expect("the lease lapses");
     assert!(!takes("one", LONG).await);
+    store.end_audit_turn("one").await.unwrap();
+    assert!(!takes("one", LONG).await, "only who has it gives it back");
+    store.end_audit_turn("other").await.unwrap();
+    assert!(takes("one", LONG).await);
 }

@@ -1,4 +1,4 @@
-//! The task that looks after the log: closes ranges, removes old ones, and anchors the head. Of several servers one does so at a time, by a lease in the
+//! The task that looks after the log: closes ranges, removes old ones, and anchors the head. Of several servers one looks at a time, by a lease in the
 //! store; whatever it does is one transaction that checks by itself, so that a server which wakes up late does no harm.
 //!
 //! ```text
@@ -74,10 +74,18 @@ impl Engine {
     pub async fn keep_audit(&self, now: Option<Timestamp>) -> Result<Looked, EngineError> {
         let settings = &self.context.settings;
         let term = settings.lease_term.max(settings.audit.interval * 3);
-        let mut looked = Looked::default();
         if !self.context.store.claim_audit_turn(&settings.holder, term).await? {
-            return Ok(looked);
+            return Ok(Looked::default());
         }
+        let looked = self.look(now).await;
+        // For the others: whichever has a file to anchor in has to get its turn.
+        self.context.store.end_audit_turn(&settings.holder).await?;
+        looked
+    }
+
+    async fn look(&self, now: Option<Timestamp>) -> Result<Looked, EngineError> {
+        let settings = &self.context.settings;
+        let mut looked = Looked::default();
         let now = match now {
             Some(now) => now,
             None => self.store_now().await?,
@@ -115,9 +123,9 @@ impl Engine {
                     .unwrap_or_else(|| "the row of the log's head is gone".to_owned()),
             }));
         };
-        let due = anchor_due(settings, outline, head, now);
+        let due = Due::of(settings, outline, head, now).await?;
         let mut next = self.next_seal(settings, outline, head, now).await?;
-        if due || next.is_some() {
+        if due.anywhere() || next.is_some() {
             let newer = outline.seals.last().map_or(0, |seal| seal.last);
             let anchors = outline
                 .anchors
@@ -150,8 +158,8 @@ impl Engine {
         if let Err(problem) = self.remove_old(settings, now, outline, looked).await? {
             return Ok(Err(problem));
         }
-        if due {
-            looked.anchored = Some(self.anchor(settings, head, now).await?);
+        if due.anywhere() {
+            looked.anchored = Some(self.anchor(settings, due, head, now).await?);
         }
         Ok(Ok(()))
     }
@@ -216,14 +224,23 @@ impl Engine {
         Ok(Ok(()))
     }
 
-    async fn anchor(&self, settings: &AuditSettings, head: (u64, Digest), now: Timestamp) -> Result<Anchor, EngineError> {
+    async fn anchor(
+        &self,
+        settings: &AuditSettings,
+        due: Due,
+        head: (u64, Digest),
+        now: Timestamp,
+    ) -> Result<Anchor, EngineError> {
         let anchor = Anchor {
             number: head.0,
             hash: head.1,
             at: walk::in_microseconds(now),
         };
-        if let Some(file) = &settings.anchor_file {
+        if let Some(file) = settings.anchor_file.as_ref().filter(|_| due.in_file) {
             file.keep(&anchor).await.map_err(EngineError::AnchorFile)?;
+        }
+        if !due.in_store {
+            return Ok(anchor);
         }
         let notice = anchored(&anchor);
         let mut envelopes = self.context.settings.notify.routing.envelopes(&notice, None);
@@ -242,15 +259,43 @@ impl Engine {
     }
 }
 
-fn anchor_due(settings: &AuditSettings, outline: &Outline, head: (u64, Digest), now: Timestamp) -> bool {
-    if !settings.anchors() || head.0 == 0 {
-        return false;
+/// Where the head is to be anchored now.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    /// In this server's file, by what the file holds.
+    in_file: bool,
+    /// In the store, and over the channel, by what all servers have anchored.
+    in_store: bool,
+}
+
+impl Due {
+    async fn of(settings: &AuditSettings, outline: &Outline, head: (u64, Digest), now: Timestamp) -> Result<Self, EngineError> {
+        if !settings.anchors() || head.0 == 0 {
+            return Ok(Self {
+                in_file: false,
+                in_store: false,
+            });
+        }
+        let due = |newest: Option<&Anchor>| {
+            newest.is_none_or(|newest| {
+                let age = std::time::Duration::try_from(now.duration_since(newest.at)).unwrap_or_default();
+                // A head that is anchored already is no news.
+                newest.number != head.0 && age >= settings.anchor_every
+            })
+        };
+        let in_file = match &settings.anchor_file {
+            Some(file) => due(file.read().await.map_err(EngineError::AnchorFile)?.last()),
+            None => false,
+        };
+        Ok(Self {
+            in_file,
+            in_store: due(outline.anchors.last()),
+        })
     }
-    outline.anchors.last().is_none_or(|newest| {
-        let age = std::time::Duration::try_from(now.duration_since(newest.at)).unwrap_or_default();
-        // A head that is anchored already is no news.
-        newest.number != head.0 && age >= settings.anchor_every
-    })
+
+    fn anywhere(self) -> bool {
+        self.in_file || self.in_store
+    }
 }
 
 fn anchored(anchor: &Anchor) -> Notice {
