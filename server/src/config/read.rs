@@ -443,7 +443,7 @@ mod tests {
             ("[server]\nport = 1".to_owned(), "c.toml:2", "unknown field `port`"),
             ("[sever]\n".to_owned(), "c.toml:1", "unknown field `sever`"),
             ("[server]\n\nmax_streams = 0".to_owned(), "c.toml:3", "expected 1 to 1000000"),
-            ("[server]\nmax_streams = -1".to_owned(), "c.toml:2", "-1"),
+            ("[server]\nmax_streams = -1".to_owned(), "c.toml:2", "expected u64"),
             (
                 "[engine]\nlease_term = \"1 parsec\"".to_owned(),
                 "c.toml:2",

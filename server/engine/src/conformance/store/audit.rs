@@ -130,7 +130,7 @@ pub(super) async fn records_are_listed_and_filtered(store: Arc<dyn Store>) {
     for number in 0..30_usize {
         let mut one = subject(["", "shop", "depot"][number % 3], ["ann", "bob"][number % 2]);
         one.phase = Phase::ALL[number % 3];
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             one.method = "RunService/CancelRun".to_owned();
         }
         subjects.push(one);
