@@ -26,6 +26,8 @@ use super::{
 };
 use crate::target::spread::taken;
 
+/// What its session notes that it does.
+const WORK: &str = "sample";
 /// Keys that are fetched at a time.
 const FETCHED: usize = 2_000;
 /// Names mean the same on both sides, whatever a search path says.
@@ -114,7 +116,7 @@ impl PostgresTarget {
         watch: &Watch,
     ) -> Result<Vec<SampledTable>, MaintenanceError> {
         let mut source = self.connect().await?;
-        holders::note(&mut source, order.claim, "sample").await?;
+        holders::note(&mut source, order.claim, WORK).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
                      SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronize_seqscans = off";
         source.execute(begin).await.map_err(statement)?;
@@ -158,7 +160,7 @@ impl PostgresTarget {
             table.rows = count(&mut sampling.copy, &table.table).await?;
         }
         sampling.source.execute("COMMIT").await.map_err(statement)?;
-        holders::unnote(&mut sampling.source).await?;
+        holders::over(&mut sampling.source, order.claim, WORK).await;
         // Nobody is left connected, so that it can be dropped at once.
         sampling.copy.close().await.map_err(statement)?;
         Ok(sampled)
