@@ -38,7 +38,7 @@ pub(crate) struct Load {
     /// Only this contender, beside the idle database; may be given again.
     #[arg(long, value_enum)]
     contender: Vec<Contender>,
-    /// Print the longest latency of each tenth of a second, to see what a stall coincides with.
+    /// Print the longest latency of each tenth of a second and the p99 of each second, to see what a stall coincides with.
     #[arg(long)]
     timeline: bool,
     /// Where dbkeep keeps its data and backups, an existing folder; beside the database's files unless it is given.
@@ -56,6 +56,9 @@ pub(crate) struct Load {
 const KEYS: usize = 10_000;
 /// One statement of so many is an update, the others read.
 const UPDATE_EVERY: usize = 5;
+/// Rest before each contender: a disk is busy for a while with a database that was dropped and one that was copied, and a server
+/// looks at its targets for the first time when it starts, which is none of a run's doing.
+const SETTLE: Duration = Duration::from_secs(5);
 /// How long the capacity is measured.
 const CALIBRATION: Duration = Duration::from_secs(5);
 
@@ -266,7 +269,7 @@ async fn capacity(url: &str, keys: &Arc<Vec<String>>, connections: u32) -> Resul
     Ok(done as f64 / CALIBRATION.as_secs_f64())
 }
 
-/// The longest latency of the statements that were due in each tenth of a second.
+/// The longest latency of the statements that were due in each tenth of a second, and the p99 of each second.
 fn print_timeline(timed: &[(f64, f64)]) {
     let mut longest: std::collections::BTreeMap<u64, f64> = std::collections::BTreeMap::new();
     for (due, latency) in timed {
@@ -280,6 +283,19 @@ fn print_timeline(timed: &[(f64, f64)]) {
     }
     let tenths: Vec<String> = longest.values().map(|latency| format!("{latency:.0}")).collect();
     println!("longest latency by tenths of a second, ms: {}", tenths.join(" "));
+    let mut seconds: std::collections::BTreeMap<u64, Vec<f64>> = std::collections::BTreeMap::new();
+    for (due, latency) in timed {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "seconds since the begin"
+        )]
+        seconds.entry(*due as u64).or_default().push(*latency);
+    }
+    let seconds = seconds
+        .values_mut()
+        .map(|latencies| format!("{:.1}", percentile(latencies, 0.99)));
+    println!("p99 by seconds, ms: {}", seconds.collect::<Vec<_>>().join(" "));
 }
 
 pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
@@ -336,6 +352,7 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
             } else {
                 Vec::new()
             };
+            tokio::time::sleep(SETTLE).await;
             let foreground = Foreground::start(&url, &keys, load.connections, Some(rate));
             let began = Instant::now();
             let deleted = work(contender, load, server.as_ref(), &db, &places, time).await?;

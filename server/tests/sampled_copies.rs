@@ -56,6 +56,12 @@ CREATE TABLE said (id integer PRIMARY KEY, word text COLLATE \"POSIX\" NOT NULL 
 ALTER TABLE word ADD COLUMN also text, ADD UNIQUE (word, also); ALTER TABLE said ADD FOREIGN KEY (word, twice) REFERENCES word (word, also);
 INSERT INTO word SELECT 'word ' || n, n % 7 FROM generate_series(1, 500) AS n;
 INSERT INTO said SELECT n, 'word ' || (501 - n), (501 - n) % 7 FROM generate_series(1, 500) AS n;
+CREATE TABLE padded (code char(12) PRIMARY KEY);
+CREATE TABLE plain (code text PRIMARY KEY, padded text NOT NULL REFERENCES padded (code));
+CREATE TABLE pads (id integer PRIMARY KEY, plain char(12) NOT NULL REFERENCES plain (code));
+INSERT INTO padded SELECT 'code ' || n FROM generate_series(1, 500) AS n;
+INSERT INTO plain SELECT 'plain ' || n, 'code ' || (501 - n) FROM generate_series(1, 500) AS n;
+INSERT INTO pads SELECT n, 'plain ' || (501 - n) FROM generate_series(1, 500) AS n;
 CREATE TABLE orphan (id integer PRIMARY KEY, person integer);
 INSERT INTO orphan SELECT n, n + 995 FROM generate_series(1, 10) AS n;
 ALTER TABLE orphan ADD CONSTRAINT orphan_person FOREIGN KEY (person) REFERENCES person (id) NOT VALID;

@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use dbkeep_engine::{
     model::{RunId, TableName, TableSchema},
-    port::{Claim, Target, TargetErrorClass},
+    port::{Claim, Target, TargetError, TargetErrorClass},
 };
 use dbkeep_server::target::{self, Tools};
-use dbkeep_testkit::{Db, Proxy, fresh_database};
+use dbkeep_testkit::{Db, Durability, PrivatePostgres, Proxy, ReplicatedPostgres, fresh_database};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::time::{Instant, timeout};
 
@@ -30,7 +30,10 @@ struct Lab {
 
 impl Lab {
     async fn open(name: &str, silence: Duration) -> Self {
-        let url = fresh_database(name).await.unwrap();
+        Self::at(fresh_database(name).await.unwrap(), silence).await
+    }
+
+    async fn at(url: String, silence: Duration) -> Self {
         let db = Db::open(&url).await.unwrap();
         db.execute("CREATE TABLE t (id bigint PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)")
             .await
@@ -122,18 +125,70 @@ async fn a_statement_at_work_is_waited_for() {
     let counting = lab.target.count_rows(&lab.table, None);
     tokio::pin!(counting);
     // It is asked after, several times over, and goes on.
-    let looked = async {
-        while lab.proxy.accepted() < before + 4 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
     tokio::select! {
         counted = &mut counting => panic!("the table is locked: {counted:?}"),
-        () = looked => {}
+        () = lab.proxy.has_accepted(before + 4) => {}
     }
     other.execute("COMMIT").await.unwrap();
     let rows = timeout(PATIENCE, counting).await.expect("in time").unwrap();
     assert_eq!(rows, 100);
+}
+
+/// Looks that find nothing out, more of them than a server that does not answer gets.
+const LOOKS: usize = 6;
+
+/// Waits until a silent batch was looked after for so long, and goes on.
+async fn is_waited_for(lab: &Lab, committing: &mut (impl Future<Output = Result<(), TargetError>> + Unpin)) {
+    let before = lab.proxy.accepted();
+    tokio::select! {
+        ended = committing => panic!("nobody knows what became of it: {ended:?}"),
+        () = lab.proxy.has_accepted(before + LOOKS) => {}
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_room_for_a_look_is_waited_for() {
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &[("max_connections", "8")])
+        .await
+        .unwrap();
+    cluster.create_database("full").await.unwrap();
+    let lab = Lab::at(cluster.url("full"), SILENCE).await;
+    let batch = lab.target.begin(lab.claim, &[&lab.table]).await.unwrap();
+    let mut others = Vec::new();
+    let refused = loop {
+        match PgConnection::connect(&lab.url).await {
+            Ok(connection) => others.push(connection),
+            Err(error) => break error,
+        }
+    };
+    let code = refused
+        .as_database_error()
+        .and_then(|error| error.code().map(|code| code.into_owned()));
+    assert_eq!(code.as_deref(), Some("53300"), "{refused}");
+    lab.proxy.silence_open();
+    let mut committing = batch.commit();
+    is_waited_for(&lab, &mut committing).await;
+    // With room for a look it is found out that the session waits in vain.
+    drop(others);
+    let error = timeout(PATIENCE, committing).await.expect("it is not waited for in vain");
+    let error = error.expect_err("nothing came");
+    assert!(error.message.contains("idle in transaction"), "{error}");
+}
+
+#[tokio::test]
+async fn a_standby_that_answers_in_place_of_the_server_tells_nothing() {
+    let pair = ReplicatedPostgres::start().await.unwrap();
+    pair.primary().create_database("led").await.unwrap();
+    let lab = Lab::at(pair.primary().url("led"), SILENCE).await;
+    let batch = lab.target.begin(lab.claim, &[&lab.table]).await.unwrap();
+    lab.proxy.lead_to(&pair.standby().url("led")).unwrap();
+    lab.proxy.silence_open();
+    let mut committing = batch.commit();
+    is_waited_for(&lab, &mut committing).await;
+    lab.proxy.lead_to(&lab.url).unwrap();
+    let error = timeout(PATIENCE, committing).await.expect("it is not waited for in vain");
+    let error = error.expect_err("nothing came");
+    assert!(error.message.contains("idle in transaction"), "{error}");
 }
 
 #[tokio::test]

@@ -232,6 +232,15 @@ async fn a_rollback_waits_until_an_up_script_that_stopped_is_finished() {
             reason(&world.rollback(newest(1), true).await.expect_err("blocked")),
             "MIGRATIONS_BLOCKED"
         );
+        // By its name, too, it is said that a part of it is there: that it was not in effect would send somebody the wrong way.
+        let refused = world
+            .plan(v1::MigrationDirection::Down, named(&["1"]))
+            .await
+            .expect_err("a half of it cannot be taken back");
+        assert!(
+            format!("{refused:?}").contains("stopped in the middle of its up script"),
+            "{refused:?}"
+        );
         // The cause is mended beside, so that the script is the same.
         world.db.execute("CREATE TABLE b (id integer)").await.expect("a table");
         world.db.execute("INSERT INTO b VALUES (1)").await.expect("a row");

@@ -22,7 +22,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tonic::Code;
 
-use crate::world::{CATALOG, EXPIRED, Server, World, as_principal, eventually, every_minute};
+use crate::world::{CATALOG, EXPIRED, LATE, Server, World, as_principal, eventually, once_a_year};
 
 /// A database server that takes connections and never says a word.
 struct Mute {
@@ -85,18 +85,18 @@ pub(crate) async fn a_target_that_does_not_answer_leaves_places_to_the_others(da
         let schedule = server
             .create(v1::ScheduleSpec {
                 target: "mute".to_owned(),
-                ..every_minute(&format!("mute {number}"))
+                ..once_a_year(&format!("mute {number}"))
             })
             .await;
-        world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+        world.make_due(&control, &schedule.id, LATE).await;
     }
     mute.is_asked().await;
     let live = v1::ScheduleSpec {
         target: "app".to_owned(),
-        ..every_minute("live")
+        ..once_a_year("live")
     };
     let live = server.create(live).await;
-    world.make_due(&control, &live.id, SignedDuration::ZERO).await;
+    world.make_due(&control, &live.id, LATE).await;
     let done = server.newest(&live.id, &[SlotOutcome::Succeeded]).await;
     assert!(!done.run_id.is_empty());
     let most = mute.most.load(Ordering::SeqCst);
@@ -117,8 +117,8 @@ pub(crate) async fn a_server_that_stops_gives_its_claims_back(database: &str) {
         })
         .await;
     let control = world.control().await;
-    let schedule = first.create(every_minute("tokens")).await;
-    world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+    let schedule = first.create(once_a_year("tokens")).await;
+    world.make_due(&control, &schedule.id, LATE).await;
     mute.is_asked().await;
     first.stop().await;
     let second = world.serve(|config| config).await;
@@ -146,10 +146,10 @@ pub(crate) async fn claims_are_given_back_side_by_side() {
     for (number, target) in ["one", "one", "two", "two"].into_iter().enumerate() {
         let spec = v1::ScheduleSpec {
             target: target.to_owned(),
-            ..every_minute(&format!("held {number}"))
+            ..once_a_year(&format!("held {number}"))
         };
         let schedule = server.create(spec).await;
-        world.make_due(&control, &schedule.id, SignedDuration::ZERO).await;
+        world.make_due(&control, &schedule.id, LATE).await;
     }
     let held = "SELECT schedule_id FROM dbkeep_control.schedule_slots WHERE outcome = 'pending' \
                 AND lease_until_ms > extract(epoch FROM clock_timestamp()) * 1000 + 60000";
@@ -187,7 +187,7 @@ fn only_by_hand(name: &str) -> v1::ScheduleSpec {
             when: Some(v1::timing::When::Expression("0 0 1 1 *".to_owned())),
             ..v1::Timing::default()
         }),
-        ..every_minute(name)
+        ..once_a_year(name)
     }
 }
 

@@ -4,7 +4,7 @@ use dbkeep_proto::v1;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::world::{World, every_minute};
+use crate::world::{World, once_a_year};
 
 fn fields(status: &tonic::Status) -> Vec<(String, String)> {
     let details = status.get_error_details();
@@ -95,7 +95,7 @@ async fn what_never_fires_and_what_is_unknown_is_refused() {
                 when: Some(v1::timing::When::Expression(expression.to_owned())),
                 ..v1::Timing::default()
             }),
-            ..every_minute("never")
+            ..once_a_year("never")
         };
         let request = v1::CreateScheduleRequest {
             spec: Some(spec),

@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 
 use crate::{
     support::Daemon,
-    world::{Random, World, as_principal, eventually, every_minute},
+    world::{Random, World, as_principal, eventually, once_a_year},
 };
 
 /// Expired rows of a round, and as many that live.
@@ -131,7 +131,7 @@ async fn round(of_the_store: bool, seed: u64) {
             batch_size: Some(u32::try_from(BATCH).expect("small")),
             ..v1::ScheduleOptions::default()
         }),
-        ..every_minute("tokens")
+        ..once_a_year("tokens")
     };
     let request = v1::CreateScheduleRequest {
         spec: Some(spec),

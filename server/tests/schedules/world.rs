@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use dbkeep_proto::v1::{self, run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient};
 use dbkeep_server::{CatalogSource, Config, ServeError, serve};
 use dbkeep_testkit::{Db, fresh_database};
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, transport::Channel};
@@ -172,7 +172,8 @@ impl World {
         }
     }
 
-    /// Makes the newest slot of a schedule of every minute due now: the begin of this minute, less `back`. Returns the slot.
+    /// Makes the newest slot of a schedule due now, as if nobody had looked since the begin of this minute, less `back`. Returns that
+    /// instant.
     pub(crate) async fn make_due(&self, control: &Db, schedule: &str, back: SignedDuration) -> Timestamp {
         let now = Timestamp::now();
         let slot = Timestamp::from_second(now.as_second() / 60 * 60).expect("a minute") - back;
@@ -365,13 +366,30 @@ pub(crate) fn as_principal<T>(name: &str, message: T) -> Request<T> {
     request
 }
 
-/// A schedule of every minute that expires tokens.
-pub(crate) fn every_minute(name: &str) -> v1::ScheduleSpec {
+/// To make the newest slot of [`once_a_year`] due: since then nobody has looked.
+pub(crate) const LATE: SignedDuration = SignedDuration::from_mins(10);
+
+/// The minute of five minutes ago: the newest slot of [`once_a_year`] and [`once_an_hour`].
+pub(crate) fn five_minutes_ago() -> Timestamp {
+    let then = (Timestamp::now() - SignedDuration::from_mins(5)).as_second();
+    Timestamp::from_second(then / 60 * 60).expect("a minute")
+}
+
+/// Expires tokens once a year, in the minute of five minutes ago: its newest slot can be caught up, and no other comes while a test runs.
+pub(crate) fn once_a_year(name: &str) -> v1::ScheduleSpec {
+    yearly(name, five_minutes_ago())
+}
+
+/// The same in the minute of this instant.
+pub(crate) fn yearly(name: &str, slot: Timestamp) -> v1::ScheduleSpec {
+    let slot = slot.to_zoned(TimeZone::UTC);
+    let expression = format!("{} {} {} {} *", slot.minute(), slot.hour(), slot.day(), slot.month());
     v1::ScheduleSpec {
         name: name.to_owned(),
         operations: vec!["expired_tokens".to_owned()],
         timing: Some(v1::Timing {
-            when: Some(v1::timing::When::Expression("* * * * *".to_owned())),
+            when: Some(v1::timing::When::Expression(expression)),
+            timezone: "UTC".to_owned(),
             ..v1::Timing::default()
         }),
         ..v1::ScheduleSpec::default()
@@ -380,12 +398,12 @@ pub(crate) fn every_minute(name: &str) -> v1::ScheduleSpec {
 
 /// Of a minute that was five minutes ago: its newest slot can be caught up, and the next is far away.
 pub(crate) fn once_an_hour(name: &str) -> v1::ScheduleSpec {
-    let minute = (Timestamp::now() - SignedDuration::from_mins(5)).as_second() / 60 % 60;
+    let minute = five_minutes_ago().as_second() / 60 % 60;
     v1::ScheduleSpec {
         timing: Some(v1::Timing {
             when: Some(v1::timing::When::Expression(format!("{minute} * * * *"))),
             ..v1::Timing::default()
         }),
-        ..every_minute(name)
+        ..once_a_year(name)
     }
 }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -21,9 +22,11 @@ type Choice = Box<dyn FnMut(&str, &[String]) -> bool + Send>;
 
 #[derive(Default)]
 struct Shared {
+    /// Where new connections lead, `host:port`.
+    server: Mutex<String>,
     choice: Mutex<Option<Choice>>,
     lost: AtomicUsize,
-    accepted: AtomicUsize,
+    accepted: watch::Sender<usize>,
     /// How often everything that was open went silent. A connection lives as long as this is what it was when it began.
     silences: AtomicUsize,
     /// Whether new connections are silent, too.
@@ -43,17 +46,18 @@ impl Proxy {
     /// # Errors
     /// Where no port is free, or the URL names no host and port.
     pub async fn before(url: &str) -> Result<Self> {
-        let (scheme, rest) = url.split_once("://").context("a scheme")?;
-        let (authority, path) = rest.split_once('/').context("a database")?;
-        let (user, server) = authority.rsplit_once('@').context("a user")?;
+        let (scheme, user, server, path) = parts(url)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let own = format!("{scheme}://{user}@{}/{path}", listener.local_addr()?);
-        let (server, shared) = (server.to_owned(), Arc::new(Shared::default()));
+        let shared = Arc::new(Shared {
+            server: Mutex::new(server.to_owned()),
+            ..Shared::default()
+        });
         let sharing = Arc::clone(&shared);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                sharing.accepted.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(carry(client, server.clone(), Arc::clone(&sharing)));
+                sharing.accepted.send_modify(|accepted| *accepted += 1);
+                tokio::spawn(carry(client, Arc::clone(&sharing)));
             }
         });
         Ok(Self {
@@ -90,10 +94,27 @@ impl Proxy {
         self.shared.mute.store(false, Ordering::SeqCst);
     }
 
+    /// New connections lead to the server of this URL from now on; those that are open stay where they are.
+    ///
+    /// # Errors
+    /// Where the URL names no host and port.
+    pub fn lead_to(&self, url: &str) -> Result<()> {
+        let (_, _, server, _) = parts(url)?;
+        server.clone_into(&mut self.shared.server.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
+
     /// How many connections were accepted.
     #[must_use]
     pub fn accepted(&self) -> usize {
-        self.shared.accepted.load(Ordering::SeqCst)
+        *self.shared.accepted.borrow()
+    }
+
+    /// Waits until so many connections were accepted.
+    pub async fn has_accepted(&self, connections: usize) {
+        let mut accepted = self.shared.accepted.subscribe();
+        // What it is told by lives as long as the proxy.
+        drop(accepted.wait_for(|accepted| *accepted >= connections).await);
     }
 
     /// How many replies were lost.
@@ -101,6 +122,14 @@ impl Proxy {
     pub fn lost(&self) -> usize {
         self.shared.lost.load(Ordering::SeqCst)
     }
+}
+
+/// Scheme, user, host and port, and the rest of a URL.
+fn parts(url: &str) -> Result<(&str, &str, &str, &str)> {
+    let (scheme, rest) = url.split_once("://").context("a scheme")?;
+    let (authority, path) = rest.split_once('/').context("a database")?;
+    let (user, server) = authority.rsplit_once('@').context("a user")?;
+    Ok((scheme, user, server, path))
 }
 
 impl Drop for Proxy {
@@ -128,12 +157,13 @@ impl Shared {
 }
 
 /// Carries one connection until either side ends it, or its reply is lost. One that is silent is kept open for as long as the proxy's runtime lives.
-async fn carry(client: TcpStream, server: String, shared: Arc<Shared>) {
+async fn carry(client: TcpStream, shared: Arc<Shared>) {
     if shared.mute.load(Ordering::SeqCst) {
         let _kept = client;
         return std::future::pending().await;
     }
     let born = shared.silences.load(Ordering::SeqCst);
+    let server = shared.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let Ok(server) = TcpStream::connect(server).await else {
         return;
     };

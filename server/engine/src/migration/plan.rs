@@ -223,6 +223,15 @@ pub enum PlanRefused {
         /// The migration.
         id: MigrationId,
     },
+    /// Backwards, and a migration stopped in the middle of its up script.
+    #[error(
+        "{id} stopped in the middle of its up script: a part of it may be in effect, and a down script takes back the whole only; \
+         finish it by `dbkeep migrations apply`, or say what became of it by `dbkeep migrations repair {id}`"
+    )]
+    HalfApplied {
+        /// The migration.
+        id: MigrationId,
+    },
 }
 
 /// The migration that somebody means: by id, by version as it is written, or by a name that only one has.
@@ -315,9 +324,7 @@ pub fn choose_down(collection: &Collection, standings: &Standings, selection: &S
         Selection::To(wanted) => {
             let stays = find(collection, wanted)?;
             if !there(&stays) {
-                return Err(PlanRefused::NotInEffect {
-                    id: collection.migrations[stays].id.clone(),
-                });
+                return Err(absent(collection, standings, stays));
             }
             let end = order.iter().position(|index| *index == stays).unwrap_or(0);
             let after: HashSet<usize> = order[end + 1..].iter().copied().collect();
@@ -328,15 +335,24 @@ pub fn choose_down(collection: &Collection, standings: &Standings, selection: &S
             for name in names {
                 let index = find(collection, name)?;
                 if !there(&index) {
-                    return Err(PlanRefused::NotInEffect {
-                        id: collection.migrations[index].id.clone(),
-                    });
+                    return Err(absent(collection, standings, index));
                 }
                 wanted.push(index);
             }
             with_dependents(collection, standings, &wanted)?
         }
     })
+}
+
+/// Why a migration that is not in effect as a whole cannot be taken back.
+fn absent(collection: &Collection, standings: &Standings, index: usize) -> PlanRefused {
+    let id = collection.migrations[index].id.clone();
+    let stopped = |item: &Item| item.standing == Standing::Stopped(Direction::Up);
+    if standings.of_index(index).is_some_and(stopped) {
+        PlanRefused::HalfApplied { id }
+    } else {
+        PlanRefused::NotInEffect { id }
+    }
 }
 
 fn with_dependents(collection: &Collection, standings: &Standings, wanted: &[usize]) -> Result<Vec<usize>, PlanRefused> {

@@ -14,7 +14,7 @@ use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::{
-    Idle, begin_reading, columns_of,
+    Idle, columns_of,
     error::{self, refused, statement},
     introspect::SHAPE_GUARD,
     journal,
@@ -31,10 +31,21 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL lock_timeo
 
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 
+/// What a batch works with.
+pub(super) struct Sessions {
+    pub(super) connection: Line,
+    pub(super) validator: Line,
+    /// Where both go when it has ended in order.
+    pub(super) idle: Arc<Idle>,
+    /// Most rows that one statement deletes.
+    pub(super) slice: u32,
+}
+
 pub(super) struct PostgresBatch {
     connection: Line,
     validator: Line,
     idle: Arc<Idle>,
+    slice: usize,
     /// What the rows of this batch named as their parents, by the parts of the condition that judge parents.
     named: Vec<(Reference, Vec<Row>)>,
     /// Tables that keys can reach; empty where a trigger may write to them as well.
@@ -119,13 +130,17 @@ fn references(selection: &Selection) -> Result<Vec<Reference>, TargetError> {
 
 impl PostgresBatch {
     pub(super) async fn begin(
-        mut connection: Line,
-        validator: Line,
-        idle: Arc<Idle>,
+        sessions: Sessions,
         claim: Claim,
         tables: &[&TableSchema],
         still: &[&TableSchema],
     ) -> Result<Self, TargetError> {
+        let Sessions {
+            mut connection,
+            validator,
+            idle,
+            slice,
+        } = sessions;
         let mut begin = BEGIN.to_owned();
         for table in still {
             // Whoever writes to a parent has written it, or waits until this batch has ended.
@@ -139,23 +154,27 @@ impl PostgresBatch {
             ));
         }
         connection.execute(AssertSqlSafe(begin)).await.map_err(statement)?;
-        // The row lock makes a newer attempt's claim wait for this transaction; see journal::claim.
-        let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
-            .bind(claim.run.to_string())
-            .fetch_optional(&mut connection)
-            .await
-            .map_err(statement)?;
+        // The row lock makes a newer attempt's claim wait for this transaction; see journal::claim. Fence and shapes come in one
+        // trip: a batch of a run that rests is short, and each trip costs both sides a switch of processes.
+        let mut sql = "SELECT (SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE)".to_owned();
+        for number in 2..tables.len() + 2 {
+            sql.push_str(&format!(
+                ", {}",
+                SHAPE_GUARD.replace("$1", &format!("to_regclass(${number})"))
+            ));
+        }
+        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(claim.run.to_string());
+        for table in tables {
+            query = query.bind(render::table(&table.name));
+        }
+        let row = query.fetch_one(&mut connection).await.map_err(statement)?;
+        let fence: Option<i64> = row.try_get(0).map_err(statement)?;
         if fence.and_then(|fence| u64::try_from(fence).ok()) != Some(claim.fence) {
             return Err(journal::fenced());
         }
-        for table in tables {
-            let guard = format!("SELECT {}", SHAPE_GUARD.replace("$1", "to_regclass($1)"));
-            let now: String = sqlx::query_scalar(AssertSqlSafe(guard))
-                .bind(render::table(&table.name))
-                .fetch_one(&mut connection)
-                .await
-                .map_err(statement)?;
-            if now != table.shape_guard {
+        for (place, table) in tables.iter().enumerate() {
+            let now: Option<String> = row.try_get(place + 1).map_err(statement)?;
+            if now.as_deref() != Some(table.shape_guard.as_str()) {
                 return Err(TargetError::new(
                     TargetErrorClass::SchemaChanged,
                     format!("table {} changed its shape during the run", table.name),
@@ -175,6 +194,7 @@ impl PostgresBatch {
             connection,
             validator,
             idle,
+            slice: usize::try_from(slice).unwrap_or(usize::MAX),
             named: Vec::new(),
             watched,
             before: None,
@@ -248,9 +268,8 @@ impl PostgresBatch {
 
     async fn check_parent(&mut self, parent: &TableSchema) -> Result<(), TargetError> {
         let name = render::table(&parent.name);
-        // TRUNCATE does not respect snapshots; with the lock it cannot come between this look and the commit.
-        let lock = format!("LOCK TABLE {name} IN ACCESS SHARE MODE");
-        self.connection.execute(AssertSqlSafe(lock)).await.map_err(statement)?;
+        // TRUNCATE does not respect snapshots. Whoever reads a table locks it before the first row, and until the end of the transaction,
+        // so that none can come between this look and the commit.
         let sql = format!(
             "SELECT {}, EXISTS (SELECT 1 FROM {name})",
             SHAPE_GUARD.replace("$1", "to_regclass($1)")
@@ -357,6 +376,7 @@ impl BatchTransaction for PostgresBatch {
         keys: &[RowKey],
         mut capture: Option<&mut dyn RowSink>,
     ) -> Result<u64, TargetError> {
+        let of_sets = selection.matches.is_about_sets();
         let (selection, keys) = &sets::justified(&mut self.connection, selection, keys).await?;
         let schema = &selection.table;
         let references = self.check_parents(selection).await?;
@@ -381,28 +401,36 @@ impl BatchTransaction for PostgresBatch {
             render::table(&schema.name),
             unnest(&key_types),
         );
-        let mut query = sqlx::query(AssertSqlSafe(sql));
-        for column in columns_of(keys.iter(), key_types.len())? {
-            query = query.bind(column);
-        }
-        let mut rows = query.fetch(&mut self.connection);
+        // Rows that are judged by rows of the same table are judged as it was before any of them went.
+        let judges = |reference: &Reference| reference.parent.name == schema.name;
+        let slice = if of_sets || references.iter().any(judges) {
+            keys.len().max(1)
+        } else {
+            self.slice
+        };
         let mut deleted = 0;
         let mut named = Vec::new();
-        while let Some(row) = rows.try_next().await.map_err(statement)? {
-            deleted += 1;
-            if returning == "1" {
-                continue;
+        for keys in keys.chunks(slice) {
+            let mut query = sqlx::query(AssertSqlSafe(sql.clone()));
+            for column in columns_of(keys, key_types.len())? {
+                query = query.bind(column);
             }
-            let mut values = text_row(&row)?;
-            let parents = values.split_off(captured.len());
-            if let Some(sink) = capture.as_mut() {
-                sink.row(&values)?;
-            }
-            if !parents.is_empty() {
-                named.push(parents);
+            let mut rows = query.fetch(&mut self.connection);
+            while let Some(row) = rows.try_next().await.map_err(statement)? {
+                deleted += 1;
+                if returning == "1" {
+                    continue;
+                }
+                let mut values = text_row(&row)?;
+                let parents = values.split_off(captured.len());
+                if let Some(sink) = capture.as_mut() {
+                    sink.row(&values)?;
+                }
+                if !parents.is_empty() {
+                    named.push(parents);
+                }
             }
         }
-        drop(rows);
         self.remember(references, named);
         Ok(deleted)
     }
@@ -564,9 +592,8 @@ impl BatchTransaction for PostgresBatch {
             for column in columns_of(keys, reference.types.len())? {
                 query = query.bind(column);
             }
-            begin_reading(&mut self.validator).await?;
+            // A statement by itself has a snapshot of its own, and needs no transaction around it.
             let found = query.fetch_one(&mut self.validator).await.map_err(statement)?;
-            self.validator.execute("COMMIT").await.map_err(statement)?;
             adopted += u64::try_from(found).unwrap_or(0);
         }
         Ok(adopted)

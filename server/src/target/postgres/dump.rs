@@ -23,6 +23,8 @@ use crate::target::measure::growing;
 /// Schemas of dbkeep itself: a restore must neither turn back the journal nor the control store.
 pub(super) const OWN_SCHEMAS: [&str; 2] = ["dbkeep", "dbkeep_control"];
 
+/// What its session notes that it does.
+const WORK: &str = "dump";
 /// Between two signs of life, well within the time after which the server ends an idle transaction.
 const ALIVE: Duration = Duration::from_secs(10);
 
@@ -166,7 +168,7 @@ impl PostgresTarget {
     pub(super) async fn dump_tables(&self, order: &DumpOrder, watch: &Watch) -> Result<Dumped, MaintenanceError> {
         let mut connection = self.connect().await?;
         if let Some(claim) = order.claim {
-            holders::note(&mut connection, claim, "dump").await?;
+            holders::note(&mut connection, claim, WORK).await?;
         }
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
                      SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL synchronize_seqscans = off";
@@ -258,8 +260,8 @@ impl PostgresTarget {
             (None, Vec::new())
         };
         connection.execute("COMMIT").await.map_err(statement)?;
-        if order.claim.is_some() {
-            holders::unnote(&mut connection).await?;
+        if let Some(claim) = order.claim {
+            holders::over(&mut connection, claim, WORK).await;
         }
         let notes = Notes {
             whole,

@@ -16,7 +16,7 @@ use dbkeep_engine::{
     model::fence,
     port::{Claim, TargetError},
 };
-use sqlx::Executor as _;
+use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{PostgresTarget, error::statement, line::Line};
 
@@ -56,13 +56,26 @@ pub(super) async fn note(connection: &mut Line, claim: Claim, work: &'static str
     Ok(())
 }
 
-/// Takes the note of this session back, in the transaction that is open.
-pub(super) async fn unnote(connection: &mut Line) -> Result<(), TargetError> {
-    connection
-        .execute("DELETE FROM dbkeep.session WHERE pid = pg_catalog.pg_backend_pid()")
+/// Takes the note of a work back, in the transaction that is open, if one is. It is told by attempt and work: behind a pooler another
+/// process may serve this connection than the one that was noted.
+pub(super) async fn unnote(connection: &mut Line, claim: Claim, work: &'static str) -> Result<(), TargetError> {
+    sqlx::query("DELETE FROM dbkeep.session WHERE run_id = $1 AND fence = $2 AND work = $3")
+        .bind(claim.run.to_string())
+        .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
+        .bind(work)
+        .persistent(false)
+        .execute(connection)
         .await
         .map_err(statement)?;
     Ok(())
+}
+
+/// Takes the note of a work back that is over. It does not fail for that: what stays noted is taken back by whoever looks next, when
+/// its process is gone.
+pub(super) async fn over(connection: &mut Line, claim: Claim, work: &'static str) {
+    if let Err(error) = unnote(connection, claim, work).await {
+        tracing::warn!(run = %claim.run, work, %error, "the note of a session stays until its process is gone");
+    }
 }
 
 /// Takes all notes of an attempt back.
@@ -81,6 +94,19 @@ type Noted = (i32, String, i64, String);
 /// SQLSTATE `insufficient_privilege`.
 const NOT_PERMITTED: &str = "42501";
 
+/// The sessions of attempts of the run `$1` that are older than `$2`.
+const OLDER: &str = "SELECT s.pid, s.run_id, s.fence, s.work FROM dbkeep.session AS s \
+     JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.backend_start \
+     WHERE s.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() \
+       AND s.run_id = $1 AND s.fence < $2 \
+       AND ((a.application_name = 'dbkeep' AND a.state IN ('active', 'idle')) OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
+            WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.mode = 'RowShareLock' AND k.relation = to_regclass('dbkeep.run'))) \
+     UNION ALL \
+     SELECT n.pid, $1, n.fence, 'pg_dump' FROM (SELECT a.pid, pg_catalog.substring(a.application_name, '^dbkeep ' || $1 || ' ([0-9]{1,18})$')::bigint AS fence \
+       FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database() AND a.xact_start IS NOT NULL \
+         AND a.usesysid = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user)) AS n \
+     WHERE n.fence < $2";
+
 impl PostgresTarget {
     /// Ends the sessions of older attempts of the run. Says of each what it was, and of one that may not be ended that it is there.
     pub(super) async fn end_older(&self, claim: Claim) -> Result<Vec<String>, TargetError> {
@@ -93,34 +119,32 @@ impl PostgresTarget {
             self.idle.put(connection);
             return Ok(Vec::new());
         }
-        let older: Vec<Noted> = sqlx::query_as(
-            "SELECT s.pid, s.run_id, s.fence, s.work FROM dbkeep.session AS s \
-             JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.backend_start \
-             WHERE s.pid <> pg_catalog.pg_backend_pid() AND a.datname = pg_catalog.current_database() \
-               AND s.run_id = $1 AND s.fence < $2 \
-               AND ((a.application_name = 'dbkeep' AND a.state IN ('active', 'idle')) OR EXISTS (SELECT 1 FROM pg_catalog.pg_locks AS k \
-                    WHERE k.pid = a.pid AND k.locktype = 'relation' AND k.mode = 'RowShareLock' AND k.relation = to_regclass('dbkeep.run'))) \
-             UNION ALL \
-             SELECT n.pid, $1, n.fence, 'pg_dump' FROM (SELECT a.pid, pg_catalog.substring(a.application_name, '^dbkeep ' || $1 || ' ([0-9]{1,18})$')::bigint AS fence \
-               FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database() AND a.xact_start IS NOT NULL \
-                 AND a.usesysid = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user)) AS n \
-             WHERE n.fence < $2",
-        )
-        .bind(claim.run.to_string())
-        .bind(i64::try_from(claim.fence).unwrap_or(i64::MAX))
-        .fetch_all(&mut connection)
-        .await
-        .map_err(statement)?;
+        let (run, fence) = (claim.run.to_string(), i64::try_from(claim.fence).unwrap_or(i64::MAX));
+        let listing = format!("SELECT o.pid, o.run_id, o.fence, o.work FROM ({OLDER}) AS o");
+        let older: Vec<Noted> = sqlx::query_as(AssertSqlSafe(listing))
+            .bind(&run)
+            .bind(fence)
+            .fetch_all(&mut connection)
+            .await
+            .map_err(statement)?;
+        // Each is looked at once more by the statement that ends it: behind a pooler its process may have passed on to somebody else
+        // since it was listed. One by one, so that one which may not be ended does not keep the others.
+        let ending =
+            format!("SELECT pg_catalog.pg_terminate_backend(o.pid) FROM ({OLDER}) AS o WHERE o.pid = $3 AND o.fence = $4");
         let (mut told, mut processes) = (Vec::new(), Vec::new());
         for noted in older {
-            let end = sqlx::query_scalar("SELECT pg_catalog.pg_terminate_backend($1)").bind(noted.0);
-            match end.fetch_one(&mut connection).await {
-                Ok(true) => {
+            let end = sqlx::query_scalar(AssertSqlSafe(ending.clone()))
+                .bind(&run)
+                .bind(fence)
+                .bind(noted.0)
+                .bind(noted.2);
+            match end.fetch_optional(&mut connection).await {
+                Ok(Some(true)) => {
                     processes.push(noted.0);
                     told.push(in_words(&noted, true));
                 }
-                // It went by itself meanwhile.
-                Ok(false) => {}
+                // It went by itself meanwhile, or serves somebody else.
+                Ok(Some(false) | None) => {}
                 Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(NOT_PERMITTED) => {
                     told.push(in_words(&noted, false));
                 }

@@ -414,3 +414,26 @@ impl<'c> Executor<'c> for &'c mut Line {
         watch.wait(connection.describe(sql))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn refused(url: &str) -> sqlx::Error {
+        let hosts = Hosts::parse(url).expect("a URL");
+        hosts.connect(LOOK).await.expect_err("nobody is there")
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_resolved_is_no_sign_of_a_dead_server() {
+        // No part of a name is as long, so that nobody has to be asked for it.
+        let nameless = refused(&format!("postgres://postgres@{}.invalid/app", "a".repeat(64))).await;
+        assert!(matches!(nameless, sqlx::Error::Io(_)), "{nameless:?}");
+        assert!(!says_nothing_came(&nameless), "{nameless:?}");
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = free.local_addr().expect("an address");
+        drop(free);
+        let closed = refused(&format!("postgres://postgres@{address}/app")).await;
+        assert!(says_nothing_came(&closed), "{closed:?}");
+    }
+}

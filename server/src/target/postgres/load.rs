@@ -22,6 +22,8 @@ use super::{
     tool::{Programs, Running, path_argument},
 };
 
+/// What its session notes that it does.
+const WORK: &str = "restore";
 /// Bytes of rows sent at a time.
 const SEND: usize = 256 << 10;
 /// A table that is in use is not waited for without end: every reader queues behind the lock.
@@ -86,7 +88,7 @@ impl PostgresTarget {
         })?;
         let mut connection = self.connect().await?;
         let process = backend(&mut connection).await?;
-        holders::note(&mut connection, order.claim, "restore").await?;
+        holders::note(&mut connection, order.claim, WORK).await?;
         let load = Load {
             programs: &self.programs,
             order,
@@ -231,7 +233,7 @@ impl Load<'_> {
             chunk: None,
         };
         journal::record(connection, &entry).await?;
-        holders::unnote(connection).await?;
+        holders::unnote(connection, claim, WORK).await?;
         failpoint!("load-recorded");
         connection.execute("COMMIT").await.map_err(error::commit)?;
         Ok(Loaded {

@@ -72,6 +72,9 @@ const SESSION: &str = "SET row_security = off; SET timezone = 'UTC'; SET datesty
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that was idle for longer is not trusted to be alive.
 const IDLE_LIFETIME: Duration = Duration::from_secs(2);
+/// Rows of one statement where a run shares the database: half a millisecond of work, after which whoever waits for the processor comes
+/// first. A batch is several of them, so that its commit and its backup file are paid for once.
+const SLICE_ROWS: u32 = 64;
 /// Connections kept between batches: one that deletes and one that validates, for a few runs.
 const IDLE_CONNECTIONS: usize = 8;
 
@@ -144,6 +147,11 @@ impl PostgresTarget {
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| lost(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+    }
+
+    /// Most rows of one statement.
+    fn slice(&self) -> u32 {
+        if self.parallel { u32::MAX } else { SLICE_ROWS }
     }
 
     /// A connection for one use; give it back with [`Idle::put`] when its transaction has ended in order.
@@ -386,7 +394,7 @@ impl Target for PostgresTarget {
             return sets::scan(self.connect().await?, selection, limit).await;
         }
         Ok(Box::new(
-            scan::CursorScan::open(self.connect().await?, selection, cursor, limit).await?,
+            scan::CursorScan::open(self.connect().await?, selection, cursor, (limit, self.slice())).await?,
         ))
     }
 
@@ -451,11 +459,13 @@ impl Target for PostgresTarget {
         tables: &[&TableSchema],
         still: &[&TableSchema],
     ) -> Result<Box<dyn BatchTransaction>, TargetError> {
-        let connection = self.connection().await?;
-        let validator = self.connection().await?;
-        Ok(Box::new(
-            batch::PostgresBatch::begin(connection, validator, Arc::clone(&self.idle), claim, tables, still).await?,
-        ))
+        let sessions = batch::Sessions {
+            connection: self.connection().await?,
+            validator: self.connection().await?,
+            idle: Arc::clone(&self.idle),
+            slice: self.slice(),
+        };
+        Ok(Box::new(batch::PostgresBatch::begin(sessions, claim, tables, still).await?))
     }
 
     async fn pressure(&self) -> Result<Pressure, TargetError> {

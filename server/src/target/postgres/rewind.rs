@@ -32,6 +32,8 @@ use super::{
     render,
 };
 
+/// What its session notes that it does.
+const WORK: &str = "rollback from a backup";
 /// Between two signs of life of ours; a process that is stopped leaves locks behind for no longer than that.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 0; \
      SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL synchronous_commit = on; SET LOCAL row_security = off; \
@@ -86,7 +88,7 @@ impl Rewinder for PostgresTarget {
     async fn freeze(&self, order: &FreezeOrder, watch: &Watch) -> Result<Box<dyn Frozen>, MaintenanceError> {
         let mut connection = self.connect().await?;
         let process = backend(&mut connection).await?;
-        holders::note(&mut connection, order.claim, "rollback from a backup").await?;
+        holders::note(&mut connection, order.claim, WORK).await?;
         connection.execute(BEGIN).await.map_err(statement)?;
         // The row lock makes a newer attempt's claim wait for this transaction, so that a fenced off one has committed or never will.
         let fence: Option<i64> = sqlx::query_scalar("SELECT r.fence FROM dbkeep.run AS r WHERE r.run_id = $1 FOR SHARE")
@@ -302,7 +304,7 @@ impl Work<'_> {
             chunk: None,
         };
         journal::record(connection, &entry).await?;
-        holders::unnote(connection).await?;
+        holders::unnote(connection, self.claim, WORK).await?;
         match ledger::hold_lease(connection, self.claim).await {
             Ok(()) => Ok(()),
             Err(MigratorError::Target(error)) => Err(error.into()),

@@ -26,13 +26,16 @@ use super::{
 };
 use crate::target::spread::taken;
 
+/// What its session notes that it does.
+const WORK: &str = "sample";
 /// Keys that are fetched at a time.
 const FETCHED: usize = 2_000;
 /// Names mean the same on both sides, whatever a search path says.
 const ALIKE: &str = "SELECT pg_catalog.set_config('search_path', '', false)";
 
 /// Foreign keys of tables that are copied; those of partitions are their parents'. An operator compares parent with child, by the collation
-/// of the parent: where the child has another, it has to be said.
+/// of the parent: where the child has another, it has to be said. Where the key's operator takes other types than the columns have, the
+/// database casts them; so does whoever asks what is missing. Keys over periods are no comparison of single rows: see [`COVERED`].
 const KEYS: &str = "SELECT cn.nspname::text, c.relname::text, c.relkind = 'p', pn.nspname::text, p.relname::text, p.relkind = 'p', \
        ARRAY(SELECT a.attname::text FROM unnest(f.conkey) WITH ORDINALITY AS k(n, place) \
              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.n ORDER BY k.place), \
@@ -42,6 +45,12 @@ const KEYS: &str = "SELECT cn.nspname::text, c.relname::text, c.relkind = 'p', p
              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.n ORDER BY k.place), \
        ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM unnest(f.conpfeqop) WITH ORDINALITY AS k(op, place) \
              JOIN pg_catalog.pg_operator AS o ON o.oid = k.op JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace ORDER BY k.place), \
+       ARRAY(SELECT CASE WHEN t.typtype <> 'p' AND a.atttypid <> t.oid THEN '::' || pg_catalog.format_type(t.oid, -1) ELSE '' END \
+             FROM ROWS FROM (unnest(f.conpfeqop), unnest(f.confkey)) WITH ORDINALITY AS k(op, n, place) JOIN pg_catalog.pg_operator AS o ON o.oid = k.op \
+             JOIN pg_catalog.pg_type AS t ON t.oid = o.oprleft JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.confrelid AND a.attnum = k.n ORDER BY k.place), \
+       ARRAY(SELECT CASE WHEN t.typtype <> 'p' AND a.atttypid <> t.oid THEN '::' || pg_catalog.format_type(t.oid, -1) ELSE '' END \
+             FROM ROWS FROM (unnest(f.conpfeqop), unnest(f.conkey)) WITH ORDINALITY AS k(op, n, place) JOIN pg_catalog.pg_operator AS o ON o.oid = k.op \
+             JOIN pg_catalog.pg_type AS t ON t.oid = o.oprright JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.conrelid AND a.attnum = k.n ORDER BY k.place), \
        ARRAY(SELECT CASE WHEN 0 NOT IN (ca.attcollation, pa.attcollation) AND ca.attcollation <> pa.attcollation THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, l.collname) ELSE '' END \
              FROM ROWS FROM (unnest(f.conkey), unnest(f.confkey)) WITH ORDINALITY AS k(child, parent, place) \
              JOIN pg_catalog.pg_attribute AS ca ON ca.attrelid = f.conrelid AND ca.attnum = k.child \
@@ -51,7 +60,15 @@ const KEYS: &str = "SELECT cn.nspname::text, c.relname::text, c.relkind = 'p', p
      FROM pg_catalog.pg_constraint AS f \
      JOIN pg_catalog.pg_class AS c ON c.oid = f.conrelid JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace \
      JOIN pg_catalog.pg_class AS p ON p.oid = f.confrelid JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.relnamespace \
-     WHERE f.contype = 'f' AND f.conparentid = 0 AND c.relpersistence <> 't' AND cn.nspname <> ALL ($1) ORDER BY f.oid";
+     WHERE f.contype = 'f' AND f.conparentid = 0 AND c.relpersistence <> 't' AND cn.nspname <> ALL ($1) \
+       AND (pg_catalog.to_jsonb(f) ->> 'conperiod')::boolean IS NOT TRUE ORDER BY f.oid";
+
+/// Tables that keys over periods name, and their partitions: several of their rows together cover what one child names, so that they are
+/// copied whole. Servers before version 18 know no such keys, and have no such column.
+const COVERED: &str = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_constraint AS f \
+     CROSS JOIN LATERAL (SELECT f.confrelid UNION SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(f.confrelid) AS t) AS p(oid) \
+     JOIN pg_catalog.pg_class AS c ON c.oid = p.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+     WHERE f.contype = 'f' AND (pg_catalog.to_jsonb(f) ->> 'conperiod')::boolean";
 
 /// Columns that can be written, in their order; key columns by their place in the primary key, which counts from 0.
 const COLUMNS: &str = "SELECT a.attname::text, coalesce(array_position(i.indkey::smallint[], a.attnum) + 1, 0)::integer \
@@ -79,6 +96,10 @@ struct Key {
     types: Vec<String>,
     named: Vec<String>,
     operators: Vec<String>,
+    /// `::type` for a column of the parent that the operator takes as another type; else empty.
+    parent_casts: Vec<String>,
+    /// The same for columns of the child.
+    child_casts: Vec<String>,
     /// ` COLLATE ..` for a column of the child, where the parent's differs; else empty.
     collations: Vec<String>,
 }
@@ -90,6 +111,8 @@ type KeyRow = (
     String,
     String,
     bool,
+    Vec<String>,
+    Vec<String>,
     Vec<String>,
     Vec<String>,
     Vec<String>,
@@ -114,7 +137,7 @@ impl PostgresTarget {
         watch: &Watch,
     ) -> Result<Vec<SampledTable>, MaintenanceError> {
         let mut source = self.connect().await?;
-        holders::note(&mut source, order.claim, "sample").await?;
+        holders::note(&mut source, order.claim, WORK).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
                      SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronize_seqscans = off";
         source.execute(begin).await.map_err(statement)?;
@@ -158,7 +181,7 @@ impl PostgresTarget {
             table.rows = count(&mut sampling.copy, &table.table).await?;
         }
         sampling.source.execute("COMMIT").await.map_err(statement)?;
-        holders::unnote(&mut sampling.source).await?;
+        holders::over(&mut sampling.source, order.claim, WORK).await;
         // Nobody is left connected, so that it can be dropped at once.
         sampling.copy.close().await.map_err(statement)?;
         Ok(sampled)
@@ -203,6 +226,11 @@ impl Sampling<'_> {
     /// Copies chosen rows of every table.
     async fn rows(&mut self) -> Result<Vec<SampledTable>, MaintenanceError> {
         let found = tables(&mut self.source, None).await?;
+        let covered: Vec<(String, String)> = sqlx::query_as(COVERED).fetch_all(&mut self.source).await.map_err(statement)?;
+        let whole = |table: &TableName| {
+            let named = |(schema, name): &(String, String)| table.schema.as_ref() == Some(schema) && table.name == *name;
+            covered.iter().any(named)
+        };
         let mut sampled = Vec::with_capacity(found.len());
         for (position, found) in found.iter().enumerate() {
             let table = &found.table;
@@ -214,7 +242,7 @@ impl Sampling<'_> {
                 "tables",
             );
             let of = count(&mut self.source, table).await?;
-            let rows = self.order.sample.of(of);
+            let rows = if whole(table) { of } else { self.order.sample.of(of) };
             let (columns, key) = columns(&mut self.source, table).await?;
             let rows_of = rows_of(table, false);
             let list = columns.join(", ");
@@ -361,18 +389,25 @@ impl Sampling<'_> {
 }
 
 impl Key {
+    /// The parent's columns as the operators take them.
+    fn parents(&self) -> impl Iterator<Item = String> {
+        let named = self.named.iter().zip(&self.parent_casts);
+        named.map(|(named, cast)| format!("p.{}{cast}", render::identifier(named)))
+    }
+
     /// The query of the keys that the copy's children name and its parents lack, as texts; each once, however it is written.
     fn missing(&self) -> String {
         let columns: Vec<String> = self
             .columns
             .iter()
+            .zip(&self.child_casts)
             .zip(&self.collations)
-            .map(|(column, collation)| format!("c.{}{collation}", render::identifier(column)))
+            .map(|((column, cast), collation)| format!("c.{}{cast}{collation}", render::identifier(column)))
             .collect();
         let filled: Vec<String> = columns.iter().map(|column| format!("{column} IS NOT NULL")).collect();
-        let same = self.named.iter().zip(&self.operators).zip(&columns);
+        let same = self.parents().zip(&self.operators).zip(&columns);
         let same: Vec<String> = same
-            .map(|((named, operator), child)| format!("p.{} {operator} {child}", render::identifier(named)))
+            .map(|((parent, operator), child)| format!("{parent} {operator} {child}"))
             .collect();
         // Of values that are equal and look different (1.0 and 1.00) any will do, and both would fetch the parent twice.
         let texts: Vec<String> = self
@@ -394,14 +429,13 @@ impl Key {
     /// The query of the parents that are asked for.
     fn rows_of_parents(&self, list: &str, asked: &[Vec<String>]) -> String {
         let places: Vec<String> = (1..=self.columns.len()).map(|place| format!("k{place}")).collect();
-        let types = self.types.iter().zip(&self.collations).zip(&places);
+        let types = self.types.iter().zip(&self.child_casts).zip(&self.collations);
         let wanted: Vec<String> = self
-            .named
-            .iter()
+            .parents()
             .zip(&self.operators)
-            .zip(types)
-            .map(|((named, operator), ((type_name, collation), place))| {
-                format!("p.{} {operator} k.{place}::{type_name}{collation}", render::identifier(named))
+            .zip(types.zip(&places))
+            .map(|((parent, operator), (((type_name, cast), collation), place))| {
+                format!("{parent} {operator} k.{place}::{type_name}{cast}{collation}")
             })
             .collect();
         let values: Vec<String> = asked.iter().map(|key| format!("({})", literals(key))).collect();
@@ -416,8 +450,21 @@ impl Key {
 }
 
 fn key(row: KeyRow) -> Key {
-    let (child_schema, child, child_parted, parent_schema, parent, parent_parted, columns, types, named, operators, collations) =
-        row;
+    let (
+        child_schema,
+        child,
+        child_parted,
+        parent_schema,
+        parent,
+        parent_parted,
+        columns,
+        types,
+        named,
+        operators,
+        parent_casts,
+        child_casts,
+        collations,
+    ) = row;
     let name = |schema: String, name: String| TableName {
         schema: Some(schema),
         name,
@@ -431,6 +478,8 @@ fn key(row: KeyRow) -> Key {
         types,
         named,
         operators,
+        parent_casts,
+        child_casts,
         collations,
     }
 }

@@ -1,6 +1,8 @@
 //! The pass over a table: one cursor in one snapshot, so that the join with the parents is hashed once however many batches
 //! follow.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::Selection,
@@ -12,7 +14,8 @@ use super::{begin_reading, error::statement, line::Line, render, text_row};
 
 pub(super) struct CursorScan {
     connection: Line,
-    fetch: String,
+    /// Most rows of a window, and of one statement.
+    limits: (u32, u32),
     /// Whether a pass can go on after a row: rows come in the order of the table, whatever else they hang on.
     resumable: bool,
     /// Pages of the table when the scan began.
@@ -25,7 +28,7 @@ impl CursorScan {
         mut connection: Line,
         selection: &Selection,
         after: Option<&str>,
-        limit: u32,
+        limits: (u32, u32),
     ) -> Result<Self, TargetError> {
         begin_reading(&mut connection).await?;
         // Merge joins would sort the table, and a plan for the first rows would look parents up one by one. An index may be used
@@ -41,15 +44,16 @@ impl CursorScan {
         {
             query.push_str(&format!(" AND t.ctid > '({block},{line})'::tid"));
         }
-        Self::begin(connection, selection, &query, limit, true).await
+        Self::begin(connection, selection, &query, limits, true).await
     }
 
-    /// A pass over what the query lists, in the transaction that is open: each row's ctid, then the rest of its key.
+    /// A pass over what the query lists, in the transaction that is open: each row's ctid, then the rest of its key. Limits are those of
+    /// a window and of one statement; after each statement of a window that has several it rests as long as that took.
     pub(super) async fn begin(
         mut connection: Line,
         selection: &Selection,
         query: &str,
-        limit: u32,
+        limits: (u32, u32),
         resumable: bool,
     ) -> Result<Self, TargetError> {
         let pages = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
@@ -62,7 +66,7 @@ impl CursorScan {
         connection.execute(AssertSqlSafe(declare)).await.map_err(statement)?;
         Ok(Self {
             connection,
-            fetch: format!("FETCH FORWARD {limit} FROM dbkeep_scan"),
+            limits,
             resumable,
             pages,
             ended: false,
@@ -76,10 +80,27 @@ impl Scan for CursorScan {
         if self.ended {
             return Ok(None);
         }
-        let rows = sqlx::query(AssertSqlSafe(self.fetch.clone()))
-            .fetch_all(&mut self.connection)
-            .await
-            .map_err(statement)?;
+        let (window, slice) = self.limits;
+        let mut rows = Vec::new();
+        let mut left = window;
+        while left > 0 {
+            let asked = left.min(slice);
+            let began = Instant::now();
+            let fetch = format!("FETCH FORWARD {asked} FROM dbkeep_scan");
+            let more = sqlx::query(AssertSqlSafe(fetch))
+                .fetch_all(&mut self.connection)
+                .await
+                .map_err(statement)?;
+            let full = more.len() as u64 == u64::from(asked);
+            rows.extend(more);
+            left -= asked;
+            if !full {
+                break;
+            }
+            if left > 0 {
+                tokio::time::sleep(began.elapsed()).await;
+            }
+        }
         let Some(last) = rows.last() else {
             self.ended = true;
             return Ok(None);

@@ -151,7 +151,7 @@ pub(super) async fn scan(mut connection: Line, selection: &Selection, limit: u32
     connection.execute(WITHOUT_INDEXES).await.map_err(statement)?;
     let query = listing(selection)?;
     Ok(Box::new(
-        CursorScan::begin(connection, selection, &query, limit, false).await?,
+        CursorScan::begin(connection, selection, &query, (limit, limit), false).await?,
     ))
 }
 

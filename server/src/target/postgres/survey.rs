@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use super::{error::statement, line::Line, render, surveyed, text_row};
 
 /// Time that a slice should take: what comes meanwhile waits for at most about as long, which is less than a commit takes.
-const SLICE: Duration = Duration::from_millis(2);
+const SLICE: Duration = Duration::from_millis(1);
 /// Rest after a slice, in times of what it took. A survey looks at every row and a run only at its own, so that a survey at the
 /// run's own duty cycle is felt more than the run.
 const REST: u32 = 3;
@@ -119,6 +119,7 @@ mod tests {
     fn slices_follow_their_time() {
         let ms = Duration::from_millis;
         assert_eq!(next_rows(200, ms(0)), 400);
+        assert_eq!(next_rows(400, ms(1)), 400);
         assert_eq!(next_rows(400, ms(2)), 400);
         assert_eq!(next_rows(400, ms(5)), 200);
         assert_eq!(next_rows(60, ms(500)), 50);

@@ -506,7 +506,7 @@ fn plan_refused(target: &str) -> impl Fn(PlanRefused) -> EngineError + '_ {
             wanted,
             near: near.map(|near| near.0),
         },
-        other @ PlanRefused::NotInEffect { .. } => EngineError::InvalidField {
+        other @ (PlanRefused::NotInEffect { .. } | PlanRefused::HalfApplied { .. }) => EngineError::InvalidField {
             field: "migrations",
             problem: other.to_string(),
         },

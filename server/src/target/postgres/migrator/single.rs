@@ -24,6 +24,9 @@ use crate::target::{
     words::{Word, after_if_exists, are, name_at, words},
 };
 
+/// What the session notes that removes an index.
+const REMOVAL: &str = "removal of an invalid index";
+
 impl PostgresTarget {
     pub(super) async fn execute_alone(&self, order: &GroupOrder, follow: &Follow) -> Result<GroupDone, MigratorError> {
         let mut session = self.session().await?;
@@ -209,7 +212,7 @@ impl PostgresTarget {
 
     pub(super) async fn drop_invalid(&self, claim: Claim, full_names: &str) -> Result<(), MigratorError> {
         let mut connection = self.connect().await?;
-        holders::note(&mut connection, claim, "removal of an invalid index").await?;
+        holders::note(&mut connection, claim, REMOVAL).await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {}; {}; COMMIT",
             ledger::select_fence(claim),
@@ -228,7 +231,7 @@ impl PostgresTarget {
             // A comma.
             at = next + 1;
         }
-        holders::unnote(&mut connection).await?;
+        holders::over(&mut connection, claim, REMOVAL).await;
         Ok(())
     }
 }
