@@ -45,6 +45,10 @@ impl TargetService for Bare {
         Ok(Response::new(self.0.clone()))
     }
 
+    async fn get_grants(&self, _: Request<v1::GetGrantsRequest>) -> Result<Response<v1::GetGrantsResponse>, Status> {
+        Err(Status::unimplemented("not measured"))
+    }
+
     async fn get_target(&self, _: Request<v1::GetTargetRequest>) -> Result<Response<v1::GetTargetResponse>, Status> {
         Err(Status::unimplemented("not measured"))
     }
