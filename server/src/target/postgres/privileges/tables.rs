@@ -225,7 +225,9 @@ mod tests {
         let change = || Right::Change {
             columns: vec!["a".into(), "b\"".into()],
         };
-        let cases: &[(i32, &[(Feature, Right)], &[&str])] = &[
+        /// Version, rights, and what is written.
+        type Cases<'a> = &'a [(i32, &'a [(Feature, Right)], &'a [&'a str])];
+        let cases: Cases<'_> = &[
             (150_000, &[(Cleanup, Right::Read)], &["cleanup: SELECT"]),
             (
                 150_000,
