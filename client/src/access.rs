@@ -112,7 +112,7 @@ impl Access {
     /// Makes a token. It is asked for once: a repetition would make another.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`], [`Error::UnknownTarget`], and where a token that is not revoked has the name.
+    /// [`Error::InvalidField`], [`Error::UnknownTarget`], [`Error::TokenExists`].
     pub async fn create_token(&self, draft: TokenDraft) -> Result<NewToken, Error> {
         let request = self.client.prepare(draft.request, Some(self.client.call_timeout()));
         let CreateTokenResponse { secret, token } = self.service().create_token(request).await?.into_inner();
@@ -139,7 +139,7 @@ impl Access {
     /// Takes a token back, by its id or name. Once more changes nothing.
     ///
     /// # Errors
-    /// Where there is none.
+    /// [`Error::UnknownToken`].
     pub async fn revoke_token(&self, id: impl Into<String>) -> Result<Token, Error> {
         let message = RevokeTokenRequest { id: id.into() };
         let answer = retry::unary(&self.client, self.client.call_timeout(), message, |request| {
