@@ -260,7 +260,9 @@ async fn a_run_that_shares_the_database_lists_and_takes_rows_in_several_statemen
     assert_eq!(windows, [200, 100]);
     assert_eq!(lab.delete_all(&selection).await.len(), 300);
     assert_eq!(lab.one("SELECT count(*) FROM child WHERE parent_id = 0").await, "0");
-    let said = lab.one("SELECT count(*) || ' ' || sum(rows) || ' ' || max(rows) FROM said").await;
+    let said = lab
+        .one("SELECT count(*) || ' ' || sum(rows) || ' ' || max(rows) FROM said")
+        .await;
     assert_eq!(said, "5 300 64");
 }
 
