@@ -236,6 +236,36 @@ async fn run(session: &mut PgConnection, sql: &str) {
 const FAMILY: &str = "CREATE TABLE parent (id bigint PRIMARY KEY); INSERT INTO parent VALUES (1); \
      CREATE TABLE child (id bigint PRIMARY KEY, parent_id bigint, note text); INSERT INTO child VALUES (1, 1), (2, 2), (3, 3)";
 
+// --- pace
+
+/// Its windows are whole all the same: one that is not full would say that there are no more rows at once.
+#[tokio::test]
+async fn a_run_that_shares_the_database_lists_and_takes_rows_in_several_statements() {
+    let mut lab = Lab::open(
+        "several_statements",
+        "CREATE TABLE parent (id bigint PRIMARY KEY); INSERT INTO parent VALUES (1); \
+         CREATE TABLE child (id bigint PRIMARY KEY, parent_id bigint); INSERT INTO child SELECT n, n % 2 FROM generate_series(1, 600) AS n; \
+         CREATE TABLE said (rows bigint); \
+         CREATE FUNCTION say() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO said SELECT count(*) FROM gone; RETURN NULL; END $$; \
+         CREATE TRIGGER say AFTER DELETE ON child REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION say()",
+    )
+    .await;
+    lab.target = lab.target.gentle().expect("a target for runs that share it");
+    let selection = lab.orphans("child", &["parent_id"], "parent", &["id"]).await;
+    let mut scan = lab.target.scan(&selection, None, 200).await.unwrap();
+    let mut windows = Vec::new();
+    while let Some(window) = scan.next().await.unwrap() {
+        windows.push(window.keys.len());
+    }
+    assert_eq!(windows, [200, 100]);
+    assert_eq!(lab.delete_all(&selection).await.len(), 300);
+    assert_eq!(lab.one("SELECT count(*) FROM child WHERE parent_id = 0").await, "0");
+    let said = lab
+        .one("SELECT count(*) || ' ' || sum(rows) || ' ' || max(rows) FROM said")
+        .await;
+    assert_eq!(said, "5 300 64");
+}
+
 // --- adoption
 
 #[tokio::test]
