@@ -342,23 +342,25 @@ async fn explain(target: &dyn Target, rule: &StepRule<'_>, step: &Step) -> Resul
     }
 }
 
+/// The rules of an operation as they are looked at where nothing is counted: what the horizon is does not matter then.
+fn without_horizon(operation: &Operation) -> Vec<StepRule<'_>> {
+    let of_rule = |rule| StepRule {
+        operation: &operation.name,
+        severity: operation.severity,
+        rule,
+        horizon: Some(Timestamp::UNIX_EPOCH),
+        listed_at: Some(Timestamp::UNIX_EPOCH),
+    };
+    operation.rules.iter().map(of_rule).collect()
+}
+
 /// Checks that every rule fits the target's schema, and that the database takes its condition; counts nothing.
 ///
 /// # Errors
 /// The first rule that does not, with file, line and what was expected.
 pub async fn check(target: &dyn Target, roots: &Roots, operations: &[Operation]) -> Result<(), PlanError> {
     for operation in operations {
-        let rules: Vec<_> = operation
-            .rules
-            .iter()
-            .map(|rule| StepRule {
-                operation: &operation.name,
-                severity: operation.severity,
-                rule,
-                horizon: Some(Timestamp::UNIX_EPOCH),
-                listed_at: Some(Timestamp::UNIX_EPOCH),
-            })
-            .collect();
+        let rules = without_horizon(operation);
         let selections = select(target, roots, &rules, Purpose::Count).await?;
         for (rule, step) in rules.iter().zip(&selections.steps).filter(|(_, step)| step.files.is_none()) {
             explain(target, rule, step).await?;

@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
-use super::{PlanError, Purpose, Step, StepRule, select};
+use super::{PlanError, Purpose, Step, select, without_horizon};
 use crate::{
     model::{
         ChildAction, RowAction, TableName, TableSchema,
@@ -23,17 +21,7 @@ use crate::{
 pub(crate) async fn needs(target: &dyn Target, roots: &Roots, operations: &[Operation]) -> Result<Needs, PlanError> {
     let mut needs = Needs::default();
     for operation in operations {
-        let rules: Vec<_> = operation
-            .rules
-            .iter()
-            .map(|rule| StepRule {
-                operation: &operation.name,
-                severity: operation.severity,
-                rule,
-                horizon: Some(Timestamp::UNIX_EPOCH),
-                listed_at: Some(Timestamp::UNIX_EPOCH),
-            })
-            .collect();
+        let rules = without_horizon(operation);
         match select(target, roots, &rules, Purpose::Count).await {
             Ok(selections) => {
                 for (rule, step) in rules.iter().zip(&selections.steps) {
