@@ -443,7 +443,7 @@ pub(crate) async fn plan(
     let selections = select(target, roots, &rules, Purpose::Count).await?;
     failpoint!("plan-selected");
     let mut steps = Vec::with_capacity(rules.len());
-    let mut whole_tables: BTreeMap<TableName, (u64, bool)> = BTreeMap::new();
+    let mut known = Sizes::default();
     for ((step, selected), (captured, operation_max_rows)) in rules.iter().zip(&selections.steps).zip(captured) {
         if let Some(files) = &selected.files {
             steps.push(
@@ -482,10 +482,11 @@ pub(crate) async fn plan(
         let mut survey = None;
         if countable {
             let samples = if recount.is_some() { 0 } else { SAMPLES };
-            let from = whole_from(&selection.table, share_of(step.rule), &whole_tables);
+            known.estimate(target, &selection.table).await?;
+            let from = whole_from(&selection.table, share_of(step.rule), &known);
             let surveyed = target.survey_share(selection, samples, from).await?;
             if let Some(rows) = surveyed.table_rows {
-                whole_tables.insert(selection.table.name.clone(), (rows, true));
+                known.rows.insert(selection.table.name.clone(), (rows, true));
             }
             survey = Some(surveyed);
         }
@@ -520,11 +521,17 @@ pub(crate) async fn plan(
             }
         }
         if row_count > 0 {
+            findings.extend(about_parents(
+                step.rule,
+                &selection.table.name,
+                &selections.schemas,
+                selected.strict,
+            ));
             findings.extend(empty_parents(target, selection).await?);
         }
         let mut sizes = Vec::with_capacity(going.len());
         for (table, rows) in going {
-            let (whole, exact) = table_size(target, table, rows, share_of(step.rule), &mut whole_tables).await?;
+            let (whole, exact) = known.of(target, table, rows, share_of(step.rule)).await?;
             findings.extend(over_fraction(table, step.rule, rows, whole));
             let name = table.name.to_string();
             for child in plan_children.iter_mut().filter(|child| child.table == name) {
@@ -563,6 +570,7 @@ pub(crate) async fn plan(
             operation_max_rows,
         });
     }
+    known.settle(&mut steps);
     let mut plan = Plan {
         id: PlanId(uuid::Uuid::now_v7()),
         target: name.to_owned(),
@@ -593,38 +601,84 @@ pub(crate) async fn plan(
     clippy::cast_sign_loss,
     reason = "a share of a count is a count"
 )]
-fn whole_from(table: &TableSchema, max_fraction: f64, counted: &BTreeMap<TableName, (u64, bool)>) -> u64 {
-    let (known, margin) = match (counted.get(&table.name), table.row_estimate) {
-        (Some((rows, true)), _) => (*rows, 1.0),
-        (Some((rows, false)), _) => (*rows, ESTIMATE_MARGIN),
-        (None, Some(rows)) => (rows, ESTIMATE_MARGIN),
-        (None, None) => return 0,
+fn whole_from(table: &TableSchema, max_fraction: f64, sizes: &Sizes) -> u64 {
+    let (known, margin) = match sizes.rows.get(&table.name) {
+        Some((rows, true)) => (*rows, 1.0),
+        Some((rows, false)) => (*rows, ESTIMATE_MARGIN),
+        None => return 0,
     };
     (max_fraction * crate::run::as_f64(known) / margin).floor() as u64 + 1
 }
 
-/// Rows of the table and whether that is exact. An estimate will do, unless it has to decide whether too much would go.
-async fn table_size(
-    target: &dyn Target,
-    table: &TableSchema,
-    row_count: u64,
-    max_fraction: f64,
-    counted: &mut BTreeMap<TableName, (u64, bool)>,
-) -> Result<(u64, bool), TargetError> {
-    let decisive = |rows: u64| crate::run::as_f64(row_count) * ESTIMATE_MARGIN > max_fraction * crate::run::as_f64(rows);
-    let known = counted.get(&table.name).copied();
-    let known = known.or(table.row_estimate.map(|rows| (rows, false)));
-    if let Some((rows, exact)) = known
-        && (exact || !decisive(rows))
-    {
-        return Ok((rows, exact));
+/// What is known of the sizes of tables while a plan is made.
+#[derive(Default)]
+struct Sizes {
+    /// Rows, and whether they were counted.
+    rows: BTreeMap<TableName, (u64, bool)>,
+    /// Rows that go of each table by the steps so far.
+    going: BTreeMap<TableName, u64>,
+}
+
+impl Sizes {
+    /// Makes sure that something is known of a table before its rows are looked for. The database's own statistics will not do: they
+    /// may be of before a large deletion.
+    async fn estimate(&mut self, target: &dyn Target, table: &TableSchema) -> Result<(), TargetError> {
+        if !self.rows.contains_key(&table.name)
+            && let Some(rows) = target.estimate_rows(table).await?
+        {
+            self.rows.insert(table.name.clone(), (rows, false));
+        }
+        Ok(())
     }
-    if matches!(table.kind, TableKind::View | TableKind::Foreign) {
-        return Ok((0, false));
+
+    /// Rows of a table of which so many more go, and whether that is exact. An estimate will do, unless it has to decide whether too
+    /// much would go.
+    async fn of(
+        &mut self,
+        target: &dyn Target,
+        table: &TableSchema,
+        row_count: u64,
+        max_fraction: f64,
+    ) -> Result<(u64, bool), TargetError> {
+        let going = self.going.entry(table.name.clone()).or_default();
+        *going = going.saturating_add(row_count);
+        let going = *going;
+        self.estimate(target, table).await?;
+        let decisive = |rows: u64| crate::run::as_f64(going) * ESTIMATE_MARGIN > max_fraction * crate::run::as_f64(rows);
+        if let Some((rows, exact)) = self.rows.get(&table.name).copied()
+            && (exact || !decisive(rows))
+        {
+            return Ok((rows, exact));
+        }
+        if matches!(table.kind, TableKind::View | TableKind::Foreign) {
+            return Ok((0, false));
+        }
+        let rows = target.count_rows(table, None).await?;
+        self.rows.insert(table.name.clone(), (rows, true));
+        Ok((rows, true))
     }
-    let rows = target.count_rows(table, None).await?;
-    counted.insert(table.name.clone(), (rows, true));
-    Ok((rows, true))
+
+    /// Brings steps up to what later ones made known: a table that had to be counted for one has that size for all.
+    fn settle(&self, steps: &mut [PlanStep]) {
+        let counted: BTreeMap<String, u64> = self
+            .rows
+            .iter()
+            .filter_map(|(table, (rows, exact))| exact.then(|| (table.to_string(), *rows)))
+            .collect();
+        for step in steps.iter_mut().filter(|step| step.rule.root().is_none()) {
+            if let Some(rows) = counted.get(&step.table) {
+                step.table_row_count = *rows;
+                step.table_row_count_exact = true;
+            }
+            for child in &mut step.children {
+                if child.table_row_count > 0
+                    && let Some(rows) = counted.get(&child.table)
+                {
+                    child.table_row_count = *rows;
+                }
+            }
+        }
+    }
 }
 
 fn block(code: &str, table: &TableSchema, detail: String, remediation: impl Into<String>) -> Finding {
@@ -804,6 +858,43 @@ fn structural_findings(table: &TableSchema, captured: bool, removes: bool) -> Ve
     findings
 }
 
+/// What whoever lets orphans go should know of their parents, where there are any.
+fn about_parents(rule: &Rule, table: &TableName, schemas: &Schemas, strict: bool) -> Vec<Finding> {
+    let RuleKind::Orphan(orphan) = &rule.kind else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    let mut add = |code: &str, level, detail, remediation: &str| {
+        findings.push(Finding {
+            code: code.to_owned(),
+            level,
+            table: table.to_string(),
+            detail,
+            remediation: remediation.to_owned(),
+        });
+    };
+    if let Some(key) = orphan.declared(table, schemas) {
+        add(
+            "UNDO_NEEDS_PARENT",
+            FindingLevel::Warn,
+            format!(
+                "constraint {} forbids rows without a parent; those that are there in spite of it cannot be put back before their parent is",
+                key.name
+            ),
+            "keep the backup; whoever wants such a row back puts its parent back first",
+        );
+    }
+    if !strict && orphan.grace.is_none() {
+        add(
+            "PARENT_MAY_RETURN",
+            FindingLevel::Info,
+            format!("a row of {table} that is without a parent for a moment only may go in that moment; the backup has it"),
+            "give the rule a grace, or strict = true",
+        );
+    }
+    findings
+}
+
 /// A target whose clock jumped would make everything look old.
 fn clock_finding(table: &TableSchema, target: Timestamp, server: Timestamp) -> Option<Finding> {
     let skew = target.duration_since(server).abs();
@@ -881,7 +972,6 @@ mod tests {
             row_security: false,
             lossy_columns: Vec::new(),
             shape_guard: String::new(),
-            row_estimate: Some(10),
         }
     }
 
@@ -973,11 +1063,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_changes_with_ddl_and_not_with_rows() {
-        let grown = TableSchema {
-            row_estimate: Some(99),
-            ..table()
-        };
+    fn the_fingerprint_changes_with_ddl() {
         let keyed = TableSchema {
             triggers: vec![Trigger {
                 name: "x".into(),
@@ -989,7 +1075,7 @@ mod tests {
             ..table()
         };
         let fingerprint = |table: &TableSchema| TableSchema::fingerprint([table]);
-        assert_eq!(fingerprint(&table()), fingerprint(&grown));
+        assert_eq!(fingerprint(&table()), fingerprint(&table()));
         assert_ne!(fingerprint(&table()), fingerprint(&keyed));
     }
 }

@@ -256,6 +256,10 @@ impl Target for Gated {
         unreachable!("{NOT_ASKED}")
     }
 
+    async fn estimate_rows(&self, _: &TableSchema) -> Result<Option<u64>, TargetError> {
+        unreachable!("{NOT_ASKED}")
+    }
+
     async fn column_values(&self, _: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError> {
         unreachable!("{NOT_ASKED}")
     }

@@ -16,6 +16,7 @@ use crate::{
 const FAR_ABOVE_HISTORY: &str = "FAR_ABOVE_HISTORY";
 /// Code of the finding that a count is over a stated limit.
 const OVER_MAX_ROWS: &str = "OVER_MAX_ROWS";
+const OVER_MAX_FRACTION: &str = "OVER_MAX_FRACTION";
 
 /// When a count is far from what the same rule of the same operation deleted before, on the same target.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -116,6 +117,42 @@ fn add_row_limits(plan: &mut Plan, max_rows: Option<u64>) {
     }
 }
 
+/// Adds what the share of a table says that several rules together would take; what each takes by itself was looked at before.
+fn add_shares(plan: &mut Plan) {
+    let planned = Going::planned(plan);
+    let mut found = Vec::new();
+    for (table, rows) in planned.tables() {
+        let steps: Vec<(usize, &PlanStep)> = going::steps(plan, table).collect();
+        let told = |step: &PlanStep| {
+            step.findings
+                .iter()
+                .any(|finding| finding.code == OVER_MAX_FRACTION && finding.table == table)
+        };
+        let ([(first, _), _, ..], Some(size)) = (steps.as_slice(), going::size(plan, table)) else {
+            continue;
+        };
+        let share = going::allowed(plan, table);
+        if rows > going::most(size, share) && !steps.iter().any(|(_, step)| told(step)) {
+            let finding = Finding {
+                code: OVER_MAX_FRACTION.to_owned(),
+                level: FindingLevel::Block,
+                table: table.to_owned(),
+                detail: format!(
+                    "{rows} of {size} rows of {table} would go by {} rules together; the most that one of them allows is {:.1} %",
+                    steps.len(),
+                    f64::from(share) / 10_000.0
+                ),
+                remediation: "check the rules; run them one by one, or raise max_fraction of one of them where this is meant"
+                    .to_owned(),
+            };
+            found.push((*first, finding));
+        }
+    }
+    for (step, finding) in found {
+        plan.steps[step].findings.push(finding);
+    }
+}
+
 fn findings(plan: &Plan, level: FindingLevel) -> impl Iterator<Item = &Finding> {
     plan.steps
         .iter()
@@ -181,7 +218,7 @@ fn over_share(plan: &Plan, share: f64) -> Option<Finding> {
         // Where rows go, the size of their table was looked at.
         let size = going::size(plan, table).unwrap_or(rows);
         (rows > going::most(size, going::millionths(share))).then(|| Finding {
-            code: "OVER_MAX_FRACTION".to_owned(),
+            code: OVER_MAX_FRACTION.to_owned(),
             level: FindingLevel::Block,
             table: table.to_owned(),
             detail: format!("{rows} of {size} rows of {table} would go; the schedule allows a share of {share}"),
@@ -211,6 +248,7 @@ impl Engine {
     /// `Store`, where the history cannot be read: a limit that cannot be judged does not hold.
     pub(super) async fn limit(&self, plan: &mut Plan, max_rows: Option<u64>) -> Result<(), EngineError> {
         add_row_limits(plan, max_rows);
+        add_shares(plan);
         let limits = self.context.settings.history;
         // No count up to that can stand out, whatever was deleted before.
         if plan.steps.iter().any(|step| step.row_count > limits.least_rows) {

@@ -74,6 +74,23 @@ pub fn size(plan: &Plan, table: &str) -> Option<u64> {
     of_steps.chain(of_children).find(|rows| *rows > 0)
 }
 
+/// Steps by which rows of a table go.
+pub fn steps<'a>(plan: &'a Plan, table: &'a str) -> impl Iterator<Item = (usize, &'a PlanStep)> {
+    let takes = move |step: &PlanStep| {
+        let mut children = step.children.iter();
+        step.table == table || children.any(|child| child.table == table && child.action == ChildAction::Delete)
+    };
+    plan.steps.iter().enumerate().filter(move |(_, step)| takes(step))
+}
+
+/// Largest share of a table that the rules of a plan let go, in millionths. It holds for all of them together: a rule that allows more than
+/// others was written by somebody who has looked at that table.
+#[must_use]
+pub fn allowed(plan: &Plan, table: &str) -> u32 {
+    let shares = steps(plan, table).map(|(_, step)| millionths(step.rule.max_fraction));
+    shares.max().unwrap_or(WHOLE)
+}
+
 /// A share of a table in millionths.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share from 0 to 1")]

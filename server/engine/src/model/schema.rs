@@ -194,8 +194,6 @@ pub struct TableSchema {
     pub lossy_columns: Vec<String>,
     /// The adapter's own digest of the shape, which it can compute again cheaply inside a batch.
     pub shape_guard: String,
-    /// The database's estimate of the number of rows; `None` where it has none. Not part of the fingerprint.
-    pub row_estimate: Option<u64>,
 }
 
 impl TableSchema {
@@ -223,10 +221,7 @@ impl TableSchema {
     pub fn fingerprint<'a>(tables: impl IntoIterator<Item = &'a Self>) -> String {
         let mut hasher = Sha256::new();
         for table in tables {
-            let shape = Self {
-                row_estimate: None,
-                ..table.clone()
-            };
+            let shape = Self { ..table.clone() };
             hasher.update(serde_json::to_vec(&shape).unwrap_or_default());
             hasher.update(b"\n");
         }

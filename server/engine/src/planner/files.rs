@@ -101,7 +101,6 @@ fn stand_in(name: TableName) -> Arc<TableSchema> {
         row_security: false,
         lossy_columns: Vec::new(),
         shape_guard: String::new(),
-        row_estimate: None,
     })
 }
 

@@ -86,7 +86,6 @@ mod tests {
             row_security: false,
             lossy_columns: Vec::new(),
             shape_guard: String::new(),
-            row_estimate: None,
         })
     }
 

@@ -408,6 +408,10 @@ pub trait Target: Explore + Send + Sync {
     /// Exact number of rows in a table, at most `limit` where one is given.
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError>;
 
+    /// About how many rows a table has at this moment, by a look at a part of it: statistics of before a large deletion would make any
+    /// share look small. `None` where nothing is quicker than a count.
+    async fn estimate_rows(&self, table: &TableSchema) -> Result<Option<u64>, TargetError>;
+
     /// Begins a pass over the values of a text column.
     async fn column_values(&self, source: &ColumnSource) -> Result<Box<dyn ValueStream>, TargetError>;
 

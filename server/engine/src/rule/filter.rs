@@ -104,7 +104,7 @@ impl Filter {
         let read = Text::read(engine, text).map_err(Mismatch::new)?;
         let is_column = |word: &str| schema.columns.iter().any(|column| column.name.eq_ignore_ascii_case(word));
         // It would be true of every row or of none.
-        if !read.names().any(is_column) {
+        if !read.readable().any(is_column) {
             let known = schema
                 .columns
                 .iter()

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{ColumnTest, KindInfo, Mismatch, Schemas, Values, check_pairs, column_tests, expired::Expired, schema_of};
-use crate::model::{Condition, EngineKind, Finding, FindingLevel, Literal, TableName, TimeEncoding};
+use crate::model::{Condition, EngineKind, Finding, FindingLevel, ForeignKey, Literal, TableName, TimeEncoding};
 
 /// The kind's entry in [`super::KINDS`].
 pub const INFO: KindInfo = KindInfo {
@@ -192,6 +192,15 @@ impl Orphan {
         } else {
             Condition::All(parts)
         })
+    }
+
+    /// The key of the schema that says the same as the rule.
+    pub(crate) fn declared<'a>(&self, child: &TableName, schemas: &'a Schemas) -> Option<&'a ForeignKey> {
+        let parent = schema_of(schemas, &self.parent).ok()?;
+        parent
+            .incoming
+            .iter()
+            .find(|key| key.child == *child && key.child_columns == self.columns && key.parent_columns == self.parent_columns)
     }
 
     pub(super) fn findings(&self, schemas: &Schemas) -> Vec<Finding> {

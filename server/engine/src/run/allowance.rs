@@ -29,29 +29,31 @@ fn limit(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -
     of_rule.min(of_operation).min(of_run)
 }
 
-/// Most rows that a step may have taken of its table when it ends, by the share of it that the run may delete.
-fn of_table(plan: &Plan, index: usize, done: &[StepReport], share_millionths: u32) -> u64 {
+/// Most rows that a step may have taken of its table when it ends, by the share of it that may go.
+fn of_table(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -> u64 {
     let step = &plan.steps[index];
     let itself = done.get(index).map_or(0, |report| report.rows_affected);
-    left_of(plan, &Going::done(plan, done), &step.table, share_millionths).saturating_add(itself)
+    left_of(plan, &Going::done(plan, done), &step.table, options).saturating_add(itself)
 }
 
-/// Rows that may still go of a table, by the share of it that the run may delete.
-fn left_of(plan: &Plan, done: &Going<'_>, table: &str, share_millionths: u32) -> u64 {
+/// Rows that may still go of a table, by the share of it that the rules allow, and the run.
+fn left_of(plan: &Plan, done: &Going<'_>, table: &str, options: &RunOptions) -> u64 {
+    let allowed = going::allowed(plan, table);
+    let share = options.max_share_millionths.map_or(allowed, |share| share.min(allowed));
     // A plan of before sizes were kept does not know them of tables that rows go along in; its acceptance did not look at their share either.
     let Some(size) = going::size(plan, table) else {
         return u64::MAX;
     };
-    going::most(size, share_millionths).saturating_sub(done.of(table))
+    going::most(size, share).saturating_sub(done.of(table))
 }
 
 /// What may still go of each table that the plan says loses rows.
-fn shares(plan: &Plan, index: usize, done: &[StepReport], share_millionths: u32) -> Vec<ShareLeft> {
+fn shares(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -> Vec<ShareLeft> {
     let gone = Going::done(plan, done);
     let planned = Going::planned(plan);
     let tables = planned.tables().map(|(table, _)| ShareLeft {
         table: table.to_owned(),
-        rows: left_of(plan, &gone, table, share_millionths),
+        rows: left_of(plan, &gone, table, options),
         listed: table == plan.steps[index].table,
     });
     tables.collect()
@@ -63,12 +65,9 @@ pub(super) fn of_step(plan: &Plan, index: usize, done: &[StepReport], drift: Dri
     let drifted = planned.saturating_add(drift.tolerance(planned));
     // What went along counts against the limits as well.
     let along = done.get(index).map_or(0, StepReport::along_count);
-    let share = options
-        .max_share_millionths
-        .map_or(u64::MAX, |share| of_table(plan, index, done, share));
     drifted
         .min(limit(plan, index, done, options).saturating_sub(along))
-        .min(share)
+        .min(of_table(plan, index, done, options))
 }
 
 /// How many rows a batch may touch.
@@ -82,7 +81,7 @@ pub struct BatchAllowance {
     pub tables: Vec<Along>,
     /// The same for any other table.
     pub elsewhere: u64,
-    /// Rows that may still go of tables, where the run may delete a share of them only.
+    /// Rows that may still go of tables, by the share of them that may.
     pub shares: Vec<ShareLeft>,
 }
 
@@ -210,9 +209,7 @@ pub(super) fn of_batch(
             itself,
         ),
         elsewhere: drift.tolerance(0),
-        shares: options
-            .max_share_millionths
-            .map_or_else(Vec::new, |share| shares(plan, index, done, share)),
+        shares: shares(plan, index, done, options),
     }
 }
 

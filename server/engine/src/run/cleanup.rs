@@ -7,6 +7,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::{
     allowance,
@@ -18,7 +19,9 @@ use super::{
 };
 use crate::{
     failpoint,
-    model::{Along, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableName, TableSchema},
+    model::{
+        Along, Capability, Effect, JournalEntry, RowAction, RunState, Selection, StepState, StepTotals, TableName, TableSchema,
+    },
     planner,
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
 };
@@ -117,6 +120,8 @@ async fn steps(attempt: &mut Attempt) -> Result<Ending, Halt> {
             Some(selection) => files::clean_step(attempt, index, selection).await,
             None => {
                 let still = step.still();
+                let rests = rests_within(attempt.target.as_ref(), step, still.is_empty());
+                attempt.pace.set_rests_within(rests);
                 let work = StepWork {
                     attempt,
                     index,
@@ -489,6 +494,7 @@ impl StepWork<'_> {
                 }
             }
             if supply.len() == 0 {
+                self.looked_at(1.0);
                 return Ok(None);
             }
             let window = supply.take(self.attempt.pace.rows());
@@ -524,6 +530,13 @@ impl StepWork<'_> {
                 self.reopened = true;
             }
         }
+    }
+
+    /// Notes how much of the table is behind. Where the database does not tell how many rows it looked at, they are the table's by the plan.
+    fn looked_at(&mut self, fraction: f64) {
+        let rows = self.attempt.plan.steps[self.index].table_row_count;
+        self.totals.examined = self.totals.examined.max(part(rows, fraction));
+        self.attempt.ledger.report.steps[self.index].rows_examined = self.totals.examined;
     }
 
     /// Whether rows of the table go along with others of it.
@@ -562,7 +575,8 @@ impl StepWork<'_> {
         }
         totals.step = entry.step;
         totals.cursor.clone_from(&entry.cursor);
-        self.attempt.ledger.take_totals(totals);
+        self.looked_at(window.fraction);
+        self.attempt.ledger.take_totals(&self.totals);
         let throttle = self.attempt.pace.shown();
         Ok(self
             .attempt
@@ -612,7 +626,10 @@ impl StepWork<'_> {
                 turn = self.attempt.pace.turn() => turn,
             };
             let began = Instant::now();
-            let result = run_batch(target.as_ref(), &self.attempt.context.archive, &order).await;
+            let span = tracing::info_span!("batch", step = order.step, batch = order.batch, rows = window.keys.len());
+            let result = run_batch(target.as_ref(), &self.attempt.context.archive, &order)
+                .instrument(span)
+                .await;
             let took = began.elapsed();
             drop(turn);
             let (batch, rows) = (order.batch, window.keys.len());
@@ -656,6 +673,31 @@ impl StepWork<'_> {
             tries += 1;
         }
     }
+}
+
+/// Whether the batches of a step rest within themselves where their run shares the database. Nobody may wait for their end, as where there
+/// is one writer at a time or other tables are locked; and their rows have to be judged one by one.
+fn rests_within(target: &dyn Target, step: &planner::Step, locks_nobody_out: bool) -> bool {
+    let conditions = &step.selection.matches;
+    let judges_itself = || {
+        let parents = conditions.parents();
+        parents.iter().any(|parent| parent.name == step.selection.table.name)
+    };
+    target.capabilities().contains(&Capability::ConcurrentWriters)
+        && locks_nobody_out
+        && step.effect.is_plain_delete()
+        && !conditions.is_about_sets()
+        && !judges_itself()
+}
+
+/// A part of so many rows.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a count is a count"
+)]
+fn part(rows: u64, fraction: f64) -> u64 {
+    (super::as_f64(rows) * fraction.clamp(0.0, 1.0)).round() as u64
 }
 
 /// Tables that a cleanup or its undo needs for itself, each once.

@@ -301,7 +301,7 @@ impl Ledger {
         if !batch.is_zero() {
             self.newest_batch = batch;
         }
-        if !self.meter.due() {
+        if !self.meter.due(throttle.is_some()) {
             return Ok(());
         }
         self.time_step(step);

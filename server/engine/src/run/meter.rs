@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 /// Shortest time between two progress events of a run.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// The same of one that spares others: each event is a flush of the control store's disk, which may be theirs as well.
+const SPARING_INTERVAL: Duration = Duration::from_millis(500);
 /// Span over which the rate is averaged.
 const RATE_SPAN: Duration = Duration::from_secs(10);
 
@@ -59,10 +61,11 @@ impl Meter {
         (rate > 0.0).then(|| u64::try_from(Duration::try_from_secs_f64(as_f64(remaining) / rate).ok()?.as_millis()).ok())?
     }
 
-    /// Whether a progress event may be written now; says yes at most ten times a second.
-    pub(super) fn due(&mut self) -> bool {
+    /// Whether a progress event may be written now; says yes at most ten times a second, and twice a second where the run spares others.
+    pub(super) fn due(&mut self, spares: bool) -> bool {
         let now = Instant::now();
-        let due = self.last_emitted.is_none_or(|last| now - last >= PROGRESS_INTERVAL);
+        let interval = if spares { SPARING_INTERVAL } else { PROGRESS_INTERVAL };
+        let due = self.last_emitted.is_none_or(|last| now - last >= interval);
         if due {
             self.last_emitted = Some(now);
         }

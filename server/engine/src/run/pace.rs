@@ -50,6 +50,11 @@ impl Pace {
         self.throttle.limits().is_full_speed()
     }
 
+    /// Says whether the batches from now on rest within themselves.
+    pub(super) fn set_rests_within(&mut self, rests: bool) {
+        self.throttle.set_rests_within(rests);
+    }
+
     /// Takes limits that are in effect from now on.
     pub(super) fn set_limits(&mut self, limits: RunLimits) {
         self.throttle.set_limits(limits);

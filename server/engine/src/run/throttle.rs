@@ -2,7 +2,8 @@
 //! not feel it. Decides and measures nothing: batch times, limits and [`Pressure`] come in, rows, rests and reasons go out.
 //!
 //! By default a run rests as long as each batch took, and works in short bursts: two batches in a row over 10 ms make the next ones
-//! smaller, down to a quarter of their full size, which takes as long in all and is felt less (docs/BENCHMARKS.md). What adapts beyond
+//! smaller, down to a quarter of their full size, which takes as long in all and is felt less, unless they rest within themselves
+//! (docs/BENCHMARKS.md). What adapts beyond
 //! that does so only where something shows strain:
 //!
 //! | reason | begins | ends | does |
@@ -11,7 +12,7 @@
 //! | `ROWS_PER_SECOND` | the limit asks for a longer rest | it does not | rests until the average is kept |
 //! | `BATCH_TIME` | two batches in a row over 200 ms (1 s at full speed) | the size is back | makes batches smaller |
 //! | `TIMEOUTS` | a batch ran into time limits | the size is back | halves batches |
-//! | `REPLICA_LAG` | a replica is over the limit, or stopped | it is under half of the limit | holds the run |
+//! | `REPLICA_LAG` | a replica is over the limit, stopped, or gone since less than ten minutes | it is under half of the limit | holds the run |
 //! | `LOCK_WAITERS` | others wait for its locks | nobody does | halves batches, doubles rests |
 //! | `PROBE_LATENCY` | median of 3 probes over 5 times the usual, and 20 ms over it | under half of that | rests 4 times as long |
 //! | `WAL_SIZE` | over 256 MiB | under 128 MiB | rests 4 times as long |
@@ -25,6 +26,8 @@ use std::{
 };
 
 use super::as_f64;
+use tokio::time::Instant;
+
 use crate::{
     model::{RunLimits, Slowdown, Throttle as Shown},
     port::{Pressure, Replica},
@@ -47,6 +50,9 @@ const GROWTH: u32 = 16;
 const REPLICA_LAG: Duration = Duration::from_secs(10);
 /// Log kept for a replica from which on it counts as lagging, bytes.
 const RETAINED_BYTES: u64 = 1 << 30;
+/// How long a replica that has streamed and does so no longer holds a run: without a slot nothing tells one that is stopped from one that
+/// was taken away for good.
+const REPLICA_GONE: Duration = Duration::from_mins(10);
 /// Write-ahead log of SQLite from which on rests are longer, bytes.
 const WAL_BYTES: u64 = 256 << 20;
 /// A probe counts as slow from this multiple of its usual time on.
@@ -104,8 +110,12 @@ pub(super) struct Throttle {
     /// Rows of a batch now, at most the limits'.
     rows: u32,
     slow_batches: u32,
+    /// Whether batches rest within themselves, so that none is a burst.
+    rests_within: bool,
     last: Option<Batch>,
     probes: VecDeque<Duration>,
+    /// Replicas that have streamed, with their place among those of the same name, and when they were seen last.
+    streaming: BTreeMap<(String, usize), Instant>,
     /// What slows the run: measured value and threshold.
     active: BTreeMap<Reason, (String, String)>,
     changes: Vec<Slowdown>,
@@ -118,8 +128,10 @@ impl Throttle {
             lag_limit,
             rows: 0,
             slow_batches: 0,
+            rests_within: false,
             last: None,
             probes: VecDeque::new(),
+            streaming: BTreeMap::new(),
             active: BTreeMap::new(),
             changes: Vec::new(),
         };
@@ -142,7 +154,7 @@ impl Throttle {
         let part = (self.ceiling() / BURST_PART).max(1);
         if self.limits.is_full_speed() {
             (BATCH_TIME_FULL_SPEED, 1)
-        } else if rows > part && !dear {
+        } else if rows > part && !dear && !self.rests_within {
             (BURST_TIME, part)
         } else {
             (BATCH_TIME, 1)
@@ -154,6 +166,11 @@ impl Throttle {
         let part = (self.ceiling() / BURST_PART).max(1);
         let end = if self.rows < part { part } else { self.ceiling() };
         self.rows.saturating_add((self.ceiling() / GROWTH).max(1)).min(end)
+    }
+
+    /// Says whether the batches from now on rest within themselves.
+    pub(super) fn set_rests_within(&mut self, rests: bool) {
+        self.rests_within = rests;
     }
 
     /// Limits in effect.
@@ -289,6 +306,7 @@ impl Throttle {
     }
 
     fn observe_replicas(&mut self, replicas: &[Replica]) {
+        let gone = self.gone(replicas);
         let limit = match (self.lag_limit, self.limits.is_full_speed()) {
             (Some(limit), _) => limit,
             (None, false) => REPLICA_LAG,
@@ -314,8 +332,23 @@ impl Throttle {
         });
         self.set(
             Reason::ReplicaLag,
-            found.map(|value| (value, format!("{} s", limit.as_secs()))),
+            found.or(gone).map(|value| (value, format!("{} s", limit.as_secs()))),
         );
+    }
+
+    /// A replica that streamed before, and does not now. Those that have a slot are known by it.
+    fn gone(&mut self, replicas: &[Replica]) -> Option<String> {
+        let now = Instant::now();
+        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+        for replica in replicas.iter().filter(|replica| replica.retained_bytes.is_none()) {
+            let place = places.entry(&replica.name).or_default();
+            self.streaming.insert((replica.name.clone(), *place), now);
+            *place += 1;
+        }
+        self.streaming.retain(|_, seen| now - *seen < REPLICA_GONE);
+        let mut away = self.streaming.iter().filter(|(_, seen)| **seen < now);
+        away.next()
+            .map(|((name, _), seen)| format!("gone for {:.1} s (replica {name})", (now - *seen).as_secs_f64()))
     }
 
     /// The newest probes and their threshold, where they are over it.

@@ -264,6 +264,43 @@ fn a_stopped_replica_counts_as_lagging_as_does_one_for_which_log_piles_up() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_gone_counts_as_lagging_for_a_while() {
+    let streams = |count: usize| Pressure {
+        replicas: Some(vec![
+            Replica {
+                name: "walreceiver".to_owned(),
+                behind: Some(Duration::ZERO),
+                retained_bytes: None,
+                stopped: false,
+            };
+            count
+        ]),
+        ..Pressure::default()
+    };
+    let mut throttle = throttle(limits(1_000, 0, 50));
+    throttle.observe(&streams(2));
+    assert!(!throttle.holds());
+    // One of two of the same name.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    throttle.observe(&streams(1));
+    assert!(throttle.holds());
+    let shown = throttle.shown().map(|shown| shown.value);
+    assert_eq!(shown.as_deref(), Some("gone for 1.0 s (replica walreceiver)"));
+    // Back again, and gone for good.
+    throttle.observe(&streams(2));
+    assert!(!throttle.holds());
+    for (after, holds) in [(1, true), (598, true), (1, false)] {
+        tokio::time::advance(Duration::from_secs(after)).await;
+        throttle.observe(&streams(1));
+        assert_eq!(throttle.holds(), holds, "{after} s later");
+    }
+    assert_eq!(
+        changed(&mut throttle),
+        ["REPLICA_LAG", "-REPLICA_LAG", "REPLICA_LAG", "-REPLICA_LAG"]
+    );
+}
+
 #[test]
 fn full_speed_looks_at_replicas_only_where_a_limit_was_set() {
     let far = replica(Some(500), None, false);

@@ -2,7 +2,10 @@
 //! 40001 instead of being deleted on old evidence; a parent that appears without touching the child is found by a second
 //! connection, whose snapshot is newer than the deletion.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
@@ -41,11 +44,34 @@ pub(super) struct Sessions {
     pub(super) slice: u32,
 }
 
+/// The rests within a batch of a run that shares the database, unless somebody would wait for its end: after each of its statements as long as that took. What piled up before the
+/// processors meanwhile is gone by then, so that the batch is felt no more than one of its statements, and needs only one flush of
+/// the log and one of the chunk for all of them.
+struct Rhythm {
+    shares: bool,
+    took: Duration,
+}
+
+impl Rhythm {
+    /// Notes how long a statement took.
+    fn note(&mut self, took: Duration) {
+        self.took = took;
+    }
+
+    /// Rests before the next one.
+    async fn rest(&self) {
+        if self.shares {
+            tokio::time::sleep(self.took).await;
+        }
+    }
+}
+
 pub(super) struct PostgresBatch {
     connection: Line,
     validator: Line,
     idle: Arc<Idle>,
     slice: usize,
+    rhythm: Rhythm,
     /// What the rows of this batch named as their parents, by the parts of the condition that judge parents.
     named: Vec<(Reference, Vec<Row>)>,
     /// Tables that keys can reach; empty where a trigger may write to them as well.
@@ -195,6 +221,10 @@ impl PostgresBatch {
             validator,
             idle,
             slice: usize::try_from(slice).unwrap_or(usize::MAX),
+            rhythm: Rhythm {
+                shares: slice < u32::MAX && still.is_empty(),
+                took: Duration::ZERO,
+            },
             named: Vec::new(),
             watched,
             before: None,
@@ -410,7 +440,11 @@ impl BatchTransaction for PostgresBatch {
         };
         let mut deleted = 0;
         let mut named = Vec::new();
-        for keys in keys.chunks(slice) {
+        for (place, keys) in keys.chunks(slice).enumerate() {
+            if place > 0 {
+                self.rhythm.rest().await;
+            }
+            let began = Instant::now();
             let mut query = sqlx::query(AssertSqlSafe(sql.clone()));
             for column in columns_of(keys, key_types.len())? {
                 query = query.bind(column);
@@ -430,6 +464,8 @@ impl BatchTransaction for PostgresBatch {
                     named.push(parents);
                 }
             }
+            drop(rows);
+            self.rhythm.note(began.elapsed());
         }
         self.remember(references, named);
         Ok(deleted)
@@ -560,7 +596,7 @@ impl BatchTransaction for PostgresBatch {
             .collect();
         let values: Vec<String> = columns.iter().map(|column| format!("t.{column}")).collect();
         let sql = format!(
-            "INSERT INTO {into} ({}, {}) SELECT {}, {}::{stamp_type} FROM ONLY {} AS t, {} WHERE {same_row}",
+            "INSERT INTO {into} ({}, {}) OVERRIDING SYSTEM VALUE SELECT {}, {}::{stamp_type} FROM ONLY {} AS t, {} WHERE {same_row}",
             columns.join(", "),
             render::identifier(stamp_column),
             values.join(", "),
@@ -579,22 +615,24 @@ impl BatchTransaction for PostgresBatch {
     async fn adopted(&mut self, _selection: &Selection) -> Result<u64, TargetError> {
         let mut adopted = 0;
         for (reference, keys) in &self.named {
-            if keys.is_empty() {
-                continue;
-            }
             let sql = format!(
                 "SELECT count(*) FROM {} WHERE EXISTS (SELECT 1 FROM {} AS p WHERE {})",
                 unnest(&reference.types),
                 render::table(&reference.parent.name),
                 reference.fit,
             );
-            let mut query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql));
-            for column in columns_of(keys, reference.types.len())? {
-                query = query.bind(column);
+            for keys in keys.chunks(self.slice) {
+                self.rhythm.rest().await;
+                let began = Instant::now();
+                let mut query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql.clone()));
+                for column in columns_of(keys, reference.types.len())? {
+                    query = query.bind(column);
+                }
+                // A statement by itself has a snapshot of its own, newer than the deletion, and needs no transaction around it.
+                let found = query.fetch_one(&mut self.validator).await.map_err(statement)?;
+                adopted += u64::try_from(found).unwrap_or(0);
+                self.rhythm.note(began.elapsed());
             }
-            // A statement by itself has a snapshot of its own, and needs no transaction around it.
-            let found = query.fetch_one(&mut self.validator).await.map_err(statement)?;
-            adopted += u64::try_from(found).unwrap_or(0);
         }
         Ok(adopted)
     }

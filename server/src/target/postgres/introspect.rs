@@ -24,7 +24,7 @@ pub(super) const SHAPE_GUARD: &str = "md5(concat(($1)::oid, '|', \
      (SELECT string_agg(concat_ws(',', g.tgname, g.tgenabled, g.tgtype), ';' ORDER BY g.tgname) FROM pg_catalog.pg_trigger AS g WHERE g.tgrelid = $1), '|', \
      (SELECT string_agg(concat_ws(',', r.rulename, r.ev_enabled), ';' ORDER BY r.rulename) FROM pg_catalog.pg_rewrite AS r WHERE r.ev_class = $1)))";
 
-const TABLE: &str = "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relrowsecurity, c.reltuples::float8, \
+const TABLE: &str = "SELECT c.oid::bigint, n.nspname::text, c.relname::text, c.relkind::text, c.relrowsecurity, \
      EXISTS (SELECT 1 FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid), \
      ARRAY(SELECT r.rulename::text FROM pg_catalog.pg_rewrite AS r WHERE r.ev_class = c.oid AND r.ev_type IN ('3', '4') ORDER BY 1) \
      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
@@ -163,18 +163,17 @@ pub(super) async fn table(connection: &mut Line, name: &TableName) -> Result<Opt
             schema: Some(get(&found, 1)?),
             name: get(&found, 2)?,
         },
-        kind: kind(&get::<String>(&found, 3)?, get(&found, 6)?),
+        kind: kind(&get::<String>(&found, 3)?, get(&found, 5)?),
         columns: Vec::new(),
         primary_key: Vec::new(),
         row_key: Vec::new(),
         indexes: Vec::new(),
         incoming: Vec::new(),
         triggers: Vec::new(),
-        rewrite_rules: get(&found, 7)?,
+        rewrite_rules: get(&found, 6)?,
         row_security: get(&found, 4)?,
         lossy_columns: Vec::new(),
         shape_guard,
-        row_estimate: estimate(get(&found, 5)?),
     };
     for row in rows(connection, COLUMNS, oid).await? {
         let column = Column {
@@ -276,10 +275,4 @@ fn on_delete(code: &str) -> OnDelete {
         "r" => OnDelete::Restrict,
         _ => OnDelete::NoAction,
     }
-}
-
-/// `reltuples` is -1 (or 0 before version 14) until the table was analyzed.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive estimate")]
-fn estimate(reltuples: f64) -> Option<u64> {
-    (reltuples >= 1.0).then_some(reltuples as u64)
 }

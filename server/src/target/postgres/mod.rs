@@ -43,8 +43,8 @@ use std::{
 use async_trait::async_trait;
 use dbkeep_engine::{
     model::{
-        Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, RunId, Selection, StepTotals, TableName,
-        TableSchema, TargetStatus, Value,
+        Capability, ChildLink, ColumnSource, EngineKind, Identity, JournalEntry, RunId, Selection, StepTotals, TableKind,
+        TableName, TableSchema, TargetStatus, Value,
     },
     port::{
         BatchTransaction, ChildCount, Claim, Maintenance, Migrator, Namesakes, Observer, Pressure, Privileges, Rewinder, Scan,
@@ -387,6 +387,18 @@ impl Target for PostgresTarget {
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    async fn estimate_rows(&self, table: &TableSchema) -> Result<Option<u64>, TargetError> {
+        if table.kind != TableKind::Table {
+            return Ok(None);
+        }
+        let mut connection = self.connection().await?;
+        begin_reading(&mut connection).await?;
+        let estimate = survey::estimate(&mut connection, table).await?;
+        connection.execute("COMMIT").await.map_err(error::statement)?;
+        self.idle.put(connection);
+        Ok(Some(estimate))
     }
 
     async fn scan(&self, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Box<dyn Scan>, TargetError> {

@@ -46,7 +46,6 @@ pub(super) async fn table(connection: &mut SqliteConnection, name: &TableName) -
         row_security: false,
         lossy_columns: Vec::new(),
         shape_guard: shape_guard(connection, &table).await?,
-        row_estimate: None,
     };
     let mut key = Vec::new();
     let sql = "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) WHERE hidden <> 1 ORDER BY cid";

@@ -332,6 +332,10 @@ impl Target for SqliteTarget {
         Ok(())
     }
 
+    async fn estimate_rows(&self, _table: &TableSchema) -> Result<Option<u64>, TargetError> {
+        Ok(None)
+    }
+
     async fn count_rows(&self, table: &TableSchema, limit: Option<u64>) -> Result<u64, TargetError> {
         let mut connection = self.connection().await?;
         let name = render::table(&table.name);

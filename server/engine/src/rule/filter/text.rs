@@ -131,6 +131,16 @@ impl<'a> Text<'a> {
         self.tokens.iter().filter_map(Token::name)
     }
 
+    /// The names and words that may be columns where they stand: not those of a function, of a type that something is cast to, and of a
+    /// type before its literal.
+    pub(super) fn readable(&self) -> impl Iterator<Item = &str> {
+        let is_cast = |place: usize| place >= 2 && self.tokens[place - 2..place].iter().all(|token| token.is(':'));
+        let is_type = |place: usize| matches!(self.tokens.get(place + 1), Some(Token::Literal(_)));
+        let places = self.tokens.iter().enumerate();
+        let places = places.filter(move |(place, _)| !self.follows(*place, '(') && !is_cast(*place) && !is_type(*place));
+        places.filter_map(|(_, token)| token.name())
+    }
+
     fn follows(&self, place: usize, symbol: char) -> bool {
         self.tokens.get(place + 1).is_some_and(|token| token.is(symbol))
     }
