@@ -59,6 +59,8 @@ const UPDATE_EVERY: usize = 5;
 /// Rest before each contender: a disk is busy for a while with a database that was dropped and one that was copied, and a server
 /// looks at its targets for the first time when it starts, which is none of a run's doing.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long the foreground has been at work before it is watched: its sessions connect, and its statements are prepared.
+const WARM_UP: Duration = Duration::from_secs(2);
 /// How long the capacity is measured.
 const CALIBRATION: Duration = Duration::from_secs(5);
 
@@ -86,8 +88,8 @@ async fn places(db: &Db) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Statements of a session: (when it was due, seconds since the begin; latency, milliseconds).
-type Timed = Vec<(f64, f64)>;
+/// Statements: (when it was due; latency, milliseconds).
+type Timed = Vec<(Instant, f64)>;
 
 /// One session: a statement at each of its times until the end. Without an interval one after the other.
 async fn session(
@@ -119,7 +121,7 @@ async fn session(
             "SELECT * FROM user_progress WHERE id = $1"
         };
         sqlx::query(sql).bind(key).execute(&mut connection).await?;
-        latencies.push((due.duration_since(began).as_secs_f64(), due.elapsed().as_secs_f64() * 1e3));
+        latencies.push((due, due.elapsed().as_secs_f64() * 1e3));
     }
     connection.close().await?;
     Ok(latencies)
@@ -146,12 +148,14 @@ impl Foreground {
         Self { sessions, end }
     }
 
-    async fn end(self) -> Result<Timed> {
+    /// The statements that were due from a moment on.
+    async fn end(self, from: Instant) -> Result<Timed> {
         self.end.cancel();
         let mut latencies = Vec::new();
         for session in self.sessions {
             latencies.extend(session.await??);
         }
+        latencies.retain(|(due, _)| *due >= from);
         Ok(latencies)
     }
 }
@@ -264,15 +268,21 @@ async fn work(
 #[expect(clippy::cast_precision_loss, reason = "a rate of statements")]
 async fn capacity(url: &str, keys: &Arc<Vec<String>>, connections: u32) -> Result<f64> {
     let foreground = Foreground::start(url, keys, connections, None);
+    tokio::time::sleep(WARM_UP).await;
+    let began = Instant::now();
     tokio::time::sleep(CALIBRATION).await;
-    let done = foreground.end().await?.len();
+    let done = foreground.end(began).await?.len();
     Ok(done as f64 / CALIBRATION.as_secs_f64())
 }
 
 /// The longest latency of the statements that were due in each tenth of a second, and the p99 of each second.
-fn print_timeline(timed: &[(f64, f64)]) {
+fn print_timeline(timed: &Timed, began: Instant) {
+    let timed: Vec<(f64, f64)> = timed
+        .iter()
+        .map(|(due, latency)| (due.duration_since(began).as_secs_f64(), *latency))
+        .collect();
     let mut longest: std::collections::BTreeMap<u64, f64> = std::collections::BTreeMap::new();
-    for (due, latency) in timed {
+    for (due, latency) in &timed {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -284,7 +294,7 @@ fn print_timeline(timed: &[(f64, f64)]) {
     let tenths: Vec<String> = longest.values().map(|latency| format!("{latency:.0}")).collect();
     println!("longest latency by tenths of a second, ms: {}", tenths.join(" "));
     let mut seconds: std::collections::BTreeMap<u64, Vec<f64>> = std::collections::BTreeMap::new();
-    for (due, latency) in timed {
+    for (due, latency) in &timed {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -354,14 +364,15 @@ pub(crate) async fn run(options: &Options, load: &Load) -> Result<()> {
             };
             tokio::time::sleep(SETTLE).await;
             let foreground = Foreground::start(&url, &keys, load.connections, Some(rate));
+            tokio::time::sleep(WARM_UP).await;
             let began = Instant::now();
             let deleted = work(contender, load, server.as_ref(), &db, &places, time).await?;
             let seconds = began.elapsed().as_secs_f64();
-            let timed = foreground.end().await?;
+            let timed = foreground.end(began).await?;
             drop(server);
             db.close().await;
             if load.timeline {
-                print_timeline(&timed);
+                print_timeline(&timed, began);
             }
             let mut latencies: Vec<f64> = timed.into_iter().map(|(_, latency)| latency).collect();
             let latency = percentile(&mut latencies, 0.99);
