@@ -6,6 +6,7 @@ mod support;
 mod kill;
 mod mail;
 mod outbox;
+mod rebinding;
 mod receiver;
 mod requests;
 mod world;

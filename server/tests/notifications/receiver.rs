@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -121,7 +122,12 @@ impl Receiver {
 
     /// At a port that is free again.
     pub(crate) async fn start_at(identity: Arc<Identity>, port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
+        Self::start_on(identity, Ipv4Addr::LOCALHOST.into(), port).await
+    }
+
+    /// On one of this machine's own addresses.
+    pub(crate) async fn start_on(identity: Arc<Identity>, address: IpAddr, port: u16) -> Self {
+        let listener = TcpListener::bind((address, port)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let replies: Arc<Mutex<VecDeque<Reply>>> = Arc::default();
         let (sender, seen) = mpsc::unbounded_channel();
