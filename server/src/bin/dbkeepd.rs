@@ -136,7 +136,13 @@ async fn start(options: Options) -> anyhow::Result<()> {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    telemetry::init(format)?;
+    let traces = telemetry::init(format)?;
+    let ended = work(options).await;
+    traces.end().await;
+    ended
+}
+
+async fn work(options: Options) -> anyhow::Result<()> {
     let only_check = options.check;
     let config = configure(options)?;
     if only_check {

@@ -27,6 +27,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::{
     MAX_REQUEST,
@@ -38,7 +39,10 @@ use super::{
     stream::sleep_until,
     subject::{FRAME, Requests},
 };
-use crate::access::{self, Access, Identity, Peer, Stranger};
+use crate::{
+    access::{self, Access, Identity, Peer, Stranger},
+    telemetry,
+};
 
 /// Longest time by which a deadline is kept early.
 const HEAD_START: Duration = Duration::from_millis(100);
@@ -276,7 +280,9 @@ where
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
         let guard = Arc::clone(&self.guard);
-        Box::pin(through(guard, row, inner, request))
+        let span = tracing::info_span!("call", otel.name = row.method, otel.kind = "server", rpc.system = "grpc");
+        telemetry::follow(&span, request.headers());
+        Box::pin(through(guard, row, inner, request).instrument(span))
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
     cleanup, dump,
@@ -206,6 +207,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         Err(error) => return settle(Err(error), &run, Aftermath::Settled),
     };
     tracing::info!(run = %id, attempt = number, kind = ?run.kind, target = run.target, "attempt begins");
+    let span = tracing::info_span!("attempt", run = %id, attempt = number, kind = ?run.kind, target_name = run.target);
     let pace = Pace::of(&run, Gauge::start(Arc::clone(&target), id));
     let mut attempt = Attempt {
         pace,
@@ -218,7 +220,7 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         ledger,
     };
     failpoint!("attempt-begins");
-    let mut result = attempt.work().await;
+    let mut result = attempt.work().instrument(span).await;
     if let Err(halt) = measure::after(&mut attempt, &result).await {
         // Only the store can be in the way; it takes the end no more than this.
         result = Err(halt);

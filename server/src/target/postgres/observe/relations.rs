@@ -23,7 +23,7 @@ use super::{
 use crate::target::indexes::{Part, Shape, duplicates};
 
 /// Tables of a page.
-const PAGE: i64 = 200;
+const PAGE: i64 = 100;
 /// Tables of a piece of a page of which one cannot be looked at.
 const PIECE: usize = 10;
 /// So many blocks have to have been asked for before a part of them means something.
