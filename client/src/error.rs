@@ -267,7 +267,7 @@ pub enum Error {
         schedule: String,
         /// Who wanted to approve it.
         principal: String,
-        /// `anonymous` or `same_principal`.
+        /// `anonymous`, `same_principal` or `token_of_same_principal`.
         problem: String,
         /// The server's sentence.
         message: String,

@@ -1,15 +1,16 @@
 //! The file that heads of the audit log are anchored in: JSON lines, only added to, each on the disk before it counts. Made by `compose`.
+//! What a crash leaves of a line is [`lines`]' to know.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
 use dbkeep_engine::{
-    audit::Anchor,
+    audit::{Anchor, lines},
     port::{AnchorError, AnchorFile},
 };
 
@@ -37,8 +38,11 @@ impl AnchorFile for LineFile {
 
     async fn read(&self) -> Result<Vec<Anchor>, AnchorError> {
         let path = self.path.clone();
-        on_thread(&self.path, move || match std::fs::read_to_string(&path) {
-            Ok(text) => anchors(&path, &text),
+        on_thread(&self.path, move || match std::fs::read(&path) {
+            Ok(bytes) => lines::read(&bytes).map_err(|error| AnchorError {
+                place: format!("{}:{}", path.display(), error.line),
+                problem: error.problem,
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(failed(&path, &error.to_string())),
         })
@@ -57,10 +61,14 @@ async fn on_thread<T: Send + 'static>(
 }
 
 fn add(path: &Path, anchor: &Anchor) -> io::Result<()> {
-    let mut line = serde_json::to_string(anchor)?;
-    line.push('\n');
     let is_new = !path.exists();
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .read(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    let line = lines::added(last_byte(&mut file)?, anchor)?;
     // One write: another server may add to the same file.
     file.write_all(line.as_bytes())?;
     file.sync_all()?;
@@ -74,16 +82,14 @@ fn add(path: &Path, anchor: &Anchor) -> io::Result<()> {
     Ok(())
 }
 
-fn anchors(path: &Path, text: &str) -> Result<Vec<Anchor>, AnchorError> {
-    let lines = text.lines().enumerate();
-    lines
-        .map(|(position, line)| {
-            serde_json::from_str(line).map_err(|error| AnchorError {
-                place: format!("{}:{}", path.display(), position + 1),
-                problem: error.to_string(),
-            })
-        })
-        .collect()
+fn last_byte(file: &mut File) -> io::Result<Option<u8>> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(None);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut byte = [0];
+    file.read_exact(&mut byte)?;
+    Ok(Some(byte[0]))
 }
 
 fn failed(path: &Path, problem: &str) -> AnchorError {
@@ -123,6 +129,23 @@ mod tests {
                 "{\"number\":1,\"hash\":\"0101010101010101010101010101010101010101010101010101010101010101\",\"at\":\"1970-01-01T00:00:00Z\"}"
             )
         );
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_leaves_stops_neither_anchors_nor_readers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("anchors");
+        let file = LineFile::new(path.clone());
+        for number in [1, 2] {
+            file.keep(&anchor(number)).await.expect("it is kept");
+        }
+        let text = std::fs::read_to_string(&path).expect("text");
+        std::fs::write(&path, &text[..text.len() - 20]).expect("cut");
+        assert_eq!(file.read().await, Ok(vec![anchor(1)]));
+        for number in [3, 4] {
+            file.keep(&anchor(number)).await.expect("it is kept");
+        }
+        assert_eq!(file.read().await, Ok(vec![anchor(1), anchor(3), anchor(4)]));
     }
 
     #[tokio::test]

@@ -293,15 +293,19 @@ pub async fn check(config: &Config) -> Result<Vec<TargetCheck>, ComposeError> {
 /// What is to be said of a role.
 fn of_role(access: &Access, features: &[Feature]) -> Vec<String> {
     let lacks = access.missing(features).map(|grant| {
-        format!(
-            "role {} lacks {} on {} ({}; {}): {};",
+        let lack = format!(
+            "role {} lacks {} on {} ({}; {})",
             access.role,
             grant.privilege,
             grant.object,
             grant.feature.name(),
-            grant.why,
-            grant.statement
-        )
+            grant.why
+        );
+        if grant.statement.is_empty() {
+            lack
+        } else {
+            format!("{lack}: {};", grant.statement)
+        }
     });
     let besides = access
         .excess

@@ -231,7 +231,13 @@ async fn a_role_of_exactly_these_rights_does_everything_that_they_are_for() {
     let role = server.client.targets().get("app").await.unwrap().status.role.unwrap();
     assert_eq!((role.name.as_str(), role.problem.as_str()), (ROLE, ""));
     assert!(role.missing.is_empty(), "{:?}", role.missing);
-    assert!(role.excess.is_empty(), "{:?}", role.excess);
+    // Whole backups are made when people ask for them: what they take is told, and is no warning.
+    let excess: Vec<_> = role
+        .excess
+        .iter()
+        .map(|excess| (excess.what.as_str(), excess.warning))
+        .collect();
+    assert_eq!(excess, [("member of pg_read_all_data", false)]);
     let tables = ["users", "posts", "notes", "archived_users", "accounts", "app.events", "edges"];
     let mut before = Vec::new();
     for table in tables {
@@ -488,6 +494,137 @@ async fn a_start_says_what_is_missing_also_where_it_makes_a_table_invisible() {
         "{:?}",
         access.notes
     );
+}
+
+/// Every feature that asks for the rights of owners.
+const OF_OWNERS: [GrantFeature; 3] = [GrantFeature::Migrations, GrantFeature::Restores, GrantFeature::Maintenance];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_script_makes_a_member_of_a_role_that_can_do_everything() {
+    let (cluster, db) = cluster().await;
+    for sql in [
+        "CREATE ROLE makes_roles CREATEROLE",
+        "CREATE ROLE copies REPLICATION",
+        "CREATE ROLE unbound BYPASSRLS",
+        "CREATE ROLE runs; GRANT pg_execute_server_program TO runs",
+        "CREATE ROLE between; GRANT postgres TO between; CREATE ROLE far; GRANT between TO far",
+        "CREATE ROLE plain",
+        "CREATE TABLE of_postgres (id integer)",
+    ] {
+        db.execute(sql).await.expect(sql);
+    }
+    let powerful = ["makes_roles", "copies", "unbound", "runs", "far"];
+    for owner in powerful.iter().chain(&["plain"]) {
+        let sql = format!("CREATE TABLE of_{owner} (id integer); ALTER TABLE of_{owner} OWNER TO {owner}");
+        db.execute(&sql).await.expect(&sql);
+    }
+    let server = Server::start(&cluster.url("app")).await;
+    let answer = server.client.targets().grants("app", ROLE, &OF_OWNERS).await.unwrap();
+    db.execute(&answer.script).await.expect("the script runs");
+    for owner in powerful.iter().chain(&["postgres"]) {
+        assert!(
+            !answer.script.contains(&format!("GRANT \"{owner}\"")),
+            "{owner}: {}",
+            answer.script
+        );
+        let is_told = |grant: &&proto::Grant| grant.object == format!("tables of role {owner}");
+        let told: Vec<_> = answer.grants.iter().filter(is_told).collect();
+        assert!(told.len() >= 2, "{owner}: {:?}", answer.grants);
+        assert!(
+            told.iter()
+                .all(|grant| grant.statement.is_empty() && grant.why.contains("OWNER TO"))
+        );
+    }
+    let of = format!("pg_has_role('{ROLE}', rolname, 'MEMBER')");
+    let held = db
+        .fetch_text(&format!(
+            "SELECT rolname FROM pg_roles WHERE {of} AND (rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls)"
+        ))
+        .await
+        .unwrap();
+    assert!(held.is_empty(), "{held:?}");
+    let member = db
+        .fetch_text(&format!("SELECT pg_has_role('{ROLE}', 'plain', 'MEMBER')::text"))
+        .await
+        .unwrap();
+    assert_eq!(member, [[Some("true".to_owned())]], "other owners are granted");
+    // It is still said what is missing, until the tables have another owner.
+    let lacks = |answer: &proto::GetGrantsResponse| {
+        let lacks = answer
+            .grants
+            .iter()
+            .filter(|grant| !grant.held && grant.feature() == GrantFeature::Migrations);
+        lacks.map(|grant| grant.object.clone()).collect::<Vec<_>>()
+    };
+    let answer = server.client.targets().grants("app", ROLE, &OF_OWNERS).await.unwrap();
+    assert_eq!(lacks(&answer).len(), powerful.len() + 1, "{:?}", lacks(&answer));
+    for owner in powerful.iter().chain(&["postgres"]) {
+        let sql = format!("ALTER TABLE of_{owner} OWNER TO plain");
+        db.execute(&sql).await.expect(&sql);
+    }
+    let answer = server.client.targets().grants("app", ROLE, &OF_OWNERS).await.unwrap();
+    assert!(lacks(&answer).is_empty(), "{:?}", lacks(&answer));
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_role_could_become_is_named() {
+    let (cluster, db) = cluster().await;
+    let server = Server::start(&cluster.url("app")).await;
+    let targets = server.client.targets();
+    let script = targets.grants("app", ROLE, &[]).await.unwrap().script;
+    db.execute(&script).await.unwrap();
+    let excess = async || {
+        let answer = targets.grants("app", ROLE, &[]).await.unwrap();
+        let excess = answer.excess.into_iter();
+        excess
+            .map(|excess| (excess.what, excess.warning, excess.statement))
+            .collect::<Vec<_>>()
+    };
+    assert!(excess().await.is_empty());
+    for sql in [
+        // Without its rights being inherited: it can take them all the same.
+        "CREATE ROLE makes_roles CREATEROLE; GRANT makes_roles TO \"Keep\"\"er\"; ALTER ROLE \"Keep\"\"er\" NOINHERIT",
+        "CREATE ROLE between; GRANT postgres TO between; CREATE ROLE far; GRANT between TO far; GRANT far TO \"Keep\"\"er\"",
+        "CREATE ROLE copies REPLICATION BYPASSRLS; GRANT copies TO \"Keep\"\"er\"",
+    ] {
+        db.execute(sql).await.expect(sql);
+    }
+    let named = excess().await;
+    let revoke = |name: &str| format!("REVOKE \"{name}\" FROM \"Keep\"\"er\"");
+    assert_eq!(
+        named[..3],
+        [
+            ("member of copies".to_owned(), true, revoke("copies")),
+            ("member of makes_roles".to_owned(), true, revoke("makes_roles")),
+            ("member of postgres, through far".to_owned(), true, String::new()),
+        ]
+    );
+    for sql in [revoke("copies"), revoke("makes_roles"), revoke("far")] {
+        db.execute(&sql).await.expect(&sql);
+    }
+    assert!(excess().await.is_empty());
+    for (name, warning) in [
+        ("pg_execute_server_program", true),
+        ("pg_read_all_data", false),
+        ("pg_read_server_files", true),
+        ("pg_write_all_data", true),
+        ("pg_write_server_files", true),
+    ] {
+        db.execute(&format!("GRANT {name} TO \"Keep\"\"er\"")).await.expect(name);
+        assert_eq!(excess().await, [(format!("member of {name}"), warning, revoke(name))]);
+        db.execute(&revoke(name)).await.expect(name);
+        // The same through a role of no rights of its own.
+        db.execute(&format!("CREATE ROLE via; GRANT {name} TO via; GRANT via TO \"Keep\"\"er\""))
+            .await
+            .expect(name);
+        assert_eq!(
+            excess().await,
+            [(format!("member of {name}, through via"), warning, String::new())]
+        );
+        db.execute("DROP ROLE via").await.expect(name);
+    }
+    server.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

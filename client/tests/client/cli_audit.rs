@@ -100,7 +100,16 @@ async fn a_log_is_verified_exported_and_anchored() {
         (&line["anchor"]["number"], &line["verdict"]["anchors"]),
         (&22.into(), &1.into())
     );
-    assert_eq!(fs::read_to_string(&anchors).unwrap().lines().count(), 2);
+    let kept = fs::read_to_string(&anchors).unwrap();
+    assert_eq!(kept.lines().count(), 2);
+    // A crash has left the beginning of a third line.
+    fs::write(&anchors, format!("{kept}{{\"number\":1,\"ha")).unwrap();
+    let output = dbkeep(&address, &["audit", "verify", "--anchor", &anchors, "-o", "json"]).await;
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&verdict["whole"], &verdict["anchors"]), (&true.into(), &2.into()));
+    let output = dbkeep(&address, &["audit", "anchor", &anchors]).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    fs::write(&anchors, kept).unwrap();
     let output = dbkeep(&address, &["audit", "verify", "--anchor", &anchors, "-o", "json"]).await;
     let verdict = &json_lines(&output)[0]["verdict"];
     assert_eq!((&verdict["whole"], &verdict["anchors"]), (&true.into(), &2.into()));

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::{
     model::{
-        Finding, PlanId, RunId, RunState, TableName,
+        ApprovalProblem, Finding, PlanId, RunId, RunState, TableName,
         notice::{DeliveryId, DeliveryState},
     },
     port::{AnchorError, FilesError, StoreError, TargetError, TargetErrorClass},
@@ -35,12 +35,12 @@ pub enum EngineError {
         key: String,
     },
     /// Another schedule has the name.
-    #[error("schedule {id} has the name {name:?}")]
+    #[error("{} has the name {name:?}", id.map_or_else(|| "another schedule".to_owned(), |id| format!("schedule {id}")))]
     ScheduleExists {
         /// The name.
         name: String,
-        /// That schedule.
-        id: crate::model::ScheduleId,
+        /// That schedule; `None` where whoever asks does not see it.
+        id: Option<crate::model::ScheduleId>,
     },
     /// The schedule is not as the caller has read it.
     #[error("schedule {name} was changed; its etag is {etag} now")]
@@ -63,14 +63,14 @@ pub enum EngineError {
         request_id: String,
     },
     /// Whoever wants to approve the schedule may not.
-    #[error("{principal} may not approve schedule {schedule}: {}", if *anonymous { "an approval needs a named principal" } else { "whoever gave it its work cannot approve it" })]
+    #[error("{principal} may not approve schedule {schedule}: {}", problem.describe("gave it its work"))]
     ScheduleApprovalRefused {
         /// The schedule.
         schedule: String,
         /// Who wanted to approve.
         principal: String,
-        /// Whether that is because nobody is named.
-        anonymous: bool,
+        /// Why.
+        problem: ApprovalProblem,
     },
     /// The schedule has no consent that covers the run.
     #[error("{} of schedule {schedule} need a standing approval, and {problem}", operations.join(", "))]
@@ -268,14 +268,14 @@ pub enum EngineError {
         given: bool,
     },
     /// Whoever wants to approve may not.
-    #[error("{principal} may not approve run {run}: {}", if *anonymous { "an approval needs a named principal" } else { "whoever started it cannot approve it" })]
+    #[error("{principal} may not approve run {run}: {}", problem.describe("started it"))]
     ApprovalRefused {
         /// The run.
         run: RunId,
         /// Who wanted to approve.
         principal: String,
-        /// Whether that is because nobody is named, rather than because it is the one who started the run.
-        anonymous: bool,
+        /// Why.
+        problem: ApprovalProblem,
     },
     /// The plan has findings that nobody has confirmed.
     #[error("{}: {}; run with the token of a plan that shows it, or with force", finding.code, finding.detail)]

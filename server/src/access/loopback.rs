@@ -11,8 +11,11 @@ const ROOT: u32 = 0;
 
 /// Whether the socket at `remote`, which has connected to `local`, belongs to the user of this process, or to root.
 pub(super) fn is_own(remote: SocketAddr, local: SocketAddr) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    owner(remote, local).is_some_and(|owner| owner == own || owner == ROOT)
+    is_of(remote, local, rustix::process::geteuid().as_raw())
+}
+
+fn is_of(remote: SocketAddr, local: SocketAddr, user: u32) -> bool {
+    owner(remote, local).is_some_and(|owner| owner == user || owner == ROOT)
 }
 
 /// The user of that socket; `None` where the kernel does not tell.
@@ -57,7 +60,11 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::unix::process::CommandExt as _,
+        process::Command,
+    };
 
     use super::*;
 
@@ -78,6 +85,36 @@ mod tests {
             assert_eq!(owner(other, local), None);
             drop(client);
         }
+    }
+
+    /// The user that owns nothing, by convention.
+    const NOBODY: u32 = 65_534;
+
+    /// Only root can be somebody else; as another user there is no second one to connect as.
+    #[test]
+    fn a_connection_of_another_user_is_not_the_own_one() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let local = listener.local_addr().expect("an address");
+        let mut child = Command::new("bash")
+            .args([
+                "-c",
+                &format!("exec 3<>/dev/tcp/127.0.0.1/{} && read -r line <&3", local.port()),
+            ])
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .current_dir("/")
+            .spawn()
+            .expect("a process of another user");
+        let (server, remote) = listener.accept().expect("a connection");
+        assert_eq!(owner(remote, local), Some(NOBODY));
+        // The tests' own user is root; a server of any other user asks the same of the same table.
+        assert!(!is_of(remote, local, NOBODY - 1) && is_of(remote, local, NOBODY));
+        assert!(!is_own(remote, local));
+        drop(server);
+        child.wait().expect("it ends");
     }
 
     #[test]

@@ -28,7 +28,11 @@ use dbkeep_engine::{
     access::{Grant, Presented, Refusal, Role, Scope},
     model::Caller,
 };
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{
+    HeaderMap, Uri,
+    header::{AUTHORIZATION, HOST},
+    uri::Authority,
+};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -198,13 +202,13 @@ impl Access {
     ///
     /// # Errors
     /// [`Stranger`].
-    pub(crate) async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
-        let identity = self.find(headers, peer).await?;
+    pub(crate) async fn identify(&self, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+        let identity = self.find(uri, headers, peer).await?;
         peer.known.store(true, Ordering::Relaxed);
         Ok(identity)
     }
 
-    async fn find(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+    async fn find(&self, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
         let name = given_name(headers)?;
         let mut credentials = headers.get_all(AUTHORIZATION).iter();
         let identity = match (credentials.next(), credentials.next()) {
@@ -212,7 +216,7 @@ impl Access {
             (Some(credential), None) => self.by_token(bearer(credential)?, peer).await?,
             (None, _) => match &peer.names {
                 Some(names) => self.by_certificate(names, peer)?,
-                None => return self.by_loopback(name, headers, peer).await,
+                None => return self.by_loopback(name, uri, headers, peer).await,
             },
         };
         match name {
@@ -285,11 +289,18 @@ impl Access {
         })
     }
 
-    async fn by_loopback(&self, name: Option<String>, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+    async fn by_loopback(&self, name: Option<String>, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
         if let Some(header) = FOREIGN.into_iter().find(|header| headers.contains_key(*header)) {
             tracing::info!(peer = peer.address(), header, "a call over loopback comes from somebody else");
             return Err(Stranger::Refused(
                 "it comes through a browser or a proxy, which speaks for others; expected a token or a client certificate",
+            ));
+        }
+        // A page of another house whose name leads here by now is, to its browser, of the same origin: only the name gives it away.
+        if peer.is_here() && !names_this_machine(uri, headers) {
+            tracing::info!(peer = peer.address(), "a call over loopback names another host");
+            return Err(Stranger::Refused(
+                "the host that it names is not this machine's own; expected localhost or a loopback address, or a token or a client certificate",
             ));
         }
         let admitted = match self.loopback {
@@ -316,6 +327,24 @@ impl Access {
             ended: CancellationToken::new(),
         })
     }
+}
+
+/// Whether a call says that it is for this machine, and by no name that somebody else could give it: HTTP/2 names the host beside the path, HTTP/1.1
+/// in a header. Whoever says it twice has to mean it twice.
+fn names_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
+    let beside = uri.authority().map(|authority| Some(authority.host().to_owned()));
+    let within = headers.get_all(HOST).iter().map(|host| {
+        let authority = host.to_str().ok()?.parse::<Authority>().ok()?;
+        Some(authority.host().to_owned())
+    });
+    let mut hosts = beside.into_iter().chain(within).peekable();
+    hosts.peek().is_some() && hosts.all(|host| host.is_some_and(|host| is_loopback_name(&host)))
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let address = bare.parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// What a caller whom nobody knows says he is: the id of a token, which is no secret, or a name. Both begin as no principal's name does.
@@ -409,6 +438,43 @@ mod tests {
             assert_eq!((peer.is_here(), peer.address()), (here, address.to_owned()));
         }
         assert!(!Peer::default().is_here());
+    }
+
+    #[test]
+    fn a_host_of_this_machine_is_one_that_nobody_else_can_name() {
+        let asked = |uri: &str, hosts: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(HOST, host.parse().expect("a header value"));
+            }
+            names_this_machine(&uri.parse().expect("a URI"), &headers)
+        };
+        for own in [
+            "localhost",
+            "LocalHost:50777",
+            "127.0.0.1:50777",
+            "127.9.9.9",
+            "[::1]:50777",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(asked("/metrics", &[own]), "{own}");
+            assert!(asked(&format!("http://{own}/x"), &[]), "{own}");
+        }
+        for foreign in [
+            "evil.example:50777",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "localhost@evil.example",
+            "10.0.0.7",
+            "0.0.0.0:50777",
+            "[2001:db8::1]",
+            "",
+        ] {
+            assert!(!asked("/metrics", &[foreign]), "{foreign}");
+            assert!(!asked("http://localhost/x", &[foreign]), "{foreign}");
+        }
+        assert!(!asked("http://evil.example/x", &["localhost"]));
+        assert!(!asked("/metrics", &[]) && !asked("/metrics", &["localhost", "evil.example"]));
     }
 
     #[test]

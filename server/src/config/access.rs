@@ -119,6 +119,8 @@ pub struct CallLimits {
     pub working: u32,
     /// Connections of everybody; more wait in the system's queue.
     pub connections: u32,
+    /// Calls of one address a second by whom nobody knows, over some time; ten times as many at once.
+    pub strangers: u32,
 }
 
 impl Default for CallLimits {
@@ -129,6 +131,7 @@ impl Default for CallLimits {
             open: 256,
             working: 1_024,
             connections: 4_096,
+            strangers: 5,
         }
     }
 }

@@ -611,6 +611,11 @@ mod tests {
             ),
             (rule.replace("viewer", "root"), "c.toml:4", "expected one of viewer, operator"),
             (rule.replace("\"b\"", "\"b c\""), "c.toml:3", "expected 1 to 64"),
+            (
+                rule.replace("\"b\"", &format!("{:?}", dbkeep_engine::model::Caller::ANONYMOUS)),
+                "c.toml:3",
+                "the name of those who have none",
+            ),
             (format!("{rule}{rule}"), "c.toml:6", "no other section"),
             (format!("{rule}targets = []"), "c.toml:5", "targets is empty"),
             (

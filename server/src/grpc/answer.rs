@@ -69,7 +69,7 @@ impl HttpBody for Held {
                 .as_mut()
                 .is_some_and(|timer| timer.as_mut().poll(context).is_ready());
             match (revoked, expired) {
-                (true, _) => Some("the token was revoked"),
+                (true, _) => Some("the token was revoked, or nobody knows any more whether it was"),
                 (false, true) => Some("the time of the token is over"),
                 (false, false) => None,
             }

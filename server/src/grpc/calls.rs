@@ -19,8 +19,10 @@ use crate::{
     config::access::CallLimits,
 };
 
-/// Calls by whom nobody knows, of one address: a second, and at once.
-const STRANGERS: (u32, u32) = (5, 50);
+/// How many calls by whom nobody knows one address may make at once, for each that it may make in a second.
+const STRANGERS_AT_ONCE: u32 = 10;
+/// Calls of health, which ask for nobody's name, that one address may have open. A watch is open for as long as its connection.
+const WATCHES: u32 = 64;
 /// Denied calls that are recorded, of one principal at one address: a second, and at once.
 const DENIALS: (u32, u32) = (1, 100);
 /// When to try again where places are to become free.
@@ -44,7 +46,7 @@ fn take<K: std::hash::Hash + Eq + Clone>(rate: &Rate<K>, key: &K) -> Result<(), 
 }
 
 /// Whom an address belongs to: a host of IPv6 has 2^64 of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         address => address,
@@ -69,7 +71,7 @@ impl Calls {
         Self {
             limits,
             rate: rate(limits.per_second, limits.burst),
-            strangers: rate(STRANGERS.0, STRANGERS.1),
+            strangers: rate(limits.strangers, limits.strangers.saturating_mul(STRANGERS_AT_ONCE)),
             denials: rate(DENIALS.0, DENIALS.1),
             open: Arc::default(),
             working: Arc::new(Semaphore::new(working)),
@@ -95,6 +97,34 @@ impl Calls {
         take(rate, &network(address.ip())).map_err(|retry_after| Fault::TooManyCalls {
             problem: "too many calls by unknown callers come from this address".to_owned(),
             retry_after,
+        })
+    }
+
+    /// Counts a call that is for everybody, which is open until the place is dropped.
+    ///
+    /// # Errors
+    /// [`Fault::TooManyCalls`] where its address has too many open.
+    pub(super) fn anybody(&self, peer: &Peer) -> Result<Open, Fault> {
+        let address = peer.remote.map(|address| network(address.ip()).to_string());
+        self.place(format!("anybody at {}", address.unwrap_or_default()), WATCHES, |count| {
+            format!("this address has {count} calls of health open; expected at most {WATCHES}")
+        })
+    }
+
+    /// A place among the open calls of a key, of which there are `most`; 0 for no limit.
+    fn place(&self, key: String, most: u32, problem: impl FnOnce(u32) -> String) -> Result<Open, Fault> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(key.clone()).or_default();
+        if most != 0 && *count >= most {
+            return Err(Fault::TooManyCalls {
+                problem: problem(*count),
+                retry_after: RETRY_OPEN,
+            });
+        }
+        *count += 1;
+        Ok(Open {
+            key,
+            all: Arc::clone(&self.open),
         })
     }
 
@@ -124,21 +154,13 @@ impl Calls {
         }
         // A name that somebody gives himself takes no places of whoever proves that it is his.
         let key = format!("{} {principal}", identity.known_by.name());
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(key.clone()).or_default();
-        if self.limits.open != 0 && identity.known_by != KnownBy::Loopback && *count >= self.limits.open {
-            return Err(Fault::TooManyCalls {
-                problem: format!(
-                    "{principal} has {count} calls and streams open; expected at most {}",
-                    self.limits.open
-                ),
-                retry_after: RETRY_OPEN,
-            });
-        }
-        *count += 1;
-        Ok(Open {
-            key,
-            all: Arc::clone(&self.open),
+        let most = if identity.known_by == KnownBy::Loopback {
+            0
+        } else {
+            self.limits.open
+        };
+        self.place(key, most, |count| {
+            format!("{principal} has {count} calls and streams open; expected at most {most}")
         })
     }
 }
@@ -234,12 +256,41 @@ mod tests {
 
     #[test]
     fn strangers_are_counted_by_address() {
-        let calls = Calls::new(CallLimits::default());
+        let limits = CallLimits::default();
+        let calls = Calls::new(limits);
         let peer = |text: &str| Peer::new(Some(text.parse().expect("an address")), None, None);
-        for port in 1..=STRANGERS.1 {
+        for port in 1..=limits.strangers * STRANGERS_AT_ONCE {
             assert!(calls.stranger(&peer(&format!("10.0.0.1:{port}"))).is_ok());
         }
         assert!(matches!(calls.stranger(&peer("10.0.0.1:9")), Err(Fault::TooManyCalls { .. })));
         assert!(calls.stranger(&peer("10.0.0.2:9")).is_ok());
+        let unlimited = Calls::new(CallLimits {
+            strangers: 0,
+            ..CallLimits::default()
+        });
+        assert!((0..1_000).all(|_| unlimited.stranger(&peer("10.0.0.1:9")).is_ok()));
+    }
+
+    #[test]
+    fn what_is_for_everybody_is_counted_by_network() {
+        let calls = Calls::new(CallLimits::default());
+        let peer = |text: &str| Peer::new(Some(text.parse().expect("an address")), None, None);
+        for (many, other) in [("[2001:db8::", "[2001:db8:0:1::1]:1"), ("[::ffff:10.0.0.1]:", "10.0.0.2:1")] {
+            let addresses = (1..=WATCHES).map(|number| {
+                let tail = if many.ends_with("::") {
+                    format!("{number:x}]:1")
+                } else {
+                    number.to_string()
+                };
+                peer(&format!("{many}{tail}"))
+            });
+            let open: Vec<Open> = addresses.map(|peer| calls.anybody(&peer).expect("a place")).collect();
+            let again = peer(&format!("{many}{}", if many.ends_with("::") { "ffff]:1" } else { "9" }));
+            assert!(matches!(calls.anybody(&again), Err(Fault::TooManyCalls { .. })));
+            assert!(calls.anybody(&peer(other)).is_ok());
+            drop(open);
+            assert!(calls.anybody(&again).is_ok());
+        }
+        assert!(calls.open.lock().expect("the lock").is_empty());
     }
 }

@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::calls::network;
 use crate::access::{self, Peer, Tls};
 
 /// Time for each of the handshakes, of TLS and of HTTP/2.
@@ -55,7 +56,7 @@ pub(super) fn accept(listener: TcpListener, accept: Accept) -> impl Stream<Item 
     };
     let places = Arc::new(Semaphore::new(most));
     let addresses = Addresses {
-        most: most / SHARE,
+        most: share(most),
         open: Arc::default(),
     };
     let accepted = futures::stream::unfold((listener, places, addresses), |(listener, places, addresses)| async move {
@@ -87,7 +88,12 @@ pub(super) fn accept(listener: TcpListener, accept: Accept) -> impl Stream<Item 
     secured(Box::pin(accepted), accept)
 }
 
-/// Connections by address.
+/// How many of all connections one address may have. Of very few it has one: otherwise no other machine had any.
+fn share(most: usize) -> usize {
+    (most / SHARE).max(1)
+}
+
+/// Connections by address; of IPv6, by network.
 struct Addresses {
     /// Most of one address.
     most: usize,
@@ -97,10 +103,11 @@ struct Addresses {
 impl Addresses {
     /// A place for a connection of that address; `None` where it has its share.
     fn place(&self, address: IpAddr, place: OwnedSemaphorePermit) -> Option<Place> {
-        let address = address.to_canonical();
+        let is_here = address.to_canonical().is_loopback();
+        let address = network(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_default();
-        if *count >= self.most && !address.is_loopback() {
+        if *count >= self.most && !is_here {
             return None;
         }
         *count += 1;
@@ -358,9 +365,23 @@ mod tests {
         assert!(addresses.place("10.0.0.2".parse().expect("an address"), permit()).is_some());
         drop((first, second));
         assert!(addresses.place(far, permit()).is_some());
-        let here: IpAddr = "127.0.0.1".parse().expect("an address");
-        let ours: Vec<_> = (0..9).map(|_| addresses.place(here, permit())).collect();
-        assert!(ours.iter().all(Option::is_some));
+        // A host of IPv6 has a whole network of addresses.
+        let at = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let first = addresses.place(at("2001:db8::1"), permit()).expect("a place");
+        let second = addresses.place(at("2001:db8::2"), permit()).expect("a place");
+        assert!(addresses.place(at("2001:db8::3:4"), permit()).is_none());
+        assert!(addresses.place(at("2001:db8:0:1::1"), permit()).is_some());
+        drop((first, second));
+        for here in ["127.0.0.1", "::1"] {
+            let ours: Vec<_> = (0..9).map(|_| addresses.place(at(here), permit())).collect();
+            assert!(ours.iter().all(Option::is_some));
+        }
+        assert!(addresses.open.lock().expect("the lock").is_empty());
+    }
+
+    #[test]
+    fn of_few_connections_another_machine_has_one() {
+        assert_eq!([1, 3, 4, 8, 4_096].map(share), [1, 1, 1, 2, 1_024]);
     }
 
     #[tokio::test]

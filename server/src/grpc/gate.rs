@@ -34,7 +34,7 @@ use super::{
     answer::Held,
     calls::{Calls, Open},
     policy::{self, METRICS, Row, Subject},
-    recorded::{self, Recorded},
+    recorded::{self, Asked, Recorded},
     status::Fault,
     stream::sleep_until,
     subject::{FRAME, Requests},
@@ -72,7 +72,7 @@ impl Guard {
     /// Lets a call through, or not. That it was denied is on record then, or in the log where the record cannot be written.
     async fn pass(&self, row: &'static Row, request: Request<Body>) -> Result<(Request<Body>, Passed), Fault> {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let identity = match self.access.identify(request.headers(), &peer).await {
+        let identity = match self.access.identify(request.uri(), request.headers(), &peer).await {
             Ok(identity) => identity,
             Err(stranger) => {
                 let principal = access::claimed(request.headers());
@@ -87,18 +87,22 @@ impl Guard {
                     principal,
                     peer: peer.address(),
                 };
-                return Err(recorded::denied(self, row.method, &caller, fault).await);
+                return Err(recorded::denied(self, row.method, &caller, fault, Asked::Unread).await);
             }
         };
         let open = self.calls.begin(&identity)?;
         let caller = identity.caller.clone();
-        match self.allow(row, request, identity, open).await {
+        let Denial { fault, asked } = match self.allow(row, request, identity, open).await {
+            Ok(passed) => return Ok(passed),
+            Err(denial) => denial,
+        };
+        match fault {
             // That the store does not answer is no denial.
-            Err(fault @ Fault::Engine(EngineError::Store(_))) => Err(fault),
-            Err(fault @ (Fault::RoleRefused { .. } | Fault::OutOfScope { .. } | Fault::Engine(_))) => {
-                Err(recorded::denied(self, row.method, &caller, fault).await)
+            Fault::Engine(EngineError::Store(_)) => Err(fault),
+            Fault::RoleRefused { .. } | Fault::OutOfScope { .. } | Fault::Engine(_) => {
+                Err(recorded::denied(self, row.method, &caller, fault, asked).await)
             }
-            answer => answer,
+            fault => Err(fault),
         }
     }
 
@@ -108,26 +112,41 @@ impl Guard {
         request: Request<Body>,
         identity: Identity,
         open: Open,
-    ) -> Result<(Request<Body>, Passed), Fault> {
+    ) -> Result<(Request<Body>, Passed), Denial> {
         let asked = row.role.unwrap_or(Role::Viewer);
+        let unread = |fault: Fault, request: Request<Body>| Denial {
+            fault,
+            asked: if has_one_message(row) {
+                Asked::Coming(request.into_body())
+            } else {
+                Asked::Unread
+            },
+        };
         if !identity.grant.role.covers(asked) {
-            return Err(Fault::RoleRefused {
+            let fault = Fault::RoleRefused {
                 method: row.method,
                 role: identity.grant.role.name(),
                 asked: asked.name(),
-            });
+            };
+            return Err(unread(fault, request));
         }
         let scope = &identity.grant.scope;
         // Also of what has no message that could be read.
         if row.subject == Subject::House && !scope.is_all() {
-            return Err(Fault::OutOfScope { method: row.method });
+            return Err(unread(Fault::OutOfScope { method: row.method }, request));
         }
         // As a whole, so that nobody takes a place among those who are worked for by sending nothing.
         let (mut request, body) = whole(row, request).await?;
         let place = self.calls.work()?;
         let mut recorded = None;
         if let Some(body) = body.filter(|_| row.audited || !scope.is_all()) {
-            let target = self.requests.target(row, &body, scope, &self.engine).await?;
+            let target = match self.requests.target(row, &body, scope, &self.engine).await {
+                Ok(target) => target,
+                Err(fault) => {
+                    let asked = Asked::Read(body);
+                    return Err(Denial { fault, asked });
+                }
+            };
             if row.audited {
                 recorded = Some(recorded::begin(self, row, &identity, target, &body).await?);
             }
@@ -142,6 +161,21 @@ impl Guard {
                 recorded,
             },
         ))
+    }
+}
+
+/// A call that was not let through, and what it asked for.
+struct Denial {
+    fault: Fault,
+    asked: Asked,
+}
+
+impl From<Fault> for Denial {
+    fn from(fault: Fault) -> Self {
+        Self {
+            fault,
+            asked: Asked::Unread,
+        }
     }
 }
 
@@ -170,10 +204,15 @@ fn is_grpc(row: &Row, request: &Request<Body>) -> Result<(), Fault> {
     })
 }
 
+/// Whether a request is a message, rather than a stream of them or nothing of gRPC.
+fn has_one_message(row: &Row) -> bool {
+    row.method.starts_with("/dbkeep.")
+}
+
 /// Reads a request as a whole, and puts it together again. `None` for one that is too long, which the service refuses without reading it,
 /// and for a stream of requests.
 async fn whole(row: &Row, request: Request<Body>) -> Result<(Request<Body>, Option<Bytes>), Fault> {
-    if !row.method.starts_with("/dbkeep.") {
+    if !has_one_message(row) {
         return Ok((request, None));
     }
     let (parts, body) = request.into_parts();
@@ -267,14 +306,22 @@ where
                         principal,
                         peer: peer.address(),
                     };
-                    Ok(Status::from(recorded::denied(&guard, &path, &caller, fault).await).into_http())
+                    let fault = recorded::denied(&guard, &path, &caller, fault, Asked::Unread).await;
+                    Ok(Status::from(fault).into_http())
                 });
             }
             // Not ours: the router says that there is no such thing.
             None => return Box::pin(self.inner.call(request)),
         };
         if row.role.is_none() {
-            return Box::pin(self.inner.call(request));
+            let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+            return match self.guard.calls.anybody(&peer) {
+                Ok(open) => {
+                    let answer = self.inner.call(request);
+                    Box::pin(async move { Ok(answer.await?.map(|body| Body::new(Held::new(body, None, open)))) })
+                }
+                Err(fault) => Box::pin(std::future::ready(Ok(refusal(row, fault)))),
+            };
         }
         // The one that was polled to be ready is the one that is called.
         let ready = self.inner.clone();

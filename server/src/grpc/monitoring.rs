@@ -169,8 +169,7 @@ impl MonitoringService for Monitoring {
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
         let scope = scope_of(&request);
         let engine = self.engine.clone();
-        let mut status = detached(async move { engine.service_status().await }).await?;
-        status.keep_seen(&scope);
+        let status = detached(async move { engine.service_status(&scope).await }).await?;
         Ok(Response::new(convert::status(status)))
     }
 

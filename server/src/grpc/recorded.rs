@@ -1,28 +1,67 @@
 //! Records of calls in the audit log: that one begins, before it takes effect; how it ended; and that it was denied. Called by the gate.
 //!
+//! A call that is denied has its digest as well, where its caller is known: what comes of its request is read for that, for a moment and to a bound.
+//!
 //! A call that begins has to have its record on the disk first: without one it is refused. How it ended is written behind the answer, also
 //! where nobody waits for it any more. What a run does stands in a record of its own, when it ends.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use dbkeep_engine::{
     Engine,
     audit::{Digest, Phase, Subject},
     model::Caller,
 };
 use http::Response;
+use http_body_util::{BodyExt as _, Limited};
 use sha2::{Digest as _, Sha256};
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, body::Body};
 use uuid::Uuid;
 
-use super::{gate::Guard, policy::Row, status::Fault};
+use super::{MAX_REQUEST, gate::Guard, policy::Row, status::Fault, subject::FRAME};
 use crate::access::Identity;
 
 /// How often it is tried to write the end of a call.
 const TRIES: u32 = 3;
 /// Pause before the second try; before the third it is twice as long.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest wait for a request that is only read for its digest.
+const REQUEST_TIME: Duration = Duration::from_secs(1);
+
+/// What a call that is denied asked for.
+pub(super) enum Asked {
+    /// Its request is not read: nobody knows the caller, or there is no one message.
+    Unread,
+    /// Its request.
+    Read(Bytes),
+    /// Its request has not been read yet.
+    Coming(Body),
+}
+
+impl Asked {
+    /// Its digest; [`Digest::GENESIS`], which is that of nothing, where it is not there as a whole.
+    async fn digest(self) -> Digest {
+        let body = match self {
+            Self::Unread => return Digest::GENESIS,
+            Self::Read(body) => body,
+            Self::Coming(body) => {
+                let read = Limited::new(body, MAX_REQUEST + FRAME).collect();
+                match tokio::time::timeout(REQUEST_TIME, read).await {
+                    Ok(Ok(body)) => body.to_bytes(),
+                    Ok(Err(_)) | Err(_) => return Digest::GENESIS,
+                }
+            }
+        };
+        digest(&body)
+    }
+}
+
+fn digest(body: &[u8]) -> Digest {
+    Digest(Sha256::digest(body).into())
+}
 
 /// What came of a call, for the record: the service puts it into its answer.
 #[derive(Debug, Clone)]
@@ -36,13 +75,12 @@ pub(super) struct Recorded {
     begun: Option<Subject>,
 }
 
-fn subject(row_method: &str, caller: &Caller, target: String, body: &[u8]) -> Subject {
+fn subject(row_method: &str, caller: &Caller, target: String) -> Subject {
     Subject {
         principal: caller.principal.clone(),
         peer: caller.peer.clone(),
         method: row_method.trim_start_matches('/').to_owned(),
         target,
-        request: Digest(Sha256::digest(body).into()),
         ..Subject::of(Uuid::now_v7())
     }
 }
@@ -54,7 +92,8 @@ fn subject(row_method: &str, caller: &Caller, target: String, body: &[u8]) -> Su
 pub(super) async fn begin(guard: &Guard, row: &Row, identity: &Identity, target: String, body: &[u8]) -> Result<Recorded, Fault> {
     let subject = Subject {
         detail: format!("known by {}", identity.known_by.name()),
-        ..subject(row.method, &identity.caller, target, body)
+        request: digest(body),
+        ..subject(row.method, &identity.caller, target)
     };
     let (engine, records, method) = (guard.engine.clone(), guard.records.clone(), row.method);
     // In a task of its own: of a caller who goes away now, there is a record that it begins, and one that it was given up.
@@ -76,7 +115,7 @@ pub(super) async fn begin(guard: &Guard, row: &Row, identity: &Identity, target:
 
 /// Writes that a call was denied, and gives the reason back. It stays denied where that cannot be written. Whoever is denied often is recorded
 /// now and then: he must not fill the log.
-pub(super) async fn denied(guard: &Guard, method: &str, caller: &Caller, fault: Fault) -> Fault {
+pub(super) async fn denied(guard: &Guard, method: &str, caller: &Caller, fault: Fault, asked: Asked) -> Fault {
     if !guard.calls.records_denial(caller) {
         tracing::debug!(
             method,
@@ -91,10 +130,15 @@ pub(super) async fn denied(guard: &Guard, method: &str, caller: &Caller, fault: 
         phase: Phase::Denied,
         code: name(code).to_owned(),
         detail,
-        ..subject(method, caller, String::new(), &[])
+        ..subject(method, caller, String::new())
     };
     let (engine, method) = (guard.engine.clone(), method.to_owned());
+    // Also where the caller goes away meanwhile.
     let written = guard.records.spawn(async move {
+        let subject = Subject {
+            request: asked.digest().await,
+            ..subject
+        };
         if let Err(error) = engine.audit().record(subject).await {
             tracing::error!(%error, method, "a denied call cannot be recorded");
         }

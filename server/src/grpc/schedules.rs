@@ -94,6 +94,20 @@ impl Schedules {
         Ok(seen)
     }
 
+    /// A failure as the caller may know it: that a name is taken is for everybody, by which schedule only for who sees that.
+    async fn seen_failure(&self, fault: Fault, scope: &Scope) -> Fault {
+        let Fault::Engine(EngineError::ScheduleExists { name, id: Some(id) }) = fault else {
+            return fault;
+        };
+        let engine = self.engine.clone();
+        let other = detached(async move { engine.schedule(&id.to_string()).await }).await;
+        let is_seen = scope.is_all() || other.is_ok_and(|other| scope.covers(&other.schedule.spec.target));
+        Fault::Engine(EngineError::ScheduleExists {
+            name,
+            id: is_seen.then_some(id),
+        })
+    }
+
     /// What the engine says about a spec whose conversion found mistakes already: all of them in one answer.
     async fn refused(&self, patch: &Patch, check: Check) -> Result<(), Fault> {
         let Err(fault) = check.finish() else { return Ok(()) };
@@ -112,7 +126,7 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<v1::CreateScheduleRequest>,
     ) -> Result<Response<v1::CreateScheduleResponse>, Status> {
-        let caller = caller_of(&request);
+        let (caller, scope) = (caller_of(&request), scope_of(&request));
         let v1::CreateScheduleRequest { spec, request_id } = request.into_inner();
         let mut check = Check::default();
         check.request_id(&request_id);
@@ -121,7 +135,10 @@ impl ScheduleService for Schedules {
         let engine = self.engine.clone();
         let spec = patch.on(&convert::blank());
         let made = detached(async move { engine.create_schedule(spec, &request_id, &caller).await }).await;
-        let made = made.map_err(|fault| merged(fault, Vec::new()))?;
+        let made = match made {
+            Ok(made) => made,
+            Err(fault) => return Err(merged(self.seen_failure(fault, &scope).await, Vec::new()).into()),
+        };
         Ok(Response::new(v1::CreateScheduleResponse {
             schedule: Some(convert::schedule(made)),
         }))
@@ -191,7 +208,7 @@ impl ScheduleService for Schedules {
         &self,
         request: Request<v1::UpdateScheduleRequest>,
     ) -> Result<Response<v1::UpdateScheduleResponse>, Status> {
-        let caller = caller_of(&request);
+        let (caller, scope) = (caller_of(&request), scope_of(&request));
         let v1::UpdateScheduleRequest {
             id,
             etag: given,
@@ -216,7 +233,10 @@ impl ScheduleService for Schedules {
         check.finish()?;
         let engine = self.engine.clone();
         let changed = detached(async move { engine.update_schedule(&id, etag, &caller, |spec| patch.on(spec)).await }).await;
-        let changed = changed.map_err(|fault| merged(fault, Vec::new()))?;
+        let changed = match changed {
+            Ok(changed) => changed,
+            Err(fault) => return Err(merged(self.seen_failure(fault, &scope).await, Vec::new()).into()),
+        };
         Ok(Response::new(v1::UpdateScheduleResponse {
             schedule: Some(convert::schedule(changed)),
         }))
@@ -419,10 +439,11 @@ impl ScheduleService for Schedules {
 
     async fn get_scheduler_status(
         &self,
-        _: Request<v1::GetSchedulerStatusRequest>,
+        request: Request<v1::GetSchedulerStatusRequest>,
     ) -> Result<Response<v1::GetSchedulerStatusResponse>, Status> {
+        let scope = scope_of(&request);
         let engine = self.engine.clone();
-        let view = detached(async move { engine.scheduler_view().await }).await?;
+        let view = detached(async move { engine.scheduler_view(&scope).await }).await?;
         Ok(Response::new(v1::GetSchedulerStatusResponse {
             status: Some(convert::scheduler(view)),
         }))

@@ -328,7 +328,7 @@ fn of_failure(error: EngineError) -> Answer {
         }
         EngineError::ScheduleExists { name, id } => Answer::new(Code::AlreadyExists, ErrorReason::ScheduleExists, said)
             .with("name", name)
-            .with("schedule", id),
+            .with("schedule", id.map(|id| id.to_string()).unwrap_or_default()),
         EngineError::ScheduleChanged { name, etag } => Answer::new(Code::Aborted, ErrorReason::ScheduleChanged, said)
             .with("schedule", name)
             .with("etag", etag),
@@ -339,11 +339,11 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::ScheduleApprovalRefused {
             schedule,
             principal,
-            anonymous,
+            problem,
         } => Answer::new(Code::PermissionDenied, ErrorReason::ApprovalRefused, said)
             .with("schedule", schedule)
             .with("principal", principal)
-            .with("problem", if anonymous { "anonymous" } else { "same_principal" }),
+            .with("problem", problem.name()),
         EngineError::StandingApproval {
             schedule,
             operations,
@@ -438,14 +438,12 @@ fn of_failure(error: EngineError) -> Answer {
         EngineError::ConfirmationPhrase { plan, given } => Answer::unmet(ErrorReason::ConfirmationPhrase, plan, said)
             .with("plan", plan)
             .with("problem", if given { "different" } else { "missing" }),
-        EngineError::ApprovalRefused {
-            run,
-            principal,
-            anonymous,
-        } => Answer::new(Code::PermissionDenied, ErrorReason::ApprovalRefused, said)
-            .with("run", run)
-            .with("principal", principal)
-            .with("problem", if anonymous { "anonymous" } else { "same_principal" }),
+        EngineError::ApprovalRefused { run, principal, problem } => {
+            Answer::new(Code::PermissionDenied, ErrorReason::ApprovalRefused, said)
+                .with("run", run)
+                .with("principal", principal)
+                .with("problem", problem.name())
+        }
         EngineError::FindingsUnconfirmed { finding } => Answer::unmet(ErrorReason::FindingsUnconfirmed, &finding.table, said)
             .with("finding", &finding.code)
             .with("table", &finding.table)

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use dbkeep_engine::{
     Engine, EngineError,
+    access::Scope,
     model::{
         RunState,
         monitor::{AlertState, Kind, Metric},
@@ -195,7 +196,7 @@ async fn own(engine: &Engine, text: &mut String) -> Result<(), EngineError> {
     });
     write(RUNS_ENDED, ended.collect());
     write(ALERTS_RAISED, raised(engine).await?);
-    let scheduler = engine.scheduler_view().await?;
+    let scheduler = engine.scheduler_view(&Scope::All).await?;
     write(SCHEDULER_RUNNING, one(if scheduler.switch.running { 1.0 } else { 0.0 }));
     let alive = scheduler.servers.iter().filter(|server| server.alive).count();
     write(SERVERS_ALIVE, one(count(alive)));

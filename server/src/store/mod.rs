@@ -62,8 +62,8 @@ use dbkeep_engine::{
         AlertChanges, AlertFilter, AuditFilter, AuditLog, Changed, ClaimedDelivery, CollectClaim, Collected, Collection,
         CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage, FiredNow, Grant,
         HistoryQuery, HistoryUsage, Kept, Ladder, Metrics, OpenSlots, Outbox, Outline, Point, Proofs, PruneBegun, Pulse, Renewal,
-        Requeued, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant,
-        SlotPlace, SteerRequest, Steered, Store, StoreError, Stored, Tokens, Update, Verdict,
+        Requeued, Resolved, RunFilter, ScheduleCreated, Scheduled, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter,
+        SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError, Stored, Tokens, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -294,6 +294,10 @@ impl Schedules for ControlStore {
 
     async fn pulse(&self) -> Result<Pulse, StoreError> {
         self.read_pulse().await
+    }
+
+    async fn scheduled(&self, target: &str) -> Result<Scheduled, StoreError> {
+        self.read_scheduled(target).await
     }
 
     async fn due_schedules(&self, now: jiff::Timestamp, limit: u32) -> Result<Vec<Kept>, StoreError> {

@@ -2,7 +2,7 @@
 
 use dbkeep_engine::{
     model::{Decision, Schedule, ScheduleId, SchedulerSwitch},
-    port::{Changed, CreateSchedule, Kept, Pulse, ScheduleCreated, StoreError},
+    port::{Changed, CreateSchedule, Kept, Pulse, ScheduleCreated, Scheduled, StoreError},
 };
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, any::AnyRow};
@@ -397,6 +397,27 @@ impl ControlStore {
             pending: number("pending")?,
             waiting: number("waiting")?,
             fired: number("fired")?,
+        })
+    }
+
+    pub(super) async fn read_scheduled(&self, target: &str) -> Result<Scheduled, StoreError> {
+        // The condition of the index `slots_open` has to stand there word for word; SQLite does not infer it.
+        let query = sqlx::query(
+            "SELECT (SELECT count(*) FROM schedules WHERE target = $1) AS schedules, \
+             (SELECT min(next_fire_ms) FROM schedules WHERE target = $1 AND next_fire_ms IS NOT NULL) AS next_fire_ms, \
+             (SELECT count(*) FROM schedule_slots WHERE outcome IN ('pending', 'waiting', 'fired') \
+               AND schedule_id IN (SELECT s.id FROM schedules AS s WHERE s.id = schedule_slots.schedule_id AND s.target = $1)) AS open_slots",
+        );
+        let row = self.read(query.bind(rows::text(target)).fetch_one(&self.pool)).await?;
+        let number = |column: &str| -> Result<u64, StoreError> {
+            u64::try_from(rows::column_of::<i64>(&row, column)?).map_err(|_| corrupt(format!("{column} of target {target}")))
+        };
+        let next: Option<i64> = rows::column_of(&row, "next_fire_ms")?;
+        let time = |ms| Timestamp::from_millisecond(ms).map_err(|_| corrupt(format!("time {ms} of target {target}")));
+        Ok(Scheduled {
+            schedules: number("schedules")?,
+            open_slots: number("open_slots")?,
+            next_fire: next.map(time).transpose()?,
         })
     }
 

@@ -20,8 +20,7 @@ use super::{
 };
 
 /// The columns that [`record`] reads; `l` is the slot.
-const SLOT: &str =
-    "l.schedule_id, l.slot_ms, l.outcome, l.reason, l.run_id, l.slot_count, l.first_slot_ms, l.decided_ms, l.manual, l.claims";
+const SLOT: &str = "l.schedule_id, l.slot_ms, l.outcome, l.reason, l.run_id, l.slot_count, l.first_slot_ms, l.decided_ms, l.manual, l.fired_by, l.claims";
 /// How long a slot that has ended is kept.
 const KEPT_MS: i64 = 90 * 24 * 60 * 60 * 1_000;
 /// Most such slots that go when one comes.
@@ -49,6 +48,7 @@ fn record(row: &AnyRow) -> Result<SlotRecord, StoreError> {
         first_slot: time("first_slot_ms")?,
         decided_at: time("decided_ms")?,
         manual: rows::column_of::<i64>(row, "manual")? != 0,
+        fired_by: rows::column_of(row, "fired_by")?,
     })
 }
 
@@ -66,7 +66,7 @@ fn deadline_ms(spec: &ScheduleSpec, record: &SlotRecord) -> Option<i64> {
 async fn insert(tx: &mut Tx<'_>, record: &SlotRecord, deadline_ms: Option<i64>, request: Option<&str>) -> Result<bool, Failure> {
     let inserted = sqlx::query(
         "INSERT INTO schedule_slots (schedule_id, slot_ms, outcome, reason, run_id, slot_count, first_slot_ms, decided_ms, manual, \
-         deadline_ms, request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (schedule_id, slot_ms) DO NOTHING",
+         deadline_ms, request_id, fired_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (schedule_id, slot_ms) DO NOTHING",
     )
     .bind(record.schedule.to_string())
     .bind(record.slot.as_millisecond())
@@ -79,6 +79,7 @@ async fn insert(tx: &mut Tx<'_>, record: &SlotRecord, deadline_ms: Option<i64>, 
     .bind(i64::from(record.manual))
     .bind(deadline_ms)
     .bind(request.map(rows::text))
+    .bind(rows::text(&record.fired_by))
     .execute(&mut *tx.connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
@@ -343,6 +344,7 @@ impl Act for FireNow {
             first_slot: slot,
             decided_at: now,
             manual: true,
+            fired_by: self.decision.caller.principal.clone(),
         };
         let request = Some(self.request.as_str()).filter(|request| !request.is_empty());
         insert(tx, &record, None, request).await?;
@@ -466,6 +468,7 @@ impl Act for Settle {
             first_slot: *slot,
             decided_at: rows::now(),
             manual: false,
+            fired_by: String::new(),
         };
         endings::announce_slot(tx, spec, &record).await?;
         if let Some(pause) = state.paused.as_ref().filter(|_| kept.schedule.state.paused.is_none()) {

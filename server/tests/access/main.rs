@@ -1,9 +1,10 @@
 //! Who gets in, and to what, over a real TLS socket: every method by every kind of caller, what callers for one target see, certificates,
-//! tokens of an identity provider, revocation, and limits.
+//! tokens of an identity provider, revocation, what takes two people, and limits.
 
 mod certificates;
 mod matrix;
 mod oidc;
+mod persons;
 mod records;
 mod scope;
 mod tokens;

@@ -5,9 +5,10 @@ use dbkeep_client::{
     AuditQuery, Error, RunRequest, TokenDraft,
     proto::{AuditEvent, AuditPhase, Role},
 };
+use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
-use crate::world::{HIDDEN, SEEN, Way, World, call, state};
+use crate::world::{HIDDEN, Raw, SEEN, Way, World, call, state};
 
 /// The whole log, oldest first.
 async fn log(world: &World) -> Vec<AuditEvent> {
@@ -89,6 +90,34 @@ async fn a_call_that_acts_has_two_records_and_a_run_one_of_what_it_did() {
     world.stop().await;
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whoever sends no request is answered, and on record, all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_never_comes_keeps_no_record_from_being_written() {
+    let world = World::start().await;
+    let viewer = world.token("viewer", Role::Viewer, None).await;
+    let channel = world.channel().await;
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.expect("a connection");
+    let mut request = tonic::Request::new(futures::stream::pending::<Bytes>());
+    let header = format!("Bearer {viewer}").parse().expect("a header");
+    request.metadata_mut().insert("authorization", header);
+    let path = http::uri::PathAndQuery::from_static("/dbkeep.v1.AccessService/RevokeToken");
+    let answer = tokio::time::timeout(crate::world::PATIENCE, grpc.streaming(request, path, Raw)).await;
+    assert_eq!(answer.expect("in time").expect_err("refused").code(), Code::PermissionDenied);
+    let log = log(&world).await;
+    let denied: Vec<_> = log.iter().filter(|event| event.phase() == AuditPhase::Denied).collect();
+    assert_eq!(denied.len(), 1);
+    assert_eq!(
+        (denied[0].principal.as_str(), denied[0].request_digest.as_str()),
+        ("viewer", "0".repeat(64).as_str())
+    );
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_denied_is_on_record() {
     let world = World::start().await;
@@ -108,9 +137,9 @@ async fn whoever_is_denied_is_on_record() {
             Way::Token("dbk_nonsense".to_owned()),
             Code::Unauthenticated,
         ),
-        (run, Bytes::new(), Way::Token(viewer), Code::PermissionDenied),
+        (run, hidden.clone().into(), Way::Token(viewer), Code::PermissionDenied),
         (stop, Bytes::new(), Way::Token(scoped.clone()), Code::PermissionDenied),
-        (plan, hidden.into(), Way::Token(scoped), Code::NotFound),
+        (plan, hidden.clone().into(), Way::Token(scoped), Code::NotFound),
     ] {
         let status = call(&channel, method, method == run, message, &way).await.expect_err(method);
         assert_eq!(status.code(), code, "{method}: {status:?}");
@@ -132,6 +161,15 @@ async fn whoever_is_denied_is_on_record() {
             ("scoped", name(plan), "NOT_FOUND"),
         ]
     );
+    // What was asked for is on record of everybody who is known.
+    let digest = |message: &[u8]| {
+        let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+        hex(&Sha256::digest([&[0], length.as_slice(), message].concat()))
+    };
+    let digests = log.iter().filter(|event| event.phase() == AuditPhase::Denied);
+    let digests: Vec<&str> = digests.map(|event| event.request_digest.as_str()).collect();
+    let none = "0".repeat(64);
+    assert_eq!(digests, [&none, &none, &digest(&hidden), &digest(&[]), &digest(&hidden)]);
     let begun = log.iter().filter(|event| event.phase() == AuditPhase::Begun);
     assert!(
         begun.clone().all(|event| event.method.ends_with("/CreateToken")),

@@ -4,11 +4,21 @@ use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use bytes::Bytes;
 use dbkeep_client::{Error, TokenDraft, proto::Role};
-use dbkeep_server::config::access::{AccessConfig, CallLimits, Loopback};
+use dbkeep_server::{
+    Config, ServeError,
+    config::access::{AccessConfig, CallLimits, Loopback},
+    serve,
+};
 use futures::StreamExt as _;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::world::{Authority, PATIENCE, SEEN, Way, World, call, open};
 
@@ -149,6 +159,45 @@ async fn a_token_that_another_server_revokes_ends_its_open_streams_too() {
     world.stop().await;
 }
 
+/// While the store does not say, a token may have been revoked by another server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_loses_its_store_holds_no_stream_open_by_a_token() {
+    let world = World::start().await;
+    let token = world.token("watcher", Role::Viewer, None).await;
+    let store = world.store().await;
+    let (error, after) = ended(&world, &token, async || {
+        store.execute("ALTER TABLE tokens RENAME TO away").await.expect("taken away");
+    })
+    .await;
+    assert!(matches!(error, Error::Unauthenticated { .. }), "{error:?}");
+    assert!(after < Duration::from_secs(20), "{after:?}");
+    // Once it is back, so is everybody: streams that begin then go on.
+    store
+        .execute("ALTER TABLE away RENAME TO tokens")
+        .await
+        .expect("brought back");
+    let admin = world.admin();
+    let until = Instant::now() + PATIENCE;
+    while let Err(error) = world.client(&admin).await.access().caller().await {
+        assert!(Instant::now() < until, "{error:?}");
+    }
+    let channel = world.channel().await;
+    let way = Way::Token(token);
+    let mut alerts = open(&channel, "/dbkeep.v1.MonitoringService/WatchAlerts", Bytes::new(), &way)
+        .await
+        .expect("the stream begins");
+    // Longer than it takes to look for revocations once more.
+    let early = timeout(Duration::from_secs(3), alerts.next()).await;
+    assert!(early.is_err(), "the stream has ended: {early:?}");
+    let client = world.client(&admin).await;
+    client.access().revoke_token("watcher").await.expect("revoked");
+    let last = timeout(PATIENCE, alerts.next()).await.expect("in time").expect("an item");
+    let error = Error::from(last.expect_err("the stream must end"));
+    assert!(matches!(error, Error::Unauthenticated { .. }), "{error:?}");
+    store.close().await;
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_whose_time_is_over_ends_its_open_streams() {
     let world = World::start().await;
@@ -195,6 +244,126 @@ async fn whoever_calls_too_often_is_told_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn strangers_of_one_address_are_not_looked_at_without_end() {
+    let world = World::with(Authority::new(), |config| AccessConfig {
+        calls: CallLimits {
+            strangers: 1,
+            ..CallLimits::default()
+        },
+        ..config
+    })
+    .await;
+    let channel = world.channel().await;
+    let mut codes = Vec::new();
+    for _ in 0..30 {
+        let way = Way::Token("dbk_nonsense".to_owned());
+        let answer = call(&channel, "/dbkeep.v1.AccessService/GetCaller", false, Bytes::new(), &way).await;
+        codes.push(answer.expect_err("it opens nothing").code());
+    }
+    // Ten at once, and one a second.
+    assert!(
+        codes[..10].iter().all(|code| *code == tonic::Code::Unauthenticated),
+        "{codes:?}"
+    );
+    assert!(codes.contains(&tonic::Code::ResourceExhausted), "{codes:?}");
+    // Whoever is known is served.
+    world.client(&world.admin()).await.access().caller().await.expect("an answer");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_for_everybody_and_not_without_end() {
+    const MOST: usize = 64;
+    let world = World::start().await;
+    let (channel, method) = (world.channel().await, "/grpc.health.v1.Health/Watch");
+    let mut watches = Vec::new();
+    for _ in 0..MOST {
+        watches.push(open(&channel, method, Bytes::new(), &Way::None).await.expect("a watch"));
+    }
+    // From another connection of the same address, too.
+    let refused = open(&world.channel().await, method, Bytes::new(), &Way::None).await;
+    let error = Error::from(refused.expect_err("one too many"));
+    assert!(
+        matches!(
+            &error,
+            Error::TooManyCalls {
+                retry_after: Some(_),
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    drop(watches);
+    let until = Instant::now() + PATIENCE;
+    while let Err(status) = open(&channel, method, Bytes::new(), &Way::None).await {
+        assert!(Instant::now() < until, "{status:?}");
+    }
+    world.stop().await;
+}
+
+/// A server without TLS, as it is where nothing is set but this.
+struct Plain {
+    address: std::net::SocketAddr,
+    folder: tempfile::TempDir,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Plain {
+    async fn start(loopback: Option<Loopback>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = Config::embedded(folder.path().join("data"));
+        config.access.loopback = loopback;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
+        let plain = Self {
+            address,
+            folder,
+            shutdown,
+            serving,
+        };
+        let health = call(
+            &plain.channel().await,
+            "/grpc.health.v1.Health/Check",
+            false,
+            Bytes::new(),
+            &Way::None,
+        )
+        .await;
+        health.expect("the server serves");
+        plain
+    }
+
+    async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("a URI");
+        endpoint.connect().await.expect("a connection")
+    }
+
+    /// What a process of a user gets as metrics; of this one where none is said.
+    async fn metrics_for(&self, user: Option<u32>) -> String {
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/{} && printf 'GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3",
+            self.address.port()
+        );
+        let mut command = tokio::process::Command::new("bash");
+        command.args(["-c", &script]).current_dir("/");
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let output = timeout(PATIENCE, command.output()).await.expect("in time").expect("bash");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        let served = timeout(PATIENCE, self.serving).await.expect("the server ends");
+        served.expect("no panic").expect("in order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_loopback_without_tls_the_same_user_needs_no_token_unless_told_otherwise() {
     for (way, admitted) in [
         (None, true),
@@ -202,23 +371,39 @@ async fn on_loopback_without_tls_the_same_user_needs_no_token_unless_told_otherw
         (Some(Loopback::Any), true),
         (Some(Loopback::Token), false),
     ] {
-        let world = World::with(Authority::new(), |config| AccessConfig {
-            tls: config.tls,
-            loopback: Some(way.unwrap_or(Loopback::User)),
-            ..AccessConfig::default()
-        })
-        .await;
-        let channel = world.channel().await;
-        let answer = call(
-            &channel,
-            "/dbkeep.v1.AccessService/GetCaller",
-            false,
-            Bytes::new(),
-            &Way::None,
-        )
-        .await;
+        let plain = Plain::start(way).await;
+        let caller = "/dbkeep.v1.AccessService/GetCaller";
+        let channel = plain.channel().await;
+        let answer = call(&channel, caller, false, Bytes::new(), &Way::None).await;
         assert_eq!(answer.is_ok(), admitted, "{way:?}: {answer:?}");
-        world.stop().await;
+        // A token does in any case.
+        let token = std::fs::read_to_string(plain.folder.path().join("data/admin-token")).expect("the first token");
+        let token = Way::Token(token.trim().to_owned());
+        call(&channel, caller, false, Bytes::new(), &token).await.expect("known");
+        plain.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_loopback_another_user_needs_a_token_unless_told_otherwise() {
+    const NOBODY: u32 = 65_534;
+    // Only root can be somebody else.
+    let is_root = rustix::process::geteuid().is_root();
+    for (way, other) in [
+        (None, 401),
+        (Some(Loopback::User), 401),
+        (Some(Loopback::Any), 200),
+        (Some(Loopback::Token), 401),
+    ] {
+        let plain = Plain::start(way).await;
+        let own = if way == Some(Loopback::Token) { 401 } else { 200 };
+        let answer = plain.metrics_for(None).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {own} ")), "{way:?}: {answer}");
+        if is_root {
+            let answer = plain.metrics_for(Some(NOBODY)).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {other} ")), "{way:?}: {answer}");
+        }
+        plain.stop().await;
     }
 }
 
@@ -286,11 +471,11 @@ async fn a_page_in_a_browser_calls_nothing() {
     .await;
     let ask = async |request: &str| plain_http(&world, request).await;
     let path = "/dbkeep.v1.ScheduleService/StopScheduler";
-    let call = format!(
+    let posted = format!(
         "POST {path} HTTP/1.1\nHost: localhost\nContent-Type: text/plain\nContent-Length: 5\nConnection: close\n\n\0\0\0\0\0"
     );
-    let typed = call.replace("text/plain", "application/grpc");
-    for refused in [&call, &typed] {
+    let typed = posted.replace("text/plain", "application/grpc");
+    for refused in [&posted, &typed] {
         let answer = ask(refused).await;
         assert!(answer.contains("grpc-status: 3"), "{answer}");
     }
@@ -304,6 +489,37 @@ async fn a_page_in_a_browser_calls_nothing() {
     ] {
         let answer = ask(&metrics.replace("Host: localhost", &format!("Host: localhost\n{header}"))).await;
         assert!(answer.starts_with("HTTP/1.1 401"), "{header}: {answer}");
+    }
+    // A page whose name leads to this machine by now has no other origin, and sends no such header.
+    for (host, status) in [
+        ("evil.example", 401),
+        ("evil.example:50777", 401),
+        ("127.0.0.1.evil.example", 401),
+        ("127.0.0.1:50777", 200),
+        ("[::1]:50777", 200),
+    ] {
+        let answer = ask(&metrics.replace("Host: localhost", &format!("Host: {host}"))).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{host}: {answer}");
+    }
+    for (host, admitted) in [("evil.example", false), ("localhost", true)] {
+        let channel = world.naming(host).await;
+        let answer = call(
+            &channel,
+            "/dbkeep.v1.AccessService/GetCaller",
+            false,
+            Bytes::new(),
+            &Way::None,
+        )
+        .await;
+        assert_eq!(answer.as_ref().is_ok(), admitted, "{host}: {answer:?}");
+        if let Err(refused) = answer {
+            assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        }
+        // With a token the name does not matter: a browser has none.
+        let way = Way::Token(world.admin());
+        call(&channel, "/dbkeep.v1.AccessService/GetCaller", false, Bytes::new(), &way)
+            .await
+            .expect(host);
     }
     let status = world
         .client(&world.admin())

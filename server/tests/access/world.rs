@@ -43,6 +43,19 @@ table = "tokens"
 column = "expires_at"
 expiry = true
 encoding = "unix_seconds"
+
+[[operation]]
+name = "grave_NAME"
+category = "EXPIRED_DATA"
+severity = "CRITICAL"
+backup = true
+[[operation.rule]]
+name = "tokens"
+kind = "expired"
+table = "tokens"
+column = "expires_at"
+expiry = true
+encoding = "unix_seconds"
 "#;
 
 /// A signer of certificates.
@@ -183,6 +196,21 @@ impl World {
             .await
     }
 
+    /// A connection over which the server is called by another name than that of its certificate.
+    pub(crate) async fn naming(&self, host: &str) -> Channel {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.authority.pem()))
+            .domain_name("localhost");
+        Channel::from_shared(format!("https://{}", self.address))
+            .expect("a URI")
+            .origin(format!("https://{host}").parse().expect("an origin"))
+            .tls_config(tls)
+            .expect("TLS")
+            .connect()
+            .await
+            .expect("a connection")
+    }
+
     pub(crate) async fn channel(&self) -> Channel {
         self.connect(&self.authority.pem(), None).await.expect("a connection")
     }
@@ -293,7 +321,7 @@ pub(crate) async fn open(channel: &Channel, method: &str, message: Bytes, way: &
 
 /// Bytes as they are.
 #[derive(Debug, Clone, Copy)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

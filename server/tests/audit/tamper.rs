@@ -58,6 +58,38 @@ async fn the_tables_are_only_added_to() {
                 assert!(error.contains("the audit log is only added to"), "{error}");
             }
         }
+        // What replaces a row where there is one already.
+        let all = "{records}, {seals}, {head}, {anchors}".split(", ");
+        let keys = ["number", "first_number", "one", "number"];
+        let changes = ["detail = 'another'", "head = previous", "hash = ''", "hash = ''"];
+        for ((table, key), change) in all.zip(keys).zip(changes) {
+            let column = change.split_once(' ').expect("a column").0;
+            let name = table.trim_matches(['{', '}']);
+            let columns = world.columns(&format!("audit_{name}")).await;
+            let before = world.rows(table).await;
+            let values = columns.iter().map(|known| {
+                if known == column {
+                    change.split_once("= ").expect("a value").1
+                } else {
+                    known.as_str()
+                }
+            });
+            let (into, values) = (columns.join(", "), values.collect::<Vec<_>>().join(", "));
+            let put = format!("{table} ({into}) SELECT {values} FROM {table} WHERE {key} >= 1 ORDER BY {key} DESC LIMIT 1");
+            let sql = if database == "postgres" {
+                format!("INSERT INTO {put} ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}")
+            } else {
+                format!("INSERT OR REPLACE INTO {put}")
+            };
+            if (database, table) == ("sqlite", "{anchors}") {
+                // Nothing happens, since the same head may be anchored twice.
+                world.execute(&sql).await;
+            } else {
+                let error = world.refused(&sql).await;
+                assert!(error.contains("the audit log is only added to"), "{database}: {sql}: {error}");
+            }
+            assert_eq!(world.rows(table).await, before, "{database}: {sql}");
+        }
         let engine = world.engine(|_| {});
         let verified = verify(&engine, vec![world.anchor().await]).await.expect("it is whole");
         assert_eq!((verified.sealed, verified.anchors), (30, 2), "{database}");

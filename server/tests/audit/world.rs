@@ -89,6 +89,27 @@ impl World {
         rows[0][0].as_deref().unwrap().parse().unwrap()
     }
 
+    /// The columns of a table of the log.
+    pub(crate) async fn columns(&self, name: &str) -> Vec<String> {
+        let sql = if self.url.starts_with("postgres") {
+            format!(
+                "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'dbkeep_control' AND table_name = '{name}'"
+            )
+        } else {
+            format!("SELECT name FROM pragma_table_info('{name}')")
+        };
+        let rows = self.db.fetch_text(&sql).await.unwrap();
+        rows.into_iter().flatten().flatten().collect()
+    }
+
+    /// The rows of a table of the log, in order.
+    pub(crate) async fn rows(&self, table: &str) -> Vec<Vec<Option<String>>> {
+        self.db
+            .fetch_text(&self.sql(&format!("SELECT * FROM {table} ORDER BY 1")))
+            .await
+            .unwrap()
+    }
+
     /// What somebody does who owns the tables.
     pub(crate) async fn drop_triggers(&self) {
         let triggers = [
@@ -109,8 +130,16 @@ impl World {
         if self.url.starts_with("postgres") {
             self.execute("DROP TRIGGER audit_anchors_change ON {anchors}").await;
         } else {
-            self.execute("DROP TRIGGER audit_anchors_update; DROP TRIGGER audit_anchors_delete")
-                .await;
+            for trigger in [
+                "audit_anchors_update",
+                "audit_anchors_delete",
+                "audit_records_insert",
+                "audit_seals_insert",
+                "audit_head_insert",
+                "audit_anchors_insert",
+            ] {
+                self.execute(&format!("DROP TRIGGER {trigger}")).await;
+            }
         }
     }
 

@@ -145,7 +145,7 @@ async fn a_target_that_is_away_is_one_alert() {
         (1, "target_down", AlertState::Raised)
     );
     assert_eq!(told(&store).await, [NoticeKind::AlertRaised]);
-    let status = engine.service_status().await.unwrap();
+    let status = engine.service_status(&dbkeep_engine::access::Scope::All).await.unwrap();
     assert!(!status.targets[0].collected.as_ref().unwrap().up);
     let kept = engine.kept_snapshot("app").await.unwrap();
     assert!(kept.is_some(), "the last one stays");

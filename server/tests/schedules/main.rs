@@ -283,12 +283,42 @@ async fn a_critical_schedule_needs_the_consent_of_another(database: &str) {
         .approve_schedule(as_principal("bob", approve(&schedule.etag, 1_000)))
         .await
         .expect("approved");
+    // Whoever consented to it does not fire it as well, also where the call is made again.
+    for problem in ["who has fired it", "fired it"] {
+        let request = v1::RunScheduleRequest {
+            id: schedule.id.clone(),
+            request_id: "by bob".to_owned(),
+        };
+        let refused = server.schedules().run_schedule(as_principal("bob", request)).await;
+        let refused = refused.expect_err("one person alone");
+        assert!(refused.message().contains(problem), "{refused}");
+    }
+    assert_eq!(world.expired().await, EXPIRED);
+    let fired = server.list(&schedule.id).await;
+    let fired: Vec<_> = fired
+        .iter()
+        .map(|slot| (slot.fired_by.as_str(), slot.manual, slot.outcome()))
+        .collect();
+    let refused = |name| (name, true, SlotOutcome::Refused);
+    assert_eq!(fired, [refused("bob"), refused("ann"), refused("ann")]);
     world.make_due(&control, &schedule.id, LATE).await;
     let done = server
         .newest(&schedule.id, &[SlotOutcome::Succeeded, SlotOutcome::Failed])
         .await;
-    assert_eq!(done.outcome(), SlotOutcome::Succeeded, "{}", done.reason);
+    assert_eq!(
+        (done.outcome(), done.fired_by.as_str()),
+        (SlotOutcome::Succeeded, ""),
+        "{}",
+        done.reason
+    );
     assert_eq!(world.expired().await, 0);
+    // Somebody else fires it by hand.
+    world.fill().await;
+    let run = server.fire(&schedule.id).await.expect("ann has not consented to it");
+    let done = server
+        .newest(&schedule.id, &[SlotOutcome::Succeeded, SlotOutcome::Failed])
+        .await;
+    assert_eq!((done.run_id.as_str(), done.fired_by.as_str()), (run.as_str(), "ann"));
     // A change of what it does ends the consent; a change of when does not.
     for (field, kept) in [("description", true), ("options", false)] {
         let update = v1::UpdateScheduleRequest {

@@ -24,7 +24,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use dbkeep_client::{Client, Look, PlanRequest, RunRequest, proto};
+use dbkeep_client::{Client, Look, PlanRequest, RunRequest, TokenDraft, proto};
 use dbkeep_testkit::{Db, Durability, MailOptions, MailServer, PrivatePostgres};
 use receiver::{Receiver, Reply};
 use rustix::process::{Pid, Signal, kill_process};
@@ -41,6 +41,10 @@ const SLACK: &str = "Zq7SlackPathSentinel";
 const TYPED: &str = "Zq8CommandLineSentinel";
 const BEARER: &str = "Zq9BearerSentinel";
 const SENTINELS: [&str; 10] = [STORE, TARGET, WRONG, MAIL, KEY, RAW_KEY, HOOK, SLACK, TYPED, BEARER];
+/// Digits of a token's secret, at its end; what stands before them is its id, which is none.
+const SECRET_DIGITS: usize = 64;
+/// The one file that holds a secret on purpose.
+const FIRST_TOKEN: &str = "data/admin-token";
 
 /// Base64 (RFC 4648) of some bytes.
 fn base64(bytes: &[u8]) -> String {
@@ -78,11 +82,23 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The secret of a token as it came from the server.
+fn secret_of(token: &str) -> &str {
+    let token = token.trim();
+    assert!(token.starts_with("dbk_"), "it is no token");
+    &token[token.len() - SECRET_DIGITS..]
+}
+
+/// The lines of a key in PEM, which hold it.
+fn lines_of(key: &str) -> impl Iterator<Item = &str> {
+    key.lines().filter(|line| !line.starts_with("-----") && line.len() >= 32)
+}
+
 /// What was found where; empty where nothing was.
-fn found_in(place: &str, content: &[u8]) -> Vec<String> {
+fn found_in(sentinels: &[String], place: &str, content: &[u8]) -> Vec<String> {
     let content = String::from_utf8_lossy(content);
     let mut found = Vec::new();
-    for sentinel in SENTINELS {
+    for sentinel in sentinels {
         for form in forms(sentinel) {
             if let Some(at) = content.find(&form) {
                 let around = content[..at].chars().rev().take(150).collect::<Vec<_>>();
@@ -295,14 +311,31 @@ struct Serving {
 
 impl Serving {
     fn start(place: &Place, name: &str, format: &str) -> Self {
+        Self::start_in(place, &place.config, name, format)
+    }
+
+    fn start_in(place: &Place, config: &Path, name: &str, format: &str) -> Self {
         let mut command = place.command(name);
-        command.arg("--config").arg(&place.config).args(["--log-format", format]);
+        command.arg("--config").arg(config).args(["--log-format", format]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").map(str::to_owned);
         let address = address.unwrap_or_else(|| panic!("{}", place.said(name, "stderr")));
         Self { child, address }
+    }
+
+    /// A server with TLS, of which the certificate and the key are in the folder.
+    fn start_with_tls(place: &Place, name: &str, authority: &str) -> Self {
+        let config = place.folder.path().join("tls.toml");
+        let text = fs::read_to_string(&place.config).unwrap();
+        fs::write(
+            &config,
+            format!("{text}[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n"),
+        )
+        .unwrap();
+        fs::write(place.folder.path().join("authority.pem"), authority).unwrap();
+        Self::start_in(place, &config, name, "json")
     }
 
     /// A page, as somebody with a token that is none gets it, and as this user does.
@@ -313,7 +346,11 @@ impl Serving {
 
     fn get(&self, path: &str, header: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n{header}connection: close\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\n{header}connection: close\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -334,8 +371,13 @@ impl Drop for Serving {
 }
 
 /// Everything that a server says of itself, and runs that fail and succeed.
-async fn lead_through(place: &Place, serving: &Serving, name: &str) {
-    let client = Client::builder().address(&serving.address).connect().await.unwrap();
+async fn lead_through(place: &Place, serving: &Serving, name: &str, token: &str) {
+    let client = Client::builder()
+        .address(&serving.address)
+        .token(token)
+        .connect()
+        .await
+        .unwrap();
     let keep = |what: &str, answer: &dyn std::fmt::Debug| place.keep(&format!("{name}-{what}"), &format!("{answer:?}"));
     for target in ["app", "wrong"] {
         keep(&format!("target-{target}"), &client.targets().get(target).await);
@@ -377,7 +419,25 @@ async fn lead_through(place: &Place, serving: &Serving, name: &str) {
     keep("status", &client.monitoring().status().await);
     keep("list", &client.targets().list().await);
     keep("runs", &client.runs().list_all(dbkeep_client::RunQuery::default()).await);
-    by_the_tool(place, serving, name, &client).await;
+    keep("caller", &client.access().caller().await);
+    keep("tokens", &client.access().tokens().await);
+    keep("audit", &client.audit().list_all(dbkeep_client::AuditQuery::default()).await);
+    keep("client", &client);
+    // A token that was good: revoked, and shown once more.
+    let made = client
+        .access()
+        .create_token(TokenDraft::new("brief", proto::Role::Viewer))
+        .await
+        .unwrap();
+    keep("made", &made.token);
+    client.access().revoke_token("brief").await.unwrap();
+    let brief = Client::builder()
+        .address(&serving.address)
+        .token(&made.secret)
+        .connect()
+        .await;
+    keep("brief", &brief.unwrap().access().caller().await);
+    by_the_tool(place, serving, name, &client, token).await;
     // A caller who shows a token, as those do who are asked for one.
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", serving.address))
         .unwrap()
@@ -394,16 +454,29 @@ async fn lead_through(place: &Place, serving: &Serving, name: &str) {
     }
 }
 
-/// The same through the command line tool, where this build has made it beside the server: it shows what the calls above have answered.
-async fn by_the_tool(place: &Place, serving: &Serving, name: &str, client: &Client) {
+/// The command line tool, which lies beside the server.
+fn tool() -> PathBuf {
     let tool = Path::new(env!("CARGO_BIN_EXE_dbkeepd")).with_file_name("dbkeep");
-    if !tool.exists() {
-        return;
-    }
+    assert!(
+        tool.exists(),
+        "{} is not there: cargo build -p dbkeep-client --features cli",
+        tool.display()
+    );
+    tool
+}
+
+/// The same through the command line tool: it shows what the calls above have answered.
+async fn by_the_tool(place: &Place, serving: &Serving, name: &str, client: &Client, token: &str) {
+    let tool = tool();
     let runs = client.runs().list_all(dbkeep_client::RunQuery::default()).await.unwrap();
     let failed = runs.iter().find(|run| run.state() == proto::RunState::Failed).unwrap();
     let html = place.output.join(format!("{name}-report.html")).display().to_string();
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 16] = [
+        &["whoami"],
+        &["tokens", "list"],
+        &["tokens", "revoke", "no-such"],
+        &["audit", "list"],
+        &["no-such-command"],
         &["status"],
         &["targets", "list"],
         &["targets", "show", "app"],
@@ -418,21 +491,56 @@ async fn by_the_tool(place: &Place, serving: &Serving, name: &str, client: &Clie
     ];
     for (number, command) in commands.into_iter().enumerate() {
         for format in ["table", "json"] {
-            let output = Command::new(&tool)
-                .args(command)
-                .args(["--output", format, "--addr", &serving.address])
-                .output()
-                .unwrap();
-            place.keep(
-                &format!("{name}-tool-{number}-{format}"),
-                &String::from_utf8_lossy(&output.stdout),
-            );
-            place.keep(
-                &format!("{name}-tool-{number}-{format}-error"),
-                &String::from_utf8_lossy(&output.stderr),
-            );
+            let mut run = Command::new(&tool);
+            run.args(command).args(["--output", format, "--addr", &serving.address]);
+            keep_output(place, &format!("{name}-tool-{number}-{format}"), run, token);
         }
     }
+    // A server that is not there, and one to which no token is sent in the clear.
+    for (number, address) in ["127.0.0.1:1", "http://192.0.2.1:1", "nonsense://x"].into_iter().enumerate() {
+        let mut run = Command::new(&tool);
+        run.args(["whoami", "--addr", address, "--timeout", "1s"]);
+        keep_output(place, &format!("{name}-tool-away-{number}"), run, token);
+    }
+}
+
+/// Runs the tool with a token in its environment, and keeps what it says.
+fn keep_output(place: &Place, name: &str, mut tool: Command, token: &str) {
+    let output = tool
+        .env("DBKEEP_TOKEN", token)
+        .env("RUST_LOG", "trace")
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    place.keep(name, &String::from_utf8_lossy(&output.stdout));
+    place.keep(&format!("{name}-error"), &String::from_utf8_lossy(&output.stderr));
+}
+
+/// The same token over TLS, right and wrong.
+async fn over_tls(place: &Place, serving: &Serving, authority: &str, token: &str) {
+    let address = format!("https://{}", serving.address);
+    let connect = |authority: &str, token: &str| {
+        let builder = Client::builder()
+            .address(&address)
+            .authority(authority)
+            .server_name("localhost");
+        builder.token(token).connect()
+    };
+    let client = connect(authority, token).await.unwrap();
+    let caller = client.access().caller().await;
+    assert_eq!(caller.as_ref().unwrap().known_by, "token");
+    place.keep("tls-caller", &caller);
+    let unknown = format!("dbk_{}{BEARER}", &token[4..]);
+    place.keep("tls-wrong", &connect(authority, &unknown).await.err());
+    let file = place.folder.path().join("authority.pem").display().to_string();
+    for (number, more) in [["--ca", file.as_str()], ["--output", "json"]].into_iter().enumerate() {
+        let mut run = Command::new(tool());
+        run.args(["whoami", "--addr", &address, "--server-name", "localhost"])
+            .args(more);
+        keep_output(place, &format!("tls-tool-{number}"), run, token);
+    }
+    let said = fs::read_to_string(place.output.join("tls-tool-0.answer")).unwrap();
+    assert!(said.contains("searched"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -458,11 +566,45 @@ async fn no_secret_stands_in_anything_that_is_said_or_written() {
         place.said("check", "stdout").contains("target wrong"),
         "the check spoke to the targets"
     );
+    // Tokens that are good: the first one, and one that the server makes while it is led.
+    let mut sentinels: Vec<String> = SENTINELS.map(str::to_owned).to_vec();
+    let mut token = String::new();
     for (name, format) in [("text", "text"), ("json", "json")] {
         let serving = Serving::start(&place, name, format);
-        lead_through(&place, &serving, name).await;
+        if token.is_empty() {
+            let first = fs::read_to_string(place.folder.path().join(FIRST_TOKEN)).unwrap();
+            sentinels.push(secret_of(&first).to_owned());
+            let client = Client::builder()
+                .address(&serving.address)
+                .token(first.trim())
+                .connect()
+                .await
+                .unwrap();
+            let draft = TokenDraft::new("searched", proto::Role::Admin);
+            token = client.access().create_token(draft).await.unwrap().secret;
+            sentinels.push(secret_of(&token).to_owned());
+        }
+        lead_through(&place, &serving, name, &token).await;
         serving.end();
     }
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    fs::write(place.folder.path().join("server.pem"), &certificate).unwrap();
+    fs::write(place.folder.path().join("server.key"), key.serialize_pem()).unwrap();
+    let before = sentinels.len();
+    sentinels.extend(lines_of(&key.serialize_pem()).map(str::to_owned));
+    assert!(sentinels.len() > before, "the key has lines");
+    let serving = Serving::start_with_tls(&place, "tls", &issuer.pem());
+    over_tls(&place, &serving, &issuer.pem(), &token).await;
+    serving.end();
+    // The key where the certificate should be, and one that is cut.
+    let whole_key = key.serialize_pem();
+    let line = lines_of(&whole_key).next().unwrap();
+    fs::write(place.folder.path().join("cut.key"), whole_key.replace(line, &line[..40])).unwrap();
     // Settings that are refused.
     let whole = fs::read_to_string(&place.config).unwrap();
     let refuse = |name: &str, from: &str, to: &str| {
@@ -478,6 +620,14 @@ async fn no_secret_stands_in_anything_that_is_said_or_written() {
     refuse("bad-hook", "https://localhost", "http://localhost");
     refuse("no-variable", "${WRONG_PASSWORD}", "${WRONG_PASSWORD}${NO_SUCH}");
     refuse("bad-store", "/store\"", "/app\"");
+    for (name, certificate, key) in [
+        ("bad-certificate", "server.key", "server.key"),
+        ("bad-tls-key", "server.pem", "cut.key"),
+        ("no-tls-key", "server.pem", "server.pem"),
+    ] {
+        let section = format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n[scheduler]");
+        refuse(name, "[scheduler]", &section);
+    }
     // Passwords on the command line: written out they are refused, wherever they stand, and not repeated.
     let typed = [
         format!("app=postgres://keeper:{TYPED}@127.0.0.1/app"),
@@ -531,7 +681,9 @@ async fn no_secret_stands_in_anything_that_is_said_or_written() {
         assert!(!all.is_empty(), "{}", folder.display());
         for file in all {
             let name = file.strip_prefix(place.folder.path()).unwrap().display().to_string();
-            found.extend(found_in(&name, &fs::read(&file).unwrap()));
+            if name != FIRST_TOKEN {
+                found.extend(found_in(&sentinels, &name, &fs::read(&file).unwrap()));
+            }
         }
     }
     for (database, schema) in [("store", "dbkeep_control"), ("app", "dbkeep"), ("store", "public")] {
@@ -544,7 +696,7 @@ async fn no_secret_stands_in_anything_that_is_said_or_written() {
                 .await
                 .unwrap();
             let text = rows.into_iter().flatten().flatten().collect::<Vec<_>>().join("\n");
-            found.extend(found_in(&format!("{database}.{table}"), text.as_bytes()));
+            found.extend(found_in(&sentinels, &format!("{database}.{table}"), text.as_bytes()));
         }
     }
     assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
@@ -556,13 +708,21 @@ fn the_search_has_eyes() {
     assert_eq!(base64(b"\0u\0pw"), "AHUAcHc=");
     assert_eq!(base64(b"Man"), "TWFu");
     assert_eq!(base64(RAW_KEY.as_bytes()), KEY);
-    assert!(found_in("x", b"nothing").is_empty());
+    let sentinels: Vec<String> = SENTINELS.map(str::to_owned).to_vec();
+    assert!(found_in(&sentinels, "x", b"nothing").is_empty());
     for content in [
         format!("password={MAIL}"),
         format!("AUTH PLAIN {}", base64(format!("\0keeper\0{MAIL}").as_bytes())),
         format!("{}x", base64(format!("x{MAIL}").as_bytes())),
         hex(MAIL.as_bytes()),
     ] {
-        assert_eq!(found_in("x", content.as_bytes()).len(), 1, "{content}");
+        assert_eq!(found_in(&sentinels, "x", content.as_bytes()).len(), 1, "{content}");
     }
+    let digits = "0123456789abcdef".repeat(4);
+    let token = format!("dbk_0198c0de000070008000000000000001_{digits}");
+    let of_token = [secret_of(&token).to_owned()];
+    for content in [format!("Bearer {token}"), format!("x={digits}"), base64(token.as_bytes())] {
+        assert_eq!(found_in(&of_token, "x", content.as_bytes()).len(), 1, "{content}");
+    }
+    assert!(found_in(&of_token, "x", b"dbk_0198c0de000070008000000000000001").is_empty());
 }

@@ -2,7 +2,8 @@
 //!
 //! A token that is revoked through this server opens nothing from then on; one that was revoked through another, within [`FRESH`] of the
 //! next call. Whoever holds a call open by a token is told through its [`Admitted::ended`], within [`LOOK`] of the revocation. Where the
-//! store does not answer, what was read last is good for [`STALE`]; after that nobody is let in.
+//! store does not answer, what was read last is good for [`STALE`]; after that nobody is let in, and what is open by a token ends: it may have been
+//! revoked meanwhile.
 
 use std::{
     collections::HashMap,
@@ -38,7 +39,7 @@ pub struct Admitted {
     pub principal: String,
     /// What it grants.
     pub grant: Grant,
-    /// Cancelled when the token is revoked.
+    /// Cancelled when the token is revoked, or when it is not known any more whether it is.
     pub ended: CancellationToken,
 }
 
@@ -112,9 +113,26 @@ impl Keyring {
             }
             // Before the first call there is nobody to tell.
             let used = self.known.read().unwrap_or_else(PoisonError::into_inner).read_at.is_some();
-            if used && let Err(error) = self.refresh(Duration::ZERO).await {
-                tracing::warn!(%error, "tokens cannot be read; nobody is let in by one until they can");
+            if !used {
+                continue;
             }
+            // A store that is gone may not even refuse.
+            match timeout(LOOK, self.refresh(Duration::ZERO)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "tokens cannot be read; nobody is let in by one until they can"),
+                Err(_) => tracing::warn!("tokens cannot be read in time; nobody is let in by one until they can"),
+            }
+            if self.age().is_some_and(|age| age >= STALE) {
+                self.end_all();
+            }
+        }
+    }
+
+    /// Ends what is open by any token. Whoever is let in later is not concerned.
+    fn end_all(&self) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        for entry in known.tokens.values_mut() {
+            std::mem::take(&mut entry.ended).cancel();
         }
     }
 

@@ -16,6 +16,7 @@ pub mod chain;
 pub mod export;
 mod inspect;
 mod journal;
+pub mod lines;
 mod record;
 pub mod retention;
 mod verify;

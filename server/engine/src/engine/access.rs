@@ -1,6 +1,6 @@
 //! Tokens: made, listed, revoked. Who may do so is the transport's policy; here is what a token may be.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -127,6 +127,28 @@ impl Engine {
             revoked_at: None,
         };
         Ok(self.context.store.put_first_token(&record).await?)
+    }
+
+    /// Those by whom a principal's token was made: whoever made it, whoever made the token of that one, and so on. They could have kept its
+    /// secret, so that what its owner consents to may be their own consent. Empty for somebody without a token.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub(super) async fn makers(&self, principal: &str) -> Result<BTreeSet<String>, EngineError> {
+        let tokens = self.context.store.tokens().await?;
+        let mut makers = BTreeSet::new();
+        let good = tokens
+            .iter()
+            .filter(|token| token.name == principal && token.revoked_at.is_none());
+        let mut next: Vec<&str> = good.map(|token| token.created_by.as_str()).collect();
+        while let Some(maker) = next.pop() {
+            if makers.insert(maker.to_owned()) {
+                // Also by one that was revoked since: what was made by it is still there.
+                let made = tokens.iter().filter(|token| token.name == maker);
+                next.extend(made.map(|token| token.created_by.as_str()));
+            }
+        }
+        Ok(makers)
     }
 
     /// Every token that there ever was, the newest first.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     EngineError,
     engine::{CleanupRequest, Context, Engine},
-    model::{Act, Approval, Caller, Decision, MigrationRecord, Plan, Run, RunId, RunState},
+    model::{Act, Approval, ApprovalProblem, Caller, Decision, MigrationRecord, Plan, Run, RunId, RunState},
     port::{Created, Resolved, StoreError, Verdict},
     rule::Severity,
     run::tables_of,
@@ -57,19 +57,20 @@ fn wrong_state(run: &Run) -> EngineError {
     }
 }
 
-/// Whoever started a run cannot approve it, nor can somebody without a name.
-fn check_other(run: &Run, caller: &Caller) -> Result<(), EngineError> {
-    if caller.is_anonymous() || caller.principal == run.started_by {
-        return Err(EngineError::ApprovalRefused {
-            run: run.id,
-            principal: caller.principal.clone(),
-            anonymous: caller.is_anonymous(),
-        });
-    }
-    Ok(())
-}
-
 impl Engine {
+    /// Whoever started a run cannot approve it, by a token that he has made neither, nor can somebody without a name.
+    async fn check_other(&self, run: &Run, caller: &Caller) -> Result<(), EngineError> {
+        let makers = self.makers(&caller.principal).await?;
+        match ApprovalProblem::of(caller, &run.started_by, &makers) {
+            Some(problem) => Err(EngineError::ApprovalRefused {
+                run: run.id,
+                principal: caller.principal.clone(),
+                problem,
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Lets a new run wait for approvals where its plan asks for them.
     pub(super) fn await_approvals(&self, run: &mut Run, plan: &Plan) {
         if plan.severity < Severity::Critical {
@@ -129,7 +130,7 @@ impl Engine {
         if !is_waiting(&run) {
             return Err(wrong_state(&run));
         }
-        check_other(&run, caller)?;
+        self.check_other(&run, caller).await?;
         let (name, entry) = self.target(&run.target)?;
         let request = CleanupRequest {
             request_id: String::new(),
@@ -171,7 +172,7 @@ impl Engine {
         if !is_waiting(&run) {
             return Err(wrong_state(&run));
         }
-        check_other(&run, caller)?;
+        self.check_other(&run, caller).await?;
         let tables = self.recheck_rewind(&run.target, record, backup).await?;
         let decision = Decision::allow(caller, Act::Approve, reason).about(&run.target, Some(run.id), None);
         let verdict = Verdict::Approve {

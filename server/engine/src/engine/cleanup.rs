@@ -1,5 +1,7 @@
 //! Cleanups: plans, and what is asked before a run of one is accepted. The work of the run is in [`crate::run`].
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -247,7 +249,11 @@ impl Engine {
         if !options.dry_run {
             slot.check_limits(&plan)?;
             if plan.severity >= Severity::Critical {
-                slot.check_approval(&plan, &self.consent_digest(spec), slot.now)?;
+                let makers = match &slot.schedule.state.approval {
+                    Some(approval) if !slot.fired_by.is_empty() => self.makers(&approval.by).await?,
+                    _ => BTreeSet::new(),
+                };
+                slot.check_approval(&plan, &self.consent_digest(spec), &makers)?;
             }
         }
         let steps = plan.steps.iter().map(|step| StepReport {

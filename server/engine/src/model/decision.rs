@@ -1,7 +1,7 @@
 //! Who asks, and the record of what became of it. A decision is written before what it is about takes effect, in the same
 //! transaction where that is the store's, and never changed.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,51 @@ impl Caller {
     pub fn is_principal(name: &str) -> bool {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
         (1..=Self::MAX_PRINCIPAL).contains(&name.len()) && name.bytes().all(allowed)
+    }
+}
+
+/// Why a caller may not consent to what somebody else has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApprovalProblem {
+    /// Nobody is named.
+    Anonymous,
+    /// The caller has begun it.
+    SamePrincipal,
+    /// Whoever has begun it has made the caller's token, or one by which it was made.
+    TokenOfSamePrincipal,
+}
+
+impl ApprovalProblem {
+    /// What is in the way of a caller's consent to what `other` has begun; `makers` are those by whom the caller's token was made.
+    #[must_use]
+    pub fn of(caller: &Caller, other: &str, makers: &BTreeSet<String>) -> Option<Self> {
+        if caller.is_anonymous() {
+            Some(Self::Anonymous)
+        } else if caller.principal == other {
+            Some(Self::SamePrincipal)
+        } else {
+            makers.contains(other).then_some(Self::TokenOfSamePrincipal)
+        }
+    }
+
+    /// Name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::SamePrincipal => "same_principal",
+            Self::TokenOfSamePrincipal => "token_of_same_principal",
+        }
+    }
+
+    /// The rule in one clause; `deed` is what the other one did, such as `started it`.
+    #[must_use]
+    pub fn describe(self, deed: &str) -> String {
+        match self {
+            Self::Anonymous => "an approval needs a named principal".to_owned(),
+            Self::SamePrincipal => format!("whoever {deed} cannot approve it"),
+            Self::TokenOfSamePrincipal => format!("its token was made by whoever {deed}"),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub mod value;
 pub(crate) use confirmation::tests as plans;
 
 pub use backup::{Along, Backup, ChunkRef, JournalEntry, StepTotals, Verification};
-pub use decision::{Act, Approval, Caller, Decision, DecisionId, Outcome};
+pub use decision::{Act, Approval, ApprovalProblem, Caller, Decision, DecisionId, Outcome};
 pub use event::{Event, EventBody, Progress, Slowdown, Throttle};
 pub use file::{ColumnSource, FileEntry, FileGlob, FilePath, FileTerms, Nanoseconds, nanoseconds};
 pub use identity::Identity;

@@ -160,7 +160,7 @@ pub struct Grant {
     pub object: String,
     /// Its name, e.g. `DELETE` or `UPDATE (status)`.
     pub privilege: String,
-    /// The statement that grants it, without a semicolon.
+    /// The statement that grants it, without a semicolon; empty where none should, and `why` says what to do instead.
     pub statement: String,
     /// Who needs it.
     pub why: String,
@@ -177,7 +177,7 @@ pub struct Excess {
     pub why: String,
     /// How serious it is; never `Block`.
     pub level: FindingLevel,
-    /// The statement that takes it away, without a semicolon.
+    /// The statement that takes it away, without a semicolon; empty where people have to decide which.
     pub statement: String,
 }
 

@@ -452,6 +452,8 @@ pub struct SlotRecord {
     pub decided_at: Timestamp,
     /// Whether a person fired it, outside of the fields.
     pub manual: bool,
+    /// That person; empty where none did.
+    pub fired_by: String,
 }
 
 /// What became of a slot.

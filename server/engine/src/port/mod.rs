@@ -44,8 +44,8 @@ pub use outbox::{ClaimedDelivery, DeliveryFilter, Outbox, Requeued, Settlement};
 pub use privileges::Privileges;
 pub use rewind::{FreezeOrder, Frozen, RewindOrder, Rewinder, Rewound};
 pub use schedules::{
-    Changed, CreateSchedule, EndedSlot, FiredNow, Kept, OpenSlots, Pulse, ScheduleCreated, Schedules, SlotClaim, SlotEnd,
-    SlotFilter, SlotGrant, SlotPlace,
+    Changed, CreateSchedule, EndedSlot, FiredNow, Kept, OpenSlots, Pulse, ScheduleCreated, Scheduled, Schedules, SlotClaim,
+    SlotEnd, SlotFilter, SlotGrant, SlotPlace,
 };
 pub use store::{
     CreateRun, Created, EventPage, Grant, PruneBegun, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store,

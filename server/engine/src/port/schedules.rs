@@ -79,6 +79,17 @@ pub struct Pulse {
     pub fired: u64,
 }
 
+/// What there is to do of one target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scheduled {
+    /// Its schedules.
+    pub schedules: u64,
+    /// Slots of them that were decided to fire, or fired, and have not ended.
+    pub open_slots: u64,
+    /// When the next of them fires.
+    pub next_fire: Option<Timestamp>,
+}
+
 /// The slots of a schedule that have not ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenSlots {
@@ -197,6 +208,9 @@ pub trait Schedules: Send + Sync {
 
     /// One look at what might have to be done.
     async fn pulse(&self) -> Result<Pulse, StoreError>;
+
+    /// What there is to do of one target.
+    async fn scheduled(&self, target: &str) -> Result<Scheduled, StoreError>;
 
     /// Schedules whose next slot begins at or before an instant, the longest overdue first.
     async fn due_schedules(&self, now: Timestamp, limit: u32) -> Result<Vec<Kept>, StoreError>;

@@ -436,6 +436,7 @@ impl View<'_> {
             first_slot: slot,
             decided_at: self.now,
             manual: false,
+            fired_by: String::new(),
         }
     }
 

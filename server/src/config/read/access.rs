@@ -69,6 +69,7 @@ pub(super) struct CallsSection {
     open: Option<Spanned<u64>>,
     working: Option<Spanned<u64>>,
     connections: Option<Spanned<u64>>,
+    strangers: Option<Spanned<u64>>,
 }
 
 impl Source<'_> {
@@ -105,6 +106,7 @@ impl Source<'_> {
         self.limit(calls.open, "open", &mut limits.open)?;
         self.limit(calls.working, "working", &mut limits.working)?;
         self.limit(calls.connections, "connections", &mut limits.connections)?;
+        self.limit(calls.strangers, "strangers", &mut limits.strangers)?;
         config.access = access;
         Ok(())
     }
@@ -170,9 +172,10 @@ impl Source<'_> {
             let problem = format!("san is {san:?}; expected a name of the certificate that no other section has");
             return Err(self.refuse(section.san.span().start, problem));
         }
-        if !Caller::is_principal(section.principal.get_ref()) {
+        // The name of those who have none is nobody's: what it stands for in the record would be two things.
+        if !Caller::is_principal(section.principal.get_ref()) || section.principal.get_ref() == Caller::ANONYMOUS {
             let problem = format!(
-                "principal is {:?}; expected 1 to {} of A-Z a-z 0-9 . _ @ -",
+                "principal is {:?}; expected 1 to {} of A-Z a-z 0-9 . _ @ -, and not the name of those who have none",
                 section.principal.get_ref(),
                 Caller::MAX_PRINCIPAL
             );

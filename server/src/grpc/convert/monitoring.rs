@@ -26,7 +26,7 @@ pub(in crate::grpc) fn status(status: ServiceStatus) -> v1::GetStatusResponse {
         targets: status.targets.into_iter().map(health).collect(),
         runs: status.runs.into_iter().map(run::run).collect(),
         alerts: status.alerts.into_iter().map(alert).collect(),
-        history: Some(usage(status.history)),
+        history: status.history.map(usage),
         collecting: status.collecting,
     }
 }

@@ -460,6 +460,7 @@ pub(in crate::grpc) fn slot(record: SlotRecord) -> v1::ScheduleRun {
         first_slot_time: Some(time::timestamp(record.first_slot)),
         decide_time: Some(time::timestamp(record.decided_at)),
         manual: record.manual,
+        fired_by: record.fired_by,
     }
 }
 
@@ -480,9 +481,9 @@ pub(in crate::grpc) fn scheduler(view: SchedulerView) -> v1::SchedulerStatus {
         note: view.switch.note,
         changed_by: view.switch.by,
         change_time: view.switch.at.map(time::timestamp),
-        schedule_count: view.schedules,
-        open_slot_count: view.pulse.pending + view.pulse.waiting + view.pulse.fired,
-        next_run_time: view.pulse.next_fire.filter(|_| view.switch.running).map(time::timestamp),
+        schedule_count: view.scheduled.schedules,
+        open_slot_count: view.scheduled.open_slots,
+        next_run_time: view.scheduled.next_fire.filter(|_| view.switch.running).map(time::timestamp),
         servers: view.servers.into_iter().map(server).collect(),
     }
 }

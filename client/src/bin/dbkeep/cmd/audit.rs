@@ -12,12 +12,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Subcommand, ValueEnum};
 use dbkeep_client::{AuditQuery, proto};
 use dbkeep_engine::audit::{
     Anchor, Digest, Phase, Problem, Record, Seal, Subject, Verified,
     export::{Line, Reader, Trailer},
+    lines,
 };
 use futures::TryStreamExt as _;
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -441,8 +442,12 @@ async fn keep(session: &Session, file: &Path) -> anyhow::Result<Exit> {
         hash: Digest::parse(&head.hash).context("the head has no hash")?,
         at: jiff::Timestamp::now(),
     };
-    let mut line = serde_json::to_string(&anchor)?;
-    line.push('\n');
+    let last = if file.exists() {
+        fs::read(file)?.last().copied()
+    } else {
+        None
+    };
+    let line = lines::added(last, &anchor)?;
     let mut opened = OpenOptions::new()
         .append(true)
         .create(true)
@@ -461,13 +466,8 @@ async fn keep(session: &Session, file: &Path) -> anyhow::Result<Exit> {
 }
 
 fn read_anchors(file: &Path) -> anyhow::Result<Vec<Anchor>> {
-    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let lines = text.lines().enumerate();
-    lines
-        .map(|(position, line)| {
-            serde_json::from_str(line).with_context(|| format!("{}:{} is no anchor", file.display(), position + 1))
-        })
-        .collect()
+    let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+    lines::read(&bytes).map_err(|error| anyhow!("{}:{} is no anchor ({})", file.display(), error.line, error.problem))
 }
 
 // What came over the wire as what is verified and written to files.

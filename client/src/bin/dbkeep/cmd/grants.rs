@@ -137,7 +137,7 @@ pub(crate) fn show_missing<'a>(missing: impl Iterator<Item = &'a Grant>, output:
             output.cell(Tone::Bad, &grant.privilege),
             output.cell(Tone::Dim, &grant.object),
             output.cell(Tone::Dim, format!("{}: {}", json::grant_feature(grant.feature()), grant.why)),
-            output.cell(Tone::Strong, format!("{};", grant.statement)),
+            output.cell(Tone::Strong, terminated(&grant.statement)),
         ]);
     }
     if any { output.line(table) } else { Ok(()) }
@@ -151,16 +151,20 @@ pub(crate) fn show_excess(excess: &[ExcessRight], output: &Output) -> std::io::R
     let mut table = output.table(["MORE THAN IT NEEDS", "WHY IT MATTERS", "STATEMENT"]);
     for right in excess {
         let tone = if right.warning { Tone::Warn } else { Tone::Dim };
-        let statement = if right.statement.is_empty() {
-            String::new()
-        } else {
-            format!("{};", right.statement)
-        };
         table.add_row([
             output.cell(tone, &right.what),
             output.cell(Tone::Dim, &right.why),
-            output.cell(Tone::Strong, statement),
+            output.cell(Tone::Strong, terminated(&right.statement)),
         ]);
     }
     output.line(table)
+}
+
+/// A statement as it is typed; nothing where there is none.
+fn terminated(statement: &str) -> String {
+    if statement.is_empty() {
+        String::new()
+    } else {
+        format!("{statement};")
+    }
 }

@@ -225,6 +225,7 @@ pub(crate) struct Slot<'a> {
     first_slot_time: Option<String>,
     decide_time: Option<String>,
     manual: bool,
+    fired_by: Option<&'a str>,
 }
 
 impl<'a> From<&'a proto::ScheduleRun> for Slot<'a> {
@@ -239,6 +240,7 @@ impl<'a> From<&'a proto::ScheduleRun> for Slot<'a> {
             first_slot_time: super::time(slot.first_slot_time.as_ref()),
             decide_time: super::time(slot.decide_time.as_ref()),
             manual: slot.manual,
+            fired_by: super::text(&slot.fired_by),
         }
     }
 }
@@ -371,7 +373,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&Slot::from(&slot)).unwrap(),
-            r#"{"schedule_id":"s1","slot_time":null,"outcome":"missed","reason":"nobody was there","run_id":null,"slot_count":3,"first_slot_time":null,"decide_time":null,"manual":false}"#
+            r#"{"schedule_id":"s1","slot_time":null,"outcome":"missed","reason":"nobody was there","run_id":null,"slot_count":3,"first_slot_time":null,"decide_time":null,"manual":false,"fired_by":null}"#
         );
         let status = proto::SchedulerStatus {
             running: true,

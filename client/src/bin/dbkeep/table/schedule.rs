@@ -195,7 +195,11 @@ pub(crate) fn outcome_tone(outcome: SlotOutcome) -> Tone {
 pub(crate) fn slot_time(slot: &proto::ScheduleRun) -> String {
     let time = instant(slot.slot_time.as_ref());
     if slot.manual {
-        return format!("{time} by hand");
+        return if slot.fired_by.is_empty() {
+            format!("{time} by hand")
+        } else {
+            format!("{time} by {}", slot.fired_by)
+        };
     }
     match slot.slot_count {
         0 | 1 => time,

@@ -25,6 +25,7 @@ pub(super) fn slot(schedule: ScheduleId, slot: Timestamp, kind: SlotOutcome) -> 
         first_slot: slot,
         decided_at: now(),
         manual: false,
+        fired_by: String::new(),
     }
 }
 
@@ -396,6 +397,9 @@ pub(super) async fn a_person_fires_one_slot_at_a_time(store: Arc<dyn Store>) {
     }
     assert_eq!(granted.len(), 1);
     assert!(granted[0].record.manual && granted[0].record.kind == SlotOutcome::Pending);
+    assert_eq!(granted[0].record.fired_by, "ann");
+    let listed = store.slots(&SlotFilter::default(), None, 9).await.unwrap();
+    assert_eq!(listed.iter().map(|slot| slot.fired_by.as_str()).collect::<Vec<_>>(), ["ann"]);
     assert!(
         store.claim_slot("another", LONG, &shop(), false).await.unwrap().is_none(),
         "it is the caller's to fire"

@@ -144,19 +144,20 @@ pub struct ServiceStatus {
     pub runs: Vec<Run>,
     /// Alerts that are raised, newest first.
     pub alerts: Vec<Alert>,
-    /// How full history is.
-    pub history: HistoryUsage,
+    /// How full history is; `None` for whoever sees some targets: it tells how much there is of the others.
+    pub history: Option<HistoryUsage>,
     /// Whether this server collects.
     pub collecting: bool,
 }
 
 impl ServiceStatus {
     /// Leaves what a caller for these targets sees.
-    pub fn keep_seen(&mut self, scope: &Scope) {
+    fn keep_seen(&mut self, scope: &Scope) {
         if !scope.is_all() {
             self.targets.retain(|health| scope.covers(&health.target));
             self.runs.retain(|run| scope.covers(&run.target));
             self.alerts.retain(|alert| scope.covers(&alert.target));
+            self.history = None;
         }
     }
 }
@@ -393,11 +394,12 @@ impl Engine {
         Ok(self.context.store.newest_samples(target, age).await?)
     }
 
-    /// The service at a glance. Targets are not connected to, but for the ledgers of their migrations.
+    /// The service at a glance, as somebody sees it who is for these targets. Targets are not connected to, but for the ledgers of their
+    /// migrations.
     ///
     /// # Errors
     /// `Store`.
-    pub async fn service_status(&self) -> Result<ServiceStatus, EngineError> {
+    pub async fn service_status(&self, scope: &Scope) -> Result<ServiceStatus, EngineError> {
         let store = &self.context.store;
         let filter = AlertFilter {
             states: vec![AlertState::Raised],
@@ -425,14 +427,16 @@ impl Engine {
             states: RunState::ALL.into_iter().filter(|state| !state.is_final()).collect(),
             ..RunFilter::default()
         };
-        Ok(ServiceStatus {
-            scheduler: self.scheduler_view().await?,
+        let mut status = ServiceStatus {
+            scheduler: self.scheduler_view(scope).await?,
             targets,
             runs: store.runs(&living, None, MOST_RUNS).await?,
             alerts,
-            history: store.history_usage().await?,
+            history: Some(store.history_usage().await?),
             collecting: self.context.settings.monitor.enabled,
-        })
+        };
+        status.keep_seen(scope);
+        Ok(status)
     }
 
     /// Migrations of a target at a glance; a target that does not answer soon is no reason to wait.

@@ -7,7 +7,7 @@
 //!        ^-- a server that dies here: its claim lapses, another server plans again
 //! ```
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 
@@ -42,6 +42,8 @@ pub(in crate::engine) struct Slot<'a> {
     pub(in crate::engine) seconds: u32,
     /// The store's clock when it was begun.
     pub(in crate::engine) now: Timestamp,
+    /// The person who fired it; empty where its time did.
+    pub(in crate::engine) fired_by: &'a str,
 }
 
 impl Slot<'_> {
@@ -206,6 +208,7 @@ impl Engine {
             claim: grant.claim,
             seconds,
             now,
+            fired_by: &grant.record.fired_by,
         };
         let started = self.held(&slot).await;
         match started {
@@ -357,7 +360,8 @@ impl Engine {
 }
 
 impl Slot<'_> {
-    /// The standing approval must cover a plan of severity CRITICAL; `digest` is that of what the schedule does now.
+    /// The standing approval must cover a plan of severity CRITICAL; `digest` is that of what the schedule does now, and `makers` are those
+    /// by whom the approver's token was made. Whoever fires it has not consented to it as well: that would be one person alone.
     ///
     /// # Errors
     /// `StandingApproval`.
@@ -365,8 +369,9 @@ impl Slot<'_> {
         &self,
         plan: &crate::model::Plan,
         digest: &str,
-        now: Timestamp,
+        makers: &BTreeSet<String>,
     ) -> Result<(), EngineError> {
+        let now = self.now;
         let refuse = |problem: String| EngineError::StandingApproval {
             schedule: self.schedule.spec.name.clone(),
             operations: plan.operations.clone(),
@@ -383,6 +388,20 @@ impl Slot<'_> {
                 "the one by {} was given for other work, or for other rules of its operations",
                 approval.by
             )));
+        }
+        if !self.fired_by.is_empty() && (approval.by == self.fired_by || makers.contains(self.fired_by)) {
+            let problem = if approval.by == self.fired_by {
+                format!(
+                    "the one that it has was given by {}, who has fired it: somebody else has to",
+                    approval.by
+                )
+            } else {
+                format!(
+                    "the one that it has was given by {}, whose token {} has made and who has fired it: somebody else has to",
+                    approval.by, self.fired_by
+                )
+            };
+            return Err(refuse(problem));
         }
         let reach: u64 = plan.steps.iter().map(crate::model::PlanStep::reach).sum();
         if reach > approval.max_rows {

@@ -9,11 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Engine, digest_of, request_id};
 use crate::{
     EngineError,
+    access::Scope,
     model::{
-        Act, Caller, Decision, MaintenanceTask, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SchedulerSwitch,
-        ServerInfo, ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
+        Act, ApprovalProblem, Caller, Decision, MaintenanceTask, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState,
+        SchedulerSwitch, ServerInfo, ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
     },
-    port::{Changed, CreateSchedule, FiredNow, Kept, Pulse, ScheduleCreated, SlotFilter, SlotPlace},
+    port::{Changed, CreateSchedule, FiredNow, Kept, ScheduleCreated, Scheduled, SlotFilter, SlotPlace},
     schedule::{Cron, Exclusion, FieldProblem, Known, Occurrence, calendar, decide, validate, zone},
 };
 
@@ -59,11 +60,9 @@ pub struct Previewed {
 pub struct SchedulerView {
     /// The switch.
     pub switch: SchedulerSwitch,
-    /// Number of schedules.
-    pub schedules: u64,
-    /// What there is to do.
-    pub pulse: Pulse,
-    /// Who works with this store.
+    /// What there is to do, of all that whoever asks sees.
+    pub scheduled: Scheduled,
+    /// Who works with this store; their machines are left out for whoever sees some targets.
     pub servers: Vec<ServerSeen>,
 }
 
@@ -266,7 +265,7 @@ impl Engine {
             ScheduleCreated::NameTaken(other) => {
                 return Err(EngineError::ScheduleExists {
                     name: schedule.spec.name,
-                    id: other,
+                    id: Some(other),
                 });
             }
         };
@@ -399,7 +398,7 @@ impl Engine {
                 Changed::NameTaken => {
                     let name = kept.schedule.spec.name;
                     let id = self.kept(&name).await?.schedule.id;
-                    return Err(EngineError::ScheduleExists { name, id });
+                    return Err(EngineError::ScheduleExists { name, id: Some(id) });
                 }
                 // A slot was decided meanwhile: read it again.
                 Changed::Outrun => {}
@@ -513,6 +512,7 @@ impl Engine {
         expires_at: Timestamp,
         caller: &Caller,
     ) -> Result<ScheduleView, EngineError> {
+        let makers = self.makers(&caller.principal).await?;
         self.change(key, Some(etag), caller, "approve", |schedule, now| {
             let mut problems = Vec::new();
             if max_rows == 0 {
@@ -528,11 +528,11 @@ impl Engine {
             if !problems.is_empty() {
                 return Err(EngineError::InvalidFields { problems });
             }
-            if caller.is_anonymous() || caller.principal == schedule.state.work_by {
+            if let Some(problem) = ApprovalProblem::of(caller, &schedule.state.work_by, &makers) {
                 return Err(EngineError::ScheduleApprovalRefused {
                     schedule: schedule.spec.name.clone(),
                     principal: caller.principal.clone(),
-                    anonymous: caller.is_anonymous(),
+                    problem,
                 });
             }
             schedule.state.approval = Some(StandingApproval {
@@ -586,18 +586,42 @@ impl Engine {
         Ok(self.context.store.slots(filter, behind, limit).await?)
     }
 
-    /// Where the scheduler stands, and who works with this store.
+    /// Where the scheduler stands, and who works with this store, as somebody sees it who is for these targets.
     ///
     /// # Errors
     /// `Store`.
-    pub async fn scheduler_view(&self) -> Result<SchedulerView, EngineError> {
+    pub async fn scheduler_view(&self, scope: &Scope) -> Result<SchedulerView, EngineError> {
         let store = &self.context.store;
         let (switch, schedules) = store.switch().await?;
+        let mut servers = store.servers(self.context.settings.lease_term).await?;
+        let Some(targets) = scope.targets() else {
+            let pulse = store.pulse().await?;
+            let scheduled = Scheduled {
+                schedules,
+                open_slots: pulse.pending + pulse.waiting + pulse.fired,
+                next_fire: pulse.next_fire,
+            };
+            return Ok(SchedulerView {
+                switch,
+                scheduled,
+                servers,
+            });
+        };
+        let mut scheduled = Scheduled::default();
+        for target in targets {
+            let of_target = store.scheduled(target).await?;
+            scheduled.schedules += of_target.schedules;
+            scheduled.open_slots += of_target.open_slots;
+            scheduled.next_fire = [scheduled.next_fire, of_target.next_fire].into_iter().flatten().min();
+        }
+        for seen in &mut servers {
+            seen.server.host.clear();
+            seen.server.address.clear();
+        }
         Ok(SchedulerView {
             switch,
-            schedules,
-            pulse: store.pulse().await?,
-            servers: store.servers(self.context.settings.lease_term).await?,
+            scheduled,
+            servers,
         })
     }
 
@@ -620,7 +644,7 @@ impl Engine {
         let decision = Decision::allow(caller, Act::Schedule, what);
         self.context.store.set_switch(&switch, &decision).await?;
         self.context.schedules.notify_one();
-        self.scheduler_view().await
+        self.scheduler_view(&Scope::All).await
     }
 
     /// Fires a schedule now, paused or not. `request` names the call: made again, it fires nothing more, and has the run of the first, or

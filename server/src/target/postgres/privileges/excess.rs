@@ -14,13 +14,21 @@ use super::{
     Place,
 };
 
-/// Attributes of a role, its memberships of a dangerous kind, and whether any table has policies.
+/// Attributes of a role, and whether any table has policies.
 const ROLE: &str = "SELECT r.rolsuper, r.rolcreaterole, r.rolreplication, r.rolbypassrls, r.rolcreatedb, \
-     ARRAY(SELECT m.rolname::text FROM pg_catalog.pg_roles AS m WHERE m.rolname = ANY ($2) AND pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER') ORDER BY 1), \
      EXISTS (SELECT 1 FROM pg_catalog.pg_class AS c WHERE c.relrowsecurity) FROM pg_catalog.pg_roles AS r WHERE r.rolname = $1";
 
+/// Roles that it is a member of, itself or through others, and that have such attributes or are of a dangerous kind: their attributes, and
+/// the roles through which it is one, where it is none itself. Whether it inherits their rights does not matter: it can take them.
+const MEMBERSHIPS: &str = "SELECT m.rolname::text, m.rolsuper, m.rolcreaterole, m.rolreplication, m.rolbypassrls, \
+     EXISTS (SELECT 1 FROM pg_catalog.pg_auth_members AS a WHERE a.member = r.oid AND a.roleid = m.oid), \
+     ARRAY(SELECT DISTINCT t.rolname::text FROM pg_catalog.pg_auth_members AS a JOIN pg_catalog.pg_roles AS t ON t.oid = a.roleid \
+       WHERE a.member = r.oid AND t.oid <> m.oid AND pg_catalog.pg_has_role(t.oid, m.oid, 'MEMBER') ORDER BY 1) \
+     FROM pg_catalog.pg_roles AS r, pg_catalog.pg_roles AS m WHERE r.rolname = $1 AND m.oid <> r.oid AND pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER') \
+     AND (m.rolsuper OR m.rolcreaterole OR m.rolreplication OR m.rolbypassrls OR m.rolname = ANY ($2)) ORDER BY 1";
+
 /// Roles whose members read or write beyond their grants, and why nobody needs them here.
-const DANGEROUS: [(&str, &str); 4] = [
+pub(super) const BEYOND: [(&str, &str); 4] = [
     ("pg_execute_server_program", "it runs programs on the database's machine"),
     ("pg_read_server_files", "it reads files of the database's machine"),
     (
@@ -30,16 +38,20 @@ const DANGEROUS: [(&str, &str); 4] = [
     ("pg_write_server_files", "it writes files on the database's machine"),
 ];
 
+/// The role whose members read every table, and why few need it.
+const READER: (&str, &str) = (
+    "pg_read_all_data",
+    "it reads every table, also those that the catalog does not name; only whole backups and discovery need that",
+);
+
 pub(super) async fn of(
     connection: &mut Line,
     place: &Place,
     tables: impl Iterator<Item = i64>,
     chosen: &[Feature],
 ) -> Result<Vec<Excess>, TargetError> {
-    let names: Vec<String> = DANGEROUS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let found = sqlx::query(ROLE)
         .bind(&place.role)
-        .bind(names)
         .fetch_optional(&mut *connection)
         .await
         .map_err(statement)?;
@@ -71,7 +83,7 @@ pub(super) async fn of(
     if is(2)? {
         attribute("REPLICATION", "it can copy the whole cluster, and keep its log for ever");
     }
-    if is(3)? && !is(6)? {
+    if is(3)? && !is(5)? {
         attribute(
             "BYPASSRLS",
             "no table here has policies; those that are made later would not bind it",
@@ -80,18 +92,7 @@ pub(super) async fn of(
     if is(4)? && !chosen.contains(&Feature::Restores) {
         attribute("CREATEDB", "only restores and proofs of whole backups make databases");
     }
-    let memberships: Vec<String> = row.try_get(5).map_err(statement)?;
-    for (name, why) in DANGEROUS
-        .iter()
-        .filter(|(name, _)| memberships.iter().any(|held| held == name))
-    {
-        excess.push(Excess {
-            what: format!("member of {name}"),
-            why: (*why).to_owned(),
-            level: FindingLevel::Warn,
-            statement: format!("REVOKE {name} FROM {role}"),
-        });
-    }
+    excess.extend(memberships(connection, place, chosen).await?);
     let for_owners = [Feature::Migrations, Feature::Restores, Feature::Maintenance];
     if !chosen.iter().any(|feature| for_owners.contains(feature)) {
         let owned: i64 = sqlx::query_scalar(
@@ -111,6 +112,62 @@ pub(super) async fn of(
                 statement: String::new(),
             });
         }
+    }
+    Ok(excess)
+}
+
+async fn memberships(connection: &mut Line, place: &Place, chosen: &[Feature]) -> Result<Vec<Excess>, TargetError> {
+    let known: Vec<(&str, &str)> = BEYOND.into_iter().chain([READER]).collect();
+    let rows = sqlx::query(MEMBERSHIPS)
+        .bind(&place.role)
+        .bind(known.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    let reads_all = [Feature::Backups, Feature::Discovery];
+    let mut excess = Vec::new();
+    for row in rows {
+        let name: String = row.try_get(0).map_err(statement)?;
+        let is_reader = name == READER.0;
+        if is_reader && chosen.iter().any(|feature| reads_all.contains(feature)) {
+            continue;
+        }
+        let mut attributes = Vec::new();
+        for (column, attribute) in [(1, "SUPERUSER"), (2, "CREATEROLE"), (3, "REPLICATION"), (4, "BYPASSRLS")] {
+            if row.try_get(column).map_err(statement)? {
+                attributes.push(attribute);
+            }
+        }
+        let why = known.iter().find(|(known, _)| *known == name).map_or_else(
+            || {
+                format!(
+                    "that role has {}, and a member of it can take its rights",
+                    attributes.join(", ")
+                )
+            },
+            |(_, why)| (*why).to_owned(),
+        );
+        let is_direct: bool = row.try_get(5).map_err(statement)?;
+        let through: Vec<String> = row.try_get(6).map_err(statement)?;
+        excess.push(Excess {
+            what: if is_direct {
+                format!("member of {name}")
+            } else {
+                format!("member of {name}, through {}", through.join(", "))
+            },
+            why,
+            level: if is_reader { FindingLevel::Info } else { FindingLevel::Warn },
+            // What it is a member of in between may be needed: people have to decide which of the links goes.
+            statement: if is_direct {
+                format!(
+                    "REVOKE {} FROM {}",
+                    render::identifier(&name),
+                    render::identifier(&place.role)
+                )
+            } else {
+                String::new()
+            },
+        });
     }
     Ok(excess)
 }

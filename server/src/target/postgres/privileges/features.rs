@@ -13,7 +13,7 @@ use sqlx::Row as _;
 
 use super::{
     super::{error::statement, line::Line, render},
-    MAINTAIN, Place, READ_ALL, Wanted, find,
+    MAINTAIN, Place, READ_ALL, Wanted, excess, find,
     held::Probe,
     tables::OfTable,
 };
@@ -219,11 +219,24 @@ pub(super) async fn sequences(connection: &mut Line, place: &Place, needs: &Need
 /// Columns of the table behind `pg_stats`, none of which holds a value; see docs/monitoring-role.sql.
 const WIDTHS: [&str; 5] = ["starelid", "staattnum", "stainherit", "stanullfrac", "stawidth"];
 
-/// Owners of tables outside of the system and of dbkeep, with one of their tables each, and the schemas of those.
-const OWNERS: &str = "SELECT r.rolname::text, min(c.oid::bigint), array_agg(DISTINCT n.nspname::text) FROM pg_catalog.pg_class AS c \
+/// Owners of tables outside of the system and of dbkeep, with one of their tables each, the schemas of those, and whether they are, or may
+/// become, what no role of dbkeep's should: of such an owner nobody is made a member.
+const OWNERS: &str = "SELECT r.rolname::text, min(c.oid::bigint), array_agg(DISTINCT n.nspname::text), \
+     r.rolname ~ '^pg_' OR EXISTS (SELECT 1 FROM pg_catalog.pg_roles AS m WHERE pg_catalog.pg_has_role(r.oid, m.oid, 'MEMBER') \
+       AND (m.rolsuper OR m.rolcreaterole OR m.rolreplication OR m.rolbypassrls OR m.rolname = ANY ($1))) FROM pg_catalog.pg_class AS c \
      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner \
      WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('dbkeep', 'dbkeep_control', 'information_schema') AND n.nspname !~ '^pg_' \
-     GROUP BY r.rolname ORDER BY 1";
+     GROUP BY r.oid, r.rolname ORDER BY 1";
+
+/// An owner of tables.
+struct Owner {
+    name: String,
+    /// One of its tables.
+    table: i64,
+    schemas: Vec<String>,
+    /// Whether whoever is a member of it can do more than anything here needs.
+    powerful: bool,
+}
 
 /// What whole features take, whatever the catalog says.
 pub(super) async fn whole(connection: &mut Line, place: &Place) -> Result<Vec<Wanted>, TargetError> {
@@ -247,31 +260,26 @@ pub(super) async fn whole(connection: &mut Line, place: &Place) -> Result<Vec<Wa
             probes: statistics(connection).await?,
         },
     ];
-    let rows = sqlx::query(OWNERS).fetch_all(&mut *connection).await.map_err(statement)?;
-    let mut owners: Vec<(String, i64, Vec<String>)> = Vec::new();
-    for row in rows {
-        owners.push((
-            row.try_get(0).map_err(statement)?,
-            row.try_get(1).map_err(statement)?,
-            row.try_get(2).map_err(statement)?,
-        ));
-    }
+    let owners = owners(connection).await?;
     let of_owner = |feature: Feature, why: &str| {
-        let grant = |(owner, oid, _): &(String, i64, Vec<String>)| Wanted {
-            probes: vec![Probe::Owner(*oid)],
-            ..member(place, feature, owner, why)
-        };
         owners
             .iter()
-            .filter(|(owner, ..)| *owner != place.role)
-            .map(grant)
+            .filter(|owner| owner.name != place.role)
+            .map(|owner| Wanted {
+                probes: vec![Probe::Owner(owner.table)],
+                ..if owner.powerful {
+                    another_owner(feature, &owner.name, why)
+                } else {
+                    member(place, feature, &owner.name, why)
+                }
+            })
             .collect::<Vec<_>>()
     };
     wanted.extend(of_owner(
         Feature::Migrations,
         "only an owner may alter its tables; what a migration makes belongs to the role that ran it",
     ));
-    let schemas: BTreeSet<&String> = owners.iter().flat_map(|(_, _, schemas)| schemas).collect();
+    let schemas: BTreeSet<&String> = owners.iter().flat_map(|owner| &owner.schemas).collect();
     wanted.extend(schemas.iter().map(|schema| Wanted {
         feature: Feature::Migrations,
         object: format!("schema {schema}"),
@@ -351,6 +359,24 @@ pub(super) async fn whole(connection: &mut Line, place: &Place) -> Result<Vec<Wa
     Ok(wanted)
 }
 
+async fn owners(connection: &mut Line) -> Result<Vec<Owner>, TargetError> {
+    let rows = sqlx::query(OWNERS)
+        .bind(excess::BEYOND.map(|(name, _)| name))
+        .fetch_all(connection)
+        .await
+        .map_err(statement)?;
+    rows.iter()
+        .map(|row| {
+            Ok(Owner {
+                name: row.try_get(0).map_err(statement)?,
+                table: row.try_get(1).map_err(statement)?,
+                schemas: row.try_get(2).map_err(statement)?,
+                powerful: row.try_get(3).map_err(statement)?,
+            })
+        })
+        .collect()
+}
+
 async fn statistics(connection: &mut Line) -> Result<Vec<Probe>, TargetError> {
     let oid: i64 = sqlx::query_scalar("SELECT 'pg_catalog.pg_statistic'::regclass::oid::bigint")
         .fetch_one(connection)
@@ -370,6 +396,22 @@ fn member(place: &Place, feature: Feature, role: &str, why: &str) -> Wanted {
         statement: format!("GRANT {} {}", render::identifier(role), place.to_role()),
         why: why.to_owned(),
         probes: vec![Probe::Member(role.to_owned())],
+    }
+}
+
+/// The rights of an owner that nobody may become a member of: no statement gives them, the tables have to go to another owner first.
+fn another_owner(feature: Feature, role: &str, why: &str) -> Wanted {
+    Wanted {
+        feature,
+        object: format!("tables of role {role}"),
+        privilege: "OWNER".to_owned(),
+        statement: String::new(),
+        why: format!(
+            "{why}. Tables belong to {role}, which is a superuser, makes roles, replicates, is bound by no policy, leaves the database, or can \
+             become a role that does: a member of it could do the same. Nothing is granted here; give the tables to a role without such rights \
+             (ALTER TABLE .. OWNER TO ..) and write this script anew"
+        ),
+        probes: Vec::new(),
     }
 }
 

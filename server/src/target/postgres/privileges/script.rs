@@ -74,6 +74,9 @@ pub(super) fn write(place: &Place, grants: &[Grant], notes: &[String], chosen: &
         )));
         for grant in of_feature {
             lines.push(comment(&format!("  {}", grant.why)));
+            if grant.statement.is_empty() {
+                continue;
+            }
             let text = format!("{};", grant.statement);
             lines.push(if in_effect { text } else { out_of_effect(&text) });
         }
@@ -118,11 +121,16 @@ mod tests {
         let grants = [
             grant(Feature::Basis, "GRANT A", "one"),
             grant(Feature::Cleanup, "GRANT B", "two"),
+            grant(Feature::Cleanup, "", "nothing grants this"),
             grant(Feature::Backups, "GRANT C", "three"),
         ];
         let script = write(&place("r"), &grants, &[], &[Feature::Basis, Feature::Cleanup]);
         assert_eq!(effective(&script), ["GRANT A;", "GRANT B;"]);
         assert!(script.contains("-- GRANT C;") && script.contains("Not asked for"), "{script}");
+        assert!(
+            script.contains("--   nothing grants this\n") && !script.contains("\n;"),
+            "{script}"
+        );
     }
 
     #[test]
