@@ -648,6 +648,16 @@ pub enum Error {
         /// The server's sentence.
         message: String,
     },
+    /// The ledger of migrations changed between the look at it and the change of it; nothing was changed.
+    #[error("{message}")]
+    MigrationLedgerMoved {
+        /// Name of the target.
+        target: String,
+        /// What is there.
+        problem: String,
+        /// The server's sentence.
+        message: String,
+    },
     /// That repair does not fit what is wrong with the migration.
     #[error("{message}")]
     RepairRefused {
@@ -868,6 +878,7 @@ impl Error {
             Self::MigrationsBlocked { .. } => ErrorReason::MigrationsBlocked,
             Self::NothingToMigrate { .. } => ErrorReason::NothingToMigrate,
             Self::MigrationsHeld { .. } => ErrorReason::MigrationsHeld,
+            Self::MigrationLedgerMoved { .. } => ErrorReason::MigrationLedgerMoved,
             Self::RepairRefused { .. } => ErrorReason::RepairRefused,
             Self::UnknownSchedule { .. } => ErrorReason::UnknownSchedule,
             Self::ScheduleExists { .. } => ErrorReason::ScheduleExists,

@@ -255,7 +255,7 @@ impl Migrations {
     /// once, whatever the retry policy says: to skip the statement at which a script stopped, twice, would skip another one.
     ///
     /// # Errors
-    /// Those of [`Migrations::get`], [`Error::RepairRefused`], [`Error::MigrationsHeld`].
+    /// Those of [`Migrations::get`], [`Error::RepairRefused`], [`Error::MigrationsHeld`], [`Error::MigrationLedgerMoved`].
     pub async fn repair(
         &self,
         target: impl Into<String>,
@@ -281,7 +281,7 @@ impl Migrations {
     /// Says that pending migrations are in effect already, and returns their ids; executes nothing. It is sent once, as a repair is.
     ///
     /// # Errors
-    /// Those of [`Migrations::plan`], [`Error::NothingToMigrate`], [`Error::MigrationsHeld`].
+    /// Those of [`Migrations::plan`], [`Error::NothingToMigrate`], [`Error::MigrationsHeld`], [`Error::MigrationLedgerMoved`].
     pub async fn baseline(&self, target: impl Into<String>, selection: MigrationSelection) -> Result<Vec<String>, Error> {
         let message = BaselineMigrationsRequest {
             target: target.into(),

@@ -59,6 +59,8 @@ impl World {
             lock_timeout: Duration::from_millis(500),
             statement_timeout: None,
             observe: false,
+            elsewhere: None,
+            verify: None,
             checks: Vec::new(),
             before: None,
             after: LedgerEntry {

@@ -26,6 +26,8 @@ fn order(claim: Claim, id: &str, sql: &str) -> GroupOrder {
         lock_timeout: Duration::from_millis(300),
         statement_timeout: None,
         observe: false,
+        elsewhere: None,
+        verify: None,
         checks: Vec::new(),
         before: None,
         after: LedgerEntry {

@@ -26,6 +26,8 @@ fn order(claim: Claim, sql: &str) -> GroupOrder {
         lock_timeout: Duration::from_secs(2),
         statement_timeout: None,
         observe: true,
+        elsewhere: None,
+        verify: None,
         checks: Vec::new(),
         before: None,
         after: LedgerEntry {

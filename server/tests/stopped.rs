@@ -137,20 +137,21 @@ async fn taken_over(world: &World, first: &Daemon, kind: proto::RunKind, holding
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_does_not_keep_a_migration_s_locks() {
-    let script = "ALTER TABLE a ADD COLUMN n integer NOT NULL DEFAULT 0;\n\
-                  SELECT pg_sleep(600) WHERE NOT EXISTS (SELECT 1 FROM released);\nUPDATE a SET n = n + 1;";
-    for alone in [false, true] {
-        let script = if alone {
-            format!("-- no-transaction\n{script}")
-        } else {
-            script.to_owned()
-        };
-        let world = World::new(&[("1_a.up.sql", &script)]).await;
-        world
-            .db
-            .execute("CREATE TABLE a (id integer); INSERT INTO a VALUES (1); CREATE TABLE released (id integer)")
-            .await
-            .expect("tables");
+    let together = "ALTER TABLE a ADD COLUMN n integer NOT NULL DEFAULT 0;\n\
+                    SELECT pg_sleep(600) WHERE NOT EXISTS (SELECT 1 FROM released);\nUPDATE a SET n = n + 1;";
+    // A statement that no transaction holds, and that works for as long as the function of its index does.
+    let alone = "-- no-transaction\nCREATE INDEX CONCURRENTLY a_slow ON a (public.slow(id));";
+    let slow = "CREATE FUNCTION public.slow(id integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN \
+                PERFORM pg_catalog.pg_sleep(600) WHERE NOT EXISTS (SELECT 1 FROM public.released); RETURN id; END $$";
+    for script in [together, alone] {
+        let is_alone = script == alone;
+        let world = World::new(&[("1_a.up.sql", script)]).await;
+        for sql in [
+            "CREATE TABLE a (id integer); INSERT INTO a VALUES (1); CREATE TABLE released (id integer)",
+            slow,
+        ] {
+            world.db.execute(sql).await.expect("tables");
+        }
         let first = world.start(1, "");
         let client = first.client().await;
         let plan = client
@@ -168,15 +169,25 @@ async fn a_stopped_server_does_not_keep_a_migration_s_locks() {
             .apply(ApplyRequest::of_plan(&plan))
             .await
             .expect("accepted");
-        let holding = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
+        let holding = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND wait_event = 'PgSleep'";
         let run = taken_over(&world, &first, proto::RunKind::Migrate, holding).await;
-        if alone {
-            // Nobody can know what became of a statement that no transaction held: but its session is gone.
-            assert_eq!(world.value("SELECT count(*)::text FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid() AND datname = current_database()").await, "0");
+        assert_eq!(run.state(), proto::RunState::Succeeded, "{script}: {}", run.state_reason);
+        if is_alone {
+            // What its end left invalid is gone, and the index was built anew.
+            let built =
+                "SELECT string_agg(indexrelid::regclass || ' ' || indisvalid, ',') FROM pg_index WHERE indrelid = 'a'::regclass";
+            assert_eq!(world.value(built).await, "a_slow true");
+            let warnings = &run.report.as_ref().expect("a report").warnings;
+            assert!(
+                warnings.iter().any(|warning| warning.code == "INVALID_INDEX_DROPPED"),
+                "the first had begun it: {warnings:?}"
+            );
         } else {
-            assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
             assert_eq!(world.value("SELECT n::text FROM a").await, "1", "once, by the second");
         }
+        let sleeping =
+            "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        assert_eq!(world.value(sleeping).await, "0", "its session is gone");
         assert!(
             told(&run).contains("attempt 1 of run") && told(&run).contains("migration"),
             "{}",

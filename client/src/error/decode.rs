@@ -369,6 +369,11 @@ fn from_server(status: &Status) -> Error {
             retry_after,
             message,
         },
+        Some(ErrorReason::MigrationLedgerMoved) => Error::MigrationLedgerMoved {
+            target: names.text("target"),
+            problem: names.text("problem"),
+            message,
+        },
         Some(ErrorReason::RepairRefused) => Error::RepairRefused {
             migration: names.text("migration"),
             action: names.text("action"),

@@ -490,6 +490,14 @@ pub enum EngineError {
         /// When its lease ends.
         until: String,
     },
+    /// The ledger of migrations changed between the look at it and the change.
+    #[error("the ledger of target {target} moved meanwhile: {problem}; nothing was changed, look at it again")]
+    MigrationLedgerMoved {
+        /// The target.
+        target: String,
+        /// What is there.
+        problem: String,
+    },
     /// That repair does not fit what is wrong.
     #[error("{action} does not fit migration {id}; offered is {offered}")]
     RepairRefused {
@@ -587,6 +595,7 @@ impl EngineError {
             Self::MigrationPlanChanged { .. } => "PLAN_MISMATCH",
             Self::NothingToMigrate { .. } => "NOTHING_TO_MIGRATE",
             Self::MigrationsHeld { .. } => "MIGRATIONS_HELD",
+            Self::MigrationLedgerMoved { .. } => "MIGRATION_LEDGER_MOVED",
             Self::RepairRefused { .. } => "REPAIR_REFUSED",
             Self::GivenUp => "DEADLINE",
             Self::ShuttingDown => "SHUTTING_DOWN",

@@ -534,6 +534,11 @@ fn of_failure(error: EngineError) -> Answer {
             .with("run", run)
             .with("until", until)
             .retry(RETRY_LATER),
+        EngineError::MigrationLedgerMoved { target, problem } => {
+            Answer::new(Code::Aborted, ErrorReason::MigrationLedgerMoved, said)
+                .with("target", target)
+                .with("problem", problem)
+        }
         EngineError::RepairRefused { id, action, offered } => Answer::unmet(ErrorReason::RepairRefused, &id, said)
             .with("migration", &id)
             .with("action", action)

@@ -1,8 +1,9 @@
 //! Proofs of down scripts: one for each migration and pair of scripts, the newest. What a sample of the rows shows says less than any
-//! finding on all of them, and that all is well with it less than any finding that all is not well: it replaces neither.
+//! finding on all of them, and that all is well with it less than any finding that all is not well: it replaces neither. What was found on
+//! another database of the target's name is replaced by anything.
 
 use dbkeep_engine::{
-    model::{MigrationId, Proof, RunId},
+    model::{Identity, MigrationId, Proof, RunId},
     port::StoreError,
 };
 use sqlx::any::AnyRow;
@@ -41,10 +42,13 @@ impl Act for Put {
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
         for proof in &self.proofs {
             sqlx::query(
-                "INSERT INTO migration_proofs (target, migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (target, migration_id, up_sha256, down_sha256) \
-                 DO UPDATE SET restored = excluded.restored, up_ms = excluded.up_ms, run_id = excluded.run_id, at_ms = excluded.at_ms \
-                 WHERE $9 = 0 OR migration_proofs.restored = 3",
+                "INSERT INTO migration_proofs (target, migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms, \
+                 database_id, database_place) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $10, $11) ON CONFLICT (target, migration_id, up_sha256, down_sha256) \
+                 DO UPDATE SET restored = excluded.restored, up_ms = excluded.up_ms, run_id = excluded.run_id, at_ms = excluded.at_ms, \
+                 database_id = excluded.database_id, database_place = excluded.database_place \
+                 WHERE $9 = 0 OR migration_proofs.restored = 3 OR migration_proofs.database_id <> excluded.database_id \
+                 OR migration_proofs.database_place <> excluded.database_place",
             )
             .bind(&self.target)
             .bind(rows::text(&proof.id.0))
@@ -55,6 +59,8 @@ impl Act for Put {
             .bind(proof.run.to_string())
             .bind(proof.at.as_millisecond())
             .bind(i64::from(proof.sampled))
+            .bind(rows::text(&proof.identity.id))
+            .bind(rows::text(&proof.identity.place))
             .execute(&mut *tx.connection)
             .await?;
         }
@@ -72,7 +78,7 @@ fn verdict(proof: &Proof) -> i64 {
 
 impl ControlStore {
     pub(super) async fn read_proofs(&self, target: &str) -> Result<Vec<Proof>, StoreError> {
-        let sql = "SELECT migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms FROM migration_proofs \
+        let sql = "SELECT migration_id, up_sha256, down_sha256, restored, up_ms, run_id, at_ms, database_id, database_place FROM migration_proofs \
                    WHERE target = $1 ORDER BY at_ms DESC, migration_id";
         let query = sqlx::query(sql).bind(rows::text(target));
         let found = self.read(query.fetch_all(&self.pool)).await?;
@@ -90,6 +96,10 @@ fn proof(row: &AnyRow) -> Result<Proof, StoreError> {
         rows::column_of(row, "at_ms")?,
     );
     Ok(Proof {
+        identity: Identity {
+            id: rows::column_of(row, "database_id")?,
+            place: rows::column_of(row, "database_place")?,
+        },
         up_sha256: rows::column_of(row, "up_sha256")?,
         down_sha256: rows::column_of(row, "down_sha256")?,
         restored: matches!(restored, 1 | SAMPLED),

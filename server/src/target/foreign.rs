@@ -170,8 +170,11 @@ impl Shape {
                 }
                 LedgerKind::Flyway => flyway(&mut entries, row),
                 LedgerKind::Prisma => {
-                    let rolled_back = text(3).is_some();
-                    let failed = rolled_back || text(2).is_none();
+                    // A try that somebody declared to be rolled back is over, and what it was for is pending.
+                    if text(3).is_some() {
+                        continue;
+                    }
+                    let failed = text(2).is_none();
                     // A migration that failed is tried again under the same name.
                     entries.retain(|known: &ForeignEntry| known.version != version);
                     entries.push(ForeignEntry {
@@ -305,6 +308,26 @@ mod tests {
         let entries = flyway.entries(&rows);
         assert_eq!(versions(&entries), ["1", "3", "R__my_view"]);
         assert!(entries[0].and_older && entries[1].failed && !entries[2].failed);
+    }
+
+    #[test]
+    fn what_prisma_counts_as_rolled_back_is_pending() {
+        let prisma = SHAPES.iter().find(|shape| shape.kind == LedgerKind::Prisma).expect("known");
+        let when = "2024-01-01 00:00:00";
+        let rows = [
+            row(&["1_one", "aa", "-", when]),
+            row(&["2_two", "bb", "-", when]),
+            row(&["2_two", "bb", when, "-"]),
+            row(&["3_three", "cc", "-", "-"]),
+            row(&["4_four", "dd", when, "-"]),
+        ];
+        let told: Vec<_> = prisma
+            .entries(&rows)
+            .into_iter()
+            .map(|entry| (entry.version, entry.failed))
+            .collect();
+        let expected = [("2_two", false), ("3_three", true), ("4_four", false)];
+        assert_eq!(told, expected.map(|(version, failed)| (version.to_owned(), failed)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! before a statement that no transaction holds. Called by the adapters, which keep the rows.
 
 use dbkeep_engine::{
-    model::{LedgerEntry, LedgerState, Statement, StatementReport},
+    model::{LedgerEntry, LedgerState, Script, Statement, StatementReport},
     port::{Follow, MigratorError, TargetError, TargetErrorClass, Told},
 };
 
@@ -93,6 +93,17 @@ pub(super) fn judged(rows: &[Option<String>]) -> Option<String> {
     } else {
         format!("{found} in row {} of {}", place + 1, rows.len())
     })
+}
+
+/// What a statement that verifies a migration means by failing.
+pub(super) fn does_not_verify(error: MigratorError, script: &Script, one: &Statement) -> MigratorError {
+    match error {
+        MigratorError::Statement { message, .. } => MigratorError::Check {
+            check: format!("{}:{}", script.file, one.line),
+            found: message,
+        },
+        other => other,
+    }
 }
 
 /// What the ledger says of the time and the rows of a group, added to those before.

@@ -85,6 +85,44 @@ async fn a_backup_of_another_database_is_refused_until_told() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_of_another_database_proves_nothing() {
+    for engine in BOTH {
+        let mut files = files();
+        files.push(file("1_a.down.sql", "DROP TABLE a;"));
+        let mut world = World::new(engine, &files, None).await;
+        let run = world.test(named(&["1"])).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{engine:?}: {}", run.state_reason);
+        assert_eq!(world.one("1").await.way_back(), v1::WayBack::Proven, "{engine:?}");
+        // As if another database had come under the target's name.
+        let table = match engine {
+            EngineKind::Postgres => "dbkeep.identity",
+            EngineKind::Sqlite => "_dbkeep_identity",
+        };
+        let change = format!("UPDATE {table} SET database_id = 'another'");
+        world.db.execute(&change).await.expect("changed");
+        assert_eq!(world.one("1").await.way_back(), v1::WayBack::Unproven, "{engine:?}");
+        world.apply(named(&["1"])).await.expect("accepted");
+        let refused = world
+            .rollback(named(&["1"]), false)
+            .await
+            .expect_err("nobody has proven it here");
+        assert!(
+            reason(&refused) == "MIGRATIONS_BLOCKED" && refused.message().contains("DOWN_UNPROVEN"),
+            "{refused:?}"
+        );
+        let run = world.rollback(named(&["1"]), true).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{engine:?}: {}", run.state_reason);
+        world.test(named(&["1"])).await.expect("accepted");
+        assert_eq!(
+            world.one("1").await.way_back(),
+            v1::WayBack::Proven,
+            "{engine:?}: shown here too"
+        );
+        world.end().await;
+    }
+}
+
 #[tokio::test]
 async fn a_copy_on_a_server_is_told_from_its_original_and_a_copied_file_is_not() {
     let claim = Claim {

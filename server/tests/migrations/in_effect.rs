@@ -122,6 +122,43 @@ async fn a_way_back_is_proven_lossy_or_refuted_and_rollback_knows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_rows_proves_nothing() {
+    for engine in BOTH {
+        let files = [
+            file("1_a.up.sql", "CREATE TABLE a (id integer PRIMARY KEY, x text);"),
+            file("1_a.down.sql", "DROP TABLE a;"),
+            file("2_lossy.up.sql", "ALTER TABLE a DROP COLUMN x;"),
+            file("2_lossy.down.sql", "ALTER TABLE a ADD COLUMN x text;"),
+        ];
+        let mut world = World::new(engine, &files, None).await;
+        let run = world.apply(named(&["1"])).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+        let told = |run: &v1::Run| {
+            let warnings = &run.report.as_ref().expect("a report").warnings;
+            let found = warnings.iter().find(|warning| warning.code == "NO_ROWS");
+            found.map(|warning| warning.message.clone())
+        };
+        let run = world.test(named(&["2"])).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{engine:?}: {}", run.state_reason);
+        let why = told(&run).expect("it says why");
+        assert!(why.contains("a holds no row") && why.contains("not proven"), "{why}");
+        assert_eq!(world.one("2").await.way_back(), WayBack::Unproven, "{engine:?}");
+        // The same of what is in effect.
+        let run = test_applied(&mut world, named(&["1"])).await;
+        assert_eq!(run.state(), RunState::Succeeded, "{engine:?}: {}", run.state_reason);
+        assert!(told(&run).is_some(), "{engine:?}");
+        assert_eq!(world.one("1").await.way_back(), WayBack::Unproven, "{engine:?}");
+        // With a row it shows what the down script does.
+        world.db.execute("INSERT INTO a VALUES (1, 'kept')").await.expect("a row");
+        let run = world.test(named(&["2"])).await.expect("accepted");
+        assert_eq!(run.state(), RunState::PartiallySucceeded, "{engine:?}: {}", run.state_reason);
+        assert_eq!(told(&run), None);
+        assert_eq!(world.one("2").await.way_back(), WayBack::Refuted, "{engine:?}");
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_without_rows_says_so_and_proves_nothing() {
     use futures::StreamExt as _;
     for engine in BOTH {

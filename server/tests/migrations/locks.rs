@@ -1,9 +1,11 @@
-//! Locks that a rehearsal sees: of a statement that no transaction holds from outside, and on SQLite that of the whole database.
+//! Locks that a rehearsal sees: of a statement that no transaction holds from outside, and on SQLite that of the whole database. How long
+//! one is waited for, whatever a script says.
 
-use dbkeep_engine::model::EngineKind;
+use dbkeep_engine::model::{EngineKind, Layout};
 use dbkeep_proto::v1::{self, RunState};
+use tokio::time::timeout;
 
-use super::world::{World, file, named};
+use super::world::{Holder, PATIENCE, World, all, file, named};
 
 async fn statements(world: &mut World, id: &str) -> Vec<v1::MigrationStatementReport> {
     let run = world.test(named(&[id])).await.expect("accepted");
@@ -52,6 +54,60 @@ async fn a_statement_outside_of_a_transaction_is_watched_from_outside() {
         holds(&inside[0], "ACCESS EXCLUSIVE") && !inside[0].locks_at_least,
         "{inside:?}"
     );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_cannot_make_the_wait_for_a_lock_longer() {
+    let alter = "ALTER TABLE busy ADD COLUMN more integer;";
+    let index = "CREATE INDEX CONCURRENTLY busy_id ON busy (id);";
+    for script in [
+        format!("SET lock_timeout = 0;\n{alter}"),
+        format!("SELECT pg_catalog.set_config('lock_timeout', '0', false);\n{alter}"),
+        format!("SET lock_timeout = '2h';\nRESET lock_timeout;\n{alter}"),
+        // Every statement has a session of its own, which is set as those before it have set theirs.
+        format!("-- no-transaction\nSET lock_timeout = 0;\n{alter}"),
+        format!("-- no-transaction\nSET lock_timeout = 0;\n{index}"),
+    ] {
+        let mut world = World::new(EngineKind::Postgres, &[file("1_a.up.sql", &script)], Some(Layout::Sqlx)).await;
+        world.db.execute("CREATE TABLE busy (id integer)").await.expect("a table");
+        let mut holder = Holder::open(&world.url).await;
+        holder.run("BEGIN").await;
+        holder.run("LOCK TABLE busy IN SHARE ROW EXCLUSIVE MODE").await;
+        let plan_token = world.plan(v1::MigrationDirection::Up, all()).await.expect("a plan").token;
+        let request = v1::ApplyMigrationsRequest {
+            dry_run: Some(false),
+            plan_token,
+            options: Some(v1::MigrationOptions {
+                lock_timeout: Some(prost_types::Duration {
+                    seconds: 0,
+                    nanos: 200_000_000,
+                }),
+                lock_tries: 1,
+                ..v1::MigrationOptions::default()
+            }),
+            ..v1::ApplyMigrationsRequest::default()
+        };
+        // The holder never lets go: without the limit it would not end.
+        let run = timeout(PATIENCE, world.apply_as(request))
+            .await
+            .expect("in time")
+            .expect("accepted");
+        assert_eq!(run.state(), RunState::Failed, "{script}: {}", run.state_reason);
+        assert!(run.state_reason.contains("lock timeout"), "{script}: {}", run.state_reason);
+        holder.run("COMMIT").await;
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_may_make_the_wait_for_a_lock_shorter() {
+    let script = "SET lock_timeout = 50;\nCREATE TABLE told AS SELECT current_setting('lock_timeout') AS wait;";
+    let mut world = World::new(EngineKind::Postgres, &[file("1_a.up.sql", script)], Some(Layout::Sqlx)).await;
+    let run = world.apply(all()).await.expect("accepted");
+    assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+    let wait = world.db.fetch_text("SELECT wait FROM told").await.expect("a row");
+    assert_eq!(wait[0][0].as_deref(), Some("50ms"));
     world.end().await;
 }
 

@@ -1,5 +1,6 @@
 //! Migrations through gRPC, on real databases of both products, judged by an oracle that reads them without dbkeep.
 
+mod beside;
 mod by_curl;
 mod consent;
 mod identity;
@@ -9,6 +10,7 @@ mod layouts;
 mod locks;
 mod lost_replies;
 mod meanwhile;
+mod repairs;
 mod rewinds;
 mod sampled;
 mod troubles;

@@ -379,6 +379,16 @@ pub(crate) fn reason(status: &Status) -> String {
         .unwrap_or_else(|| status.to_string())
 }
 
+/// Waits until a query answers with this text.
+pub(crate) async fn until(db: &Db, sql: &str, wanted: &str) {
+    let asked = async {
+        while db.fetch_text(sql).await.expect("an answer")[0][0].as_deref() != Some(wanted) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("in time");
+}
+
 /// A session that is kept, so that what it locks stays locked.
 pub(crate) struct Holder(sqlx::PgConnection);
 

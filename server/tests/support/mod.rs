@@ -168,6 +168,28 @@ impl Daemon {
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().expect("gone")
     }
+
+    /// Waits until the failpoint that it was started with has killed it.
+    pub(crate) fn died(&mut self, point: &str) {
+        use std::os::unix::process::ExitStatusExt as _;
+        let began = std::time::Instant::now();
+        let status = loop {
+            match self.child.try_wait().expect("a child") {
+                Some(status) => break status,
+                // The end of another process comes without an event here.
+                None => std::thread::sleep(std::time::Duration::from_millis(20)),
+            }
+            assert!(
+                began.elapsed() < std::time::Duration::from_secs(60),
+                "{point} was never passed: the server lives"
+            );
+        };
+        assert_eq!(
+            status.signal(),
+            Some(rustix::process::Signal::KILL.as_raw()),
+            "{point} was never passed: the server ended with {status}"
+        );
+    }
 }
 
 impl Drop for Daemon {

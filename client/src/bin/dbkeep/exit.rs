@@ -118,6 +118,7 @@ impl Exit {
             | Error::MigrationsBlocked { .. }
             | Error::NothingToMigrate { .. }
             | Error::MigrationsHeld { .. }
+            | Error::MigrationLedgerMoved { .. }
             | Error::RepairRefused { .. }
             | Error::DeliveryState { .. }
             | Error::ScheduleExists { .. }

@@ -58,6 +58,7 @@ pub async fn migrator_conformance(fixture: &dyn Fixture) {
         prints::a_fingerprint_sees_every_change,
         prints::a_fingerprint_does_not_see_a_change_that_was_taken_back,
         foreign::ledgers_of_other_tools_are_read,
+        foreign::what_another_tool_did_meanwhile_takes_the_group_back,
     );
     assert!(broken.is_empty(), "{} rules do not hold: {}", broken.len(), broken.join(", "));
 }
@@ -143,6 +144,8 @@ fn order(claim: Claim, id: &str, statements: &[&str]) -> GroupOrder {
         lock_timeout: Duration::from_secs(2),
         statement_timeout: None,
         observe: false,
+        elsewhere: None,
+        verify: None,
         checks: Vec::new(),
         before: None,
         after: entry(claim, id, LedgerState::Applied, count, count),

@@ -46,6 +46,132 @@ pub struct Change {
     pub tool: Option<LedgerKind>,
 }
 
+/// What the ledger of another tool says of a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// Whose ledger.
+    pub kind: LedgerKind,
+    /// Whether it is noted there as failed, or as begun and not ended.
+    pub failed: bool,
+    /// Since when it is in effect, where the tool notes it.
+    pub at: Option<Timestamp>,
+}
+
+/// How what another tool says stands to a row of dbkeep's that takes the migration back, or stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// It was there before the row, or whoever wrote the row knew of it.
+    Older,
+    /// It came after the row.
+    Newer,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl Word {
+    /// The problem that a row keeps whose writer knew of this word: it is then no news.
+    #[must_use]
+    pub fn known(&self) -> String {
+        format!("{KNOWN} {}", self.kind.tool())
+    }
+
+    /// How old this is beside dbkeep's own row.
+    #[must_use]
+    pub fn age(&self, own: &LedgerEntry) -> Age {
+        let known = own.state == LedgerState::RolledBack && own.problem.starts_with(KNOWN);
+        let undecided = if known { Age::Older } else { Age::Unknown };
+        let Some(at) = self.at else { return undecided };
+        // Tools that note whole seconds cut off the rest, so that in the second of the row nobody knows which came first.
+        let whole = at.subsec_nanosecond() == 0;
+        if whole && at.as_second() == own.at.as_second() {
+            undecided
+        } else if at > own.at {
+            Age::Newer
+        } else {
+            Age::Older
+        }
+    }
+}
+
+/// How the problem of a row begins that took back what another tool says is in effect.
+const KNOWN: &str = "taken back, whatever stays in the ledger of";
+
+/// What the ledgers of other tools say about a folder.
+#[derive(Debug)]
+pub struct Others<'a> {
+    rows: HashMap<MigrationId, (LedgerKind, &'a ForeignEntry)>,
+    /// The newest version of a tool that notes no others, which speaks for all older ones.
+    limit: Option<(LedgerKind, version::Version)>,
+    /// Ledgers that count: whose, and their tables.
+    counting: Vec<(LedgerKind, String)>,
+    /// Those that say nothing about a folder of this layout.
+    ignored: Vec<(LedgerKind, String)>,
+}
+
+impl<'a> Others<'a> {
+    /// Reads what they say about a folder of this layout.
+    #[must_use]
+    pub fn read(layout: Layout, foreign: &'a [ForeignLedger]) -> Self {
+        let (mut rows, mut up_to) = (HashMap::new(), None);
+        let (mut counting, mut ignored) = (Vec::new(), Vec::new());
+        for found in foreign {
+            if !counts(layout, found.kind) {
+                ignored.push((found.kind, found.table.clone()));
+                continue;
+            }
+            counting.push((found.kind, found.table.clone()));
+            for entry in &found.entries {
+                let id = id_of(found.kind, &entry.version);
+                if entry.and_older {
+                    up_to = Some((found.kind, id.clone()));
+                }
+                rows.insert(id, (found.kind, entry));
+            }
+        }
+        let limit = up_to.and_then(|(kind, id)| Some((kind, version::Version::parse(&id.0)?)));
+        Self {
+            rows,
+            limit,
+            counting,
+            ignored,
+        }
+    }
+
+    /// The tool whose newest version is at least this one's.
+    fn older(&self, migration: &Migration) -> Option<LedgerKind> {
+        let (kind, limit) = self.limit.as_ref()?;
+        (!migration.repeatable && version::Version::parse(&migration.id.0)? <= *limit).then_some(*kind)
+    }
+
+    /// What is said of a migration; `None` where nobody says that it, as it is now, was executed or begun.
+    #[must_use]
+    pub fn of(&self, migration: &Migration) -> Option<Word> {
+        let Some((kind, entry)) = self.rows.get(&migration.id).copied() else {
+            return self.older(migration).map(|kind| Word {
+                kind,
+                failed: false,
+                at: None,
+            });
+        };
+        // A repeatable one whose text changed is to be applied again.
+        if !entry.failed && migration.repeatable && differing(migration, kind, entry).is_some() {
+            return None;
+        }
+        Some(Word {
+            kind,
+            failed: entry.failed,
+            at: entry.applied_at,
+        })
+    }
+}
+
+/// The file's own checksum in the manner of another tool, where that tool noted another one.
+fn differing<'a>(migration: &'a Migration, kind: LedgerKind, entry: &ForeignEntry) -> Option<&'a String> {
+    let ours = migration.foreign_checksums.iter().find(|(known, _)| *known == kind);
+    let (_, ours) = ours?;
+    (!entry.checksum.is_empty() && !ours.eq_ignore_ascii_case(&entry.checksum)).then_some(ours)
+}
+
 /// One migration, in the folder or only in a ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
@@ -65,6 +191,8 @@ pub struct Item {
     pub applied_at: Option<Timestamp>,
     /// Its file is not what was applied.
     pub change: Option<Change>,
+    /// What the ledger of another tool says of it, whether that counts or not.
+    pub elsewhere: Option<Word>,
 }
 
 /// Something that does not fit.
@@ -138,42 +266,15 @@ impl Standings {
 #[must_use]
 pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[ForeignLedger]) -> Standings {
     let own: HashMap<&MigrationId, &LedgerEntry> = ledger.iter().map(|entry| (&entry.id, entry)).collect();
-    let mut adopted = Vec::new();
-    let mut ignored = Vec::new();
-    let mut others: HashMap<MigrationId, (LedgerKind, &ForeignEntry)> = HashMap::new();
-    let mut up_to: Option<(LedgerKind, MigrationId)> = None;
-    for found in foreign {
-        if !counts(collection.layout, found.kind) {
-            ignored.push((found.kind, found.table.clone()));
-            continue;
-        }
-        adopted.push((found.kind, found.table.clone()));
-        for entry in &found.entries {
-            let id = id_of(found.kind, &entry.version);
-            if entry.and_older {
-                up_to = Some((found.kind, id.clone()));
-            }
-            others.insert(id, (found.kind, entry));
-        }
-    }
-    let limit = up_to.and_then(|(kind, id)| {
-        let limit = version::Version::parse(&id.0)?;
-        Some((kind, limit))
-    });
+    let others = Others::read(collection.layout, foreign);
     let mut problems = Vec::new();
     let mut items: Vec<Item> = Vec::new();
     for (index, migration) in collection.migrations.iter().enumerate() {
-        let older = || {
-            let (kind, limit) = limit.as_ref()?;
-            (!migration.repeatable && version::Version::parse(&migration.id.0)? <= *limit).then_some(*kind)
-        };
-        let elsewhere = others.get(&migration.id).copied();
         items.push(item(
             index,
             migration,
             own.get(&migration.id).copied(),
-            elsewhere,
-            older(),
+            &others,
             &mut problems,
         ));
     }
@@ -193,6 +294,7 @@ pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[For
         ));
     }
     let mut lonely: Vec<_> = others
+        .rows
         .iter()
         .filter(|(id, (_, entry))| !known.contains(id) && !own.contains_key(id) && !entry.failed)
         .collect();
@@ -211,8 +313,8 @@ pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[For
     Standings {
         items,
         problems,
-        adopted,
-        ignored,
+        adopted: others.counting,
+        ignored: others.ignored,
     }
 }
 
@@ -242,8 +344,7 @@ fn item(
     index: usize,
     migration: &Migration,
     own: Option<&LedgerEntry>,
-    elsewhere: Option<(LedgerKind, &ForeignEntry)>,
-    older_than: Option<LedgerKind>,
+    others: &Others<'_>,
     problems: &mut Vec<Problem>,
 ) -> Item {
     let mut item = Item {
@@ -255,75 +356,117 @@ fn item(
         entry: own.cloned(),
         applied_at: None,
         change: None,
+        elsewhere: others.of(migration),
     };
-    if let Some(entry) = own {
-        // What dbkeep itself did, or was told by a repair, is newer than what it adopted.
-        item.standing = standing_of(entry);
-        if item.standing.in_effect() {
-            item.applied_at = Some(entry.at);
-        }
-        if entry.state != LedgerState::RolledBack && !entry.sha256.is_empty() && entry.sha256 != migration.up.sha256 {
-            if migration.repeatable && item.standing.in_effect() {
-                item.standing = Standing::Pending;
-            } else if !matches!(item.standing, Standing::Stopped(_)) {
-                // Of one that stopped, the script in work is compared statement by statement.
-                item.change = Some(Change {
-                    applied: entry.sha256.clone(),
-                    file: migration.up.sha256.clone(),
-                    at: Some(entry.at),
-                    tool: None,
-                });
-            }
-        }
-        if let Standing::Stopped(direction) = item.standing {
-            problems.push(stopped(migration, entry, direction));
-        }
-    } else if let Some((kind, entry)) = elsewhere {
-        if entry.failed {
-            problems.push(Problem {
-                code: "FOREIGN_FAILED",
-                id: migration.id.clone(),
-                message: format!(
-                    "{} noted in its own ledger that {} {} failed half-way",
-                    kind.tool(),
-                    migration.id,
-                    migration.name
-                ),
-                next_step: format!(
-                    "look at what of {} is in effect, then `dbkeep migrations repair {}` with mark-applied or mark-pending; {}'s ledger stays as it is",
-                    migration.up.file, migration.id, kind.tool()
-                ),
-                blocks: true,
-            });
-        } else {
-            item.standing = Standing::Adopted(kind);
-            item.applied_at = entry.applied_at;
-            let ours = migration.foreign_checksums.iter().find(|(known, _)| *known == kind);
-            if let Some((_, ours)) = ours
-                && !entry.checksum.is_empty()
-                && !ours.eq_ignore_ascii_case(&entry.checksum)
-            {
-                if migration.repeatable {
-                    item.standing = Standing::Pending;
-                } else {
-                    item.change = Some(Change {
-                        applied: entry.checksum.clone(),
-                        file: ours.clone(),
-                        at: entry.applied_at,
-                        tool: Some(kind),
-                    });
-                }
-            }
-        }
-    } else if let Some(kind) = older_than {
-        item.standing = Standing::Adopted(kind);
-    }
-    if let Some(change) = &item.change
-        && !matches!(item.standing, Standing::Stopped(_))
+    let Some(entry) = own else {
+        adopt(&mut item, migration, others, problems);
+        return item;
+    };
+    if entry.state == LedgerState::RolledBack
+        && let Some(word) = item.elsewhere.clone()
     {
+        match word.age(entry) {
+            // What dbkeep itself did, or was told by a repair, is newer than what it adopted.
+            Age::Older => {}
+            Age::Newer => {
+                adopt(&mut item, migration, others, problems);
+                return item;
+            }
+            Age::Unknown => problems.push(undated(migration, entry, &word)),
+        }
+    }
+    item.standing = standing_of(entry);
+    if item.standing.in_effect() {
+        item.applied_at = Some(entry.at);
+    }
+    if entry.state != LedgerState::RolledBack && !entry.sha256.is_empty() && entry.sha256 != migration.up.sha256 {
+        if migration.repeatable && item.standing.in_effect() {
+            item.standing = Standing::Pending;
+        } else if !matches!(item.standing, Standing::Stopped(_)) {
+            // Of one that stopped, the script in work is compared statement by statement.
+            item.change = Some(Change {
+                applied: entry.sha256.clone(),
+                file: migration.up.sha256.clone(),
+                at: Some(entry.at),
+                tool: None,
+            });
+        }
+    }
+    if let Standing::Stopped(direction) = item.standing {
+        problems.push(stopped(migration, entry, direction));
+    } else if let Some(change) = &item.change {
         problems.push(changed(migration, change));
     }
     item
+}
+
+/// Takes over what the ledger of another tool says.
+fn adopt(item: &mut Item, migration: &Migration, others: &Others<'_>, problems: &mut Vec<Problem>) {
+    let Some((kind, entry)) = others.rows.get(&migration.id).copied() else {
+        if let Some(kind) = others.older(migration) {
+            item.standing = Standing::Adopted(kind);
+        }
+        return;
+    };
+    if entry.failed {
+        problems.push(Problem {
+            code: "FOREIGN_FAILED",
+            id: migration.id.clone(),
+            message: format!(
+                "{} noted in its own ledger that {} {} failed half-way",
+                kind.tool(),
+                migration.id,
+                migration.name
+            ),
+            next_step: looked(migration, kind),
+            blocks: true,
+        });
+        return;
+    }
+    item.applied_at = entry.applied_at;
+    let ours = differing(migration, kind, entry);
+    if ours.is_some() && migration.repeatable {
+        return;
+    }
+    item.standing = Standing::Adopted(kind);
+    if let Some(ours) = ours {
+        let change = Change {
+            applied: entry.checksum.clone(),
+            file: ours.clone(),
+            at: entry.applied_at,
+            tool: Some(kind),
+        };
+        problems.push(changed(migration, &change));
+        item.change = Some(change);
+    }
+}
+
+/// What is left to do where the word of another tool is none to rely on.
+fn looked(migration: &Migration, kind: LedgerKind) -> String {
+    format!(
+        "look at what of {} is in effect, then `dbkeep migrations repair {}` with mark-applied or mark-pending; {}'s ledger stays as it is",
+        migration.up.file,
+        migration.id,
+        kind.tool()
+    )
+}
+
+/// It was taken back, and another tool says that it is in effect, nobody knows since when.
+fn undated(migration: &Migration, entry: &LedgerEntry, word: &Word) -> Problem {
+    let says = if word.failed { "was begun" } else { "is in effect" };
+    Problem {
+        code: "FOREIGN_UNDATED",
+        id: migration.id.clone(),
+        message: format!(
+            "{} {} counts as not in effect since {}, and the ledger of {} says that it {says}, but not whether that was before or after",
+            migration.id,
+            migration.name,
+            entry.at,
+            word.kind.tool()
+        ),
+        next_step: looked(migration, word.kind),
+        blocks: true,
+    }
 }
 
 /// Whether a migration that stopped still has the very script, in the very groups, that stopped.
@@ -485,6 +628,7 @@ fn only_in_ledger(
         entry: entry.cloned(),
         applied_at: at,
         change: None,
+        elsewhere: None,
     }
 }
 

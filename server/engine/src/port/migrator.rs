@@ -10,14 +10,14 @@
 //! The lease is a row in the target, taken and prolonged by short statements, so that it holds behind a pooler that gives every
 //! transaction another session. A group checks it, with the fence, in its own transaction right before it commits.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::target::{Claim, TargetError};
-use crate::model::{Fingerprint, ForeignLedger, LedgerEntry, RowsLost, Statement, StatementReport, TableMeasure};
+use crate::model::{Fingerprint, ForeignLedger, LedgerEntry, RowsLost, Script, Statement, StatementReport, TableMeasure};
 
 /// A migration could not be executed.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +100,39 @@ pub struct Follow {
     pub stop: CancellationToken,
 }
 
+/// Judges whether somebody else was at a migration meanwhile, by its row in dbkeep's ledger and by the ledgers of other tools, which are
+/// read where nothing can come between: on SQLite under the write lock, on PostgreSQL in the group's transaction, before its first
+/// statement and right before its commit. What the script itself wrote into such a ledger is left out.
+#[derive(Clone)]
+pub struct Elsewhere(Arc<Judge>);
+
+/// Why a migration is not what the order takes it for, by its row and the ledgers of other tools.
+type Judge = dyn Fn(Option<&LedgerEntry>, &[ForeignLedger]) -> Option<String> + Send + Sync;
+
+impl Elsewhere {
+    /// One that says why by a sentence, or nothing.
+    pub fn new(judge: impl Fn(Option<&LedgerEntry>, &[ForeignLedger]) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(judge))
+    }
+
+    /// Looks at what the ledgers say.
+    ///
+    /// # Errors
+    /// `LedgerMoved`.
+    pub fn judge(&self, before: Option<&LedgerEntry>, ledgers: &[ForeignLedger]) -> Result<(), MigratorError> {
+        match (self.0)(before, ledgers) {
+            Some(problem) => Err(MigratorError::LedgerMoved { problem }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Elsewhere {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Elsewhere")
+    }
+}
+
 /// A group of statements to be executed.
 #[derive(Debug, Clone)]
 pub struct GroupOrder {
@@ -124,6 +157,10 @@ pub struct GroupOrder {
     /// Queries that must hold right before the commit; for a group that is not atomic, after it: where one does not hold
     /// then, the ledger row counts the statement, stays in work, and tells the problem.
     pub checks: Vec<String>,
+    /// A script that fails where the migration is not in effect: run after the checks, as they are, and always taken back.
+    pub verify: Option<Script>,
+    /// What the ledgers of other tools must not say; `None` where nobody else can be at the database.
+    pub elsewhere: Option<Elsewhere>,
     /// Ledger row that has to be there before: its state and statements done, as they were read; `None` for none.
     pub before: Option<LedgerEntry>,
     /// Ledger row when it is done. `rows` and `duration_ms` are those of the groups before; the group adds its own.

@@ -36,7 +36,7 @@ pub use metrics::{
     AlertChanges, AlertFilter, CollectClaim, Collected, Collection, EndedRuns, HistoryQuery, HistoryUsage, Metrics, Point, Step,
 };
 pub use migrator::{
-    Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
+    Elsewhere, Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,
 };
 pub use notifier::{DeliveryError, DeliveryErrorClass, Notifier};
 pub use observer::Observer;

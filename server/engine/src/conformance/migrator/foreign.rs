@@ -1,7 +1,10 @@
 //! Ledgers of other tools, made by hand in each tool's own shape.
 
-use super::{Fixture, is_postgres};
-use crate::model::{ForeignEntry, ForeignLedger, LedgerKind};
+use super::{Fixture, count, execute, is_postgres, order, right, row};
+use crate::{
+    model::{ForeignEntry, ForeignLedger, LedgerKind},
+    port::{Elsewhere, MigratorError},
+};
 
 async fn find(fixture: &dyn Fixture, kind: LedgerKind) -> ForeignLedger {
     let ledgers = fixture.target().migrator().foreign_ledgers().await.expect("ledgers");
@@ -114,10 +117,12 @@ pub(super) async fn ledgers_of_other_tools_are_read(fixture: &dyn Fixture) {
         .await;
     let mut ledger = find(fixture, LedgerKind::Prisma).await;
     ledger.entries.sort_by(|one, other| one.version.cmp(&other.version));
+    // The first was declared to be rolled back: it is pending, and no failure.
+    assert_eq!(versions(&ledger), ["20240102_two", "20240103_three"]);
     let failed: Vec<bool> = ledger.entries.iter().map(|entry| entry.failed).collect();
-    assert_eq!(failed, [true, false, true]);
-    assert_eq!(ledger.entries[1].applied_at, "2024-03-01T10:00:00Z".parse().ok());
-    assert_eq!(ledger.entries[1].checksum, "bb");
+    assert_eq!(failed, [false, true]);
+    assert_eq!(ledger.entries[0].applied_at, "2024-03-01T10:00:00Z".parse().ok());
+    assert_eq!(ledger.entries[0].checksum, "bb");
     fixture.execute("DROP TABLE _prisma_migrations").await;
 
     let (make, table, drop) = if postgres {
@@ -139,4 +144,54 @@ pub(super) async fn ledgers_of_other_tools_are_read(fixture: &dyn Fixture) {
     );
     assert_eq!(ledger.table, table);
     fixture.execute(drop).await;
+}
+
+pub(super) async fn what_another_tool_did_meanwhile_takes_the_group_back(fixture: &dyn Fixture) {
+    let claim = right(fixture).await;
+    let postgres = is_postgres(fixture);
+    let no = if postgres { "false" } else { "0" };
+    fixture
+        .execute(&format!(
+            "CREATE TABLE shared (n integer NOT NULL); INSERT INTO shared VALUES (0); \
+             CREATE TABLE schema_migrations (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL); INSERT INTO schema_migrations VALUES (1, {no})"
+        ))
+        .await;
+    let judging = |id: &str, statements: &[&str]| {
+        let mut order = order(claim, id, statements);
+        // As long as it says 1, it says nothing of this one.
+        order.elsewhere = Some(Elsewhere::new(|_, ledgers| {
+            let versions = ledgers.iter().flat_map(|ledger| &ledger.entries);
+            let mut other = versions.filter(|entry| entry.version != "1");
+            other.next().map(|entry| format!("version {} came meanwhile", entry.version))
+        }));
+        order
+    };
+    let up = "UPDATE shared SET n = n + 1";
+    execute(fixture, &judging("beside_before", &[up]))
+        .await
+        .expect("nobody was there");
+    assert_eq!(count(fixture, "shared WHERE n = 1").await, "1");
+    // What the script itself notes there is its own.
+    let noting = [up, "UPDATE schema_migrations SET version = 7"];
+    execute(fixture, &judging("beside_own", &noting))
+        .await
+        .expect("nobody else was there");
+    assert_eq!(count(fixture, "shared WHERE n = 2").await, "1");
+    // After the look at the ledgers, and before the group.
+    fixture
+        .execute("UPDATE shared SET n = n + 1; UPDATE schema_migrations SET version = 2")
+        .await;
+    for atomic in [true, false] {
+        let statement = if atomic { up } else { "VACUUM" };
+        let mut order = judging("beside_after", &[statement]);
+        order.atomic = atomic;
+        let error = execute(fixture, &order).await.expect_err("somebody was there");
+        assert!(
+            matches!(&error, MigratorError::LedgerMoved { problem } if problem == "version 2 came meanwhile"),
+            "{error:?}"
+        );
+        assert_eq!(count(fixture, "shared WHERE n = 3").await, "1", "not twice");
+        assert!(row(fixture, "beside_after").await.is_none(), "atomic {atomic}");
+    }
+    fixture.execute("DROP TABLE shared; DROP TABLE schema_migrations").await;
 }

@@ -58,7 +58,7 @@ pub struct MigrationStatus {
     pub collection: Collection,
     /// Where each migration stands.
     pub standings: Standings,
-    /// What rehearsals found out.
+    /// What rehearsals of this database found out.
     pub proofs: Vec<Proof>,
 }
 
@@ -155,7 +155,12 @@ impl Engine {
                 blocks: true,
             });
         }
-        let proofs = self.context.store.proofs(name).await?;
+        let mut proofs = self.context.store.proofs(name).await?;
+        if !proofs.is_empty() {
+            // The name may mean another database than it did then.
+            let here = entry.target.identity().await.map_err(EngineError::target(name))?;
+            proofs.retain(|proof| proof.is_of(&here));
+        }
         Ok(MigrationStatus {
             target: name.to_owned(),
             place: migrations.folder.place(),

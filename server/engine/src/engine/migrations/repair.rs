@@ -9,10 +9,10 @@ use crate::{
     EngineError,
     migration::{
         plan::{self, Selection},
-        standing::{Item, Problem, Standing},
+        standing::{Item, Problem, Standing, Word},
     },
-    model::{Act, Caller, Decision, Direction, LedgerEntry, LedgerState, Migration, MigrationId, RunId, Script},
-    port::{Claim, IndexState, MigratorError},
+    model::{Act, Caller, Decision, Direction, LedgerEntry, LedgerState, Migration, MigrationId, RunId, Script, StatementReport},
+    port::{Claim, IndexState, MigratorError, TargetError, TargetErrorClass},
     run::migrate::index_of,
 };
 
@@ -24,7 +24,7 @@ const TERM: Duration = Duration::from_secs(30);
 pub enum RepairAction {
     /// The statement at which it stopped is run by the next apply or rollback.
     Retry,
-    /// The statement at which it stopped counts as done.
+    /// The statement at which it stopped counts as done, and where it is one of several in a transaction, all that are left of those.
     Skip,
     /// All of it counts as in effect.
     MarkApplied,
@@ -89,7 +89,7 @@ impl Engine {
     /// Says that migrations are in effect which dbkeep did not apply; returns their ids. Nothing is executed.
     ///
     /// # Errors
-    /// As [`Engine::plan_migrations`], and `NothingToMigrate`, `MigrationsHeld`.
+    /// As [`Engine::plan_migrations`], and `NothingToMigrate`, `MigrationsHeld`, `MigrationLedgerMoved`.
     pub async fn baseline_migrations(
         &self,
         target: &str,
@@ -132,7 +132,7 @@ impl Engine {
     /// Explains what is wrong with a migration's ledger row and what may be done about it; with an action, does that.
     ///
     /// # Errors
-    /// As [`Engine::migration`], and `RepairRefused`, `MigrationsHeld`.
+    /// As [`Engine::migration`], and `RepairRefused`, `MigrationsHeld`, `MigrationLedgerMoved`.
     pub async fn repair_ledger(
         &self,
         target: &str,
@@ -284,9 +284,14 @@ fn migrator_error(target: &str) -> impl Fn(MigratorError) -> EngineError + '_ {
             run,
             until,
         },
-        other => EngineError::MigrationGraph {
+        MigratorError::LedgerMoved { problem } => EngineError::MigrationLedgerMoved {
             target: target.to_owned(),
-            problem: other.to_string(),
+            problem,
+        },
+        // A change of the ledger executes nothing that could fail otherwise.
+        other => EngineError::Target {
+            target: target.to_owned(),
+            source: TargetError::new(TargetErrorClass::Refused, other.to_string()),
         },
     }
 }
@@ -377,12 +382,13 @@ fn proposals(
                 format!("the next {command} runs statement {next} again; right where it did not take effect"),
             );
         }
-        propose(
-            RepairAction::Skip,
-            format!(
-                "statement {next} counts as done, and the next {command} goes on after it; right where it took effect, or was done by hand"
-            ),
-        );
+        // Where all of them took effect there is none to skip: what is left are its checks.
+        if let Some(script) = script.filter(|_| entry.statements_done < entry.statements) {
+            propose(
+                RepairAction::Skip,
+                skipped_in_words(script, migration, direction, entry.statements_done),
+            );
+        }
         propose(
             RepairAction::MarkApplied,
             "all of it counts as in effect; right where the rest was done by hand".to_owned(),
@@ -407,7 +413,10 @@ fn proposals(
             "the file as it is now counts as what was applied; nothing is executed".to_owned(),
         );
     }
-    if problems.iter().any(|problem| problem.code == "FOREIGN_FAILED") {
+    if problems
+        .iter()
+        .any(|problem| matches!(problem.code, "FOREIGN_FAILED" | "FOREIGN_UNDATED"))
+    {
         propose(
             RepairAction::MarkApplied,
             "it counts as in effect; the other tool's ledger stays as it is".to_owned(),
@@ -418,6 +427,49 @@ fn proposals(
         );
     }
     proposals
+}
+
+/// What skipping means, with every statement that then counts as done.
+fn skipped_in_words(script: &Script, migration: &Migration, direction: Direction, done: u32) -> String {
+    let rest = script.rest_of_group(usize::try_from(done).unwrap_or(usize::MAX));
+    let named: Vec<String> = script
+        .statements()
+        .enumerate()
+        .skip(rest.start)
+        .take(rest.len())
+        .map(|(place, one)| {
+            format!(
+                "{} ({}:{}: {})",
+                place + 1,
+                script.file,
+                one.line,
+                StatementReport::excerpt_of(&one.sql)
+            )
+        })
+        .collect();
+    let command = match direction {
+        Direction::Up => "apply",
+        Direction::Down => "rollback",
+    };
+    let next = if rest.end < script.statement_count() {
+        format!("the next {command} goes on after that")
+    } else if asks_afterwards(migration, direction) {
+        format!("the next {command} asks its checks and executes nothing")
+    } else {
+        "it then has come to its end".to_owned()
+    };
+    if let [only] = &named[..] {
+        return format!("statement {only} counts as done, and {next}; right where it took effect, or was done by hand");
+    }
+    format!(
+        "statements {}, which are one transaction, count as done, and {next}; right where all of them were done by hand",
+        named.join(", ")
+    )
+}
+
+/// Whether something is asked once all statements are through.
+fn asks_afterwards(migration: &Migration, direction: Direction) -> bool {
+    direction == Direction::Up && (!migration.metadata.checks_after.is_empty() || migration.verify.is_some())
 }
 
 fn repaired(item: &Item, migration: &Migration, action: RepairAction, caller: &Caller, run: RunId) -> LedgerEntry {
@@ -437,8 +489,15 @@ fn repaired(item: &Item, migration: &Migration, action: RepairAction, caller: &C
             ..same
         },
         RepairAction::Skip => {
-            let done = same.statements_done + 1;
-            let all = done >= same.statements;
+            let (script, direction) = match same.state {
+                LedgerState::Reverting => (migration.down.as_ref(), Direction::Down),
+                _ => (Some(&migration.up), Direction::Up),
+            };
+            let before = usize::try_from(same.statements_done).unwrap_or(usize::MAX);
+            // The proposal was made for a script that is there.
+            let end = script.map_or(before, |script| script.rest_of_group(before).end);
+            let done = u32::try_from(end).unwrap_or(u32::MAX);
+            let all = done >= same.statements && !asks_afterwards(migration, direction);
             LedgerEntry {
                 in_doubt: false,
                 problem: String::new(),
@@ -457,6 +516,7 @@ fn repaired(item: &Item, migration: &Migration, action: RepairAction, caller: &C
         },
         RepairAction::MarkPending => LedgerEntry {
             backup: same.backup,
+            problem: item.elsewhere.as_ref().map(Word::known).unwrap_or_default(),
             ..row(migration, LedgerState::RolledBack, caller, run)
         },
         RepairAction::AcceptChecksum => {

@@ -85,3 +85,93 @@ fn what_is_only_in_a_ledger_is_listed_last_and_blocks_nothing() {
     assert_eq!(found.problems[0].code, "FILE_MISSING");
     assert!(!found.problems[0].blocks);
 }
+
+fn own(id: &str, state: LedgerState, at: &str) -> LedgerEntry {
+    LedgerEntry {
+        id: MigrationId(id.to_owned()),
+        name: "a".to_owned(),
+        sha256: String::new(),
+        state,
+        statements_done: 1,
+        statements: 1,
+        in_doubt: false,
+        problem: String::new(),
+        rows: 0,
+        duration_ms: 0,
+        at: at.parse().expect("a time"),
+        by: "ann".to_owned(),
+        run: crate::model::RunId::new(),
+        backup: None,
+        script_sha256: String::new(),
+    }
+}
+
+fn said(at: Option<&str>, failed: bool) -> ForeignLedger {
+    let mut found = ledger(LedgerKind::Sqlx, &[("1", false)]);
+    found.entries[0].applied_at = at.map(|at| at.parse().expect("a time"));
+    found.entries[0].failed = failed;
+    found
+}
+
+fn codes(found: &Standings) -> Vec<&str> {
+    found.problems.iter().map(|problem| problem.code).collect()
+}
+
+#[test]
+fn what_another_tool_does_after_it_was_taken_back_counts() {
+    let collection = folder(&[("1_a.up.sql", "SELECT 1")], Layout::Sqlx);
+    let back = own("1", LedgerState::RolledBack, "2026-01-02T10:00:00.5Z");
+    let adopted = Standing::Adopted(LedgerKind::Sqlx);
+    for (at, failed, standing, problem) in [
+        (Some("2026-01-02T09:59:59Z"), false, Standing::Pending, None),
+        (Some("2026-01-02T10:00:01Z"), false, adopted, None),
+        (Some("2026-01-02T10:00:00.6Z"), false, adopted, None),
+        (Some("2026-01-02T10:00:00.4Z"), false, Standing::Pending, None),
+        // A whole second may be any moment of that second.
+        (
+            Some("2026-01-02T10:00:00Z"),
+            false,
+            Standing::Pending,
+            Some("FOREIGN_UNDATED"),
+        ),
+        (None, false, Standing::Pending, Some("FOREIGN_UNDATED")),
+        (None, true, Standing::Pending, Some("FOREIGN_UNDATED")),
+        (Some("2026-01-02T10:00:01Z"), true, Standing::Pending, Some("FOREIGN_FAILED")),
+        (Some("2026-01-02T09:00:00Z"), true, Standing::Pending, None),
+    ] {
+        let found = standings(&collection, std::slice::from_ref(&back), &[said(at, failed)]);
+        assert_eq!(states(&found), [standing], "{at:?} {failed}");
+        assert_eq!(codes(&found), Vec::from_iter(problem), "{at:?} {failed}");
+        assert!(found.problems.iter().all(|problem| problem.blocks));
+    }
+}
+
+#[test]
+fn what_was_known_when_it_was_taken_back_is_no_news_and_a_later_time_is() {
+    let collection = folder(&[("1_a.up.sql", "SELECT 1")], Layout::Sqlx);
+    let mut back = own("1", LedgerState::RolledBack, "2026-01-02T10:00:00.5Z");
+    let word = standings(&collection, &[], &[said(None, false)]).items[0].elsewhere.clone();
+    back.problem = word.expect("a word").known();
+    for at in [None, Some("2026-01-02T10:00:00Z"), Some("2026-01-01T10:00:00Z")] {
+        let found = standings(&collection, std::slice::from_ref(&back), &[said(at, false)]);
+        assert_eq!((states(&found), codes(&found)), (vec![Standing::Pending], vec![]), "{at:?}");
+    }
+    let found = standings(&collection, &[back], &[said(Some("2026-01-02T10:00:01Z"), false)]);
+    assert_eq!(states(&found), [Standing::Adopted(LedgerKind::Sqlx)]);
+}
+
+#[test]
+fn a_newest_version_speaks_for_what_was_taken_back_too() {
+    let collection = folder(
+        &[("1_a.up.sql", "SELECT 1"), ("2_b.up.sql", "SELECT 1")],
+        Layout::GolangMigrate,
+    );
+    let back = own("1", LedgerState::RolledBack, "2026-01-02T10:00:00Z");
+    let found = standings(&collection, &[back], &[ledger(LedgerKind::GolangMigrate, &[("2", true)])]);
+    assert_eq!(found.items[0].standing, Standing::Pending);
+    assert!(codes(&found).contains(&"FOREIGN_UNDATED"), "{:?}", found.problems);
+    let applied = own("1", LedgerState::Applied, "2026-01-02T10:00:00Z");
+    let found = standings(&collection, &[applied], &[ledger(LedgerKind::GolangMigrate, &[("2", true)])]);
+    assert_eq!(found.items[0].standing, Standing::Applied);
+    assert!(codes(&found).is_empty(), "{:?}", found.problems);
+}

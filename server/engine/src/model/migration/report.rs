@@ -5,7 +5,10 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{super::run::RunId, Direction, MigrationId, Sample, SampledTable, TableLock};
+use super::{
+    super::{identity::Identity, run::RunId},
+    Direction, MigrationId, Sample, SampledTable, TableLock,
+};
 
 /// What one statement did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,6 +262,9 @@ impl Default for MigrationOptions {
 /// A proof that a down script takes its up script back, or that it does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
+    /// The database whose copy it was tried on.
+    #[serde(default)]
+    pub identity: Identity,
     /// The migration.
     pub id: MigrationId,
     /// SHA-256 of its up script then, hex.
@@ -277,4 +283,12 @@ pub struct Proof {
     pub run: RunId,
     /// When.
     pub at: Timestamp,
+}
+
+impl Proof {
+    /// Whether it says anything about this database: what was shown elsewhere, or nobody knows where, does not.
+    #[must_use]
+    pub fn is_of(&self, database: &Identity) -> bool {
+        !self.identity.id.is_empty() && database.differs_from(&self.identity).is_none()
+    }
 }

@@ -142,6 +142,20 @@ impl Script {
         statements == 0 || ends.any(|end| end == statements)
     }
 
+    /// The statements, from 0, of the group that goes on after so many statements: those that are left of it, up to its end. Empty where
+    /// the script ends there.
+    #[must_use]
+    pub fn rest_of_group(&self, statements: usize) -> std::ops::Range<usize> {
+        let mut end = 0;
+        for group in &self.groups {
+            end += group.statements.len();
+            if statements < end {
+                return statements..end;
+            }
+        }
+        end..end
+    }
+
     /// Every statement in order.
     pub fn statements(&self) -> impl Iterator<Item = &Statement> {
         self.groups.iter().flat_map(|group| &group.statements)
@@ -210,5 +224,35 @@ impl Migration {
         // The form is this version's own: tokens live for minutes, and a run that goes on under another version makes a new plan.
         hasher.update(format!("{:?}", self.metadata).as_bytes());
         hex::encode(hasher.finalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_group_ends_where_the_group_does() {
+        let group = |atomic, count: u32| Group {
+            atomic,
+            statements: (0..count)
+                .map(|line| Statement {
+                    sql: "SELECT 1".to_owned(),
+                    line,
+                    column: 1,
+                })
+                .collect(),
+        };
+        let script = Script {
+            file: "1.sql".to_owned(),
+            sha256: String::new(),
+            groups: vec![group(true, 1), group(true, 3), group(false, 1)],
+            foreign_keys_off: false,
+        };
+        let rests = [0, 1, 2, 4, 5, 9].map(|done| script.rest_of_group(done));
+        assert_eq!(rests, [0..1, 1..4, 2..4, 4..5, 5..5, 5..5]);
+        for rest in rests {
+            assert!(script.is_boundary(rest.end));
+        }
     }
 }

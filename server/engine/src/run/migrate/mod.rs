@@ -14,7 +14,10 @@ mod rehearse;
 mod rewind;
 mod script;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::time::{Duration, Instant};
 
@@ -27,13 +30,13 @@ use crate::{
     failpoint,
     migration::{
         source::{self, Collection},
-        standing::{Standing, standings},
+        standing::{Age, Others, Word},
     },
     model::{
-        Direction, ForeignLedger, LedgerEntry, LedgerKind, LedgerState, Migration, MigrationId, MigrationRecord, MigrationReport,
+        Direction, ForeignLedger, Layout, LedgerEntry, LedgerState, Migration, MigrationId, MigrationRecord, MigrationReport,
         PlannedMigration, RunState, StepState,
     },
-    port::MigratorError,
+    port::{Elsewhere, MigratorError},
 };
 
 pub(crate) use doubt::index_of;
@@ -41,7 +44,7 @@ use hold::Hold;
 pub(super) use rehearse::work as rehearse;
 use script::{ScriptDone, ScriptOrder};
 
-/// How often the ledgers of other tools are read again.
+/// How often it is looked whether another tool has come, where none was there. Each group looks as well, in its own transaction.
 const LOOK_AROUND: Duration = Duration::from_millis(500);
 
 impl From<MigratorError> for Halt {
@@ -151,7 +154,8 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
     let ledger = target.migrator().ledger().await?;
     let mut ledger: HashMap<MigrationId, LedgerEntry> = ledger.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
     let mut looked = Instant::now();
-    let mut others = adopted(&collection, &target.migrator().foreign_ledgers().await?);
+    let mut foreign = target.migrator().foreign_ledgers().await?;
+    let at_first = words_of(&collection, record, &foreign);
     let mut done = 0_usize;
     for (position, planned) in record.planned.iter().enumerate() {
         let step = first + position;
@@ -187,11 +191,21 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
             );
             return Ok(ending(RunState::PartiallySucceeded, reason));
         }
-        if looked.elapsed() > LOOK_AROUND {
-            others = adopted(&collection, &target.migrator().foreign_ledgers().await?);
+        if !foreign.is_empty() || looked.elapsed() > LOOK_AROUND {
+            foreign = target.migrator().foreign_ledgers().await?;
             looked = Instant::now();
         }
-        if let Some(problem) = moved(entry.as_ref(), &others, planned, direction) {
+        let meanwhile = Meanwhile {
+            layout: collection.layout,
+            migration: migration.clone(),
+            direction,
+            at_first: at_first.get(&planned.id).cloned(),
+        };
+        let word = Others::read(collection.layout, &foreign).of(migration);
+        if let Some(problem) = meanwhile
+            .moved(entry.as_ref(), word.as_ref())
+            .or_else(|| overtaken(entry.as_ref(), planned, direction))
+        {
             return failed(attempt, step, done, problem).await;
         }
         attempt.ledger.begin_short_step(step).await?;
@@ -216,6 +230,13 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
             backup: (record.backup_first && attempt.ledger.report.steps[0].state == StepState::Succeeded)
                 .then_some(attempt.run.id),
             observe: false,
+            verify: true,
+            elsewhere: Some(meanwhile.clone().into()),
+            // Its row is then known to be newer than what another tool goes on to say.
+            remark: match direction {
+                Direction::Up => String::new(),
+                Direction::Down => word.as_ref().map(Word::known).unwrap_or_default(),
+            },
             lost: hold.lost(),
         };
         let executed = script::execute(attempt, &target, &order, entry).await?;
@@ -226,11 +247,12 @@ async fn held(attempt: &mut Attempt, record: &MigrationRecord, direction: Direct
         note(attempt, step, planned, direction, total, &executed).await?;
         if let Some(problem) = &executed.problem {
             // Where another tool was here meanwhile, that is why.
-            let others = adopted(&collection, &target.migrator().foreign_ledgers().await?);
-            let meanwhile = moved(executed.entry.as_ref(), &others, planned, direction);
+            let others = target.migrator().foreign_ledgers().await?;
             let mut reason = problem.to_string();
-            if let Some(meanwhile) = meanwhile {
-                reason = format!("{meanwhile} ({reason})");
+            if let Some(why) = meanwhile.by_ledgers(executed.entry.as_ref(), &others)
+                && !reason.contains(&why)
+            {
+                reason = format!("{why} ({reason})");
             }
             if let Some(entry) = executed
                 .entry
@@ -336,49 +358,88 @@ async fn settle(
     Ok(())
 }
 
-/// Which migrations other tools say they applied.
-fn adopted(collection: &Collection, foreign: &[ForeignLedger]) -> HashMap<MigrationId, LedgerKind> {
-    let found = standings(collection, &[], foreign).items.into_iter();
-    found
-        .filter_map(|item| match item.standing {
-            Standing::Adopted(tool) => Some((item.id, tool)),
-            _ => None,
-        })
+/// What other tools say of the planned migrations.
+fn words_of(collection: &Collection, record: &MigrationRecord, foreign: &[ForeignLedger]) -> HashMap<MigrationId, Word> {
+    let others = Others::read(collection.layout, foreign);
+    let planned: HashSet<&MigrationId> = record.planned.iter().map(|planned| &planned.id).collect();
+    let migrations = collection
+        .migrations
+        .iter()
+        .filter(|migration| planned.contains(&migration.id));
+    migrations
+        .filter_map(|migration| Some((migration.id.clone(), others.of(migration)?)))
         .collect()
 }
 
-/// Why a migration does not stand where the plan left it.
-fn moved(
-    entry: Option<&LedgerEntry>,
-    adopted: &HashMap<MigrationId, LedgerKind>,
-    planned: &PlannedMigration,
-    direction: Direction,
-) -> Option<String> {
+/// Why a migration does not stand where the plan left it, by dbkeep's own ledger.
+fn overtaken(entry: Option<&LedgerEntry>, planned: &PlannedMigration, direction: Direction) -> Option<String> {
     let (id, name) = (&planned.id, &planned.name);
-    let state = entry.map(|entry| entry.state);
-    match (direction, state) {
-        // dbkeep's own row is newer than what it adopted.
-        (Direction::Up, None) => adopted
-            .get(id)
-            .map(|tool| format!("{id} {name} was applied by {} meanwhile; make a new plan", tool.tool())),
-        (Direction::Up, Some(LedgerState::Applied | LedgerState::Baselined)) => {
-            let same = entry.is_some_and(|entry| entry.sha256 == planned.up_sha256);
-            same.then(|| format!("{id} {name} was applied by another run meanwhile; make a new plan"))
-        }
-        (Direction::Up, Some(LedgerState::Reverting)) => {
+    let entry = entry?;
+    match (direction, entry.state) {
+        (Direction::Up, LedgerState::Applied | LedgerState::Baselined) => (entry.sha256 == planned.up_sha256)
+            .then(|| format!("{id} {name} was applied by another run meanwhile; make a new plan")),
+        (Direction::Up, LedgerState::Reverting) => {
             Some(format!("{id} {name} stopped in the middle of a rollback; finish that first"))
         }
-        (Direction::Down, Some(LedgerState::RolledBack)) => {
-            Some(format!("{id} {name} is not in effect any more; make a new plan"))
-        }
-        (Direction::Down, None) => {
-            (!adopted.contains_key(id)).then(|| format!("{id} {name} is not in effect any more; make a new plan"))
-        }
-        (Direction::Down, Some(LedgerState::Applying)) => Some(format!(
+        (Direction::Down, LedgerState::Applying) => Some(format!(
             "{id} {name} stopped in the middle of its up script; finish that, or repair it, first"
         )),
-        (Direction::Up, Some(LedgerState::Applying | LedgerState::RolledBack))
-        | (Direction::Down, Some(LedgerState::Applied | LedgerState::Baselined | LedgerState::Reverting)) => None,
+        _ => None,
+    }
+}
+
+/// What a migration has to be to other tools so that the run may go on with it.
+#[derive(Clone)]
+struct Meanwhile {
+    layout: Layout,
+    migration: Migration,
+    direction: Direction,
+    /// What they said when the run, or this attempt of it, began.
+    at_first: Option<Word>,
+}
+
+impl Meanwhile {
+    /// Why it does not stand where the plan left it, by its row and by what other tools say of it now.
+    fn moved(&self, entry: Option<&LedgerEntry>, word: Option<&Word>) -> Option<String> {
+        let (id, name) = (&self.migration.id, &self.migration.name);
+        let absent = || format!("{id} {name} is not in effect any more; make a new plan");
+        let state = entry.map(|entry| entry.state);
+        let age = entry.zip(word).map(|(entry, word)| word.age(entry));
+        if self.direction == Direction::Down {
+            return match state {
+                None => (!word.is_some_and(|word| !word.failed)).then(absent),
+                // Applied again by another tool.
+                Some(LedgerState::RolledBack) => (age != Some(Age::Newer) || word.is_some_and(|word| word.failed)).then(absent),
+                Some(_) => None,
+            };
+        }
+        let word = word?;
+        let changed = self.at_first.as_ref() != Some(word);
+        let news = match state {
+            None => true,
+            Some(LedgerState::RolledBack) => changed || age != Some(Age::Older),
+            // Whether it stopped before or after that, the plan knew of it.
+            Some(LedgerState::Applying) => changed || age == Some(Age::Newer),
+            Some(LedgerState::Applied | LedgerState::Baselined | LedgerState::Reverting) => false,
+        };
+        let tool = word.kind.tool();
+        news.then(|| {
+            if word.failed {
+                format!("{id} {name} was begun by {tool} meanwhile, which notes it as failed or not yet ended; make a new plan")
+            } else {
+                format!("{id} {name} was applied by {tool} meanwhile; make a new plan")
+            }
+        })
+    }
+
+    fn by_ledgers(&self, entry: Option<&LedgerEntry>, foreign: &[ForeignLedger]) -> Option<String> {
+        self.moved(entry, Others::read(self.layout, foreign).of(&self.migration).as_ref())
+    }
+}
+
+impl From<Meanwhile> for Elsewhere {
+    fn from(meanwhile: Meanwhile) -> Self {
+        Self::new(move |entry, foreign| meanwhile.by_ledgers(entry, foreign))
     }
 }
 

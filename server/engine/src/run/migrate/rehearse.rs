@@ -13,7 +13,7 @@ use super::{
     Attempt, Ending, Halt, Hold, as_planned, collection, ending, keep, kept, note, record,
     script::{self, ScriptDone, ScriptOrder, count},
 };
-use compare::{change, differences, rows_lost, schema_differences};
+use compare::{change, differences, rows_lost, schema_differences, unproven_without_rows, without_rows};
 use copy::{Copy, as_if_whole, fresh, make, place, sweep, tell_of_sample};
 use reach::reaches_further;
 
@@ -95,6 +95,7 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
         // Of one that had stopped, the copy began in the middle: nothing is known about the way back to its beginning.
         let whole = !tried.resumed;
         let proof = Proof {
+            identity: attempt.target.identity().await?,
             id: planned.id.clone(),
             up_sha256: planned.up_sha256.clone(),
             down_sha256: planned.down_sha256.clone(),
@@ -105,8 +106,11 @@ async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<En
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
         };
-        // Without rows nothing is seen of what becomes of them.
-        if whole && !record.schema_only {
+        // Without rows nothing is seen of what becomes of them. What goes wrong without them does so all the more with them.
+        if whole && proof.restored && !tried.without_rows.is_empty() && !record.schema_only {
+            let text = unproven_without_rows(&tried.without_rows);
+            attempt.ledger.warn(Some(step), "NO_ROWS", text).await?;
+        } else if whole && !record.schema_only {
             attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
         }
         let verdict = if whole {
@@ -201,6 +205,11 @@ fn order<'a>(
         by: &record.by,
         backup: None,
         observe: true,
+        // That is a step of its own here.
+        verify: false,
+        // The copy is nobody else's.
+        elsewhere: None,
+        remark: String::new(),
         lost: hold.lost(),
     }
 }
@@ -214,6 +223,8 @@ struct Tried {
     usable: bool,
     /// Whether it began in the middle, where it had stopped on the target.
     resumed: bool,
+    /// Tables that it is about, and that held no row before it.
+    without_rows: Vec<String>,
 }
 
 async fn one(
@@ -250,6 +261,7 @@ async fn on_copy(
     let resumed = entry.is_some();
     compare(attempt, step, migration).await?;
     let at_first = target.migrator().fingerprint().await?;
+    let without_rows = without_rows(&at_first, migration, target.engine());
     let up = script::execute(
         attempt,
         target,
@@ -266,6 +278,7 @@ async fn on_copy(
             problem: Some(problem.to_string()),
             usable: false,
             resumed,
+            without_rows,
         });
     }
     if let Some(problem) = verified(target, migration).await? {
@@ -274,6 +287,7 @@ async fn on_copy(
             problem: Some(problem),
             usable: false,
             resumed,
+            without_rows,
         });
     }
     compare(attempt, step, migration).await?;
@@ -287,6 +301,7 @@ async fn on_copy(
             problem: None,
             usable: true,
             resumed,
+            without_rows,
         });
     }
     attempt.boundary()?;
@@ -305,6 +320,7 @@ async fn on_copy(
             problem: None,
             usable: false,
             resumed,
+            without_rows,
         });
     }
     compare(attempt, step, migration).await?;
@@ -320,6 +336,7 @@ async fn on_copy(
             problem: None,
             usable: false,
             resumed,
+            without_rows,
         });
     }
     let after_again = target.migrator().fingerprint().await?;
@@ -334,6 +351,7 @@ async fn on_copy(
         problem: None,
         usable,
         resumed,
+        without_rows,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::{
         Direction, EngineKind, Group, LedgerEntry, LedgerState, Migration, MigrationOptions, MigrationProgress, MigrationReport,
         RunId, Script, ScriptProblem, Statement, StatementReport,
     },
-    port::{Follow, GroupDone, GroupOrder, IndexState, MigratorError, Target, Told},
+    port::{Elsewhere, Follow, GroupDone, GroupOrder, IndexState, MigratorError, Target, Told},
 };
 
 /// How long a group may take to end after it was told to.
@@ -41,6 +41,12 @@ pub(super) struct ScriptOrder<'a> {
     pub(super) backup: Option<RunId>,
     /// Whether locks and rewritten tables are looked for.
     pub(super) observe: bool,
+    /// Whether the migration's own script is run that fails where it is not in effect.
+    pub(super) verify: bool,
+    /// What the ledgers of other tools must not say.
+    pub(super) elsewhere: Option<Elsewhere>,
+    /// What its row in the ledger keeps to say once it is through; mostly nothing.
+    pub(super) remark: String,
     /// Cancelled when the database's lease for migrations is somebody else's.
     pub(super) lost: CancellationToken,
 }
@@ -194,7 +200,28 @@ pub(super) async fn execute(
             done.problem = Some(problem);
             return Ok(done);
         }
-        let after = LedgerEntry { state: finished, ..base };
+        if let Some(script) = order
+            .migration
+            .verify
+            .as_ref()
+            .filter(|_| order.verify && order.direction == Direction::Up)
+        {
+            let statements: Vec<Statement> = script.statements().cloned().collect();
+            if let Err(error) = target.migrator().verify(&statements).await {
+                let MigratorError::Statement { message, .. } = error else {
+                    done.problem = Some(judge(order, None, error)?);
+                    return Ok(done);
+                };
+                let message = format!("check after it does not hold: {}: {message}", script.file);
+                done.problem = Some(order.problem_at(None, None, String::new(), message));
+                return Ok(done);
+            }
+        }
+        let after = LedgerEntry {
+            state: finished,
+            problem: order.remark.clone(),
+            ..base
+        };
         match target
             .migrator()
             .note(attempt.claim, &[(done.entry.clone(), after.clone())])
@@ -218,7 +245,7 @@ pub(super) async fn execute(
             state: if last { finished } else { working },
             statements_done: base.statements_done + count(size),
             in_doubt: false,
-            problem: String::new(),
+            problem: if last { order.remark.clone() } else { String::new() },
             run: attempt.claim.run,
             ..base.clone()
         };
@@ -238,7 +265,11 @@ pub(super) async fn execute(
             lock_timeout: Duration::from_millis(lock_timeout.max(1)),
             statement_timeout: (options.statement_timeout_ms > 0).then(|| Duration::from_millis(options.statement_timeout_ms)),
             checks,
+            verify: (last && order.direction == Direction::Up && order.verify)
+                .then(|| order.migration.verify.clone())
+                .flatten(),
             observe: order.observe,
+            elsewhere: order.elsewhere.clone(),
             before: done.entry.clone(),
             after,
         };
@@ -404,7 +435,7 @@ async fn sweep(
     let tried = ordered
         .before
         .as_ref()
-        .filter(|entry| !ordered.atomic && !entry.problem.is_empty());
+        .filter(|entry| !ordered.atomic && entry.state != LedgerState::RolledBack && !entry.problem.is_empty());
     let (Some(entry), Some(statement)) = (tried, ordered.statements.first()) else {
         return Ok(Ok(()));
     };

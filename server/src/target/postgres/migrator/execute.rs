@@ -20,7 +20,7 @@ use super::{
         error::{self, refused, statement},
         liveness::watched,
     },
-    ledger, look,
+    foreign, ledger, look,
     observe::Observer,
     problem,
     session::{Armed, Session, WIPE, simple, text},
@@ -112,13 +112,16 @@ impl Group<'_> {
             true => Some(Observer::begin(connection).await?),
             false => None,
         };
-        set_session(connection, order).await?;
+        set_session(connection, order, true).await?;
         let began = Instant::now();
         let mut reports = Vec::with_capacity(order.statements.len());
         for (index, one) in order.statements.iter().enumerate() {
             tell(self.follow, Told::Begun(index));
             let words = words(&one.sql, EngineKind::Postgres);
             let mut done = run_one(self.target, connection, self.process, order, index, one, &words).await?;
+            if may_set_lock_timeout(&one.sql, &words) {
+                limit_lock_timeout(connection, order, true).await?;
+            }
             if let Some(observer) = &mut observer {
                 observer.look(connection, &mut done, are(&words, 0, &["TRUNCATE"])).await?;
             }
@@ -138,21 +141,25 @@ impl Group<'_> {
     async fn begin(&self, connection: &mut Line) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
-            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}",
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}; {}",
             settings(order.lock_timeout, order.statement_timeout),
             // The group before it reset what the session began with.
             watched(true),
             ledger::select_fence(order.claim),
             ledger::select_lease(""),
             ledger::select_locked(&order.after.id),
+            foreign::select_whether_any(),
         );
         let results = simple(connection, begin).await.map_err(statement)?;
         let mut newest = results.iter().rev();
+        let others = newest.next();
         let (row, lease, fence, number) = (newest.next(), newest.next(), newest.next(), newest.next());
         ledger::check_fence(fence, order.claim)?;
         ledger::check_lease(lease, order.claim)?;
         let found = row.and_then(|rows| rows.first()).map(ledger::entry).transpose()?;
         check_unmoved(&order.after.id.0, order.before.as_ref(), found.as_ref())?;
+        // Before anything is done in vain, and because a statement may take a table along in which others note what they did.
+        foreign::judge(connection, order, others).await?;
         let transaction = match number.and_then(|rows| rows.first()) {
             Some(row) => text(row, 0)?,
             None => None,
@@ -169,7 +176,7 @@ impl Group<'_> {
             "pg_catalog.txid_current()::text = {}",
             super::super::render::literal(transaction)
         );
-        if !order.checks.is_empty() {
+        if !order.checks.is_empty() || order.verify.is_some() {
             let rows = simple(connection, format!("{closing}; SELECT ({same})::text"))
                 .await
                 .map_err(|error| self.late(error))?;
@@ -181,21 +188,26 @@ impl Group<'_> {
                 return Err(ended_itself().into());
             }
             look::hold_all(connection, &order.checks).await?;
+            look::verify(connection, order.verify.as_ref()).await?;
             closing = own_settings(order);
         }
         let sql = format!(
-            "{closing}; {}; {}",
+            "{closing}; {}; {}; {}",
             ledger::select_lease("FOR SHARE"),
+            foreign::select_whether_any(),
             ledger::upsert(entry, &same)
         );
         let results = simple(connection, sql).await.map_err(|error| self.late(error))?;
         let mut newest = results.iter().rev();
         let written = newest.next().and_then(|rows| rows.first());
+        let others = newest.next();
         ledger::check_lease(newest.next(), order.claim)?;
-        match written {
-            Some(row) => Ok(ledger::written(entry, row)?),
-            None => Err(ended_itself().into()),
-        }
+        let Some(row) = written else {
+            return Err(ended_itself().into());
+        };
+        // Statements may have waited for another tool that did the same.
+        foreign::judge(connection, order, others).await?;
+        Ok(ledger::written(entry, row)?)
     }
 
     /// An error after the last statement: of a constraint that was put off it is the script's.
@@ -224,12 +236,38 @@ fn ended_itself() -> TargetError {
     )
 }
 
-/// Sets the session as the script did for its groups before this one.
-pub(super) async fn set_session(connection: &mut Line, order: &GroupOrder) -> Result<(), MigratorError> {
+/// Sets the session as the script did for its groups before this one, all but a longer wait for locks. `local` is for the transaction.
+pub(super) async fn set_session(connection: &mut Line, order: &GroupOrder, local: bool) -> Result<(), MigratorError> {
+    let mut limited = true;
     for one in &order.session {
         let set = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
         set.map_err(|error| problem::of_statement(error, 0, Vec::new()))?;
+        limited &= !may_set_lock_timeout(&one.sql, &words(&one.sql, EngineKind::Postgres));
     }
+    if !limited {
+        limit_lock_timeout(connection, order, local).await?;
+    }
+    Ok(())
+}
+
+/// Whether a statement may have changed how long a lock is waited for: whatever sets or resets, and whatever speaks of it.
+fn may_set_lock_timeout(sql: &str, words: &[Word]) -> bool {
+    let first = words.first();
+    let lower = sql.to_ascii_lowercase();
+    first.is_some_and(|first| first.is("SET") || first.is("RESET"))
+        || lower.contains("lock_timeout")
+        || lower.contains("set_config")
+}
+
+/// Brings the wait for a lock back to that of the order, where a script has made it longer: whoever comes later waits behind it. A
+/// shorter one is the script's to choose.
+async fn limit_lock_timeout(connection: &mut Line, order: &GroupOrder, local: bool) -> Result<(), TargetError> {
+    let limit = millis(order.lock_timeout).max(1);
+    let sql = format!(
+        "SELECT pg_catalog.set_config('lock_timeout', '{limit}', {local}) FROM pg_catalog.pg_settings AS s \
+         WHERE s.name = 'lock_timeout' AND s.setting::bigint NOT BETWEEN 1 AND {limit}"
+    );
+    simple(connection, sql).await.map_err(statement)?;
     Ok(())
 }
 
@@ -294,4 +332,30 @@ pub(super) async fn write_own(session: &mut Session, entry: &LedgerEntry) -> Res
     let entry = ledger::written(entry, row)?;
     session.connection.execute("COMMIT").await.map_err(error::commit)?;
     Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_change_the_wait_for_locks_is_told_from_what_does_not() {
+        let may = |sql: &str| may_set_lock_timeout(sql, &words(sql, EngineKind::Postgres));
+        for sql in [
+            "SET lock_timeout = 0",
+            "set local \"lock_timeout\" to '1h'",
+            "RESET ALL",
+            "SELECT pg_catalog.set_config('lock_timeout', '0', false)",
+            "DO $$ BEGIN PERFORM set_config('lock_' || 'timeout', '0', false); END $$",
+        ] {
+            assert!(may(sql), "{sql}");
+        }
+        for sql in [
+            "UPDATE t SET a = 1",
+            "CREATE TABLE a (id integer)",
+            "COMMENT ON TABLE a IS 'x'",
+        ] {
+            assert!(!may(sql), "{sql}");
+        }
+    }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use dbkeep_engine::{
     model::{ForeignLedger, TableName},
-    port::TargetError,
+    port::{GroupOrder, MigratorError, TargetError},
 };
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{Row as _, postgres::PgRow};
 
 use super::super::line::Line;
 use super::{
     super::{error::statement, render},
-    session::text,
+    session::{simple, text},
 };
 use crate::target::foreign::{SHAPES, shape_of};
 
@@ -19,29 +19,52 @@ use crate::target::foreign::{SHAPES, shape_of};
 const TABLES: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text \
      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-     WHERE c.relkind IN ('r', 'p') AND c.relname = ANY($1) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'dbkeep') \
+     WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(NAMES) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'dbkeep') \
        AND n.nspname !~ '^pg_(toast|temp)' AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT') \
      ORDER BY coalesce(array_position(current_schemas(false), n.nspname), 1000), n.nspname, c.relname, a.attnum";
 
+/// Rows that the transaction has not written itself. A numbered transaction has one half of its number in the rows that it wrote.
+const OF_OTHERS: &str = "WHERE xmin::text <> (pg_catalog.txid_current() % 4294967296)::text";
+
+/// Whose rows count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// All.
+    All,
+    /// Those that this transaction has not written itself.
+    OfOthers,
+}
+
+fn names() -> String {
+    let names: Vec<String> = SHAPES.iter().map(|shape| render::literal(shape.table)).collect();
+    format!("ARRAY[{}]::name[]", names.join(", "))
+}
+
+/// The statement that has a row where there may be a ledger of another tool. It is cheap, and travels with others.
+pub(super) fn select_whether_any() -> String {
+    format!(
+        "SELECT 1 FROM pg_catalog.pg_class WHERE relname = ANY({}) AND relkind IN ('r', 'p') LIMIT 1",
+        names()
+    )
+}
+
 /// Every ledger of another tool.
-pub(super) async fn ledgers(connection: &mut Line) -> Result<Vec<ForeignLedger>, TargetError> {
-    let names: Vec<String> = SHAPES.iter().map(|shape| shape.table.to_owned()).collect();
-    let rows = sqlx::query(TABLES)
-        .bind(names)
-        .fetch_all(&mut *connection)
+pub(super) async fn ledgers(connection: &mut Line, whose: Rows) -> Result<Vec<ForeignLedger>, TargetError> {
+    let found = simple(connection, TABLES.replace("NAMES", &names()))
         .await
         .map_err(statement)?;
     let mut tables: Vec<TableName> = Vec::new();
     let mut columns: BTreeMap<TableName, Vec<String>> = BTreeMap::new();
-    for row in rows {
+    for row in found.iter().flatten() {
+        let word = |column: usize| Ok::<_, TargetError>(text(row, column)?.unwrap_or_default());
         let table = TableName {
-            schema: Some(row.try_get(0).map_err(statement)?),
-            name: row.try_get(1).map_err(statement)?,
+            schema: Some(word(0)?),
+            name: word(1)?,
         };
         if !tables.contains(&table) {
             tables.push(table.clone());
         }
-        columns.entry(table).or_default().push(row.try_get(2).map_err(statement)?);
+        columns.entry(table).or_default().push(word(2)?);
     }
     let mut ledgers = Vec::new();
     for table in tables {
@@ -59,18 +82,18 @@ pub(super) async fn ledgers(connection: &mut Line) -> Result<Vec<ForeignLedger>,
         });
         let order = shape.order.iter().map(|name| render::identifier(name));
         let sql = format!(
-            "SELECT {} FROM {} ORDER BY {}",
+            "SELECT {} FROM {} {} ORDER BY {}",
             wanted.collect::<Vec<_>>().join(", "),
             render::table(&table),
+            match whose {
+                Rows::All => "",
+                Rows::OfOthers => OF_OTHERS,
+            },
             order.collect::<Vec<_>>().join(", ")
         );
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .persistent(false)
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(statement)?;
-        let mut texts = Vec::with_capacity(rows.len());
-        for row in &rows {
+        let rows = simple(connection, sql).await.map_err(statement)?;
+        let mut texts = Vec::new();
+        for row in rows.iter().flatten() {
             texts.push(
                 (0..row.len())
                     .map(|column| text(row, column))
@@ -84,4 +107,15 @@ pub(super) async fn ledgers(connection: &mut Line) -> Result<Vec<ForeignLedger>,
         });
     }
     Ok(ledgers)
+}
+
+/// Looks whether another tool was at the order's migration, in the transaction that is open. `any` is the answer to [`select_whether_any`].
+pub(super) async fn judge(connection: &mut Line, order: &GroupOrder, any: Option<&Vec<PgRow>>) -> Result<(), MigratorError> {
+    let Some(elsewhere) = &order.elsewhere else { return Ok(()) };
+    let ledgers = if any.is_some_and(|rows| !rows.is_empty()) {
+        ledgers(connection, Rows::OfOthers).await?
+    } else {
+        Vec::new()
+    };
+    elsewhere.judge(order.before.as_ref(), &ledgers)
 }

@@ -2,18 +2,21 @@
 //! which state an index is.
 
 use dbkeep_engine::{
-    model::{TableMeasure, TableName},
+    model::{Script, TableMeasure, TableName},
     port::{IndexState, MigratorError, TargetError},
 };
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::super::{
-    PostgresTarget,
-    error::{refused, statement},
-    line::Line,
-    render,
+use super::{
+    super::{
+        PostgresTarget,
+        error::{refused, statement},
+        line::Line,
+        render,
+    },
+    problem,
 };
-use crate::target::ledger::judged;
+use crate::target::ledger::{does_not_verify, judged};
 
 /// Tables up to this size are counted, bytes.
 const SMALL: i64 = 1 << 20;
@@ -57,6 +60,22 @@ pub(super) async fn hold_all(connection: &mut Line, checks: &[String]) -> Result
     // Reading and writing again, as before.
     connection
         .execute("ROLLBACK TO SAVEPOINT dbkeep_checks")
+        .await
+        .map_err(statement)?;
+    Ok(())
+}
+
+/// Whether the script that fails where the migration is not in effect goes through, in the transaction that is open. What it does is
+/// taken back.
+pub(super) async fn verify(connection: &mut Line, script: Option<&Script>) -> Result<(), MigratorError> {
+    let Some(script) = script else { return Ok(()) };
+    connection.execute("SAVEPOINT dbkeep_verify").await.map_err(statement)?;
+    for one in script.statements() {
+        let ran = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
+        ran.map_err(|error| does_not_verify(problem::of_statement(error, 0, Vec::new()), script, one))?;
+    }
+    connection
+        .execute("ROLLBACK TO SAVEPOINT dbkeep_verify")
         .await
         .map_err(statement)?;
     Ok(())

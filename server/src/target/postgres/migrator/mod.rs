@@ -37,7 +37,7 @@ impl Migrator for PostgresTarget {
     async fn foreign_ledgers(&self) -> Result<Vec<ForeignLedger>, TargetError> {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
-        let ledgers = foreign::ledgers(&mut connection).await?;
+        let ledgers = foreign::ledgers(&mut connection, foreign::Rows::All).await?;
         connection.execute("COMMIT").await.map_err(statement)?;
         self.idle.put(connection);
         Ok(ledgers)

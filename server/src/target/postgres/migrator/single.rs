@@ -14,7 +14,7 @@ use super::super::line::Line;
 use super::{
     super::{PostgresTarget, error::statement, holders, liveness::watched},
     execute::{begin_own, run_one, set_session, write_own},
-    ledger, look,
+    foreign, ledger, look,
     observe::Observer,
     problem,
     session::{Armed, Session, simple},
@@ -66,6 +66,10 @@ impl PostgresTarget {
         };
         let doubtful = in_doubt(order.before.as_ref(), &order.after);
         begin_own(session, order, order.before.as_ref()).await?;
+        let others = simple(&mut session.connection, foreign::select_whether_any())
+            .await
+            .map_err(statement)?;
+        foreign::judge(&mut session.connection, order, others.first()).await?;
         let doubtful = write_own(session, &doubtful).await?;
         failpoint!("migration-in-doubt");
         let words = words(&one.sql, EngineKind::Postgres);
@@ -77,7 +81,7 @@ impl PostgresTarget {
             watched(false)
         );
         session.connection.execute(AssertSqlSafe(settings)).await.map_err(statement)?;
-        if let Err(error) = set_session(&mut session.connection, order).await {
+        if let Err(error) = set_session(&mut session.connection, order, false).await {
             return self.failed(session, order, &doubtful, error, &[]).await;
         }
         // Only now are names those that the statement means.
@@ -128,9 +132,13 @@ impl PostgresTarget {
         };
         tell(follow, Told::Ended(report.clone()));
         let reports = vec![report];
-        if !order.checks.is_empty() {
+        if !order.checks.is_empty() || order.verify.is_some() {
             begin_own(session, order, Some(&doubtful)).await?;
-            if let Err(error) = look::hold_all(&mut session.connection, &order.checks).await {
+            let held = match look::hold_all(&mut session.connection, &order.checks).await {
+                Ok(()) => look::verify(&mut session.connection, order.verify.as_ref()).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = held {
                 let entry = LedgerEntry {
                     statements_done: doubtful.statements_done + 1,
                     in_doubt: false,

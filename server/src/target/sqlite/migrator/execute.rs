@@ -18,6 +18,7 @@ use super::{
         error::statement,
     },
     children::Children,
+    foreign,
     keys::Violations,
     ledger, look, problem,
 };
@@ -133,6 +134,10 @@ impl Session {
     ) -> Result<LedgerEntry, MigratorError> {
         self.patiently("BEGIN IMMEDIATE").await.map_err(statement)?;
         ledger::check(&mut self.connection, order.claim, &order.after.id, before).await?;
+        // The statement itself may note what it did where others do.
+        if entry.in_doubt {
+            judge(self, order).await?;
+        }
         let entry = ledger::write(&mut self.connection, entry).await?;
         ledger::prolong(&mut self.connection, order.claim).await?;
         self.patiently("COMMIT").await.map_err(error::commit)?;
@@ -191,6 +196,13 @@ impl SqliteTarget {
     }
 }
 
+/// Looks whether another tool was at the order's migration.
+async fn judge(session: &mut Session, order: &GroupOrder) -> Result<(), MigratorError> {
+    let Some(elsewhere) = &order.elsewhere else { return Ok(()) };
+    let ledgers = foreign::ledgers(&mut session.connection).await?;
+    elsewhere.judge(order.before.as_ref(), &ledgers)
+}
+
 /// All but the commit.
 async fn together(session: &mut Session, order: &GroupOrder, follow: &Follow) -> Result<GroupDone, MigratorError> {
     session
@@ -201,6 +213,8 @@ async fn together(session: &mut Session, order: &GroupOrder, follow: &Follow) ->
     let begin = "SAVEPOINT dbkeep_migration";
     session.connection.execute(begin).await.map_err(statement)?;
     ledger::check(&mut session.connection, order.claim, &order.after.id, order.before.as_ref()).await?;
+    // Nobody else writes until this has ended: what is read now holds until the commit.
+    judge(session, order).await?;
     session.set(order).await?;
     let violations = if order.foreign_keys_off {
         Some(Violations::find(&mut session.connection).await?)
@@ -242,6 +256,7 @@ async fn together(session: &mut Session, order: &GroupOrder, follow: &Follow) ->
         return Err(TargetError::new(TargetErrorClass::Refused, message).into());
     }
     look::hold_all(&mut session.connection, &order.checks).await?;
+    look::verify(&mut session.connection, order.verify.as_ref()).await?;
     let entry = with_work(&order.after, &reports, millis(began.elapsed()));
     let entry = ledger::write(&mut session.connection, &entry).await?;
     ledger::prolong(&mut session.connection, order.claim).await?;
@@ -296,7 +311,11 @@ async fn alone(session: &mut Session, order: &GroupOrder, follow: &Follow) -> Re
     drop(guard);
     tell(follow, Told::Ended(report.clone()));
     let reports = vec![report];
-    if let Err(error) = look::hold_all(&mut session.connection, &order.checks).await {
+    let held = match look::hold_all(&mut session.connection, &order.checks).await {
+        Ok(()) => look::verify(&mut session.connection, order.verify.as_ref()).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = held {
         let entry = LedgerEntry {
             statements_done: doubtful.statements_done + 1,
             in_doubt: false,

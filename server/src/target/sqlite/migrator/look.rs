@@ -1,14 +1,17 @@
 //! Questions about a database that change nothing: whether a check holds, how large tables are, whether an index is there.
 
 use dbkeep_engine::{
-    model::{EngineKind, TableMeasure, Value},
+    model::{EngineKind, Script, TableMeasure, Value},
     port::{MigratorError, TargetError, TargetErrorClass},
 };
 use sqlx::{AssertSqlSafe, Executor as _, SqliteConnection};
 
-use super::super::{error::statement, render, value};
+use super::{
+    super::{error::statement, render, value},
+    problem,
+};
 use crate::target::{
-    ledger::judged,
+    ledger::{does_not_verify, judged},
     words::{after_if_exists, are, name_at, words},
 };
 
@@ -54,6 +57,26 @@ pub(super) async fn hold_all(connection: &mut SqliteConnection, checks: &[String
         });
     }
     Ok(())
+}
+
+/// Whether the script that fails where the migration is not in effect goes through. What it does is taken back, within a transaction that
+/// is open and without one.
+pub(super) async fn verify(connection: &mut SqliteConnection, script: Option<&Script>) -> Result<(), MigratorError> {
+    let Some(script) = script else { return Ok(()) };
+    connection.execute("SAVEPOINT dbkeep_verify").await.map_err(statement)?;
+    let mut failed = None;
+    for one in script.statements() {
+        let ran = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
+        if let Err(error) = ran {
+            failed = Some(does_not_verify(problem::of_statement(error, 0, &one.sql), script, one));
+            break;
+        }
+    }
+    connection
+        .execute("ROLLBACK TO dbkeep_verify; RELEASE dbkeep_verify")
+        .await
+        .map_err(statement)?;
+    failed.map_or(Ok(()), Err)
 }
 
 /// The last part of a name as a statement writes it.

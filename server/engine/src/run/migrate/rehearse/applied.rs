@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     super::{Attempt, Ending, Halt, Hold, as_planned, collection, ending, keep, kept, note, script},
     Copy, compare,
-    compare::{change, rows_lost, there_and_back},
+    compare::{change, rows_lost, there_and_back, unproven_without_rows, without_rows},
     copy::{as_if_whole, make, tell_of_sample},
     failed, order,
     reach::reaches_further,
@@ -25,6 +25,8 @@ struct Tried {
     rehearsal: Rehearsal,
     /// Whether the copy is as it was, so that an older one can be tried.
     usable: bool,
+    /// Tables that it is about, and that held no row before it was taken back.
+    without_rows: Vec<String>,
 }
 
 pub(super) async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -> Result<Ending, Halt> {
@@ -58,6 +60,7 @@ pub(super) async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -
         keep(attempt, report);
         failpoint!("rehearsal-tried");
         let proof = Proof {
+            identity: attempt.target.identity().await?,
             id: planned.id.clone(),
             up_sha256: planned.up_sha256.clone(),
             down_sha256: planned.down_sha256.clone(),
@@ -68,7 +71,12 @@ pub(super) async fn rehearsed(attempt: &mut Attempt, record: &MigrationRecord) -
             run: attempt.run.id,
             at: jiff::Timestamp::now(),
         };
-        attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
+        if proof.restored && !tried.without_rows.is_empty() {
+            let text = unproven_without_rows(&tried.without_rows);
+            attempt.ledger.warn(Some(step), "NO_ROWS", text).await?;
+        } else {
+            attempt.context.store.put_proofs(&attempt.run.target, &[proof]).await?;
+        }
         let verdict = verdict(found);
         let state = if verdict.is_empty() {
             good += 1;
@@ -114,10 +122,12 @@ async fn one(
         has_down: migration.down.as_ref().is_some_and(|down| down.statement_count() > 0),
         ..Rehearsal::default()
     };
+    // Of one that did not come back there is nothing to prove.
     let ended = |rehearsal| {
         Ok(Tried {
             rehearsal,
             usable: false,
+            without_rows: Vec::new(),
         })
     };
     let Some(down) = migration.down.as_ref().filter(|_| rehearsal.has_down) else {
@@ -125,6 +135,7 @@ async fn one(
     };
     compare(attempt, step, migration).await?;
     let first = target.migrator().fingerprint().await?;
+    let without_rows = without_rows(&first, migration, target.engine());
     let backwards = order(record, migration, Direction::Down, step, "reverting", hold);
     let reverted = script::execute(attempt, &target, &backwards, None).await?;
     note(attempt, step, planned, Direction::Down, down.statement_count(), &reverted).await?;
@@ -156,7 +167,11 @@ async fn one(
     (rehearsal.differences, rehearsal.loses) = there_and_back(&first, &between, &after);
     rehearsal.restored = rehearsal.differences.is_empty() && rehearsal.loses.is_empty();
     if last {
-        return Ok(Tried { rehearsal, usable: true });
+        return Ok(Tried {
+            rehearsal,
+            usable: true,
+            without_rows,
+        });
     }
     attempt.boundary()?;
     let gone = script::execute(attempt, &target, &backwards, up.entry.clone()).await?;
@@ -165,5 +180,9 @@ async fn one(
         rehearsal.differences.push(format!("down failed the second time: {problem}"));
         rehearsal.restored = false;
     }
-    Ok(Tried { rehearsal, usable })
+    Ok(Tried {
+        rehearsal,
+        usable,
+        without_rows,
+    })
 }

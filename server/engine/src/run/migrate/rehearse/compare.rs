@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    migration::statement::words,
-    model::{EngineKind, Fingerprint, Rehearsal, RowsLost, Script},
+    migration::{risk, statement::words},
+    model::{EngineKind, Fingerprint, Migration, Rehearsal, RowsLost, Script, TableName},
 };
 
 pub(super) fn change(before: u64, after: u64) -> i64 {
@@ -44,6 +44,36 @@ pub(super) fn rows_lost(before: &Fingerprint, after: &Fingerprint, script: &Scri
             })
         })
         .collect()
+}
+
+/// Tables that a migration is about, one way or the other, and that hold no row: what its scripts do to rows of theirs does not show.
+pub(super) fn without_rows(print: &Fingerprint, migration: &Migration, engine: EngineKind) -> Vec<String> {
+    let bare = |table: &str| TableName::parse(table).name.trim_matches(['"', '`', '[', ']']).to_lowercase();
+    let scripts = [Some(&migration.up), migration.down.as_ref()];
+    let named: Vec<String> = scripts
+        .into_iter()
+        .flatten()
+        .flat_map(|script| risk::tables_of(script, engine))
+        .map(|table| bare(&table))
+        .collect();
+    let empty = print
+        .tables
+        .iter()
+        .filter(|table| table.rows == 0 && named.contains(&bare(&table.table)));
+    empty.map(|table| table.table.clone()).collect()
+}
+
+/// Says of tables without rows that nothing is proven.
+pub(super) fn unproven_without_rows(tables: &[String]) -> String {
+    let (hold, they) = if tables.len() == 1 {
+        ("holds", "it")
+    } else {
+        ("hold", "them")
+    };
+    format!(
+        "{} {hold} no row, so that nothing is seen of what becomes of rows in {they}: the way back is not proven",
+        tables.join(", ")
+    )
 }
 
 pub(super) fn schema_differences(before: &Fingerprint, after: &Fingerprint, when: &str) -> Vec<String> {
@@ -162,6 +192,36 @@ mod tests {
             tables: tables.iter().map(table).collect(),
             bytes: 0,
         }
+    }
+
+    #[test]
+    fn a_table_without_rows_is_one_that_shows_nothing() {
+        let files = [
+            (
+                "1_a.up.sql",
+                "ALTER TABLE users DROP COLUMN x; CREATE TABLE fresh (id integer)",
+            ),
+            (
+                "1_a.down.sql",
+                "DROP TABLE fresh; ALTER TABLE users ADD COLUMN x text; DELETE FROM app.\"Posts\"",
+            ),
+        ]
+        .map(|(path, text)| crate::port::SourceFile {
+            path: path.to_owned(),
+            bytes: text.as_bytes().to_vec(),
+        });
+        let collection = crate::migration::source::read(&files, EngineKind::Postgres, None).expect("a folder");
+        let found = |tables: &[Told<'_>]| without_rows(&print(tables), &collection.migrations[0], EngineKind::Postgres);
+        let none: &[(&str, &str)] = &[];
+        assert_eq!(
+            found(&[
+                ("public.users", 0, none),
+                ("app.\"Posts\"", 0, none),
+                ("public.other", 0, none)
+            ]),
+            ["public.users", "app.\"Posts\""]
+        );
+        assert!(found(&[("public.users", 1, none), ("app.\"Posts\"", 2, none)]).is_empty());
     }
 
     #[test]
