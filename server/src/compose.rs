@@ -188,6 +188,10 @@ pub(crate) async fn compose(config: &Config, shutdown: &CancellationToken) -> Re
     if config.default_schedules {
         engine.seed_schedules().await.map_err(ComposeError::Schedules)?;
     }
+    if let Err(error) = engine.missing_channels().await {
+        // Nothing but a warning would have come of it.
+        tracing::warn!(%error, "channels of schedules could not be looked at");
+    }
     Ok(Composition { engine, store, lock })
 }
 
@@ -483,6 +487,8 @@ impl FolderLock {
 
 #[cfg(test)]
 mod tests {
+    use dbkeep_engine::model::schedule::Work;
+
     use super::*;
 
     #[test]
@@ -504,6 +510,61 @@ mod tests {
     fn the_builtin_catalog_is_valid() {
         let config = Config::embedded("d").with_target("a", "sqlite://a.db", BUILTIN_CATALOG);
         assert_eq!(catalog(&config.targets[0]).expect("a catalog").operations().len(), 9);
+    }
+
+    /// The schedules that a first start creates, word for word.
+    #[test]
+    fn the_builtin_catalog_has_three_schedules() {
+        let config = Config::embedded("d").with_target("a", "sqlite://a.db", BUILTIN_CATALOG);
+        let catalog = catalog(&config.targets[0]).expect("a catalog");
+        let found: Vec<_> = catalog
+            .schedules()
+            .into_iter()
+            .map(|spec| {
+                assert!(spec.enabled && spec.timing.timezone == "UTC", "{}", spec.name);
+                let Work::Operations(operations) = &spec.work else {
+                    panic!("{:?}", spec.work)
+                };
+                let notify = &spec.notify;
+                (
+                    spec.name.as_str(),
+                    spec.timing.cron.to_expression(),
+                    operations.join(" "),
+                    (spec.options.batch_rows, spec.options.max_execution_seconds),
+                    (
+                        notify.on_success,
+                        notify.on_failure,
+                        notify.on_warnings,
+                        notify.channels.join(" "),
+                    ),
+                )
+            })
+            .collect();
+        let channels = |names: &str| names.to_owned();
+        let expected = [
+            (
+                "daily_cleanup",
+                "0 2 * * *".to_owned(),
+                "expired_tokens cached_data".to_owned(),
+                (1_000, 1_800),
+                (false, true, true, channels("email")),
+            ),
+            (
+                "weekly_deep_clean",
+                "0 1 * * 0".to_owned(),
+                "orphaned_achievements orphaned_progress orphaned_leaderboard orphaned_prerequisites old_logs".to_owned(),
+                (500, 3_600),
+                (true, true, true, channels("email slack")),
+            ),
+            (
+                "monthly_archive",
+                "0 3 1 * *".to_owned(),
+                "inactive_accounts temporary_files".to_owned(),
+                (100, 7_200),
+                (true, true, true, channels("email")),
+            ),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use dbkeep_engine::{
-    conformance::store::{lost_claim_conformance, store_conformance},
+    conformance::store::{lost_claim_conformance, set_back_conformance, store_conformance},
     model::{PlanId, RunId},
     port::{Claim, RunFilter, Store, StoreError},
 };
@@ -97,6 +97,30 @@ async fn a_claim_that_was_lost_shuts_its_holder_out() {
             assert_eq!(begun.iter().filter(|begun| **begun).count(), 1, "{begun:?}");
             assert_eq!(begun, [lost > kept, kept > lost]);
         }
+    }
+}
+
+/// The clock of the store goes back by hours: nobody waits for it to come to where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_goes_back_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = sqlite_url(&folder.path().join("control.db"));
+    for (url, schema) in [(fresh_database("set_back").await.unwrap(), "dbkeep_control."), (file, "")] {
+        let store = Arc::new(ControlStore::open(&url).await.unwrap());
+        let db = Db::open(&url).await.unwrap();
+        let set_back = async |by: Duration| {
+            let by = by.as_millis();
+            for (table, columns) in [
+                ("runs", &["lease_until_ms", "created_ms", "started_ms"][..]),
+                ("schedule_slots", &["lease_until_ms", "decided_ms"]),
+                ("deliveries", &["lease_until_ms", "created_ms", "since_ms", "due_ms"]),
+            ] {
+                let later: Vec<String> = columns.iter().map(|column| format!("{column} = {column} + {by}")).collect();
+                let sql = format!("UPDATE {schema}{table} SET {}", later.join(", "));
+                assert!(db.execute(&sql).await.unwrap() > 0, "{table}");
+            }
+        };
+        set_back_conformance(store, set_back).await;
     }
 }
 

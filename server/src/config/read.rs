@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use dbkeep_engine::model::Layout;
+use dbkeep_engine::{model::Layout, port::LONGEST_LEASE};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -244,7 +244,7 @@ impl Source<'_> {
             section.lease_term,
             &mut engine.lease_term,
             Duration::from_secs(2),
-            Duration::from_secs(600),
+            LONGEST_LEASE,
         )?;
         self.duration(
             section.plan_lifetime,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{http::Poster, render};
 
-/// Longest header, characters (Slack's limit is 150).
+/// Longest header, characters after escaping (Slack's limit is 150).
 const MAX_HEADER: usize = 140;
 /// Longest value of a line, characters.
 const MAX_VALUE: usize = 300;
@@ -52,15 +52,36 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// The same, cut so that it has at most so many characters after escaping: that is what Slack counts.
+fn escaped_within(text: &str, most: usize) -> String {
+    let mut whole = escaped(text);
+    if whole.chars().count() <= most {
+        return whole;
+    }
+    whole.clear();
+    let mut length = 0;
+    for character in text.chars() {
+        let piece = escaped(character.encode_utf8(&mut [0; 4]));
+        length += piece.chars().count();
+        if length >= most {
+            break;
+        }
+        whole.push_str(&piece);
+    }
+    whole.push('…');
+    whole
+}
+
 fn section(text: &str) -> Value {
     json!({ "type": "section", "text": { "type": "mrkdwn", "text": text, "verbatim": true } })
 }
 
 fn message(notice: &Notice) -> Value {
-    let header = one_line(&format!("{}: {}", render::mark(notice), notice.title), MAX_HEADER);
+    let header = format!("{}: {}", render::mark(notice), notice.title);
+    let header = escaped_within(&one_line(&header, MAX_HEADER), MAX_HEADER);
     let mut blocks = vec![json!({
         "type": "header",
-        "text": { "type": "plain_text", "text": escaped(&header), "emoji": false },
+        "text": { "type": "plain_text", "text": header, "emoji": false },
     })];
     let mut text = String::new();
     for (label, value) in render::lines(notice) {
@@ -112,8 +133,12 @@ mod tests {
         let blocks = message["blocks"].as_array().expect("blocks");
         assert!(blocks.len() <= 50, "{}", blocks.len());
         for block in blocks {
-            let length = block["text"]["text"].as_str().expect("a text").len();
-            assert!(length <= 3_000, "{length}");
+            let text = block["text"]["text"].as_str().expect("a text");
+            let most = if block["type"] == "header" { 150 } else { 3_000 };
+            assert!(text.chars().count() <= most, "{}: {text}", text.chars().count());
         }
+        // Cut between characters, and never within what stands for one.
+        let header = blocks[0]["text"]["text"].as_str().expect("a text");
+        assert!(header.ends_with("&lt;…"), "{header}");
     }
 }

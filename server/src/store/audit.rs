@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     audit_rows::{self, COLUMNS, SEAL},
-    draft::term_ms,
+    draft::lease_ms,
     failure::{Failure, corrupt},
     outbox, rows,
     transaction::{Act, Tx},
@@ -297,7 +297,7 @@ impl TakeTurn {
     pub(super) fn new(holder: &str, term: Duration) -> Self {
         Self {
             holder: rows::text(holder),
-            term_ms: term_ms(term),
+            term_ms: lease_ms(term),
         }
     }
 }
@@ -306,10 +306,10 @@ impl Act for TakeTurn {
     type Output = bool;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
-        let now = tx.dialect.now_ms();
+        let (now, lapsed) = (tx.dialect.now_ms(), tx.dialect.lapsed());
         let sql = format!(
             "UPDATE audit_turn SET holder = $1, lease_until_ms = {now} + $2 \
-             WHERE one = 1 AND (holder = $1 OR lease_until_ms IS NULL OR lease_until_ms <= {now})"
+             WHERE one = 1 AND (holder = $1 OR lease_until_ms IS NULL OR {lapsed})"
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.holder).bind(self.term_ms);
         Ok(query.execute(&mut *tx.connection).await?.rows_affected() > 0)

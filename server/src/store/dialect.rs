@@ -1,5 +1,7 @@
 //! What differs between the two databases. Everything else is the same SQL, with `$1` placeholders, which both understand.
 
+use dbkeep_engine::port::LONGEST_LEASE;
+
 /// The database that holds the control store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
@@ -35,6 +37,12 @@ impl Dialect {
             Self::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
             Self::Sqlite => "CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000",
         }
+    }
+
+    /// Whether a lease has lapsed: it is over, or it was given before the clock went back.
+    pub(super) fn lapsed(self) -> String {
+        let (now, longest) = (self.now_ms(), LONGEST_LEASE.as_millis());
+        format!("(lease_until_ms <= {now} OR lease_until_ms > {now} + {longest})")
     }
 
     /// Locks the selected row of the table `runs` until the end of the transaction. An immediate transaction has the whole of SQLite locked.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dbkeep_engine::{
     model::{Event, EventBody, Report, Run, RunId, RunState},
-    port::StoreError,
+    port::{LONGEST_LEASE, StoreError},
     run::state::permits,
 };
 use sqlx::{AssertSqlSafe, any::AnyRow};
@@ -99,7 +99,7 @@ impl Draft {
     pub(super) fn give(&mut self, holder: &str, term: Duration, fence: u64) {
         self.lease = Lease::Given {
             holder: holder.to_owned(),
-            term_ms: term_ms(term),
+            term_ms: lease_ms(term),
             fence,
         };
     }
@@ -195,7 +195,12 @@ pub(super) fn captured_rows(report: &Report) -> i64 {
     rows::signed(report.total(|step| step.rows_captured))
 }
 
-/// A lease's length as the databases hold it.
+/// The term of a lease or a claim as the databases hold it.
+pub(super) fn lease_ms(term: Duration) -> i64 {
+    term_ms(term.min(LONGEST_LEASE))
+}
+
+/// A length of time as the databases hold it.
 pub(super) fn term_ms(term: Duration) -> i64 {
     // Added to the clock of the database, so that the very longest must leave room.
     i64::try_from(term.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)

@@ -5,23 +5,29 @@
 use dbkeep_engine::{
     audit::{Phase, Subject},
     model::{
-        Run, ScheduleId, ScheduleSpec, SlotOutcome, SlotRecord,
+        NotifyRules, Run, RunState, ScheduleId, ScheduleSpec, ScheduledBy, SlotOutcome, SlotRecord,
         notice::{Notice, NoticeKind, ScheduleRef},
     },
     notify::Rules,
+    schedule::decide,
 };
 use jiff::Timestamp;
 
-use super::{audit, failure::Failure, outbox, rows, transaction::Tx};
+use super::{
+    audit,
+    failure::{Failure, corrupt},
+    outbox, rows,
+    transaction::Tx,
+};
 
 /// What a schedule wants to be told.
-fn rules(spec: &ScheduleSpec) -> Rules<'_> {
+fn rules(notify: &NotifyRules) -> Rules<'_> {
     Rules {
-        on_success: spec.notify.on_success,
-        on_failure: spec.notify.on_failure,
-        on_warnings: spec.notify.on_warnings,
-        channels: &spec.notify.channels,
-        recipients: &spec.notify.recipients,
+        on_success: notify.on_success,
+        on_failure: notify.on_failure,
+        on_warnings: notify.on_warnings,
+        channels: &notify.channels,
+        recipients: &notify.recipients,
     }
 }
 
@@ -67,24 +73,45 @@ fn record(run: &Run) -> Subject {
     }
 }
 
-/// Tells of a run that has ended, whoever is to hear of it: the audit log, and by the routes, and by the rules of the schedule that started it, as
-/// they are now. A dry run has changed nothing, and whoever asked for it has its answer.
+/// When the run of a slot had to end; `None` where there is no deadline, or the slot is gone with its schedule.
+async fn deadline_of(tx: &mut Tx<'_>, scheduled: &ScheduledBy) -> Result<Option<Timestamp>, Failure> {
+    let row = sqlx::query("SELECT deadline_ms FROM schedule_slots WHERE schedule_id = $1 AND slot_ms = $2")
+        .bind(scheduled.schedule.to_string())
+        .bind(scheduled.slot.as_millisecond())
+        .fetch_optional(&mut *tx.connection)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let deadline_ms: Option<i64> = rows::column_of(&row, "deadline_ms")?;
+    let read =
+        |ms| Timestamp::from_millisecond(ms).map_err(|_| corrupt(format!("deadline {ms} of a slot of {}", scheduled.schedule)));
+    Ok(deadline_ms.map(read).transpose()?)
+}
+
+/// Tells of a run that has ended, whoever is to hear of it: the audit log, and by the routes, and by the rules of the schedule that started it: as
+/// they are now or, where it is gone, as they were when the run began. A dry run has changed nothing, and whoever asked for it has its answer; of
+/// one that a schedule started nobody has.
 pub(super) async fn announce(tx: &mut Tx<'_>, run: &Run) -> Result<(), Failure> {
-    if run.options.dry_run {
+    let scheduled = run.report.scheduled.as_deref();
+    if !run.options.dry_run {
+        audit::note(tx, record(run)).await?;
+    } else if scheduled.is_none() {
         return Ok(());
     }
-    audit::note(tx, record(run)).await?;
-    let scheduled = run.report.scheduled.as_deref();
-    let spec = match scheduled {
-        Some(scheduled) => spec_of(tx, scheduled.schedule).await?,
-        None => None,
+    let (spec, deadline) = match scheduled {
+        Some(scheduled) if run.state == RunState::Cancelled => {
+            (spec_of(tx, scheduled.schedule).await?, deadline_of(tx, scheduled).await?)
+        }
+        Some(scheduled) => (spec_of(tx, scheduled.schedule).await?, None),
+        None => (None, None),
     };
     let schedule = scheduled.map(|scheduled| ScheduleRef {
         id: scheduled.schedule.to_string(),
         name: scheduled.name.clone(),
     });
-    let notice = Notice::of_run(run, schedule);
-    let envelopes = tx.routing.envelopes(&notice, spec.as_ref().map(rules));
+    let notify = spec.as_ref().map(|spec| &spec.notify);
+    let notify = notify.or_else(|| scheduled.map(|scheduled| &scheduled.notify));
+    let notice = Notice::of_run(run, schedule, decide::stopped_by(deadline, run));
+    let envelopes = tx.routing.envelopes(&notice, notify.map(rules));
     outbox::enqueue(tx, &envelopes).await?;
     Ok(())
 }
@@ -95,6 +122,8 @@ fn about(kind: NoticeKind, key: String, id: ScheduleId, spec: &ScheduleSpec, tit
         id: id.to_string(),
         name: spec.name.clone(),
     });
+    notice.line("Target", &spec.target);
+    notice.line("Schedule", &spec.name);
     notice.command = format!("dbkeep schedules runs '{}'", spec.name.replace('\'', "'\\''"));
     notice
 }
@@ -122,8 +151,8 @@ pub(super) async fn announce_slot(tx: &mut Tx<'_>, spec: &ScheduleSpec, record: 
     };
     let key = format!("slot:{}:{}:{what}", record.schedule, record.slot.as_millisecond());
     let title = match record.missed {
-        0 | 1 => format!("{}: a run was {what}", spec.name),
-        number => format!("{}: {number} runs were {what}", spec.name),
+        0 | 1 => format!("{} on {}: a run was {what}", spec.name, spec.target),
+        number => format!("{} on {}: {number} runs were {what}", spec.name, spec.target),
     };
     let mut notice = about(kind, key, record.schedule, spec, title);
     notice.line("Slot", record.slot.to_string());
@@ -132,7 +161,7 @@ pub(super) async fn announce_slot(tx: &mut Tx<'_>, spec: &ScheduleSpec, record: 
     }
     notice.line("Reason", &record.reason);
     notice.next_step = next.to_owned();
-    let envelopes = tx.routing.envelopes(&notice, Some(rules(spec)));
+    let envelopes = tx.routing.envelopes(&notice, Some(rules(&spec.notify)));
     outbox::enqueue(tx, &envelopes).await?;
     Ok(())
 }
@@ -146,11 +175,11 @@ pub(super) async fn announce_pause(
     note: &str,
 ) -> Result<(), Failure> {
     let key = format!("schedule:{schedule}:paused:{}", at.as_millisecond());
-    let title = format!("{}: paused", spec.name);
+    let title = format!("{} on {}: paused", spec.name, spec.target);
     let mut notice = about(NoticeKind::SchedulePaused, key, schedule, spec, title);
     notice.line("Reason", note);
     notice.next_step = "find out why its runs fail; then let it go on with `dbkeep schedules resume`".to_owned();
-    let envelopes = tx.routing.envelopes(&notice, Some(rules(spec)));
+    let envelopes = tx.routing.envelopes(&notice, Some(rules(&spec.notify)));
     outbox::enqueue(tx, &envelopes).await?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Leases: who works on a run, until when, and with which fence. A fence grows with every claim and is no other claim's, also where a
-//! failover of the database forgets one (see [`fence`]); lapses are decided by the clock of the database alone.
+//! failover of the database forgets one (see [`fence`]); lapses are decided by the clock of the database alone, also where it
+//! goes back (see [`LONGEST_LEASE`](dbkeep_engine::port::LONGEST_LEASE)).
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use dbkeep_engine::{
 use sqlx::AssertSqlSafe;
 
 use super::{
-    draft::{Draft, term_ms},
+    draft::{Draft, lease_ms},
     failure::Failure,
     queue, rows,
     transaction::{Act, Tx},
@@ -44,9 +45,9 @@ impl Take {
         // The first condition is the one of the index `runs_living`, word for word.
         let sql = format!(
             "{} WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'interrupted') \
-             AND (state IN ('queued', 'interrupted') OR lease_until_ms <= {}) AND approve_until_ms IS NULL AND (state <> 'queued' OR {}) {skip} ORDER BY id LIMIT 1 {}",
+             AND (state IN ('queued', 'interrupted') OR {}) AND approve_until_ms IS NULL AND (state <> 'queued' OR {}) {skip} ORDER BY id LIMIT 1 {}",
             rows::select_run(),
-            tx.dialect.now_ms(),
+            tx.dialect.lapsed(),
             queue::UNOBSTRUCTED,
             tx.dialect.lock_free_row()
         );
@@ -108,7 +109,7 @@ impl Prolong {
         Self {
             run,
             fence,
-            term_ms: term_ms(term),
+            term_ms: lease_ms(term),
         }
     }
 }

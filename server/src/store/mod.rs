@@ -284,8 +284,8 @@ impl Schedules for ControlStore {
         self.read_schedules(target, after, limit).await
     }
 
-    async fn change_schedule(&self, changed: &Kept, decision: &Decision) -> Result<Changed, StoreError> {
-        self.write(schedules::Change::new(changed, decision)).await
+    async fn change_schedule(&self, changed: &Kept, passed: &[SlotRecord], decision: &Decision) -> Result<Changed, StoreError> {
+        self.write(schedules::Change::new(changed, passed, decision)).await
     }
 
     async fn delete_schedule(&self, kept: &Kept, decision: &Decision) -> Result<bool, StoreError> {
@@ -352,6 +352,15 @@ impl Schedules for ControlStore {
 
     async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError> {
         self.read_open(SlotOutcome::Waiting, false, limit).await
+    }
+
+    async fn unclaimed_slots(
+        &self,
+        since: Duration,
+        behind: Option<SlotPlace>,
+        limit: u32,
+    ) -> Result<Vec<EndedSlot>, StoreError> {
+        self.read_unclaimed(since, behind, limit).await
     }
 
     async fn settle_slot(&self, settlement: &SlotEnd) -> Result<bool, StoreError> {

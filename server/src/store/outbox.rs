@@ -16,7 +16,8 @@ use sqlx::{AssertSqlSafe, any::AnyRow};
 
 use super::{
     ControlStore, decisions,
-    draft::term_ms,
+    dialect::Dialect,
+    draft::{lease_ms, term_ms},
     failure::{Failure, corrupt},
     rows,
     transaction::{Act, Tx},
@@ -24,6 +25,16 @@ use super::{
 
 const COLUMNS: &str =
     "id, channel, recipients, notice, state, attempts, tries, last_error, created_ms, since_ms, due_ms, ended_ms";
+
+/// From when on a delivery may be tried, where it is due at all: once its lease is over, or its wait. One from before the clock went back may be at
+/// once; its tries are counted from now on, so that its next wait is one again.
+fn free_ms(dialect: Dialect) -> String {
+    let (now, lapsed) = (dialect.now_ms(), dialect.lapsed());
+    format!(
+        "CASE WHEN lease_until_ms IS NULL AND since_ms <= {now} THEN due_ms WHEN lease_until_ms IS NULL OR {lapsed} THEN 0 \
+         ELSE lease_until_ms END"
+    )
+}
 
 /// Puts envelopes into the outbox within a transaction, due at once; returns how many were not there before. This is for store code that
 /// tells of what it writes; what it puts in is there if and only if the transaction commits.
@@ -100,7 +111,7 @@ impl Take {
         Self {
             channel: rows::text(channel),
             holder: rows::text(holder),
-            term_ms: term_ms(term),
+            term_ms: lease_ms(term),
             limit,
         }
     }
@@ -113,8 +124,8 @@ impl Act for Take {
         let now = tx.dialect.now_ms();
         // Locked first and changed then: with the selection inside the update, PostgreSQL may take more rows than the limit.
         let sql = format!(
-            "SELECT id FROM deliveries WHERE state = 'due' AND channel = $1 AND COALESCE(lease_until_ms, due_ms) <= {now} \
-             ORDER BY due_ms, id LIMIT $2 {}",
+            "SELECT id FROM deliveries WHERE state = 'due' AND channel = $1 AND {} <= {now} ORDER BY due_ms, id LIMIT $2 {}",
+            free_ms(tx.dialect),
             tx.dialect.lock_free_rows()
         );
         let found = sqlx::query(AssertSqlSafe(sql))
@@ -123,8 +134,8 @@ impl Act for Take {
             .fetch_all(&mut *tx.connection)
             .await?;
         let sql = format!(
-            "UPDATE deliveries SET attempts = attempts + 1, tries = tries + 1, holder = $2, lease_until_ms = {now} + $3 WHERE id = $1 \
-             RETURNING {COLUMNS}, {now} - since_ms AS tried_ms"
+            "UPDATE deliveries SET attempts = attempts + 1, tries = tries + 1, holder = $2, lease_until_ms = {now} + $3, \
+             since_ms = CASE WHEN since_ms > {now} THEN {now} ELSE since_ms END WHERE id = $1 RETURNING {COLUMNS}, {now} - since_ms AS tried_ms"
         );
         let mut claimed = Vec::with_capacity(found.len());
         for row in &found {
@@ -322,7 +333,8 @@ impl ControlStore {
             return Ok(None);
         };
         let sql = format!(
-            "SELECT MIN(COALESCE(lease_until_ms, due_ms)) - {} AS wait_ms FROM deliveries WHERE state = 'due' AND channel IN ({list})",
+            "SELECT MIN({}) - {} AS wait_ms FROM deliveries WHERE state = 'due' AND channel IN ({list})",
+            free_ms(self.dialect),
             self.dialect.now_ms()
         );
         let query = channels.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, channel| {

@@ -1,7 +1,7 @@
 //! Schedules and the switch over all of them: rows of `schedules`, `seeded_schedules` and `scheduler_switch`.
 
 use dbkeep_engine::{
-    model::{Decision, Schedule, ScheduleId, SchedulerSwitch},
+    model::{Decision, Schedule, ScheduleId, SchedulerSwitch, SlotRecord},
     port::{Changed, CreateSchedule, Kept, Pulse, ScheduleCreated, Scheduled, StoreError},
 };
 use jiff::Timestamp;
@@ -215,13 +215,15 @@ pub(super) async fn write(tx: &mut Tx<'_>, kept: &Kept) -> Result<bool, Failure>
 /// Changes a schedule.
 pub(super) struct Change {
     changed: Kept,
+    passed: Vec<SlotRecord>,
     decision: Decision,
 }
 
 impl Change {
-    pub(super) fn new(changed: &Kept, decision: &Decision) -> Self {
+    pub(super) fn new(changed: &Kept, passed: &[SlotRecord], decision: &Decision) -> Self {
         Self {
             changed: changed.clone(),
+            passed: passed.to_vec(),
             decision: decision.clone(),
         }
     }
@@ -242,6 +244,7 @@ impl Act for Change {
             return Ok(Changed::Outrun);
         }
         slots::renew_deadlines(tx, &self.changed).await?;
+        slots::record_all(tx, schedule, &self.passed).await?;
         decisions::insert(tx, &self.decision).await?;
         Ok(Changed::Done)
     }
@@ -379,7 +382,7 @@ impl ControlStore {
              {} AS pending, {} AS waiting, {} AS fired",
             count(
                 "pending",
-                &format!(" AND (lease_until_ms IS NULL OR lease_until_ms <= {now})")
+                &format!(" AND (lease_until_ms IS NULL OR {})", self.dialect.lapsed())
             ),
             count("waiting", ""),
             count("fired", "")

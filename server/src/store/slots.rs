@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dbkeep_engine::{
-    model::{Decision, ScheduleId, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord},
+    model::{Decision, Schedule, ScheduleId, ScheduleSpec, ScheduleState, SlotOutcome, SlotRecord},
     port::{EndedSlot, FiredNow, Kept, OpenSlots, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, StoreError},
     schedule::decide,
 };
@@ -12,10 +12,10 @@ use sqlx::{AssertSqlSafe, any::AnyRow};
 
 use super::{
     ControlStore, decisions,
-    draft::term_ms,
+    draft::{lease_ms, term_ms},
     endings,
     failure::{Failure, corrupt},
-    rows, schedules,
+    metrics, rows, schedules,
     transaction::{Act, Tx},
 };
 
@@ -85,6 +85,16 @@ async fn insert(tx: &mut Tx<'_>, record: &SlotRecord, deadline_ms: Option<i64>, 
     Ok(inserted.rows_affected() == 1)
 }
 
+/// Writes records of a schedule's slots, and tells of those that are new.
+pub(super) async fn record_all(tx: &mut Tx<'_>, schedule: &Schedule, records: &[SlotRecord]) -> Result<(), Failure> {
+    for record in records {
+        if insert(tx, record, deadline_ms(&schedule.spec, record), None).await? {
+            endings::announce_slot(tx, &schedule.spec, record).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Records what became of slots.
 pub(super) struct Decide {
     kept: Kept,
@@ -113,11 +123,7 @@ impl Act for Decide {
         if !schedules::write(tx, &self.kept).await? {
             return Ok(false);
         }
-        for record in &self.records {
-            if insert(tx, record, deadline_ms(&self.kept.schedule.spec, record), None).await? {
-                endings::announce_slot(tx, &self.kept.schedule.spec, record).await?;
-            }
-        }
+        record_all(tx, &self.kept.schedule, &self.records).await?;
         if let Some(pause) = self.kept.schedule.state.paused.as_ref().filter(|_| self.pauses) {
             let schedule = &self.kept.schedule;
             endings::announce_pause(tx, schedule.id, &schedule.spec, pause.at, &pause.note).await?;
@@ -206,7 +212,7 @@ impl Claim {
         Self {
             only_by_hand,
             holder: holder.to_owned(),
-            term_ms: term_ms(term),
+            term_ms: lease_ms(term),
             targets: targets.iter().map(|target| rows::text(target)).collect(),
         }
     }
@@ -222,9 +228,9 @@ impl Act for Claim {
         // The condition of the index `slots_open` has to stand there word for word; SQLite does not infer it.
         let sql = format!(
             "SELECT schedule_id, slot_ms FROM schedule_slots WHERE outcome = 'pending' AND outcome IN ('pending', 'waiting', 'fired') \
-             AND (lease_until_ms IS NULL OR lease_until_ms <= {}) {} AND schedule_id IN (SELECT s.id FROM schedules AS s WHERE s.id = \
+             AND (lease_until_ms IS NULL OR {}) {} AND schedule_id IN (SELECT s.id FROM schedules AS s WHERE s.id = \
              schedule_slots.schedule_id AND s.target IN ({})) ORDER BY claims, slot_ms LIMIT 1 {}",
-            tx.dialect.now_ms(),
+            tx.dialect.lapsed(),
             if self.only_by_hand { "AND manual = 1" } else { "" },
             (1..=self.targets.len())
                 .map(|number| format!("${number}"))
@@ -259,7 +265,7 @@ impl FireNow {
             schedule,
             request: rows::text(request),
             holder: holder.to_owned(),
-            term_ms: term_ms(term),
+            term_ms: lease_ms(term),
             decision: decision.clone(),
         }
     }
@@ -273,9 +279,9 @@ impl FireNow {
             return Ok(None);
         }
         let sql = format!(
-            "SELECT {SLOT}, CASE WHEN l.lease_until_ms > {} THEN 1 ELSE 0 END AS claimed FROM schedule_slots AS l \
+            "SELECT {SLOT}, CASE WHEN lease_until_ms IS NULL OR {} THEN 0 ELSE 1 END AS claimed FROM schedule_slots AS l \
              WHERE l.request_id = $1 AND l.request_id IS NOT NULL",
-            tx.dialect.now_ms()
+            tx.dialect.lapsed()
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.request);
         let Some(row) = query.fetch_optional(&mut *tx.connection).await? else {
@@ -328,7 +334,9 @@ impl Act for FireNow {
             .fetch_one(&mut *tx.connection)
             .await?;
         let newest: Option<i64> = rows::column_of(&row, "newest")?;
-        let now = rows::now();
+        // By the clock that everybody judges its age by.
+        let now =
+            Timestamp::from_millisecond(metrics::now_ms(tx).await?).map_err(|_| corrupt("the clock of the store".to_owned()))?;
         // Two in one millisecond, or a clock that went back: behind the newest all the same.
         let slot_ms = newest.map_or(now.as_millisecond(), |newest| now.as_millisecond().max(newest + 1));
         // Whole seconds belong to the fields.
@@ -364,7 +372,7 @@ impl Hold {
     pub(super) fn new(claim: SlotClaim, term: Duration) -> Self {
         Self {
             claim,
-            term_ms: term_ms(term),
+            term_ms: lease_ms(term),
         }
     }
 }
@@ -530,6 +538,36 @@ impl ControlStore {
             schedules::COLUMNS
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(outcome.name()).bind(i64::from(limit));
+        let found = self.read(query.fetch_all(&self.pool)).await?;
+        let read = |row: &AnyRow| {
+            Ok(EndedSlot {
+                record: record(row)?,
+                kept: schedules::kept(row)?,
+            })
+        };
+        Ok(schedules::readable(found.iter().map(read)))
+    }
+
+    pub(super) async fn read_unclaimed(
+        &self,
+        since: Duration,
+        behind: Option<SlotPlace>,
+        limit: u32,
+    ) -> Result<Vec<EndedSlot>, StoreError> {
+        // The condition of the index `slots_open` has to stand there word for word.
+        let sql = format!(
+            "SELECT {SLOT}, {} FROM schedule_slots AS l JOIN schedules AS s ON s.id = l.schedule_id WHERE l.outcome = 'pending' \
+             AND l.outcome IN ('pending', 'waiting', 'fired') AND (lease_until_ms IS NULL OR {}) AND l.decided_ms <= {} - $1 \
+             AND (l.slot_ms > $2 OR (l.slot_ms = $2 AND l.schedule_id > $3)) ORDER BY l.slot_ms, l.schedule_id LIMIT $4",
+            schedules::COLUMNS,
+            self.dialect.lapsed(),
+            self.dialect.now_ms()
+        );
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(term_ms(since))
+            .bind(behind.map_or(i64::MIN, |place| place.slot.as_millisecond()))
+            .bind(behind.map_or_else(String::new, |place| place.schedule.to_string()))
+            .bind(i64::from(limit));
         let found = self.read(query.fetch_all(&self.pool)).await?;
         let read = |row: &AnyRow| {
             Ok(EndedSlot {

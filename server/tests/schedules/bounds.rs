@@ -22,7 +22,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tonic::Code;
 
-use crate::world::{CATALOG, EXPIRED, LATE, Server, World, as_principal, eventually, once_a_year};
+use crate::world::{CATALOG, EXPIRED, LATE, Server, World, as_principal, eventually, once_a_year, only_by_hand};
 
 /// A database server that takes connections and never says a word.
 struct Mute {
@@ -178,17 +178,6 @@ pub(crate) async fn claims_are_given_back_side_by_side() {
         "it said goodbye"
     );
     other.execute("ROLLBACK").await.expect("rolled back");
-}
-
-/// A schedule that nobody but a person fires while a test runs: its slot is New Year.
-fn only_by_hand(name: &str) -> v1::ScheduleSpec {
-    v1::ScheduleSpec {
-        timing: Some(v1::Timing {
-            when: Some(v1::timing::When::Expression("0 0 1 1 *".to_owned())),
-            ..v1::Timing::default()
-        }),
-        ..once_a_year(name)
-    }
 }
 
 async fn fire(server: &Server, id: &str, request_id: &str) -> Result<String, tonic::Status> {
@@ -375,6 +364,79 @@ pub(crate) async fn other_rules_need_another_consent(database: &str) {
         .await
         .expect("approved");
     server.fire(&schedule.id).await.expect("a run");
+    server.stop().await;
+}
+
+/// Consent to this schedule by another, to so many rows.
+async fn consent(server: &Server, schedule: &v1::Schedule, max_rows: u64) {
+    let tomorrow = Timestamp::now() + SignedDuration::from_hours(24);
+    let request = v1::ApproveScheduleRequest {
+        id: schedule.id.clone(),
+        etag: schedule.etag.clone(),
+        max_rows,
+        expire_time: Some(prost_types::Timestamp {
+            seconds: tomorrow.as_second(),
+            nanos: 0,
+        }),
+    };
+    let approved = server.schedules().approve_schedule(as_principal("bob", request)).await;
+    approved.expect("approved");
+}
+
+pub(crate) async fn the_consent_holds_while_the_run_works(database: &str) {
+    let world = World::new(database).await;
+    // The run is accepted, and waits.
+    let idle = world
+        .serve(|mut config| {
+            config.engine.concurrent_runs = 0;
+            config
+        })
+        .await;
+    let grave = |name: &str, max_rows| v1::ScheduleSpec {
+        operations: vec!["grave".to_owned()],
+        options: Some(v1::ScheduleOptions {
+            batch_size: Some(10),
+            max_rows,
+            ..v1::ScheduleOptions::default()
+        }),
+        ..only_by_hand(name)
+    };
+    let most = EXPIRED + 5;
+    let schedule = idle.create(grave("grave", Some(1_000))).await;
+    consent(&idle, &schedule, most).await;
+    idle.fire(&schedule.id).await.expect("fewer than the consent is for would go");
+    idle.stop().await;
+    // Meanwhile more rows expire.
+    let more = world
+        .db
+        .execute("UPDATE tokens SET expires_at = 1000 WHERE id > 100020")
+        .await
+        .expect("expired");
+    assert_eq!(more, EXPIRED / 2);
+    let server = world
+        .serve(|mut config| {
+            // What a count may move by is not what stops it here.
+            config.engine.drift = Drift {
+                fraction: 1.0,
+                rows: 1_000,
+            };
+            config
+        })
+        .await;
+    let ended = server
+        .newest(
+            &schedule.id,
+            &[SlotOutcome::Warned, SlotOutcome::Succeeded, SlotOutcome::Failed],
+        )
+        .await;
+    let run = v1::GetRunRequest { id: ended.run_id };
+    let run = server.runs().get_run(run).await.expect("a run").into_inner();
+    let run = run.run.expect("a run");
+    assert_eq!(ended.outcome, i32::from(SlotOutcome::Warned), "{}", run.state_reason);
+    let gone = run.report.expect("a report").rows_affected;
+    // It stops before the batch that would go beyond, and batches are of at most ten rows.
+    assert!((most - 9..=most).contains(&gone), "{gone}: not a row more than {most}");
+    assert_eq!(world.expired().await, EXPIRED + EXPIRED / 2 - gone);
     server.stop().await;
 }
 

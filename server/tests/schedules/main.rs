@@ -8,9 +8,11 @@ mod jumps;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod notified;
+mod passed;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 mod upkeep;
 mod world;
 
@@ -18,11 +20,17 @@ use bounds::{
     a_call_that_met_an_outage_can_be_made_again, a_call_whose_claim_was_lost_fires_while_schedules_are_stopped,
     a_call_with_a_name_fires_once, a_server_that_stops_gives_its_claims_back,
     a_target_that_does_not_answer_leaves_places_to_the_others, claims_are_given_back_side_by_side,
-    other_rules_need_another_consent, the_share_holds_while_the_run_works,
+    other_rules_need_another_consent, the_consent_holds_while_the_run_works, the_share_holds_while_the_run_works,
 };
 use dbkeep_proto::v1::{self, SlotOutcome};
 use jiff::{SignedDuration, Timestamp};
 use jumps::{a_leap_back_fires_nothing_twice, a_leap_forward_is_a_misfire};
+use passed::{a_change_while_schedules_are_stopped_loses_no_slot, a_slot_of_a_target_that_no_server_has_is_missed};
+use told::{
+    a_catalog_may_name_recipients_for_a_channel_that_has_some, a_channel_that_is_gone_leaves_a_dead_letter,
+    a_dry_run_of_a_schedule_is_told, a_schedule_that_is_deleted_hears_of_its_last_run, what_had_no_run_is_told_with_its_place,
+    what_its_deadline_stopped_is_a_failure_and_told_as_one,
+};
 use world::{EXPIRED, LATE, World, as_principal, eventually, five_minutes_ago, once_a_year, yearly};
 
 /// The same tests on both control stores.
@@ -49,6 +57,15 @@ on_both!(
     a_call_whose_claim_was_lost_fires_while_schedules_are_stopped,
     other_rules_need_another_consent,
     the_share_holds_while_the_run_works,
+    the_consent_holds_while_the_run_works,
+    what_its_deadline_stopped_is_a_failure_and_told_as_one,
+    a_channel_that_is_gone_leaves_a_dead_letter,
+    a_schedule_that_is_deleted_hears_of_its_last_run,
+    a_dry_run_of_a_schedule_is_told,
+    what_had_no_run_is_told_with_its_place,
+    a_catalog_may_name_recipients_for_a_channel_that_has_some,
+    a_slot_of_a_target_that_no_server_has_is_missed,
+    a_change_while_schedules_are_stopped_loses_no_slot,
     a_leap_forward_is_a_misfire,
     a_leap_back_fires_nothing_twice,
 );

@@ -7,6 +7,7 @@ mod acceptance;
 mod audit;
 mod cancelling;
 mod claims;
+mod clock;
 mod ladder;
 mod listing;
 mod logs;
@@ -178,6 +179,8 @@ where
         slots::slots_of_other_targets_are_left_alone,
         slots::a_lapsed_claim_is_given_again_and_starts_nothing,
         slots::a_claim_is_held_and_given_up,
+        slots::slots_that_nobody_claims_are_found,
+        slots::a_change_takes_its_records_along,
         slots::a_run_and_its_slot_are_one,
         slots::a_schedule_that_was_changed_is_not_fired_as_it_was,
         slots::a_slot_that_waits_is_released_when_its_turn_comes,
@@ -465,6 +468,15 @@ async fn claim_in_time(store: &dyn Store) -> Grant {
 /// Where the store does not tell them apart.
 pub async fn lost_claim_conformance(store: Arc<dyn Store>, forget: impl AsyncFnOnce(RunId)) -> (RunId, u64, u64) {
     claims::of_one_number(store, forget).await
+}
+
+/// What a clock of the store that goes back must not do: hold up what a dead server held, or shut out one that lives. `set_back` makes everything
+/// that the store holds so much later, as if its clock had gone back.
+///
+/// # Panics
+/// Where the store waits for the clock, or lets two have the same.
+pub async fn set_back_conformance(store: Arc<dyn Store>, set_back: impl AsyncFnOnce(Duration)) {
+    clock::goes_back(store, set_back).await;
 }
 
 fn enter(state: RunState, reason: &str) -> Update {

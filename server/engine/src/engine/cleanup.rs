@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Engine, MAX_OPERATIONS, TargetEntry, approve, decide, digest_of, limits, plan_error, request_id, schedules::Slot};
 use crate::{
     EngineError,
-    model::{Approval, Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState, going},
+    model::{
+        Approval, Caller, EventBody, Plan, Report, Run, RunKind, RunOptions, RunState, StepReport, StepState, Warning, going,
+    },
     planner::{self, Asked, Recount},
     port::{CreateRun, RunFilter},
     rule::{Operation, Severity},
@@ -246,15 +248,25 @@ impl Engine {
         .map_err(plan_error(name))?;
         self.limit(&mut plan, options.max_rows).await?;
         self.context.store.put_plan(&plan).await?;
-        if !options.dry_run {
-            slot.check_limits(&plan)?;
-            if plan.severity >= Severity::Critical {
-                let makers = match &slot.schedule.state.approval {
-                    Some(approval) if !slot.fired_by.is_empty() => self.makers(&approval.by).await?,
-                    _ => BTreeSet::new(),
-                };
-                slot.check_approval(&plan, &self.consent_digest(spec), &makers)?;
+        let limits = slot.check_limits(&plan);
+        // Whoever hears of a dry run hears what a run would be refused for.
+        let refused = match limits {
+            Err(EngineError::PlanBlocked { finding }) if options.dry_run => Some(Warning {
+                code: finding.code.clone(),
+                message: format!("a run would be refused: {}", finding.detail),
+                step: None,
+            }),
+            limits => {
+                limits?;
+                None
             }
+        };
+        if !options.dry_run && plan.severity >= Severity::Critical {
+            let makers = match &slot.schedule.state.approval {
+                Some(approval) if !slot.fired_by.is_empty() => self.makers(&approval.by).await?,
+                _ => BTreeSet::new(),
+            };
+            slot.check_approval(&plan, &self.consent_digest(spec), &makers)?;
         }
         let steps = plan.steps.iter().map(|step| StepReport {
             operation: step.operation.clone(),
@@ -267,17 +279,21 @@ impl Engine {
             steps: steps.collect(),
             operations: self.operation_facts(name, &plan.operations)?,
             scheduled: Some(Box::new(slot.scheduled())),
+            warnings: refused.into_iter().collect(),
             ..Report::default()
         };
+        // What was consented to was judged over the plan, and binds the work as well: what drifts in meanwhile was consented to by nobody.
+        let approval = slot.schedule.state.approval.as_ref();
+        let approval = approval.filter(|_| plan.severity >= Severity::Critical);
+        let consented = approval.filter(|_| !options.dry_run).map(|approval| approval.max_rows);
         let options = RunOptions {
             vacuum: options.vacuum || wants_vacuum(entry, &plan.operations),
+            max_rows: options.max_rows.into_iter().chain(consented).min(),
             ..options
         };
         let mut run = self.new_run(RunKind::Cleanup, name, plan.operations.clone(), &plan, None, options, report);
         run.started_by.clone_from(&caller.principal);
-        if plan.severity >= Severity::Critical
-            && let Some(approval) = &slot.schedule.state.approval
-        {
+        if let Some(approval) = approval {
             run.approvals.push(Approval {
                 principal: approval.by.clone(),
                 at: approval.at,

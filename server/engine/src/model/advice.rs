@@ -279,6 +279,7 @@ mod tests {
                 schedule: ScheduleId(uuid::Uuid::nil()),
                 name: "nightly".to_owned(),
                 slot: Timestamp::UNIX_EPOCH,
+                notify: crate::model::schedule::NotifyRules::default(),
             })),
             ..Report::default()
         }

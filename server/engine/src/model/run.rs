@@ -410,6 +410,9 @@ pub struct ScheduledBy {
     pub name: String,
     /// The slot.
     pub slot: Timestamp,
+    /// Who was to hear of it then: the rules where the schedule is gone when it ends.
+    #[serde(default)]
+    pub notify: super::schedule::NotifyRules,
 }
 
 /// What a run did: so far, or in the end.

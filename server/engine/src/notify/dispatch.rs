@@ -155,8 +155,14 @@ impl Dispatcher {
             Ok::<_, StoreError>((abandoned, pruned))
         };
         match kept.await {
-            Ok((0, 0)) => {}
-            Ok((abandoned, pruned)) => tracing::info!(abandoned, pruned, "old notifications were put away"),
+            Ok((abandoned, pruned)) => {
+                if abandoned > 0 {
+                    tracing::error!(abandoned, "notifications were given up: no server has their channel any more");
+                }
+                if pruned > 0 {
+                    tracing::info!(pruned, "old notifications were put away");
+                }
+            }
             Err(error) => tracing::warn!(%error, "old notifications could not be put away"),
         }
     }

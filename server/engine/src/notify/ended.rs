@@ -1,6 +1,8 @@
 //! What a run that ended says: its kind of notice, its title, its numbers, and what to do next. Pure. Called by the store, in the
 //! transaction that ends the run, and by nobody else.
 
+use jiff::Timestamp;
+
 use super::words;
 use crate::model::{
     Report, Run, RunKind, RunState, SizeSnapshot, StepState,
@@ -12,17 +14,26 @@ use crate::model::{
 const MOST_TOLD: usize = 3;
 
 impl Notice {
-    /// The notice of a run that has ended. Its key is `run:<id>:ended`, so that a run has one such notice, whoever makes it.
+    /// The notice of a run that has ended. Its key is `run:<id>:ended`, so that a run has one such notice, whoever makes it. `deadline` is that
+    /// of its slot, where it was stopped by it.
     ///
     /// - everything planned is done, without a warning: [`NoticeKind::RunSucceeded`]
     /// - a step failed, or the whole run: [`NoticeKind::RunFailed`], also where others succeeded, since a failed operation is never only a warning
+    /// - it was stopped at its deadline: [`NoticeKind::RunFailed`], as its schedule counts it
     /// - it failed before any server took it up: [`NoticeKind::RunRefused`]
     /// - anything else, such as warnings, a time limit, or a person who stopped it: [`NoticeKind::RunWarned`]
     #[must_use]
-    pub fn of_run(run: &Run, schedule: Option<ScheduleRef>) -> Self {
+    pub fn of_run(run: &Run, schedule: Option<ScheduleRef>, deadline: Option<Timestamp>) -> Self {
         let facts = facts_of(run);
-        let kind = kind_of(run, &facts);
-        let result = result_of(run, &facts);
+        let kind = match deadline {
+            Some(_) => NoticeKind::RunFailed,
+            None => kind_of(run, &facts),
+        };
+        let result = match deadline {
+            Some(_) => format!("was stopped at its deadline, after {}", amount(run, &facts)),
+            None => result_of(run, &facts),
+        };
+        let dry = run.options.dry_run;
         let whose = match &schedule {
             Some(schedule) => format!("{} on {}", schedule.name, run.target),
             None => format!("{} on {}", name_of(run.kind), run.target),
@@ -31,7 +42,11 @@ impl Notice {
             kind,
             format!("run:{}:ended", run.id),
             run.target.as_str(),
-            format!("{whose} {result}"),
+            if dry {
+                format!("{whose}, {result}")
+            } else {
+                format!("{whose} {result}")
+            },
         );
         notice.at = run.ended_at.unwrap_or(notice.at);
         notice.run = Some(run.id);
@@ -45,6 +60,9 @@ impl Notice {
             "Result",
             format!("{}: {}", run.state.name().replace('_', " "), run.state_reason),
         );
+        if let Some(deadline) = deadline {
+            notice.line("Deadline", deadline.to_string());
+        }
         if run.started_at.is_some() {
             notice.line(rows_label(run.kind), words::count(facts.rows_affected));
         }
@@ -115,6 +133,7 @@ fn amount(run: &Run, facts: &Facts) -> String {
 fn result_of(run: &Run, facts: &Facts) -> String {
     let rows = amount(run, facts);
     match run.state {
+        RunState::Succeeded if run.options.dry_run => run.state_reason.clone(),
         RunState::Failed if run.started_at.is_none() => format!("did not begin: {}", run.state_reason),
         RunState::Failed => format!("failed: {}", run.state_reason),
         RunState::Cancelled => format!("was cancelled after {rows}: {}", run.state_reason),
@@ -240,8 +259,6 @@ fn rows_label(kind: RunKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::model::{PlanId, ReportStatus, RunId, RunOptions, StepReport, Verification, Warning, notice::NoticeSeverity};
 
@@ -300,7 +317,7 @@ mod tests {
     #[test]
     fn a_success_tells_rows_backup_time_and_the_way_back() {
         let run = run(RunState::Succeeded, &[StepState::Succeeded, StepState::Succeeded]);
-        let notice = Notice::of_run(&run, None);
+        let notice = Notice::of_run(&run, None, None);
         assert_eq!(
             (notice.kind, notice.severity),
             (NoticeKind::RunSucceeded, NoticeSeverity::Info)
@@ -312,17 +329,17 @@ mod tests {
         assert_eq!(notice.next_step, format!("To put the rows back: dbkeep runs undo {}", run.id));
         assert_eq!(notice.command, format!("dbkeep runs show {}", run.id));
         assert_eq!((notice.at, notice.run), (Timestamp::UNIX_EPOCH, Some(run.id)));
-        assert_eq!(notice.id, Notice::of_run(&run, None).id, "whoever makes it");
+        assert_eq!(notice.id, Notice::of_run(&run, None, None).id, "whoever makes it");
     }
 
     #[test]
     fn a_failed_operation_is_never_only_a_warning() {
         let partial = run(RunState::PartiallySucceeded, &[StepState::Succeeded, StepState::Failed]);
-        let notice = Notice::of_run(&partial, None);
+        let notice = Notice::of_run(&partial, None, None);
         assert_eq!(notice.kind, NoticeKind::RunFailed);
         assert_eq!(notice.title, "cleanup on shop did a part (2,000 rows), 1 step failed");
         assert_eq!(value(&notice, "Failed"), Some("logs.old: lock timeout on logs"));
-        let failed = Notice::of_run(&run(RunState::Failed, &[StepState::Skipped]), None);
+        let failed = Notice::of_run(&run(RunState::Failed, &[StepState::Skipped]), None, None);
         assert_eq!((failed.kind, failed.facts.errors), (NoticeKind::RunFailed, 1));
         assert!(
             failed.next_step.contains("dbkeep plan --target shop logs"),
@@ -341,7 +358,7 @@ mod tests {
                 step: None,
             });
         }
-        let notice = Notice::of_run(&warned, None);
+        let notice = Notice::of_run(&warned, None, None);
         assert_eq!((notice.kind, notice.facts.warnings), (NoticeKind::RunWarned, 5));
         let told: Vec<&str> = notice
             .lines
@@ -352,15 +369,39 @@ mod tests {
         assert_eq!(told, ["SLOW: 0", "SLOW: 1", "SLOW: 2", "and 2 more warnings"]);
         for state in [RunState::PartiallySucceeded, RunState::Cancelled] {
             assert_eq!(
-                Notice::of_run(&run(state, &[StepState::Partial]), None).kind,
+                Notice::of_run(&run(state, &[StepState::Partial]), None, None).kind,
                 NoticeKind::RunWarned
             );
         }
         let mut refused = run(RunState::Failed, &[StepState::Pending]);
         refused.started_at = None;
-        let notice = Notice::of_run(&refused, None);
+        let notice = Notice::of_run(&refused, None, None);
         assert_eq!(notice.kind, NoticeKind::RunRefused);
         assert_eq!(notice.title, "cleanup on shop did not begin: the reason");
+    }
+
+    #[test]
+    fn what_its_deadline_stopped_has_failed() {
+        let stopped = run(RunState::Cancelled, &[StepState::Partial]);
+        let deadline = "2026-11-27T12:00:00Z".parse().expect("an instant");
+        let notice = Notice::of_run(&stopped, None, Some(deadline));
+        assert_eq!((notice.kind, notice.severity), (NoticeKind::RunFailed, NoticeSeverity::Error));
+        assert_eq!(notice.title, "cleanup on shop was stopped at its deadline, after 1,000 rows");
+        assert_eq!(value(&notice, "Deadline"), Some("2026-11-27T12:00:00Z"));
+    }
+
+    #[test]
+    fn a_dry_run_says_what_would_go() {
+        let mut dry = run(RunState::Succeeded, &[StepState::Succeeded]);
+        dry.options.dry_run = true;
+        dry.state_reason = "dry run: 1000 rows would be deleted".to_owned();
+        let schedule = ScheduleRef {
+            id: "s1".to_owned(),
+            name: "rehearsal".to_owned(),
+        };
+        let notice = Notice::of_run(&dry, Some(schedule), None);
+        assert_eq!(notice.kind, NoticeKind::RunSucceeded);
+        assert_eq!(notice.title, "rehearsal on shop, dry run: 1000 rows would be deleted");
     }
 
     #[test]
@@ -386,12 +427,12 @@ mod tests {
             after: Some(snapshot(2_048)),
             ..Default::default()
         }));
-        let notice = Notice::of_run(&told, None);
+        let notice = Notice::of_run(&told, None, None);
         assert!(notice.next_step.starts_with("To put the rows back"), "{}", notice.next_step);
         assert_eq!(value(&notice, "What to do next"), Some("Give it more time: dbkeep x"));
         assert_eq!(value(&notice, "Database"), Some("4.0 KiB before, 2.0 KiB after"));
         told.report.steps[0].rows_captured = 0;
-        let notice = Notice::of_run(&told, None);
+        let notice = Notice::of_run(&told, None, None);
         assert_eq!(notice.next_step, "Give it more time: dbkeep x");
         assert_eq!(value(&notice, "What to do next"), Some("Look"));
     }
@@ -404,7 +445,7 @@ mod tests {
             step.operation = "restore_drill".to_owned();
             step.rule.clear();
         }
-        let notice = Notice::of_run(&upkeep, None);
+        let notice = Notice::of_run(&upkeep, None, None);
         assert_eq!(notice.title, "maintenance on shop did a part (1 of 2 tasks), 1 step failed");
         assert_eq!(value(&notice, "Failed"), Some("restore_drill: lock timeout on logs"));
         assert_eq!(value(&notice, "Rows proven"), Some("2,000"));
@@ -418,7 +459,7 @@ mod tests {
             id: "s1".to_owned(),
             name: "daily\r\ncleanup".to_owned(),
         };
-        let notice = Notice::of_run(&odd, Some(schedule));
+        let notice = Notice::of_run(&odd, Some(schedule), None);
         assert_eq!(notice.title, "daily cleanup on shop failed: x Bcc: everybody@example.com");
         assert!(notice.lines.iter().all(|line| !line.value.contains(['\r', '\n'])));
     }

@@ -80,7 +80,8 @@ impl Routing {
         }
     }
 
-    /// The envelopes of a notice: by the routes, and by the rules of its schedule where it has one.
+    /// The envelopes of a notice: by the routes, and by the rules of its schedule where it has one. A channel that there is not, any more or on
+    /// this server, gets one as well: another server may have it, and where none has, what was to be told is on record as a dead letter.
     #[must_use]
     pub fn envelopes(&self, notice: &Notice, rules: Option<Rules<'_>>) -> Vec<Envelope> {
         let mut places = BTreeSet::new();
@@ -92,31 +93,45 @@ impl Routing {
         }
         places
             .into_iter()
-            .map(|(channel, recipient)| Envelope {
+            .map(|(channel, recipients)| Envelope {
                 notice: notice.clone(),
                 channel,
-                recipients: recipient.into_iter().collect(),
+                recipients,
             })
             .collect()
     }
 
-    fn add(&self, places: &mut BTreeSet<(String, Option<String>)>, names: &[String], recipients: &[String]) {
-        for channel in names.iter().flat_map(|name| self.resolve(name)) {
-            if !channel.kind.takes_recipients() {
-                places.insert((channel.name.clone(), None));
-                continue;
+    fn add(&self, places: &mut BTreeSet<(String, Vec<String>)>, names: &[String], recipients: &[String]) {
+        for name in names {
+            let mut known = false;
+            for channel in self.resolve(name) {
+                known = true;
+                if !channel.kind.takes_recipients() {
+                    places.insert((channel.name.clone(), Vec::new()));
+                    continue;
+                }
+                let recipients = if recipients.is_empty() {
+                    &channel.recipients
+                } else {
+                    recipients
+                };
+                places.extend(
+                    recipients
+                        .iter()
+                        .map(|recipient| (channel.name.clone(), vec![recipient.clone()])),
+                );
             }
-            let recipients = if recipients.is_empty() {
-                &channel.recipients
-            } else {
-                recipients
-            };
-            places.extend(
-                recipients
-                    .iter()
-                    .map(|recipient| (channel.name.clone(), Some(recipient.clone()))),
-            );
+            if !known {
+                // What it took is not known either: one envelope says it all.
+                places.insert((name.clone(), recipients.to_vec()));
+            }
         }
+    }
+
+    /// Whether a name means a channel that there is.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.resolve(name).next().is_some()
     }
 
     /// The channels that a name means: the one of that name, else all of that kind.
@@ -257,9 +272,13 @@ mod tests {
             ["chat:", "mail:ann@example.com", "mail:ops@example.com"]
         );
         assert_eq!(
-            Routing::default().envelopes(&failed, Some(rules)),
-            [],
-            "no channel, no envelope"
+            places(&Routing::default().envelopes(&failed, Some(rules))),
+            [
+                "chat:bob@example.com,ann@example.com",
+                "mail:bob@example.com,ann@example.com",
+                "webhook:bob@example.com,ann@example.com"
+            ],
+            "channels that are gone, or that another server has: nothing is dropped"
         );
     }
 

@@ -49,8 +49,8 @@ pub use schedules::{
     SlotEnd, SlotFilter, SlotGrant, SlotPlace,
 };
 pub use store::{
-    CreateRun, Created, EventPage, Grant, PruneBegun, Renewal, RunFilter, SourceMark, Steer, SteerRequest, Steered, Store,
-    StoreError, Update,
+    CreateRun, Created, EventPage, Grant, LONGEST_LEASE, PruneBegun, Renewal, RunFilter, SourceMark, Steer, SteerRequest,
+    Steered, Store, StoreError, Update,
 };
 pub use target::{
     BatchTransaction, Captured, ChildCount, Claim, Conflict, Namesakes, Pressure, Replica, Restored, RowSink, Scan, Scratch,

@@ -175,7 +175,7 @@ pub struct SlotFilter {
     pub outcomes: Vec<SlotOutcome>,
 }
 
-/// A place in the list of slots: newest slot first, those of one instant by schedule.
+/// A place among slots: by time, those of one instant by schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotPlace {
     /// The slot.
@@ -200,8 +200,8 @@ pub trait Schedules: Send + Sync {
     /// Schedules by name, after one where given.
     async fn schedules(&self, target: Option<&str>, after: Option<&str>, limit: u32) -> Result<Vec<Schedule>, StoreError>;
 
-    /// Writes a schedule's spec and state, with who asked for it.
-    async fn change_schedule(&self, changed: &Kept, decision: &Decision) -> Result<Changed, StoreError>;
+    /// Writes a schedule's spec and state, with who asked for it, and with what became of slots that pass because of it.
+    async fn change_schedule(&self, changed: &Kept, passed: &[SlotRecord], decision: &Decision) -> Result<Changed, StoreError>;
 
     /// Removes a schedule with its slots, with who asked for it. False where it was changed since it was read.
     async fn delete_schedule(&self, kept: &Kept, decision: &Decision) -> Result<bool, StoreError>;
@@ -259,6 +259,11 @@ pub trait Schedules: Send + Sync {
 
     /// Slots that wait for a run to end, with their schedules, oldest first.
     async fn waiting_slots(&self, limit: u32) -> Result<Vec<EndedSlot>, StoreError>;
+
+    /// Slots that are to fire, and that nobody has claimed so long after they were decided, in the order of their places, from behind one on
+    /// where given.
+    async fn unclaimed_slots(&self, since: Duration, behind: Option<SlotPlace>, limit: u32)
+    -> Result<Vec<EndedSlot>, StoreError>;
 
     /// Ends a slot. False, and nothing is changed, where the slot or the schedule is not as it was read.
     async fn settle_slot(&self, settlement: &SlotEnd) -> Result<bool, StoreError>;

@@ -16,6 +16,11 @@ use super::{
 };
 use crate::model::{Decision, Event, EventBody, LimitsPatch, Plan, PlanId, Report, Run, RunId, RunKind, RunLimits, RunState};
 
+/// Longest term of a lease or a claim, whatever a server asks for. One that ends later than that from now was given before the clock of the
+/// store went back, and has lapsed: nobody waits for as long as the clock leapt. Whoever holds it still, and has not prolonged it yet, is shut out by
+/// the fence of the next.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(600);
+
 /// A failure of the control store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {

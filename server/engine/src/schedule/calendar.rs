@@ -148,7 +148,7 @@ pub fn excluding(exclusions: &[Exclusion], local: DateTime) -> Option<&Exclusion
     exclusions.iter().find(|window| window.excludes(local))
 }
 
-/// The first occurrence strictly after one instant, up to and with another, that no window excludes. Goes from window to window and
+/// The first occurrence strictly after one instant, up to and with another, that fires and that no window excludes. Goes from window to window and
 /// not from occurrence to occurrence: a year of minutes in one window is one step.
 #[must_use]
 pub fn next_allowed(
@@ -162,6 +162,9 @@ pub fn next_allowed(
     let mut walk = cron.walk(zone, dst, after);
     loop {
         let occurrence = walk.next().filter(|occurrence| occurrence.at <= until)?;
+        if !occurrence.fires() {
+            continue;
+        }
         let Some(over) = exclusions.iter().find_map(|window| window.end_of(occurrence.local)) else {
             return Some(occurrence);
         };

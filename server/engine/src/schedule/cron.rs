@@ -14,7 +14,7 @@
 //! | the wall time | policy | what happens |
 //! |---|---|---|
 //! | is skipped (a gap) | `RunShifted` | at the first instant after the gap; several that fall there happen once |
-//! | | `Skip` | not that day |
+//! | | `Skip` | not that day; the first instant after the gap is an occurrence that says so and [does not fire](Occurrence::fires) |
 //! | comes twice (a fold) | `Once` | the first time |
 //! | | `Twice` | both times |
 //!
@@ -137,11 +137,26 @@ pub struct Occurrence {
     pub shift: Option<Shift>,
 }
 
+impl Occurrence {
+    /// Whether anything happens: not at a time that the clock skips and the schedule with it.
+    #[must_use]
+    pub fn fires(&self) -> bool {
+        !matches!(self.shift, Some(Shift::Skipped { .. }))
+    }
+}
+
 /// What a change of the clock did to an occurrence. Displayed, it is a sentence for a preview.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shift {
     /// The clock skipped the time that the fields name.
     Gap {
+        /// That time; the first of them where it skipped several.
+        wanted: civil::DateTime,
+        /// Name of the zone.
+        zone: String,
+    },
+    /// The same, and the schedule lets such a time pass: this occurrence, at the first instant after the gap, does not fire.
+    Skipped {
         /// That time; the first of them where it skipped several.
         wanted: civil::DateTime,
         /// Name of the zone.
@@ -159,6 +174,12 @@ impl fmt::Display for Shift {
             Self::Gap { wanted, zone } => write!(
                 formatter,
                 "{} does not exist on {} in {zone}, where the clock goes forward: this is the first instant after",
+                wanted.strftime("%H:%M"),
+                wanted.date()
+            ),
+            Self::Skipped { wanted, zone } => write!(
+                formatter,
+                "{} does not exist on {} in {zone}, where the clock goes forward, and this schedule skips such a time (gap = skip)",
                 wanted.strftime("%H:%M"),
                 wanted.date()
             ),

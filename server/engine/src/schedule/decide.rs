@@ -10,6 +10,8 @@
 //! **Windows.** A slot in an excluded window is skipped. So is one that would begin in a window now, because it is late: a window is a
 //! promise that nothing begins in it.
 //!
+//! **Gaps.** A time that the clock skips is skipped with it and recorded as that, where the schedule says `gap = skip`.
+//!
 //! **Overlap.** While the run of the slot before works, a slot is skipped, waits for it, or cancels it. Only one slot waits; while one
 //! does, every other is skipped.
 //!
@@ -25,11 +27,11 @@ use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::TimeZone};
 
 use super::{
     calendar::{Exclusion, excluding},
-    cron::{Cron, Occurrence},
+    cron::{Cron, Occurrence, Shift},
     jitter::jitter_of,
 };
 use crate::model::{
-    RunId,
+    Run, RunId, RunState,
     schedule::{MisfirePolicy, Overlap, Schedule, ScheduleSpec, SlotOutcome, SlotRecord},
 };
 
@@ -41,16 +43,28 @@ pub const MAX_CATCH_UP_SECONDS: u32 = 7 * 24 * 3_600;
 pub const MAX_JITTER_SECONDS: u32 = 24 * 3_600;
 /// So many slots are counted one by one.
 pub const MAX_COUNTED: u64 = 100_000;
+/// Why a run is cancelled whose slot has a deadline that has come.
+pub const DEADLINE_CAME: &str = "the deadline of its slot has come";
 /// With less time than this up to its deadline a run is not begun: the shortest time limit of a run.
 const SHORTEST_RUN_SECONDS: u32 = *crate::model::RunOptions::MAX_EXECUTION_SECONDS.start();
 
-/// The run of the newest slot that had one.
+/// The newest slot that is to fire or has fired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreviousRun {
-    /// Its id.
-    pub run: RunId,
+    /// Its run; `None` where no server has begun it yet.
+    pub run: Option<RunId>,
     /// Whether it has ended.
     pub ended: bool,
+}
+
+impl PreviousRun {
+    /// What there is to wait for.
+    fn what(self) -> String {
+        match self.run {
+            Some(run) => format!("run {run}"),
+            None => "an earlier slot, which no server has begun yet,".to_owned(),
+        }
+    }
 }
 
 /// How a slot begins.
@@ -58,10 +72,10 @@ pub struct PreviousRun {
 pub enum Start {
     /// At once.
     Now,
-    /// When this run has ended.
-    After(RunId),
-    /// When this run, which is to be cancelled now, has ended.
-    Cancelling(RunId),
+    /// When this run has ended; `None` for that of an earlier slot which no server has begun yet.
+    After(Option<RunId>),
+    /// When this run, which is to be cancelled as soon as it is there, has ended.
+    Cancelling(Option<RunId>),
 }
 
 /// A slot that fires.
@@ -150,10 +164,10 @@ pub fn decide(
     let mut chosen = None;
     let mut following = next.map(|next| next.slot);
     for slot in recent.iter().rev() {
-        match excluding(exclusions, slot.local) {
-            Some(window) => tally.excluded.add(slot.at, *window),
-            None if chosen.is_none() => chosen = Some((slot, fire_at(schedule, slot.at, following))),
-            None => tally.missed.add(slot.at, ()),
+        if chosen.is_none() && slot.fires() && excluding(exclusions, slot.local).is_none() {
+            chosen = Some((slot, fire_at(schedule, slot.at, following)));
+        } else {
+            tally.add(slot, exclusions);
         }
         following = Some(slot.at);
     }
@@ -178,6 +192,7 @@ pub fn decide(
         }
     }
     decision.passed.extend(view.excluded_record(&tally.excluded));
+    decision.passed.extend(view.gap_record(&tally.gaps));
     decision.passed.extend(view.missed_record(&tally.missed, why));
     decision.passed.sort_by_key(|record| record.slot);
     decision
@@ -187,6 +202,14 @@ pub fn decide(
 #[must_use]
 pub fn deadline(spec: &ScheduleSpec, slot: Timestamp) -> Option<Timestamp> {
     (spec.deadline_seconds > 0).then(|| later(slot, seconds(spec.deadline_seconds)))
+}
+
+/// The deadline of its slot that stopped a run, where one did: whoever counts failures, and whoever tells of them, goes by this.
+#[must_use]
+pub fn stopped_by(deadline: Option<Timestamp>, run: &Run) -> Option<Timestamp> {
+    // The deadline comes by the store's clock, the end is written by a server's.
+    let asked = run.cancel_reason.as_deref() == Some(DEADLINE_CAME);
+    deadline.filter(|deadline| run.state == RunState::Cancelled && (asked || run.ended_at.is_some_and(|at| at >= *deadline)))
 }
 
 /// The last instant at which a slot that nobody has decided may begin, given when it should: a tolerance after that, or as long as it
@@ -294,6 +317,8 @@ impl<T> Tally<T> {
 
 struct Tallies {
     excluded: Tally<Exclusion>,
+    /// Times that the clock skipped.
+    gaps: Tally<Shift>,
     missed: Tally<()>,
 }
 
@@ -331,6 +356,7 @@ impl View<'_> {
     fn count_old(&self, begin: Timestamp, newest: Timestamp) -> Tallies {
         let mut tally = Tallies {
             excluded: Tally::EMPTY,
+            gaps: Tally::EMPTY,
             missed: Tally::EMPTY,
         };
         // A newest slot that is not recent is an old one like the others.
@@ -359,6 +385,7 @@ impl View<'_> {
                 *at_least = count > 0;
             }
             match excluding(self.exclusions, local) {
+                _ if !last.fires() => tally.add(&last, self.exclusions),
                 Some(_) if tally.excluded.count > 0 => tally.excluded.last = last.at,
                 None if tally.missed.count > 0 => tally.missed.last = last.at,
                 _ => tally.add(&last, self.exclusions),
@@ -409,11 +436,16 @@ impl View<'_> {
                 record: self.record(slot.at, SlotOutcome::Pending, reason),
             });
         };
-        let run = previous.run;
+        let (run, what) = (previous.run, previous.what());
         let (start, reason) = match self.schedule.spec.overlap {
-            Overlap::Skip => return Err(skipped(format!("run {run} of an earlier slot is still going"))),
-            Overlap::QueueOne => (Start::After(run), format!("waits for run {run} to end")),
-            Overlap::CancelOther => (Start::Cancelling(run), format!("cancels run {run} and waits for it to end")),
+            Overlap::Skip => {
+                return Err(skipped(match run {
+                    Some(run) => format!("run {run} of an earlier slot is still going"),
+                    None => "an earlier slot is to fire, and no server has begun it yet".to_owned(),
+                }));
+            }
+            Overlap::QueueOne => (Start::After(run), format!("waits for {what} to end")),
+            Overlap::CancelOther => (Start::Cancelling(run), format!("cancels {what} and waits for it to end")),
         };
         Ok(Firing {
             start,
@@ -447,6 +479,16 @@ impl View<'_> {
         Some(self.summary(tally, SlotOutcome::Skipped, reason))
     }
 
+    fn gap_record(&self, tally: &Tally<Shift>) -> Option<SlotRecord> {
+        let example = tally.example.as_ref()?;
+        let reason = if tally.count == 1 {
+            example.to_string()
+        } else {
+            format!("{} are times that the clock skips: {example}", tally.what())
+        };
+        Some(self.summary(tally, SlotOutcome::Skipped, reason))
+    }
+
     fn missed_record(&self, tally: &Tally<()>, why: Lateness) -> Option<SlotRecord> {
         tally.example?;
         let spec = &self.schedule.spec;
@@ -472,6 +514,10 @@ impl View<'_> {
 
 impl Tallies {
     fn add(&mut self, slot: &Occurrence, exclusions: &[Exclusion]) {
+        if let Some(shift) = slot.shift.as_ref().filter(|_| !slot.fires()) {
+            self.gaps.add(slot.at, shift.clone());
+            return;
+        }
         match excluding(exclusions, slot.local) {
             Some(window) => self.excluded.add(slot.at, *window),
             None => self.missed.add(slot.at, ()),

@@ -23,7 +23,7 @@ pub use clock::{CLOCK_BOUND, ClockAlarm, ClockReading, ClockWatch};
 pub use cron::{Cron, Occurrence, Shift};
 pub use decide::{Decision, Firing, PreviousRun, Start, decide};
 pub use jitter::jitter_of;
-pub use validate::{Known, validate};
+pub use validate::{Known, KnownChannel, validate};
 pub use zone::zone;
 
 /// What is wrong with one field.

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     model::{
         RunOptions,
+        notice::ChannelKind,
         schedule::{MaintenanceTask, NotifyRules, ScheduleOptions, ScheduleSpec, Timing, Work},
     },
     rule::Severity,
@@ -28,8 +29,6 @@ const MAX_EXCLUSIONS: usize = 50;
 const MAX_RECIPIENTS: usize = 100;
 /// So far ahead a schedule has to fire once.
 const HORIZON_YEARS: i64 = 5;
-/// Kind of channels that need recipients.
-const EMAIL: &str = "email";
 
 /// What a server has, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,8 +37,25 @@ pub struct Known {
     pub targets: BTreeMap<String, BTreeMap<String, Severity>>,
     /// Tasks of maintenance that have no use on a target, by its name, each with the reason.
     pub unsupported: BTreeMap<String, BTreeMap<&'static str, &'static str>>,
-    /// Channels with their kinds: "email", "slack" or "webhook".
-    pub channels: BTreeMap<String, String>,
+    /// Channels by name, and by kind for all channels of it.
+    pub channels: BTreeMap<String, KnownChannel>,
+}
+
+/// A channel, or all channels of a kind, as a schedule sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownChannel {
+    /// What it is.
+    pub kind: ChannelKind,
+    /// Whether it has recipients of its own, so that a schedule may name some and need not.
+    pub has_recipients: bool,
+}
+
+impl KnownChannel {
+    /// Whether it tells nobody, unless a schedule says whom.
+    #[must_use]
+    pub fn needs_recipients(&self) -> bool {
+        self.kind.takes_recipients() && !self.has_recipients
+    }
 }
 
 impl Known {
@@ -314,22 +330,25 @@ impl Problems {
                 self.add(&field, format!("{name:?} is there already; expected each channel once"));
             }
         }
-        let is_email = |name: &&String| known.channels.get(*name).is_some_and(|kind| kind == EMAIL);
-        match notify.channels.iter().find(is_email) {
-            Some(channel) if notify.recipients.is_empty() => {
+        let chosen = || {
+            notify
+                .channels
+                .iter()
+                .filter_map(|name| Some((name, known.channels.get(name)?)))
+        };
+        if notify.recipients.is_empty() {
+            if let Some((channel, _)) = chosen().find(|(_, channel)| channel.needs_recipients()) {
                 self.add(
                     "notify.recipients",
                     format!("is empty; channel {channel:?} sends e-mail and needs an address"),
                 );
             }
+        } else if !notify.channels.is_empty() && !chosen().any(|(_, channel)| channel.kind.takes_recipients()) {
             // Addresses that nothing is sent to would be believed to be told.
-            None if !notify.recipients.is_empty() && !notify.channels.is_empty() => {
-                self.add(
-                    "notify.recipients",
-                    "has addresses, and no channel sends e-mail; expected a channel of kind email",
-                );
-            }
-            _ => {}
+            self.add(
+                "notify.recipients",
+                "has addresses, and no channel sends e-mail; expected a channel of kind email",
+            );
         }
         if notify.recipients.len() > MAX_RECIPIENTS {
             let count = notify.recipients.len();

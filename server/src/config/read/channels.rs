@@ -6,6 +6,7 @@ use std::{ops::Range, path::PathBuf, time::Duration};
 use dbkeep_engine::{
     model::notice::{ChannelKind, NoticeKind, NoticeSeverity},
     notify::Route,
+    port::LONGEST_LEASE,
 };
 use serde::Deserialize;
 use toml::Spanned;
@@ -123,7 +124,7 @@ impl Source<'_> {
             usize::try_from(MOST_TRIES).unwrap_or(usize::MAX),
         )?;
         notify.max_tries = u32::try_from(tries).unwrap_or(notify.max_tries);
-        self.duration(section.lease_term, &mut notify.lease_term, 2 * SECOND, 600 * SECOND)?;
+        self.duration(section.lease_term, &mut notify.lease_term, 2 * SECOND, LONGEST_LEASE)?;
         self.duration(section.keep_delivered, &mut notify.keep_delivered, SECOND, 3_650 * DAY)?;
         self.duration(section.keep_dead, &mut notify.keep_dead, SECOND, 3_650 * DAY)
     }

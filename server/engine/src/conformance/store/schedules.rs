@@ -139,7 +139,7 @@ pub(super) async fn a_name_belongs_to_one(store: Arc<dyn Store>) {
     );
     let mut second = made(store.as_ref(), &schedule("second", "shop")).await;
     second.schedule.spec.name = "first".to_owned();
-    let changed = store.change_schedule(&second, &decision("rename")).await.unwrap();
+    let changed = store.change_schedule(&second, &[], &decision("rename")).await.unwrap();
     assert_eq!(changed, Changed::NameTaken);
     let now = read(store.as_ref(), second.schedule.id).await;
     assert_eq!((now.schedule.spec.name.as_str(), now.version), ("second", second.version));
@@ -165,7 +165,7 @@ pub(super) async fn a_change_needs_what_was_read(store: Arc<dyn Store>) {
     changed.schedule.spec.description = "changed".to_owned();
     changed.schedule.etag = 2;
     assert_eq!(
-        store.change_schedule(&changed, &decision("change")).await.unwrap(),
+        store.change_schedule(&changed, &[], &decision("change")).await.unwrap(),
         Changed::Done
     );
     let kept = read(store.as_ref(), stale.schedule.id).await;
@@ -173,7 +173,7 @@ pub(super) async fn a_change_needs_what_was_read(store: Arc<dyn Store>) {
     assert!(kept.version > stale.version);
     let before = decisions(store.as_ref()).await;
     assert_eq!(
-        store.change_schedule(&stale, &decision("change")).await.unwrap(),
+        store.change_schedule(&stale, &[], &decision("change")).await.unwrap(),
         Changed::Outrun
     );
     assert!(!store.delete_schedule(&stale, &decision("delete")).await.unwrap());
@@ -191,7 +191,7 @@ pub(super) async fn one_of_many_changes_is_made(store: Arc<dyn Store>) {
     let changes = (0..8_u32).map(|number| {
         let (store, mut kept) = (Arc::clone(&store), kept.clone());
         kept.schedule.spec.pause_after_failures = number;
-        tokio::spawn(async move { store.change_schedule(&kept, &decision("change")).await.unwrap() })
+        tokio::spawn(async move { store.change_schedule(&kept, &[], &decision("change")).await.unwrap() })
     });
     let done = join_all(changes)
         .await

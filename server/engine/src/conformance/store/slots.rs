@@ -236,6 +236,65 @@ pub(super) async fn a_lapsed_claim_is_given_again_and_starts_nothing(store: Arc<
     assert_eq!(kinds(store.as_ref(), kept.schedule.id).await, [SlotOutcome::Fired]);
 }
 
+pub(super) async fn slots_that_nobody_claims_are_found(store: Arc<dyn Store>) {
+    let mut kept = Vec::new();
+    for (number, target) in ["shop", "nobodys", "nobodys"].into_iter().enumerate() {
+        let seconds = i64::try_from(number).unwrap() * 60;
+        kept.push(with_slot(store.as_ref(), &number.to_string(), target, seconds, SlotOutcome::Pending).await);
+    }
+    with_slot(store.as_ref(), "waits", "nobodys", 0, SlotOutcome::Waiting).await;
+    let claimed = claim(store.as_ref()).await;
+    let found = async |since, behind, limit| -> Vec<SlotPlace> {
+        let found = store.unclaimed_slots(since, behind, limit).await.unwrap();
+        let place = |found: &crate::port::EndedSlot| {
+            assert_eq!(found.record.schedule, found.kept.schedule.id);
+            SlotPlace {
+                slot: found.record.slot,
+                schedule: found.record.schedule,
+            }
+        };
+        found.iter().map(place).collect()
+    };
+    let place = |number: usize, seconds| SlotPlace {
+        slot: at(seconds),
+        schedule: kept[number].schedule.id,
+    };
+    let all = found(Duration::ZERO, None, 9).await;
+    assert_eq!(all, [place(1, 60), place(2, 120)], "not what is claimed, nor what waits");
+    assert_eq!(found(Duration::ZERO, None, 1).await, all[..1]);
+    assert_eq!(found(Duration::ZERO, Some(all[0]), 1).await, all[1..]);
+    assert!(found(LONG, None, 9).await.is_empty(), "they are young");
+    // A claim that is given up is nobody's either.
+    assert!(store.hold_slot(claimed.claim, Duration::ZERO).await.unwrap());
+    let polled = async {
+        while found(Duration::ZERO, None, 9).await.len() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, polled).await.expect("the claim lapses");
+}
+
+pub(super) async fn a_change_takes_its_records_along(store: Arc<dyn Store>) {
+    let kept = made(store.as_ref(), &schedule("nightly", "shop")).await;
+    let id = kept.schedule.id;
+    let skipped = slot(id, at(0), SlotOutcome::Skipped);
+    let mut changed = kept.clone();
+    changed.schedule.etag += 1;
+    let records = std::slice::from_ref(&skipped);
+    assert_eq!(
+        store.change_schedule(&changed, records, &decision("pause")).await.unwrap(),
+        Changed::Done
+    );
+    assert_eq!(store.slots(&SlotFilter::default(), None, 9).await.unwrap(), [skipped]);
+    // From what was read before nothing is changed, and nothing is on record.
+    let late = [slot(id, at(60), SlotOutcome::Missed)];
+    assert_eq!(
+        store.change_schedule(&kept, &late, &decision("pause")).await.unwrap(),
+        Changed::Outrun
+    );
+    assert_eq!(kinds(store.as_ref(), id).await, [SlotOutcome::Skipped]);
+}
+
 /// A claimed slot that is refused.
 fn end(kept: Kept, claim: SlotClaim) -> SlotEnd {
     SlotEnd {
@@ -300,7 +359,7 @@ pub(super) async fn a_schedule_that_was_changed_is_not_fired_as_it_was(store: Ar
     let planned = claim(store.as_ref()).await.claim;
     kept.schedule.etag += 1;
     assert_eq!(
-        store.change_schedule(&kept, &decision("change")).await.unwrap(),
+        store.change_schedule(&kept, &[], &decision("change")).await.unwrap(),
         Changed::Done
     );
     let lost = store.create_run(&of_slot(planned)).await.unwrap();
@@ -549,7 +608,7 @@ pub(super) async fn overdue_slots_are_found_by_their_deadline(store: Arc<dyn Sto
     let mut soon = read(store.as_ref(), id).await;
     soon.schedule.spec.deadline_seconds = 60;
     assert_eq!(
-        store.change_schedule(&soon, &decision("change")).await.unwrap(),
+        store.change_schedule(&soon, &[], &decision("change")).await.unwrap(),
         Changed::Done
     );
     assert_eq!(overdue(700, 9).await, [of("soon"), of("late")]);

@@ -31,6 +31,8 @@ const TRIES: u32 = 8;
 const RETRY: Duration = Duration::from_secs(10);
 /// A slot whose run cannot be begun for such a reason is given up after this time, where its schedule allows no longer one.
 const PATIENCE_SECONDS: i64 = 60;
+/// So long no slot is given up.
+pub(super) const PATIENCE: Duration = Duration::from_secs(PATIENCE_SECONDS.unsigned_abs());
 /// A slot that a person fired, and that came to nothing for so long, is not what the person waits for any more.
 const BY_HAND_SECONDS: i64 = 300;
 
@@ -65,6 +67,7 @@ impl Slot<'_> {
             schedule: self.schedule.id,
             name: self.schedule.spec.name.clone(),
             slot: self.claim.slot,
+            notify: self.schedule.spec.notify.clone(),
         }
     }
 }
@@ -145,8 +148,8 @@ fn after(schedule: &Schedule, outcome: SlotOutcome, cancelled: bool, record: &Sl
 
 /// Why a slot that was decided to fire does not any more: what was decided may lie a while back, after a kill -9, behind a run that it waited for,
 /// or with the scheduler stopped.
-fn too_late(grant: &SlotGrant, now: Timestamp) -> Result<Option<(SlotOutcome, String)>, EngineError> {
-    let (spec, record) = (&grant.kept.schedule.spec, &grant.record);
+fn too_late(schedule: &Schedule, record: &SlotRecord, now: Timestamp) -> Result<Option<(SlotOutcome, String)>, EngineError> {
+    let spec = &schedule.spec;
     let waited = record.decided_at.duration_until(now).as_secs();
     if record.manual {
         let over = waited > BY_HAND_SECONDS;
@@ -158,7 +161,7 @@ fn too_late(grant: &SlotGrant, now: Timestamp) -> Result<Option<(SlotOutcome, St
             "the schedule was disabled before it began".to_owned(),
         )));
     }
-    if let Some(pause) = &grant.kept.schedule.state.paused {
+    if let Some(pause) = &schedule.state.paused {
         let reason = format!("the schedule was paused before it began: {}", pause.note);
         return Ok(Some((SlotOutcome::Skipped, reason)));
     }
@@ -173,11 +176,36 @@ fn too_late(grant: &SlotGrant, now: Timestamp) -> Result<Option<(SlotOutcome, St
         MisfirePolicy::RunOnce => i64::from(spec.misfire.catch_up_seconds).max(PATIENCE_SECONDS),
         MisfirePolicy::Skip => PATIENCE_SECONDS,
     };
-    let over = waited > allowed;
-    Ok(over.then(|| (SlotOutcome::Missed, format!("no server began it within {allowed} s"))))
+    if waited > allowed {
+        return Ok(Some((SlotOutcome::Missed, format!("no server began it within {allowed} s"))));
+    }
+    if decide::time_allowed(spec, record.slot, now).is_none() {
+        let reason = "its deadline came before a run could begin".to_owned();
+        return Ok(Some((SlotOutcome::Missed, reason)));
+    }
+    Ok(None)
 }
 
 impl Engine {
+    /// Settles a slot that nobody has claimed, where it is too late for it. Returns whether it is.
+    ///
+    /// # Errors
+    /// `Store`, and `InvalidFields` where this version cannot read the timing of its schedule.
+    pub(super) async fn give_up(&self, unclaimed: &EndedSlot, now: Timestamp) -> Result<bool, EngineError> {
+        let schedule = &unclaimed.kept.schedule;
+        let Some((outcome, mut reason)) = too_late(schedule, &unclaimed.record, now)? else {
+            return Ok(false);
+        };
+        let target = &schedule.spec.target;
+        if outcome == SlotOutcome::Missed && !self.targets().contains_key(target) {
+            reason.push_str(&format!("; this server has no target {target}"));
+        }
+        let name = &schedule.spec.name;
+        tracing::warn!(schedule = name, slot = %unclaimed.record.slot, outcome = outcome.name(), reason, "nobody begins a slot");
+        self.settle(&unclaimed.record, None, outcome, false, &reason).await?;
+        Ok(true)
+    }
+
     /// Begins the run of a claimed slot, or settles the slot with the reason why it has none.
     ///
     /// # Errors
@@ -188,21 +216,13 @@ impl Engine {
         let name = schedule.spec.name.clone();
         let now = self.context.store.pulse().await?.now;
         let manual = grant.record.manual;
-        if let Some((outcome, reason)) = too_late(&grant, now)? {
+        if let Some((outcome, reason)) = too_late(schedule, &grant.record, now)? {
             self.settle(&grant.record, Some(grant.claim), outcome, false, &reason).await?;
             return Err(EngineError::SlotRefused { name, reason });
         }
-        let allowed = if manual {
-            Some(schedule.spec.options.max_execution_seconds)
-        } else {
-            decide::time_allowed(&schedule.spec, grant.record.slot, now)
-        };
-        let Some(seconds) = allowed else {
-            let reason = "its deadline came before a run could begin".to_owned();
-            self.settle(&grant.record, Some(grant.claim), SlotOutcome::Missed, false, &reason)
-                .await?;
-            return Err(EngineError::SlotRefused { name, reason });
-        };
+        let longest = schedule.spec.options.max_execution_seconds;
+        let allowed = decide::time_allowed(&schedule.spec, grant.record.slot, now).filter(|_| !manual);
+        let seconds = allowed.unwrap_or(longest);
         let slot = Slot {
             schedule,
             claim: grant.claim,
@@ -294,8 +314,7 @@ impl Engine {
         }
         let cancelled = run.state == RunState::Cancelled;
         let deadline = decide::deadline(&ended.kept.schedule.spec, record.slot).filter(|_| !record.manual);
-        let late = deadline.is_some_and(|deadline| run.ended_at.is_some_and(|at| at >= deadline));
-        if cancelled && late {
+        if decide::stopped_by(deadline, &run).is_some() {
             let reason = format!("over its deadline: {}", run.state_reason);
             return self.settle(record, None, SlotOutcome::Failed, false, &reason).await;
         }

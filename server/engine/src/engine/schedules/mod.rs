@@ -1,8 +1,11 @@
 //! Schedules: created, changed, paused, approved, previewed and looked at. `fire` begins the run of a slot and settles it, `scheduler` is the loop
-//! that decides slots. When a slot is due, and what becomes of it, is [`crate::schedule`].
+//! that decides slots, `start` what happens to schedules when a server starts. When a slot is due, and what becomes of it, is [`crate::schedule`].
 
 mod fire;
 mod scheduler;
+mod start;
+
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,10 +15,10 @@ use crate::{
     access::Scope,
     model::{
         Act, ApprovalProblem, Caller, Decision, MaintenanceTask, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState,
-        SchedulerSwitch, ServerInfo, ServerSeen, SlotRecord, StandingApproval, Timing, schedule::Work,
+        SchedulerSwitch, ServerInfo, ServerSeen, SlotOutcome, SlotRecord, StandingApproval, Timing, schedule::Work,
     },
-    port::{Changed, CreateSchedule, FiredNow, Kept, ScheduleCreated, Scheduled, SlotFilter, SlotPlace},
-    schedule::{Cron, Exclusion, FieldProblem, Known, Occurrence, calendar, decide, validate, zone},
+    port::{Changed, CreateSchedule, FiredNow, Kept, Pulse, ScheduleCreated, Scheduled, SlotFilter, SlotPlace},
+    schedule::{Cron, Exclusion, FieldProblem, Known, KnownChannel, Occurrence, calendar, decide, validate, zone},
 };
 
 pub(super) use fire::Slot;
@@ -51,7 +54,7 @@ pub struct Previewed {
     pub occurrence: Occurrence,
     /// The same on the clock of the schedule's zone.
     pub zoned: jiff::Zoned,
-    /// The window in which it does not fire.
+    /// The window in which it does not fire, or `gap = skip` where it is a time that the clock skips.
     pub excluded_by: Option<String>,
 }
 
@@ -101,11 +104,15 @@ impl Calendar {
     }
 }
 
+/// Whether slots of a schedule fire at all.
+fn fires(schedule: &Schedule) -> bool {
+    schedule.spec.enabled && schedule.state.paused.is_none()
+}
+
 /// Sets when a schedule fires next, from an instant on.
 fn replan(schedule: &mut Schedule, now: Timestamp) -> Result<(), EngineError> {
     let calendar = Calendar::of(&schedule.spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
-    let fires = schedule.spec.enabled && schedule.state.paused.is_none();
-    let next = fires
+    let next = fires(schedule)
         .then(|| decide::upcoming(schedule, &calendar.cron, &calendar.zone, now))
         .flatten();
     schedule.state.next_slot = next.map(|next| next.slot);
@@ -143,23 +150,29 @@ impl Engine {
                 .iter()
                 .map(|(name, entry)| (name.clone(), unsupported(entry)))
                 .collect(),
-            channels: self.channel_kinds(),
+            channels: self.known_channels(),
         }
     }
 
-    /// Channels that schedules may name, by name and by kind. Mail to a channel that has recipients of its own needs no others.
-    fn channel_kinds(&self) -> std::collections::BTreeMap<String, String> {
-        let mut kinds = std::collections::BTreeMap::new();
-        for channel in self.channels() {
-            let kind = if channel.kind.takes_recipients() && !channel.recipients.is_empty() {
-                format!("{}, with recipients", channel.kind.name())
-            } else {
-                channel.kind.name().to_owned()
-            };
-            kinds.entry(channel.kind.name().to_owned()).or_insert_with(|| kind.clone());
-            kinds.insert(channel.name, kind);
+    /// Channels that schedules may name, by name, and by kind for all channels of it. A channel's own name comes before a kind's.
+    fn known_channels(&self) -> BTreeMap<String, KnownChannel> {
+        let channels = self.channels();
+        let mut known = BTreeMap::new();
+        for channel in &channels {
+            let of_kind = known.entry(channel.kind.name().to_owned()).or_insert(KnownChannel {
+                kind: channel.kind,
+                has_recipients: true,
+            });
+            of_kind.has_recipients &= !channel.recipients.is_empty();
         }
-        kinds
+        known.extend(channels.into_iter().map(|channel| {
+            let of_name = KnownChannel {
+                kind: channel.kind,
+                has_recipients: !channel.recipients.is_empty(),
+            };
+            (channel.name, of_name)
+        }));
+        known
     }
 
     fn view(&self, schedule: Schedule) -> ScheduleView {
@@ -273,56 +286,6 @@ impl Engine {
         Ok(self.view(made))
     }
 
-    /// Creates the schedules that the catalogs declare and that were never created. Channels that this server does not have are left
-    /// out, with a warning.
-    ///
-    /// # Errors
-    /// `InvalidFields`, `Store`.
-    pub async fn seed_schedules(&self) -> Result<(), EngineError> {
-        let known = self.known();
-        for (target, entry) in self.targets() {
-            let declared = entry.catalog.schedules();
-            if declared.is_empty() {
-                continue;
-            }
-            let now = self.context.store.pulse().await?.now;
-            let mut schedules = Vec::new();
-            for spec in declared {
-                let mut spec = spec.clone();
-                spec.target.clone_from(target);
-                let wanted = std::mem::take(&mut spec.notify.channels);
-                let (there, missing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|channel| {
-                    let kind = known.channels.get(channel);
-                    kind.is_some_and(|kind| kind != "email" || !spec.notify.recipients.is_empty())
-                });
-                if !missing.is_empty() {
-                    let missing = missing.join(", ");
-                    tracing::warn!(
-                        schedule = spec.name,
-                        missing,
-                        "channels are not set up; the schedule is created without them"
-                    );
-                }
-                if there.is_empty() {
-                    spec.notify = Default::default();
-                } else {
-                    spec.notify.channels = there;
-                }
-                let problems = validate(&spec, &known, now);
-                if !problems.is_empty() {
-                    return Err(spec_problems(problems));
-                }
-                let mut schedule = new_schedule(spec, "catalog", now);
-                replan(&mut schedule, now)?;
-                schedules.push(schedule);
-            }
-            for name in self.context.store.seed_schedules(target, &schedules).await? {
-                tracing::info!(schedule = name, target, "schedule of the catalog created");
-            }
-        }
-        Ok(())
-    }
-
     async fn kept(&self, key: &str) -> Result<Kept, EngineError> {
         let found = self.context.store.schedule(key).await?;
         found.ok_or_else(|| EngineError::UnknownSchedule { key: key.to_owned() })
@@ -371,7 +334,7 @@ impl Engine {
             let pulse = self.context.store.pulse().await?;
             let now = pulse.now;
             change(&mut kept.schedule, now)?;
-            let fires = |schedule: &Schedule| schedule.spec.enabled && schedule.state.paused.is_none();
+            let mut passed = Vec::new();
             if before.spec.timing != kept.schedule.spec.timing || fires(&before) != fires(&kept.schedule) {
                 let due = before.state.next_fire.is_some_and(|next| next <= now);
                 if due && fires(&before) && pulse.running {
@@ -383,6 +346,9 @@ impl Engine {
                     self.decide(&undecided, now).await?;
                     continue;
                 }
+                if due && fires(&before) {
+                    passed = self.let_pass(&before, &mut kept.schedule, now).await?;
+                }
                 replan(&mut kept.schedule, now)?;
             }
             let decision = Decision::allow(caller, Act::Schedule, format!("{what} schedule {}", kept.schedule.spec.name)).about(
@@ -390,8 +356,9 @@ impl Engine {
                 None,
                 None,
             );
-            match self.context.store.change_schedule(&kept, &decision).await? {
+            match self.context.store.change_schedule(&kept, &passed, &decision).await? {
                 Changed::Done => {
+                    scheduler::note_passed(&kept.schedule.spec.name, &passed);
                     self.context.schedules.notify_one();
                     return Ok(self.view(kept.schedule));
                 }
@@ -408,6 +375,34 @@ impl Engine {
             name: key.to_owned(),
             etag: etag.unwrap_or_default(),
         })
+    }
+
+    /// What becomes of slots that were due before a change while schedules are stopped: nobody decides them then, and after the change nobody
+    /// could any more. `changed` goes on behind them.
+    async fn let_pass(&self, before: &Schedule, changed: &mut Schedule, now: Timestamp) -> Result<Vec<SlotRecord>, EngineError> {
+        let decision = match self.what_is_due(before, now).await {
+            Ok(decision) => decision,
+            // Of a timing that this version cannot read no slot is known; the change may be what mends it.
+            Err(EngineError::InvalidFields { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        changed.state.last_slot = decision.last_slot;
+        let mut passed = decision.passed;
+        if let Some(firing) = decision.firing {
+            let (kind, what) = if fires(changed) {
+                (SlotOutcome::Missed, "given other times")
+            } else if changed.spec.enabled {
+                (SlotOutcome::Skipped, "paused")
+            } else {
+                (SlotOutcome::Skipped, "disabled")
+            };
+            passed.push(SlotRecord {
+                kind,
+                reason: format!("schedules were stopped when it was due, and this one was {what} before they were started again"),
+                ..firing.record
+            });
+        }
+        Ok(passed)
     }
 
     /// Gives a schedule another spec: `merge` makes it from the one that it has.
@@ -563,10 +558,10 @@ impl Engine {
                 break;
             };
             after = occurrence.at;
-            let excluded = calendar::excluding(&calendar.exclusions, occurrence.local);
+            let excluded = calendar::excluding(&calendar.exclusions, occurrence.local).map(ToString::to_string);
             times.push(Previewed {
                 zoned: occurrence.at.to_zoned(calendar.zone.clone()),
-                excluded_by: excluded.map(ToString::to_string),
+                excluded_by: excluded.or_else(|| (!occurrence.fires()).then(|| "gap = skip".to_owned())),
                 occurrence,
             });
         }

@@ -11,18 +11,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Calendar, Engine};
+use super::{Calendar, Engine, fire::PATIENCE};
 use crate::{
     EngineError, failpoint,
-    model::{Overlap, Pause, RunId, ServerInfo, SlotOutcome},
-    port::{Kept, Pulse, SlotClaim},
-    schedule::{ClockReading, ClockWatch, PreviousRun, decide::decide as decide_slots},
+    model::{Overlap, Pause, Schedule, ServerInfo, SlotOutcome, SlotRecord},
+    port::{Kept, Pulse, SlotClaim, SlotPlace},
+    schedule::{
+        ClockReading, ClockWatch, Decision, PreviousRun,
+        decide::{DEADLINE_CAME, decide as decide_slots},
+    },
 };
 
 /// Longest time between two looks: schedules that other servers created, and runs that ended there, are found by then.
 const LOOK: Duration = Duration::from_secs(1);
 /// Wait after a look that failed.
 const TROUBLE: Duration = Duration::from_secs(2);
+/// How often slots are looked for that no server begins.
+const PATIENCE_LOOK: Duration = Duration::from_secs(5);
 /// Most schedules and slots that are dealt with between two looks.
 const AT_ONCE: u32 = 200;
 /// Most slots that this server plans at a time.
@@ -73,9 +78,6 @@ impl Firing {
     }
 }
 
-/// Stands for a run that is not there yet.
-const NO_RUN: RunId = RunId(uuid::Uuid::nil());
-
 impl Scheduler {
     pub(super) fn new(engine: Engine, server: ServerInfo) -> Self {
         Self { engine, server }
@@ -86,12 +88,19 @@ impl Scheduler {
         let mut firing = Firing::default();
         let mut clocks = ClockWatch::default();
         let mut beaten: Option<Instant> = None;
+        let mut given_up: Option<Instant> = None;
         let term = self.engine.context.settings.lease_term;
         while !shutdown.is_cancelled() {
             if beaten.is_none_or(|at| at.elapsed() >= term / 3) {
                 beaten = Some(Instant::now());
                 if let Err(error) = self.engine.context.store.beat(&self.server, Timestamp::now()).await {
                     tracing::warn!(%error, "this server could not give a sign of life");
+                }
+            }
+            if given_up.is_none_or(|at| at.elapsed() >= PATIENCE_LOOK) {
+                given_up = Some(Instant::now());
+                if let Err(error) = self.engine.give_up_slots().await {
+                    tracing::warn!(%error, "slots that no server begins could not be looked at");
                 }
             }
             let wait = match self.look(&mut firing, &mut clocks).await {
@@ -181,6 +190,16 @@ impl Scheduler {
     }
 }
 
+/// Says in the log which slots did not fire.
+pub(super) fn note_passed(schedule: &str, records: &[SlotRecord]) {
+    for record in records {
+        if matches!(record.kind, SlotOutcome::Skipped | SlotOutcome::Missed) {
+            let outcome = record.kind.name();
+            tracing::warn!(schedule, slot = %record.slot, outcome, slots = record.missed, reason = record.reason, "slot passed");
+        }
+    }
+}
+
 impl Engine {
     /// Settles slots whose runs have ended, and decides those that are due by the store's clock. Returns a look taken after that, and whether
     /// anything was settled or decided.
@@ -237,14 +256,46 @@ impl Engine {
         Ok((pulse, false))
     }
 
+    /// Settles slots that were decided to fire and that no server has begun in time: a server begins only what it has the target of, so that one of
+    /// a target which none has is nobody's otherwise. Returns how many were settled.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn give_up_slots(&self) -> Result<u64, EngineError> {
+        let store = &self.context.store;
+        let pulse = store.pulse().await?;
+        let (mut settled, mut behind) = (0, None);
+        if pulse.pending == 0 {
+            return Ok(settled);
+        }
+        loop {
+            let page = store.unclaimed_slots(PATIENCE, behind, AT_ONCE).await?;
+            for unclaimed in &page {
+                let record = &unclaimed.record;
+                behind = Some(SlotPlace {
+                    slot: record.slot,
+                    schedule: record.schedule,
+                });
+                // While schedules are stopped a slot waits for the start; what a person fired does not.
+                if pulse.running || record.manual {
+                    match self.give_up(unclaimed, pulse.now).await {
+                        Ok(over) => settled += u64::from(over),
+                        // One that cannot be settled does not keep the others from it.
+                        Err(error) => tracing::warn!(slot = %record.slot, %error, "a slot could not be given up"),
+                    }
+                }
+            }
+            if page.len() < usize::try_from(AT_ONCE).unwrap_or(usize::MAX) {
+                return Ok(settled);
+            }
+        }
+    }
+
     /// Cancels runs that are over the deadline of their slot.
     async fn hurry(&self, now: Timestamp) -> Result<(), EngineError> {
         for overdue in self.context.store.overdue_slots(now, AT_ONCE).await? {
             let Some(run) = overdue.record.run else { continue };
-            self.context
-                .store
-                .request_cancel(run, "the deadline of its slot has come")
-                .await?;
+            self.context.store.request_cancel(run, DEADLINE_CAME).await?;
             self.context.renew.notify_waiters();
             self.context.wake.notify_one();
         }
@@ -293,24 +344,23 @@ impl Engine {
         Ok(self.context.store.decide_slots(kept, &state, &[]).await?)
     }
 
-    /// Decides the due slots of one schedule.
-    pub(super) async fn decide(&self, kept: &Kept, now: Timestamp) -> Result<(), EngineError> {
-        let schedule = &kept.schedule;
+    /// What becomes of the due slots of one schedule.
+    ///
+    /// # Errors
+    /// `Store`, and `InvalidFields` where this version cannot read its timing.
+    pub(super) async fn what_is_due(&self, schedule: &Schedule, now: Timestamp) -> Result<Decision, EngineError> {
         let calendar = Calendar::of(&schedule.spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
         let open = self.context.store.open_slots(schedule.id).await?;
         let previous = match open.previous {
             Some((_, Some(run))) => {
                 let ended = self.context.store.run(run).await?.is_none_or(|run| run.state.is_final());
-                Some(PreviousRun { run, ended })
+                Some(PreviousRun { run: Some(run), ended })
             }
             // Decided to fire, and its run is not there yet.
-            Some((_, None)) => Some(PreviousRun {
-                run: NO_RUN,
-                ended: false,
-            }),
+            Some((_, None)) => Some(PreviousRun { run: None, ended: false }),
             None => None,
         };
-        let decision = decide_slots(
+        Ok(decide_slots(
             schedule,
             &calendar.cron,
             &calendar.zone,
@@ -318,19 +368,20 @@ impl Engine {
             now,
             previous,
             open.waiting,
-        );
+        ))
+    }
+
+    /// Decides the due slots of one schedule.
+    pub(super) async fn decide(&self, kept: &Kept, now: Timestamp) -> Result<(), EngineError> {
+        let schedule = &kept.schedule;
+        let decision = self.what_is_due(schedule, now).await?;
         let mut state = schedule.state.clone();
         state.next_slot = decision.next_slot;
         state.next_fire = decision.next_fire;
         state.last_slot = decision.last_slot;
         let mut records = decision.passed;
         records.extend(decision.firing.map(|firing| firing.record));
-        for record in &records {
-            if matches!(record.kind, SlotOutcome::Skipped | SlotOutcome::Missed) {
-                let outcome = record.kind.name();
-                tracing::warn!(schedule = schedule.spec.name, slot = %record.slot, outcome, slots = record.missed, reason = record.reason, "slot passed");
-            }
-        }
+        note_passed(&schedule.spec.name, &records);
         // Where it was not as it was read, another server was first, or somebody changed it: the next look finds what there is.
         self.context.store.decide_slots(kept, &state, &records).await?;
         failpoint!("slots-decided");

@@ -36,6 +36,7 @@ fn in_zone(expression: &str, zone: &str, dst: DstPolicy, from: &str, to: &str) -
             let mark = match &occurrence.shift {
                 None => String::new(),
                 Some(Shift::Gap { wanted, .. }) => format!(" for {}", wanted.strftime("%H:%M")),
+                Some(Shift::Skipped { wanted, .. }) => format!(" not for {}", wanted.strftime("%H:%M")),
                 Some(Shift::FoldFirst) => " first".to_owned(),
                 Some(Shift::FoldSecond) => " second".to_owned(),
             };
@@ -287,13 +288,28 @@ fn a_skipped_fixed_time_comes_at_the_first_instant_after_or_not_at_all() {
         berlin("30 2 * * *", SHIFTED_ONCE),
         ["28 02:30+01:00", "29 03:00+02:00 for 02:30", "30 02:30+02:00"]
     );
-    assert_eq!(berlin("30 2 * * *", SKIPPED_TWICE), ["28 02:30+01:00", "30 02:30+02:00"]);
+    assert_eq!(
+        berlin("30 2 * * *", SKIPPED_TWICE),
+        ["28 02:30+01:00", "29 03:00+02:00 not for 02:30", "30 02:30+02:00"],
+        "what is skipped is said"
+    );
     // Several that fall together happen once, also with one that is there anyway.
     assert_eq!(
         berlin("0,30 2,3 29 * *", SHIFTED_ONCE),
         ["29 03:00+02:00 for 02:00", "29 03:30+02:00"]
     );
     assert_eq!(berlin("0,30 2,3 29 * *", SKIPPED_TWICE), ["29 03:00+02:00", "29 03:30+02:00"]);
+    let said = cron("30 2 * * *").next_after(
+        &super::super::zone("Europe/Berlin").expect("a zone"),
+        SKIPPED_TWICE,
+        at("2026-03-28T12:00:00Z"),
+    );
+    let said = said.expect("an occurrence");
+    assert!(!said.fires());
+    assert_eq!(
+        said.shift.expect("a shift").to_string(),
+        "02:30 does not exist on 2026-03-29 in Europe/Berlin, where the clock goes forward, and this schedule skips such a time (gap = skip)"
+    );
     // By real time there is no hole.
     assert_eq!(
         berlin("0 */1 29 * *", SHIFTED_ONCE)[..4],

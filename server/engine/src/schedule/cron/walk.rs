@@ -117,11 +117,19 @@ impl<'a> Walk<'a> {
         let mut second_time = None;
         if let Some((start, before)) = segment.start {
             let (left, entered) = (start + before, start + offset);
-            if start > self.done && entered > left && !self.cron.wildcard && self.dst.gap == GapPolicy::RunShifted {
+            if start > self.done && entered > left && !self.cron.wildcard {
+                let skips = self.dst.gap == GapPolicy::Skip;
                 let wanted = self.cron.next_wall(left - 1).filter(|wanted| *wanted < entered);
+                // What is there anyway fires, whatever was skipped before it.
+                let wanted = wanted.filter(|_| !skips || self.cron.next_wall(entered - 1) != Some(entered));
                 if let Some(wanted) = wanted.and_then(wall) {
                     let zone = self.zone.iana_name().unwrap_or("this zone").to_owned();
-                    return occurrence(start, offset, Some(Shift::Gap { wanted, zone })).ok_or(true);
+                    let shift = if skips {
+                        Shift::Skipped { wanted, zone }
+                    } else {
+                        Shift::Gap { wanted, zone }
+                    };
+                    return occurrence(start, offset, Some(shift)).ok_or(true);
                 }
             }
             if entered < left {

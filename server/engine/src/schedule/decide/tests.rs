@@ -60,7 +60,7 @@ fn run() -> RunId {
 
 fn decided(schedule: &Schedule, exclusions: &[&str], now: &str, previous: Option<bool>, waiting: Option<&str>) -> Decision {
     let cron = Cron::parse(&schedule.spec.timing.cron).expect("fields");
-    let previous = previous.map(|ended| PreviousRun { run: run(), ended });
+    let previous = previous.map(|ended| PreviousRun { run: Some(run()), ended });
     decide(
         schedule,
         &cron,
@@ -78,8 +78,8 @@ fn told(decision: &Decision) -> Vec<String> {
     let fires = decision.firing.iter().map(|firing| {
         let how = match firing.start {
             Start::Now => "now",
-            Start::After(after) if after == run() => "after",
-            Start::Cancelling(other) if other == run() => "cancelling",
+            Start::After(after) if after == Some(run()) => "after",
+            Start::Cancelling(other) if other == Some(run()) => "cancelling",
             other => panic!("{other:?}"),
         };
         let kind = if firing.start == Start::Now {
@@ -310,6 +310,64 @@ fn reasons_name_what_stood_in_the_way() {
         reasons(decided(&skipping, &[], "2026-03-10T02:10:00Z", None, None)),
         ["nobody decided the slot in time; this schedule does not catch up"]
     );
+}
+
+/// In Berlin 02:30 does not exist on 2026-03-29: with `gap = skip` nothing fires for it, and that is on record.
+#[test]
+fn a_time_that_the_clock_skips_is_on_record() {
+    let mut schedule = schedule();
+    schedule.spec.timing.timezone = "Europe/Berlin".to_owned();
+    schedule.spec.timing.gap = crate::model::GapPolicy::Skip;
+    let cron = cron("30 2 * * *");
+    let zone = TimeZone::get("Europe/Berlin").expect("a zone");
+    let planned = upcoming(&schedule, &cron, &zone, at("2026-03-28T12:00:00Z")).expect("a slot");
+    schedule.state.last_slot = None;
+    schedule.state.next_slot = Some(planned.slot);
+    schedule.state.next_fire = Some(planned.fire);
+    for (now, fires) in [("2026-03-29T01:00:00Z", false), ("2026-03-30T00:30:30Z", true)] {
+        let decision = decide(&schedule, &cron, &zone, &[], at(now), None, None);
+        assert_eq!(decision.firing.is_some(), fires, "{decision:?}");
+        let [skipped] = &decision.passed[..] else {
+            panic!("one record: {decision:?}")
+        };
+        assert_eq!(
+            (skipped.kind, skipped.slot),
+            (SlotOutcome::Skipped, at("2026-03-29T01:00:00Z"))
+        );
+        assert!(
+            skipped.reason.starts_with("02:30 does not exist on 2026-03-29") && skipped.reason.contains("gap = skip"),
+            "{}",
+            skipped.reason
+        );
+    }
+}
+
+/// A slot that no server has begun yet is no run, and is not told of as one.
+#[test]
+fn a_slot_that_is_not_begun_yet_has_a_reason_of_its_own() {
+    let mut schedule = schedule();
+    let cron = Cron::parse(&schedule.spec.timing.cron).expect("fields");
+    let previous = Some(PreviousRun { run: None, ended: false });
+    for (overlap, expected) in [
+        (Overlap::Skip, "an earlier slot is to fire, and no server has begun it yet"),
+        (
+            Overlap::QueueOne,
+            "waits for an earlier slot, which no server has begun yet, to end",
+        ),
+        (
+            Overlap::CancelOther,
+            "cancels an earlier slot, which no server has begun yet, and waits for it to end",
+        ),
+    ] {
+        schedule.spec.overlap = overlap;
+        let now = schedule.state.next_fire.expect("a next slot");
+        let decision = decide(&schedule, &cron, &TimeZone::UTC, &[], now, previous, None);
+        let record = decision
+            .firing
+            .map(|firing| firing.record)
+            .or(decision.passed.into_iter().next());
+        assert_eq!(record.expect("a record").reason, expected);
+    }
 }
 
 #[test]

@@ -14,9 +14,14 @@ fn known() -> Known {
         )]
         .into(),
         unsupported: [("main".to_owned(), [("reindex_bloated", "indexes have no air")].into())].into(),
-        channels: [("ops-mail", "email"), ("ops-slack", "slack"), ("hook", "webhook")]
-            .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
-            .into(),
+        channels: [
+            ("ops-mail", ChannelKind::Email, false),
+            ("team-mail", ChannelKind::Email, true),
+            ("ops-slack", ChannelKind::Slack, false),
+            ("hook", ChannelKind::Webhook, false),
+        ]
+        .map(|(name, kind, has_recipients)| (name.to_owned(), KnownChannel { kind, has_recipients }))
+        .into(),
     }
 }
 
@@ -56,6 +61,27 @@ fn found(change: impl FnOnce(&mut ScheduleSpec)) -> Vec<String> {
     let mut spec = good();
     change(&mut spec);
     validate(&spec, &known(), now()).iter().map(ToString::to_string).collect()
+}
+
+/// A channel that has recipients of its own is told of others all the same: what a schedule names is in their place.
+#[test]
+fn mail_channels_with_recipients_take_others_and_need_none() {
+    for recipients in [vec![], vec!["ops@example.org".to_owned()]] {
+        let problems = found(|spec| {
+            spec.notify.channels = vec!["team-mail".to_owned()];
+            spec.notify.recipients = recipients.clone();
+        });
+        assert_eq!(problems, Vec::<String>::new(), "{recipients:?}");
+    }
+    let both = found(|spec| {
+        spec.notify.channels = vec!["team-mail".to_owned(), "ops-mail".to_owned()];
+        spec.notify.recipients.clear();
+    });
+    assert_eq!(both.len(), 1, "{both:?}");
+    assert!(
+        both[0].contains("channel \"ops-mail\" sends e-mail and needs an address"),
+        "{both:?}"
+    );
 }
 
 #[test]
@@ -249,7 +275,7 @@ fn every_field_is_looked_at_and_named_by_its_path() {
         ),
         (
             |spec| spec.notify.channels = vec!["ops-mail".to_owned(), "ops-slak".to_owned()],
-            "notify.channels[1]: there is no channel \"ops-slak\"; expected one of hook, ops-mail, ops-slack; did you mean ops-slack?",
+            "notify.channels[1]: there is no channel \"ops-slak\"; expected one of hook, ops-mail, ops-slack, team-mail; did you mean ops-slack?",
         ),
         (
             |spec| spec.notify.channels = vec!["ops-mail".to_owned(); 2],
