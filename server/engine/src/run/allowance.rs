@@ -279,4 +279,27 @@ mod tests {
         );
         assert_eq!(batch(0.3, &done).exceeded(10, &[along("t", 5)]), None);
     }
+
+    /// A run that names no share holds that of its rules: rows that began to match since the plan do not carry it beyond.
+    #[test]
+    fn the_share_of_the_rules_holds_without_another() {
+        let mut step = PlanStep {
+            table_row_count: 100,
+            ..plans::step("t", 45)
+        };
+        step.rule.max_fraction = 0.5;
+        let plan = plans::plan(Severity::Low, vec![step]);
+        let begun = vec![StepReport::default()];
+        let drift = Drift {
+            fraction: 1.0,
+            rows: 100,
+        };
+        let options = RunOptions::default();
+        assert_eq!(of_step(&plan, 0, &begun, drift, &options), 50);
+        let narrower = RunOptions {
+            max_share_millionths: Some(going::millionths(0.3)),
+            ..RunOptions::default()
+        };
+        assert_eq!(of_step(&plan, 0, &begun, drift, &narrower), 30);
+    }
 }
