@@ -663,7 +663,8 @@ impl Sizes {
         let counted: BTreeMap<String, u64> = self
             .rows
             .iter()
-            .filter_map(|(table, (rows, exact))| exact.then(|| (table.to_string(), *rows)))
+            .filter(|(_, (_, exact))| *exact)
+            .map(|(table, (rows, _))| (table.to_string(), *rows))
             .collect();
         for step in steps.iter_mut().filter(|step| step.rule.root().is_none()) {
             if let Some(rows) = counted.get(&step.table) {

@@ -186,7 +186,7 @@ pub fn decide(
                 why = Lateness::Superseded(slot.at);
                 match view.overlap(slot, previous, waiting) {
                     Ok(firing) => decision.firing = Some(firing),
-                    Err(record) => decision.passed.push(record),
+                    Err(record) => decision.passed.push(*record),
                 }
             }
         }
@@ -416,8 +416,8 @@ impl View<'_> {
         slot: &Occurrence,
         previous: Option<PreviousRun>,
         waiting: Option<Timestamp>,
-    ) -> Result<Firing, SlotRecord> {
-        let skipped = |reason: String| self.record(slot.at, SlotOutcome::Skipped, reason);
+    ) -> Result<Firing, Box<SlotRecord>> {
+        let skipped = |reason: String| Box::new(self.record(slot.at, SlotOutcome::Skipped, reason));
         if let Some(window) = excluding(self.exclusions, self.local_now()) {
             return Err(skipped(format!("it would begin late, in the excluded window {window}")));
         }

@@ -17,7 +17,7 @@ use crate::{
         Act, ApprovalProblem, Caller, Decision, MaintenanceTask, Pause, Run, Schedule, ScheduleId, ScheduleSpec, ScheduleState,
         SchedulerSwitch, ServerInfo, ServerSeen, SlotOutcome, SlotRecord, StandingApproval, Timing, schedule::Work,
     },
-    port::{Changed, CreateSchedule, FiredNow, Kept, Pulse, ScheduleCreated, Scheduled, SlotFilter, SlotPlace},
+    port::{Changed, CreateSchedule, FiredNow, Kept, ScheduleCreated, Scheduled, SlotFilter, SlotPlace},
     schedule::{Cron, Exclusion, FieldProblem, Known, KnownChannel, Occurrence, calendar, decide, validate, zone},
 };
 

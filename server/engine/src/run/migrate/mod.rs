@@ -407,7 +407,7 @@ impl Meanwhile {
         let age = entry.zip(word).map(|(entry, word)| word.age(entry));
         if self.direction == Direction::Down {
             return match state {
-                None => (!word.is_some_and(|word| !word.failed)).then(absent),
+                None => word.is_none_or(|word| word.failed).then(absent),
                 // Applied again by another tool.
                 Some(LedgerState::RolledBack) => (age != Some(Age::Newer) || word.is_some_and(|word| word.failed)).then(absent),
                 Some(_) => None,
