@@ -67,7 +67,7 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceReque
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_runs_and_batches_are_spans() {
-    let url = fresh_database().await.unwrap();
+    let url = fresh_database("traces").await.unwrap();
     let db = Db::open(&url).await.unwrap();
     db.execute("CREATE TABLE logs (id integer PRIMARY KEY); INSERT INTO logs SELECT generate_series(1, 100)")
         .await

@@ -90,20 +90,27 @@ async fn a_disk_that_cannot_be_looked_at_is_not_empty() {
             assert!(engine.collect_at("", minutes(start, minute)).await.unwrap());
         }
         assert_eq!(told(&store).await, [NoticeKind::AlertRaised]);
-        assert_eq!(engine.service_status().await.unwrap().gaps, []);
+        assert_eq!(
+            engine.service_status(&dbkeep_engine::access::Scope::All).await.unwrap().gaps,
+            []
+        );
         host.take_away(true);
         for minute in [6, 7] {
             assert!(engine.collect_at("", minutes(start, minute)).await.unwrap());
         }
         assert_eq!(alerts(&engine).await[0].state, AlertState::Raised, "{database}");
-        let gaps = engine.service_status().await.unwrap().gaps;
+        let gaps = engine.service_status(&dbkeep_engine::access::Scope::All).await.unwrap().gaps;
         let what: Vec<&str> = gaps.iter().map(|gap| gap.what.as_str()).collect();
         assert_eq!(what, ["disk box:/srv", "disk box:/srv/backups"], "{database}");
         host.take_away(false);
         host.fill(50);
         assert!(engine.collect_at("", minutes(start, 8)).await.unwrap());
         assert_eq!(told(&store).await, [NoticeKind::AlertRaised, NoticeKind::AlertResolved]);
-        assert_eq!(engine.service_status().await.unwrap().gaps, [], "{database}");
+        assert_eq!(
+            engine.service_status(&dbkeep_engine::access::Scope::All).await.unwrap().gaps,
+            [],
+            "{database}"
+        );
     }
 }
 
