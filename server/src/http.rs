@@ -122,3 +122,35 @@ async fn metrics(shared: Arc<Shared>) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dbkeep_engine::{engine::Settings, testing::MemoryArchive};
+
+    use super::*;
+    use crate::store::ControlStore;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_goes_down_is_not_ready() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite://{}", folder.path().join("control.db").display());
+        let store = ControlStore::open(&url).await.expect("a store");
+        let engine = Engine::new(
+            BTreeMap::new(),
+            Arc::new(store),
+            Arc::new(MemoryArchive::default()),
+            Settings::default(),
+        );
+        let ready = Ready {
+            engine,
+            newest: Mutex::default(),
+        };
+        let stopping = CancellationToken::new();
+        assert_eq!(readiness(&ready, &stopping).await.status(), StatusCode::OK);
+        stopping.cancel();
+        // Though the store answers, and was found to a moment ago.
+        assert_eq!(readiness(&ready, &stopping).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

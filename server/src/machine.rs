@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use dbkeep_engine::port::{DiskNumbers, Machine, MachineNumbers};
+use dbkeep_engine::port::{DiskNumbers, Machine, MachineNumbers, UnreadableFolder};
 
 /// Limits of the control group that the process sees as its own; version 2.
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -51,8 +51,18 @@ impl LocalMachine {
 }
 
 impl Inner {
-    fn disks(&self) -> Vec<DiskNumbers> {
-        self.folders.iter().filter_map(|folder| disk(folder)).collect()
+    fn disks(&self) -> (Vec<DiskNumbers>, Vec<UnreadableFolder>) {
+        let (mut disks, mut unreadable) = (Vec::new(), Vec::new());
+        for folder in &self.folders {
+            match disk(folder) {
+                Ok(found) => disks.push(found),
+                Err(why) => unreadable.push(UnreadableFolder {
+                    folder: folder.display().to_string(),
+                    why: why.to_string(),
+                }),
+            }
+        }
+        (disks, unreadable)
     }
 
     fn cpu_fraction(&self) -> Option<f64> {
@@ -120,11 +130,11 @@ fn group_memory(group: &Path) -> Option<GroupMemory> {
     })
 }
 
-fn disk(folder: &Path) -> Option<DiskNumbers> {
-    let found = rustix::fs::statvfs(folder).ok()?;
-    let device = rustix::fs::stat(folder).ok()?.st_dev;
+fn disk(folder: &Path) -> std::io::Result<DiskNumbers> {
+    let found = rustix::fs::statvfs(folder)?;
+    let device = rustix::fs::stat(folder)?.st_dev;
     let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-    Some(DiskNumbers {
+    Ok(DiskNumbers {
         folder: folder.display().to_string(),
         device,
         used_bytes: bytes(found.f_blocks.saturating_sub(found.f_bfree)),
@@ -142,7 +152,8 @@ impl Machine for LocalMachine {
     async fn disks(&self) -> Vec<DiskNumbers> {
         let inner = Arc::clone(&self.inner);
         // A file system behind a network may take its time.
-        tokio::task::spawn_blocking(move || inner.disks()).await.unwrap_or_default()
+        let found = tokio::task::spawn_blocking(move || inner.disks()).await;
+        found.map(|(disks, _)| disks).unwrap_or_default()
     }
 
     async fn measure(&self) -> MachineNumbers {
@@ -150,14 +161,29 @@ impl Machine for LocalMachine {
         let measured = tokio::task::spawn_blocking(move || {
             let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
             let memory = memory_of(&meminfo, group_memory(Path::new(CGROUP)));
+            let (disks, unreadable) = inner.disks();
             MachineNumbers {
                 cpu_fraction: inner.cpu_fraction(),
                 memory_used_bytes: memory.map(|(used, _)| used),
                 memory_total_bytes: memory.map(|(_, total)| total),
-                disks: inner.disks(),
+                disks,
+                unreadable,
             }
         });
-        measured.await.unwrap_or_default()
+        match measured.await {
+            Ok(measured) => measured,
+            Err(error) => {
+                tracing::error!(%error, "the machine could not be measured");
+                let folders = self.inner.folders.iter().map(|folder| UnreadableFolder {
+                    folder: folder.display().to_string(),
+                    why: "it could not be looked at".to_owned(),
+                });
+                MachineNumbers {
+                    unreadable: folders.collect(),
+                    ..MachineNumbers::default()
+                }
+            }
+        }
     }
 }
 
@@ -208,6 +234,9 @@ mod tests {
         ]);
         let numbers = machine.measure().await;
         assert_eq!(numbers.disks.len(), 1, "{numbers:?}");
+        let unreadable: Vec<&str> = numbers.unreadable.iter().map(|folder| folder.folder.as_str()).collect();
+        assert_eq!(unreadable, ["/no/such/folder"]);
+        assert!(numbers.unreadable[0].why.contains("No such file"), "{numbers:?}");
         let disk = &numbers.disks[0];
         assert!(
             disk.total_bytes >= disk.used_bytes && (0.0..=1.0).contains(&disk.used_fraction()),

@@ -133,6 +133,12 @@ async fn commands_show_what_the_server_says() {
         assert_eq!(lines.len(), 1, "{arguments:?}");
         assert!(!lines[0][key].is_null(), "{arguments:?}: {}", lines[0]);
     }
+    // What a finding drops can be made again, in either form.
+    let definition = "CREATE INDEX i ON public.t (a)";
+    let lines = json_lines(&dbkeep(address, &["findings", "-o", "json"]).await);
+    assert_eq!(lines[0]["findings"][0]["definition"], definition);
+    let told = text(&dbkeep(address, &["findings"]).await.stderr);
+    assert!(told.contains(&format!("public.i is made again by: {definition}")), "{told}");
     let output = dbkeep(address, &["metrics", "app"]).await;
     assert!(text(&output.stderr).contains("CREATE EXTENSION pg_stat_statements"));
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use dbkeep_engine::{
     Engine, EngineError,
     model::{
-        RunState,
+        RunKind, RunState,
         monitor::{AlertState, Kind, Metric},
     },
     port::{AlertFilter, RunFilter},
@@ -39,7 +39,7 @@ const RUNS: Own = Own {
 const RUNS_ENDED: Own = Own {
     name: "dbkeep_runs_ended_total",
     kind: Kind::Counter,
-    help: "Runs that have ended, by target, kind and final state.",
+    help: "Runs that have ended, by target, kind and final state; 0 for those of configured targets that there never were.",
 };
 const ALERTS_RAISED: Own = Own {
     name: "dbkeep_alerts_raised",
@@ -185,15 +185,7 @@ async fn own(engine: &Engine, text: &mut String) -> Result<(), EngineError> {
     let version = labels(&[("version", env!("CARGO_PKG_VERSION"))]);
     write(BUILD_INFO, vec![(version, 1.0)]);
     write(RUNS, living(engine).await?);
-    let ended = engine.ended_runs().await?.into_iter().map(|ended| {
-        let of = [
-            ("target", ended.target.as_str()),
-            ("kind", ended.kind.name()),
-            ("state", ended.state.name()),
-        ];
-        (labels(&of), wide(ended.runs))
-    });
-    write(RUNS_ENDED, ended.collect());
+    write(RUNS_ENDED, ended(engine).await?);
     write(ALERTS_RAISED, raised(engine).await?);
     let scheduler = engine.scheduler_view().await?;
     write(SCHEDULER_RUNNING, one(if scheduler.switch.running { 1.0 } else { 0.0 }));
@@ -205,6 +197,25 @@ async fn own(engine: &Engine, text: &mut String) -> Result<(), EngineError> {
     write(HISTORY_SERIES, one(wide(usage.series)));
     write(HISTORY_SERIES_LIMIT, one(wide(usage.max_series)));
     Ok(())
+}
+
+/// A counter that begins with its first run would hide that one: an increase is seen between two values.
+async fn ended(engine: &Engine) -> Result<Vec<(String, f64)>, EngineError> {
+    let of = |target: &str, kind: RunKind, state: RunState| {
+        labels(&[("target", target), ("kind", kind.name()), ("state", state.name())])
+    };
+    let mut samples = BTreeMap::new();
+    for target in engine.targets().keys() {
+        for kind in RunKind::ALL {
+            for state in RunState::ALL.into_iter().filter(|state| state.is_final()) {
+                samples.insert(of(target, kind, state), 0.0);
+            }
+        }
+    }
+    for ended in engine.ended_runs().await? {
+        samples.insert(of(&ended.target, ended.kind, ended.state), wide(ended.runs));
+    }
+    Ok(samples.into_iter().collect())
 }
 
 async fn living(engine: &Engine) -> Result<Vec<(String, f64)>, EngineError> {

@@ -59,11 +59,11 @@ use dbkeep_engine::{
     },
     notify::Routing,
     port::{
-        AlertChanges, AlertFilter, AuditFilter, AuditLog, Changed, ClaimedDelivery, CollectClaim, Collected, Collection,
-        CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage, FiredNow, Grant,
-        HistoryQuery, HistoryUsage, Kept, Ladder, Metrics, OpenSlots, Outbox, Outline, Point, Proofs, PruneBegun, Pulse, Renewal,
-        Requeued, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd, SlotFilter, SlotGrant,
-        SlotPlace, SteerRequest, Steered, Store, StoreError, Stored, Tokens, Update, Verdict,
+        AlertChanges, AlertFilter, AuditFilter, AuditLog, BackupStanding, Changed, ClaimedDelivery, CollectClaim, Collected,
+        Collection, CreateRun, CreateSchedule, Created, DecisionFilter, DeliveryFilter, EndedRuns, EndedSlot, EventPage,
+        FiredNow, Grant, HistoryQuery, HistoryUsage, Kept, Ladder, Metrics, OpenSlots, Outbox, Outline, Point, Proofs,
+        PruneBegun, Pulse, Renewal, Requeued, Resolved, RunFilter, ScheduleCreated, Schedules, Settlement, SlotClaim, SlotEnd,
+        SlotFilter, SlotGrant, SlotPlace, SteerRequest, Steered, Store, StoreError, Stored, Tokens, Update, Verdict,
     },
 };
 use sqlx::AnyPool;
@@ -494,6 +494,10 @@ impl Metrics for ControlStore {
 
     async fn ended_runs(&self) -> Result<Vec<EndedRuns>, StoreError> {
         self.read_ended_runs().await
+    }
+
+    async fn backup_standing(&self, target: &str) -> Result<BackupStanding, StoreError> {
+        self.read_backup_standing(target).await
     }
 
     async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, StoreError> {

@@ -1,8 +1,8 @@
 //! Reading runs: one, or a page of those that pass a filter.
 
 use dbkeep_engine::{
-    model::{Run, RunId},
-    port::{EndedRuns, RunFilter, StoreError},
+    model::{Run, RunId, RunKind},
+    port::{BackupStanding, EndedRuns, RunFilter, StoreError},
 };
 use sqlx::{Any, AssertSqlSafe, any::AnyArguments, query::Query};
 
@@ -133,6 +133,46 @@ impl ControlStore {
             });
         }
         Ok(ended)
+    }
+
+    pub(super) async fn read_backup_standing(&self, target: &str) -> Result<BackupStanding, StoreError> {
+        let filter = RunFilter {
+            target: Some(target.to_owned()),
+            kinds: RunKind::SAVING.to_vec(),
+            captured: true,
+            ..RunFilter::default()
+        };
+        let conditions = Conditions::of(&filter, None);
+        let sql = format!(
+            "SELECT COUNT(*) AS kept, MIN(created_ms) AS oldest_ms, MAX(id) AS newest, \
+             MAX(CASE WHEN verification = 'verified' THEN verified_ms END) AS proven_ms, \
+             COUNT(CASE WHEN verification = 'damaged' THEN 1 END) AS damaged, \
+             MAX(CASE WHEN verification = 'damaged' THEN id END) AS newest_damaged FROM runs {} AND pruned_ms IS NULL",
+            conditions.text()
+        );
+        let row = self.read(bind(sql, conditions.values).fetch_one(&self.pool)).await?;
+        let count = |column: &str| -> Result<u64, StoreError> {
+            let number: i64 = rows::column_of(&row, column)?;
+            Ok(u64::try_from(number).unwrap_or_default())
+        };
+        let time = |column: &str| -> Result<Option<jiff::Timestamp>, StoreError> {
+            let at_ms: Option<i64> = rows::column_of(&row, column)?;
+            let strange = |_| corrupt(format!("{column} of the backups of {target}"));
+            at_ms.map(jiff::Timestamp::from_millisecond).transpose().map_err(strange)
+        };
+        let run = |column: &str| -> Result<Option<RunId>, StoreError> {
+            let id: Option<String> = rows::column_of(&row, column)?;
+            let strange = |_| corrupt(format!("{column} of the backups of {target}"));
+            id.map(|id| id.parse()).transpose().map_err(strange)
+        };
+        Ok(BackupStanding {
+            kept: count("kept")?,
+            oldest: time("oldest_ms")?,
+            newest: run("newest")?,
+            proven: time("proven_ms")?,
+            damaged: count("damaged")?,
+            newest_damaged: run("newest_damaged")?,
+        })
     }
 
     pub(super) async fn read_run_of_request(&self, request_id: &str) -> Result<Option<(RunId, String)>, StoreError> {

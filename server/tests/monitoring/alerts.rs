@@ -80,6 +80,34 @@ async fn a_full_disk_is_told_once_it_lasts_and_once_it_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cannot_be_looked_at_is_not_empty() {
+    for database in DATABASES {
+        let world = World::new(database).await;
+        let host = Host::new("box", 85);
+        let (engine, store) = world.engine(host.clone(), |_| {}).await;
+        let start = Timestamp::now();
+        for minute in [0, 5] {
+            assert!(engine.collect_at("", minutes(start, minute)).await.unwrap());
+        }
+        assert_eq!(told(&store).await, [NoticeKind::AlertRaised]);
+        assert_eq!(engine.service_status().await.unwrap().gaps, []);
+        host.take_away(true);
+        for minute in [6, 7] {
+            assert!(engine.collect_at("", minutes(start, minute)).await.unwrap());
+        }
+        assert_eq!(alerts(&engine).await[0].state, AlertState::Raised, "{database}");
+        let gaps = engine.service_status().await.unwrap().gaps;
+        let what: Vec<&str> = gaps.iter().map(|gap| gap.what.as_str()).collect();
+        assert_eq!(what, ["disk box:/srv", "disk box:/srv/backups"], "{database}");
+        host.take_away(false);
+        host.fill(50);
+        assert!(engine.collect_at("", minutes(start, 8)).await.unwrap());
+        assert_eq!(told(&store).await, [NoticeKind::AlertRaised, NoticeKind::AlertResolved]);
+        assert_eq!(engine.service_status().await.unwrap().gaps, [], "{database}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn servers_of_other_machines_leave_each_others_alerts_alone() {
     let world = World::new("postgres").await;
     let (one, two) = (Host::new("one", 85), Host::new("two", 10));

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use dbkeep_client::{PlanRequest, RunRequest};
+use dbkeep_testkit::Db;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -125,11 +126,50 @@ async fn a_scraper_reads_what_was_collected() {
             Some((2.0, true)),
             "{database}"
         );
+        let never = [("target", "app"), ("kind", "cleanup"), ("state", "failed")];
+        assert_eq!(
+            scraped.value("dbkeep_runs_ended_total", &never),
+            Some((0.0, true)),
+            "the first failure is an increase"
+        );
         assert!(samples.keys().any(|name| name.starts_with("dbkeep_build_info{version=")));
         assert_eq!(get(server.address, "/healthz").await, (200, "ok\n".to_owned()));
         assert_eq!(get(server.address, "/readyz").await, (200, "ready\n".to_owned()));
         // gRPC's own answer for what there is not: a status in a header, over 200.
         assert_eq!(get(server.address, "/metric").await.0, 200);
+        server.stop().await;
+    }
+}
+
+/// Asks until it is answered so.
+async fn becomes(address: SocketAddr, expected: (u16, &str)) {
+    let asked = timeout(PATIENCE, async {
+        loop {
+            let (status, body) = get(address, "/readyz").await;
+            if (status, body.as_str()) == expected {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    asked.await.unwrap_or_else(|_| panic!("expected {expected:?}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_its_store_is_not_ready() {
+    for database in DATABASES {
+        let world = World::new(database).await;
+        let server = world.serve("127.0.0.1:0", Duration::from_millis(200)).await;
+        becomes(server.address, (200, "ready\n")).await;
+        let db = Db::open(&world.store).await.unwrap();
+        let (table, away) = (world.table("monitor_counters"), "monitor_counters_away");
+        db.execute(&format!("ALTER TABLE {table} RENAME TO {away}")).await.unwrap();
+        becomes(server.address, (503, "the control store does not answer\n")).await;
+        assert_eq!(get(server.address, "/healthz").await, (200, "ok\n".to_owned()), "{database}");
+        let back = format!("ALTER TABLE {} RENAME TO monitor_counters", world.table(away));
+        db.execute(&back).await.unwrap();
+        becomes(server.address, (200, "ready\n")).await;
+        db.close().await;
         server.stop().await;
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dbkeep_client::{AlertQuery, ApplyRequest, Client, PlanRequest, RunRequest, proto};
+use dbkeep_client::{AlertQuery, ApplyRequest, Client, PlanRequest, RunRequest, ScheduleDraft, ScheduleTiming, proto};
 use dbkeep_engine::{
     model::{
         Layout,
@@ -262,23 +262,108 @@ async fn failures_and_late_operations_are_told_once_and_once_more_when_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_over_once_it_succeeded_and_not_when_it_is_tried_again() {
+    for database in DATABASES {
+        let (world, db) = prepared(database).await;
+        let mut receiver = Receiver::start().await;
+        let server = Running::start(&world, &receiver).await;
+        let (keep, release) = keep_all(world.is_shared(), "tokens");
+        db.execute(&keep).await.unwrap();
+        let failed = server.run("expired_tokens").await;
+        assert_eq!(failed.state(), proto::RunState::Failed, "{}", failed.state_reason);
+        raised(&mut receiver, "operation_failed").await;
+        // Somebody holds the second run up while it is looked at.
+        let holder = Db::open(&world.target).await.unwrap();
+        let hold = if world.is_shared() {
+            "BEGIN; LOCK TABLE tokens IN SHARE MODE"
+        } else {
+            "BEGIN IMMEDIATE"
+        };
+        holder.execute(hold).await.unwrap();
+        let cleanup = server.client.cleanup();
+        let plan = cleanup.plan(PlanRequest::new(["expired_tokens"])).await.unwrap();
+        let request = RunRequest::of_plan(&plan).execute().full_speed();
+        let stream = cleanup.run(request).await.unwrap();
+        let running = tokio::spawn(async move { stream.finish().await });
+        server.looks(2).await;
+        assert!(!running.is_finished(), "{database}: it is at work");
+        assert!(!receiver.has_more(), "{database}: nothing is over yet");
+        holder.execute("ROLLBACK").await.unwrap();
+        let again = timeout(PATIENCE, running).await.unwrap().unwrap().unwrap();
+        assert_eq!(again.state(), proto::RunState::Failed, "{}", again.state_reason);
+        server.looks(2).await;
+        assert!(!receiver.has_more(), "{database}: it failed all the time");
+        db.execute(&release).await.unwrap();
+        let mended = server.run("expired_tokens").await;
+        assert_eq!(mended.state(), proto::RunState::Succeeded, "{}", mended.state_reason);
+        resolved(&mut receiver, "operation_failed").await;
+        holder.close().await;
+        server.stop().await;
+    }
+}
+
+/// Spoils the largest chunk of a backup. Returns where it is, and what it was.
+fn tear(world: &World, backup: &str) -> (std::path::PathBuf, Vec<u8>) {
+    let folder = world.folder.path().join("data/backups").join(backup);
+    let chunk = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| std::fs::metadata(path).unwrap().len())
+        .expect("a chunk");
+    let whole = std::fs::read(&chunk).unwrap();
+    let mut torn = whole.clone();
+    let middle = torn.len() / 2;
+    torn[middle] ^= 0xff;
+    std::fs::write(&chunk, torn).unwrap();
+    (chunk, whole)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_backup_that_maintenance_finds_is_told() {
+    for database in DATABASES {
+        let (world, _db) = prepared(database).await;
+        let mut receiver = Receiver::start().await;
+        let server = Running::start(&world, &receiver).await;
+        let run = server.run("expired_tokens").await;
+        let (chunk, whole) = tear(&world, &run.backup_id);
+        let draft = ScheduleDraft::new("proofs")
+            .target("app")
+            .maintenance("vacuum_analyze")
+            .maintenance("verify_backups")
+            .timing(ScheduleTiming::cron("@yearly"));
+        let schedules = server.client.schedules();
+        let schedule = schedules.create(draft).await.unwrap();
+        let upkeep = schedules.run(schedule.id.as_str()).await.unwrap().finish().await.unwrap();
+        assert_eq!(
+            upkeep.state(),
+            proto::RunState::PartiallySucceeded,
+            "{database}: {}",
+            upkeep.state_reason
+        );
+        let data = raised(&mut receiver, "backup_failed").await;
+        assert!(
+            data["title"].as_str().unwrap().contains(&run.backup_id),
+            "the backup is named: {data}"
+        );
+        server.looks(2).await;
+        assert!(!receiver.has_more(), "{database}: told once");
+        std::fs::write(&chunk, whole).unwrap();
+        let verified = server.client.backups().verify(run.backup_id.as_str()).await.unwrap();
+        let verified = verified.finish().await.unwrap();
+        assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
+        resolved(&mut receiver, "backup_failed").await;
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_damaged_or_old_is_told() {
     for database in DATABASES {
         let (world, _db) = prepared(database).await;
         let mut receiver = Receiver::start().await;
         let server = Running::start(&world, &receiver).await;
         let run = server.run("expired_tokens").await;
-        let folder = world.folder.path().join("data/backups").join(&run.backup_id);
-        let chunk = std::fs::read_dir(&folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .max_by_key(|path| std::fs::metadata(path).unwrap().len())
-            .expect("a chunk");
-        let whole = std::fs::read(&chunk).unwrap();
-        let mut torn = whole.clone();
-        let middle = torn.len() / 2;
-        torn[middle] ^= 0xff;
-        std::fs::write(&chunk, torn).unwrap();
+        let (chunk, whole) = tear(&world, &run.backup_id);
         let backups = server.client.backups();
         let verified = backups.verify(run.backup_id.as_str()).await.unwrap().finish().await.unwrap();
         assert_eq!(verified.state(), proto::RunState::Failed, "{}", verified.state_reason);
@@ -303,6 +388,18 @@ async fn a_backup_that_is_damaged_or_old_is_told() {
         assert!(data["title"].as_str().unwrap().contains("31 days ago"), "{data}");
         server.looks(2).await;
         assert!(!receiver.has_more(), "{database}: told once");
+        // Without any backup nothing is proven: the alert stays. (As far as monitoring sees, which looks at the store.)
+        let pruned = |text: &str| {
+            format!(
+                "UPDATE {} SET pruned_ms = {text} WHERE id = '{}'",
+                world.table("runs"),
+                run.backup_id
+            )
+        };
+        control.execute(&pruned("1")).await.unwrap();
+        server.looks(3).await;
+        assert!(!receiver.has_more(), "{database}: not seen is not over");
+        control.execute(&pruned("NULL")).await.unwrap();
         backups.verify(run.backup_id.as_str()).await.unwrap().finish().await.unwrap();
         resolved(&mut receiver, "backup_unverified").await;
         server.stop().await;

@@ -13,7 +13,7 @@ use dbkeep_engine::{
     engine::{Settings, TargetEntry},
     model::notice::{Channel, ChannelKind, NoticeSeverity},
     notify::{Route, Routing},
-    port::{DiskNumbers, Machine, MachineNumbers, Roots},
+    port::{DiskNumbers, Machine, MachineNumbers, Roots, UnreadableFolder},
     testing::MemoryArchive,
 };
 use dbkeep_server::{store::ControlStore, target};
@@ -103,11 +103,15 @@ impl World {
     }
 }
 
+/// Two folders of one file system.
+const FOLDERS: [&str; 2] = ["/srv", "/srv/backups"];
+
 /// A machine whose one disk is as full as the test wants.
 #[derive(Debug)]
 pub(crate) struct Host {
     host: String,
     percent: Mutex<u64>,
+    away: Mutex<bool>,
 }
 
 impl Host {
@@ -115,7 +119,24 @@ impl Host {
         Arc::new(Self {
             host: host.to_owned(),
             percent: Mutex::new(percent),
+            away: Mutex::new(false),
         })
+    }
+
+    /// Takes its folders away, or brings them back.
+    pub(crate) fn take_away(&self, away: bool) {
+        *self.away.lock().unwrap() = away;
+    }
+
+    fn unreadable(&self) -> Vec<UnreadableFolder> {
+        let folders: &[&str] = if *self.away.lock().unwrap() { &FOLDERS } else { &[] };
+        folders
+            .iter()
+            .map(|folder| UnreadableFolder {
+                folder: (*folder).to_owned(),
+                why: "gone".to_owned(),
+            })
+            .collect()
     }
 
     pub(crate) fn fill(&self, percent: u64) {
@@ -130,9 +151,11 @@ impl Machine for Host {
     }
 
     async fn disks(&self) -> Vec<DiskNumbers> {
+        if *self.away.lock().unwrap() {
+            return Vec::new();
+        }
         let percent = *self.percent.lock().unwrap();
-        // Two folders of one file system.
-        ["/srv", "/srv/backups"]
+        FOLDERS
             .map(|folder| DiskNumbers {
                 folder: folder.to_owned(),
                 device: 7,
@@ -149,6 +172,7 @@ impl Machine for Host {
             memory_used_bytes: Some(1),
             memory_total_bytes: Some(2),
             disks: self.disks().await,
+            unreadable: self.unreadable(),
         }
     }
 }

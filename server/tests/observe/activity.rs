@@ -1,6 +1,12 @@
 //! Sessions, the horizon, slots and statements of PostgreSQL.
 
-use dbkeep_engine::model::monitor::{Depth, Snapshot};
+use dbkeep_engine::{
+    model::{
+        EngineKind,
+        monitor::{Depth, FindingKind, Snapshot},
+    },
+    monitor::findings::{Bounds, findings},
+};
 use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres, fresh_database};
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -132,6 +138,111 @@ async fn who_waits_for_whom_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prepared_transaction_in_the_way_is_named() {
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &[("max_prepared_transactions", "5"), ("autovacuum", "off")])
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.expect("a connection");
+    db.execute("CREATE TABLE t (id integer PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE other (id integer)")
+        .await
+        .expect("made");
+    let other = "BEGIN; INSERT INTO other VALUES (1); SELECT count(*) FROM t; PREPARE TRANSACTION 'harmless'";
+    db.execute(other).await.expect("prepared");
+    let gid = "it's \\ mine";
+    let prepare = "BEGIN; SAVEPOINT s; DELETE FROM t; RELEASE SAVEPOINT s; PREPARE TRANSACTION E'it''s \\\\ mine'";
+    db.execute(prepare).await.expect("prepared");
+    let target = target::open(&url).expect("a target");
+    // One waits for a row of it, the other one for the whole table; the reader of the table is in nobody's way but the second's.
+    for (statement, blocking) in [
+        ("DELETE FROM t", &[gid][..]),
+        ("LOCK TABLE t IN SHARE MODE", &[gid][..]),
+        ("LOCK TABLE t IN ACCESS EXCLUSIVE MODE", &["harmless", gid][..]),
+    ] {
+        let mut waiter = PgConnection::connect(&url).await.expect("a connection");
+        let waiting = process(&mut waiter).await;
+        let waiter = tokio::spawn(async move {
+            waiter.execute("BEGIN").await?;
+            waiter.execute(statement).await?;
+            waiter.execute("ROLLBACK").await.map(drop)
+        });
+        let snapshot = until(target.as_ref(), |snapshot| {
+            let sessions = snapshot.sessions.as_ref();
+            sessions.is_some_and(|sessions| !sessions.long_transactions.is_empty())
+        })
+        .await;
+        let found = findings(&snapshot, EngineKind::Postgres, &Bounds::default());
+        let mut long = snapshot.sessions.expect("sessions").long_transactions;
+        long.sort_by(|one, two| one.prepared.cmp(&two.prepared));
+        let named: Vec<_> = long.iter().filter_map(|one| one.prepared.as_deref()).collect();
+        assert_eq!(named, blocking, "{statement}: {long:?}");
+        for one in &long {
+            assert_eq!((one.pid, one.role.as_str(), one.state.as_str()), (0, "postgres", "prepared"));
+            assert_eq!(one.blocks, [waiting], "{statement}");
+        }
+        let told: Vec<_> = found.iter().filter(|one| one.kind == FindingKind::BlockedSessions).collect();
+        assert_eq!(told.len(), blocking.len(), "{found:?}");
+        // What the findings say ends it, and whoever waited goes on.
+        for finding in told {
+            db.execute(&finding.remediation)
+                .await
+                .unwrap_or_else(|error| panic!("{}: {error:#}", finding.remediation));
+        }
+        waiter.await.expect("no panic").expect("it went on");
+        db.execute(prepare).await.expect("prepared again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn temporary_tables_that_sessions_left_behind_are_named() {
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &[("autovacuum", "off")])
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let mut session = PgConnection::connect(&url).await.expect("a connection");
+    session
+        .execute("CREATE TEMPORARY TABLE \"left over\" (id integer)")
+        .await
+        .expect("made");
+    let name: String = sqlx::query_scalar("SELECT nspname::text FROM pg_namespace WHERE oid = pg_my_temp_schema()")
+        .fetch_one(&mut session)
+        .await
+        .expect("a schema");
+    // Nobody cleans up after a server that died.
+    cluster.restart_immediate().await.expect("restarted");
+    let db = Db::open(&url).await.expect("a connection");
+    db.execute("DO $$ BEGIN FOR i IN 1..2000 LOOP BEGIN CREATE TABLE burned (i integer); RAISE EXCEPTION 'no'; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$")
+        .await
+        .expect("transaction ids used up");
+    db.execute("VACUUM (FREEZE)").await.expect("frozen");
+    let mut snapshot = quick(&url).await;
+    let old: Vec<_> = snapshot
+        .database
+        .old_temporary
+        .iter()
+        .map(|table| table.table.to_string())
+        .collect();
+    assert_eq!(old, [format!("{name}.left over")]);
+    assert!(snapshot.database.old_temporary[0].xid_age >= 2_000);
+    assert!(snapshot.tables.iter().all(|table| table.table.name != "left over"));
+    // As if two thousand were most of what there is.
+    snapshot.database.xid_limit = snapshot.database.xid_age;
+    let found = findings(&snapshot, EngineKind::Postgres, &Bounds::default());
+    let wraparound = found
+        .iter()
+        .find(|one| one.kind == FindingKind::Wraparound)
+        .expect("a finding");
+    for statement in wraparound.remediation.lines() {
+        db.execute(statement)
+            .await
+            .unwrap_or_else(|error| panic!("{statement}: {error:#}"));
+    }
+    let after = quick(&url).await;
+    assert_eq!(after.database.old_temporary, []);
+    assert!(after.database.xid_age < Some(2_000), "{:?}", after.database);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_of_dbkeep_itself_is_known_by_its_run() {
     let cluster = PrivatePostgres::start_with(Durability::Fast, &[("autovacuum", "off")])
         .await
@@ -220,6 +331,30 @@ async fn statements_are_told_without_their_literals() {
     assert!((first.mean_ms * 3.0 - first.total_ms).abs() < 0.001 && first.share_fraction > 0.5);
     let role = snapshot.queries.iter().find(|query| query.text.starts_with("CREATE ROLE"));
     assert_eq!(role.map(|role| role.text.as_str()), Some("CREATE ROLE someone PASSWORD ?"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_loads_a_library_leaves_the_others_loaded() {
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &[("shared_preload_libraries", "auto_explain")])
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.expect("a connection");
+    db.execute("CREATE EXTENSION pg_stat_statements").await.expect("installed");
+    let missing = quick(&url).await;
+    let gap = missing.gaps.iter().find(|gap| gap.what == "slow_queries").expect("a gap");
+    db.execute(&gap.allow)
+        .await
+        .unwrap_or_else(|error| panic!("{}: {error:#}", gap.allow));
+    db.close().await;
+    // What a start passes on the command line wins over what ALTER SYSTEM has set: the file says what the statement does.
+    let set = std::fs::read_to_string(cluster.folder().join("postgresql.auto.conf"))
+        .or_else(|_| std::fs::read_to_string(cluster.folder().join("data/postgresql.auto.conf")))
+        .expect("the settings");
+    assert!(
+        set.contains("shared_preload_libraries = 'auto_explain, pg_stat_statements'"),
+        "{set}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

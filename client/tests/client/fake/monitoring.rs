@@ -161,6 +161,7 @@ impl MonitoringService for Fake {
                 detail: "nothing has used it".into(),
                 remediation: "DROP INDEX public.i".into(),
                 parent_table: String::new(),
+                definition: "CREATE INDEX i ON public.t (a)".into(),
             }],
         }))
     }

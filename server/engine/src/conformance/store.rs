@@ -160,6 +160,7 @@ where
         monitoring::alerts_are_listed_and_filtered,
         monitoring::changes_have_an_order,
         monitoring::ended_runs_are_counted,
+        monitoring::the_standing_of_backups_is_that_of_those_that_are_kept,
         schedules::a_schedule_comes_back_as_it_was,
         schedules::a_request_creates_one_schedule,
         schedules::a_name_belongs_to_one,

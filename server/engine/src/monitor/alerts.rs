@@ -269,6 +269,8 @@ pub struct Look<'a> {
     pub conditions: &'a [Condition],
     /// Rules whose conditions could be looked at. What is open of another stays as it is: not seen is not over.
     pub looked: &'a [RuleName],
+    /// Objects of those rules that could not be looked at all the same, a folder that cannot be read for instance.
+    pub unseen: &'a [(RuleName, String)],
 }
 
 /// How long a replica that is not seen any more counts as behind. One that died does not tell that it is gone.
@@ -307,6 +309,11 @@ pub fn step(look: &Look<'_>, open: &[Alert]) -> Vec<(Alert, AlertTransition)> {
                 changed.push(hold(look.now, alert, rule, condition));
             }
             (Some(rule), None) if !look.looked.contains(&rule.name) => {}
+            (Some(rule), None)
+                if look
+                    .unseen
+                    .iter()
+                    .any(|(name, object)| *name == rule.name && *object == alert.object) => {}
             (Some(rule), None)
                 if rule.name == RuleName::ReplicaLag
                     && look.now.duration_since(alert.seen_at).unsigned_abs() < REPLICA_MISSED => {}

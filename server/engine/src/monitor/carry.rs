@@ -84,6 +84,7 @@ mod tests {
             bytes: None,
             scans: Some(5),
             bloat_fraction: None,
+            bloat_precision: None,
             duplicate_of: None,
             first_seen: None,
             definition: format!("CREATE INDEX {name} ON public.t (a)"),

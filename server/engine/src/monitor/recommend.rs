@@ -12,17 +12,21 @@
 //! | `schedule_too_often` | a run takes over half of the time between two slots |
 //! | `restore_test_overdue` | no backup was verified or restored for 30 days |
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::text::{for_a_shell, percent, seconds};
 use crate::model::{
-    TableName,
+    RunOptions, TableName,
     monitor::{Finding, FindingKind, Level, Recommendation},
 };
 
 /// Everything that advice rests on.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
+    /// The target's name.
+    pub target: String,
     /// What is wrong.
     pub findings: Vec<Finding>,
     /// What the catalog's operations did.
@@ -33,6 +37,10 @@ pub struct Facts {
     pub schedules: Vec<ScheduleFacts>,
     /// Whether the target has any backup, and how many days ago one was proven by verification or restore.
     pub backups: Option<Proven>,
+    /// Names of the schedules that run an operation, by the operation.
+    pub scheduled: BTreeMap<String, Vec<String>>,
+    /// Names of the schedules that prove backups.
+    pub drills: Vec<String>,
 }
 
 /// Backups of a target.
@@ -74,10 +82,19 @@ pub struct RunFacts {
     pub rows: u64,
     /// Rows of a batch that were asked for.
     pub batch_rows: u32,
-    /// Whether it stopped at a limit of rows or time.
-    pub limited: bool,
+    /// The limit that it stopped at.
+    pub limit: Option<LimitMet>,
     /// Whether batches were made smaller because they took too long.
     pub slow_batches: bool,
+}
+
+/// The limit that a run stopped at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitMet {
+    /// Of so many seconds.
+    Time(u32),
+    /// Of the rows that its plan allows.
+    Rows,
 }
 
 /// A table that grows.
@@ -123,13 +140,13 @@ pub fn recommend(facts: &Facts) -> Vec<Recommendation> {
         advice.extend(of_finding(facts, finding));
     }
     for operation in &facts.operations {
-        of_operation(operation, &mut advice);
+        of_operation(facts, operation, &mut advice);
     }
     for table in &facts.growth {
         advice.extend(of_growth(facts, table));
     }
     advice.extend(facts.schedules.iter().filter_map(of_schedule));
-    advice.extend(facts.backups.and_then(of_backups));
+    advice.extend(facts.backups.and_then(|backups| of_backups(facts, backups)));
     advice.sort_by(|one, other| other.level.cmp(&one.level).then_with(|| one.key.cmp(&other.key)));
     advice
 }
@@ -160,7 +177,20 @@ fn of_finding(facts: &Facts, finding: &Finding) -> Option<Recommendation> {
     })
 }
 
-fn of_operation(operation: &OperationFacts, advice: &mut Vec<Recommendation>) {
+/// A command for each schedule that runs an operation, one a line; `alone` where none does.
+fn for_schedules(facts: &Facts, operation: &str, command: impl Fn(&str) -> String, alone: String) -> String {
+    let names = facts.scheduled.get(operation).map(Vec::as_slice).unwrap_or_default();
+    if names.is_empty() {
+        return alone;
+    }
+    names
+        .iter()
+        .map(|name| command(&for_a_shell(name)))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn of_operation(facts: &Facts, operation: &OperationFacts, advice: &mut Vec<Recommendation>) {
     let runs = &operation.runs;
     let newest = runs.get(..NEWEST.min(runs.len())).unwrap_or_default();
     if let Some(idle) = runs.get(..IDLE_RUNS)
@@ -176,7 +206,7 @@ fn of_operation(operation: &OperationFacts, advice: &mut Vec<Recommendation>) {
                 "The last {IDLE_RUNS} runs of {} removed nothing. Its retention is longer than the rows live, or its condition no longer fits the table.",
                 operation.name
             ),
-            remediation: format!("dbkeep plan {} --samples 0", operation.name),
+            remediation: format!("dbkeep plan {} --target {} --samples 0", operation.name, facts.target),
             evidence: vec![
                 ("runs".to_owned(), IDLE_RUNS.to_string()),
                 ("since".to_owned(), first.at.to_string()),
@@ -197,11 +227,19 @@ fn of_operation(operation: &OperationFacts, advice: &mut Vec<Recommendation>) {
                 "Batches of {} took too long in two of the last {NEWEST} runs, and were made smaller while it worked.",
                 operation.name
             ),
-            remediation: format!("dbkeep run {} --batch-size {smaller}", operation.name),
+            remediation: for_schedules(
+                facts,
+                &operation.name,
+                |schedule| format!("dbkeep schedules update {schedule} --batch-size {smaller}"),
+                format!(
+                    "dbkeep run {} --target {} --execute --batch-size {smaller}",
+                    operation.name, facts.target
+                ),
+            ),
             evidence: vec![("batch_size".to_owned(), batch_rows.to_string())],
         });
     }
-    if two_of(&|run| run.limited) {
+    if two_of(&|run| run.limit.is_some()) {
         advice.push(Recommendation {
             key: format!("schedule_more_often:{}", operation.name),
             name: "Run an operation more often, or with a larger limit".to_owned(),
@@ -210,12 +248,37 @@ fn of_operation(operation: &OperationFacts, advice: &mut Vec<Recommendation>) {
                 "Two of the last {NEWEST} runs of {} stopped at a limit of rows or time: more comes than it takes away.",
                 operation.name
             ),
-            remediation: "dbkeep schedules update NAME --cron '...' or --max-rows N".to_owned(),
+            remediation: after_a_limit(facts, &operation.name, newest.iter().find_map(|run| run.limit)),
             evidence: newest
                 .iter()
                 .map(|run| (run.at.to_string(), format!("{} rows", run.rows)))
                 .collect(),
         });
+    }
+}
+
+/// What lets the operation take away more than comes.
+fn after_a_limit(facts: &Facts, operation: &str, limit: Option<LimitMet>) -> String {
+    let most = *RunOptions::MAX_EXECUTION_SECONDS.end();
+    let target = &facts.target;
+    match limit {
+        Some(LimitMet::Time(seconds)) if seconds < most => {
+            let more = seconds.saturating_mul(2).min(most);
+            for_schedules(
+                facts,
+                operation,
+                |schedule| format!("dbkeep schedules update {schedule} --max-time {more}s"),
+                format!("dbkeep run {operation} --target {target} --execute --max-time {more}s"),
+            )
+        }
+        // How often it may run is for whoever knows the quiet hours.
+        Some(LimitMet::Time(_)) => for_schedules(
+            facts,
+            operation,
+            |schedule| format!("dbkeep schedules show {schedule}"),
+            format!("dbkeep schedules create {operation} --target {target} --operation {operation} --cron @daily"),
+        ),
+        Some(LimitMet::Rows) | None => format!("dbkeep plan {operation} --target {target}"),
     }
 }
 
@@ -238,7 +301,11 @@ fn of_growth(facts: &Facts, table: &TableGrowth) -> Option<Recommendation> {
             table.rows_per_day,
             percent(part)
         ),
-        remediation: "dbkeep discover".to_owned(),
+        remediation: format!(
+            "dbkeep discover --target {} --table {}",
+            facts.target,
+            for_a_shell(&table.table)
+        ),
         evidence: vec![
             ("rows".to_owned(), table.rows.to_string()),
             ("rows_per_day".to_owned(), format!("{:.0}", table.rows_per_day)),
@@ -260,7 +327,10 @@ fn of_schedule(schedule: &ScheduleFacts) -> Option<Recommendation> {
             seconds(schedule.run_seconds),
             seconds(schedule.interval_seconds)
         ),
-        remediation: format!("dbkeep schedules update {} --cron '...'", for_a_shell(&schedule.name)),
+        remediation: match rarer(schedule) {
+            Some(alias) => format!("dbkeep schedules update {} --cron {alias}", for_a_shell(&schedule.name)),
+            None => format!("dbkeep schedules show {}", for_a_shell(&schedule.name)),
+        },
         evidence: vec![
             ("run_seconds".to_owned(), schedule.run_seconds.to_string()),
             ("interval_seconds".to_owned(), schedule.interval_seconds.to_string()),
@@ -268,7 +338,15 @@ fn of_schedule(schedule: &ScheduleFacts) -> Option<Recommendation> {
     })
 }
 
-fn of_backups(backups: Proven) -> Option<Recommendation> {
+/// The next interval by which the slots are further apart than now, and twice as long as a run.
+fn rarer(schedule: &ScheduleFacts) -> Option<&'static str> {
+    [("@hourly", 3_600), ("@daily", 86_400), ("@weekly", 7 * 86_400)]
+        .into_iter()
+        .find(|(_, seconds)| *seconds > schedule.interval_seconds && *seconds >= schedule.run_seconds * 2)
+        .map(|(alias, _)| alias)
+}
+
+fn of_backups(facts: &Facts, backups: Proven) -> Option<Recommendation> {
     let age = backups.days.unwrap_or(backups.oldest_days);
     if age < PROOF_DAYS {
         return None;
@@ -282,7 +360,14 @@ fn of_backups(backups: Proven) -> Option<Recommendation> {
         name: "Prove that backups restore".to_owned(),
         level: Level::Warning,
         detail,
-        remediation: "dbkeep schedules create drill --maintenance restore_drill --cron @monthly".to_owned(),
+        // Once a month would be later than this, and than the alert, by a day.
+        remediation: match facts.drills.first() {
+            Some(schedule) => format!("dbkeep schedules run {}", for_a_shell(schedule)),
+            None => format!(
+                "dbkeep schedules create drill-{0} --target {0} --maintenance verify_backups --maintenance restore_drill --cron @weekly",
+                facts.target
+            ),
+        },
         evidence: vec![("days".to_owned(), age.to_string())],
     })
 }
@@ -300,7 +385,7 @@ mod tests {
             at: at(day),
             rows,
             batch_rows: 1_000,
-            limited: false,
+            limit: None,
             slow_batches: false,
         }
     }
@@ -320,6 +405,7 @@ mod tests {
 
     fn with(runs: Vec<RunFacts>) -> Facts {
         Facts {
+            target: "app".to_owned(),
             operations: vec![operation(runs)],
             ..Facts::default()
         }
@@ -345,13 +431,48 @@ mod tests {
     #[test]
     fn limits_and_slow_batches_take_two_of_three() {
         let mut runs = vec![run(3, 10), run(2, 10), run(1, 10)];
-        runs[0].limited = true;
+        runs[0].limit = Some(LimitMet::Time(1_800));
         assert_eq!(keys(&with(runs.clone())), [""; 0]);
-        runs[2].limited = true;
+        runs[2].limit = Some(LimitMet::Rows);
         assert_eq!(keys(&with(runs.clone())), ["schedule_more_often:old_logs"]);
         runs.iter_mut().for_each(|run| run.slow_batches = true);
         let advice = recommend(&with(runs));
-        assert_eq!(advice[1].remediation, "dbkeep run old_logs --batch-size 250");
+        assert_eq!(
+            advice[1].remediation,
+            "dbkeep run old_logs --target app --execute --batch-size 250"
+        );
+    }
+
+    #[test]
+    fn a_command_is_for_the_schedule_where_there_is_one() {
+        let mut runs = vec![run(3, 10), run(2, 10), run(1, 10)];
+        runs.iter_mut().for_each(|run| run.slow_batches = true);
+        let mut facts = with(runs);
+        let advised = |facts: &Facts| recommend(facts).remove(0).remediation;
+        facts.scheduled = BTreeMap::from([("old_logs".to_owned(), vec!["by night".to_owned(), "at noon".to_owned()])]);
+        assert_eq!(
+            advised(&facts),
+            "dbkeep schedules update 'by night' --batch-size 250\ndbkeep schedules update 'at noon' --batch-size 250"
+        );
+        let limited = |limit, facts: &mut Facts| {
+            for run in &mut facts.operations[0].runs {
+                run.slow_batches = false;
+                run.limit = Some(limit);
+            }
+            advised(facts)
+        };
+        facts.scheduled = BTreeMap::from([("old_logs".to_owned(), vec!["by night".to_owned()])]);
+        assert_eq!(
+            limited(LimitMet::Time(1_800), &mut facts),
+            "dbkeep schedules update 'by night' --max-time 3600s"
+        );
+        assert_eq!(limited(LimitMet::Time(7_200), &mut facts), "dbkeep schedules show 'by night'");
+        assert_eq!(limited(LimitMet::Rows, &mut facts), "dbkeep plan old_logs --target app");
+        facts.scheduled.clear();
+        assert_eq!(
+            limited(LimitMet::Time(1_800), &mut facts),
+            "dbkeep run old_logs --target app --execute --max-time 3600s"
+        );
     }
 
     #[test]
@@ -379,7 +500,7 @@ mod tests {
         let advice = recommend(&facts).remove(0);
         assert_eq!(
             advice.remediation,
-            "dbkeep schedules update 'it'\\''s; rm -rf $HOME' --cron '...'"
+            "dbkeep schedules update 'it'\\''s; rm -rf $HOME' --cron @hourly"
         );
     }
 
@@ -390,6 +511,7 @@ mod tests {
             level: Level::Warning,
             object: "public.lines(log)".to_owned(),
             parent: Some(TableName::parse(parent)),
+            definition: String::new(),
             detail: "each delete reads all of public.lines".to_owned(),
             remediation: "CREATE INDEX".to_owned(),
         };
@@ -419,6 +541,14 @@ mod tests {
         assert_eq!(keys(&proven(Some(30), 400)), ["restore_test_overdue"]);
         assert_eq!(keys(&proven(None, 5)), [""; 0]);
         assert_eq!(keys(&proven(None, 31)), ["restore_test_overdue"]);
+        let mut facts = proven(None, 31);
+        facts.target = "app".to_owned();
+        assert_eq!(
+            recommend(&facts)[0].remediation,
+            "dbkeep schedules create drill-app --target app --maintenance verify_backups --maintenance restore_drill --cron @weekly"
+        );
+        facts.drills = vec!["proofs".to_owned()];
+        assert_eq!(recommend(&facts)[0].remediation, "dbkeep schedules run 'proofs'");
     }
 
     #[test]
@@ -433,5 +563,8 @@ mod tests {
         };
         assert_eq!(keys(&schedule(1_800)), [""; 0]);
         assert_eq!(keys(&schedule(1_801)), ["schedule_too_often:nightly"]);
+        let advised = |run_seconds| recommend(&schedule(run_seconds)).remove(0).remediation;
+        assert_eq!(advised(1_801), "dbkeep schedules update 'nightly' --cron @daily");
+        assert_eq!(advised(50_000), "dbkeep schedules update 'nightly' --cron @weekly");
     }
 }

@@ -31,6 +31,8 @@ pub fn samples(snapshot: &Snapshot) -> Vec<Sample> {
     push(Metric::OWN_SIZE, "", number(database.own_bytes));
     push(Metric::CACHE_HIT, "", database.cache_hit_fraction);
     push(Metric::INDEX_HIT, "", database.index_hit_fraction);
+    push(Metric::RECENT_CACHE_HIT, "", database.recent_cache_hit_fraction);
+    push(Metric::RECENT_INDEX_HIT, "", database.recent_index_hit_fraction);
     push(Metric::WAL_WRITTEN, "", number(database.wal_written_bytes));
     push(Metric::WAL_SIZE, "", number(database.wal_size_bytes));
     push(Metric::XID_AGE, "", number(database.xid_age));

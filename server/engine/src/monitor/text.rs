@@ -22,6 +22,15 @@ pub(super) fn in_schema(table: &TableName, name: &str) -> String {
     .quoted()
 }
 
+/// A text as PostgreSQL reads it between quotes, whatever is in it.
+pub(super) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        return format!("E'{}'", quoted.replace('\\', "\\\\"));
+    }
+    format!("'{quoted}'")
+}
+
 /// A name as one word of a shell, whatever is in it.
 pub(super) fn for_a_shell(name: &str) -> String {
     format!("'{}'", name.replace('\'', "'\\''"))

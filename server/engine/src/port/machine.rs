@@ -15,6 +15,17 @@ pub struct MachineNumbers {
     pub memory_total_bytes: Option<u64>,
     /// The file systems of the folders that dbkeep or a target writes to.
     pub disks: Vec<DiskNumbers>,
+    /// Those of these folders of which nothing could be found out.
+    pub unreadable: Vec<UnreadableFolder>,
+}
+
+/// A folder whose file system could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableFolder {
+    /// The folder.
+    pub folder: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A file system.

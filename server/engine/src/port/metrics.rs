@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::store::StoreError;
 use crate::model::{
-    Decision, RunKind, RunState,
+    Decision, RunId, RunKind, RunState,
     monitor::{Alert, AlertId, AlertState, Metric, Sample, Snapshot},
     notice::Envelope,
 };
@@ -153,6 +153,23 @@ pub struct AlertFilter {
     pub limit: u32,
 }
 
+/// How the backups of a target stand: those whose removal was not decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupStanding {
+    /// How many there are.
+    pub kept: u64,
+    /// When the oldest was made; `None` where there is none.
+    pub oldest: Option<Timestamp>,
+    /// The newest.
+    pub newest: Option<RunId>,
+    /// When one of them was last found to be whole.
+    pub proven: Option<Timestamp>,
+    /// How many were damaged when somebody looked last.
+    pub damaged: u64,
+    /// The newest of those.
+    pub newest_damaged: Option<RunId>,
+}
+
 /// What the control store keeps for monitoring.
 #[async_trait]
 pub trait Metrics: Send + Sync {
@@ -196,6 +213,9 @@ pub trait Metrics: Send + Sync {
 
     /// How many runs have ever ended, by target, kind and final state, in that order. No run is ever forgotten: it only grows.
     async fn ended_runs(&self) -> Result<Vec<EndedRuns>, StoreError>;
+
+    /// How the backups of a target stand that are kept, however many there are.
+    async fn backup_standing(&self, target: &str) -> Result<BackupStanding, StoreError>;
 
     /// Alerts, newest first.
     async fn alerts(&self, filter: &AlertFilter) -> Result<Vec<Alert>, StoreError>;

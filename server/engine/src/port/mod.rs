@@ -30,10 +30,11 @@ pub use files::{
     TrashedFile, Visit, Walked,
 };
 pub use ladder::{DecisionFilter, Ladder, Resolved, Verdict};
-pub use machine::{DiskNumbers, Machine, MachineNumbers};
+pub use machine::{DiskNumbers, Machine, MachineNumbers, UnreadableFolder};
 pub use maintenance::{DumpOrder, DumpScope, Dumped, LoadOrder, Loaded, Maintenance, MaintenanceError, SampleOrder, Watch};
 pub use metrics::{
-    AlertChanges, AlertFilter, CollectClaim, Collected, Collection, EndedRuns, HistoryQuery, HistoryUsage, Metrics, Point, Step,
+    AlertChanges, AlertFilter, BackupStanding, CollectClaim, Collected, Collection, EndedRuns, HistoryQuery, HistoryUsage,
+    Metrics, Point, Step,
 };
 pub use migrator::{
     Follow, GroupDone, GroupOrder, IndexState, MigrationFolder, Migrator, MigratorError, Proofs, SourceFile, Told,

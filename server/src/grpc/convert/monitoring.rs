@@ -3,8 +3,8 @@
 use dbkeep_engine::{
     engine::monitoring::{History, ServiceStatus, TargetHealth, TargetMetrics},
     model::monitor::{
-        Alert, AlertState, Depth, Finding, Gap, HorizonHolder, IndexVitals, Level, LongTransaction, Precision, QueryVitals,
-        ReplicaVitals, SessionVitals, SlotVitals, Snapshot, TableVitals, Vitals,
+        Alert, AlertState, Depth, Finding, Gap, HorizonHolder, IndexVitals, Level, LongTransaction, OldTemporary, Precision,
+        QueryVitals, ReplicaVitals, SessionVitals, SlotVitals, Snapshot, TableVitals, Vitals,
     },
     monitor::history::Growth,
     port::{HistoryUsage, Step},
@@ -28,6 +28,7 @@ pub(in crate::grpc) fn status(status: ServiceStatus) -> v1::GetStatusResponse {
         alerts: status.alerts.into_iter().map(alert).collect(),
         history: Some(usage(status.history)),
         collecting: status.collecting,
+        gaps: status.gaps.into_iter().map(gap).collect(),
     }
 }
 
@@ -145,6 +146,16 @@ fn database(vitals: Vitals) -> v1::DatabaseVitals {
         auto_vacuum: vitals.auto_vacuum,
         integrity_checked: vitals.integrity_problems.is_some(),
         integrity_problems: vitals.integrity_problems.unwrap_or_default(),
+        recent_cache_hit_fraction: vitals.recent_cache_hit_fraction,
+        recent_index_hit_fraction: vitals.recent_index_hit_fraction,
+        old_temporary_tables: vitals.old_temporary.into_iter().map(temporary).collect(),
+    }
+}
+
+fn temporary(table: OldTemporary) -> v1::OldTemporaryTable {
+    v1::OldTemporaryTable {
+        table: table.table.to_string(),
+        xid_age: table.xid_age,
     }
 }
 
@@ -193,6 +204,7 @@ fn index(index: IndexVitals) -> v1::IndexVitals {
         bytes: index.bytes,
         scans: index.scans,
         bloat_fraction: index.bloat_fraction,
+        bloat_exact: index.bloat_precision == Some(Precision::Exact),
         duplicate_of: index.duplicate_of.unwrap_or_default(),
         definition: index.definition,
     }
@@ -228,6 +240,7 @@ fn long_transaction(transaction: LongTransaction) -> v1::LongTransaction {
         state: transaction.state,
         age: Some(time::seconds(transaction.seconds)),
         blocks: transaction.blocks,
+        prepared: transaction.prepared.unwrap_or_default(),
     }
 }
 
@@ -244,6 +257,7 @@ fn slot(slot: SlotVitals) -> v1::SlotVitals {
     v1::SlotVitals {
         name: slot.name,
         active: slot.active,
+        physical: slot.physical,
         retained_bytes: slot.retained_bytes,
     }
 }
@@ -300,6 +314,7 @@ pub(in crate::grpc) fn finding(finding: Finding) -> v1::HealthFinding {
         object: finding.object,
         detail: finding.detail,
         remediation: finding.remediation,
+        definition: finding.definition,
         parent_table: finding.parent.map(|table| table.to_string()).unwrap_or_default(),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     cmd::alerts::level_tone,
     exit::Exit,
     json::{self, monitoring},
-    output::Tone,
+    output::{Tone, printable},
     session::Session,
     table,
 };
@@ -66,6 +66,12 @@ impl Findings {
             ]);
         }
         output.line(table)?;
+        for finding in answer.findings.iter().filter(|finding| !finding.definition.is_empty()) {
+            output.note(printable(&format!(
+                "{} is made again by: {}",
+                finding.object, finding.definition
+            )));
+        }
         output.note(format_args!("Measured {}.", table::instant(answer.time.as_ref())));
         Ok(Exit::Success)
     }

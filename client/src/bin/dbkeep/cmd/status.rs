@@ -12,7 +12,7 @@ use crate::{
     cmd::{alerts, schedules::scheduler},
     exit::Exit,
     json::{self, monitoring},
-    output::{Output, Tone},
+    output::{Output, Tone, printable},
     session::Session,
     table,
 };
@@ -33,6 +33,7 @@ impl Status {
             output.json(&json!({
                 "scheduler": json::schedule::Scheduler::from(&scheduling), "targets": targets, "runs": runs, "alerts": alerts,
                 "history": status.history.as_ref().map(monitoring::usage), "collecting": status.collecting,
+                "gaps": status.gaps.iter().map(monitoring::gap).collect::<Vec<_>>(),
             }))?;
             return Ok(Exit::Success);
         }
@@ -45,6 +46,9 @@ impl Status {
             output.line(output.paint(Tone::Good, "No alert is raised."))?;
         } else {
             alerts::show(&status.alerts, output)?;
+        }
+        for gap in &status.gaps {
+            output.note(printable(&format!("{} could not be looked at: {}", gap.what, gap.why)));
         }
         if !status.collecting {
             output.note("This server does not collect: [monitoring] enabled is false.");

@@ -69,6 +69,10 @@ pub(crate) struct Finding<'a> {
     object: Option<&'a str>,
     detail: &'a str,
     remediation: Option<&'a str>,
+    /// The table whose rows a key refers to; null where the finding is about no key.
+    parent_table: Option<&'a str>,
+    /// The statement that makes a dropped index again; null where none is dropped.
+    definition: Option<&'a str>,
 }
 
 impl<'a> From<&'a proto::HealthFinding> for Finding<'a> {
@@ -80,11 +84,13 @@ impl<'a> From<&'a proto::HealthFinding> for Finding<'a> {
             object: super::text(&finding.object),
             detail: &finding.detail,
             remediation: super::text(&finding.remediation),
+            parent_table: super::text(&finding.parent_table),
+            definition: super::text(&finding.definition),
         }
     }
 }
 
-/// A target's metrics. What could not be read is null.
+/// A target's metrics: the whole snapshot. What could not be read is null.
 pub(crate) fn metrics(metrics: &proto::TargetMetrics) -> Value {
     let snapshot = metrics.snapshot.as_ref();
     json!({
@@ -97,24 +103,49 @@ pub(crate) fn metrics(metrics: &proto::TargetMetrics) -> Value {
         "duration_seconds": super::seconds(snapshot.and_then(|snapshot| snapshot.duration.as_ref())),
         "exact": snapshot.is_some_and(|snapshot| snapshot.exact),
         "database": snapshot.and_then(|snapshot| snapshot.database.as_ref()).map(database),
-        "tables": snapshot.map(|snapshot| snapshot.tables.iter().map(table).collect::<Vec<_>>()).unwrap_or_default(),
-        "sessions": snapshot.and_then(|snapshot| snapshot.sessions.as_ref()).map(|sessions| json!({
-            "connections": sessions.connections, "max_connections": sessions.max_connections, "active": sessions.active,
-            "idle_in_transaction": sessions.idle_in_transaction, "waiting": sessions.waiting,
-        })),
-        "queries": snapshot.map(|snapshot| snapshot.queries.iter().map(query).collect::<Vec<_>>()).unwrap_or_default(),
-        "gaps": snapshot.map(|snapshot| snapshot.gaps.iter().map(gap).collect::<Vec<_>>()).unwrap_or_default(),
+        "tables": list(snapshot, |snapshot| &snapshot.tables, table),
+        "tables_total": snapshot.map(|snapshot| snapshot.tables_total),
+        "indexes": list(snapshot, |snapshot| &snapshot.indexes, index),
+        "indexes_total": snapshot.map(|snapshot| snapshot.indexes_total),
+        "sessions": snapshot.and_then(|snapshot| snapshot.sessions.as_ref()).map(sessions),
+        "replicas": list(snapshot, |snapshot| &snapshot.replicas, replica),
+        "slots": list(snapshot, |snapshot| &snapshot.slots, slot),
+        "queries": list(snapshot, |snapshot| &snapshot.queries, query),
+        "gaps": list(snapshot, |snapshot| &snapshot.gaps, gap),
     })
 }
 
+/// A list of the snapshot; empty where there is none.
+fn list<'a, T: 'a>(
+    snapshot: Option<&'a proto::MetricSnapshot>,
+    of: impl Fn(&'a proto::MetricSnapshot) -> &'a Vec<T>,
+    shape: impl Fn(&T) -> Value,
+) -> Vec<Value> {
+    snapshot.map(of).into_iter().flatten().map(shape).collect()
+}
+
 fn database(vitals: &proto::DatabaseVitals) -> Value {
+    let temporary = vitals.old_temporary_tables.iter();
+    let temporary: Vec<Value> = temporary
+        .map(|table| json!({ "table": table.table, "xid_age": table.xid_age }))
+        .collect();
     json!({
         "version": vitals.version, "size_bytes": vitals.size_bytes, "own_bytes": vitals.own_bytes, "in_recovery": vitals.in_recovery,
         "cache_hit_fraction": vitals.cache_hit_fraction, "index_hit_fraction": vitals.index_hit_fraction,
-        "statistics_since_time": super::time(vitals.statistics_since_time.as_ref()), "wal_size_bytes": vitals.wal_size_bytes,
-        "xid_age": vitals.xid_age, "xid_limit": vitals.xid_limit, "deadlocks": vitals.deadlocks, "rollbacks": vitals.rollbacks,
-        "commits": vitals.commits, "page_bytes": vitals.page_bytes, "pages": vitals.pages, "free_pages": vitals.free_pages,
+        "recent_cache_hit_fraction": vitals.recent_cache_hit_fraction, "recent_index_hit_fraction": vitals.recent_index_hit_fraction,
+        "statistics_since_time": super::time(vitals.statistics_since_time.as_ref()), "wal_written_bytes": vitals.wal_written_bytes,
+        "wal_size_bytes": vitals.wal_size_bytes, "xid_age": vitals.xid_age, "xid_limit": vitals.xid_limit,
+        "old_temporary_tables": temporary, "deadlocks": vitals.deadlocks, "rollbacks": vitals.rollbacks, "commits": vitals.commits,
+        "horizon": vitals.horizon.as_ref().map(horizon), "page_bytes": vitals.page_bytes, "pages": vitals.pages,
+        "free_pages": vitals.free_pages, "auto_vacuum": super::text(&vitals.auto_vacuum),
         "integrity_problems": vitals.integrity_checked.then_some(&vitals.integrity_problems),
+    })
+}
+
+fn horizon(holder: &proto::VacuumHorizon) -> Value {
+    json!({
+        "kind": holder.kind, "name": holder.name, "detail": holder.detail, "xid_age": holder.xid_age,
+        "age_seconds": super::seconds(holder.age.as_ref()), "remedy": super::text(&holder.remedy),
     })
 }
 
@@ -122,9 +153,44 @@ fn table(table: &proto::TableVitals) -> Value {
     json!({
         "table": table.table, "own": table.own, "rows": table.rows, "rows_exact": table.rows_exact, "heap_bytes": table.heap_bytes,
         "index_bytes": table.index_bytes, "toast_bytes": table.toast_bytes, "dead_rows": table.dead_rows,
-        "free_bytes": table.free_bytes, "last_vacuum_time": super::time(table.last_vacuum_time.as_ref()),
+        "free_bytes": table.free_bytes, "free_exact": table.free_exact,
+        "last_vacuum_time": super::time(table.last_vacuum_time.as_ref()),
         "last_analyze_time": super::time(table.last_analyze_time.as_ref()),
+        "changed_since_analyze": table.changed_since_analyze, "sequential_scans": table.sequential_scans,
+        "index_scans": table.index_scans, "inserted": table.inserted, "deleted": table.deleted,
     })
+}
+
+fn index(index: &proto::IndexVitals) -> Value {
+    json!({
+        "table": index.table, "name": index.name, "columns": index.columns, "method": index.method,
+        "condition": super::text(&index.condition), "enforces": index.enforces, "valid": index.valid, "bytes": index.bytes,
+        "scans": index.scans, "bloat_fraction": index.bloat_fraction, "bloat_exact": index.bloat_exact,
+        "duplicate_of": super::text(&index.duplicate_of), "definition": super::text(&index.definition),
+    })
+}
+
+fn sessions(sessions: &proto::SessionVitals) -> Value {
+    let long = sessions.long_transactions.iter().map(|transaction| {
+        json!({
+            "pid": transaction.pid, "prepared": super::text(&transaction.prepared), "role": transaction.role,
+            "application": super::text(&transaction.application), "state": transaction.state,
+            "age_seconds": super::seconds(transaction.age.as_ref()), "blocks": transaction.blocks,
+        })
+    });
+    json!({
+        "connections": sessions.connections, "max_connections": sessions.max_connections, "active": sessions.active,
+        "idle_in_transaction": sessions.idle_in_transaction, "waiting": sessions.waiting,
+        "long_transactions": long.collect::<Vec<Value>>(),
+    })
+}
+
+fn replica(replica: &proto::ReplicaVitals) -> Value {
+    json!({ "name": replica.name, "state": replica.state, "lag_seconds": replica.lag_seconds, "lag_bytes": replica.lag_bytes })
+}
+
+fn slot(slot: &proto::SlotVitals) -> Value {
+    json!({ "name": slot.name, "active": slot.active, "physical": slot.physical, "retained_bytes": slot.retained_bytes })
 }
 
 fn query(query: &proto::QueryVitals) -> Value {
@@ -134,7 +200,8 @@ fn query(query: &proto::QueryVitals) -> Value {
     })
 }
 
-fn gap(gap: &proto::MetricGap) -> Value {
+/// Something that could not be read.
+pub(crate) fn gap(gap: &proto::MetricGap) -> Value {
     json!({ "what": gap.what, "why": gap.why, "allow": super::text(&gap.allow) })
 }
 
@@ -206,5 +273,53 @@ mod tests {
             (&json!(0), &Value::Null)
         );
         assert_eq!((&value["sessions"], &value["up"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn the_whole_snapshot_is_there() {
+        let measured = proto::TargetMetrics {
+            snapshot: Some(proto::MetricSnapshot {
+                indexes: vec![proto::IndexVitals {
+                    name: "on_v".into(),
+                    definition: "CREATE INDEX on_v ON t (v)".into(),
+                    ..Default::default()
+                }],
+                indexes_total: 7,
+                replicas: vec![proto::ReplicaVitals {
+                    name: "standby".into(),
+                    ..Default::default()
+                }],
+                slots: vec![proto::SlotVitals {
+                    name: "gone".into(),
+                    physical: true,
+                    ..Default::default()
+                }],
+                database: Some(proto::DatabaseVitals {
+                    horizon: Some(proto::VacuumHorizon {
+                        kind: "replica".into(),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }),
+                sessions: Some(proto::SessionVitals {
+                    long_transactions: vec![proto::LongTransaction {
+                        prepared: "two".into(),
+                        blocks: vec![5],
+                        ..Default::default()
+                    }],
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let value = metrics(&measured);
+        assert_eq!(value["indexes"][0]["definition"], json!("CREATE INDEX on_v ON t (v)"));
+        assert_eq!(value["indexes_total"], json!(7));
+        assert_eq!(value["replicas"][0]["name"], json!("standby"));
+        assert_eq!(value["slots"][0]["physical"], json!(true));
+        assert_eq!(value["database"]["horizon"]["kind"], json!("replica"));
+        let long = &value["sessions"]["long_transactions"][0];
+        assert_eq!((&long["prepared"], &long["blocks"]), (&json!("two"), &json!([5])));
     }
 }

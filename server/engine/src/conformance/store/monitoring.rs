@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use super::{LONG, PATIENCE, SHORT, accept, enter, now, queued, request, run, running};
 use crate::{
     model::{
-        Act, Caller, Decision, RunKind, RunState,
+        Act, Caller, Decision, Run, RunKind, RunState, Verification,
         monitor::{Alert, AlertId, AlertState, Depth, Level, Metric, Sample, Snapshot, Threshold, Vitals},
         notice::{Envelope, Notice, NoticeKind},
     },
     port::{
-        AlertChanges, AlertFilter, CollectClaim, Collected, DecisionFilter, DeliveryFilter, EndedRuns, HistoryQuery, Point, Step,
-        Store,
+        AlertChanges, AlertFilter, BackupStanding, CollectClaim, Collected, DecisionFilter, DeliveryFilter, EndedRuns,
+        HistoryQuery, Point, PruneBegun, SourceMark, Step, Store, Update,
     },
 };
 
@@ -541,4 +541,68 @@ pub(super) async fn ended_runs_are_counted(store: Arc<dyn Store>) {
         ended("shop", RunState::Succeeded, 2),
     ];
     assert_eq!(store.ended_runs().await.unwrap(), expected);
+}
+
+pub(super) async fn the_standing_of_backups_is_that_of_those_that_are_kept(store: Arc<dyn Store>) {
+    let store = store.as_ref();
+    let standing = async || store.backup_standing("shop").await.unwrap();
+    assert_eq!(standing().await, BackupStanding::default());
+    let mut made = Vec::new();
+    for state in [
+        RunState::Succeeded,
+        RunState::Succeeded,
+        RunState::Succeeded,
+        RunState::Succeeded,
+        RunState::Failed,
+    ] {
+        let backup = Run {
+            kind: RunKind::Backup,
+            ..run("shop")
+        };
+        let backup = accept(store, &request(backup, &[])).await;
+        let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
+        assert_eq!(grant.run.id, backup.id);
+        store.update(backup.id, grant.fence, &enter(state, "over")).await.unwrap();
+        made.push(store.run(backup.id).await.unwrap().unwrap());
+    }
+    let all = standing().await;
+    assert_eq!(
+        (all.kept, all.oldest, all.newest),
+        (4, Some(made[0].created_at), Some(made[3].id)),
+        "one that failed is none"
+    );
+    assert_eq!((all.proven, all.damaged, all.newest_damaged), (None, 0, None));
+    assert_eq!(store.begin_prune(made[0].id, None).await.unwrap(), PruneBegun::Begun);
+    let keeper = Run {
+        kind: RunKind::Maintain,
+        ..run("shop")
+    };
+    let keeper = accept(store, &request(keeper, &[])).await;
+    let grant = store.claim("holder", LONG, &[]).await.unwrap().unwrap();
+    assert_eq!(grant.run.id, keeper.id);
+    let found = async |run: &Run, mark| {
+        let update = Update {
+            proofs: vec![(run.id, mark)],
+            ..Update::default()
+        };
+        store.update(keeper.id, grant.fence, &update).await.unwrap();
+        store.run(run.id).await.unwrap().unwrap().verification
+    };
+    found(&made[1], SourceMark::Damaged).await;
+    let Verification::Verified(proven) = found(&made[2], SourceMark::Verified).await else {
+        panic!("it is proven");
+    };
+    found(&made[3], SourceMark::Damaged).await;
+    assert_eq!(
+        standing().await,
+        BackupStanding {
+            kept: 3,
+            oldest: Some(made[1].created_at),
+            newest: Some(made[3].id),
+            proven: Some(proven),
+            damaged: 2,
+            newest_damaged: Some(made[3].id),
+        }
+    );
+    assert_eq!(store.backup_standing("odd 🦀").await.unwrap(), BackupStanding::default());
 }

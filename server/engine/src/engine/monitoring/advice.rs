@@ -8,12 +8,13 @@ use super::{Engine, Look, MAX_POINTS, conditions};
 use crate::{
     EngineError,
     model::{
-        EventBody, Run,
+        EventBody, Run, Schedule,
         monitor::{Metric, Recommendation},
+        schedule::Work,
     },
     monitor::{
         findings::{Bounds, findings},
-        recommend::{Facts, OperationFacts, Proven, RunFacts, ScheduleFacts, TableGrowth, recommend},
+        recommend::{Facts, LimitMet, OperationFacts, Proven, RunFacts, ScheduleFacts, TableGrowth, recommend},
     },
     port::{HistoryQuery, Point, Step},
     rule::Action,
@@ -38,15 +39,20 @@ impl Engine {
         let now = self.context.store.pulse().await?.now;
         let metrics = self.target_metrics(name, Look::Newest).await?;
         let proof = self.proof(name).await?;
+        let schedules = self.context.store.schedules(Some(name), None, SCHEDULES).await?;
+        let (scheduled, drills) = work_of(&schedules);
         let facts = Facts {
+            target: name.to_owned(),
             findings: findings(&metrics.snapshot, entry.target.engine(), &Bounds::default()),
             operations: self.operations_of(name).await?,
             growth: self.table_growth(name, now).await?,
-            schedules: self.schedule_facts(name).await?,
+            schedules: self.schedule_facts(&schedules).await?,
             backups: proof.map(|proof| Proven {
                 days: proof.proven.map(|at| days_between(at, now)),
                 oldest_days: days_between(proof.oldest, now),
             }),
+            scheduled,
+            drills,
         };
         Ok(recommend(&facts))
     }
@@ -115,7 +121,13 @@ impl Engine {
             at,
             rows: report.rows_affected,
             batch_rows: run.options.batch_rows,
-            limited: conditions::limit_met(&run.report, &report).is_some(),
+            limit: conditions::limit_met(&run.report, &report).map(|met| {
+                if conditions::is_drift(&run.report, met) {
+                    LimitMet::Rows
+                } else {
+                    LimitMet::Time(run.options.max_execution_seconds)
+                }
+            }),
             slow_batches,
         }))
     }
@@ -138,9 +150,9 @@ impl Engine {
         Ok(grown.collect())
     }
 
-    async fn schedule_facts(&self, target: &str) -> Result<Vec<ScheduleFacts>, EngineError> {
+    async fn schedule_facts(&self, schedules: &[Schedule]) -> Result<Vec<ScheduleFacts>, EngineError> {
         let mut all = Vec::new();
-        for schedule in self.context.store.schedules(Some(target), None, SCHEDULES).await? {
+        for schedule in schedules {
             let Ok(times) = self.preview(&schedule.spec.timing, None, 2).await else {
                 continue;
             };
@@ -182,6 +194,23 @@ fn grown_table(points: &[Point]) -> Option<TableGrowth> {
         rows: super::whole(last.last),
         rows_per_day: (last.last - first.last) / days,
     })
+}
+
+/// Names of schedules that are in effect: by the operations that they run, and those that prove backups.
+fn work_of(schedules: &[Schedule]) -> (BTreeMap<String, Vec<String>>, Vec<String>) {
+    let (mut scheduled, mut drills): (BTreeMap<String, Vec<String>>, _) = (BTreeMap::new(), Vec::new());
+    for spec in schedules.iter().map(|schedule| &schedule.spec).filter(|spec| spec.enabled) {
+        match &spec.work {
+            Work::Operations(operations) => {
+                for operation in operations {
+                    scheduled.entry(operation.clone()).or_default().push(spec.name.clone());
+                }
+            }
+            Work::Maintenance(tasks) if tasks.iter().any(conditions::proves_backups) => drills.push(spec.name.clone()),
+            Work::Maintenance(_) => {}
+        }
+    }
+    (scheduled, drills)
 }
 
 fn days_between(from: Timestamp, to: Timestamp) -> u64 {

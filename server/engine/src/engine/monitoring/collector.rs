@@ -279,6 +279,7 @@ impl Engine {
         };
         let numbers = machine.measure().await;
         let host = machine.host();
+        self.tell_unreadable(host, &numbers).await?;
         let collected = Collected {
             snapshot: None,
             samples: machine_samples(host, &numbers),
@@ -297,10 +298,9 @@ impl Engine {
             .collect();
         let mut open = self.open_alerts("").await?;
         open.retain(|alert| {
-            let own = numbers
-                .disks
-                .iter()
-                .any(|disk| conditions::disk_object(host, &disk.folder) == alert.object);
+            let disks = numbers.disks.iter().map(|disk| &disk.folder);
+            let mut folders = disks.chain(numbers.unreadable.iter().map(|folder| &folder.folder));
+            let own = folders.any(|folder| conditions::disk_object(host, folder) == alert.object);
             let others = alert
                 .object
                 .split_once(':')
@@ -308,6 +308,20 @@ impl Engine {
             own || !others
         });
         self.judge(claim, now, &found, &open).await
+    }
+
+    /// Logs which folders cannot be looked at any more, once each.
+    async fn tell_unreadable(&self, host: &str, numbers: &MachineNumbers) -> Result<(), EngineError> {
+        if numbers.unreadable.is_empty() {
+            return Ok(());
+        }
+        let known = self.unreadable_folders().await?;
+        for folder in &numbers.unreadable {
+            if !known.contains(&conditions::disk_object(host, &folder.folder)) {
+                tracing::warn!(host, folder = folder.folder, why = folder.why, "a folder cannot be looked at");
+            }
+        }
+        Ok(())
     }
 
     async fn store_time(&self, now: Option<Timestamp>) -> Result<Timestamp, EngineError> {
@@ -341,6 +355,7 @@ impl Engine {
             rules: self.context.settings.monitor.rules_of(&claim.target),
             conditions: &found.conditions,
             looked: &found.looked,
+            unseen: &found.unseen,
         };
         let mut changes = AlertChanges::default();
         for (alert, transition) in step(&look, open) {
@@ -382,9 +397,17 @@ fn machine_samples(host: &str, numbers: &MachineNumbers) -> Vec<Sample> {
     );
     for disk in &numbers.disks {
         let object = conditions::disk_object(host, &disk.folder);
+        push(Metric::DISK_READABLE, object.clone(), Some(1.0));
         push(Metric::DISK_USED, object.clone(), Some(as_f64(disk.used_bytes)));
         push(Metric::DISK_TOTAL, object.clone(), Some(as_f64(disk.total_bytes)));
         push(Metric::DISK_USED_RATIO, object, Some(disk.used_fraction()));
+    }
+    for folder in &numbers.unreadable {
+        push(
+            Metric::DISK_READABLE,
+            conditions::disk_object(host, &folder.folder),
+            Some(0.0),
+        );
     }
     list
 }

@@ -1,10 +1,15 @@
 //! From what was measured and what became of runs to conditions. Pure; `seen` brings the facts.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::seen::{Proof, Seen};
+use super::seen::{Newest, Proof, Seen};
 use crate::{
-    model::{Report, Run, RunState, SlotOutcome, SlotRecord, StepState, monitor::Snapshot, report::OperationReport},
+    model::{
+        MaintenanceTask, Report, Run, RunOptions, RunState, SlotOutcome, SlotRecord, StepState, monitor::Snapshot,
+        report::OperationReport,
+    },
     monitor::alerts::{Condition, RuleName},
     port::MachineNumbers,
     run::as_f64,
@@ -12,6 +17,8 @@ use crate::{
 
 /// Operations that have to be there before a rate says anything.
 const LEAST_OPERATIONS: u64 = 20;
+/// Operations that ended within this time are judged together, where they are that many.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How the message of a step begins that a limit of time has stopped.
 const OUT_OF_TIME: &str = "stopped at the time limit";
 /// The warning of a step that stopped before it would have touched more rows than its plan allows.
@@ -22,6 +29,8 @@ const COUNT_DRIFTED: &str = "COUNT_DRIFTED";
 pub(super) struct Conditions {
     pub(super) conditions: Vec<Condition>,
     pub(super) looked: Vec<RuleName>,
+    /// Objects of those rules that could not be looked at all the same.
+    pub(super) unseen: Vec<(RuleName, String)>,
 }
 
 impl Conditions {
@@ -46,8 +55,12 @@ fn percent(fraction: f64) -> String {
 
 /// Conditions of a machine. Objects are `host:folder`, since servers that share a store see different folders of one name.
 pub(super) fn of_machine(host: &str, numbers: &MachineNumbers) -> Conditions {
+    let unreadable = numbers.unreadable.iter();
     let mut found = Conditions {
         looked: vec![RuleName::DiskNearlyFull],
+        unseen: unreadable
+            .map(|folder| (RuleName::DiskNearlyFull, disk_object(host, &folder.folder)))
+            .collect(),
         ..Conditions::default()
     };
     let mut told = std::collections::BTreeSet::new();
@@ -73,7 +86,7 @@ pub(super) fn of_machine(host: &str, numbers: &MachineNumbers) -> Conditions {
                 percent(used),
                 disk.free_bytes
             ),
-            "make room: `dbkeep backups prune`, `dbkeep recommendations`, or a larger disk",
+            "make room: see what `dbkeep backups prune --help` can remove and what `dbkeep recommendations TARGET` says, or take a larger disk",
         );
     }
     found
@@ -95,21 +108,23 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
             RuleName::ErrorRate,
             RuleName::ScheduleMissed,
             RuleName::BackupFailed,
-            RuleName::BackupUnverified,
         ],
         ..Conditions::default()
     };
     match &seen.snapshot {
         Ok(snapshot) => {
             found.event(RuleName::TargetDown, "", false, "the target answers".to_owned(), "");
-            of_snapshot(snapshot, &mut found);
+            of_snapshot(&seen.target, snapshot, &mut found);
         }
         Err(why) => found.event(
             RuleName::TargetDown,
             "",
             true,
             format!("the target cannot be reached: {why}"),
-            "look whether the database runs, and whether its URL and password are right; then `dbkeep targets show`",
+            format!(
+                "look whether the database runs, and whether its URL and password are right; then `dbkeep targets show {}`",
+                seen.target
+            ),
         ),
     }
     of_operations(seen, &mut found);
@@ -134,13 +149,19 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
                     several.join(", ")
                 ),
             },
-            "bring the old files back, or `dbkeep migrations repair`",
+            changed.first().map_or_else(String::new, |one| {
+                format!(
+                    "bring the old files back, or `dbkeep migrations repair '{}' --action accept-checksum --target {}`",
+                    one.replace('\'', "'\\''"),
+                    seen.target
+                )
+            }),
         );
     }
     found
 }
 
-fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
+fn of_snapshot(target: &str, snapshot: &Snapshot, found: &mut Conditions) {
     let database = &snapshot.database;
     if let Some(hit) = database.recent_index_hit_fraction {
         found.looked.push(RuleName::LowIndexEfficiency);
@@ -149,7 +170,9 @@ fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
             "",
             hit,
             format!("{} of index blocks were found in memory since the look before", percent(hit)),
-            "give the database more memory (shared_buffers), and remove indexes that nobody uses: `dbkeep findings`",
+            format!(
+                "give the database more memory (shared_buffers), and remove indexes that nobody uses: `dbkeep findings {target}`"
+            ),
         );
     }
     if let (Some(age), Some(limit)) = (database.xid_age, database.xid_limit.filter(|limit| *limit > 0)) {
@@ -163,7 +186,7 @@ fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
                 "the oldest unfrozen transaction is {age} transactions old, {} of the limit",
                 percent(used)
             ),
-            "let VACUUM (FREEZE) run, and end what holds it up: `dbkeep findings`",
+            format!("let VACUUM (FREEZE) run, and end what holds it up: `dbkeep findings {target}`"),
         );
     }
     if let Some(sessions) = snapshot.sessions.as_ref().filter(|sessions| sessions.max_connections > 0) {
@@ -213,59 +236,110 @@ pub(super) fn limit_met<'a>(report: &'a Report, operation: &OperationReport) -> 
     })
 }
 
+/// Whether that is the limit of rows, which a new plan sets, and not the one of time.
+pub(super) fn is_drift(report: &Report, met: &str) -> bool {
+    report
+        .warnings
+        .iter()
+        .any(|warning| warning.code == COUNT_DRIFTED && warning.message == met)
+}
+
+/// The part of a run's report that is about an operation.
+fn part_of(run: &Run, name: &str) -> Option<OperationReport> {
+    run.report
+        .operation_reports()
+        .into_iter()
+        .find(|operation| operation.name == name)
+}
+
+/// Whether an operation failed, and whether it met a limit, is known once its run has ended: one that is begun again has not succeeded yet.
 fn of_operations(seen: &Seen, found: &mut Conditions) {
-    for (name, run) in &seen.newest {
-        let report = run
-            .report
-            .operation_reports()
-            .into_iter()
-            .find(|operation| operation.name == *name);
-        let retry = format!("read `dbkeep runs show {}`, mend the cause, then run {name} again", run.id);
-        if run.state.is_final() {
-            let failed = report.as_ref().map_or(run.state == RunState::Failed, has_failed);
-            let detail = if failed {
-                format!("run {} of {name} failed: {}", run.id, why(run, report.as_ref()))
-            } else {
-                format!("run {} of {name} did not fail", run.id)
-            };
-            found.event(RuleName::OperationFailed, name, failed, detail, retry.clone());
-            let limit = report.as_ref().and_then(|operation| limit_met(&run.report, operation));
-            found.event(
-                RuleName::LimitHit,
-                name,
-                limit.is_some(),
-                match limit {
-                    Some(limit) => format!("run {} of {name} {limit}", run.id),
-                    None => format!("run {} of {name} met no limit", run.id),
-                },
-                format!("run {name} more often, or with a larger --max-time"),
-            );
+    for newest in &seen.newest {
+        let name = newest.operation.as_str();
+        if let Some(run) = &newest.ended {
+            of_ended(name, run, found);
         }
-        let facts = report.as_ref().and_then(|operation| operation.facts.as_ref());
-        if let Some(facts) = facts.filter(|facts| facts.expected_seconds.is_some()) {
-            let worked = report.as_ref().map_or(0, |operation| operation.duration_ms / 1_000);
-            let expected = facts.expected_seconds.unwrap_or_default();
-            found.event(
-                RuleName::ExpectedTimeExceeded,
-                name,
-                facts.overdue,
-                format!(
-                    "run {} of {name} has worked for {worked} s; its catalog expects {expected} s",
-                    run.id
-                ),
-                "look at `dbkeep findings` for missing indexes, or raise expected_seconds in the catalog",
-            );
-        }
+        of_expected_time(newest, found);
     }
 }
 
-/// Work that is no cleanup, by its kind. Backups and verifications have a rule of their own.
+fn of_ended(name: &str, run: &Run, found: &mut Conditions) {
+    let report = part_of(run, name);
+    let failed = report.as_ref().map_or(run.state == RunState::Failed, has_failed);
+    let detail = if failed {
+        format!("run {} of {name} failed: {}", run.id, why(run, report.as_ref()))
+    } else {
+        format!("run {} of {name} did not fail", run.id)
+    };
+    let retry = format!("read `dbkeep runs show {}`, mend the cause, then run {name} again", run.id);
+    found.event(RuleName::OperationFailed, name, failed, detail, retry);
+    let limit = report.as_ref().and_then(|operation| limit_met(&run.report, operation));
+    let detail = match limit {
+        Some(limit) => format!("run {} of {name} {limit}", run.id),
+        None => format!("run {} of {name} met no limit", run.id),
+    };
+    let remediation = if limit.is_some_and(|limit| is_drift(&run.report, limit)) {
+        format!(
+            "more rows match than were planned: make a new plan, look at it, and run that: `dbkeep plan {name} --target {}`",
+            run.target
+        )
+    } else {
+        let most = *RunOptions::MAX_EXECUTION_SECONDS.end();
+        format!(
+            "run {name} more often, or for longer: `dbkeep run {name} --target {} --execute --max-time {}s`",
+            run.target,
+            run.options.max_execution_seconds.saturating_mul(2).min(most)
+        )
+    };
+    found.event(RuleName::LimitHit, name, limit.is_some(), detail, remediation);
+}
+
+/// The run that is at work, once it is late; until then the newest that ended.
+fn of_expected_time(newest: &Newest, found: &mut Conditions) {
+    let name = newest.operation.as_str();
+    let judged = [&newest.working, &newest.ended].into_iter().flatten().filter_map(|run| {
+        let report = part_of(run, name)?;
+        let facts = report.facts?;
+        Some((run, report.duration_ms / 1_000, facts.expected_seconds?, facts.overdue))
+    });
+    let judged: Vec<_> = judged.collect();
+    let late = judged.iter().find(|(run, _, _, late)| *late && !run.state.is_final());
+    let Some((run, worked, expected, late)) = late.or(judged.last()) else {
+        return;
+    };
+    found.event(
+        RuleName::ExpectedTimeExceeded,
+        name,
+        *late,
+        format!(
+            "run {} of {name} has worked for {worked} s; its catalog expects {expected} s",
+            run.id
+        ),
+        format!(
+            "look at `dbkeep findings {}` for missing indexes, or raise expected_time in the catalog",
+            run.target
+        ),
+    );
+}
+
+/// Work that is no cleanup, by its kind. Backups and verifications have a rule of their own, and so have the tasks of maintenance that prove
+/// backups.
 fn of_other_work(seen: &Seen, found: &mut Conditions) {
     for run in &seen.others {
         let kind = run.kind.name();
-        let failed = run.state == RunState::Failed;
+        let failed_task = run
+            .report
+            .steps
+            .iter()
+            .zip(run.report.maintenance.iter().flat_map(|record| &record.tasks))
+            .find(|(step, record)| step.state == StepState::Failed && !proves_backups(&record.task));
+        let failed = run.state == RunState::Failed || failed_task.is_some();
         let detail = if failed {
-            format!("run {} ({kind}) failed: {}", run.id, why(run, None))
+            let why = failed_task.map_or_else(
+                || run.state_reason.clone(),
+                |(step, _)| format!("{}: {}", step.operation, step.message),
+            );
+            format!("run {} ({kind}) failed: {why}", run.id)
         } else {
             format!("run {} ({kind}) did not fail", run.id)
         };
@@ -273,6 +347,52 @@ fn of_other_work(seen: &Seen, found: &mut Conditions) {
         let object = format!("({kind})");
         let next = format!("read `dbkeep runs show {}`, mend the cause, then do it again", run.id);
         found.event(RuleName::OperationFailed, &object, failed, detail, next);
+    }
+}
+
+/// Whether a task of maintenance proves backups.
+pub(super) fn proves_backups(task: &MaintenanceTask) -> bool {
+    matches!(task, MaintenanceTask::VerifyBackups | MaintenanceTask::RestoreDrill)
+}
+
+/// What a run that proves backups has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Proving {
+    /// It came to nothing: it was stopped before, or there was no backup.
+    Nothing,
+    /// All that it came to was well.
+    Well,
+    /// This.
+    Failed(String),
+}
+
+/// What a verification has found, or the task of that name of a run of maintenance.
+pub(super) fn proving(run: &Run, task: Option<&str>) -> Proving {
+    let Some(task) = task else {
+        return match run.state {
+            RunState::Failed => Proving::Failed(run.state_reason.clone()),
+            RunState::Cancelled => Proving::Nothing,
+            _ => Proving::Well,
+        };
+    };
+    let records = run.report.maintenance.iter().flat_map(|record| &record.tasks);
+    let part = run
+        .report
+        .steps
+        .iter()
+        .zip(records)
+        .find(|(_, record)| record.task.name() == task);
+    let Some((step, record)) = part else {
+        return Proving::Nothing;
+    };
+    // One that only ran out of time is partial too, and nothing was wrong with what it came to.
+    let failed = step.state == StepState::Failed || record.items.iter().any(|item| !item.done);
+    match step.state {
+        StepState::Succeeded | StepState::Partial | StepState::Failed if failed => {
+            Proving::Failed(format!("{task}: {}", step.message))
+        }
+        StepState::Succeeded | StepState::Partial => Proving::Well,
+        _ => Proving::Nothing,
     }
 }
 
@@ -285,14 +405,21 @@ fn why<'a>(run: &'a Run, report: Option<&OperationReport>) -> &'a str {
     failed.map_or(&run.state_reason, |step| &step.message)
 }
 
+/// Operations of the last day; where those are too few to say anything, as many of the newest runs as have enough. Runs come newest first.
 fn of_error_rate(seen: &Seen, now: Timestamp, found: &mut Conditions) {
-    let day = now - std::time::Duration::from_secs(24 * 60 * 60);
+    let day = now - DAY;
     let (mut all, mut failed) = (0_u64, 0_u64);
-    for run in seen.recent.iter().filter(|run| run.ended_at.is_some_and(|at| at >= day)) {
+    let mut oldest = None;
+    for run in &seen.recent {
+        let Some(ended) = run.ended_at else { continue };
+        if ended < day && all >= LEAST_OPERATIONS {
+            break;
+        }
         for operation in run.report.operation_reports() {
             if operation.status.is_some() {
                 all += 1;
                 failed += u64::from(has_failed(&operation));
+                oldest = Some(oldest.map_or(ended, |oldest: Timestamp| oldest.min(ended)));
             }
         }
     }
@@ -301,12 +428,22 @@ fn of_error_rate(seen: &Seen, now: Timestamp, found: &mut Conditions) {
     } else {
         0.0
     };
+    let within = match oldest {
+        Some(oldest) if oldest < day => {
+            let days = now.duration_since(oldest).as_secs_f64() / DAY.as_secs_f64();
+            format!("{days:.0} days")
+        }
+        _ => "a day".to_owned(),
+    };
     found.add(
         RuleName::ErrorRate,
         "",
         rate,
-        format!("{failed} of {all} operations failed within a day"),
-        "look for what they have in common: `dbkeep runs list --state failed`",
+        format!("{failed} of {all} operations failed within {within}"),
+        format!(
+            "look for what they have in common: `dbkeep runs list --target {} --state failed`",
+            seen.target
+        ),
     );
 }
 
@@ -327,6 +464,7 @@ fn of_slot(name: &str, slot: &SlotRecord, found: &mut Conditions) {
 }
 
 fn of_backups(seen: &Seen, now: Timestamp, found: &mut Conditions) {
+    let target = seen.target.as_str();
     if let Some(run) = &seen.backup {
         let failed = run.state == RunState::Failed;
         found.event(
@@ -338,37 +476,52 @@ fn of_backups(seen: &Seen, now: Timestamp, found: &mut Conditions) {
             } else {
                 format!("backup {} was made", run.id)
             },
-            "read the reason, then `dbkeep backups create`",
+            format!("read the reason, then `dbkeep backups create --target {target}`"),
         );
     }
-    if let Some(run) = &seen.verification {
-        let failed = run.state == RunState::Failed;
-        found.event(
-            RuleName::BackupFailed,
-            "verification",
-            failed,
-            if failed {
-                format!("verification {} failed: {}", run.id, run.state_reason)
-            } else {
-                format!("verification {} found every row", run.id)
-            },
-            "do not rely on that backup; make another: `dbkeep backups create`",
-        );
-    }
-    if let Some(proof) = &seen.proof {
-        let days = proof.age_days(now);
-        let detail = match proof {
-            Proof { proven: Some(_), .. } => format!("a backup was proven {days:.0} days ago"),
-            Proof { proven: None, .. } => format!("there are backups for {days:.0} days, and none was ever proven"),
-        };
-        found.add(
-            RuleName::BackupUnverified,
-            "",
-            days,
-            detail,
-            "`dbkeep backups verify ID` reads every checksum and restores into a scratch schema",
-        );
-    }
+    of_proofs(seen, found);
+    let Some(proof) = &seen.proof else {
+        // An alert stays that was raised while there was a backup: none at all is no better than one that nobody has proven.
+        return;
+    };
+    found.looked.push(RuleName::BackupUnverified);
+    let days = proof.age_days(now);
+    let detail = match proof {
+        Proof { proven: Some(_), .. } => format!("a backup was proven {days:.0} days ago"),
+        Proof { proven: None, .. } => format!("there are backups for {days:.0} days, and none was ever proven"),
+    };
+    let remediation = seen.backups.newest.map_or_else(String::new, |backup| {
+        format!("`dbkeep backups verify {backup}` reads every checksum and restores into a scratch schema")
+    });
+    found.add(RuleName::BackupUnverified, "", days, detail, remediation);
+}
+
+/// Backups that were found damaged, whoever found that, and proofs that failed.
+fn of_proofs(seen: &Seen, found: &mut Conditions) {
+    let failed = seen.proving.iter().find_map(|(run, task)| match proving(run, *task) {
+        Proving::Failed(why) => Some((run, why)),
+        Proving::Nothing | Proving::Well => None,
+    });
+    let (holds, detail) = match (seen.backups.newest_damaged, failed) {
+        (Some(backup), _) => (
+            true,
+            format!(
+                "{} of {} backups that are kept are damaged, the newest of those is {backup}",
+                seen.backups.damaged, seen.backups.kept
+            ),
+        ),
+        (None, Some((run, why))) => (true, format!("{} {} failed: {why}", run.kind.name(), run.id)),
+        (None, None) => match seen.proving.first() {
+            Some((run, _)) => (false, format!("{} {} found every row", run.kind.name(), run.id)),
+            None if seen.backups.kept > 0 => (false, "no backup is known to be damaged".to_owned()),
+            None => return,
+        },
+    };
+    let remediation = format!(
+        "do not rely on that backup; make another: `dbkeep backups create --target {}`",
+        seen.target
+    );
+    found.event(RuleName::BackupFailed, "verification", holds, detail, remediation);
 }
 
 #[cfg(test)]

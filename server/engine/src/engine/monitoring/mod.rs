@@ -24,7 +24,7 @@ use crate::{
     access::Scope,
     model::{
         Act, Caller, Decision, EngineKind, Run, RunState,
-        monitor::{Alert, AlertState, Depth, Finding, Metric, Sample, Snapshot},
+        monitor::{Alert, AlertState, Depth, Finding, Gap, Metric, Sample, Snapshot},
     },
     monitor::{
         carry_over,
@@ -148,6 +148,8 @@ pub struct ServiceStatus {
     pub history: HistoryUsage,
     /// Whether this server collects.
     pub collecting: bool,
+    /// Folders whose disks servers could not look at when they did last: nobody knows how full those are.
+    pub gaps: Vec<Gap>,
 }
 
 impl ServiceStatus {
@@ -157,6 +159,7 @@ impl ServiceStatus {
             self.targets.retain(|health| scope.covers(&health.target));
             self.runs.retain(|run| scope.covers(&run.target));
             self.alerts.retain(|alert| scope.covers(&alert.target));
+            self.gaps.clear();
         }
     }
 }
@@ -432,7 +435,17 @@ impl Engine {
             alerts,
             history: store.history_usage().await?,
             collecting: self.context.settings.monitor.enabled,
+            gaps: self.unreadable_folders().await?.into_iter().map(unreadable).collect(),
         })
+    }
+
+    /// Folders, as `host:folder`, that servers could not look at when they did last.
+    async fn unreadable_folders(&self) -> Result<Vec<String>, EngineError> {
+        let samples = self.newest_samples("").await?.into_iter().map(|(_, sample)| sample);
+        Ok(samples
+            .filter(|sample| sample.metric == Metric::DISK_READABLE && sample.value < 1.0)
+            .map(|sample| sample.object)
+            .collect())
     }
 
     /// Migrations of a target at a glance; a target that does not answer soon is no reason to wait.
@@ -459,6 +472,14 @@ impl Engine {
             changed: 0,
             problem,
         })
+    }
+}
+
+fn unreadable(folder: String) -> Gap {
+    Gap {
+        what: format!("disk {folder}"),
+        why: "the server could not look at the folder; its log says why".to_owned(),
+        allow: String::new(),
     }
 }
 

@@ -4,27 +4,34 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Engine, conditions};
+use super::{
+    Engine,
+    conditions::{self, Proving},
+};
 use crate::{
     EngineError,
-    model::{Run, RunKind, RunState, SlotRecord, Verification, monitor::Snapshot},
-    port::{RunFilter, SlotFilter},
+    model::{MaintenanceTask, Run, RunKind, RunState, SlotRecord, monitor::Snapshot},
+    port::{BackupStanding, RunFilter, SlotFilter},
 };
 
-/// Most runs of the last day that are looked at.
+/// Most runs that are looked at for a rate of errors.
 const RECENT: u32 = 500;
-/// Most backups that are looked at for a proof.
-const BACKUPS: u32 = 200;
+/// From when on those runs count.
+const RECENTLY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Newest runs of a task that proves backups, of which the first that came to something counts.
+const PROVING: u32 = 5;
 /// Most schedules of a target.
 const SCHEDULES: u32 = 200;
 
 /// What there is to judge about a target.
 pub(super) struct Seen {
+    /// Its name.
+    pub(super) target: String,
     /// What was measured, or why not.
     pub(super) snapshot: Result<Snapshot, String>,
-    /// The newest run of each operation that a server worked on; it may not have ended.
-    pub(super) newest: Vec<(String, Run)>,
-    /// Newest cleanups that ended.
+    /// The newest runs of each operation that a server worked on.
+    pub(super) newest: Vec<Newest>,
+    /// Cleanups that ended within the last seven days, newest first.
     pub(super) recent: Vec<Run>,
     /// The newest slot of each schedule, with the schedule's name.
     pub(super) slots: Vec<(String, SlotRecord)>,
@@ -32,12 +39,26 @@ pub(super) struct Seen {
     pub(super) others: Vec<Run>,
     /// The newest backup that ended.
     pub(super) backup: Option<Run>,
-    /// The newest verification that ended.
-    pub(super) verification: Option<Run>,
+    /// The newest runs that proved backups: of verifications, also by maintenance, and of restore drills; with the task, where it is
+    /// maintenance.
+    pub(super) proving: Vec<(Run, Option<&'static str>)>,
+    /// How the backups stand that are kept.
+    pub(super) backups: BackupStanding,
     /// `None` where there is no backup.
     pub(super) proof: Option<Proof>,
     /// Names of migrations whose files changed; `None` where that was not looked at.
     pub(super) changed_migrations: Option<Vec<String>>,
+}
+
+/// An operation's newest runs that a server worked on.
+#[derive(Debug, Clone)]
+pub(super) struct Newest {
+    /// The operation.
+    pub(super) operation: String,
+    /// The newest one, where it has not ended.
+    pub(super) working: Option<Run>,
+    /// The newest that has ended.
+    pub(super) ended: Option<Run>,
 }
 
 /// How well backups are proven.
@@ -63,21 +84,26 @@ impl Engine {
         target: &str,
         snapshot: Result<Snapshot, String>,
         look_at_migrations: bool,
+        now: Timestamp,
     ) -> Result<Seen, EngineError> {
         let changed_migrations = if look_at_migrations && snapshot.is_ok() {
             self.changed_migrations(target).await
         } else {
             None
         };
-        let recent = self.cleanups(target, None, true, RECENT).await?;
+        let mut recent = self.cleanups(target, None, true, RECENT).await?;
+        recent.retain(|run| run.ended_at.is_some_and(|at| at >= now - RECENTLY));
+        let backups = self.context.store.backup_standing(target).await?;
         Ok(Seen {
+            target: target.to_owned(),
             newest: self.newest_runs(target).await?,
             recent,
             slots: self.newest_slots(target).await?,
             others: self.newest_others(target).await?,
             backup: self.newest_of(target, &[RunKind::Backup]).await?,
-            verification: self.newest_of(target, &[RunKind::Verify]).await?,
-            proof: self.proof(target).await?,
+            proving: self.newest_proving(target).await?,
+            proof: self.proof_of(target, &backups).await?,
+            backups,
             changed_migrations,
             snapshot,
         })
@@ -102,14 +128,26 @@ impl Engine {
         Ok(self.context.store.runs(&filter, None, limit).await?)
     }
 
-    async fn newest_runs(&self, target: &str) -> Result<Vec<(String, Run)>, EngineError> {
+    async fn newest_runs(&self, target: &str) -> Result<Vec<Newest>, EngineError> {
         let Some(entry) = self.targets().get(target) else {
             return Ok(Vec::new());
         };
         let mut newest = Vec::new();
         for operation in entry.catalog.operations() {
-            let found = self.cleanups(target, Some(&operation.name), false, 1).await?;
-            newest.extend(found.into_iter().map(|run| (operation.name.clone(), run)));
+            let name = Some(operation.name.as_str());
+            let Some(first) = self.cleanups(target, name, false, 1).await?.into_iter().next() else {
+                continue;
+            };
+            let (working, ended) = if first.state.is_final() {
+                (None, Some(first))
+            } else {
+                (Some(first), self.cleanups(target, name, true, 1).await?.into_iter().next())
+            };
+            newest.push(Newest {
+                operation: operation.name.clone(),
+                working,
+                ended,
+            });
         }
         Ok(newest)
     }
@@ -154,23 +192,59 @@ impl Engine {
         Ok(self.context.store.runs(&filter, None, 1).await?.into_iter().next())
     }
 
-    /// When a backup was proven last: by a verification, or by a restore that succeeded.
+    /// The newest run of each way to prove backups that came to something: what was stopped before says nothing.
+    async fn newest_proving(&self, target: &str) -> Result<Vec<(Run, Option<&'static str>)>, EngineError> {
+        let mut of_task = Vec::new();
+        for task in [MaintenanceTask::VerifyBackups, MaintenanceTask::RestoreDrill] {
+            let filter = RunFilter {
+                target: Some(target.to_owned()),
+                kinds: vec![RunKind::Maintain],
+                operation: Some(task.name().to_owned()),
+                states: final_states(),
+                attempted: true,
+                ..RunFilter::default()
+            };
+            let runs = self.context.store.runs(&filter, None, PROVING).await?;
+            let name = Some(task.name());
+            of_task.push(
+                runs.into_iter()
+                    .find(|run| conditions::proving(run, name) != Proving::Nothing)
+                    .map(|run| (run, name)),
+            );
+        }
+        let drilled = of_task.pop().flatten();
+        let verified = self
+            .newest_of(target, &[RunKind::Verify])
+            .await?
+            .map(|run| (run, None))
+            .filter(|(run, task)| conditions::proving(run, *task) != Proving::Nothing);
+        // Whether one was asked for by a person or by a schedule is the same verification.
+        let verified = of_task.into_iter().flatten().chain(verified).max_by_key(|(run, _)| run.id);
+        Ok(verified.into_iter().chain(drilled).collect())
+    }
+
+    /// When a backup was proven last, of those that are kept.
     pub(super) async fn proof(&self, target: &str) -> Result<Option<Proof>, EngineError> {
-        let backups = self.backups(Some(target), None, BACKUPS).await?;
-        let kept: Vec<_> = backups.iter().filter(|backup| backup.pruned.is_none()).collect();
-        let Some(oldest) = kept.iter().map(|backup| backup.created_at).min() else {
+        let standing = self.context.store.backup_standing(target).await?;
+        self.proof_of(target, &standing).await
+    }
+
+    /// By a verification, or by a restore that succeeded.
+    async fn proof_of(&self, target: &str, standing: &BackupStanding) -> Result<Option<Proof>, EngineError> {
+        let Some(oldest) = standing.oldest else {
             return Ok(None);
         };
-        let verified = kept.iter().filter_map(|backup| match backup.verification {
-            Verification::Verified(at) => Some(at),
-            Verification::Unverified | Verification::Damaged(_) => None,
-        });
-        let restore = self.newest_of(target, &[RunKind::Restore]).await?;
-        let restored = restore
-            .filter(|run| run.state == RunState::Succeeded)
-            .and_then(|run| run.ended_at);
+        let filter = RunFilter {
+            target: Some(target.to_owned()),
+            kinds: vec![RunKind::Restore],
+            states: vec![RunState::Succeeded],
+            attempted: true,
+            ..RunFilter::default()
+        };
+        let restored = self.context.store.runs(&filter, None, 1).await?;
+        let restored = restored.first().and_then(|run| run.ended_at);
         Ok(Some(Proof {
-            proven: verified.chain(restored).max(),
+            proven: standing.proven.into_iter().chain(restored).max(),
             oldest,
         }))
     }
@@ -211,7 +285,7 @@ impl Engine {
         look_at_migrations: bool,
         now: Timestamp,
     ) -> Result<conditions::Conditions, EngineError> {
-        let seen = self.seen(target, snapshot, look_at_migrations).await?;
+        let seen = self.seen(target, snapshot, look_at_migrations, now).await?;
         Ok(conditions::of_target(&seen, now))
     }
 }

@@ -162,6 +162,9 @@ pub struct Finding {
     pub detail: String,
     /// What to do: the exact statement, or the text for a catalog; it is for a person to decide on.
     pub remediation: String,
+    /// The statement that makes the index again, where `remediation` drops one and the statement could be read; empty otherwise.
+    #[serde(default)]
+    pub definition: String,
 }
 
 impl Finding {

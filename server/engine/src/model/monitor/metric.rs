@@ -60,8 +60,10 @@ metrics! {
     TABLE_TOAST "table_toast_bytes" Bytes Gauge "table" "Size of a table's TOAST.";
     TABLE_DEAD_ROWS "table_dead_rows" Count Gauge "table" "Dead rows of a table, by statistics.";
     TABLE_FREE "table_free_bytes" Bytes Gauge "table" "Bytes of a table that new rows could use.";
-    CACHE_HIT "cache_hit_ratio" Ratio Gauge "" "Part of table blocks found in memory.";
-    INDEX_HIT "index_hit_ratio" Ratio Gauge "" "Part of index blocks found in memory.";
+    CACHE_HIT "cache_hit_ratio" Ratio Gauge "" "Part of table blocks found in memory since the statistics began.";
+    INDEX_HIT "index_hit_ratio" Ratio Gauge "" "Part of index blocks found in memory since the statistics began.";
+    RECENT_CACHE_HIT "recent_cache_hit_ratio" Ratio Gauge "" "Part of table blocks found in memory since the look before.";
+    RECENT_INDEX_HIT "recent_index_hit_ratio" Ratio Gauge "" "Part of index blocks found in memory since the look before.";
     WAL_WRITTEN "wal_written_bytes_total" Bytes Counter "" "Write-ahead log written.";
     WAL_SIZE "wal_size_bytes" Bytes Gauge "" "Size of the write-ahead log on disk.";
     XID_AGE "transaction_id_age" Count Gauge "" "Transactions since the oldest unfrozen one.";
@@ -85,6 +87,7 @@ metrics! {
     SERVER_MEMORY_TOTAL "server_memory_total_bytes" Bytes Gauge "server" "Memory of the machine.";
     DISK_USED "disk_used_bytes" Bytes Gauge "folder" "Bytes in use of the file system that holds a folder.";
     DISK_TOTAL "disk_total_bytes" Bytes Gauge "folder" "Bytes of the file system that holds a folder.";
+    DISK_READABLE "disk_readable" Count Gauge "folder" "1 where the file system of a folder could be looked at, 0 where it could not.";
     DISK_USED_RATIO "disk_used_ratio" Ratio Gauge "folder" "Part in use of the file system that holds a folder, as far as dbkeep may fill it.";
 }
 

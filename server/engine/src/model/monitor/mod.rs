@@ -13,6 +13,6 @@ pub use alert::{Alert, AlertId, AlertState, AlertTransition, Threshold};
 pub use finding::{Finding, FindingKind, Level, Recommendation};
 pub use metric::{Kind, Metric, Sample, Unit};
 pub use snapshot::{
-    Blocks, Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, Partition, Precision, QueryVitals, ReplicaVitals, RowCount,
-    SessionVitals, SlotVitals, Snapshot, TableVitals, UnindexedKey, Vitals,
+    Blocks, Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, OldTemporary, Partition, Precision, QueryVitals,
+    ReplicaVitals, RowCount, SessionVitals, SlotVitals, Snapshot, TableVitals, UnindexedKey, Vitals,
 };

@@ -115,6 +115,8 @@ pub struct Vitals {
     pub xid_age: Option<u64>,
     /// Age at which the database refuses writes (about 2^31).
     pub xid_limit: Option<u64>,
+    /// Temporary tables about as old as that oldest transaction, the oldest first, at most 10. No VACUUM of another session reaches them.
+    pub old_temporary: Vec<OldTemporary>,
     /// Deadlocks since the statistics began: a counter.
     pub deadlocks: Option<u64>,
     /// Transactions rolled back and committed since the statistics began: counters.
@@ -133,6 +135,15 @@ pub struct Vitals {
     pub auto_vacuum: String,
     /// What a quick check of integrity found: `None` when it was not made, empty when all is well.
     pub integrity_problems: Option<Vec<String>>,
+}
+
+/// A temporary table that keeps the database's oldest transaction old: of a session that is open for long, or of one that died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldTemporary {
+    /// Its name, with the schema of its session.
+    pub table: TableName,
+    /// Age of its oldest unfrozen transaction.
+    pub xid_age: u64,
 }
 
 /// Blocks that were asked for, and those of them that were in memory.
@@ -244,8 +255,11 @@ pub struct IndexVitals {
     pub bytes: Option<u64>,
     /// Scans since the statistics began: a counter. On a replica other scans count that are not in here.
     pub scans: Option<u64>,
-    /// Estimated part of it that holds nothing; B-trees only.
+    /// Part of it that holds nothing; B-trees only.
     pub bloat_fraction: Option<f64>,
+    /// How `bloat_fraction` came about.
+    #[serde(default)]
+    pub bloat_precision: Option<Precision>,
     /// Another index of the table that does the same work: equal, or this one is its beginning.
     pub duplicate_of: Option<String>,
     /// When it was seen first, or first after its counters began anew; `None` in a look that none has gone before.
@@ -319,15 +333,19 @@ pub struct SessionVitals {
     pub idle_in_transaction: u64,
     /// Sessions that wait for a lock.
     pub waiting: u64,
-    /// Transactions that are open for over a minute, or that others have waited for longer than a second; the oldest first, at most 20.
+    /// Transactions that are open for over a minute, or that others have waited for longer than a second; the oldest first, at most 20 of
+    /// sessions. Prepared ones are among them where others wait for them.
     pub long_transactions: Vec<LongTransaction>,
 }
 
 /// A transaction that is open for long.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LongTransaction {
-    /// Process id of its session.
+    /// Process id of its session; 0 for a prepared transaction, which has none.
     pub pid: i32,
+    /// Name of the prepared transaction; `None` where a session works in it.
+    #[serde(default)]
+    pub prepared: Option<String>,
     /// Role.
     pub role: String,
     /// Application.

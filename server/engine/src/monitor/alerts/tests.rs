@@ -4,6 +4,7 @@ use super::*;
 
 struct World {
     rules: BTreeMap<RuleName, Rule>,
+    unseen: Vec<(RuleName, String)>,
     open: Vec<Alert>,
     told: Vec<(i64, AlertTransition, String)>,
 }
@@ -26,6 +27,7 @@ impl World {
     fn new() -> Self {
         Self {
             rules: RuleName::ALL.into_iter().map(|name| (name, name.defaults())).collect(),
+            unseen: Vec::new(),
             open: Vec::new(),
             told: Vec::new(),
         }
@@ -38,6 +40,7 @@ impl World {
             rules: &self.rules,
             conditions,
             looked,
+            unseen: &self.unseen,
         };
         for (alert, transition) in step(&look, &self.open) {
             self.open.retain(|open| open.id != alert.id);
@@ -128,6 +131,29 @@ fn what_was_not_looked_at_is_not_over() {
 }
 
 #[test]
+fn one_thing_that_could_not_be_looked_at_is_not_over() {
+    let mut world = World::new();
+    let disks = |objects: &[&str]| -> Vec<Condition> {
+        objects
+            .iter()
+            .map(|object| condition(RuleName::DiskNearlyFull, object, 0.9))
+            .collect()
+    };
+    for second in [0, 300] {
+        world.look(second, &disks(&["one", "two"]));
+    }
+    assert_eq!(world.told.len(), 2);
+    // The rule was looked at, the folder was not.
+    world.unseen = vec![(RuleName::DiskNearlyFull, "one".to_owned())];
+    world.look(360, &[]);
+    let open: Vec<&str> = world.open.iter().map(|alert| alert.object.as_str()).collect();
+    assert_eq!(open, ["one"]);
+    world.unseen.clear();
+    world.look(420, &[]);
+    assert!(world.open.is_empty());
+}
+
+#[test]
 fn clocks_jump() {
     let mut world = World::new();
     world.disk(10_000, 0.9);
@@ -163,6 +189,7 @@ fn targets_are_apart() {
         rules: &rules,
         conditions: &[],
         looked: &RuleName::ALL,
+        unseen: &[],
     };
     assert_eq!(step(&other, &world.open), []);
 }
@@ -214,6 +241,7 @@ fn what_is_told_to_watchers_is_news() {
             rules: &rules,
             conditions: &conditions,
             looked: &RuleName::ALL,
+            unseen: &[],
         };
         step(&look, open).remove(0)
     };

@@ -1,13 +1,16 @@
 //! The database at work: memory, sessions, the horizon, replicas, transaction ids, integrity.
 
 use super::{
-    super::text::{bytes, fraction, percent, quoted_table, seconds},
+    super::text::{bytes, fraction, literal, percent, quoted_table, seconds},
     Patient,
 };
 use crate::model::monitor::{Finding, FindingKind, Level, LongTransaction};
 
 /// What PostgreSQL calls the process that vacuums and analyzes by itself.
 const AUTOVACUUM: &str = "autovacuum worker";
+
+/// Part of the database's age from which on a table is among those that make it that old.
+const HOLDS_BACK: f64 = 0.95;
 
 pub(super) fn look(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     memory(patient, found);
@@ -26,6 +29,7 @@ fn whole(kind: FindingKind, level: Level, detail: String, remediation: impl Into
         level,
         object: String::new(),
         parent: None,
+        definition: String::new(),
         detail,
         remediation: remediation.into(),
     }
@@ -57,16 +61,29 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
         return;
     };
     for transaction in &sessions.long_transactions {
-        let who = format!("{} ({}, {})", transaction.pid, transaction.role, transaction.application);
+        let (object, who) = match &transaction.prepared {
+            Some(name) => (
+                format!("prepared {name}"),
+                format!("the prepared transaction {name} ({})", transaction.role),
+            ),
+            None => (
+                transaction.pid.to_string(),
+                format!(
+                    "session {} ({}, {})",
+                    transaction.pid, transaction.role, transaction.application
+                ),
+            ),
+        };
         let end = end_of(transaction);
         if !transaction.blocks.is_empty() {
             found.push(Finding {
                 kind: FindingKind::BlockedSessions,
                 level: Level::Warning,
-                object: transaction.pid.to_string(),
+                object,
                 parent: None,
+                definition: String::new(),
                 detail: format!(
-                    "{} sessions wait for session {who}, in a transaction for {}, {}",
+                    "{} sessions wait for {who}, in a transaction for {}, {}",
                     transaction.blocks.len(),
                     seconds(transaction.seconds),
                     transaction.state
@@ -77,10 +94,11 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             found.push(Finding {
                 kind: FindingKind::LongTransaction,
                 level: Level::Warning,
-                object: transaction.pid.to_string(),
+                object,
                 parent: None,
+                definition: String::new(),
                 detail: format!(
-                    "session {who} is in a transaction for {}, {}",
+                    "{who} is in a transaction for {}, {}",
                     seconds(transaction.seconds),
                     transaction.state
                 ),
@@ -93,6 +111,12 @@ fn transactions(patient: &Patient<'_>, found: &mut Vec<Finding>) {
 /// How a transaction is ended. Not so what dbkeep does: it would begin again, and a run is stopped by its name; nor autovacuum, which the
 /// database starts again.
 fn end_of(transaction: &LongTransaction) -> String {
+    if let Some(name) = &transaction.prepared {
+        return format!(
+            "ROLLBACK PREPARED {}; -- or COMMIT PREPARED, whichever its owner meant",
+            literal(name)
+        );
+    }
     if transaction.own {
         return match &transaction.run {
             Some(run) => format!("dbkeep runs cancel {run}"),
@@ -131,6 +155,7 @@ fn horizon(patient: &Patient<'_>) -> Option<Finding> {
         level: Level::Warning,
         object: format!("{} {}", holder.kind, holder.name),
         parent: None,
+        definition: String::new(),
         detail: format!(
             "{} {} keeps VACUUM from removing what died in the last {} transactions{since} ({})",
             holder.kind, holder.name, holder.xid_age, holder.detail
@@ -147,26 +172,42 @@ fn wraparound(patient: &Patient<'_>) -> Option<Finding> {
     if part < warning {
         return None;
     }
-    let oldest = patient
-        .snapshot
-        .tables
-        .iter()
-        .filter(|table| table.xid_age.is_some())
+    // What is much younger does not hold the database back, whatever a VACUUM of it does.
+    let holds = |own: u64| fraction(own, age) >= HOLDS_BACK;
+    let tables = patient.snapshot.tables.iter();
+    let oldest = tables
+        .filter(|table| table.xid_age.is_some_and(holds))
         .max_by_key(|table| table.xid_age);
+    let temporary: Vec<_> = database.old_temporary.iter().filter(|table| holds(table.xid_age)).collect();
+    let there = if patient.takes_writes() { "" } else { "on its primary: " };
+    let mut statements: Vec<String> = temporary
+        .iter()
+        .map(|table| {
+            format!(
+                "{there}DROP TABLE {}; -- temporary, which no VACUUM reaches: once its session has ended",
+                quoted_table(&table.table)
+            )
+        })
+        .collect();
+    statements.push(match oldest {
+        Some(table) => format!("{there}VACUUM (FREEZE) {};", quoted_table(&table.table)),
+        None => format!("{there}VACUUM (FREEZE); -- the whole database: no table that is shown is as old as that"),
+    });
+    let of_sessions = match temporary.as_slice() {
+        [] => String::new(),
+        several => {
+            let names: Vec<String> = several.iter().map(|table| table.table.to_string()).collect();
+            format!("; as old are the temporary tables {}", names.join(", "))
+        }
+    };
     Some(whole(
         FindingKind::Wraparound,
         if part >= error { Level::Error } else { Level::Warning },
         format!(
-            "{} of the transaction ids are used up ({age}): at the end the database refuses writes",
+            "{} of the transaction ids are used up ({age}): at the end the database refuses writes{of_sessions}",
             percent(part)
         ),
-        oldest.map_or_else(
-            || "VACUUM (FREEZE);".to_owned(),
-            |table| {
-                let there = if patient.takes_writes() { "" } else { "on its primary: " };
-                format!("{there}VACUUM (FREEZE) {};", quoted_table(&table.table))
-            },
-        ),
+        statements.join("\n"),
     ))
 }
 
@@ -196,6 +237,7 @@ fn replication(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 level: Level::Warning,
                 object: replica.name.clone(),
                 parent: None,
+                definition: String::new(),
                 detail: format!(
                     "the replica is {lag:.0} s behind ({}, state {})",
                     replica.lag_bytes.map_or_else(|| "bytes unknown".to_owned(), bytes),
@@ -218,10 +260,11 @@ fn replication(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             },
             object: slot.name.clone(),
             parent: None,
+            definition: String::new(),
             detail: format!("nobody uses the replication slot, and {} of log are kept for it", bytes(kept)),
             remediation: format!(
-                "SELECT pg_drop_replication_slot('{}'); -- where its replica does not come back",
-                slot.name.replace('\'', "''")
+                "SELECT pg_drop_replication_slot({}); -- where its replica does not come back",
+                literal(&slot.name)
             ),
         });
     }
@@ -236,6 +279,7 @@ fn queries(patient: &Patient<'_>, found: &mut Vec<Finding>) {
                 level: Level::Info,
                 object: query.id.clone(),
                 parent: None,
+                definition: String::new(),
                 detail: format!(
                     "a statement takes {} of all time: {} calls of {:.1} ms on average: {}",
                     percent(query.share_fraction),
@@ -256,6 +300,7 @@ fn integrity(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             level: Level::Error,
             object: problem.chars().take(80).collect(),
             parent: None,
+            definition: String::new(),
             detail: format!("the check of integrity found: {problem}"),
             remediation: "stop writing to the database, keep a copy of its file, and restore the newest verified backup"
                 .to_owned(),

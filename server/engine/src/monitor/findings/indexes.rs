@@ -4,7 +4,7 @@ use super::{
     super::text::{bytes, in_schema, percent, seconds},
     Patient, keys,
 };
-use crate::model::monitor::{Finding, FindingKind, IndexVitals, Level};
+use crate::model::monitor::{Finding, FindingKind, IndexVitals, Level, Precision};
 
 pub(super) fn look(patient: &Patient<'_>, found: &mut Vec<Finding>) {
     let own = |index: &IndexVitals| {
@@ -37,6 +37,15 @@ fn drop_statement(patient: &Patient<'_>, index: &IndexVitals) -> String {
     format!("DROP INDEX {concurrently}{};", in_schema(&index.table, &index.name))
 }
 
+fn rebuild_statement(patient: &Patient<'_>, index: &IndexVitals) -> String {
+    let how = if patient.is_postgres() {
+        "REINDEX INDEX CONCURRENTLY"
+    } else {
+        "REINDEX"
+    };
+    format!("{how} {};", in_schema(&index.table, &index.name))
+}
+
 fn size(index: &IndexVitals) -> String {
     index.bytes.map_or_else(String::new, |size| format!(", {}", bytes(size)))
 }
@@ -55,18 +64,16 @@ fn invalid(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
     let remediation = if left_behind {
         drop_statement(patient, index)
     } else if index.definition.starts_with("CREATE UNIQUE") {
-        format!(
-            "REINDEX INDEX CONCURRENTLY {}; -- once no value is there twice",
-            in_schema(&index.table, &index.name)
-        )
+        format!("{} -- once no value is there twice", rebuild_statement(patient, index))
     } else {
-        format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name))
+        rebuild_statement(patient, index)
     };
     Some(Finding {
         kind: FindingKind::InvalidIndex,
         level: Level::Warning,
         object: full_name(index),
         parent: None,
+        definition: String::new(),
         detail: format!(
             "the index of {} failed to build{}: every write keeps it up to date, and no statement can use it",
             index.table,
@@ -83,6 +90,7 @@ fn duplicate(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         level: Level::Warning,
         object: full_name(index),
         parent: None,
+        definition: index.definition.clone(),
         detail: format!(
             "{other} does the work of this index of {} ({}){}",
             index.table,
@@ -123,6 +131,7 @@ fn unused(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
         level: if caveats.is_empty() { Level::Warning } else { Level::Info },
         object: full_name(index),
         parent: None,
+        definition: index.definition.clone(),
         detail: format!(
             "no statement has used the index of {} for {}, while the table was read {scans} times{}{caveats}",
             index.table,
@@ -145,17 +154,22 @@ fn bloated(patient: &Patient<'_>, index: &IndexVitals) -> Option<Finding> {
     if fraction < patient.bounds.bloat_fraction || empty < patient.bounds.bloat_bytes {
         return None;
     }
+    let how = match index.bloat_precision {
+        Some(Precision::Exact) => "measured",
+        Some(Precision::Estimated) | None => "estimated",
+    };
     Some(Finding {
         kind: FindingKind::BloatedIndex,
         level: Level::Info,
         object: full_name(index),
         parent: None,
+        definition: String::new(),
         detail: format!(
-            "about {} of {} of the index of {} are empty (estimated)",
+            "about {} of {} of the index of {} are empty ({how})",
             percent(fraction),
             bytes(size),
             index.table
         ),
-        remediation: format!("REINDEX INDEX CONCURRENTLY {};", in_schema(&index.table, &index.name)),
+        remediation: rebuild_statement(patient, index),
     })
 }

@@ -32,6 +32,7 @@ pub(super) fn unindexed(patient: &Patient<'_>, found: &mut Vec<Finding>) {
             },
             object: format!("{}({})", key.table, key.columns.join(",")),
             parent: Some(key.parent.clone()),
+            definition: String::new(),
             detail: format!(
                 "each delete of a row of {} reads all of {}{}, because no index begins with {}",
                 key.parent,

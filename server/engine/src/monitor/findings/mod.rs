@@ -130,6 +130,7 @@ pub fn findings(snapshot: &Snapshot, engine: EngineKind, bounds: &Bounds) -> Vec
             level: Level::Info,
             object: gap.what.clone(),
             parent: None,
+            definition: String::new(),
             detail: format!("{} could not be read: {}", gap.what, gap.why),
             remediation: gap.allow.clone(),
         });

@@ -39,6 +39,7 @@ fn dead_rows(patient: &Patient<'_>, table: &TableVitals) -> Option<Finding> {
         level: Level::Warning,
         object: table.table.to_string(),
         parent: None,
+        definition: String::new(),
         detail: format!("{dead} of {} rows are dead ({}){held}", dead + live, percent(part)),
         remediation: format!("VACUUM (ANALYZE) {};", quoted_table(&table.table)),
     })
@@ -59,6 +60,7 @@ fn stale_statistics(patient: &Patient<'_>, table: &TableVitals) -> Option<Findin
         level: Level::Info,
         object: table.table.to_string(),
         parent: None,
+        definition: String::new(),
         detail,
         remediation: format!("ANALYZE {};", quoted_table(&table.table)),
     })
@@ -80,6 +82,7 @@ fn bloated(patient: &Patient<'_>, table: &TableVitals) -> Option<Finding> {
         level: Level::Info,
         object: table.table.to_string(),
         parent: None,
+        definition: String::new(),
         detail: format!(
             "{} of {} are free for new rows ({}, {how}); VACUUM does not give them back to the disk",
             bytes(free),
@@ -110,6 +113,7 @@ fn free_pages(patient: &Patient<'_>) -> Option<Finding> {
         level: Level::Info,
         object: String::new(),
         parent: None,
+        definition: String::new(),
         detail: format!(
             "{} of {} of the file are free pages ({}): new rows use them, the disk does not",
             bytes(free * page),
@@ -127,6 +131,7 @@ fn large_wal(patient: &Patient<'_>) -> Option<Finding> {
         level: Level::Warning,
         object: String::new(),
         parent: None,
+        definition: String::new(),
         detail: format!(
             "the write-ahead log has {}: a reader that does not end, or writers without a pause, keep it from being used again",
             bytes(wal)
@@ -156,6 +161,7 @@ fn no_statistics(patient: &Patient<'_>) -> Option<Finding> {
         level: Level::Info,
         object: String::new(),
         parent: None,
+        definition: String::new(),
         detail: format!("{missing} tables with indexes have no statistics: the planner guesses"),
         remediation: "ANALYZE;".to_owned(),
     })

@@ -4,8 +4,8 @@ use super::*;
 use crate::model::{
     TableName,
     monitor::{
-        Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, Partition, Precision, QueryVitals, ReplicaVitals, RowCount,
-        SessionVitals, SlotVitals, TableVitals, UnindexedKey, Vitals,
+        Depth, Gap, HorizonHolder, IndexVitals, LongTransaction, OldTemporary, Partition, Precision, QueryVitals, ReplicaVitals,
+        RowCount, SessionVitals, SlotVitals, TableVitals, UnindexedKey, Vitals,
     },
 };
 
@@ -73,9 +73,10 @@ fn healthy() -> Snapshot {
             bytes: Some(50 * MIB),
             scans: Some(1_000),
             bloat_fraction: Some(0.1),
+            bloat_precision: Some(Precision::Estimated),
             duplicate_of: None,
             first_seen: Some(at(0)),
-            definition: String::new(),
+            definition: "CREATE INDEX events_at ON public.events USING btree (at)".to_owned(),
         }],
         unindexed_keys: Vec::new(),
         queries: Vec::new(),
@@ -178,6 +179,97 @@ fn indexes() {
 }
 
 #[test]
+fn an_index_that_is_dropped_can_be_made_again() {
+    for spoil in [
+        |index: &mut IndexVitals| index.scans = Some(0),
+        |index: &mut IndexVitals| index.duplicate_of = Some("events_at_kind".to_owned()),
+    ] {
+        let found = only(|snapshot| spoil(&mut snapshot.indexes[0]));
+        assert!(found.remediation.starts_with("DROP INDEX"), "{found:?}");
+        assert_eq!(found.definition, "CREATE INDEX events_at ON public.events USING btree (at)");
+    }
+    let rebuilt = only(|snapshot| snapshot.indexes[0].bloat_fraction = Some(0.6));
+    assert_eq!(rebuilt.definition, "");
+}
+
+#[test]
+fn a_bloated_index_is_rebuilt_as_its_database_does_it() {
+    let bloated = |engine, precision| {
+        one(engine, |snapshot| {
+            snapshot.indexes[0].bloat_fraction = Some(0.6);
+            snapshot.indexes[0].bloat_precision = Some(precision);
+        })
+    };
+    let guessed = bloated(EngineKind::Postgres, Precision::Estimated);
+    assert_eq!(guessed.remediation, "REINDEX INDEX CONCURRENTLY \"public\".\"events_at\";");
+    assert!(guessed.detail.ends_with("(estimated)"), "{guessed:?}");
+    let measured = bloated(EngineKind::Sqlite, Precision::Exact);
+    assert_eq!(measured.remediation, "REINDEX \"public\".\"events_at\";");
+    assert!(measured.detail.ends_with("(measured)"), "{measured:?}");
+}
+
+#[test]
+fn what_makes_transaction_ids_run_out_is_what_is_vacuumed() {
+    const AGE: u64 = 1_700_000_000;
+    let old = |table: u64, temporary: &[&str]| {
+        let found = only(|snapshot| {
+            snapshot.database.xid_age = Some(AGE);
+            snapshot.tables[0].xid_age = Some(table);
+            snapshot.database.old_temporary = temporary
+                .iter()
+                .map(|name| OldTemporary {
+                    table: TableName::parse(name),
+                    xid_age: AGE,
+                })
+                .collect();
+        });
+        (found.remediation.clone(), found.detail)
+    };
+    assert_eq!(old(AGE, &[]).0, "VACUUM (FREEZE) \"public\".\"events\";");
+    let whole = "VACUUM (FREEZE); -- the whole database: no table that is shown is as old as that";
+    assert_eq!(old(1_000, &[]).0, whole, "a catalog, for instance");
+    let (remediation, detail) = old(1_000, &["pg_temp_3.left"]);
+    let lines: Vec<&str> = remediation.lines().collect();
+    assert!(lines[0].starts_with("DROP TABLE \"pg_temp_3\".\"left\"; -- "), "{lines:?}");
+    assert_eq!(lines[1..], [whole]);
+    assert!(detail.contains("temporary tables pg_temp_3.left"), "{detail}");
+}
+
+#[test]
+fn a_prepared_transaction_that_others_wait_for_is_named() {
+    let found = only(|snapshot| {
+        snapshot
+            .sessions
+            .as_mut()
+            .expect("sessions")
+            .long_transactions
+            .push(LongTransaction {
+                pid: 0,
+                prepared: Some("it's\\mine".to_owned()),
+                role: "app".to_owned(),
+                application: String::new(),
+                backend: String::new(),
+                own: false,
+                run: None,
+                state: "prepared".to_owned(),
+                seconds: 70,
+                blocks: vec![10, 11],
+            });
+    });
+    assert_eq!(found.key(), "blocked_sessions:prepared it's\\mine");
+    assert!(
+        found
+            .detail
+            .starts_with("2 sessions wait for the prepared transaction it's\\mine (app)"),
+        "{found:?}"
+    );
+    assert!(
+        found.remediation.starts_with("ROLLBACK PREPARED E'it''s\\\\mine'; -- "),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn an_index_is_unused_once_it_was_counted_for_long() {
     let now = 100 * 86_400;
     let unused = |since: Option<i64>, seen: Option<i64>, reads: u64| {
@@ -244,6 +336,7 @@ fn a_standby_is_not_told_to_write() {
         snapshot.tables[0].changed_since_analyze = Some(900_000);
         snapshot.tables[0].free_bytes = Some(300 * MIB);
         snapshot.database.xid_age = Some(1_700_000_000);
+        snapshot.tables[0].xid_age = Some(1_700_000_000);
         snapshot.slots.push(SlotVitals {
             name: "synchronised".to_owned(),
             active: false,
@@ -402,6 +495,7 @@ fn activity() {
     });
     let transaction = |seconds, blocks| LongTransaction {
         pid: 9,
+        prepared: None,
         role: "app".to_owned(),
         application: "web".to_owned(),
         backend: "client backend".to_owned(),
@@ -454,7 +548,10 @@ fn activity() {
         ..transaction(600, Vec::new())
     });
     assert!(hidden.remediation.contains("-- once somebody has seen"), "{hidden:?}");
-    let wraparound = only(|snapshot| snapshot.database.xid_age = Some(1_700_000_000));
+    let wraparound = only(|snapshot| {
+        snapshot.database.xid_age = Some(1_700_000_000);
+        snapshot.tables[0].xid_age = Some(1_650_000_000);
+    });
     assert_eq!(wraparound.level, Level::Error);
     assert_eq!(wraparound.remediation, "VACUUM (FREEZE) \"public\".\"events\";");
     let taken = only(|snapshot| snapshot.sessions.as_mut().expect("sessions").connections = 96);

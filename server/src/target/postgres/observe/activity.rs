@@ -30,6 +30,29 @@ const BLOCKED: &str = "SELECT w.pid, pg_catalog.pg_blocking_pids(w.pid) AS block
          AND coalesce((to_jsonb(l) ->> 'waitstart')::timestamptz, a.query_start) < pg_catalog.clock_timestamp() - interval '1 second' \
        ORDER BY a.pid LIMIT 100) AS w";
 
+/// Who waits for a prepared transaction, which has no process: the function above names it 0. Whose lock it is, is found by the lock that
+/// every transaction has on its own id.
+const PREPARED: &str = "SELECT p.gid, p.owner::text AS role, extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::bigint AS seconds, \
+       w.pid AS waiting, w.mode AS wanted, h.mode AS held \
+     FROM pg_catalog.pg_locks AS w JOIN pg_catalog.pg_locks AS h ON h.granted AND h.pid IS NULL AND h.locktype = w.locktype \
+       AND (h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid::text, h.classid, h.objid, h.objsubid) IS NOT DISTINCT FROM \
+         (w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid::text, w.classid, w.objid, w.objsubid) \
+     JOIN pg_catalog.pg_locks AS x ON x.granted AND x.pid IS NULL AND x.locktype = 'transactionid' AND x.virtualtransaction = h.virtualtransaction \
+     JOIN pg_catalog.pg_prepared_xacts AS p ON p.transaction = x.transactionid AND p.database = pg_catalog.current_database() \
+     WHERE NOT w.granted AND w.pid = ANY ($1) ORDER BY p.prepared, p.gid, w.pid LIMIT 1000";
+
+/// Modes of locks, the weakest first, each with those that it keeps waiting, as bits by their place here.
+const MODES: [(&str, u8); 8] = [
+    ("AccessShareLock", 0b1000_0000),
+    ("RowShareLock", 0b1100_0000),
+    ("RowExclusiveLock", 0b1111_0000),
+    ("ShareUpdateExclusiveLock", 0b1111_1000),
+    ("ShareLock", 0b1110_1100),
+    ("ShareRowExclusiveLock", 0b1111_1100),
+    ("ExclusiveLock", 0b1111_1110),
+    ("AccessExclusiveLock", 0b1111_1111),
+];
+
 const LONG: &str = "SELECT a.pid, coalesce(a.usename::text, '') AS role, coalesce(a.application_name, '') AS application, \
        coalesce(a.backend_type, '') AS backend, coalesce(a.state, '') AS state, extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint AS seconds \
      FROM pg_catalog.pg_stat_activity AS a WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid() \
@@ -59,6 +82,62 @@ struct Counts {
 struct Blocked {
     pid: i32,
     blockers: Vec<i32>,
+}
+
+#[derive(FromRow)]
+struct Prepared {
+    gid: String,
+    role: String,
+    seconds: i64,
+    waiting: i32,
+    wanted: String,
+    held: String,
+}
+
+/// Whether somebody who wants the one mode waits for whoever holds the other. Of a mode that is not known nobody can tell.
+fn conflicts(wanted: &str, held: &str) -> bool {
+    let place = |mode: &str| MODES.iter().position(|(known, _)| *known == mode);
+    match (place(wanted), place(held)) {
+        (Some(wanted), Some(held)) => (MODES[held].1 >> wanted) & 1 == 1,
+        _ => true,
+    }
+}
+
+/// Prepared transactions that sessions wait for.
+async fn prepared(look: &mut Look<'_>, blocked: &[Blocked]) -> Vec<LongTransaction> {
+    let waiting: Vec<i32> = blocked
+        .iter()
+        .filter(|one| one.blockers.contains(&0))
+        .map(|one| one.pid)
+        .collect();
+    if waiting.is_empty() {
+        return Vec::new();
+    }
+    let found = look.list::<Prepared>(|| sqlx::query(PREPARED).bind(waiting.clone())).await;
+    let found = look.or_gap("blocked_sessions", found).unwrap_or_default();
+    let mut transactions: Vec<LongTransaction> = Vec::new();
+    for one in found.into_iter().filter(|one| conflicts(&one.wanted, &one.held)) {
+        let known = transactions
+            .iter_mut()
+            .find(|known| known.prepared.as_deref() == Some(one.gid.as_str()));
+        match known {
+            Some(known) if known.blocks.contains(&one.waiting) => {}
+            Some(known) => known.blocks.push(one.waiting),
+            None => transactions.push(LongTransaction {
+                pid: 0,
+                prepared: Some(one.gid),
+                role: one.role,
+                application: String::new(),
+                backend: String::new(),
+                own: false,
+                run: None,
+                state: "prepared".to_owned(),
+                seconds: unsigned(one.seconds),
+                blocks: vec![one.waiting],
+            }),
+        }
+    }
+    transactions
 }
 
 #[derive(FromRow)]
@@ -105,29 +184,52 @@ pub(super) async fn sessions(look: &mut Look<'_>) -> Option<SessionVitals> {
         .map(|one| one.pid)
         .collect();
     let mut runs = runs(look, &own).await;
+    let prepared = prepared(look, &blocked).await;
+    let sessions = long.into_iter().map(|transaction| LongTransaction {
+        blocks: blocked
+            .iter()
+            .filter(|one| one.blockers.contains(&transaction.pid))
+            .map(|one| one.pid)
+            .collect(),
+        pid: transaction.pid,
+        prepared: None,
+        role: transaction.role,
+        own: transaction.application == APPLICATION,
+        run: runs.remove(&transaction.pid),
+        application: transaction.application,
+        backend: transaction.backend,
+        state: transaction.state,
+        seconds: unsigned(transaction.seconds),
+    });
+    let mut long_transactions: Vec<LongTransaction> = sessions.chain(prepared).collect();
+    long_transactions.sort_by_key(|transaction| std::cmp::Reverse(transaction.seconds));
     Some(SessionVitals {
         connections: unsigned(counts.connections),
         max_connections: unsigned(counts.max_connections),
         active: unsigned(counts.active),
         idle_in_transaction: unsigned(counts.idle_in_transaction),
         waiting: unsigned(counts.waiting),
-        long_transactions: long
-            .into_iter()
-            .map(|transaction| LongTransaction {
-                blocks: blocked
-                    .iter()
-                    .filter(|one| one.blockers.contains(&transaction.pid))
-                    .map(|one| one.pid)
-                    .collect(),
-                pid: transaction.pid,
-                role: transaction.role,
-                own: transaction.application == APPLICATION,
-                run: runs.remove(&transaction.pid),
-                application: transaction.application,
-                backend: transaction.backend,
-                state: transaction.state,
-                seconds: unsigned(transaction.seconds),
-            })
-            .collect(),
+        long_transactions,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_keep_each_other_waiting_as_postgresql_documents_it() {
+        for (one, mask) in MODES {
+            for (place, (other, _)) in MODES.into_iter().enumerate() {
+                assert_eq!(conflicts(other, one), (mask >> place) & 1 == 1);
+                assert_eq!(conflicts(other, one), conflicts(one, other), "{one} and {other}");
+            }
+        }
+        assert!(!conflicts("RowExclusiveLock", "RowExclusiveLock"));
+        assert!(
+            conflicts("ShareLock", "ExclusiveLock"),
+            "whoever waits for the end of a transaction"
+        );
+        assert!(conflicts("SomethingNew", "AccessShareLock"));
+    }
 }

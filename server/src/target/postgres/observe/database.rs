@@ -1,7 +1,10 @@
 //! The database as a whole: size, counters, age, and who keeps VACUUM from removing dead rows.
 
 use dbkeep_engine::{
-    model::monitor::{HorizonHolder, Vitals},
+    model::{
+        TableName,
+        monitor::{HorizonHolder, OldTemporary, Vitals},
+    },
     port::TargetError,
 };
 use jiff::Timestamp;
@@ -59,6 +62,15 @@ const HORIZON: &str = "SELECT h.kind, h.name, h.detail, h.xid_age, h.seconds, h.
          concat_ws(', ', s.slot_type, CASE WHEN s.active THEN 'active' ELSE 'inactive' END, CASE WHEN s.xmin IS NULL THEN 'holds catalogs only' END), \
          pg_catalog.age(coalesce(s.xmin, s.catalog_xmin))::bigint, NULL, s.xmin IS NULL, '', '', s.active FROM pg_catalog.pg_replication_slots AS s \
      ) AS h WHERE h.xid_age > 0 ORDER BY h.catalogs, h.xid_age DESC, h.name LIMIT 1";
+
+/// Temporary tables that are about as old as the whole database.
+const OLD_TEMPORARY: &str = "SELECT n.nspname::text AS schema, c.relname::text AS name, o.age::bigint AS age FROM pg_catalog.pg_class AS c \
+     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+     JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database() \
+     CROSS JOIN LATERAL (SELECT greatest(pg_catalog.age(c.relfrozenxid), pg_catalog.mxid_age(c.relminmxid)) AS age) AS o \
+     WHERE c.relpersistence = 't' AND c.relkind IN ('r', 'm') AND c.relfrozenxid <> '0' \
+       AND o.age::bigint * 20 >= 19 * greatest(pg_catalog.age(d.datfrozenxid), pg_catalog.mxid_age(d.datminmxid))::bigint \
+     ORDER BY o.age DESC, n.nspname, c.relname LIMIT 10";
 
 #[derive(FromRow)]
 struct BasicsRow {
@@ -126,6 +138,18 @@ pub(super) async fn vitals(look: &mut Look<'_>) -> Vitals {
         vitals.xid_age = Some(unsigned(counters.xid_age.max(counters.multixact_age)));
         vitals.xid_limit = Some(XID_LIMIT);
     }
+    let temporary = look.list::<(String, String, i64)>(|| sqlx::query(OLD_TEMPORARY)).await;
+    let temporary = look.or_gap("temporary_tables", temporary).unwrap_or_default();
+    vitals.old_temporary = temporary
+        .into_iter()
+        .map(|(schema, name, age)| OldTemporary {
+            table: TableName {
+                schema: Some(schema),
+                name,
+            },
+            xid_age: unsigned(age),
+        })
+        .collect();
     let timeline = look.one::<(Option<i64>,)>(|| sqlx::query(TIMELINE)).await;
     let timeline = look.or_gap("timeline", timeline).flatten();
     vitals.timeline = timeline.and_then(|(timeline,)| timeline).map(unsigned);
@@ -168,7 +192,8 @@ impl Holder {
                 )
             }
             "replication_slot" => format!("SELECT pg_drop_replication_slot({name}); -- where its replica does not come back"),
-            _ => "ALTER SYSTEM SET hot_standby_feedback = off; -- on the replica, or end the old transaction there".to_owned(),
+            _ => "ALTER SYSTEM SET hot_standby_feedback = off; SELECT pg_reload_conf(); -- both on the replica; or end the old transaction there"
+                .to_owned(),
         }
     }
 }
@@ -223,5 +248,10 @@ mod tests {
         let slot = |active| holder("replication_slot", "", "", active).remedy(None);
         assert!(slot(false).starts_with("SELECT pg_drop_replication_slot('77');"));
         assert!(!slot(true).contains("pg_drop"), "{}", slot(true));
+        let replica = holder("replica", "", "walsender", true).remedy(None);
+        assert!(
+            replica.starts_with("ALTER SYSTEM SET hot_standby_feedback = off; SELECT pg_reload_conf(); -- "),
+            "without the second nothing changes: {replica}"
+        );
     }
 }

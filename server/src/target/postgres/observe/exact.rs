@@ -146,6 +146,7 @@ async fn density(look: &mut Look<'_>, schema: &str, index: &mut IndexVitals) -> 
         let needed =
             (measured.leaves * measured.density / f64::from(measured.fill) + measured.inner + 1.0) * f64::from(measured.page);
         index.bloat_fraction = Some(bloat::beyond(needed, measured.size));
+        index.bloat_precision = Some(Precision::Exact);
         index.bytes = Some(index.bytes.unwrap_or(whole(measured.size)));
     }
     Ok(())

@@ -248,6 +248,7 @@ impl Relations {
                 .or_else(|| expression.cloned())
                 .unwrap_or_else(|| "(unknown)".to_owned())
         });
+        let bloat_fraction = air(row, &table.vitals, own_columns, expressions, basics.page);
         let vitals = IndexVitals {
             table: table.vitals.table.clone(),
             name: row.name.clone(),
@@ -262,7 +263,8 @@ impl Relations {
             valid: row.usable || row.building != Some(false),
             bytes: row.bytes.map(unsigned),
             scans: Some(unsigned(row.scans)),
-            bloat_fraction: air(row, &table.vitals, own_columns, expressions, basics.page),
+            bloat_fraction,
+            bloat_precision: bloat_fraction.map(|_| Precision::Estimated),
             duplicate_of: None,
             first_seen: None,
             definition: row.definition.clone().unwrap_or_default(),

@@ -47,7 +47,7 @@ pub(super) async fn most_expensive(look: &mut Look<'_>) -> Vec<QueryVitals> {
             look.gap(
                 WHAT,
                 "the extension pg_stat_statements is not installed",
-                "CREATE EXTENSION pg_stat_statements; -- and put it into shared_preload_libraries, which takes a restart",
+                "CREATE EXTENSION pg_stat_statements; -- and put it beside what is in shared_preload_libraries, which takes a restart",
             );
             return Vec::new();
         }
@@ -64,10 +64,11 @@ pub(super) async fn most_expensive(look: &mut Look<'_>) -> Vec<QueryVitals> {
     let found = look.list::<Statement>(|| sqlx::query(AssertSqlSafe(sql.clone()))).await;
     // Object not in prerequisite state: the library is not loaded.
     if found.as_ref().is_err_and(|error| error.code.as_deref() == Some("55000")) {
+        let loaded = loaded(look).await;
         look.gap(
             WHAT,
             "the library pg_stat_statements is not loaded",
-            "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'; -- beside what is loaded already, and restart the server",
+            preload(loaded.as_deref()),
         );
         return Vec::new();
     }
@@ -104,6 +105,34 @@ pub(super) async fn most_expensive(look: &mut Look<'_>) -> Vec<QueryVitals> {
     visible.take(50).collect()
 }
 
+/// Libraries that are loaded with the server, as the setting has them; a role that may not see it gets no row.
+const LOADED: &str = "SELECT s.setting FROM pg_catalog.pg_settings AS s WHERE s.name = 'shared_preload_libraries'";
+
+async fn loaded(look: &mut Look<'_>) -> Option<String> {
+    // Where it cannot be read, the statement says so in place of them.
+    let found = look.one::<(String,)>(|| sqlx::query(LOADED)).await;
+    found.ok().flatten().map(|(setting,)| setting)
+}
+
+/// The statement that loads the library with the server, beside those that are loaded already.
+fn preload(loaded: Option<&str>) -> String {
+    let Some(loaded) = loaded else {
+        return "add pg_stat_statements to what SHOW shared_preload_libraries tells a superuser, and restart the server"
+            .to_owned();
+    };
+    let mut libraries: Vec<String> = loaded
+        .split(',')
+        .map(|library| library.trim().trim_matches('"'))
+        .filter(|library| !library.is_empty())
+        .map(render::literal)
+        .collect();
+    libraries.push(render::literal("pg_stat_statements"));
+    format!(
+        "ALTER SYSTEM SET shared_preload_libraries = {}; -- and restart the server",
+        libraries.join(", ")
+    )
+}
+
 /// A statement without literals and comments. The extension replaces those of queries by parameters, but keeps those of commands, a
 /// password for instance. From a text that could end elsewhere than it seems to, everything is left out.
 fn without_literals(sql: &str) -> String {
@@ -134,6 +163,23 @@ fn without_literals(sql: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_loaded_stays_loaded() {
+        for (loaded, statement) in [
+            (
+                "",
+                "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'; -- and restart the server",
+            ),
+            (
+                "auto_explain, \"$libdir/other\"",
+                "ALTER SYSTEM SET shared_preload_libraries = 'auto_explain', '$libdir/other', 'pg_stat_statements'; -- and restart the server",
+            ),
+        ] {
+            assert_eq!(preload(Some(loaded)), statement);
+        }
+        assert!(!preload(None).contains("ALTER SYSTEM"), "{}", preload(None));
+    }
 
     #[test]
     fn no_literal_is_shown() {

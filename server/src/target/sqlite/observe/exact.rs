@@ -124,6 +124,7 @@ fn place(snapshot: &mut Snapshot, trees: &BTreeMap<String, (u64, u64)>) {
         #[expect(clippy::cast_precision_loss, reason = "a part of a whole")]
         let fraction = unused as f64 / bytes.max(1) as f64;
         index.bloat_fraction = Some(fraction);
+        index.bloat_precision = Some(Precision::Exact);
     }
     for table in &mut snapshot.tables {
         let Some((bytes, unused)) = trees.get(&table.table.name).copied() else {

@@ -239,6 +239,7 @@ fn index(table: &str, name: &str, enforces: bool, sql: &str, condition: &str) ->
         bytes: None,
         scans: None,
         bloat_fraction: None,
+        bloat_precision: None,
         duplicate_of: None,
         first_seen: None,
         definition: sql.to_owned(),
