@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::seen::{Newest, Proof, Seen};
 use crate::{
     model::{
-        MaintenanceTask, Report, Run, RunState, SlotOutcome, SlotRecord, StepState, monitor::Snapshot, report::OperationReport,
+        MaintenanceTask, Report, Run, RunOptions, RunState, SlotOutcome, SlotRecord, StepState, monitor::Snapshot,
+        report::OperationReport,
     },
     monitor::alerts::{Condition, RuleName},
     port::MachineNumbers,
@@ -85,7 +86,7 @@ pub(super) fn of_machine(host: &str, numbers: &MachineNumbers) -> Conditions {
                 percent(used),
                 disk.free_bytes
             ),
-            "make room: `dbkeep backups prune`, `dbkeep recommendations`, or a larger disk",
+            "make room: see what `dbkeep backups prune --help` can remove and what `dbkeep recommendations TARGET` says, or take a larger disk",
         );
     }
     found
@@ -113,7 +114,7 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
     match &seen.snapshot {
         Ok(snapshot) => {
             found.event(RuleName::TargetDown, "", false, "the target answers".to_owned(), "");
-            of_snapshot(snapshot, &mut found);
+            of_snapshot(&seen.target, snapshot, &mut found);
         }
         Err(why) => found.event(
             RuleName::TargetDown,
@@ -160,7 +161,7 @@ pub(super) fn of_target(seen: &Seen, now: Timestamp) -> Conditions {
     found
 }
 
-fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
+fn of_snapshot(target: &str, snapshot: &Snapshot, found: &mut Conditions) {
     let database = &snapshot.database;
     if let Some(hit) = database.recent_index_hit_fraction {
         found.looked.push(RuleName::LowIndexEfficiency);
@@ -169,7 +170,9 @@ fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
             "",
             hit,
             format!("{} of index blocks were found in memory since the look before", percent(hit)),
-            "give the database more memory (shared_buffers), and remove indexes that nobody uses: `dbkeep findings`",
+            format!(
+                "give the database more memory (shared_buffers), and remove indexes that nobody uses: `dbkeep findings {target}`"
+            ),
         );
     }
     if let (Some(age), Some(limit)) = (database.xid_age, database.xid_limit.filter(|limit| *limit > 0)) {
@@ -183,7 +186,7 @@ fn of_snapshot(snapshot: &Snapshot, found: &mut Conditions) {
                 "the oldest unfrozen transaction is {age} transactions old, {} of the limit",
                 percent(used)
             ),
-            "let VACUUM (FREEZE) run, and end what holds it up: `dbkeep findings`",
+            format!("let VACUUM (FREEZE) run, and end what holds it up: `dbkeep findings {target}`"),
         );
     }
     if let Some(sessions) = snapshot.sessions.as_ref().filter(|sessions| sessions.max_connections > 0) {
@@ -281,7 +284,12 @@ fn of_ended(name: &str, run: &Run, found: &mut Conditions) {
             run.target
         )
     } else {
-        format!("run {name} more often, or with a larger --max-time")
+        let most = *RunOptions::MAX_EXECUTION_SECONDS.end();
+        format!(
+            "run {name} more often, or for longer: `dbkeep run {name} --target {} --execute --max-time {}s`",
+            run.target,
+            run.options.max_execution_seconds.saturating_mul(2).min(most)
+        )
     };
     found.event(RuleName::LimitHit, name, limit.is_some(), detail, remediation);
 }

@@ -333,7 +333,8 @@ pub struct SessionVitals {
     pub idle_in_transaction: u64,
     /// Sessions that wait for a lock.
     pub waiting: u64,
-    /// Transactions that are open for over a minute, or that others have waited for longer than a second; the oldest first, at most 20.
+    /// Transactions that are open for over a minute, or that others have waited for longer than a second; the oldest first, at most 20 of
+    /// sessions. Prepared ones are among them where others wait for them.
     pub long_transactions: Vec<LongTransaction>,
 }
 

@@ -125,7 +125,7 @@ fn index_efficiency_is_that_of_today() {
             recent_index_hit_fraction: recent,
             ..Vitals::default()
         };
-        of_snapshot(&snapshot(vitals), &mut found);
+        of_snapshot("app", &snapshot(vitals), &mut found);
         let seen = found.conditions.iter().find(|seen| seen.rule == RuleName::LowIndexEfficiency);
         (
             found.looked.contains(&RuleName::LowIndexEfficiency),
