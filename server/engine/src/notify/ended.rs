@@ -263,7 +263,10 @@ mod tests {
     use crate::model::{PlanId, ReportStatus, RunId, RunOptions, StepReport, Verification, Warning, notice::NoticeSeverity};
 
     fn run(state: RunState, steps: &[StepState]) -> Run {
-        let options = RunOptions::default();
+        let options = RunOptions {
+            dry_run: false,
+            ..RunOptions::default()
+        };
         let steps = steps.iter().map(|state| StepReport {
             operation: "logs".to_owned(),
             rule: "old".to_owned(),
