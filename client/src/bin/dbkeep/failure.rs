@@ -233,6 +233,7 @@ fn hint(error: &Error) -> Option<String> {
         Error::MigrationsHeld { run, .. } if !run.is_empty() => {
             format!("follow it: dbkeep runs watch {run}; then try again")
         }
+        Error::MigrationLedgerMoved { .. } => "dbkeep migrations status shows what is there now; then try again".to_owned(),
         Error::RepairRefused { migration, .. } => {
             format!("dbkeep migrations repair {migration} explains what is wrong, and what fits")
         }
