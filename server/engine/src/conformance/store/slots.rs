@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{RunId, RunState, ScheduleId, ScheduleState, SlotOutcome, SlotRecord},
-    port::{Changed, CreateRun, Created, FiredNow, Kept, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, Store},
+    port::{Changed, CreateRun, Created, FiredNow, Kept, Scheduled, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, Store},
 };
 
 pub(super) fn slot(schedule: ScheduleId, slot: Timestamp, kind: SlotOutcome) -> SlotRecord {
@@ -123,6 +123,13 @@ pub(super) async fn a_slot_is_decided_once(store: Arc<dyn Store>) {
         (pulse.next_fire, pulse.pending, pulse.waiting, pulse.fired),
         (Some(at(67)), 1, 0, 0)
     );
+    let of_target = Scheduled {
+        schedules: 1,
+        open_slots: 1,
+        next_fire: Some(at(67)),
+    };
+    assert_eq!(store.scheduled("shop").await.unwrap(), of_target);
+    assert_eq!(store.scheduled("another").await.unwrap(), Scheduled::default());
     // From what was read before: another was first.
     assert!(
         !store
