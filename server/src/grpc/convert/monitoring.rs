@@ -148,11 +148,11 @@ fn database(vitals: Vitals) -> v1::DatabaseVitals {
         integrity_problems: vitals.integrity_problems.unwrap_or_default(),
         recent_cache_hit_fraction: vitals.recent_cache_hit_fraction,
         recent_index_hit_fraction: vitals.recent_index_hit_fraction,
-        old_temporary_tables: vitals.old_temporary.into_iter().map(temporary).collect(),
+        old_temporary_tables: vitals.old_temporary.iter().map(temporary).collect(),
     }
 }
 
-fn temporary(table: OldTemporary) -> v1::OldTemporaryTable {
+fn temporary(table: &OldTemporary) -> v1::OldTemporaryTable {
     v1::OldTemporaryTable {
         table: table.table.to_string(),
         xid_age: table.xid_age,

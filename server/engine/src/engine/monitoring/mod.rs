@@ -437,7 +437,12 @@ impl Engine {
             alerts,
             history: Some(store.history_usage().await?),
             collecting: self.context.settings.monitor.enabled,
-            gaps: self.unreadable_folders().await?.into_iter().map(unreadable).collect(),
+            gaps: self
+                .unreadable_folders()
+                .await?
+                .iter()
+                .map(|folder| unreadable(folder))
+                .collect(),
         };
         status.keep_seen(scope);
         Ok(status)
@@ -479,7 +484,7 @@ impl Engine {
     }
 }
 
-fn unreadable(folder: String) -> Gap {
+fn unreadable(folder: &str) -> Gap {
     Gap {
         what: format!("disk {folder}"),
         why: "the server could not look at the folder; its log says why".to_owned(),
