@@ -69,9 +69,13 @@ fn of_both() -> Vec<Case> {
             "CHILD_NULLED_TWICE",
             "part",
             DOOMED,
-            &[&child(
-                "thing_id integer REFERENCES thing ON DELETE SET NULL, FOREIGN KEY (thing_id) REFERENCES thing (id) ON DELETE SET NULL",
-            )],
+            &[
+                "CREATE TABLE thing (id integer PRIMARY KEY, doomed integer, UNIQUE (id, doomed)); \
+                 CREATE TABLE part (id integer PRIMARY KEY, thing_id integer REFERENCES thing ON DELETE SET NULL, doomed integer, \
+                 FOREIGN KEY (thing_id, doomed) REFERENCES thing (id, doomed) ON DELETE SET NULL); \
+                 CREATE INDEX part_thing ON part (thing_id, doomed);",
+                ROWS,
+            ],
         ),
         case(
             "CHILD_REWRITTEN",

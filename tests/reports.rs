@@ -79,7 +79,7 @@ table = "session"
 columns = ["id"]
 parent = "parent"
 parent_columns = ["id"]
-max_fraction = 0.9
+max_fraction = 1.0
 "#;
 
 /// Makes the database refuse every DELETE on this table.

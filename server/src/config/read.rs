@@ -807,7 +807,7 @@ mod tests {
             .iter()
             .filter(|line| line.contains(" = ") && !line.starts_with('#'))
             .count();
-        assert_eq!(settings, 85, "every setting has its line");
+        assert_eq!(settings, 86, "every setting has its line");
         let read = Config::from_text("dbkeep.toml", &lines.join("\n"), Path::new("/base"), &|name| {
             Some(match name {
                 "DBKEEP_SLACK_URL" => "https://hooks.slack.com/services/T0/B0/x".to_owned(),

@@ -29,9 +29,14 @@ fn limit(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -
     of_rule.min(of_operation).min(of_run)
 }
 
-/// Most rows that a step may have taken of its table when it ends, by the share of it that may go.
+/// Most rows that a step may have taken of its table when it ends, by the share of it that may go. Where rows of the table go along with
+/// others of it, only their batch tells how many go: some of those that are listed have gone already.
 fn of_table(plan: &Plan, index: usize, done: &[StepReport], options: &RunOptions) -> u64 {
     let step = &plan.steps[index];
+    let mut children = step.children.iter();
+    if children.any(|child| child.table == step.table && child.action == ChildAction::Delete) {
+        return u64::MAX;
+    }
     let itself = done.get(index).map_or(0, |report| report.rows_affected);
     left_of(plan, &Going::done(plan, done), &step.table, options).saturating_add(itself)
 }
@@ -110,8 +115,7 @@ impl BatchAllowance {
             let hanging = along.iter().filter(|along| along.table == share.table);
             let hanging: u64 = hanging.map(|along| along.deleted).sum();
             let going = hanging + if share.listed { affected } else { 0 };
-            // What is listed alone was bounded before.
-            (hanging > 0 && going > share.rows).then(|| {
+            (going > share.rows).then(|| {
                 format!(
                     "{going} rows of {} are to go with this batch, and the share of it that may go leaves {} more",
                     share.table, share.rows
