@@ -107,7 +107,7 @@ async fn nor_does_it_approve_a_schedule_of_his() {
         .approve("grave", schedule.etag.as_str(), 1_000, until)
         .await
         .expect("another person");
-    let error = bob.schedules().run("grave").await.err().expect("one person");
+    let error = bob.schedules().run("grave").await.expect_err("one person");
     assert!(
         matches!(&error, Error::StandingApproval { problem, .. } if problem.contains("of-bob") && problem.contains("has fired it")),
         "{error:?}"

@@ -306,7 +306,7 @@ pub(crate) async fn a_catalog_may_name_recipients_for_a_channel_that_has_some(da
             config.channels.push(mail(&["ops@example.com"]));
             config.targets[0].catalogs = vec![CatalogSource::Text {
                 name: "catalog.toml".into(),
-                text: declared.into(),
+                text: declared,
             }];
             config
         })
