@@ -170,6 +170,8 @@ pub(crate) async fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     std::fs::write(&database, [])?;
     let data = folder.path().join("data");
     let server = Server::start_with(&data, &format!("sqlite://{}", database.display()), "", None).await?;
+    // It listens before it has begun; an answer says that it has.
+    server.client.targets().list().await?;
     let token = std::fs::read_to_string(data.join("admin-token")).context("the first token")?;
     let token = token.trim();
     let bare = Server::start_bare("bench")?;
