@@ -22,6 +22,9 @@ on_both! {
     conditions_on_the_row_alone_are_taken
     a_catalog_that_could_not_be_checked_at_start_is_checked_by_the_plan
     a_schema_that_there_is_not_is_refused
+    operations_of_which_one_leaves_nothing_to_the_other_are_refused
+    operations_that_share_a_table_are_taken
+    a_schedule_whose_operations_cannot_be_planned_together_is_refused
 }
 
 const DRAFTS: &str = "CREATE TABLE draft (id integer PRIMARY KEY, title text, at timestamp, opened integer);
@@ -236,6 +239,128 @@ async fn a_schema_that_there_is_not_is_refused(database: Database) {
     }
 }
 
+/// Drafts older than a retention, and what becomes of them.
+fn aged(retention: &str, rest: &str) -> String {
+    rule(
+        "expired",
+        "draft",
+        &format!("column = \"at\"\nretention = \"{retention}\"\nzone = \"UTC\"\n{rest}"),
+    )
+}
+
+const KEEP: &str = "action = \"archive\"\ninto = \"old_draft\"\nstamp = \"archived_at\"";
+const OPEN: &str = "action = \"update\"\nset = { opened = 7 }";
+
+async fn operations_of_which_one_leaves_nothing_to_the_other_are_refused(database: Database) {
+    let titled = "where = { title = \"a\" }\n";
+    let cases = [
+        // Whichever of the two looks further back.
+        (
+            aged("P1Y", KEEP),
+            aged("P6M", ""),
+            "it deletes every row of draft that rule r of operation one",
+        ),
+        (
+            aged("P1Y", KEEP),
+            aged("P2Y", ""),
+            "archives to old_draft every row of draft that it would delete",
+        ),
+        (
+            aged("P1Y", ""),
+            aged("P1Y", &format!("{titled}{KEEP}")),
+            "deletes every row of draft that it would archive to old_draft",
+        ),
+        (
+            aged("P2Y", OPEN),
+            aged("P1Y", ""),
+            "it deletes every row of draft that rule r of operation one",
+        ),
+        (
+            aged("P1Y", OPEN),
+            aged("P1Y", "action = \"nullify\"\nnullify = [\"opened\"]"),
+            "updates every row of draft that it would nullify",
+        ),
+        (
+            filter(database, "id = 1"),
+            filter(database, "id = 1") + KEEP,
+            "deletes every row of draft that it would archive to old_draft",
+        ),
+    ];
+    for (first, second, expected) in cases {
+        let catalog = operation("one", &first) + &operation("two", &second);
+        let line = catalog
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| *line == "[[operation.rule]]")
+            .nth(1)
+            .expect("two rules")
+            .0
+            + 1;
+        let said = refusal(database, DRAFTS, &catalog).await;
+        assert!(
+            said.contains(&format!("catalog.toml:{line}: rule r of operation two: "))
+                && said.contains("catalog.toml:6)")
+                && said.contains(expected)
+                && said.contains("expected one of them, or a `where` that keeps their rows apart"),
+            "{expected}: {said}"
+        );
+    }
+    // In one operation the order decides, and the second would have nothing to do.
+    let second = aged("P2Y", "").replace("\"r\"", "\"s\"");
+    let said = refusal(database, DRAFTS, &operation("o", &(aged("P1Y", KEEP) + &second))).await;
+    assert!(
+        said.contains("catalog.toml:16")
+            && said.contains("the first leaves no row of draft to the second; expected the second one first"),
+        "{said}"
+    );
+}
+
+async fn operations_that_share_a_table_are_taken(database: Database) {
+    let of_title = |title: &str, rest: &str| format!("where = {{ title = \"{title}\" }}\n{rest}");
+    let operations = [
+        aged("P1Y", &of_title("a", KEEP)),
+        aged("P1Y", &of_title("b", "")),
+        // What is left of them goes much later, whatever it is called.
+        aged("P5Y", ""),
+        // A state on the way to that.
+        aged("P2Y", OPEN),
+        filter(database, "id = 4"),
+    ];
+    let catalog: String = operations
+        .iter()
+        .enumerate()
+        .map(|(place, rules)| operation(&format!("o{place}"), rules))
+        .collect();
+    let world = World::with_schema(database, DRAFTS, &catalog).await;
+    let counted = [
+        world.plan("o0").await.row_count,
+        world.plan("o1").await.row_count,
+        world.plan("o2").await.row_count,
+    ];
+    assert_eq!(counted, [1, 0, 1]);
+}
+
+async fn a_schedule_whose_operations_cannot_be_planned_together_is_refused(database: Database) {
+    let catalog = |operations: &str| {
+        operation("open", &aged("P1Y", OPEN))
+            + &operation("opened", &rule("filter", "draft", "condition = \"opened = 7\""))
+            + &format!("[[schedule]]\nname = \"nightly\"\ncron = \"0 2 * * *\"\noperations = {operations}\n")
+    };
+    let wrong = catalog("[\"open\", \"opened\"]");
+    let line = wrong.lines().position(|line| line == "[[schedule]]").expect("a schedule") + 1;
+    let said = refusal(database, DRAFTS, &wrong).await;
+    assert!(
+        said.contains(&format!(
+            "catalog.toml:{line}: schedule nightly plans rule r of operation open before rule r of operation opened"
+        )) && said.contains("changes opened, by which the second selects")
+            && said.contains("expected the second one first"),
+        "{said}"
+    );
+    // The order in which they can be counted, and each alone.
+    let world = World::with_schema(database, DRAFTS, &catalog("[\"opened\", \"open\"]")).await;
+    assert_eq!(world.plan("open").await.row_count, 1);
+}
+
 const SCHEMAS: &str = "CREATE SCHEMA one; CREATE SCHEMA two; CREATE SCHEMA far; CREATE SCHEMA off;
 CREATE TABLE one.draft (id integer PRIMARY KEY, up integer);
 CREATE TABLE two.draft (id integer PRIMARY KEY, up integer);
@@ -296,6 +421,22 @@ async fn rules_conflict_by_the_names_that_the_database_resolved() {
     let said = refusal(Database::Postgres, DRAFTS, &operation("o", &(first + &second))).await;
     assert!(
         said.contains("rule s of operation o") && said.contains("changes opened"),
+        "{said}"
+    );
+}
+
+/// The same of rules of two operations, of which one leaves nothing to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_contradict_one_another_by_the_names_that_the_database_resolved() {
+    let second = aged("P2Y", KEEP).replace("\"draft\"", "\"public.draft\"");
+    let said = refusal(
+        Database::Postgres,
+        DRAFTS,
+        &(operation("one", &aged("P1Y", "")) + &operation("two", &second)),
+    )
+    .await;
+    assert!(
+        said.contains("rule r of operation two") && said.contains("deletes every row of public.draft that it would archive"),
         "{said}"
     );
 }

@@ -134,7 +134,7 @@ pub(crate) fn catalog() -> String {
         ("one", "from = [\"a\"]\nto = [\"b\"]", false),
         ("two", "from = [\"a\", \"a2\"]\nto = [\"b\", \"b2\"]", true),
     ] {
-        for (suffix, live) in [("all", ""), ("live", "where = { live = 1 }")] {
+        for (suffix, live) in [("all", ""), ("live", "where.live = 1")] {
             let rule = format!("kind = \"cycle\"\n{ends}\n{live}");
             operations(&mut text, &format!("{name}_{suffix}"), "edge", &rule, &ACTS, &deciding(two));
         }
@@ -142,7 +142,7 @@ pub(crate) fn catalog() -> String {
     text
 }
 
-pub(crate) const TABLES: &str = "CREATE TABLE edge (id integer PRIMARY KEY, mark text, state text, size bigint, spare text, \
+pub(crate) const TABLES: &str = "CREATE TABLE edge (id integer PRIMARY KEY, mark text, every text, state text, size bigint, spare text, \
      a bigint, b bigint, a2 text, b2 text, live bigint)";
 
 impl Graph {

@@ -166,7 +166,7 @@ pub(crate) fn catalog() -> String {
 
 pub(crate) fn tables(database: Database) -> String {
     format!(
-        "CREATE TABLE cache (id integer PRIMARY KEY, mark text, state text, size bigint, spare text, name text, doc {}); {}",
+        "CREATE TABLE cache (id integer PRIMARY KEY, mark text, every text, state text, size bigint, spare text, name text, doc {}); {}",
         if database == Database::Sqlite { "text" } else { "jsonb" },
         owner(database)
     )

@@ -128,7 +128,7 @@ pub(crate) fn catalog() -> String {
                     numbered("k", width),
                     if newest { "newest" } else { "oldest" },
                     numbered("b", by),
-                    if by == 2 { "where = { live = 1 }" } else { "" }
+                    if by == 2 { "where.live = 1" } else { "" }
                 );
                 let deciding = numbered("k", width);
                 operations(&mut text, &name(width, by, newest), "item", &rule, &ACTS, &deciding);
@@ -138,7 +138,7 @@ pub(crate) fn catalog() -> String {
     text
 }
 
-pub(crate) const TABLES: &str = "CREATE TABLE item (id integer PRIMARY KEY, mark text, state text, size bigint, spare text, \
+pub(crate) const TABLES: &str = "CREATE TABLE item (id integer PRIMARY KEY, mark text, every text, state text, size bigint, spare text, \
      k1 integer, k2 integer, k3 integer, b1 bigint, b2 bigint, live bigint)";
 
 impl Duplicates {

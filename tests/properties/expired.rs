@@ -130,7 +130,7 @@ pub(crate) fn tables(database: Database) -> String {
     let columns: String = clocks(database)
         .map(|(name, declared)| format!(", {name} {declared}"))
         .collect();
-    format!("CREATE TABLE entry (id integer PRIMARY KEY, mark text, state text, size bigint, spare text{columns})")
+    format!("CREATE TABLE entry (id integer PRIMARY KEY, mark text, every text, state text, size bigint, spare text{columns})")
 }
 
 /// Each clock's column, and the one that decides where it is NULL.

@@ -166,7 +166,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|character: char| !character.is_ascii_alphanumeric())
 }
 
-pub(crate) const TABLES: &str = "CREATE TABLE draft (id integer PRIMARY KEY, mark text, state text, size bigint, spare text, a bigint, \
+pub(crate) const TABLES: &str = "CREATE TABLE draft (id integer PRIMARY KEY, mark text, every text, state text, size bigint, spare text, a bigint, \
      b bigint, s text)";
 
 impl Filter {

@@ -215,7 +215,7 @@ pub(crate) fn tables(database: Database) -> String {
     let instant = instant(database);
     let own = "k1 bigint, k2 bigint, k3 bigint, status text, level bigint";
     format!(
-        "CREATE TABLE reply (id integer PRIMARY KEY, mark text, state text, size bigint, spare text, c1 bigint, c2 bigint, c3 bigint, \
+        "CREATE TABLE reply (id integer PRIMARY KEY, mark text, every text, state text, size bigint, spare text, c1 bigint, c2 bigint, c3 bigint, \
          kind text, sort bigint, seconds bigint, instant {instant}, {own}); CREATE TABLE host ({own})"
     )
 }

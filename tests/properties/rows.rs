@@ -39,6 +39,7 @@ impl Act {
 }
 
 /// Adds an operation for each action, named after the rule and the action. `deciding` are the columns that [`Act::Sever`] empties.
+/// A catalog may not do different things to the same rows, so that each also asks for a value that no row holds.
 pub(crate) fn operations(catalog: &mut String, name: &str, table: &str, rule: &str, acts: &[Act], deciding: &[String]) {
     for act in acts {
         let action = match act {
@@ -50,7 +51,8 @@ pub(crate) fn operations(catalog: &mut String, name: &str, table: &str, rule: &s
         };
         catalog.push_str(&format!(
             "[[operation]]\nname = \"{name}_{}\"\ncategory = \"X\"\nseverity = \"MEDIUM\"\nbackup = true\n\
-             [[operation.rule]]\nname = \"it\"\ntable = \"{table}\"\nmax_fraction = 1.0\n{rule}\n{action}\n",
+             [[operation.rule]]\nname = \"it\"\ntable = \"{table}\"\nmax_fraction = 1.0\n{rule}\nwhere.every = [\"row\", \"{}\"]\n{action}\n",
+            act.name(),
             act.name()
         ));
     }
@@ -215,7 +217,7 @@ impl Builder {
         let table = self.table;
         let mut sql = format!(
             "DROP TABLE IF EXISTS old_{table}; DROP TABLE IF EXISTS {table}; \
-             CREATE TABLE {table} ({key}, mark text NOT NULL, state text, size bigint, spare text{columns}{end}; "
+             CREATE TABLE {table} ({key}, mark text NOT NULL, every text NOT NULL DEFAULT 'row', state text, size bigint, spare text{columns}{end}; "
         );
         if !self.rows.is_empty() {
             sql.push_str(&format!(

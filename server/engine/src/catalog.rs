@@ -13,7 +13,7 @@ use toml::{
 };
 
 use crate::{
-    model::{Literal, TableName},
+    model::{Literal, ScheduleSpec, TableName},
     rule::{
         Action, KINDS, Operation, Origin, Rule, RuleKind, Severity, Values, children, column_tests, conflict, cycle,
         dangling_key, duplicate, expired, filter, orphan, orphan_files, temp_files,
@@ -357,6 +357,15 @@ impl Source<'_> {
             {
                 return Err(refusal(other, format!("both change {column}; expected one of them")));
             }
+            if other.table == rule.table && conflict::robs(other, rule) {
+                return Err(refusal(
+                    other,
+                    format!(
+                        "the first leaves no row of {} to the second; expected the second one first, or one of them",
+                        rule.table
+                    ),
+                ));
+            }
         }
         Ok(())
     }
@@ -379,6 +388,12 @@ impl Source<'_> {
             format!("{what} name is {name:?}; expected 1 to 63 of A-Z a-z 0-9 _ -"),
         ))
     }
+}
+
+/// Every rule of one operation with every rule of another.
+pub(crate) fn pairs<'a>(first: &'a Operation, second: &'a Operation) -> impl Iterator<Item = (&'a Rule, &'a Rule)> {
+    let with_all = |rule| first.rules.iter().map(move |earlier| (earlier, rule));
+    second.rules.iter().flat_map(with_all)
 }
 
 /// Whole seconds of an ISO 8601 duration without calendar units.
@@ -450,7 +465,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Checks what one file alone cannot show: that schedules name operations that there are.
+    /// Checks what one file alone cannot show: that schedules name operations that there are, and that can be planned together.
     ///
     /// # Errors
     /// The first schedule that does not.
@@ -470,13 +485,39 @@ impl Catalog {
                     origin: origin.clone(),
                 });
             }
+            self.check_order(spec, operations, origin)?;
+        }
+        Ok(())
+    }
+
+    /// What a schedule does is counted by one plan, which would be refused slot by slot.
+    fn check_order(&self, spec: &ScheduleSpec, operations: &[String], origin: &Origin) -> Result<(), CatalogError> {
+        let planned: Vec<&Operation> = operations.iter().filter_map(|name| self.get(name)).collect();
+        let before = |place: usize| planned.iter().take(place);
+        let ordered = planned
+            .iter()
+            .enumerate()
+            .flat_map(|(place, later)| before(place).map(move |first| (first, later)));
+        for (first, later) in ordered {
+            for (earlier, rule) in pairs(first, later) {
+                if let Some(done) = conflict::conflict(&conflict::writes(earlier), &conflict::looks(rule)) {
+                    return Err(CatalogError {
+                        problem: format!(
+                            "schedule {} plans rule {} of operation {} before rule {} of operation {}, and the first {done} the second \
+                             selects, so that its rows cannot be counted in advance; expected the second one first, or a schedule of its own",
+                            spec.name, earlier.name, first.name, rule.name, later.name
+                        ),
+                        origin: origin.clone(),
+                    });
+                }
+            }
         }
         Ok(())
     }
 
     /// The schedules that it declares, in the order of the file.
     #[must_use]
-    pub fn schedules(&self) -> Vec<&crate::model::ScheduleSpec> {
+    pub fn schedules(&self) -> Vec<&ScheduleSpec> {
         self.schedules.iter().map(|declared| &declared.spec).collect()
     }
 
@@ -489,6 +530,18 @@ impl Catalog {
                 ),
                 origin: operation.origin,
             });
+        }
+        for first in &self.operations {
+            for (earlier, rule) in pairs(first, &operation) {
+                if earlier.table == rule.table
+                    && let Some(problem) = conflict::contradiction(rule, &first.name, earlier)
+                {
+                    return Err(CatalogError {
+                        problem: format!("rule {} of operation {}: {problem}", rule.name, operation.name),
+                        origin: rule.origin.clone(),
+                    });
+                }
+            }
         }
         self.operations.push(operation);
         Ok(())

@@ -26,7 +26,7 @@ use crate::{
         RowAction, SampleRow, Selection, TableKind, TableName, TableSchema, TypeClass,
     },
     port::{FilesError, Roots, Target, TargetError, TargetErrorClass},
-    rule::{Action, Mismatch, Operation, Origin, Rule, RuleKind, Schemas, Severity},
+    rule::{Action, Mismatch, Operation, Origin, Rule, RuleKind, Schemas, Severity, conflict},
 };
 
 /// Sample rows of a step.
@@ -354,17 +354,33 @@ fn without_horizon(operation: &Operation) -> Vec<StepRule<'_>> {
     operation.rules.iter().map(of_rule).collect()
 }
 
-/// Checks that every rule fits the target's schema, and that the database takes its condition; counts nothing.
+/// Checks that every rule fits the target's schema, that the database takes its condition, and that no other rule has all of its rows
+/// for something else; counts nothing.
 ///
 /// # Errors
 /// The first rule that does not, with file, line and what was expected.
 pub async fn check(target: &dyn Target, roots: &Roots, operations: &[Operation]) -> Result<(), PlanError> {
+    // Two names of one table are one table, which the catalog could not know.
+    let mut earlier: Vec<(TableName, &str, &Rule)> = Vec::new();
     for operation in operations {
         let rules = without_horizon(operation);
         let selections = select(target, roots, &rules, Purpose::Count).await?;
         for (rule, step) in rules.iter().zip(&selections.steps).filter(|(_, step)| step.files.is_none()) {
             explain(target, rule, step).await?;
+            let table = &step.selection.table.name;
+            let others = earlier.iter().filter(|(of, ..)| of == table);
+            let mut contradictions =
+                others.filter_map(|(_, operation, other)| conflict::contradiction(rule.rule, operation, other));
+            if let Some(problem) = contradictions.next() {
+                return Err(rule.mismatch(Mismatch::new(problem)));
+            }
         }
+        let tables = selections.steps.iter().map(|step| step.selection.table.name.clone());
+        earlier.extend(
+            tables
+                .zip(&operation.rules)
+                .map(|(table, rule)| (table, operation.name.as_str(), rule)),
+        );
     }
     Ok(())
 }

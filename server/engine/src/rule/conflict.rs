@@ -1,8 +1,10 @@
 //! Rules of one plan that would depend on one another's effects. A plan counts its steps before the first of them has run: rows that
 //! go are foreseen (by the planner), values that change are not, so that a rule that looks at such a value has to come first.
-//! Called by the catalog with the names as they are written, and by the planner with those that the database resolved. Pure.
+//! And rules of one table, of whatever operations, that do different things to the same rows: what becomes of those hangs on which of
+//! them runs first. Called by the catalog with the names as they are written, and by the planner with those that the database resolved.
+//! Pure.
 
-use super::{Action, Rule, RuleKind};
+use super::{Action, ColumnTest, Rule, RuleKind};
 use crate::model::{ChildAction, Literal, TableName};
 
 /// What a rule changes for those after it.
@@ -220,6 +222,70 @@ pub(crate) fn conflict(writes: &[Write], looks: &Looks) -> Option<String> {
     Some(write.describe(look))
 }
 
+/// Whether every row that passes the tests passes the others too, as far as the catalog's text tells.
+fn tests_imply(tests: &[ColumnTest], others: &[ColumnTest]) -> bool {
+    others.iter().all(|other| {
+        let of_column = tests.iter().find(|test| test.column == other.column);
+        of_column.is_some_and(|test| {
+            test.values.is_empty() == other.values.is_empty() && test.values.iter().all(|value| other.values.contains(value))
+        })
+    })
+}
+
+/// Whether every row that one rule selects is selected by another rule of the same table too, as far as the catalog's text tells.
+fn is_within(rule: &Rule, other: &Rule) -> bool {
+    match (&rule.kind, &other.kind) {
+        (RuleKind::Expired(own), RuleKind::Expired(others)) => own.is_within(others) && tests_imply(&rule.tests, &other.tests),
+        // These judge rows by one another, so that fewer of them may be other ones.
+        (RuleKind::Duplicate(_) | RuleKind::Cycle(_), _) => rule.kind == other.kind && rule.tests == other.tests,
+        _ => rule.kind == other.kind && tests_imply(&rule.tests, &other.tests),
+    }
+}
+
+/// Whether a rule, where it runs first, leaves nothing to another one of its table that would do something else to the same rows.
+pub(crate) fn robs(rule: &Rule, other: &Rule) -> bool {
+    if rule.action == other.action || !is_within(other, rule) {
+        return false;
+    }
+    let (written, others) = (rule.action.assignments(), other.action.assignments());
+    if written.is_empty() {
+        return true;
+    }
+    written.iter().any(|(column, value)| {
+        let test = other.tests.iter().find(|test| test.column == *column);
+        test.is_some_and(|test| is_among(value.as_ref(), &test.values) == Some(false))
+            // Each would change what the other has written, for ever.
+            || others.iter().any(|(second, theirs)| second == column && value != theirs)
+    })
+}
+
+/// What an action does, as "they archive" and as "it archives".
+fn verbs(action: &Action) -> [String; 2] {
+    match action {
+        Action::Delete => ["delete".to_owned(), "deletes".to_owned()],
+        Action::Archive { into, .. } => [format!("archive to {into}"), format!("archives to {into}")],
+        Action::Update { .. } => ["update".to_owned(), "updates".to_owned()],
+        Action::Nullify { .. } => ["nullify".to_owned(), "nullifies".to_owned()],
+    }
+}
+
+/// Why a rule and another one of the same table, each in whatever plan, cannot both be meant: one does something to all rows to which the
+/// other would do something else. A sentence in which the first is "it"; `None` where nothing is amiss, or where only the rows can tell.
+pub(crate) fn contradiction(rule: &Rule, operation: &str, other: &Rule) -> Option<String> {
+    let ([own, own_does], [others, other_does]) = (verbs(&rule.action), verbs(&other.action));
+    let named = format!("rule {} of operation {operation} ({})", other.name, other.origin);
+    let done = if robs(other, rule) {
+        format!("{named} {other_does} every row of {} that it would {own}", rule.table)
+    } else if robs(rule, other) {
+        format!("it {own_does} every row of {} that {named} would {others}", rule.table)
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{done}, so that what becomes of a row hangs on which of them runs first; expected one of them, or a `where` that keeps their rows apart"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,5 +366,88 @@ mod tests {
             Some("archives rows into old, from which")
         );
         assert!(between(archive, &orphans("").replace("\"users\"", "\"old\"")).is_some());
+    }
+
+    fn aged(retention: &str, rest: &str) -> Rule {
+        rule(&format!(
+            "kind = \"expired\"\ntable = \"users\"\ncolumn = \"seen\"\n{retention}\n{rest}"
+        ))
+    }
+
+    fn contradict(one: &Rule, other: &Rule) -> Option<String> {
+        let said = contradiction(one, "p", other);
+        assert_eq!(said.is_some(), contradiction(other, "p", one).is_some(), "in whatever order");
+        said
+    }
+
+    const YEAR: &str = "retention = \"P1Y\"";
+    const TWO_YEARS: &str = "retention = \"P24M\"";
+    const KEEP: &str = "action = \"archive\"\ninto = \"old\"\nstamp = \"at\"";
+    const SLEEP: &str = "action = \"update\"\nset = { status = \"ASLEEP\" }";
+
+    #[test]
+    fn one_rule_takes_all_that_another_would_have_for_something_else() {
+        let said = contradict(&aged(YEAR, ""), &aged(YEAR, KEEP)).expect("a contradiction");
+        assert!(
+            said.starts_with("rule r of operation p (c.toml:6) archives to old every row of users that it would delete"),
+            "{said}"
+        );
+        // Whichever of them is the stricter: the rows past both horizons are both rules'.
+        for (one, other) in [(YEAR, TWO_YEARS), (TWO_YEARS, YEAR), ("expiry = true", YEAR)] {
+            assert!(contradict(&aged(one, ""), &aged(other, KEEP)).is_some(), "{one} {other}");
+        }
+        // What is changed has to be reached before it is deleted, and still be there for that.
+        assert!(contradict(&aged(YEAR, ""), &aged(TWO_YEARS, SLEEP)).is_some());
+        assert_eq!(contradict(&aged(TWO_YEARS, ""), &aged(YEAR, SLEEP)), None);
+        let awake = "where = { status = \"AWAKE\" }";
+        let said = contradict(&aged(TWO_YEARS, awake), &aged(YEAR, &format!("{awake}\n{SLEEP}"))).expect("a contradiction");
+        assert!(said.contains("updates every row of users that it would delete"), "{said}");
+        // Two values for one column.
+        let wake = SLEEP.replace("ASLEEP", "AWAKE");
+        assert!(contradict(&aged(YEAR, SLEEP), &aged(YEAR, &wake)).is_some());
+        assert!(
+            contradict(
+                &aged(YEAR, SLEEP),
+                &aged(YEAR, "action = \"nullify\"\nnullify = [\"status\"]")
+            )
+            .is_some()
+        );
+        assert!(contradict(&aged(YEAR, KEEP), &aged(YEAR, &KEEP.replace("old", "older"))).is_some());
+    }
+
+    #[test]
+    fn rules_that_share_some_rows_or_do_the_same_do_not_contradict_one_another() {
+        let status = |value: &str| format!("where = {{ status = {value} }}");
+        for (one, other) in [
+            (aged(YEAR, ""), aged(TWO_YEARS, "")),
+            (aged(YEAR, KEEP), aged(YEAR, KEEP)),
+            (aged(YEAR, SLEEP), aged(YEAR, "action = \"nullify\"\nnullify = [\"name\"]")),
+            // The special case goes first, all others later.
+            (aged(YEAR, &(status("\"BARRED\"") + "\n" + KEEP)), aged(TWO_YEARS, "")),
+            (
+                aged(YEAR, &(status("\"BARRED\"") + "\n" + KEEP)),
+                aged(YEAR, &status("\"OPEN\"")),
+            ),
+            (
+                aged(YEAR, &(status("\"BARRED\"") + "\n" + KEEP)),
+                aged(YEAR, &status("{ null = true }")),
+            ),
+            (aged(YEAR, ""), aged("retention = \"P1Y\"\nfallback = \"made\"", KEEP)),
+        ] {
+            assert_eq!(contradict(&one, &other), None, "{one:?} {other:?}");
+        }
+        // A value of several is one of them all the same.
+        let some = status("[\"BARRED\", \"GONE\"]");
+        assert!(contradict(&aged(YEAR, &some), &aged(YEAR, &(status("\"GONE\"") + "\n" + KEEP))).is_some());
+    }
+
+    #[test]
+    fn months_and_days_cannot_be_told_apart_for_ever() {
+        let within = |own: &str, others: &str| {
+            let rule = |retention: &str| aged(&format!("retention = \"{retention}\""), "");
+            is_within(&rule(own), &rule(others))
+        };
+        assert!(within("P1Y", "P12M") && within("P12M", "P1Y") && within("P366D", "P1Y") && within("P31D", "P1M"));
+        assert!(!within("P30D", "P1M") && !within("P1M", "P30D") && !within("P365D", "P1Y") && !within("P6M", "P1Y"));
     }
 }

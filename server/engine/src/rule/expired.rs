@@ -1,7 +1,7 @@
 //! Rule kind `expired`: rows whose time column lies strictly before a horizon. The horizon is computed once per plan, from the
 //! target's clock, in UTC. A NULL time never expires, and a row exactly on the horizon stays.
 
-use jiff::{Span, Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Span, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use super::{KindInfo, Mismatch, Schemas, column_of, schema_of};
@@ -12,6 +12,9 @@ pub const INFO: KindInfo = KindInfo {
     name: "expired",
     summary: "rows older than a retention, or past their own expiry",
 };
+
+/// After so many days the calendar repeats itself.
+const DAYS_OF_FOUR_YEARS: i64 = 1_461;
 
 /// Settings of the kind, as the catalog writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +142,27 @@ impl Expired {
         Ok(horizon
             .map_err(|_| Mismatch::new(format!("retention {retention} reaches before the first date; expected less")))?
             .timestamp())
+    }
+
+    /// Whether every row of this rule is one of the other's too, on whatever day both look at the same table.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        let alike = Self {
+            age: other.age.clone(),
+            ..self.clone()
+        };
+        if alike != *other {
+            return false;
+        }
+        match (&self.age, &other.age) {
+            (own, others) if own == others => true,
+            (Age::Expiry, Age::Retention(_)) => false,
+            (Age::Retention(_), Age::Expiry) => true,
+            // Months are longer and shorter: P30D is now more and now less than P1M.
+            (Age::Retention(_), Age::Retention(_)) => (0..DAYS_OF_FOUR_YEARS).all(|day| {
+                let clock = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * (DAYS_OF_FOUR_YEARS * 10 + day));
+                matches!((self.horizon(clock), other.horizon(clock)), (Ok(own), Ok(others)) if own <= others)
+            }),
+        }
     }
 
     pub(super) fn condition(
