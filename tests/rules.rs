@@ -575,6 +575,8 @@ async fn archived_rows_are_copied_and_undo_takes_the_copies_back(database: Datab
         .expect("rows");
     let before = hashes(&world).await;
     let (_, run) = clean(&world, "close", 3).await;
+    assert_eq!(run.state_reason, format!("{} rows archived", accounts.len()));
+    assert_eq!(run.report.as_ref().expect("a report").steps[0].action, "archive");
     let archived = "SELECT id, status, closed_at, seen_at, made_at FROM old_account WHERE archived_at IS NOT NULL ORDER BY id";
     assert_eq!(world.db.fetch_text(archived).await.expect("rows"), accounts);
     // A copy that somebody changed is not thrown away; the row is back all the same.
@@ -632,9 +634,14 @@ async fn updated_rows_stay_and_undo_gives_the_old_values_back(database: Database
     let expected = count(&world, dormant).await;
     let plan = round_trip(&world, "sleep", 3).await;
     assert!(expected > 5 && plan.row_count == expected, "{expected}");
+    let dry = world.client.cleanup().run(RunRequest::new(["sleep"])).await.expect("a run");
+    let dry = dry.finish().await.expect("an end");
+    assert_eq!(dry.state_reason, format!("dry run: {expected} rows would be updated"));
 
     // A row that was changed since is left and named.
     let (_, run) = clean(&world, "sleep", 3).await;
+    assert_eq!(run.state_reason, format!("{expected} rows updated"));
+    assert_eq!(run.report.as_ref().expect("a report").steps[0].action, "update");
     assert_eq!(
         count(
             &world,
@@ -706,7 +713,9 @@ async fn nullified_orphans_stay(database: Database) {
     let expected = count(&world, "SELECT count(*) FROM badge WHERE account_id > 40").await;
     let plan = round_trip(&world, "tidy", 2).await;
     assert!(expected > 0 && plan.row_count == expected && plan.steps[0].strict);
-    clean(&world, "tidy", 100).await;
+    let (_, run) = clean(&world, "tidy", 100).await;
+    assert_eq!(run.state_reason, format!("{expected} rows set to NULL"));
+    assert_eq!(run.report.expect("a report").steps[0].action, "nullify");
     assert_eq!(world.db.count("badge").await.expect("a count"), 120);
 }
 

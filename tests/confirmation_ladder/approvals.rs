@@ -216,6 +216,22 @@ async fn a_table_that_is_held_stops_an_approval_and_names_the_holder() {
     }
 }
 
+/// Nobody may read in a report that a part was done where nothing was.
+fn assert_did_nothing(run: &v1::Run) {
+    let report = run.report.as_ref().expect("a report");
+    assert_eq!((report.status(), report.rows_affected), (v1::ReportStatus::Failed, 0));
+    let states: Vec<_> = report.steps.iter().map(v1::StepReport::state).collect();
+    assert!(
+        !states.is_empty() && states.iter().all(|state| *state == v1::StepState::Skipped),
+        "{states:?}"
+    );
+    assert!(
+        report.steps[0].message.starts_with("not begun: "),
+        "{}",
+        report.steps[0].message
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_or_cancelled_run_ends_and_stays_ended() {
     for database in BOTH {
@@ -227,6 +243,7 @@ async fn a_denied_or_cancelled_run_ends_and_stays_ended() {
             (run.state(), run.state_reason.as_str()),
             (RunState::Cancelled, "denied by bob: because")
         );
+        assert_did_nothing(&run);
         assert_eq!(world.last_decision().await.act(), DecisionAct::Deny);
         world.deny("carl", &denied).await.expect("denying twice is denying once");
         let cancelled = world.waiting().await;
@@ -235,7 +252,9 @@ async fn a_denied_or_cancelled_run_ends_and_stays_ended() {
             ..Default::default()
         };
         let answer = world.runs().cancel_run(by("ann", cancel)).await.expect("cancelled");
-        assert_eq!(answer.into_inner().run.expect("a run").state(), RunState::Cancelled);
+        let run = answer.into_inner().run.expect("a run");
+        assert_eq!(run.state(), RunState::Cancelled);
+        assert_did_nothing(&run);
         for id in [denied, cancelled] {
             let answer = world.approve("bob", &id).await;
             let expected = (Code::FailedPrecondition, "RUN_STATE");

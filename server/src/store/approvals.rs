@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use dbkeep_engine::{
-    model::{Decision, EventBody, PlanId, Report, ReportStatus, Run, RunId, RunState, Waiting},
+    model::{Decision, EventBody, PlanId, Run, RunId, RunState, Waiting},
     port::{Created, Resolved, StoreError, Verdict},
 };
 use sqlx::{AssertSqlSafe, Row};
@@ -97,10 +97,7 @@ impl Act for Expire {
         if draft.run.state != RunState::Queued || !is_waiting(&draft.run) {
             return Ok(None);
         }
-        draft.set_report(Report {
-            status: Some(ReportStatus::Failed),
-            ..draft.run.report.clone()
-        });
+        draft.close(RunState::Failed, &self.reason);
         draft.enter(tx, RunState::Failed, &self.reason).await?;
         Ok(Some(draft.save(tx).await?.0))
     }
@@ -190,10 +187,7 @@ impl Act for Resolve {
             Verdict::Deny { reason } => {
                 let reason = rows::text(reason);
                 draft.run.cancel_reason = Some(reason.clone());
-                draft.set_report(Report {
-                    status: Some(ReportStatus::PartialSuccess),
-                    ..draft.run.report.clone()
-                });
+                draft.close(RunState::Cancelled, &reason);
                 draft.enter(tx, RunState::Cancelled, &reason).await?;
             }
         }

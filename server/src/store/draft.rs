@@ -95,6 +95,12 @@ impl Draft {
         self.report_changed = true;
     }
 
+    /// Ends the report of a run that is about to enter the final state `to` while nobody works on it.
+    pub(super) fn close(&mut self, to: RunState, reason: &str) {
+        self.run.report.close(to, reason);
+        self.report_changed = true;
+    }
+
     /// Gives the run to a server from now on, under this fence.
     pub(super) fn give(&mut self, holder: &str, term: Duration, fence: u64) {
         self.lease = Lease::Given {

@@ -134,9 +134,7 @@ impl Act for Cancel {
         draft.run.cancel_reason = Some(self.reason.clone());
         draft.run.pause_reason = None;
         if to.is_final() {
-            let mut report = draft.run.report.clone();
-            report.close(to, &self.reason);
-            draft.set_report(report);
+            draft.close(to, &self.reason);
         }
         draft.enter(tx, to, &self.reason).await?;
         Ok(Some(draft.save(tx).await?.0))

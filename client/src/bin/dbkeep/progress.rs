@@ -252,7 +252,7 @@ impl Lines {
                     if step.operation == table::migration::BACKUP {
                         table::verb(RunKind::Backup)
                     } else {
-                        table::verb(self.kind)
+                        table::deed(self.kind, step)
                     },
                     table::duration(step.duration.as_ref()),
                 )
@@ -499,6 +499,7 @@ mod tests {
         );
         let step = proto::StepReport {
             operation: "old_logs".into(),
+            action: "archive".into(),
             state: proto::StepState::Partial.into(),
             rows_affected: 1200,
             duration: Some(prost_types::Duration {
@@ -510,7 +511,7 @@ mod tests {
         };
         assert_eq!(
             line(Event::StepFinished(proto::StepFinished { step: Some(step) })).unwrap(),
-            "step 1/2 old_logs partial: 1,200 rows deleted in 3.2 s: time limit"
+            "step 1/2 old_logs partial: 1,200 rows archived in 3.2 s: time limit"
         );
         let change = proto::StateChanged {
             to: RunState::Interrupted.into(),

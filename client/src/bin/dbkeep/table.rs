@@ -35,10 +35,22 @@ pub(crate) fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
-/// What a run of this kind does to a row.
+/// What a run of this kind did to the rows of a step, or to its files.
+pub(crate) fn deed(kind: RunKind, step: &proto::StepReport) -> &'static str {
+    match (kind, step.action.as_str()) {
+        (RunKind::Cleanup, _) if is_root(&step.table) => "moved to the trash",
+        (RunKind::Cleanup, "delete") => "deleted",
+        (RunKind::Cleanup, "archive") => "archived",
+        (RunKind::Cleanup, "update") => "updated",
+        (RunKind::Cleanup, "nullify") => "set to NULL",
+        _ => verb(kind),
+    }
+}
+
+/// What a run of this kind does to a row, whatever its steps are.
 pub(crate) fn verb(kind: RunKind) -> &'static str {
     match kind {
-        RunKind::Cleanup => "deleted",
+        RunKind::Cleanup => "affected",
         RunKind::Undo => "put back",
         RunKind::Verify | RunKind::Maintain => "proven",
         RunKind::Backup => "saved",
@@ -474,25 +486,57 @@ fn tasks(report: &proto::RunReport) -> String {
     }
 }
 
+/// What a run did to how many rows and files: "12,000 rows deleted, 3 rows updated, 1 file moved to the trash".
+pub(crate) fn done(kind: RunKind, report: &proto::RunReport) -> String {
+    if kind != RunKind::Cleanup || report.steps.is_empty() {
+        let affected = of_steps(report, |step| step.rows_affected, report.rows_affected);
+        return format!("{affected} {}", verb(kind));
+    }
+    let mut sums: Vec<(&str, &proto::StepReport, u64)> = Vec::new();
+    for step in &report.steps {
+        let deed = deed(kind, step);
+        match sums
+            .iter_mut()
+            .find(|(known, first, _)| *known == deed && is_root(&first.table) == is_root(&step.table))
+        {
+            Some((.., sum)) => *sum += step.rows_affected,
+            None => sums.push((deed, step, step.rows_affected)),
+        }
+    }
+    let told: Vec<String> = sums
+        .iter()
+        .map(|(deed, step, sum)| format!("{} {deed}", of_table(&step.table, *sum)))
+        .collect();
+    told.join(", ")
+}
+
+/// A number of the steps together; `sum` is what the report says where all of it is rows.
+fn of_steps(report: &proto::RunReport, number: fn(&proto::StepReport) -> u64, sum: u64) -> String {
+    if report.steps.iter().any(|step| is_root(&step.table)) {
+        of_tables(report.steps.iter().map(|step| (step.table.as_str(), number(step))))
+    } else {
+        rows(sum)
+    }
+}
+
+/// What a run did to rows or files, where it did one thing alone.
+pub(crate) fn only_deed(kind: RunKind, report: &proto::RunReport) -> Option<&'static str> {
+    let (first, rest) = report.steps.split_first()?;
+    let only = deed(kind, first);
+    rest.iter().all(|step| deed(kind, step) == only).then_some(only)
+}
+
 pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> String {
     if migration::is_migrating(run.kind()) {
         return migration::sum(run, report);
     }
-    let of_steps = |number: fn(&proto::StepReport) -> u64, sum| {
-        if report.steps.iter().any(|step| is_root(&step.table)) {
-            of_tables(report.steps.iter().map(|step| (step.table.as_str(), number(step))))
-        } else {
-            rows(sum)
-        }
-    };
     if is_dry {
-        let planned = of_steps(|step| step.rows_planned, report.rows_planned);
+        let planned = of_steps(report, |step| step.rows_planned, report.rows_planned);
         return format!("{planned} would go; a dry run changes nothing");
     }
-    let affected = of_steps(|step| step.rows_affected, report.rows_affected);
     let mut text = match run.kind() {
         RunKind::Maintain => tasks(report),
-        kind => format!("{affected} {}", verb(kind)),
+        kind => done(kind, report),
     };
     if report.rows_along > 0 {
         text.push_str(&format!(", {} with them", rows(report.rows_along)));
@@ -551,6 +595,36 @@ mod tests {
     }
 
     #[test]
+    fn each_action_has_its_word() {
+        let step = |table: &str, action: &str, rows_affected| proto::StepReport {
+            table: table.into(),
+            action: action.into(),
+            rows_affected,
+            ..Default::default()
+        };
+        let mut report = proto::RunReport {
+            steps: vec![
+                step("logs", "delete", 11_000),
+                step("users", "archive", 1),
+                step("users", "update", 2),
+                step("notes", "nullify", 3),
+                step("files:temp", "delete", 4),
+                step("tokens", "delete", 1_000),
+            ],
+            ..Default::default()
+        };
+        assert_eq!(
+            done(RunKind::Cleanup, &report),
+            "12,000 rows deleted, 1 row archived, 2 rows updated, 3 rows set to NULL, 4 files moved to the trash"
+        );
+        assert_eq!(only_deed(RunKind::Cleanup, &report), None);
+        report.steps.truncate(1);
+        assert_eq!(only_deed(RunKind::Cleanup, &report), Some("deleted"));
+        report.steps = vec![step("logs", "", 2), step("files:temp", "", 1)];
+        assert_eq!(done(RunKind::Undo, &report), "2 rows and 1 file put back");
+    }
+
+    #[test]
     fn the_sum_speaks_of_what_the_run_did() {
         let report = proto::RunReport {
             rows_planned: 12_000,
@@ -566,7 +640,7 @@ mod tests {
         };
         assert_eq!(
             sum(&run(RunKind::Cleanup), &report, false),
-            "11,000 rows deleted, 2.00 KiB backed up, 3.0 s at work"
+            "11,000 rows affected, 2.00 KiB backed up, 3.0 s at work"
         );
         assert_eq!(
             sum(&run(RunKind::Cleanup), &report, true),

@@ -153,6 +153,7 @@ impl Engine {
             operation: step.operation.clone(),
             rule: step.rule.name.clone(),
             table: step.table.clone(),
+            action: step.rule.action.name().to_owned(),
             rows_planned: step.row_count,
             ..StepReport::default()
         });
@@ -272,6 +273,7 @@ impl Engine {
             operation: step.operation.clone(),
             rule: step.rule.name.clone(),
             table: step.table.clone(),
+            action: step.rule.action.name().to_owned(),
             rows_planned: step.row_count,
             ..StepReport::default()
         });

@@ -10,6 +10,7 @@ use crate::{
         going::{self, Going},
     },
     port::RunFilter,
+    rule::deeds::amounts,
 };
 
 /// Code of the finding that a count is far above what earlier runs deleted. A stated `max_rows` accepts it.
@@ -230,7 +231,8 @@ fn over_share(plan: &Plan, share: f64) -> Option<Finding> {
 /// How a dry run ends: the count, and what a run would be refused for.
 pub(super) fn dry_run_says(plan: &Plan, options: &RunOptions) -> String {
     let rows = plan.row_count();
-    let mut says = format!("dry run: {rows} rows would be deleted");
+    let steps = plan.steps.iter().map(|step| (&step.rule, step.row_count));
+    let mut says = format!("dry run: {}", amounts(steps, "would be "));
     if let Some(finding) = blocking(plan, options) {
         says.push_str(&format!("; a run would be refused: {}: {}", finding.code, finding.detail));
     } else if let Some(most) = options.max_rows.filter(|most| rows > *most) {

@@ -115,6 +115,9 @@ impl Report {
             operation.state = state_over(states);
             operation.status = match operation.state {
                 StepState::Succeeded => Some(ReportStatus::Success),
+                StepState::Partial if self.status == Some(ReportStatus::Failed) && !self.has_done(&operation.steps) => {
+                    Some(ReportStatus::Failed)
+                }
                 StepState::Partial => Some(ReportStatus::PartialSuccess),
                 StepState::Failed => Some(ReportStatus::Failed),
                 StepState::Pending | StepState::Running | StepState::Skipped => None,
@@ -234,6 +237,8 @@ impl Report {
         }
         self.status = match to {
             RunState::Succeeded => Some(ReportStatus::Success),
+            // Whoever cancels a run, or denies it, before it has done anything has nothing of it.
+            RunState::Cancelled if !self.steps.iter().any(StepReport::has_done) => Some(ReportStatus::Failed),
             RunState::PartiallySucceeded | RunState::Cancelled => Some(ReportStatus::PartialSuccess),
             RunState::Failed => Some(ReportStatus::Failed),
             RunState::Queued
@@ -245,12 +250,25 @@ impl Report {
         };
     }
 
+    /// Whether one of the steps at these positions has done something.
+    fn has_done(&self, steps: &[u32]) -> bool {
+        let mut steps = steps.iter().filter_map(|index| self.step(Some(*index)));
+        steps.any(StepReport::has_done)
+    }
+
     /// Whether nothing was done but failing: every step failed, or was left out because of one that did.
     #[must_use]
     pub fn nothing_succeeded(&self) -> bool {
         let mut states = self.steps.iter().map(|step| step.state);
         let failed = self.steps.iter().any(|step| step.state == StepState::Failed);
         failed && states.all(|state| matches!(state, StepState::Failed | StepState::Skipped))
+    }
+}
+
+impl StepReport {
+    /// Whether anything of it stays: a batch, or the knowledge that there was nothing to do.
+    fn has_done(&self) -> bool {
+        self.state == StepState::Succeeded || self.batches > 0 || self.rows_affected > 0
     }
 }
 
@@ -445,6 +463,34 @@ mod tests {
             assert_eq!(report.steps[2].message, "not begun: because");
             assert_eq!(report.status, Some(status));
         }
+    }
+
+    #[test]
+    fn a_run_that_was_cancelled_before_it_did_anything_has_failed() {
+        let closed = |steps: &[(StepState, u64)]| {
+            let steps = steps.iter().map(|(state, batches)| StepReport {
+                batches: *batches,
+                ..step("a", *state)
+            });
+            let mut report = Report {
+                steps: steps.collect(),
+                ..Report::default()
+            };
+            report.close(RunState::Cancelled, "enough");
+            (report.status, report.operation_reports()[0].status)
+        };
+        let (failed, partial) = (Some(ReportStatus::Failed), Some(ReportStatus::PartialSuccess));
+        assert_eq!(closed(&[(StepState::Pending, 0), (StepState::Pending, 0)]), (failed, None));
+        assert_eq!(closed(&[(StepState::Running, 0), (StepState::Pending, 0)]), (failed, failed));
+        assert_eq!(
+            closed(&[(StepState::Running, 1), (StepState::Pending, 0)]),
+            (partial, partial)
+        );
+        assert_eq!(
+            closed(&[(StepState::Succeeded, 0), (StepState::Pending, 0)]),
+            (partial, partial)
+        );
+        assert_eq!(closed(&[(StepState::Failed, 1), (StepState::Pending, 0)]), (partial, failed));
     }
 
     #[test]

@@ -347,6 +347,9 @@ pub struct StepReport {
     pub rule: String,
     /// Table it works on.
     pub table: String,
+    /// What a cleanup does with the rows, as the catalog calls it; empty in other runs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub action: String,
     /// Where it stands.
     pub state: StepState,
     /// Rows that the plan counted.

@@ -8,6 +8,7 @@ pub mod children;
 pub(crate) mod conflict;
 pub mod cycle;
 pub mod dangling_key;
+pub(crate) mod deeds;
 pub mod duplicate;
 pub mod expired;
 pub mod filter;

@@ -24,6 +24,7 @@ use crate::{
     },
     planner,
     port::{Scan, Target, TargetError, TargetErrorClass, Window},
+    rule::deeds::amounts,
 };
 
 /// Passes in which listed rows slipped away after which a step gives up.
@@ -193,23 +194,11 @@ pub(super) fn is_over(attempt: &Attempt, index: usize) -> bool {
     )
 }
 
-/// What was done, in words: rows, files, or both.
+/// What was done, in words.
 fn done(attempt: &Attempt) -> String {
-    let (mut rows, mut files, mut any_rows, mut any_files) = (0, 0, false, false);
-    for (index, step) in attempt.ledger.report.steps.iter().enumerate() {
-        if files::is_files(attempt, index) {
-            files += step.rows_affected;
-            any_files = true;
-        } else {
-            rows += step.rows_affected;
-            any_rows = true;
-        }
-    }
-    match (any_rows, any_files) {
-        (_, false) => format!("{rows} rows deleted"),
-        (false, true) => format!("{files} files moved to the trash"),
-        (true, true) => format!("{rows} rows deleted, {files} files moved to the trash"),
-    }
+    let reports = attempt.ledger.report.steps.iter();
+    let steps = attempt.plan.steps.iter().zip(reports);
+    amounts(steps.map(|(planned, step)| (&planned.rule, step.rows_affected)), "")
 }
 
 fn verdict(attempt: &Attempt, out_of_time: bool) -> Ending {
@@ -552,8 +541,8 @@ impl StepWork<'_> {
             return Ok(None);
         }
         let message = format!(
-            "stopped before the plan was exceeded: {} rows deleted, {listed} more listed, at most {allowance} allowed; make a new plan",
-            self.totals.affected
+            "stopped before the plan was exceeded: {}, {listed} more listed, at most {allowance} allowed; make a new plan",
+            amounts([(&self.attempt.plan.steps[self.index].rule, self.totals.affected)], "")
         );
         self.attempt
             .ledger

@@ -205,6 +205,7 @@ pub(super) fn step(index: u32, step: StepReport) -> v1::StepReport {
         operation: step.operation,
         rule: step.rule,
         table: step.table,
+        action: step.action,
         state: step_state(step.state).into(),
         rows_planned: step.rows_planned,
         rows_examined: step.rows_examined,

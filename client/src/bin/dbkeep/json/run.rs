@@ -275,6 +275,8 @@ pub(crate) struct Step<'a> {
     operation: &'a str,
     rule: &'a str,
     table: &'a str,
+    /// "delete", "archive", "update" or "nullify"; null in runs that are no cleanup.
+    action: Option<&'a str>,
     /// "pending", "running", "succeeded", "partial", "failed" or "skipped".
     state: String,
     rows_planned: u64,
@@ -300,6 +302,7 @@ impl<'a> From<&'a proto::StepReport> for Step<'a> {
             operation: &step.operation,
             rule: &step.rule,
             table: &step.table,
+            action: super::text(&step.action),
             state: super::step_state(step.state()),
             rows_planned: step.rows_planned,
             rows_examined: step.rows_examined,
@@ -466,6 +469,7 @@ mod tests {
                 }],
                 steps: vec![proto::StepReport {
                     table: "logs".into(),
+                    action: "archive".into(),
                     state: proto::StepState::Partial.into(),
                     rows_remaining: 2,
                     message: "locked".into(),
@@ -497,7 +501,7 @@ mod tests {
                 r#""severity":"medium","expected_duration_seconds":900.0,"duration_seconds":null,"rows_planned":10,"rows_examined":0,"#,
                 r#""rows_matched":0,"rows_affected":8,"rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":0,"#,
                 r#""error_count":0,"warning_count":1,"step_indexes":[0]}],"steps":[{"index":0,"operation":"","rule":"","#,
-                r#""table":"logs","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
+                r#""table":"logs","action":"archive","state":"partial","rows_planned":0,"rows_examined":0,"rows_matched":0,"rows_affected":0,"#,
                 r#""rows_captured":0,"captured_bytes":0,"rows_conflicting":0,"rows_remaining":2,"along":[],"batches":0,"passes":0,"#,
                 r#""duration_seconds":null,"message":"locked"}],"warnings":[{"code":"ROWS_MOVED","message":"2 rows","step_index":0}],"space":[],"migrations":[],"sizes":null,"recommendations":[]},"#,
                 r#""started_by":"ann","approvals":[{"principal":"bob","time":null}],"approvals_required":1}"#,

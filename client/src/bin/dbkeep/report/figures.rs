@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{output::printable, table};
 
-/// Every chart that the run's kind has, with its words below it.
-pub(super) fn all(kind: RunKind, course: &Course, planned: u64, affected: u64) -> Markup {
+/// Every chart that the run's kind has, with its words below it. `done` says what the run did to how many rows.
+pub(super) fn all(kind: RunKind, course: &Course, planned: u64, done: &str) -> Markup {
     html! {
-        (rows(kind, course, planned, affected))
+        (rows(course, planned, done))
         // A verification commits nothing.
         @if kind != RunKind::Verify { (latency(course)) }
         @if kind != RunKind::Verify { (slow(course)) }
@@ -46,9 +46,8 @@ fn highest(points: &[Point]) -> f64 {
     points.iter().map(|point| point.y).fold(0.0, f64::max)
 }
 
-fn rows(kind: RunKind, course: &Course, planned: u64, affected: u64) -> Markup {
-    let verb = table::verb(kind);
-    let mut words = format!("{} {verb}", table::rows(affected));
+fn rows(course: &Course, planned: u64, done: &str) -> Markup {
+    let mut words = done.to_owned();
     if let Some(last) = course.rows.last() {
         words.push_str(&format!(" after {}", span(last.x)));
     }
@@ -209,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_course_without_a_point_says_so_in_words() {
-        let page = all(RunKind::Cleanup, &Course::default(), 0, 0).into_string();
+        let page = all(RunKind::Cleanup, &Course::default(), 0, "0 rows deleted").into_string();
         for words in [
             "No batch was sampled.",
             "Nothing slowed the run.",
@@ -218,7 +217,7 @@ mod tests {
         ] {
             assert!(page.contains(words), "{words}: {page}");
         }
-        let verify = all(RunKind::Verify, &Course::default(), 0, 0).into_string();
+        let verify = all(RunKind::Verify, &Course::default(), 0, "0 rows proven").into_string();
         assert!(!verify.contains("Batch latency"), "{verify}");
     }
 }

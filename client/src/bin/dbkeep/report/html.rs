@@ -139,12 +139,17 @@ fn header(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> Markup {
     let tiles = [
         ("Rows planned", HumanCount(report.rows_planned).to_string()),
         (
-            match run.kind() {
-                RunKind::Undo | RunKind::Restore => "Rows put back",
-                RunKind::Verify | RunKind::Maintain => "Rows proven",
-                RunKind::Backup => "Rows saved",
-                RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse => "Rows changed",
-                RunKind::Cleanup | RunKind::Unspecified => "Rows deleted",
+            match (run.kind(), table::only_deed(run.kind(), report)) {
+                (RunKind::Undo | RunKind::Restore, _) => "Rows put back",
+                (RunKind::Verify | RunKind::Maintain, _) => "Rows proven",
+                (RunKind::Backup, _) => "Rows saved",
+                (RunKind::Migrate | RunKind::Rollback | RunKind::Rehearse, _) => "Rows changed",
+                (RunKind::Cleanup, Some("deleted")) => "Rows deleted",
+                (RunKind::Cleanup, Some("archived")) => "Rows archived",
+                (RunKind::Cleanup, Some("updated")) => "Rows updated",
+                (RunKind::Cleanup, Some("set to NULL")) => "Rows set to NULL",
+                (RunKind::Cleanup, Some("moved to the trash")) => "Files moved to the trash",
+                (RunKind::Cleanup | RunKind::Unspecified, _) => "Rows affected",
             },
             HumanCount(report.rows_affected).to_string(),
         ),
@@ -418,7 +423,7 @@ fn charts(run: &proto::Run, course: &Course, report: &proto::RunReport) -> Marku
                 ". Numbered lines show where a step began."
             }
         }
-        div class="charts" { (figures::all(run.kind(), course, report.rows_planned, report.rows_affected)) }
+        div class="charts" { (figures::all(run.kind(), course, report.rows_planned, &table::done(run.kind(), report))) }
     }
 }
 

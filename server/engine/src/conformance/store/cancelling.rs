@@ -17,7 +17,7 @@ pub(super) async fn a_run_that_nobody_works_on_ends_at_once(store: Arc<dyn Store
         let run = store.request_cancel(before.id, "enough").await.unwrap().unwrap();
         assert_eq!((run.state, run.state_reason.as_str()), (RunState::Cancelled, "enough"));
         assert_eq!(run.cancel_reason.as_deref(), Some("enough"));
-        assert_eq!(run.report.status, Some(ReportStatus::PartialSuccess));
+        assert_eq!(run.report.status, Some(ReportStatus::Failed), "nothing of it is done");
         assert!(run.ended_at.is_some());
         assert_eq!(store.run(run.id).await.unwrap().as_ref(), Some(&run));
         let log = log(store.as_ref(), run.id).await;

@@ -222,7 +222,7 @@ pub(super) async fn a_denied_run_ends(store: Arc<dyn Store>) {
     let denied = taken(store.as_ref(), id, &Verdict::Deny { reason: reason.clone() }).await;
     assert_eq!(
         (denied.state, denied.report.status),
-        (RunState::Cancelled, Some(ReportStatus::PartialSuccess))
+        (RunState::Cancelled, Some(ReportStatus::Failed))
     );
     assert_eq!(store.run(id).await.unwrap().unwrap(), denied);
     assert!(denied.ended_at.is_some() && !denied.state_reason.contains('\0'));

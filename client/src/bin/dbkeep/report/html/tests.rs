@@ -49,6 +49,7 @@ fn run(name: &str) -> proto::Run {
         operation: name.into(),
         rule: name.into(),
         table: name.into(),
+        action: "update".into(),
         state: state.into(),
         rows_planned: 1_000,
         rows_affected: 900,
@@ -238,7 +239,8 @@ fn totals_warnings_and_commands_are_there() {
     let Parsed { text, .. } = parsed(&page(&run("app"), &course(2, "DUTY_CYCLE")));
     for words in [
         "Cleanup of app: PARTIAL SUCCESS",
-        "1,800 rows deleted",
+        "1,800 rows updated",
+        "Rows updated",
         "dbkeep runs undo app",
         "130",
         "100 rows",

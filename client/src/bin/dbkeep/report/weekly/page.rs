@@ -22,10 +22,10 @@ pub(super) fn render(weeks: &[Week], from: Timestamp, until: Timestamp) -> Strin
     let period = format!("{} to {}", from.strftime("%F %TZ"), until.strftime("%F %TZ"));
     let failed: u64 = weeks.iter().map(|week| week.outcomes().failed).sum();
     let raised = weeks.iter().map(|week| week.health.alerts).sum::<u64>();
-    let rows: u64 = weeks.iter().map(Week::rows_deleted).sum();
+    let rows: u64 = weeks.iter().map(Week::rows_affected).sum();
     let tiles = [
         ("Targets", HumanCount(weeks.len() as u64).to_string()),
-        ("Rows deleted", HumanCount(rows).to_string()),
+        ("Rows affected", HumanCount(rows).to_string()),
         ("Failed runs", HumanCount(failed).to_string()),
         ("Alerts raised", HumanCount(raised).to_string()),
     ];
@@ -147,17 +147,17 @@ fn sizes(week: &Week, position: usize) -> Markup {
 
 fn rows(week: &Week, position: usize) -> Markup {
     let points = week.row_points();
-    let words = format!("{} rows deleted by cleanups.", HumanCount(week.rows_deleted()));
+    let words = format!("{} rows affected by cleanups.", HumanCount(week.rows_affected()));
     let chart = Chart {
         id: &format!("rows-{position}"),
-        title: "Rows deleted",
+        title: "Rows affected",
         description: &words,
         length: week.length(),
         top: highest(&points),
         word: |value| HumanCount(whole(value)).to_string(),
         layers: &[Layer::Line(&points)],
     };
-    figure("Rows deleted", &chart.draw(), &words)
+    figure("Rows affected", &chart.draw(), &words)
 }
 
 #[cfg(test)]

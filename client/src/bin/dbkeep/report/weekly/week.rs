@@ -108,7 +108,7 @@ impl Week {
             .collect()
     }
 
-    /// Rows deleted since its begin, at the end of each cleanup.
+    /// Rows that cleanups took or changed since its begin, at the end of each.
     pub(super) fn row_points(&self) -> Vec<Point> {
         let mut ended: Vec<(f64, u64)> = self
             .cleanups()
@@ -137,7 +137,7 @@ impl Week {
             .filter(|run| run.kind() == RunKind::Cleanup && !table::is_dry_run(run))
     }
 
-    pub(super) fn rows_deleted(&self) -> u64 {
+    pub(super) fn rows_affected(&self) -> u64 {
         self.cleanups().map(rows_of).sum()
     }
 
@@ -208,7 +208,7 @@ impl Week {
         }
         facts.extend([
             ("runs", self.outcomes().words()),
-            ("rows deleted", HumanCount(self.rows_deleted()).to_string()),
+            ("rows affected", HumanCount(self.rows_affected()).to_string()),
             ("slots of schedules", self.slot_words()),
             ("alerts", self.alert_words()),
             ("findings", HumanCount(self.findings.len() as u64).to_string()),
@@ -291,7 +291,7 @@ impl Week {
                 "succeeded": outcomes.succeeded, "partially_succeeded": outcomes.in_part, "failed": outcomes.failed,
                 "cancelled": outcomes.cancelled, "not_ended": outcomes.at_work,
             },
-            "rows_deleted": self.rows_deleted(), "failed_runs": failed, "passed_slots": slots, "alerts": alerts, "findings": findings,
+            "rows_affected": self.rows_affected(), "failed_runs": failed, "passed_slots": slots, "alerts": alerts, "findings": findings,
             "recommendations": advice, "problems": self.problems,
         })
     }
@@ -441,7 +441,7 @@ pub(super) mod tests {
     #[test]
     fn a_week_is_what_was_meant_in_it() {
         let week = week("app");
-        assert_eq!(week.rows_deleted(), 42, "what a dry run counts is not deleted");
+        assert_eq!(week.rows_affected(), 42, "what a dry run counts is not deleted");
         let expected = Outcomes {
             succeeded: 1,
             failed: 1,
