@@ -178,6 +178,7 @@ CREATE INDEX refresh_tokens_user ON refresh_tokens (user_id);
 CREATE INDEX refresh_tokens_expires ON refresh_tokens (expires_at);
 CREATE INDEX user_sessions_user ON user_sessions (user_id);
 CREATE INDEX user_sessions_expires ON user_sessions (expires_at);
+CREATE INDEX password_reset_tokens_email ON password_reset_tokens (email);
 CREATE INDEX password_reset_tokens_expires ON password_reset_tokens (expires_at);
 CREATE INDEX api_logs_created ON api_logs (created_at);
 CREATE INDEX error_logs_created ON error_logs (created_at);

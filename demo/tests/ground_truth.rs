@@ -105,18 +105,26 @@ const CONDITIONS: [(&str, &str, &str, &str); 19] = [
 
 const LEAVING: &str = "status = 'SUSPENDED' AND suspended_at < '{half_year}'";
 
-/// What of a table goes along with the users that leave, and which of it the other operations have not taken before: table, and the
-/// latter condition.
-const THEIRS: [(&str, &str); 5] = [
+/// What of a table goes along with the users that leave, and which of it the other operations have not taken before: table, the
+/// condition of the former, and that of the latter.
+const THEIRS: [(&str, &str, &str); 6] = [
     (
         "user_progress",
+        OF_LEAVING,
         "(lesson_id IS NULL OR lesson_id IN (SELECT id FROM lessons)) AND (course_id IS NULL OR course_id IN (SELECT id FROM courses))",
     ),
-    ("user_achievements", "{achievement_stays}"),
-    ("user_sessions", "(expires_at IS NULL OR expires_at >= '{now}')"),
-    ("refresh_tokens", "(expires_at IS NULL OR expires_at >= '{now}')"),
-    ("leaderboard_entries", "1 = 0"),
+    ("user_achievements", OF_LEAVING, "{achievement_stays}"),
+    ("user_sessions", OF_LEAVING, "(expires_at IS NULL OR expires_at >= '{now}')"),
+    ("refresh_tokens", OF_LEAVING, "(expires_at IS NULL OR expires_at >= '{now}')"),
+    (
+        "password_reset_tokens",
+        "email IN (SELECT email FROM users WHERE {leaving})",
+        "(expires_at IS NULL OR expires_at >= '{now}')",
+    ),
+    ("leaderboard_entries", OF_LEAVING, "1 = 0"),
 ];
+
+const OF_LEAVING: &str = "user_id IN (SELECT id FROM users WHERE {leaving})";
 
 const NO_USER: &str = "user_id IS NOT NULL AND user_id NOT IN (SELECT id FROM users)";
 
@@ -218,9 +226,12 @@ async fn agrees_with_sql(url: &str, truth: &GroundTruth) {
         "1 = 1"
     };
     let suspended = truth.rule("inactive_accounts", "suspended_users").unwrap();
-    for (table, left) in THEIRS {
-        let theirs = format!("user_id IN (SELECT id FROM users WHERE {LEAVING})");
-        let theirs = condition(&theirs, postgres);
+    assert_eq!(
+        suspended.cascaded.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+        THEIRS.iter().map(|(table, ..)| *table).collect()
+    );
+    for (table, theirs, left) in THEIRS {
+        let theirs = condition(&theirs.replace("{leaving}", LEAVING), postgres);
         assert_eq!(count(&db, table, &theirs).await, suspended.cascaded[table], "{table}");
         let left = condition(&left.replace("{achievement_stays}", achievement_stays), postgres);
         let last = count(&db, table, &format!("{theirs} AND {left}")).await;

@@ -122,7 +122,13 @@ async fn shown(target: Option<String>, declared_keys: bool) {
         );
     }
     let suspended = &operations[8]["rules"][0];
-    for table in ["user_progress", "user_achievements", "user_sessions", "refresh_tokens"] {
+    for table in [
+        "user_progress",
+        "user_achievements",
+        "user_sessions",
+        "refresh_tokens",
+        "password_reset_tokens",
+    ] {
         assert!(suspended["along_deleted"][table].as_u64().unwrap() > 0, "{table}");
     }
     // With declared keys an error loses the name of a session that goes, whether by its end or with its user.

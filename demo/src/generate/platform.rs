@@ -156,7 +156,7 @@ impl Platform {
         let (leaderboard, their_entries) = self.leaderboard_entries(rows)?;
         let refresh_tokens = self.tokens(rows, "refresh_tokens", Space::RefreshTokens, self.sizes.refresh_tokens)?;
         let mut sessions = self.tokens(rows, "user_sessions", Space::Sessions, self.sizes.sessions)?;
-        let password_reset_tokens = self.password_reset_tokens(rows)?;
+        let (reset_tokens, their_reset_tokens) = self.password_reset_tokens(rows)?;
         let api_logs = self.api_logs(rows)?;
         let (error_logs, of_ended_sessions, their_errors) = self.error_logs(rows, &sessions)?;
         let audit_logs = self.audit_logs(rows)?;
@@ -168,6 +168,7 @@ impl Platform {
             ("user_achievements", their_achievements),
             ("user_sessions", sessions.along),
             ("refresh_tokens", refresh_tokens.along),
+            ("password_reset_tokens", their_reset_tokens),
             ("leaderboard_entries", their_entries),
         ] {
             suspended.cascaded.insert(table.to_owned(), along.alone);
@@ -196,10 +197,7 @@ impl Platform {
                 operation("orphaned_progress", progress.into()),
                 operation("orphaned_leaderboard", leaderboard.into()),
                 operation("orphaned_prerequisites", prerequisites.into()),
-                operation(
-                    "expired_tokens",
-                    vec![refresh_tokens.truth, sessions.truth, password_reset_tokens],
-                ),
+                operation("expired_tokens", vec![refresh_tokens.truth, sessions.truth, reset_tokens]),
                 operation("old_logs", vec![api_logs, error_logs, audit_logs]),
                 operation("cached_data", cache.into()),
                 operation("inactive_accounts", vec![suspended, absent]),

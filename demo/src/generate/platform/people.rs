@@ -132,21 +132,26 @@ impl Platform {
         })
     }
 
-    pub(super) fn password_reset_tokens<W: RowWriter>(&self, rows: &mut Rows<W>) -> Result<RuleTruth, Closed> {
+    /// These name their user by the address. Also tells which go along with a user.
+    pub(super) fn password_reset_tokens<W: RowWriter>(&self, rows: &mut Rows<W>) -> Result<(RuleTruth, Along), Closed> {
         rows.table("password_reset_tokens")?;
         let mut random = self.random(Space::ResetTokens);
         let mut expiries = Expiries::new(self.sizes.reset_tokens, self.now_micros);
-        let mut expired = 0;
+        let (mut expired, mut along) = (0, Along::default());
         for index in 0..self.sizes.reset_tokens {
             let row = rows.row();
             row.key(self.key(Space::ResetTokens, index));
-            row.text(&email(random.below(self.sizes.users)));
+            let user = random.below(self.sizes.users);
+            row.text(&email(user));
             let (expires, is_past) = expiries.next(&mut random);
             row.time_or_null(expires);
             expired += u64::from(is_past);
+            if Platform::leaves(Some(user)) {
+                along.add(!is_past);
+            }
             rows.end_row()?;
         }
-        Ok(rule("password_reset_tokens", "password_reset_tokens", expired))
+        Ok((rule("password_reset_tokens", "password_reset_tokens", expired), along))
     }
 
     /// Half of the keys name a user, and two in ten of those a user that is gone. Some only look as if they did.
