@@ -54,8 +54,13 @@ pub async fn table_hashes(url: &str) -> Result<BTreeMap<String, String>> {
     Ok(hashes)
 }
 
-/// The SHA-256, in hexadecimal, of a folder: names, kinds, contents, times of writing and targets of links of all that is in it. What
-/// dbkeep keeps for itself in a folder, `.dbkeep-trash`, is passed by.
+/// What dbkeep keeps for itself in a folder of files.
+const TRASH: &str = ".dbkeep-trash";
+/// The one file in a step's trash that was never one of the folder's.
+const MANIFEST: &str = "manifest";
+
+/// The SHA-256, in hexadecimal, of a folder: names, kinds, owners, modes, contents, times of writing and targets of links of all that is in
+/// it. What dbkeep keeps for itself in a folder, `.dbkeep-trash`, is passed by: see [`trashed`].
 ///
 /// # Errors
 /// Where something cannot be read.
@@ -68,12 +73,17 @@ pub fn folder_hash(folder: &Path) -> Result<String> {
 fn hash_folder(root: &Path, folder: &Path, hasher: &mut Sha256) -> Result<()> {
     let mut entries: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries.into_iter().filter(|entry| entry.file_name() != ".dbkeep-trash") {
+    for entry in entries.into_iter().filter(|entry| entry.file_name() != TRASH) {
         let path = entry.path();
         let kind = entry.file_type()?;
         let name = path.strip_prefix(root)?.as_os_str().as_bytes();
         hasher.update(u64::try_from(name.len())?.to_be_bytes());
         hasher.update(name);
+        // Of a link, its own.
+        let metadata = entry.metadata()?;
+        for number in [metadata.mode(), metadata.uid(), metadata.gid()] {
+            hasher.update(number.to_be_bytes());
+        }
         if kind.is_dir() {
             // Its own time changes with every file that leaves and comes back.
             hasher.update(b"d");
@@ -82,7 +92,6 @@ fn hash_folder(root: &Path, folder: &Path, hasher: &mut Sha256) -> Result<()> {
             hasher.update(b"l");
             hasher.update(fs::read_link(&path)?.as_os_str().as_bytes());
         } else {
-            let metadata = entry.metadata()?;
             hasher.update(b"f");
             hasher.update(metadata.mtime().to_be_bytes());
             hasher.update(metadata.mtime_nsec().to_be_bytes());
@@ -91,6 +100,30 @@ fn hash_folder(root: &Path, folder: &Path, hasher: &mut Sha256) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many files of a folder are in its trash for a run: all that is there but the manifests.
+///
+/// # Errors
+/// Where something cannot be read.
+pub fn trashed(folder: &Path, run: &str) -> Result<u64> {
+    let mut files = 0;
+    let mut open = vec![folder.join(TRASH).join(run)];
+    while let Some(folder) = open.pop() {
+        // A run that takes no file of a folder leaves nothing in it.
+        if !folder.try_exists()? {
+            continue;
+        }
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+            } else if entry.file_name() != MANIFEST {
+                files += 1;
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// The text form of COPY tells NULL from text, escapes what separates values, and brings every value back to the same bits.

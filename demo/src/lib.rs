@@ -16,7 +16,7 @@ pub mod schema;
 mod truth;
 
 pub use generate::{GenerateOptions, drop_tables, generate, generate_files, single_table};
-pub use hashes::{folder_hash, table_hashes};
+pub use hashes::{folder_hash, table_hashes, trashed};
 pub use playground::{Playground, playground};
 pub use truth::{GroundTruth, OperationTruth, RuleTruth, SingleTableTruth};
 

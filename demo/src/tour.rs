@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use dbkeep_client::{Client, OperationQuery, PlanRequest, RunRequest, UndoRequest, proto};
 use serde::Serialize;
 
-use dbkeep_demo::{GroundTruth, RuleTruth, folder_hash, table_hashes};
+use dbkeep_demo::{GroundTruth, RuleTruth, folder_hash, table_hashes, trashed};
 
 use crate::voice::{Voice, megabytes, seconds};
 
@@ -99,6 +99,9 @@ pub(crate) struct Tour<'a> {
     pub(crate) truth: &'a GroundTruth,
 }
 
+/// The folders of files.
+const ROOTS: [&str; 2] = ["temp", "uploads"];
+
 /// Hashes of all tables and folders.
 type Hashes = BTreeMap<String, String>;
 
@@ -122,6 +125,11 @@ impl Tour<'_> {
         }
         let after = self.hashes().await?;
         ensure!(before != after, "nine operations changed nothing");
+        let (moved, in_trash) = (files_of(&operations), self.in_trash(&operations)?);
+        ensure!(
+            moved > 0 && in_trash == moved,
+            "{moved} files were moved to the trash, and {in_trash} are in it"
+        );
         self.voice
             .say("  planned = done = what the generator put there, for every rule and every table that goes along");
 
@@ -151,10 +159,12 @@ impl Tour<'_> {
             changed.is_empty() && before.len() == after.len(),
             "after the undo these differ from before: {changed:?}"
         );
+        let left = self.in_trash(&operations)?;
+        ensure!(left == 0, "after the undo {left} files are in the trash");
         let folders_compared = before.keys().filter(|name| name.starts_with("files:")).count();
         let tables_compared = before.len() - folders_compared;
         self.voice.say(format_args!(
-            "  SHA-256 over each of {tables_compared} tables and {folders_compared} folders: the same as before the first run"
+            "  SHA-256 over each of {tables_compared} tables and {folders_compared} folders, with modes, owners and times: the same as before the first run; the trash is empty"
         ));
         Ok(Outcome {
             database: self.truth.database.clone(),
@@ -189,11 +199,22 @@ impl Tour<'_> {
 
     async fn hashes(&self) -> Result<Hashes> {
         let mut hashes = table_hashes(self.url).await?;
-        for root in ["temp", "uploads"] {
+        for root in ROOTS {
             let folder: PathBuf = self.place.join(root);
             hashes.insert(format!("files:{root}"), folder_hash(&folder)?);
         }
         Ok(hashes)
+    }
+
+    /// Files that the runs have in the trash of the folders together.
+    fn in_trash(&self, operations: &[OperationOutcome]) -> Result<u64> {
+        let mut files = 0;
+        for root in ROOTS {
+            for outcome in operations {
+                files += trashed(&self.place.join(root), &outcome.run)?;
+            }
+        }
+        Ok(files)
     }
 
     /// Plans, runs, plans again, and proves the backup.
@@ -330,6 +351,13 @@ impl Tour<'_> {
             along_nullified: nullified,
         })
     }
+}
+
+/// Files that the runs took.
+fn files_of(operations: &[OperationOutcome]) -> u64 {
+    let rules = operations.iter().flat_map(|outcome| &outcome.rules);
+    let of_files = rules.filter(|rule| rule.table.starts_with("files:"));
+    of_files.map(|rule| rule.affected).sum()
 }
 
 fn severity(severity: proto::Severity) -> &'static str {

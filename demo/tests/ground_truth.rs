@@ -4,7 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic with the error is the report")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use anyhow::Result;
 use dbkeep_demo::{
@@ -380,7 +383,14 @@ async fn files_agree_with_the_rows() {
         used > 0 && links == 2 && old * 2 < all[0] && unused * 2 < all[1],
         "{used} {links} {all:?}"
     );
-    // The hash sees a time that moved.
+    // The hash sees a mode that changed, of files and of folders, and a time that moved.
+    for path in ["temp/odd/-rf", "temp/empty"].map(|name| files.folder.path().join(name)) {
+        let mode = std::fs::metadata(&path).unwrap().permissions();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o500)).unwrap();
+        assert_ne!(before[0], folder_hash(&files.folder.path().join("temp")).unwrap());
+        std::fs::set_permissions(&path, mode).unwrap();
+        assert_eq!(before[0], folder_hash(&files.folder.path().join("temp")).unwrap());
+    }
     let moved = std::fs::File::options()
         .append(true)
         .open(files.folder.path().join("temp/odd/-rf"))

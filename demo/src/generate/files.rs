@@ -1,8 +1,8 @@
 //! The platform's files: temporary ones, old and young, and uploads, with and without a row that names them; and what a careless
 //! cleanup would take: links, names that need care, folders.
 
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -81,7 +81,7 @@ pub(super) fn make(platform: &Platform, place: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A file that was last written so many hours ago.
+/// A file that was last written so many hours ago, with one of several modes.
 fn write(path: &Path, hours: u64) -> Result<()> {
     let named = || format!("cannot write {}", path.display());
     if let Some(folder) = path.parent() {
@@ -90,5 +90,7 @@ fn write(path: &Path, hours: u64) -> Result<()> {
     fs::write(path, path.display().to_string()).with_context(named)?;
     let written = SystemTime::now() - Duration::from_secs(hours * HOUR);
     let file = File::options().append(true).open(path).with_context(named)?;
+    let mode = [0o600, 0o640, 0o444][usize::try_from(hours % 3)?];
+    file.set_permissions(Permissions::from_mode(mode)).with_context(named)?;
     file.set_modified(written).with_context(named)
 }
