@@ -37,7 +37,7 @@ use std::{
 
 use dbkeep_client::{Error, OperationQuery, RunRequest, UndoRequest, proto};
 use dbkeep_testkit::{Db, chunk};
-use expired::{Expired, RETENTION};
+use expired::{Edges, Expired, RETENTION};
 use families::{Families, MANY};
 use files::{Files, tree};
 use jiff::{SignedDuration, Timestamp};
@@ -212,6 +212,39 @@ async fn expired_holds([world]: &[World; 1], case: &Expired) -> usize {
     judged(world, &case.case(), Some(&case.expected(now, horizon, database)))
         .await
         .len()
+}
+
+/// Times exactly on the horizon, which is known when the plan is there.
+async fn horizons_hold([world]: &[World; 1], case: &Edges) -> usize {
+    let database = world.database();
+    world.db.execute(&case.setup(database)).await.expect("a table and rows");
+    let plan = world.plan(&case.operation()).await;
+    assert!(!plan.blocked, "{:?}", plan.steps[0].findings);
+    let horizon = plan.steps[0].horizon.expect("a horizon");
+    let horizon = Timestamp::new(horizon.seconds, horizon.nanos).expect("an instant");
+    let late = case.late_setup(horizon, database);
+    world.db.execute(&late).await.expect("rows on the horizon");
+    let before = dump(world, &["entry"]).await;
+    let marks = async || -> BTreeSet<String> {
+        let rows = world.db.fetch_text("SELECT mark FROM entry").await.expect("marks");
+        rows.into_iter().flatten().flatten().collect()
+    };
+    let had = marks().await;
+    let expected = case.expected(horizon, database);
+    let run = world.execute(&plan, case.batch_rows).await;
+    assert_eq!(run.state(), proto::RunState::Succeeded, "{}", run.state_reason);
+    let has = marks().await;
+    assert_eq!(
+        had.difference(&has).cloned().collect::<BTreeSet<_>>(),
+        expected,
+        "what went of {horizon}"
+    );
+    let report = run.report.as_ref().expect("a report");
+    assert_eq!(report.rows_affected, expected.len() as u64);
+    let undo = world.undo(&run).await;
+    assert_eq!(undo.state(), proto::RunState::Succeeded, "{}", undo.state_reason);
+    assert_eq!(dump(world, &["entry"]).await, before, "as before");
+    expected.len()
 }
 
 async fn duplicates_hold([world]: &[World; 1], case: &duplicates::Duplicates) -> usize {
@@ -496,6 +529,7 @@ on_each! {
     orphans: 60, 30, |_| ORPHANS_TABLES.to_owned(), |_| orphans_catalog(), orphans::orphans(), orphans_hold;
     orphans_of_every_form: 60, 30, forms::tables, forms::catalog, forms::orphans(), forms_hold;
     expired: 40, 25, expired::tables, expired::catalog, expired::expired(), expired_holds;
+    expired_on_the_horizon: 40, 25, expired::tables, expired::catalog, expired::edges(), horizons_hold;
     duplicates: 50, 30, |_| duplicates::TABLES.to_owned(), |_| duplicates::catalog(), duplicates::duplicates(), duplicates_hold;
     dangling_keys: 60, 40, dangling::tables, |_| dangling::catalog(), dangling::dangling(), dangling_holds;
     families: 120, 40, families::tables, |_| families::catalog(), families::families(), families_hold;

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
     judge::Case,
-    rows::{ACTS, Act, Builder, Key, Rest, acts, keys, mark, operations, rest},
+    rows::{ACTS, Act, Builder, Key, Rest, acts, keys, mark, operations, plain, rest},
     support::Database,
 };
 
@@ -243,5 +243,113 @@ impl Expired {
             table.row(place, &values.collect::<Vec<_>>(), *rest);
         }
         table.sql()
+    }
+}
+
+/// Rows whose times are only known when the horizon is: on it, or next to it by the smallest step that the column can take.
+#[derive(Debug, Clone)]
+pub(crate) struct Edges {
+    clock: Clock,
+    way: usize,
+    /// The column is NULL, and the other one holds the time.
+    by_the_other: bool,
+    key: Key,
+    /// So many steps after the horizon, which is rounded down to one; `None` for no time at all.
+    rows: Vec<(Option<i64>, Rest)>,
+    pub(crate) batch_rows: u32,
+}
+
+pub(crate) fn edges() -> impl Strategy<Value = Edges> {
+    let steps = prop_oneof![1 => Just(None), 6 => (-2..=2_i64).prop_map(Some)];
+    (
+        select(CLOCKS.map(|(clock, _)| clock).to_vec()),
+        0..WAYS.len(),
+        any::<bool>(),
+        keys(),
+        vec((steps, rest()), 0..12),
+        1..8_u32,
+    )
+        .prop_map(|(clock, way, by_the_other, key, mut rows, batch_rows)| {
+            // None of these may be missing.
+            rows.extend([Some(-1), Some(0), Some(1), None].map(|steps| (steps, plain())));
+            Edges {
+                clock,
+                way,
+                by_the_other: by_the_other && WAYS[way].0 == Way::Either,
+                key,
+                rows,
+                batch_rows,
+            }
+        })
+}
+
+impl Edges {
+    pub(crate) fn operation(&self) -> String {
+        format!("{}_{}_delete", column(self.clock), WAYS[self.way].1)
+    }
+
+    /// The column that holds the times.
+    fn decides(&self) -> String {
+        let other = if self.by_the_other { "_made" } else { "" };
+        format!("{}{other}", column(self.clock))
+    }
+
+    /// The value as SQL writes it, and the instant that it means.
+    fn value(&self, horizon: Timestamp, steps: i64, database: Database) -> (String, Timestamp) {
+        let step_micros = match (self.clock, database) {
+            (Clock::Seconds, _) => 1_000_000,
+            (Clock::Millis, _) | (Clock::Instant | Clock::Wall, Database::Sqlite) => 1_000,
+            (Clock::Instant | Clock::Wall, Database::Postgres) => 1,
+        };
+        let micros = (horizon.as_microsecond().div_euclid(step_micros) + steps) * step_micros;
+        let instant = Timestamp::from_microsecond(micros).expect("an instant");
+        let written = |zone: &str, form: &str| {
+            let zone = TimeZone::get(zone).expect("a zone");
+            format!("'{}'", instant.to_zoned(zone).strftime(form))
+        };
+        let value = match (self.clock, database) {
+            (Clock::Seconds, _) => instant.as_second().to_string(),
+            (Clock::Millis, _) => instant.as_millisecond().to_string(),
+            (Clock::Instant, Database::Postgres) => written("UTC", "%Y-%m-%d %H:%M:%S%.6f+00"),
+            (Clock::Wall, Database::Postgres) => written("Europe/Berlin", "%Y-%m-%d %H:%M:%S%.6f"),
+            (Clock::Instant | Clock::Wall, Database::Sqlite) => written("UTC", "%Y-%m-%d %H:%M:%S%.3f"),
+        };
+        (value, instant)
+    }
+
+    /// The rows before there is a plan: those that will lie before its horizon lie far before it, so that it counts them.
+    pub(crate) fn setup(&self, database: Database) -> String {
+        let columns: Vec<_> = clocks(database).collect();
+        let mut table = Builder::new("entry", self.key, columns.clone(), database);
+        let old = self.value(Timestamp::UNIX_EPOCH, 1, database).0;
+        for (place, (steps, rest)) in self.rows.iter().enumerate() {
+            let values = columns.iter().map(|(name, _)| match steps {
+                Some(..=0) if *name == self.decides() => old.clone(),
+                _ => "NULL".to_owned(),
+            });
+            table.row(place, &values.collect::<Vec<_>>(), *rest);
+        }
+        table.sql()
+    }
+
+    /// Moves the rows to the horizon.
+    pub(crate) fn late_setup(&self, horizon: Timestamp, database: Database) -> String {
+        let mut sql = String::new();
+        for (place, (steps, _)) in self.rows.iter().enumerate() {
+            let value = steps.map_or_else(|| "NULL".to_owned(), |steps| self.value(horizon, steps, database).0);
+            sql.push_str(&format!(
+                "UPDATE entry SET {} = {value} WHERE mark = '{}'; ",
+                self.decides(),
+                mark(place)
+            ));
+        }
+        sql
+    }
+
+    /// Strictly before the horizon: a row exactly on it stays, and so does one without a time.
+    pub(crate) fn expected(&self, horizon: Timestamp, database: Database) -> BTreeSet<String> {
+        let goes = |steps: Option<i64>| steps.is_some_and(|steps| self.value(horizon, steps, database).1 < horizon);
+        let gone = self.rows.iter().enumerate().filter(|(_, (steps, _))| goes(*steps));
+        gone.map(|(place, _)| mark(place)).collect()
     }
 }

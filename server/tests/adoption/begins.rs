@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use dbkeep_engine::{
     backup::Section,
-    model::{ChildLink, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema, Value},
+    model::{ChildLink, Condition, JournalEntry, Literal, Row, RowKey, Selection, TableName, TableSchema, Value},
     port::{BatchTransaction, Claim, Restored, RowSink, TargetError},
 };
 use futures::{FutureExt as _, future::BoxFuture};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::bench::{Bench, run};
 
@@ -113,22 +113,35 @@ impl BatchTransaction for Blind {
     }
 }
 
-/// The obvious deletion: by key, at READ COMMITTED, with the parents looked up in the same statement.
+/// The obvious deletion: by key, at READ COMMITTED, with the parents, or the rows that make others go, looked up in the same statement.
 pub(crate) fn naively(
     bench: Bench,
     _claim: Claim,
-    _selection: Selection,
+    selection: Selection,
 ) -> BoxFuture<'static, Result<Box<dyn BatchTransaction>, TargetError>> {
     async move {
         let mut session = bench.session("dbkeep").await;
         run(&mut session, "BEGIN").await;
-        let batch: Box<dyn BatchTransaction> = Box::new(Naive(session));
+        let which = match selection.matches {
+            Condition::Duplicate { .. } => {
+                "t.id IN (2, 3) AND EXISTS (SELECT FROM child AS o WHERE o.parent_id = t.parent_id AND o.at > t.at)"
+            }
+            Condition::Cycle { .. } => {
+                "t.id IN (12, 13) AND EXISTS (SELECT FROM child AS o WHERE o.id = t.parent_id AND o.parent_id = t.id)"
+            }
+            _ => "t.id IN (2, 3) AND NOT EXISTS (SELECT FROM parent AS p WHERE p.id = t.parent_id)",
+        };
+        let batch: Box<dyn BatchTransaction> = Box::new(Naive { session, which });
         Ok(batch)
     }
     .boxed()
 }
 
-struct Naive(PgConnection);
+struct Naive {
+    session: PgConnection,
+    /// Condition on the rows that go.
+    which: &'static str,
+}
 
 #[async_trait]
 impl BatchTransaction for Naive {
@@ -159,10 +172,12 @@ impl BatchTransaction for Naive {
     }
 
     async fn delete(&mut self, _: &Selection, _: &[RowKey], capture: Option<&mut dyn RowSink>) -> Result<u64, TargetError> {
-        let sql = "DELETE FROM child AS t WHERE t.id IN (2, 3) AND NOT EXISTS (SELECT FROM parent AS p WHERE p.id = t.parent_id) \
-                   RETURNING t.id::text, t.parent_id::text, t.at::text, t.note";
-        let rows: Vec<[String; 4]> = sqlx::query_as::<_, (String, String, String, String)>(sql)
-            .fetch_all(&mut self.0)
+        let sql = format!(
+            "DELETE FROM child AS t WHERE {} RETURNING t.id::text, t.parent_id::text, t.at::text, t.note",
+            self.which
+        );
+        let rows: Vec<[String; 4]> = sqlx::query_as::<_, (String, String, String, String)>(AssertSqlSafe(sql))
+            .fetch_all(&mut self.session)
             .await
             .unwrap()
             .into_iter()
@@ -190,16 +205,16 @@ impl BatchTransaction for Naive {
              VALUES ('{}', {}, {}, 1, 1, '', 0, {}, {}, 0)",
             entry.run, entry.step, entry.batch, entry.matched, entry.affected
         );
-        run(&mut self.0, &sql).await;
+        run(&mut self.session, &sql).await;
         Ok(())
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), TargetError> {
-        run(&mut self.0, "COMMIT").await;
+        run(&mut self.session, "COMMIT").await;
         Ok(())
     }
 
     async fn rollback(mut self: Box<Self>) {
-        run(&mut self.0, "ROLLBACK").await;
+        run(&mut self.session, "ROLLBACK").await;
     }
 }

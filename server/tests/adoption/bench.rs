@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dbkeep_engine::{
-    model::{Condition, RowKey, Selection, TableName},
+    model::{Condition, Order, RowKey, Selection, TableName},
     port::Target,
 };
 use dbkeep_server::target;
@@ -17,22 +17,77 @@ pub(crate) async fn run(session: &mut PgConnection, sql: &str) {
         .unwrap_or_else(|error| panic!("{error}: {sql}"));
 }
 
-/// Rows that a rule takes are 2 and 3. The writer cares for 2; 3 shows that a batch that may go on does.
+/// Rows that a rule takes are 2 and 3, of cycles 12 and 13. The writer cares for the first of them; the other shows that a batch that may
+/// go on does.
 pub(crate) const TABLES: &str = "CREATE TABLE parent (id bigint PRIMARY KEY); \
      CREATE TABLE child (id bigint PRIMARY KEY, parent_id bigint, at timestamptz, note text); \
      CREATE TABLE original (LIKE child); CREATE TABLE captured (LIKE child); \
      CREATE TABLE removed (id bigint); CREATE TABLE safe (id bigint)";
 
-/// TRUNCATE, so that each row lies where it lay before: the keys of one scan serve every interleaving.
-pub(crate) const FILL: &str = "TRUNCATE child; DELETE FROM parent; DELETE FROM original; DELETE FROM captured; DELETE FROM removed; DELETE FROM safe; \
-     INSERT INTO parent VALUES (1); \
-     INSERT INTO child VALUES (1, 1, '2030-01-01Z', 'kept'), (2, 2, '2010-01-01Z', 'taken'), (3, 3, '2010-01-01Z', 'taken'); \
-     INSERT INTO original SELECT * FROM child";
-
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
     Orphan,
     Expired,
+    /// Of `parent`, which `note` names.
+    Dangling,
+    /// Of one `parent_id`; the newest stays.
+    Duplicate,
+    /// From `id` to `parent_id`; of two that name each other the later one goes.
+    Cycle,
+}
+
+impl Rule {
+    /// TRUNCATE, so that each row lies where it lay before: the keys of one scan serve every interleaving.
+    pub(crate) fn fill(self) -> String {
+        let rows = match self {
+            Self::Orphan | Self::Expired | Self::Dangling => {
+                "(1, 1, '2030-01-01Z', 'parent:1'), (2, 2, '2010-01-01Z', 'parent:2'), (3, 3, '2010-01-01Z', 'parent:3')"
+            }
+            Self::Duplicate => {
+                "(1, 1, '2010-01-01Z', 'alone'), (2, 2, '2010-01-01Z', 'taken'), (3, 3, '2010-01-01Z', 'taken'), \
+                 (12, 2, '2020-01-01Z', 'kept'), (13, 3, '2020-01-01Z', 'kept')"
+            }
+            Self::Cycle => {
+                "(1, 100, '2010-01-01Z', 'leads out'), (2, 12, '2010-01-01Z', 'kept'), (3, 13, '2010-01-01Z', 'kept'), \
+                 (12, 2, '2010-01-01Z', 'taken'), (13, 3, '2010-01-01Z', 'taken')"
+            }
+        };
+        format!(
+            "TRUNCATE child; DELETE FROM parent; DELETE FROM original; DELETE FROM captured; DELETE FROM removed; DELETE FROM safe; \
+             INSERT INTO parent VALUES (1); INSERT INTO child VALUES {rows}; INSERT INTO original SELECT * FROM child"
+        )
+    }
+
+    /// What the oracle says where the row is gone that the writer cares for.
+    pub(crate) fn lost(self) -> &'static str {
+        if self == Self::Cycle { "lost 12" } else { "lost 2" }
+    }
+
+    /// Rows that the rule has no business with.
+    fn safe(self) -> &'static str {
+        match self {
+            Self::Orphan => "SELECT c.id FROM child AS c JOIN parent AS p ON p.id = c.parent_id",
+            Self::Expired => "SELECT c.id FROM child AS c WHERE c.at >= '2020-01-01Z'",
+            Self::Dangling => "SELECT c.id FROM child AS c JOIN parent AS p ON 'parent:' || p.id = c.note",
+            Self::Duplicate => {
+                "SELECT c.id FROM child AS c WHERE NOT EXISTS (SELECT FROM child AS o WHERE o.parent_id = c.parent_id AND o.at > c.at)"
+            }
+            Self::Cycle => {
+                "SELECT c.id FROM child AS c WHERE NOT EXISTS (SELECT FROM child AS o WHERE o.id = c.parent_id AND o.parent_id = c.id)"
+            }
+        }
+    }
+
+    /// Condition on `child` of what must not be left when all is over.
+    pub(crate) fn left(self) -> &'static str {
+        match self {
+            Self::Orphan => "parent_id NOT IN (SELECT id FROM parent)",
+            Self::Expired => "at < '2020-01-01Z'",
+            Self::Dangling => "note NOT IN (SELECT 'parent:' || id FROM parent)",
+            Self::Duplicate => "EXISTS (SELECT FROM child AS o WHERE o.parent_id = child.parent_id AND o.at > child.at)",
+            Self::Cycle => "EXISTS (SELECT FROM child AS o WHERE o.id = child.parent_id AND o.parent_id = child.id)",
+        }
+    }
 }
 
 /// A database, the adapter on it, and the oracle beside it.
@@ -84,6 +139,29 @@ impl Bench {
                 encoding: None,
                 zone: None,
             },
+            Rule::Dangling => Condition::KeyDangling {
+                column: "note".to_owned(),
+                json_path: None,
+                prefix: "parent:".to_owned(),
+                suffix: String::new(),
+                parent: schema("parent").await,
+                parent_column: "id".to_owned(),
+                unfit: Vec::new(),
+            },
+            Rule::Duplicate => Condition::Duplicate {
+                table: schema("child").await,
+                columns: vec!["parent_id".to_owned()],
+                order: vec![Order {
+                    column: "at".to_owned(),
+                    newest_first: true,
+                }],
+                among: Vec::new(),
+            },
+            Rule::Cycle => Condition::Cycle {
+                from: vec!["id".to_owned()],
+                to: vec!["parent_id".to_owned()],
+                among: Vec::new(),
+            },
         };
         Selection {
             table: schema("child").await,
@@ -112,11 +190,7 @@ impl Bench {
 
     /// Notes which rows are safe now, for everybody to see: one of them must not be gone later.
     pub(crate) async fn witness(&self, rule: Rule) {
-        let safe = match rule {
-            Rule::Orphan => "SELECT c.id FROM child AS c JOIN parent AS p ON p.id = c.parent_id",
-            Rule::Expired => "SELECT c.id FROM child AS c WHERE c.at >= '2020-01-01Z'",
-        };
-        self.db.execute(&format!("INSERT INTO safe {safe}")).await.unwrap();
+        self.db.execute(&format!("INSERT INTO safe {}", rule.safe())).await.unwrap();
     }
 
     /// Everything that must not be, in words.

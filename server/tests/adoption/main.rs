@@ -10,12 +10,13 @@ mod begins;
 mod bench;
 mod families;
 mod gate;
+mod kinds;
 mod parties;
 
 use std::collections::BTreeMap;
 
 use begins::{Begin, naively, plainly, with_the_parent_locked, without_the_last_look};
-use bench::{Bench, FILL, Rule};
+use bench::{Bench, Rule};
 use dbkeep_engine::{
     model::{Row, RunId, Value},
     port::Claim,
@@ -113,14 +114,14 @@ async fn every_interleaving(story: Story, isolation: &str, begin: Begin) -> Tall
         fence: 1,
     };
     bench.target.claim(claim).await.unwrap();
-    bench.db.execute(FILL).await.unwrap();
+    bench.db.execute(&story.rule.fill()).await.unwrap();
     let selection = bench.selection(story.rule).await;
     let keys = bench.keys(&selection).await;
     assert_eq!(keys.len(), 2);
     let mut session = Some(bench.session("writer").await);
     let mut tally = Tally::default();
     for (place, order) in (1..).zip(orders(4)) {
-        bench.db.execute(FILL).await.unwrap();
+        bench.db.execute(&story.rule.fill()).await.unwrap();
         let deleter = |batch| Deleter {
             bench: bench.clone(),
             begin,
@@ -158,19 +159,15 @@ async fn every_interleaving(story: Story, isolation: &str, begin: Begin) -> Tall
             commits += keep_captured(&bench, &again).await;
         }
         let wrongs = bench.wrongs(place, commits).await;
-        let left = match story.rule {
-            Rule::Orphan => "parent_id NOT IN (SELECT id FROM parent)",
-            Rule::Expired => "at < '2020-01-01Z'",
-        };
         assert_eq!(
-            bench.db.count_where("child", left).await.unwrap(),
+            bench.db.count_where("child", story.rule.left()).await.unwrap(),
             0,
             "{order}: a row remains"
         );
         *tally.ends.entry(first.end).or_default() += 1;
         tally.writer_failed += usize::from(writer.failed);
         tally.waited += usize::from(ended != order);
-        let (lost, others): (Vec<_>, Vec<_>) = wrongs.into_iter().partition(|wrong| wrong == "lost 2");
+        let (lost, others): (Vec<_>, Vec<_>) = wrongs.into_iter().partition(|wrong| wrong == story.rule.lost());
         if !lost.is_empty() {
             tally.lost.push(order.clone());
         }
