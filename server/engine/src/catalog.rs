@@ -391,8 +391,8 @@ impl Source<'_> {
 }
 
 /// Every rule of one operation with every rule of another.
-pub(crate) fn pairs<'a>(first: &'a Operation, second: &'a Operation) -> impl Iterator<Item = (&'a Rule, &'a Rule)> {
-    let with_all = |rule| first.rules.iter().map(move |earlier| (earlier, rule));
+fn pairs<'a>(first: &'a Operation, second: &'a Operation) -> impl Iterator<Item = (&'a Rule, &'a Rule)> {
+    let with_all = move |rule| first.rules.iter().map(move |earlier| (earlier, rule));
     second.rules.iter().flat_map(with_all)
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod files;
 mod names;
 mod needs;
 mod sets;
+mod sizes;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use self::{
     changes::Changes,
     names::{archive_table, look_up},
+    sizes::Sizes,
 };
 pub(crate) use self::{names::archive_name, needs::needs};
 use crate::{
@@ -33,8 +35,6 @@ use crate::{
 const SAMPLES: u32 = 10;
 /// Largest difference between the target's clock and the server's at which a horizon is still trusted.
 const CLOCK_TOLERANCE: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
-/// Margin within which an estimated table size is not trusted to decide over the largest share that may go.
-const ESTIMATE_MARGIN: f64 = 1.5;
 
 /// Why no plan could be made.
 #[derive(Debug, thiserror::Error)]
@@ -499,10 +499,10 @@ pub(crate) async fn plan(
         if countable {
             let samples = if recount.is_some() { 0 } else { SAMPLES };
             known.estimate(target, &selection.table).await?;
-            let from = whole_from(&selection.table, share_of(step.rule), &known);
+            let from = known.whole_from(&selection.table, share_of(step.rule));
             let surveyed = target.survey_share(selection, samples, from).await?;
             if let Some(rows) = surveyed.table_rows {
-                known.rows.insert(selection.table.name.clone(), (rows, true));
+                known.counted(&selection.table, rows);
             }
             survey = Some(surveyed);
         }
@@ -608,94 +608,6 @@ pub(crate) async fn plan(
     }
     plan.digest = plan.compute_digest();
     Ok((plan, selections))
-}
-
-/// From how many selected rows on the size of their table decides whether too much would go, so that both are counted in one snapshot: the
-/// size that is known from another one is not to be compared with.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a share of a count is a count"
-)]
-fn whole_from(table: &TableSchema, max_fraction: f64, sizes: &Sizes) -> u64 {
-    let (known, margin) = match sizes.rows.get(&table.name) {
-        Some((rows, true)) => (*rows, 1.0),
-        Some((rows, false)) => (*rows, ESTIMATE_MARGIN),
-        None => return 0,
-    };
-    (max_fraction * crate::run::as_f64(known) / margin).floor() as u64 + 1
-}
-
-/// What is known of the sizes of tables while a plan is made.
-#[derive(Default)]
-struct Sizes {
-    /// Rows, and whether they were counted.
-    rows: BTreeMap<TableName, (u64, bool)>,
-    /// Rows that go of each table by the steps so far.
-    going: BTreeMap<TableName, u64>,
-}
-
-impl Sizes {
-    /// Makes sure that something is known of a table before its rows are looked for. The database's own statistics will not do: they
-    /// may be of before a large deletion.
-    async fn estimate(&mut self, target: &dyn Target, table: &TableSchema) -> Result<(), TargetError> {
-        if !self.rows.contains_key(&table.name)
-            && let Some(rows) = target.estimate_rows(table).await?
-        {
-            self.rows.insert(table.name.clone(), (rows, false));
-        }
-        Ok(())
-    }
-
-    /// Rows of a table of which so many more go, and whether that is exact. An estimate will do, unless it has to decide whether too
-    /// much would go.
-    async fn of(
-        &mut self,
-        target: &dyn Target,
-        table: &TableSchema,
-        row_count: u64,
-        max_fraction: f64,
-    ) -> Result<(u64, bool), TargetError> {
-        let going = self.going.entry(table.name.clone()).or_default();
-        *going = going.saturating_add(row_count);
-        let going = *going;
-        self.estimate(target, table).await?;
-        let decisive = |rows: u64| crate::run::as_f64(going) * ESTIMATE_MARGIN > max_fraction * crate::run::as_f64(rows);
-        if let Some((rows, exact)) = self.rows.get(&table.name).copied()
-            && (exact || !decisive(rows))
-        {
-            return Ok((rows, exact));
-        }
-        if matches!(table.kind, TableKind::View | TableKind::Foreign) {
-            return Ok((0, false));
-        }
-        let rows = target.count_rows(table, None).await?;
-        self.rows.insert(table.name.clone(), (rows, true));
-        Ok((rows, true))
-    }
-
-    /// Brings steps up to what later ones made known: a table that had to be counted for one has that size for all.
-    fn settle(&self, steps: &mut [PlanStep]) {
-        let counted: BTreeMap<String, u64> = self
-            .rows
-            .iter()
-            .filter(|(_, (_, exact))| *exact)
-            .map(|(table, (rows, _))| (table.to_string(), *rows))
-            .collect();
-        for step in steps.iter_mut().filter(|step| step.rule.root().is_none()) {
-            if let Some(rows) = counted.get(&step.table) {
-                step.table_row_count = *rows;
-                step.table_row_count_exact = true;
-            }
-            for child in &mut step.children {
-                if child.table_row_count > 0
-                    && let Some(rows) = counted.get(&child.table)
-                {
-                    child.table_row_count = *rows;
-                }
-            }
-        }
-    }
 }
 
 fn block(code: &str, table: &TableSchema, detail: String, remediation: impl Into<String>) -> Finding {

@@ -21,7 +21,7 @@ impl Rule {
 /// What rules did to so many rows or files each, summed up by what it was: "12 rows deleted, 3 files moved to the trash". `auxiliary` stands before
 /// what was done, such as "would be ".
 pub(crate) fn amounts<'a>(parts: impl IntoIterator<Item = (&'a Rule, u64)>, auxiliary: &str) -> String {
-    let mut sums = Vec::new();
+    let mut sums: Vec<((&str, &str), u64)> = Vec::new();
     for (rule, count) in parts {
         let deed = rule.deed();
         match sums.iter_mut().find(|(known, _)| *known == deed) {

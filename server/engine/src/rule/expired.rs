@@ -1,7 +1,7 @@
 //! Rule kind `expired`: rows whose time column lies strictly before a horizon. The horizon is computed once per plan, from the
 //! target's clock, in UTC. A NULL time never expires, and a row exactly on the horizon stays.
 
-use jiff::{SignedDuration, Span, Timestamp, tz::TimeZone};
+use jiff::{Span, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use super::{KindInfo, Mismatch, Schemas, column_of, schema_of};
@@ -154,14 +154,15 @@ impl Expired {
             return false;
         }
         match (&self.age, &other.age) {
-            (own, others) if own == others => true,
+            (_, Age::Expiry) => true,
             (Age::Expiry, Age::Retention(_)) => false,
-            (Age::Retention(_), Age::Expiry) => true,
             // Months are longer and shorter: P30D is now more and now less than P1M.
-            (Age::Retention(_), Age::Retention(_)) => (0..DAYS_OF_FOUR_YEARS).all(|day| {
-                let clock = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * (DAYS_OF_FOUR_YEARS * 10 + day));
-                matches!((self.horizon(clock), other.horizon(clock)), (Ok(own), Ok(others)) if own <= others)
-            }),
+            (Age::Retention(own), Age::Retention(others)) => {
+                let no_later =
+                    |clock| matches!((self.horizon(clock), other.horizon(clock)), (Ok(own), Ok(others)) if own <= others);
+                let mut days = DAYS_OF_FOUR_YEARS * 10..DAYS_OF_FOUR_YEARS * 11;
+                own == others || days.all(|day| Timestamp::from_second(day * 86_400).is_ok_and(no_later))
+            }
         }
     }
 
