@@ -344,7 +344,7 @@ async fn a_schedule_whose_operations_cannot_be_planned_together_is_refused(datab
     let catalog = |operations: &str| {
         operation("open", &aged("P1Y", OPEN))
             + &operation("opened", &rule("filter", "draft", "condition = \"opened = 7\""))
-            + &format!("[[schedule]]\nname = \"nightly\"\ncron = \"0 2 * * *\"\noperations = {operations}\n")
+            + &format!("[[schedule]]\nname = \"nightly\"\nenabled = false\ncron = \"0 2 * * *\"\noperations = {operations}\n")
     };
     let wrong = catalog("[\"open\", \"opened\"]");
     let line = wrong.lines().position(|line| line == "[[schedule]]").expect("a schedule") + 1;
