@@ -488,26 +488,30 @@ fn tasks(report: &proto::RunReport) -> String {
 
 /// What a run did to how many rows and files: "12,000 rows deleted, 3 rows updated, 1 file moved to the trash".
 pub(crate) fn done(kind: RunKind, report: &proto::RunReport) -> String {
+    told(kind, report, (|step| step.rows_affected, report.rows_affected), "")
+}
+
+/// The same of a number of each step, and its sum where no step tells more; `auxiliary` stands before what is done, such as "would be ".
+fn told(kind: RunKind, report: &proto::RunReport, of: (fn(&proto::StepReport) -> u64, u64), auxiliary: &str) -> String {
+    let (number, sum) = of;
     if kind != RunKind::Cleanup || report.steps.is_empty() {
-        let affected = of_steps(report, |step| step.rows_affected, report.rows_affected);
-        return format!("{affected} {}", verb(kind));
+        return format!("{} {auxiliary}{}", of_steps(report, number, sum), verb(kind));
     }
     let mut sums: Vec<(&str, &proto::StepReport, u64)> = Vec::new();
     for step in &report.steps {
         let deed = deed(kind, step);
-        match sums
-            .iter_mut()
-            .find(|(known, first, _)| *known == deed && is_root(&first.table) == is_root(&step.table))
-        {
-            Some((.., sum)) => *sum += step.rows_affected,
-            None => sums.push((deed, step, step.rows_affected)),
+        let alike = |(known, first, _): &&mut (&str, &proto::StepReport, u64)| {
+            *known == deed && is_root(&first.table) == is_root(&step.table)
+        };
+        match sums.iter_mut().find(alike) {
+            Some((.., sum)) => *sum += number(step),
+            None => sums.push((deed, step, number(step))),
         }
     }
-    let told: Vec<String> = sums
+    let parts = sums
         .iter()
-        .map(|(deed, step, sum)| format!("{} {deed}", of_table(&step.table, *sum)))
-        .collect();
-    told.join(", ")
+        .map(|(deed, step, sum)| format!("{} {auxiliary}{deed}", of_table(&step.table, *sum)));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// A number of the steps together; `sum` is what the report says where all of it is rows.
@@ -531,8 +535,13 @@ pub(crate) fn sum(run: &proto::Run, report: &proto::RunReport, is_dry: bool) -> 
         return migration::sum(run, report);
     }
     if is_dry {
-        let planned = of_steps(report, |step| step.rows_planned, report.rows_planned);
-        return format!("{planned} would go; a dry run changes nothing");
+        let planned = told(
+            run.kind(),
+            report,
+            (|step| step.rows_planned, report.rows_planned),
+            "would be ",
+        );
+        return format!("{planned}; a dry run changes nothing");
     }
     let mut text = match run.kind() {
         RunKind::Maintain => tasks(report),
@@ -644,7 +653,7 @@ mod tests {
         );
         assert_eq!(
             sum(&run(RunKind::Cleanup), &report, true),
-            "12,000 rows would go; a dry run changes nothing"
+            "12,000 rows would be affected; a dry run changes nothing"
         );
         assert!(sum(&run(RunKind::Undo), &report, false).starts_with("11,000 rows put back"));
         let mut upkeep = report.clone();
