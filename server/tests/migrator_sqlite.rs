@@ -273,7 +273,9 @@ async fn a_statement_that_takes_too_long_is_taken_back() {
         late.statement_timeout = Some(Duration::from_millis(50));
         match migrator.execute(&late, &follow()).await {
             Err(MigratorError::Statement {
-                message, retryable: false, ..
+                message,
+                retryable: false,
+                ..
             }) => assert!(message.contains("50 ms"), "{id}: {message}"),
             unexpected => panic!("{id}: {unexpected:?}"),
         }
@@ -282,7 +284,12 @@ async fn a_statement_that_takes_too_long_is_taken_back() {
             .await
             .expect("a count");
         assert_eq!(rows, 0, "{id}");
-        let row = migrator.ledger().await.expect("a ledger").into_iter().find(|row| row.id.0 == id);
+        let row = migrator
+            .ledger()
+            .await
+            .expect("a ledger")
+            .into_iter()
+            .find(|row| row.id.0 == id);
         let doubts: Vec<bool> = row.iter().map(|row| row.in_doubt).collect();
         let expected: &[bool] = if atomic { &[] } else { &[false] };
         assert_eq!(doubts, expected, "{id}: SQLite said that it failed");

@@ -24,8 +24,7 @@ struct Tool {
     bytes: bool,
 }
 
-const SHA_384: &str =
-    "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7";
+const SHA_384: &str = "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7";
 const SHA_256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 /// CRC-32 of `abc`, 0x352441c2.
 const CRC_32: &str = "891568578";
@@ -90,7 +89,11 @@ async fn a_file_that_is_not_what_another_tool_applied_is_named_and_blocks() {
                 EngineKind::Postgres => "bytea",
                 EngineKind::Sqlite => "blob",
             };
-            world.db.execute(&tool.ledger.replace("CHECKSUM", kind)).await.expect("its ledger");
+            world
+                .db
+                .execute(&tool.ledger.replace("CHECKSUM", kind))
+                .await
+                .expect("its ledger");
             let table = tool.ledger.split(' ').nth(2).expect("a name");
             for (checksum, changed) in [(tool.other, true), (tool.checksum, false)] {
                 world.db.execute(&format!("DELETE FROM {table}")).await.expect("emptied");
@@ -106,7 +109,10 @@ async fn a_file_that_is_not_what_another_tool_applied_is_named_and_blocks() {
                 for problem in &problems {
                     let told = &problem.message;
                     assert!(told.contains(tool.other) && told.contains(tool.checksum), "{case}: {told}");
-                    assert!(problem.blocks && problem.next_step.contains("accept-checksum"), "{case}: {problem:?}");
+                    assert!(
+                        problem.blocks && problem.next_step.contains("accept-checksum"),
+                        "{case}: {problem:?}"
+                    );
                 }
                 let refused = world.apply(all()).await.expect_err("nothing to do");
                 let why = if changed { "MIGRATIONS_BLOCKED" } else { "NOTHING_TO_MIGRATE" };

@@ -121,7 +121,7 @@ async fn children_that_a_rebuild_takes_along_are_told_by_table_and_count() {
     for (condition, off, lost) in [("true", false, "child: 3 -> 0"), ("id = 1", true, "parent: 2 -> 1")] {
         let pragma = if off { "PRAGMA foreign_keys = OFF;\n" } else { "" };
         let up = format!("{pragma}{}", rebuilt(condition));
-        let mut world = begun(EngineKind::Sqlite, FAMILY, (&up, "SELECT 1;")).await;
+        let mut world = begun(EngineKind::Sqlite, FAMILY, (up.as_str(), "SELECT 1;")).await;
         let before = world.contents().await;
         let run = world.test(all()).await.expect("accepted");
         assert_eq!(run.state(), RunState::Failed, "{lost}: {}", run.state_reason);
@@ -141,8 +141,11 @@ async fn a_rebuild_in_a_script_that_is_no_transaction_keeps_every_row() {
         ("", false, "true", Some("child from 3 to 0")),
     ] {
         let (begin, commit) = if begin { ("BEGIN;\n", "\nCOMMIT;") } else { ("", "") };
-        let script = format!("-- no-transaction\n{off}{begin}{}{commit}\nPRAGMA foreign_keys = on;", rebuilt(condition));
-        let mut world = begun(EngineKind::Sqlite, FAMILY, (&script, "SELECT 1;")).await;
+        let script = format!(
+            "-- no-transaction\n{off}{begin}{}{commit}\nPRAGMA foreign_keys = on;",
+            rebuilt(condition)
+        );
+        let mut world = begun(EngineKind::Sqlite, FAMILY, (script.as_str(), "SELECT 1;")).await;
         let run = world.apply(all()).await.expect("accepted");
         match refused {
             None => assert_eq!(run.state(), RunState::Succeeded, "{script}: {}", run.state_reason),
@@ -152,11 +155,21 @@ async fn a_rebuild_in_a_script_that_is_no_transaction_keeps_every_row() {
             }
         }
         assert_eq!(world.db.count("child").await.expect("a count"), 3, "{script}");
-        assert_eq!(world.db.count("parent").await.expect("the table is never away"), 2, "{script}");
-        let named = world.db.fetch_text("SELECT count(*) || '' FROM pragma_table_info('parent')").await;
+        assert_eq!(
+            world.db.count("parent").await.expect("the table is never away"),
+            2,
+            "{script}"
+        );
+        let named = world
+            .db
+            .fetch_text("SELECT count(*) || '' FROM pragma_table_info('parent')")
+            .await;
         let columns = if refused.is_some() { "1" } else { "2" };
         assert_eq!(named.expect("a count")[0][0].as_deref(), Some(columns), "{script}");
-        let orphans = world.db.fetch_text("SELECT count(*) || '' FROM pragma_foreign_key_check").await;
+        let orphans = world
+            .db
+            .fetch_text("SELECT count(*) || '' FROM pragma_foreign_key_check")
+            .await;
         assert_eq!(orphans.expect("a count")[0][0].as_deref(), Some("0"), "{script}");
         world.end().await;
     }
@@ -174,9 +187,7 @@ async fn a_copy_that_somebody_looks_at_is_dropped_by_a_later_rehearsal() {
     let (beginning, _) = world.url.rsplit_once('/').expect("a database");
     let beginning = beginning.to_owned();
     let visiting = async {
-        let own = format!(
-            "FROM pg_database WHERE datname LIKE 'dbkeep\\_rehearsal\\_%' AND pg_get_userbyid(datdba) = '{ROLE}'"
-        );
+        let own = format!("FROM pg_database WHERE datname LIKE 'dbkeep\\_rehearsal\\_%' AND pg_get_userbyid(datdba) = '{ROLE}'");
         until(&db, &format!("SELECT count(*)::text {own}"), "1").await;
         let name = db.fetch_text(&format!("SELECT datname::text {own}")).await.expect("a name")[0][0].clone();
         Holder::open(&format!("{beginning}/{}", name.expect("a name"))).await

@@ -89,9 +89,11 @@ impl World {
         let url = database(EngineKind::Postgres, place.path()).await;
         let (_, name) = url.rsplit_once('/').expect("a database");
         let db = Db::open(&url).await.expect("a connection");
-        db.execute(&format!("CREATE ROLE {role} LOGIN CREATEDB; ALTER DATABASE {name} OWNER TO {role}"))
-            .await
-            .expect("a role");
+        db.execute(&format!(
+            "CREATE ROLE {role} LOGIN CREATEDB; ALTER DATABASE {name} OWNER TO {role}"
+        ))
+        .await
+        .expect("a role");
         let target = url.replacen("postgres@", &format!("{role}@"), 1);
         assert_ne!(target, url, "the cluster's own role is postgres");
         Self::serve(EngineKind::Postgres, place, url, &target, files, Some(Layout::Sqlx)).await

@@ -22,7 +22,9 @@ pub(super) fn watched() -> String {
 
 /// The query of one text, by which [`watched_by`] sets the same without having the server plan anything.
 pub(super) fn select_taken() -> String {
-    format!("SELECT pg_catalog.string_agg(s.name || ' = ' || pg_catalog.quote_literal(s.value), ',') FROM {SETTINGS} WHERE {TAKEN}")
+    format!(
+        "SELECT pg_catalog.string_agg(s.name || ' = ' || pg_catalog.quote_literal(s.value), ',') FROM {SETTINGS} WHERE {TAKEN}"
+    )
 }
 
 /// Sets what [`select_taken`] told, for the session or with `local` for the transaction that is open.

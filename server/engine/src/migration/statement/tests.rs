@@ -324,11 +324,22 @@ fn a_rebuilt_table_takes_the_place_of_the_old_one_at_once() {
     let off = "PRAGMA foreign_keys = OFF; ";
     let two = "DROP TABLE a; DROP TABLE b; ALTER TABLE x RENAME TO a; ALTER TABLE y RENAME TO b";
     assert_eq!(sizes(&format!("{off}{two}")), [4]);
-    assert_eq!(sizes(&format!("{off}DROP TABLE a; ALTER TABLE x RENAME COLUMN b TO a")), [1, 1]);
+    assert_eq!(
+        sizes(&format!("{off}DROP TABLE a; ALTER TABLE x RENAME COLUMN b TO a")),
+        [1, 1]
+    );
     assert_eq!(sizes(&format!("{off}DROP TABLE a; SELECT 1")), [1, 1]);
-    assert_eq!(sizes(&format!("{off}BEGIN; DROP TABLE a; ALTER TABLE x RENAME TO a; COMMIT; SELECT 1")), [2, 1]);
+    assert_eq!(
+        sizes(&format!(
+            "{off}BEGIN; DROP TABLE a; ALTER TABLE x RENAME TO a; COMMIT; SELECT 1"
+        )),
+        [2, 1]
+    );
     // Nothing that no transaction holds is put into one.
-    assert_eq!(sizes(&format!("{off}DROP TABLE a; VACUUM; ALTER TABLE x RENAME TO a")), [1, 1, 1]);
+    assert_eq!(
+        sizes(&format!("{off}DROP TABLE a; VACUUM; ALTER TABLE x RENAME TO a")),
+        [1, 1, 1]
+    );
 }
 
 #[test]

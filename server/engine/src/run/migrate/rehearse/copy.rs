@@ -11,8 +11,8 @@ use crate::{
     failpoint,
     migration::risk::{self, Known},
     model::{
-        Direction, EngineKind, Migration, MigrationId, MigrationProgress, MigrationRecord, RunId, RunKind, Sample, SampledTable, Script,
-        StatementReport, TableCount, TableName, Work,
+        Direction, EngineKind, Migration, MigrationId, MigrationProgress, MigrationRecord, RunId, RunKind, Sample, SampledTable,
+        Script, StatementReport, TableCount, TableName, Work,
     },
     port::{Archive, ArchiveError, Claim, DumpOrder, LoadOrder, RunFilter, SampleOrder, Target},
     run::maintain::{act, blocking},
