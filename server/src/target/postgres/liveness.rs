@@ -1,5 +1,5 @@
 //! What lets a server find out by itself that its client is gone: a session that nobody hears of any more would keep its locks and its
-//! snapshot. Every [`super::line::Line`] begins with it; whoever resets the settings of a session sets these again ([`watched`]). The other
+//! snapshot. Every [`super::line::Line`] begins with it; whoever resets the settings of a session sets these again ([`watched_by`]). The other
 //! direction, a server that is gone, is the line's own.
 //!
 //! A process that is stopped answers for as long as its system does; sessions of such a one are ended by name ([`super::holders`]).
