@@ -358,6 +358,9 @@ async fn a_killed_rehearsal_leaves_nothing_behind() {
     for database in ["postgres", "sqlite"] {
         for (point, part) in [
             ("rehearsal-dumped", None),
+            ("scratch-created", None),
+            ("scratch-made", None),
+            ("scratch-going", None),
             ("rehearsal-copied", None),
             ("rehearsal-tried", None),
             ("migration-recorded", None),
@@ -366,6 +369,13 @@ async fn a_killed_rehearsal_leaves_nothing_behind() {
             ("rehearsal-copied", Some(Amount::Percent(50.0))),
             ("rehearsal-tried", Some(Amount::RowCount(1))),
         ] {
+            // A file is made under its own name at once, and a database goes at once.
+            if matches!(
+                (database, point),
+                ("sqlite", "scratch-created") | ("postgres", "scratch-going")
+            ) {
+                continue;
+            }
             let mut files = STEPS.to_vec();
             files.extend([
                 ("1_a.down.sql", "DROP TABLE a;"),
@@ -398,7 +408,7 @@ async fn a_killed_rehearsal_leaves_nothing_behind() {
             assert!(backups.is_empty(), "{database} {point}: {backups:?}");
             if database == "postgres" {
                 let left = world
-                    .value("SELECT count(*)::text FROM pg_database WHERE datname LIKE 'dbkeep_rehearsal%'")
+                    .value("SELECT count(*)::text FROM pg_database WHERE datname ~ '^dbkeep_(rehearsal|making)_'")
                     .await;
                 assert_eq!(left, "0", "{point}");
             } else {
@@ -455,6 +465,72 @@ async fn an_index_in_doubt_is_looked_at_and_whatever_cannot_be_is_left_to_a_pers
     let status = status.into_inner().status.expect("a status");
     assert_eq!((status.applied_count, status.problems.len()), (1, 0));
     daemon.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_of_sqlite_in_doubt_is_run_again_or_left_to_a_person() {
+    for (statement, again) in [("VACUUM;", true), ("PRAGMA journal_mode = WAL;", false)] {
+        for point in ["migration-in-doubt", "migration-alone"] {
+            let file = format!("-- no-transaction\n{statement}\nINSERT INTO a VALUES (2);");
+            let files = [
+                ("1_a.up.sql", "CREATE TABLE a (id integer);\nINSERT INTO a VALUES (1);"),
+                ("2_b.up.sql", file.as_str()),
+            ];
+            let case = format!("{statement} {point}");
+            let world = World::new("sqlite", &files).await;
+            let mut daemon = world.start(&format!("{point}=1*panic"));
+            apply(&daemon).await;
+            daemon.died(point);
+            let doubt = world
+                .value("SELECT in_doubt || state FROM _dbkeep_migration WHERE id = '2'")
+                .await;
+            assert_eq!(doubt, "1applying", "{case}");
+            let mut daemon = world.start("");
+            let run = end(&daemon).await;
+            let mut migrations = MigrationServiceClient::new(channel(&daemon).await);
+            if again {
+                assert_eq!(run.state(), RunState::Succeeded, "{case}: {}", run.state_reason);
+            } else {
+                assert_eq!(run.state(), RunState::PartiallySucceeded, "{case}: {}", run.state_reason);
+                assert!(
+                    run.state_reason.contains("dbkeep migrations repair 2"),
+                    "{case}: {}",
+                    run.state_reason
+                );
+                let took_effect = point == "migration-alone";
+                assert_eq!(
+                    world.value("PRAGMA journal_mode").await == "wal",
+                    took_effect,
+                    "{case}: only the database knows"
+                );
+                let action = if took_effect {
+                    v1::RepairAction::Skip
+                } else {
+                    v1::RepairAction::Retry
+                };
+                let request = v1::RepairLedgerRequest {
+                    id: "2".to_owned(),
+                    action: action.into(),
+                    ..v1::RepairLedgerRequest::default()
+                };
+                migrations.repair_ledger(request).await.expect("somebody looked");
+                apply(&daemon).await;
+                assert_eq!(world.value("PRAGMA journal_mode").await, "wal", "{case}");
+            }
+            let status = migrations
+                .get_migration_status(v1::GetMigrationStatusRequest::default())
+                .await
+                .expect("a status");
+            let status = status.into_inner().status.expect("a status");
+            assert_eq!((status.applied_count, status.problems.len()), (2, 0), "{case}");
+            assert_eq!(
+                world.value("SELECT CAST(sum(id) AS text) FROM a").await,
+                "3",
+                "{case}: nothing twice"
+            );
+            daemon.kill();
+        }
+    }
 }
 
 fn files_below(folder: &Path) -> Vec<String> {

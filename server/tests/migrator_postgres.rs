@@ -8,7 +8,7 @@ use dbkeep_engine::{
     port::{Claim, Follow, GroupDone, GroupOrder, IndexState, MigratorError, Target, TargetErrorClass, Told},
 };
 use dbkeep_server::target;
-use dbkeep_testkit::{Db, fresh_database};
+use dbkeep_testkit::{Db, Pooler, fresh_database};
 use jiff::Timestamp;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::sync::mpsc;
@@ -509,4 +509,63 @@ async fn constraints_that_were_never_checked_are_told() {
         violations[1].starts_with("public.child: 2 rows violate child_up (FOREIGN KEY"),
         "{violations:?}"
     );
+}
+
+#[tokio::test]
+async fn behind_a_pooler_what_no_transaction_holds_is_refused_before_it_begins() {
+    let world = World::new("pooled").await;
+    let pooler = Pooler::before(&world.url).await.expect("a pooler");
+    let pooled = target::open(pooler.url()).expect("a target");
+    // A transaction has its session for itself, and sets what it needs within.
+    let made = world.order(
+        "made",
+        &["CREATE TABLE made AS SELECT current_setting('lock_timeout') AS patience, 1 AS id"],
+    );
+    pooled.migrator().execute(&made, &follow().0).await.expect("applied");
+    let patience = world.db.fetch_text("SELECT patience FROM made").await.expect("a row");
+    assert_eq!(patience[0][0].as_deref(), Some("500ms"));
+    let mut index = world.order("index", &["CREATE INDEX CONCURRENTLY made_id ON made (id)"]);
+    index.atomic = false;
+    let refused = pooled.migrator().execute(&index, &follow().0).await.expect_err("refused");
+    let MigratorError::Statement { message, retryable, .. } = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(message.contains("a pooler") && message.contains("session mode"), "{message}");
+    assert!(!retryable, "the same again is refused again");
+    assert_eq!(world.row("index").await, None, "it has not begun");
+    let dropped = pooled.migrator().drop_invalid_index(world.claim, "public.made_id").await;
+    assert!(dropped.expect_err("refused").to_string().contains("a pooler"));
+    let left = "SELECT count(*)::text FROM pg_class WHERE relname = 'made_id'";
+    assert_eq!(world.db.fetch_text(left).await.expect("a count")[0][0].as_deref(), Some("0"));
+    // The way that the refusal shows.
+    world.execute(&index).await.expect("applied");
+    assert_eq!(world.db.fetch_text(left).await.expect("a count")[0][0].as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_taken_back() {
+    let world = World::new("limits").await;
+    for (id, atomic) in [("together", true), ("alone", false)] {
+        let mut order = world.order(id, &["SELECT pg_sleep(3600)"]);
+        order.atomic = atomic;
+        order.statement_timeout = Some(Duration::from_millis(50));
+        let late = world.execute(&order).await.expect_err("too late");
+        let MigratorError::Statement {
+            index: 0,
+            code,
+            retryable: false,
+            ..
+        } = &late
+        else {
+            panic!("{id}: {late:?}");
+        };
+        assert_eq!(code, "57014", "{id}");
+        let row = world.row(id).await;
+        let doubts: Vec<bool> = row.iter().map(|row| row.in_doubt).collect();
+        let expected: &[bool] = if atomic { &[] } else { &[false] };
+        assert_eq!(doubts, expected, "{id}: the server said that it failed");
+        let mut again = world.order(id, &["SELECT 1"]);
+        again.before = row;
+        world.execute(&again).await.expect("applied");
+    }
 }

@@ -261,3 +261,40 @@ async fn the_index_of_a_statement_is_looked_at() {
     assert_eq!(found, Some(("main.\"i\"".to_owned(), IndexState::Valid)));
     assert_eq!(migrator.index_of(&one("VACUUM"), &[]).await.ok(), Some(None));
 }
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_taken_back() {
+    const ENDLESS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) INSERT INTO t SELECT count(*) FROM n";
+    let (_folder, mut other, target, claim) = world("CREATE TABLE t (id integer)", Duration::from_secs(60)).await;
+    let migrator = target.migrator();
+    for (id, atomic) in [("together", true), ("alone", false)] {
+        let mut late = order(claim, id, ENDLESS);
+        late.atomic = atomic;
+        late.statement_timeout = Some(Duration::from_millis(50));
+        match migrator.execute(&late, &follow()).await {
+            Err(MigratorError::Statement {
+                message,
+                retryable: false,
+                ..
+            }) => assert!(message.contains("50 ms"), "{id}: {message}"),
+            unexpected => panic!("{id}: {unexpected:?}"),
+        }
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM t")
+            .fetch_one(&mut other)
+            .await
+            .expect("a count");
+        assert_eq!(rows, 0, "{id}");
+        let row = migrator
+            .ledger()
+            .await
+            .expect("a ledger")
+            .into_iter()
+            .find(|row| row.id.0 == id);
+        let doubts: Vec<bool> = row.iter().map(|row| row.in_doubt).collect();
+        let expected: &[bool] = if atomic { &[] } else { &[false] };
+        assert_eq!(doubts, expected, "{id}: SQLite said that it failed");
+        let mut again = order(claim, id, "SELECT 1");
+        again.before = row;
+        migrator.execute(&again, &follow()).await.expect("applied");
+    }
+}

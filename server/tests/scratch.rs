@@ -1,14 +1,23 @@
 //! The scratch place of a backup, opened as a target of its own: what a rehearsal works in, on both databases.
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use dbkeep_engine::{
-    model::{LedgerEntry, LedgerState, MaintenanceProgress, MigrationId, RunId, Statement},
+    model::{LedgerEntry, LedgerState, MaintenanceProgress, MigrationId, RunId, Statement, fence},
     port::{Claim, DumpOrder, Follow, GroupOrder, LoadOrder, MaintenanceError, Target, Watch},
 };
 use dbkeep_server::target;
 use dbkeep_testkit::{Db, fresh_database};
 use jiff::Timestamp;
+use sqlx::{
+    ConnectOptions as _, Connection as _, Executor as _,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode},
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -131,4 +140,116 @@ async fn a_scratch_file_is_a_target() {
     rehearse(&url, folder.path()).await;
     let left = std::fs::read_dir(folder.path()).expect("a folder").count();
     assert_eq!(left, 2, "the database and the dump");
+}
+
+/// A scratch file of this claim, with what a run makes of it.
+async fn scratch_file(folder: &Path, claim: Claim) -> (Arc<dyn Target>, PathBuf) {
+    let url = format!("sqlite://{}/app.db", folder.display());
+    let db = Db::open(&format!("{url}?mode=rwc")).await.expect("a database");
+    db.execute("CREATE TABLE kept (id integer PRIMARY KEY, text text); INSERT INTO kept VALUES (1, 'a')")
+        .await
+        .expect("made");
+    let target = target::open(&url).expect("a target");
+    let watch = Watch {
+        progress: watch::channel(MaintenanceProgress::default()).0,
+        stop: CancellationToken::new(),
+    };
+    let path = folder.join("dump");
+    File::create(&path).expect("a file");
+    let dump = DumpOrder {
+        claim: None,
+        tables: Vec::new(),
+        path: path.clone(),
+        schema_only: false,
+    };
+    let dumped = target.maintenance().dump(&dump, &watch).await.expect("a dump");
+    let load = LoadOrder {
+        claim,
+        path,
+        tables: dumped.tables,
+        whole: true,
+        notes: dumped.notes,
+    };
+    target
+        .maintenance()
+        .load_scratch(&load, "copy", &watch)
+        .await
+        .expect("loaded");
+    (target, folder.join("copy.db"))
+}
+
+/// The fence of whoever made it.
+const CLAIM_FENCE: u64 = 1;
+
+/// Names of files that begin like the copy.
+fn copies(folder: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(folder).expect("a folder");
+    let names = files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("copy")).collect()
+}
+
+#[tokio::test]
+async fn a_scratch_file_that_somebody_was_writing_when_killed_is_dropped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let claim = Claim {
+        run: RunId::new(),
+        fence: CLAIM_FENCE,
+    };
+    let (target, copy) = scratch_file(folder.path(), claim).await;
+    // As a kill leaves it: pages of a transaction that never ended are in the file, and its journal is beside.
+    let options = SqliteConnectOptions::new()
+        .filename(&copy)
+        .journal_mode(SqliteJournalMode::Delete);
+    let mut writing = options.connect().await.expect("a connection");
+    writing
+        .execute(
+            "PRAGMA cache_size = 1; BEGIN; CREATE TABLE more (id integer PRIMARY KEY, text text); \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) \
+             INSERT INTO more SELECT i, hex(randomblob(100)) FROM n",
+        )
+        .await
+        .expect("written");
+    let mut journal = copy.clone().into_os_string();
+    journal.push("-journal");
+    let (mut pages, journal_pages) = (
+        std::fs::read(&copy).expect("the file"),
+        std::fs::read(&journal).expect("its journal"),
+    );
+    assert!(journal_pages.iter().any(|byte| *byte != 0), "pages were spilled");
+    writing.close().await.expect("closed");
+    // The page with the schema was on its way, too.
+    pages[100..2_000].fill(0xff);
+    std::fs::write(&copy, &pages).expect("written");
+    std::fs::write(&journal, &journal_pages).expect("written");
+    let other = Claim {
+        run: RunId::new(),
+        fence: CLAIM_FENCE,
+    };
+    let refused = target.maintenance().drop_scratch(other, "copy").await;
+    assert!(matches!(refused, Err(MaintenanceError::Place { .. })), "it is another run's");
+    target.maintenance().drop_scratch(claim, "copy").await.expect("dropped");
+    assert_eq!(copies(folder.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_scratch_file_that_was_going_when_killed_leaves_nothing_beside() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let claim = Claim {
+        run: RunId::new(),
+        fence: CLAIM_FENCE,
+    };
+    let (target, copy) = scratch_file(folder.path(), claim).await;
+    let going = folder
+        .path()
+        .join(format!("copy.dbkeep-{}-{}", claim.run, fence::name(claim.fence)));
+    std::fs::rename(&copy, going).expect("renamed");
+    for beside in ["-wal", "-shm"] {
+        std::fs::write(folder.path().join(format!("copy.db{beside}")), b"left").expect("written");
+    }
+    let next = Claim {
+        fence: CLAIM_FENCE + 1,
+        ..claim
+    };
+    target.maintenance().drop_scratch(next, "copy").await.expect("dropped");
+    assert_eq!(copies(folder.path()), Vec::<String>::new());
 }

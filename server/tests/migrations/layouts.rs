@@ -2,6 +2,7 @@
 
 use dbkeep_engine::{
     model::{EngineKind, Layout},
+    port::SourceFile,
     testing::migrations::{FIRST_SPOILED, Spoil, generate, spoil},
 };
 use dbkeep_proto::v1::{self, MigrationState, RunState, WayBack};
@@ -16,39 +17,73 @@ const SEED: u64 = 11;
 /// Migrations of a folder that has grown for years.
 const MANY: usize = 1_000;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_a_thousand_comes_to_its_end_as_its_scripts_alone_do() {
-    let files = generate(Layout::Sqlx, EngineKind::Sqlite, MANY, SEED);
-    let mut world = World::new(EngineKind::Sqlite, &files, Some(Layout::Sqlx)).await;
-    let run = world.apply(all()).await.expect("accepted");
-    assert_eq!(run.state(), RunState::Succeeded, "seed {SEED}: {}", run.state_reason);
-    let status = world.status().await;
-    assert_eq!(
-        (status.applied_count, status.pending_count, status.problems.len()),
-        (1_000, 0, 0)
-    );
-    let report = run.report.expect("a report");
-    assert_eq!(report.migrations.len(), MANY);
-    assert!(
-        report
-            .migrations
-            .iter()
-            .all(|migration| migration.statements_done == migration.statement_count)
-    );
-    // The same scripts in their order, executed by nobody but SQLite.
-    let alone = World::new(EngineKind::Sqlite, &[], Some(Layout::Sqlx)).await;
+/// Migrations of a folder that is as long as many are.
+const LONG: usize = 200;
+
+/// Executes the up scripts of a folder of sqlx in their order, by nobody but the database.
+async fn execute_alone(world: &World, files: &[SourceFile]) {
     let mut ups: Vec<_> = files.iter().filter(|file| !file.path.ends_with(".down.sql")).collect();
     ups.sort_by(|one, other| one.path.cmp(&other.path));
     // By one connection: another that still remembers the schema before would not find a column to be renamed.
-    let mut one = sqlx::SqliteConnection::connect(&alone.url).await.expect("a connection");
+    let mut one = sqlx::AnyConnection::connect(&world.url).await.expect("a connection");
     for up in ups {
         let sql = String::from_utf8(up.bytes.clone()).expect("text");
         let executed = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut one).await;
         executed.unwrap_or_else(|error| panic!("{}: {error}", up.path));
     }
-    assert_eq!(world.contents().await, alone.contents().await, "seed {SEED}");
-    alone.end().await;
-    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_a_thousand_comes_to_its_end_as_its_scripts_alone_do() {
+    sqlx::any::install_default_drivers();
+    for engine in BOTH {
+        let files = generate(Layout::Sqlx, engine, MANY, SEED);
+        let mut world = World::new(engine, &files, Some(Layout::Sqlx)).await;
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(
+            run.state(),
+            RunState::Succeeded,
+            "seed {SEED} on {engine:?}: {}",
+            run.state_reason
+        );
+        let status = world.status().await;
+        assert_eq!(
+            (status.applied_count, status.pending_count, status.problems.len()),
+            (1_000, 0, 0)
+        );
+        let report = run.report.expect("a report");
+        assert_eq!(report.migrations.len(), MANY);
+        assert!(
+            report
+                .migrations
+                .iter()
+                .all(|migration| migration.statements_done == migration.statement_count)
+        );
+        let alone = World::new(engine, &[], Some(Layout::Sqlx)).await;
+        execute_alone(&alone, &files).await;
+        assert_eq!(world.contents().await, alone.contents().await, "seed {SEED} on {engine:?}");
+        alone.end().await;
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_folders_of_every_layout_come_to_the_same_end() {
+    for engine in BOTH {
+        let mut first = None;
+        for layout in Layout::ALL {
+            let case = format!("{layout:?} on {engine:?}");
+            let mut world = World::new(engine, &generate(layout, engine, LONG, SEED), Some(layout)).await;
+            let run = world.apply(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{case}: {}", run.state_reason);
+            let status = world.status().await;
+            assert_eq!((status.applied_count, status.pending_count), (200, 0), "{case}");
+            assert!(status.problems.is_empty(), "{case}: {:?}", status.problems);
+            let contents = world.contents().await;
+            assert_eq!(&contents, first.get_or_insert_with(|| contents.clone()), "{case}");
+            world.end().await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

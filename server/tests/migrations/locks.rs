@@ -101,14 +101,20 @@ async fn a_script_cannot_make_the_wait_for_a_lock_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_script_may_make_the_wait_for_a_lock_shorter() {
-    let script = "SET lock_timeout = 50;\nCREATE TABLE told AS SELECT current_setting('lock_timeout') AS wait;";
-    let mut world = World::new(EngineKind::Postgres, &[file("1_a.up.sql", script)], Some(Layout::Sqlx)).await;
-    let run = world.apply(all()).await.expect("accepted");
-    assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
-    let wait = world.db.fetch_text("SELECT wait FROM told").await.expect("a row");
-    assert_eq!(wait[0][0].as_deref(), Some("50ms"));
-    world.end().await;
+async fn a_script_may_make_the_wait_for_a_lock_shorter_and_its_author_says_how_long() {
+    for (says, expected) in [
+        ("SET lock_timeout = 50;", "50ms"),
+        ("-- dbkeep: lock-timeout = 1s", "1s"),
+        ("-- dbkeep: lock-timeout = 7s", "7s"),
+    ] {
+        let script = format!("{says}\nCREATE TABLE told AS SELECT current_setting('lock_timeout') AS wait;");
+        let mut world = World::new(EngineKind::Postgres, &[file("1_a.up.sql", &script)], Some(Layout::Sqlx)).await;
+        let run = world.apply(all()).await.expect("accepted");
+        assert_eq!(run.state(), RunState::Succeeded, "{says}: {}", run.state_reason);
+        let wait = world.db.fetch_text("SELECT wait FROM told").await.expect("a row");
+        assert_eq!(wait[0][0].as_deref(), Some(expected), "{says}");
+        world.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 mod beside;
 mod by_curl;
+mod checksums;
 mod consent;
 mod identity;
 mod in_effect;
@@ -10,6 +11,7 @@ mod layouts;
 mod locks;
 mod lost_replies;
 mod meanwhile;
+mod rehearsed;
 mod repairs;
 mod rewinds;
 mod sampled;

@@ -83,6 +83,22 @@ impl World {
         (world, proxy)
     }
 
+    /// One whose server comes as a role of its own that owns the database and may make others, and is no superuser.
+    pub(crate) async fn as_role(role: &str, files: &[SourceFile]) -> Self {
+        let place = tempfile::tempdir().expect("a folder");
+        let url = database(EngineKind::Postgres, place.path()).await;
+        let (_, name) = url.rsplit_once('/').expect("a database");
+        let db = Db::open(&url).await.expect("a connection");
+        db.execute(&format!(
+            "CREATE ROLE {role} LOGIN CREATEDB; ALTER DATABASE {name} OWNER TO {role}"
+        ))
+        .await
+        .expect("a role");
+        let target = url.replacen("postgres@", &format!("{role}@"), 1);
+        assert_ne!(target, url, "the cluster's own role is postgres");
+        Self::serve(EngineKind::Postgres, place, url, &target, files, Some(Layout::Sqlx)).await
+    }
+
     /// Another server for the same database, with a control store and a folder of its own.
     pub(crate) async fn beside(&self, files: &[SourceFile]) -> Self {
         let place = tempfile::tempdir().expect("a folder");

@@ -125,7 +125,7 @@ impl Proxy {
 }
 
 /// Scheme, user, host and port, and the rest of a URL.
-fn parts(url: &str) -> Result<(&str, &str, &str, &str)> {
+pub(crate) fn parts(url: &str) -> Result<(&str, &str, &str, &str)> {
     let (scheme, rest) = url.split_once("://").context("a scheme")?;
     let (authority, path) = rest.split_once('/').context("a database")?;
     let (user, server) = authority.rsplit_once('@').context("a user")?;

@@ -103,7 +103,7 @@ impl Line {
     /// As [`Hosts::connect`], and what the server says of `session`.
     pub(super) async fn open(hosts: &Hosts, within: Duration, patience: Duration, session: &str) -> Result<Self, sqlx::Error> {
         let mut connection = hosts.connect(within).await?;
-        let session = format!("{}; {session}", liveness::watched(false));
+        let session = format!("{}; {session}", liveness::watched());
         if patience.is_zero() {
             sqlx::raw_sql(AssertSqlSafe(session)).execute(&mut connection).await?;
             let watch = Watch { peer: None, dead: false };

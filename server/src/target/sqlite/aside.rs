@@ -12,7 +12,7 @@ use std::{
 use dbkeep_engine::{
     failpoint,
     model::{RunId, TableCount, TableName, fence},
-    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, Watch},
+    port::{Claim, LoadOrder, Loaded, MaintenanceError, TableLayout, Target, TargetError, Watch},
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, SqliteConnection};
 
@@ -25,6 +25,8 @@ use super::{
 
 /// Bytes copied at a time.
 const BUFFER: usize = 1 << 20;
+/// What SQLite may leave beside a file.
+const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
 /// Table of a scratch file that says which run made it.
 const MARK: &str = "_dbkeep_scratch";
 
@@ -45,15 +47,33 @@ fn taken(place: impl Into<String>) -> MaintenanceError {
 /// Whether a scratch file is that of this attempt or one before it. An attempt that lost its lease and wakes up late must not take the
 /// place of its successor.
 async fn is_mine(path: &Path, claim: Claim) -> bool {
-    // Whatever cannot be asked is not ours.
-    let Ok(mut connection) = open_file(path, true).await else {
-        return false;
+    let maker = match maker(path, true).await {
+        // Whoever was killed while it wrote may have left a file that can be read only once SQLite has taken that back.
+        Err(_) => maker(path, false).await,
+        asked => asked,
     };
-    let maker: Result<Option<(String, i64)>, _> = sqlx::query_as(AssertSqlSafe(format!("SELECT run_id, attempt FROM {MARK}")))
-        .fetch_optional(&mut connection)
-        .await;
+    // Whatever cannot be asked is not ours.
     let Ok(Some((run, attempt))) = maker else { return false };
     run == claim.run.to_string() && u64::try_from(attempt).is_ok_and(|attempt| attempt <= claim.fence)
+}
+
+/// Run and fence of whoever made a scratch file.
+async fn maker(path: &Path, read_only: bool) -> Result<Option<(String, i64)>, TargetError> {
+    let mut connection = open_file(path, read_only).await?;
+    sqlx::query_as(AssertSqlSafe(format!("SELECT run_id, attempt FROM {MARK}")))
+        .fetch_optional(&mut connection)
+        .await
+        .map_err(statement)
+}
+
+/// Removes what SQLite may have left beside a file.
+fn remove_beside(path: &Path) -> Result<(), MaintenanceError> {
+    for beside in BESIDE {
+        let mut file = path.as_os_str().to_owned();
+        file.push(beside);
+        remove_if_there(Path::new(&file))?;
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<(), MaintenanceError> {
@@ -102,13 +122,12 @@ impl SqliteTarget {
             return Ok(());
         }
         if is_mine(&path, claim).await {
-            // Whoever opened it may have left these.
-            for beside in ["", "-journal", "-wal", "-shm"] {
-                let mut file = path.clone().into_os_string();
-                file.push(beside);
-                remove_if_there(Path::new(&file))?;
-            }
-            return Ok(());
+            // Until all of it is gone it has a name that says whose it is: what is left beside would be taken for that of the next file.
+            let going = unfinished(&path, claim);
+            fs::rename(&path, &going).map_err(io(&path))?;
+            failpoint!("scratch-going");
+            remove_beside(&path)?;
+            return remove_if_there(&going);
         }
         Err(taken(path.display().to_string()))
     }
@@ -263,7 +282,7 @@ pub(super) fn unfinished(path: &Path, claim: Claim) -> PathBuf {
     path.with_extension(format!("dbkeep-{}-{}", claim.run, fence::name(claim.fence)))
 }
 
-/// Removes what this attempt and those before it were writing, with what SQLite may have left beside.
+/// Removes what this attempt and those before it were writing or removing, with what SQLite may have left beside.
 fn remove_unfinished(path: &Path, claim: Claim) -> Result<(), MaintenanceError> {
     let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else {
         return Ok(());
@@ -282,6 +301,10 @@ fn remove_unfinished(path: &Path, claim: Claim) -> Result<(), MaintenanceError> 
             .and_then(|name| name.strip_prefix(&beginning))
             .and_then(fence::named);
         if maker.is_some_and(|maker| maker <= claim.fence) {
+            // Where it was on its way out, what was beside it may be there still.
+            if fs::symlink_metadata(path).is_err() {
+                remove_beside(path)?;
+            }
             remove_if_there(&entry.path())?;
         }
     }

@@ -24,7 +24,8 @@ enum Nature {
 ///
 /// With `transaction` the script is one atomic group, without a `BEGIN` and `COMMIT` around it; a script that consists of one
 /// statement which cannot be in a transaction is a group that is not atomic. Without `transaction` every statement is a group of its
-/// own, except those between `BEGIN` and `COMMIT`, which are one.
+/// own, except those between `BEGIN` and `COMMIT`, which are one, and except those by which SQLite puts a rebuilt table in the place of
+/// the old one while foreign keys are off.
 ///
 /// # Errors
 /// Statements that cannot be in a transaction but are; `ROLLBACK`; `BEGIN` and `COMMIT` that do not pair.
@@ -44,8 +45,67 @@ pub fn groups(statements: Vec<Statement>, engine: EngineKind, transaction: bool)
             nature => kept.push((nature, statement)),
         }
     }
-    let groups = if transaction { whole(kept)? } else { apart(kept)? };
+    let mut groups = if transaction { whole(kept)? } else { apart(kept)? };
+    if foreign_keys_off {
+        join_rebuilds(&mut groups);
+    }
     Ok((groups, foreign_keys_off))
+}
+
+/// Makes one group of what stands between the `DROP TABLE` of a table and the `RENAME TO` its name. Foreign keys are off meanwhile: in between
+/// every row that names the table would name nothing, and whoever is stopped there would leave it so.
+fn join_rebuilds(groups: &mut Vec<Group>) {
+    let mut at = 0;
+    while at < groups.len() {
+        let open = left_dropped(&groups[at].statements);
+        let fills = |group: &Group| {
+            let mut statements = group.statements.iter();
+            statements.any(|one| renamed_to(&one.sql).is_some_and(|name| open.contains(&name)))
+        };
+        let end = (at + 1..groups.len()).find(|later| fills(&groups[*later]));
+        match end.filter(|end| groups[at..=*end].iter().all(|group| group.atomic)) {
+            Some(end) => {
+                let joined: Vec<Statement> = groups.drain(at..=end).flat_map(|group| group.statements).collect();
+                if let Some(group) = several(joined) {
+                    groups.insert(at, group);
+                }
+            }
+            None => at += 1,
+        }
+    }
+}
+
+/// Tables that statements drop, and to whose names they rename nothing.
+fn left_dropped(statements: &[Statement]) -> Vec<String> {
+    let mut open = Vec::new();
+    for one in statements {
+        open.extend(dropped(&one.sql));
+        if let Some(name) = renamed_to(&one.sql) {
+            open.retain(|dropped| *dropped != name);
+        }
+    }
+    open
+}
+
+fn dropped(sql: &str) -> Option<String> {
+    let mut tokens = words(sql, EngineKind::Sqlite);
+    tokens.next().filter(|token| token.is("drop"))?;
+    tokens.next().filter(|token| token.is("table"))?;
+    tokens.last().map(bare)
+}
+
+fn renamed_to(sql: &str) -> Option<String> {
+    let mut tokens = words(sql, EngineKind::Sqlite);
+    tokens.next().filter(|token| token.is("alter"))?;
+    match tokens.collect::<Vec<_>>()[..] {
+        [.., rename, to, name] if rename.is("rename") && to.is("to") => Some(bare(name)),
+        _ => None,
+    }
+}
+
+/// A name without its quotes, in lower case, as SQLite compares names.
+fn bare(token: Token<'_>) -> String {
+    token.text.trim_matches(['"', '`', '[', ']', '\'']).to_ascii_lowercase()
 }
 
 /// Whether the statements ask for something else than one transaction: for several, or for statements that cannot be in one.

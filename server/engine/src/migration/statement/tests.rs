@@ -312,6 +312,37 @@ fn foreign_keys_are_asked_off_in_any_spelling() {
 }
 
 #[test]
+fn a_rebuilt_table_takes_the_place_of_the_old_one_at_once() {
+    let sizes = |text: &str| {
+        let found = grouped(text, Sqlite, false).unwrap();
+        found.iter().map(|(_, statements)| statements.len()).collect::<Vec<_>>()
+    };
+    let rebuild = "CREATE TABLE n (id); INSERT INTO n SELECT id FROM t; DROP TABLE IF EXISTS main.\"T\"; ALTER TABLE n RENAME TO t; SELECT 1";
+    assert_eq!(sizes(rebuild), [1, 1, 1, 1, 1], "foreign keys see to it");
+    assert_eq!(sizes(&format!("PRAGMA foreign_keys = OFF; {rebuild}")), [1, 1, 2, 1]);
+    // Two of them, one within the other; a column of that name; a table that is only dropped.
+    let off = "PRAGMA foreign_keys = OFF; ";
+    let two = "DROP TABLE a; DROP TABLE b; ALTER TABLE x RENAME TO a; ALTER TABLE y RENAME TO b";
+    assert_eq!(sizes(&format!("{off}{two}")), [4]);
+    assert_eq!(
+        sizes(&format!("{off}DROP TABLE a; ALTER TABLE x RENAME COLUMN b TO a")),
+        [1, 1]
+    );
+    assert_eq!(sizes(&format!("{off}DROP TABLE a; SELECT 1")), [1, 1]);
+    assert_eq!(
+        sizes(&format!(
+            "{off}BEGIN; DROP TABLE a; ALTER TABLE x RENAME TO a; COMMIT; SELECT 1"
+        )),
+        [2, 1]
+    );
+    // Nothing that no transaction holds is put into one.
+    assert_eq!(
+        sizes(&format!("{off}DROP TABLE a; VACUUM; ALTER TABLE x RENAME TO a")),
+        [1, 1, 1]
+    );
+}
+
+#[test]
 fn what_only_looks_ends_in_a_rollback() {
     let statements = split("BEGIN; SELECT 1; ROLLBACK;", Postgres, 1).unwrap();
     assert_eq!(group::without_rollback(statements, Postgres).len(), 1);

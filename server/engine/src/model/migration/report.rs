@@ -163,9 +163,9 @@ pub struct Rehearsal {
     pub restored: bool,
     /// What was different after up and down: schema and rows, readable, at most [`Rehearsal::MAX_DIFFERENCES`].
     pub differences: Vec<String>,
-    /// Rows that vanished from tables which no statement deletes from.
+    /// Rows that vanished from tables which no statement deletes from, or would have, where the script was taken back for it.
     pub rows_lost: Vec<RowsLost>,
-    /// Constraints that the data violates after up.
+    /// Constraints that the data violates after up, or would have, where the script was taken back for it.
     pub violations: Vec<String>,
     /// Of one that is in effect: tables, and columns as `table.column`, whose data down drops and up brings back as schema only.
     #[serde(default)]

@@ -14,7 +14,7 @@ use super::{
     script::{self, ScriptDone, ScriptOrder, count},
 };
 use compare::{change, differences, rows_lost, schema_differences, unproven_without_rows, without_rows};
-use copy::{Copy, as_if_whole, fresh, make, place, sweep, tell_of_sample};
+use copy::{Copy, LEFT, as_if_whole, drop_left, fresh, make, place, sweep, tell_of_sample};
 use reach::reaches_further;
 
 use crate::{
@@ -32,6 +32,7 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let run = attempt.run.id;
     let archive = Arc::clone(&attempt.context.archive);
     blocking(move || sweep(archive.as_ref(), run)).await?;
+    drop_left(attempt).await?;
     let result = if record.in_effect {
         applied::rehearsed(attempt, &record).await
     } else {
@@ -42,14 +43,16 @@ pub(crate) async fn work(attempt: &mut Attempt) -> Result<Ending, Halt> {
     let name = place(run);
     // One that was shut out leaves the place to its successor: the adapter refuses to drop what a later attempt made.
     let dropped = attempt.target.maintenance().drop_scratch(attempt.claim, &name).await;
+    if let Err(error) = dropped {
+        let text = format!("{name} may be left behind, and is dropped by the next rehearsal of this target: {error}");
+        let told = attempt.ledger.warn(None, LEFT, text).await;
+        // Of one that halted, that is what counts.
+        if result.is_ok() {
+            told?;
+        }
+    }
     let ending = result?;
     swept?;
-    if let Err(error) = dropped {
-        attempt
-            .ledger
-            .warn(None, "SCRATCH_LEFT", format!("{name} may be left behind: {error}"))
-            .await?;
-    }
     Ok(ending)
 }
 
@@ -273,6 +276,7 @@ async fn on_copy(
     (rehearsal.up_ms, rehearsal.rows) = (up.duration_ms(), up.rows());
     rehearsal.whole_up_ms = as_if_whole(copy.sampled.as_deref(), &up.statements, &migration.up, target.engine());
     if let Some(problem) = &up.problem {
+        (rehearsal.rows_lost, rehearsal.violations) = (up.rows_lost, up.violations);
         return Ok(Tried {
             rehearsal,
             problem: Some(problem.to_string()),

@@ -15,7 +15,7 @@ use crate::{
     migration::statement::words,
     model::{
         Direction, EngineKind, Group, LedgerEntry, LedgerState, Migration, MigrationOptions, MigrationProgress, MigrationReport,
-        RunId, Script, ScriptProblem, Statement, StatementReport,
+        RowsLost, RunId, Script, ScriptProblem, Statement, StatementReport,
     },
     port::{Elsewhere, Follow, GroupDone, GroupOrder, IndexState, MigratorError, Target, Told},
 };
@@ -61,6 +61,10 @@ pub(super) struct ScriptDone {
     /// Why it ended before its end.
     pub(super) problem: Option<ScriptProblem>,
     pub(super) warnings: Vec<String>,
+    /// Rows that the group which failed would have lost; nothing of it took effect.
+    pub(super) rows_lost: Vec<RowsLost>,
+    /// Constraints that it would have violated.
+    pub(super) violations: Vec<String>,
 }
 
 impl ScriptDone {
@@ -164,6 +168,8 @@ pub(super) async fn execute(
         lock_timeouts: 0,
         problem: None,
         warnings: Vec::new(),
+        rows_lost: Vec::new(),
+        violations: Vec::new(),
     };
     let resumed = before.as_ref().filter(|entry| entry.state == working);
     let mut skip = resumed.map_or(0, |entry| usize::try_from(entry.statements_done).unwrap_or(usize::MAX));
@@ -293,6 +299,11 @@ pub(super) async fn execute(
                     MigratorError::Statement { index, .. } => group.statements.get(*index),
                     _ => group.statements.first(),
                 };
+                match &error {
+                    MigratorError::RowsLost { lost } => done.rows_lost.clone_from(lost),
+                    MigratorError::Violations { violations } => done.violations.clone_from(violations),
+                    _ => {}
+                }
                 done.problem = Some(judge(order, failed, error)?);
                 if !group.atomic {
                     // The adapter has noted what became of it.

@@ -18,12 +18,12 @@ use super::{
     super::{
         PostgresTarget,
         error::{self, refused, statement},
-        liveness::watched,
+        liveness::watched_by,
     },
     foreign, ledger, look,
     observe::Observer,
     problem,
-    session::{Armed, Session, WIPE, simple, text},
+    session::{Armed, Process, Session, WIPE, simple, text},
 };
 use crate::target::{
     ledger::{check_unmoved, millis, report, tell, with_work},
@@ -58,7 +58,8 @@ impl PostgresTarget {
             target: self,
             order,
             follow,
-            process: session.process,
+            process: session.process.clone(),
+            watched: session.watched.clone(),
         };
         let worked = tokio::select! {
             biased;
@@ -100,7 +101,8 @@ struct Group<'a> {
     target: &'a PostgresTarget,
     order: &'a GroupOrder,
     follow: &'a Follow,
-    process: i32,
+    process: Process,
+    watched: String,
 }
 
 impl Group<'_> {
@@ -118,7 +120,7 @@ impl Group<'_> {
         for (index, one) in order.statements.iter().enumerate() {
             tell(self.follow, Told::Begun(index));
             let words = words(&one.sql, EngineKind::Postgres);
-            let mut done = run_one(self.target, connection, self.process, order, index, one, &words).await?;
+            let mut done = run_one(self.target, connection, self.process.number(), order, index, one, &words).await?;
             if may_set_lock_timeout(&one.sql, &words) {
                 limit_lock_timeout(connection, order, true).await?;
             }
@@ -141,30 +143,35 @@ impl Group<'_> {
     async fn begin(&self, connection: &mut Line) -> Result<String, MigratorError> {
         let order = self.order;
         let begin = format!(
-            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; SELECT pg_catalog.txid_current()::text; {}; {}; {}; {}",
+            "{WIPE}; BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {}; {}; {}; {}",
             settings(order.lock_timeout, order.statement_timeout),
             // The group before it reset what the session began with.
-            watched(true),
-            ledger::select_fence(order.claim),
-            ledger::select_lease(""),
+            watched_by(&self.watched, true),
+            ledger::select_standing(order.claim, &foreign::any()),
             ledger::select_locked(&order.after.id),
-            foreign::select_whether_any(),
         );
         let results = simple(connection, begin).await.map_err(statement)?;
         let mut newest = results.iter().rev();
-        let others = newest.next();
-        let (row, lease, fence, number) = (newest.next(), newest.next(), newest.next(), newest.next());
-        ledger::check_fence(fence, order.claim)?;
-        ledger::check_lease(lease, order.claim)?;
+        let (row, standing) = (newest.next(), newest.next());
+        ledger::check_fence(standing, order.claim)?;
+        let word = |column: usize| match standing.and_then(|rows| rows.first()) {
+            Some(row) => text(row, column),
+            None => Ok(None),
+        };
+        let holds = |column: usize| Ok::<_, TargetError>(word(column)?.as_deref() == Some("true"));
+        if let Some(process) = word(2)?.and_then(|number| number.parse().ok()) {
+            self.process.set(process);
+        }
+        if !holds(3)? {
+            // Only now it matters whose it is.
+            let lease = simple(connection, ledger::select_lease("")).await.map_err(statement)?;
+            ledger::check_lease(lease.first(), order.claim)?;
+        }
         let found = row.and_then(|rows| rows.first()).map(ledger::entry).transpose()?;
         check_unmoved(&order.after.id.0, order.before.as_ref(), found.as_ref())?;
         // Before anything is done in vain, and because a statement may take a table along in which others note what they did.
-        foreign::judge(connection, order, others).await?;
-        let transaction = match number.and_then(|rows| rows.first()) {
-            Some(row) => text(row, 0)?,
-            None => None,
-        };
-        Ok(transaction.ok_or_else(|| refused("the server did not number the transaction".to_owned()))?)
+        foreign::judge(connection, order, holds(4)?).await?;
+        Ok(word(1)?.ok_or_else(|| refused("the server did not number the transaction".to_owned()))?)
     }
 
     /// Looks whether everything is as it has to be, and writes the ledger row.
@@ -192,21 +199,20 @@ impl Group<'_> {
             closing = own_settings(order);
         }
         let sql = format!(
-            "{closing}; {}; {}; {}",
+            "{closing}; {}; {}, ({})::text",
             ledger::select_lease("FOR SHARE"),
-            foreign::select_whether_any(),
-            ledger::upsert(entry, &same)
+            ledger::upsert(entry, &same),
+            foreign::any()
         );
         let results = simple(connection, sql).await.map_err(|error| self.late(error))?;
         let mut newest = results.iter().rev();
         let written = newest.next().and_then(|rows| rows.first());
-        let others = newest.next();
         ledger::check_lease(newest.next(), order.claim)?;
         let Some(row) = written else {
             return Err(ended_itself().into());
         };
         // Statements may have waited for another tool that did the same.
-        foreign::judge(connection, order, others).await?;
+        foreign::judge(connection, order, text(row, 1)?.as_deref() == Some("true")).await?;
         Ok(ledger::written(entry, row)?)
     }
 

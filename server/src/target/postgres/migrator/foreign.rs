@@ -6,7 +6,7 @@ use dbkeep_engine::{
     model::{ForeignLedger, TableName},
     port::{GroupOrder, MigratorError, TargetError},
 };
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::Row as _;
 
 use super::super::line::Line;
 use super::{
@@ -40,10 +40,10 @@ fn names() -> String {
     format!("ARRAY[{}]::name[]", names.join(", "))
 }
 
-/// The statement that has a row where there may be a ledger of another tool. It is cheap, and travels with others.
-pub(super) fn select_whether_any() -> String {
+/// The condition that there may be a ledger of another tool. It is cheap, and travels with others.
+pub(super) fn any() -> String {
     format!(
-        "SELECT 1 FROM pg_catalog.pg_class WHERE relname = ANY({}) AND relkind IN ('r', 'p') LIMIT 1",
+        "EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE relname = ANY({}) AND relkind IN ('r', 'p'))",
         names()
     )
 }
@@ -109,10 +109,10 @@ pub(super) async fn ledgers(connection: &mut Line, whose: Rows) -> Result<Vec<Fo
     Ok(ledgers)
 }
 
-/// Looks whether another tool was at the order's migration, in the transaction that is open. `any` is the answer to [`select_whether_any`].
-pub(super) async fn judge(connection: &mut Line, order: &GroupOrder, any: Option<&Vec<PgRow>>) -> Result<(), MigratorError> {
+/// Looks whether another tool was at the order's migration, in the transaction that is open. `any` is what [`any`] says.
+pub(super) async fn judge(connection: &mut Line, order: &GroupOrder, any: bool) -> Result<(), MigratorError> {
     let Some(elsewhere) = &order.elsewhere else { return Ok(()) };
-    let ledgers = if any.is_some_and(|rows| !rows.is_empty()) {
+    let ledgers = if any {
         ledgers(connection, Rows::OfOthers).await?
     } else {
         Vec::new()

@@ -127,6 +127,18 @@ pub(in crate::target::postgres) fn select_fence(claim: Claim) -> String {
     )
 }
 
+/// As [`select_fence`], with what a group has to know as it begins: number of the transaction, its process, whether the lease is the
+/// attempt's, and whether `condition` holds. It is one statement, since the server plans each of them anew.
+pub(in crate::target::postgres) fn select_standing(claim: Claim, condition: &str) -> String {
+    format!(
+        "SELECT r.fence::text, pg_catalog.txid_current()::text, pg_catalog.pg_backend_pid()::text, \
+         (EXISTS (SELECT 1 FROM dbkeep.migration_lease AS l WHERE l.id = 1 AND l.run_id = r.run_id AND l.fence = {} \
+         AND l.until > pg_catalog.clock_timestamp()))::text, ({condition})::text FROM dbkeep.run AS r WHERE r.run_id = {} FOR SHARE",
+        signed(claim.fence),
+        render::literal(&claim.run.to_string())
+    )
+}
+
 /// Whether the rows of [`select_fence`] say that the run is this attempt's.
 pub(in crate::target::postgres) fn check_fence(rows: Option<&Vec<PgRow>>, claim: Claim) -> Result<(), TargetError> {
     let fence = match rows.and_then(|rows| rows.first()) {

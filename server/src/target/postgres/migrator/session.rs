@@ -2,7 +2,10 @@
 //! between two groups.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -37,9 +40,30 @@ pub(in super::super) struct Sessions(Mutex<Vec<(Session, Instant)>>);
 /// A connection, and the process that serves it.
 pub(super) struct Session {
     pub(super) connection: Line,
-    pub(super) process: i32,
+    pub(super) process: Process,
+    /// What lets the server miss this side, see [`liveness::watched_by`].
+    pub(super) watched: String,
     /// Attempt for which it is noted among those that hold locks.
     pub(super) noted: Option<Claim>,
+}
+
+/// The number of a session's process. Behind a pooler each transaction may have another one, and says so as it begins.
+#[derive(Clone)]
+pub(super) struct Process(Arc<AtomicI32>);
+
+impl Process {
+    fn new(number: i32) -> Self {
+        Self(Arc::new(AtomicI32::new(number)))
+    }
+
+    pub(super) fn number(&self) -> i32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// It is this one from now on.
+    pub(super) fn set(&self, number: i32) {
+        self.0.store(number, Ordering::Relaxed);
+    }
 }
 
 impl Session {
@@ -73,7 +97,7 @@ impl PostgresTarget {
     pub(super) async fn session(&self) -> Result<Session, TargetError> {
         let mut session = self.unwiped_session().await?;
         // The group before it reset what the session began with.
-        let begin = format!("{WIPE}; {}", liveness::watched(false));
+        let begin = format!("{WIPE}; {}", liveness::watched_by(&session.watched, false));
         session.connection.execute(AssertSqlSafe(begin)).await.map_err(statement)?;
         Ok(session)
     }
@@ -98,10 +122,17 @@ impl PostgresTarget {
                 let serial = "SET max_parallel_workers_per_gather = 0; SET max_parallel_maintenance_workers = 0";
                 connection.execute(serial).await.map_err(statement)?;
             }
-            let process = super::super::load::backend(&mut connection).await?;
+            let sql = format!("SELECT pg_catalog.pg_backend_pid(), ({})", liveness::select_taken());
+            let (process, watched): (i32, String) = sqlx::query_as(AssertSqlSafe(sql))
+                // Nothing stays prepared that would have to be forgotten.
+                .persistent(false)
+                .fetch_one(&mut connection)
+                .await
+                .map_err(statement)?;
             Ok(Session {
                 connection,
-                process,
+                process: Process::new(process),
+                watched,
                 noted: None,
             })
         };
@@ -113,11 +144,11 @@ impl PostgresTarget {
     /// Ends whatever a session does, and gives it up. One cancellation may come before the statement has reached the server, which then
     /// does not hear of it: it is told until it answers.
     pub(super) async fn stop_session(&self, session: Session) {
-        let process = session.process;
+        let process = session.process.clone();
         let giving_up = session.give_up();
         tokio::pin!(giving_up);
         loop {
-            self.cancel(process).await;
+            self.cancel(process.number()).await;
             tokio::select! {
                 () = &mut giving_up => return,
                 () = tokio::time::sleep(CANCEL_AGAIN) => {}
@@ -137,7 +168,7 @@ impl PostgresTarget {
 /// Cancels what a session does when it is dropped: nobody waits for its answer any more, and the server does not notice by itself.
 pub(super) struct Armed {
     hosts: Hosts,
-    process: i32,
+    process: Process,
     armed: bool,
 }
 
@@ -145,7 +176,7 @@ impl Armed {
     pub(super) fn new(target: &PostgresTarget, session: &Session) -> Self {
         Self {
             hosts: target.hosts.clone(),
-            process: session.process,
+            process: session.process.clone(),
             armed: true,
         }
     }
@@ -160,7 +191,7 @@ impl Drop for Armed {
         if !self.armed {
             return;
         }
-        let (hosts, process) = (self.hosts.clone(), self.process);
+        let (hosts, process) = (self.hosts.clone(), self.process.number());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let cancelling = async {

@@ -12,18 +12,25 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::super::line::Line;
 use super::{
-    super::{PostgresTarget, error::statement, holders, liveness::watched},
+    super::{
+        PostgresTarget,
+        error::{refused, statement},
+        holders,
+        liveness::watched_by,
+    },
     execute::{begin_own, run_one, set_session, write_own},
     foreign, ledger, look,
     observe::Observer,
     problem,
-    session::{Armed, Session, simple},
+    session::{Armed, Session, simple, text},
 };
 use crate::target::{
     ledger::{in_doubt, millis, tell, with_work},
     words::{Word, after_if_exists, are, name_at, words},
 };
 
+/// Who serves a transaction: a process, and the start of its server.
+const SERVED: &str = "SELECT pg_catalog.concat_ws(' ', pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time())";
 /// What the session notes that removes an index.
 const REMOVAL: &str = "removal of an invalid index";
 
@@ -64,23 +71,22 @@ impl PostgresTarget {
             let message = "a group outside of a transaction has one statement";
             return Err(TargetError::new(TargetErrorClass::Refused, message).into());
         };
+        self.refuse_pooler(&mut session.connection).await?;
         let doubtful = in_doubt(order.before.as_ref(), &order.after);
         begin_own(session, order, order.before.as_ref()).await?;
-        let others = simple(&mut session.connection, foreign::select_whether_any())
-            .await
-            .map_err(statement)?;
-        foreign::judge(&mut session.connection, order, others.first()).await?;
+        let others = one_text(&mut session.connection, format!("SELECT ({})::text", foreign::any())).await?;
+        foreign::judge(&mut session.connection, order, others == "true").await?;
         let doubtful = write_own(session, &doubtful).await?;
         failpoint!("migration-in-doubt");
         let words = words(&one.sql, EngineKind::Postgres);
         let index = IndexWork::of(&one.sql, &words);
         let limit = order.statement_timeout.map_or(0, |limit| millis(limit).max(1));
         let settings = format!(
-            "SET lock_timeout = {}; SET statement_timeout = {limit}; SET client_min_messages = warning; {}",
+            "SET lock_timeout = {}; SET statement_timeout = {limit}; SET client_min_messages = warning; {}; {SERVED}",
             millis(order.lock_timeout).max(1),
-            watched(false)
+            watched_by(&session.watched, false)
         );
-        session.connection.execute(AssertSqlSafe(settings)).await.map_err(statement)?;
+        let served = one_text(&mut session.connection, settings).await?;
         if let Err(error) = set_session(&mut session.connection, order, false).await {
             return self.failed(session, order, &doubtful, error, &[]).await;
         }
@@ -93,7 +99,11 @@ impl PostgresTarget {
             true => Some(Observer::begin(&mut session.connection).await?),
             false => None,
         };
-        let (seen, process) = (Mutex::new(BTreeSet::new()), session.process);
+        // The last trip before the statement: what was set has to be there for it.
+        if one_text(&mut session.connection, SERVED.to_owned()).await? != served {
+            return self.failed(session, order, &doubtful, pooled(), &[]).await;
+        }
+        let (seen, process) = (Mutex::new(BTreeSet::new()), session.process.number());
         tell(follow, Told::Begun(0));
         let began = Instant::now();
         let watching = async {
@@ -161,6 +171,22 @@ impl PostgresTarget {
         })
     }
 
+    /// Refuses a connection behind which another process may serve each transaction. What is set for a statement that is in none would be
+    /// set for somebody else, who keeps it, and the statement would wait for its locks without a limit. Such a pooler gives the process that
+    /// became free last to whoever asks next, or the one that was free for longest.
+    async fn refuse_pooler(&self, connection: &mut Line) -> Result<(), MigratorError> {
+        let mut other = self.connection().await?;
+        let before = one_text(connection, SERVED.to_owned()).await?;
+        let theirs = one_text(&mut other, SERVED.to_owned()).await?;
+        let after = one_text(connection, SERVED.to_owned()).await?;
+        self.idle.put(other);
+        if before == after && theirs != before {
+            Ok(())
+        } else {
+            Err(pooled())
+        }
+    }
+
     /// The server said that the statement failed: there is no doubt any more.
     async fn failed(
         &self,
@@ -220,6 +246,7 @@ impl PostgresTarget {
 
     pub(super) async fn drop_invalid(&self, claim: Claim, full_names: &str) -> Result<(), MigratorError> {
         let mut connection = self.connect().await?;
+        self.refuse_pooler(&mut connection).await?;
         holders::note(&mut connection, claim, REMOVAL).await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {}; {}; COMMIT",
@@ -242,6 +269,21 @@ impl PostgresTarget {
         holders::over(&mut connection, claim, REMOVAL).await;
         Ok(())
     }
+}
+
+/// The first value of the last row.
+async fn one_text(connection: &mut Line, sql: String) -> Result<String, TargetError> {
+    let results = simple(connection, sql).await.map_err(statement)?;
+    let row = results.iter().flatten().next_back();
+    let value = row.map(|row| text(row, 0)).transpose()?.flatten();
+    value.ok_or_else(|| refused("the server answered with no value".to_owned()))
+}
+
+fn pooled() -> MigratorError {
+    let message = "a pooler between dbkeep and the server lets another process serve each transaction, so that the limits of a statement which \
+                   no transaction can hold would be those of somebody else; expected a URL of this target that leads to PostgreSQL itself, or a \
+                   pool in session mode";
+    problem::of_script(0, "", message.to_owned())
 }
 
 /// What a statement does to indexes while others write. Names are as the statement writes them, except those of new indexes.

@@ -142,6 +142,7 @@ async fn one(
     rehearsal.down_ms = reverted.duration_ms();
     if let Some(problem) = &reverted.problem {
         rehearsal.differences.push(format!("down failed: {problem}"));
+        (rehearsal.rows_lost, rehearsal.violations) = (reverted.rows_lost, reverted.violations);
         return ended(rehearsal);
     }
     compare(attempt, step, migration).await?;

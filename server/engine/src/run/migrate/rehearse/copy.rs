@@ -11,15 +11,19 @@ use crate::{
     failpoint,
     migration::risk::{self, Known},
     model::{
-        Direction, EngineKind, Migration, MigrationId, MigrationProgress, MigrationRecord, RunId, Sample, SampledTable, Script,
-        StatementReport, TableCount, TableName, Work,
+        Direction, EngineKind, Migration, MigrationId, MigrationProgress, MigrationRecord, RunId, RunKind, Sample, SampledTable,
+        Script, StatementReport, TableCount, TableName, Work,
     },
-    port::{Archive, ArchiveError, DumpOrder, LoadOrder, SampleOrder, Target},
+    port::{Archive, ArchiveError, Claim, DumpOrder, LoadOrder, RunFilter, SampleOrder, Target},
     run::maintain::{act, blocking},
 };
 
 /// Tables of a sample that its warning names.
 const NAMED: usize = 20;
+/// The warning of a copy that could not be dropped.
+pub(super) const LEFT: &str = "SCRATCH_LEFT";
+/// Rehearsals before this one whose copies are looked after.
+const LOOKED_BACK: u32 = 50;
 
 /// The copy that migrations are tried on.
 pub(super) struct Copy {
@@ -39,6 +43,35 @@ pub(super) fn sweep(archive: &dyn Archive, run: RunId) -> Result<(), ArchiveErro
         archive.remove(run, &file)?;
     }
     archive.remove_folder(run)
+}
+
+/// Drops the copies of earlier rehearsals of the target that could not be dropped in the end: somebody was connected whom the target's role
+/// may not send away, or the connection broke.
+pub(super) async fn drop_left(attempt: &mut Attempt) -> Result<(), Halt> {
+    let filter = RunFilter {
+        target: Some(attempt.run.target.clone()),
+        kinds: vec![RunKind::Rehearse],
+        attempted: true,
+        ..RunFilter::default()
+    };
+    let runs = attempt.context.store.runs(&filter, None, LOOKED_BACK).await?;
+    let left = runs.iter().filter(|run| {
+        let mut warnings = run.report.warnings.iter();
+        run.state.is_final() && warnings.any(|warning| warning.code == LEFT)
+    });
+    for run in left {
+        // It has ended: whichever of its attempts made the copy, none makes another.
+        let claim = Claim {
+            run: run.id,
+            fence: u64::MAX,
+        };
+        let name = place(run.id);
+        if let Err(error) = attempt.target.maintenance().drop_scratch(claim, &name).await {
+            let text = format!("{name} of rehearsal {} may be left behind still: {error}", run.id);
+            attempt.ledger.warn(None, LEFT, text).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies the database to a place of its own.
