@@ -272,6 +272,10 @@ async fn lists_and_details_are_tables_or_one_json_object() {
         (&["schedules", "show", "nightly"], "schedule"),
         (&["schedules", "pause", "nightly", "--reason", "release"], "schedule"),
         (&["schedules", "resume", "nightly"], "schedule"),
+        (
+            &["schedules", "resume", "nightly", "--reason", "it is whole again"],
+            "schedule",
+        ),
         (&["schedules", "runs"], "schedule_runs"),
         (&["schedules", "runs", "nightly", "--outcome", "skipped"], "schedule_runs"),
         (&["schedules", "preview", "nightly"], "times"),

@@ -242,12 +242,25 @@ async fn a_slot_over_its_limits_deletes_nothing_and_failures_pause(database: &st
         .update_schedule(as_principal("ann", update))
         .await
         .expect("changed");
-    let resume = v1::ResumeScheduleRequest {
+    let resume = |note: String| v1::ResumeScheduleRequest {
         id: "limited".to_owned(),
+        note,
     };
+    let long = server
+        .schedules()
+        .resume_schedule(as_principal("ann", resume("x".repeat(501))))
+        .await;
+    assert_eq!(long.expect_err("too long a note").code(), tonic::Code::InvalidArgument);
+    let resume = resume("its limit is mended".to_owned());
     let resumed = server.schedules().resume_schedule(as_principal("ann", resume)).await;
     let resumed = resumed.expect("resumed").into_inner().schedule.expect("a schedule");
     assert!(resumed.pause.is_none() && resumed.next_run_time.is_some() && resumed.consecutive_failures == 0);
+    let why = format!(
+        "SELECT count(*) FROM {} WHERE detail LIKE '%resume schedule limited: its limit is mended%'",
+        world.table("decisions")
+    );
+    let told = control.fetch_text(&why).await.expect("decisions");
+    assert_eq!(told[0][0].as_deref(), Some("1"), "why it goes on is on record");
     server.stop().await;
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::world::{CATALOG, EXPIRED, LATE, World, as_principal, eventually, once_a_year, only_by_hand};
 
 /// A mail server that nobody runs: deliveries stay in the outbox.
-fn mail(to: &[&str]) -> ChannelConfig {
+pub(crate) fn mail(to: &[&str]) -> ChannelConfig {
     let email = EmailConfig {
         host: "127.0.0.1".to_owned(),
         port: 1,
