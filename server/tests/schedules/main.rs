@@ -12,6 +12,8 @@ mod passed;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "failpoints")]
+mod takeover;
 mod told;
 mod upkeep;
 mod world;
