@@ -137,11 +137,11 @@ async fn killed_with_a_backlog(kept: Kept) {
         world.fill().await;
     }
     let waiting = until(&client, |deliveries| {
-        deliveries.len() == 2 * BACKLOG && deliveries.iter().all(|delivery| delivery.attempts > 0)
+        deliveries.len() == 2 * BACKLOG && deliveries.iter().all(|delivery| !delivery.last_error.is_empty())
     })
     .await;
     assert!(
-        waiting.iter().all(|delivery| delivery.state() == DeliveryState::Waiting),
+        waiting.iter().all(|delivery| delivery.state() == DeliveryState::Due),
         "{waiting:?}"
     );
     let of = |channel: &str| -> BTreeSet<String> {
