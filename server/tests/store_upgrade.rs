@@ -2,15 +2,19 @@
 //! that have started a run start no other. And one that a later version brings up to date while a server works with it: that goes on with what it
 //! knows, and is not started on it again.
 
+#[path = "support/serving.rs"]
+mod serving;
+
 use std::time::Duration;
 
-use dbkeep_client::{Client, ScheduleDraft, ScheduleTiming, proto};
+use dbkeep_client::{ScheduleDraft, ScheduleTiming, proto};
 use dbkeep_engine::{
     model::{PlanId, RunId, RunOptions, RunState},
     port::{DecisionFilter, Ladder as _, Store as _},
 };
-use dbkeep_server::{CatalogSource, Config, serve, store::ControlStore};
+use dbkeep_server::{Config, serve, store::ControlStore};
 use dbkeep_testkit::{Db, fresh_database};
+use serving::{Serving, catalog};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -139,27 +143,14 @@ async fn goes_on(store: Option<String>) {
         .await
         .expect("a table");
     let config = || {
-        let catalog = CatalogSource::Text {
-            name: "catalog.toml".to_owned(),
-            text: CATALOG.to_owned(),
-        };
-        let config = Config::embedded(folder.path().join("data")).with_target("app", target.as_str(), catalog);
+        let config = Config::embedded(folder.path().join("data")).with_target("app", target.as_str(), catalog(CATALOG));
         match &store {
             Some(url) => config.with_store(url.as_str()),
             None => config,
         }
     };
-    let listen = async || TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listener = listen().await;
-    let address = listener.local_addr().expect("an address").to_string();
-    let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, config(), shutdown.clone()));
-    let client = Client::builder()
-        .principal("ann")
-        .address(&address)
-        .connect()
-        .await
-        .expect("a client");
+    let server = Serving::start(config()).await;
+    let client = server.client().await;
     let draft = ScheduleDraft::new("tokens")
         .target("app")
         .operation("expired_tokens")
@@ -207,16 +198,9 @@ async fn goes_on(store: Option<String>) {
     assert_eq!(later.expect("a count"), 2, "what was added is what its default says");
 
     // A second one beside it, where the store may have several; otherwise after it.
-    let stop = async || {
-        shutdown.cancel();
-        timeout(PATIENCE, serving)
-            .await
-            .expect("it ends")
-            .expect("no panic")
-            .expect("in order");
-    };
     let refused = async || {
-        let ended = timeout(PATIENCE, serve(listen().await, config(), CancellationToken::new())).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let ended = timeout(PATIENCE, serve(listener, config(), CancellationToken::new())).await;
         let said = whole(&ended.expect("it ends").expect_err("the store is of a later version"));
         assert!(
             said.contains("migration 9999 is unknown here; a newer dbkeep has written to it"),
@@ -225,14 +209,11 @@ async fn goes_on(store: Option<String>) {
     };
     if store.is_some() {
         refused().await;
-        client
-            .runs()
-            .list_all(dbkeep_client::RunQuery::default())
-            .await
-            .expect("the first one serves on");
-        stop().await;
+        let runs = client.runs().list_all(dbkeep_client::RunQuery::default()).await;
+        runs.expect("the first one serves on");
+        server.stop().await;
     } else {
-        stop().await;
+        server.stop().await;
         refused().await;
     }
 }

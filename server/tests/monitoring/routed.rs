@@ -13,17 +13,16 @@ use dbkeep_engine::{
     notify::Route,
 };
 use dbkeep_server::{
-    CatalogSource, Config, ServeError,
+    Config,
     config::channels::{ChannelConfig, ChannelSetting, HookConfig},
-    serve,
 };
 use dbkeep_testkit::Db;
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use crate::{
     receiver::Receiver,
+    serving::{Serving, catalog},
     world::{DATABASES, PATIENCE, World},
 };
 
@@ -62,17 +61,12 @@ const MIGRATION: &str = "CREATE TABLE from_migration (id integer PRIMARY KEY);\n
 
 struct Running {
     client: Client,
-    shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: Serving,
 }
 
 impl Running {
     /// A server that looks several times a second and tells one webhook of alerts.
     async fn start(world: &World, receiver: &Receiver) -> Self {
-        let catalog = CatalogSource::Text {
-            name: "catalog.toml".to_owned(),
-            text: CATALOG.to_owned(),
-        };
         let setting = ChannelSetting::Webhook {
             hook: HookConfig {
                 url: receiver.url().into(),
@@ -83,7 +77,7 @@ impl Running {
         let mut channel = ChannelConfig::new("hook", setting);
         channel.authorities = receiver.authority();
         let mut config = Config::embedded(world.folder.path().join("data"))
-            .with_target("app", world.target.as_str(), catalog)
+            .with_target("app", world.target.as_str(), catalog(CATALOG))
             .with_migrations("app", world.folder.path().join("migrations"), Some(Layout::Sqlx))
             .with_channel(channel)
             .with_route(Route {
@@ -107,21 +101,15 @@ impl Running {
         config.engine.monitor.machine = None;
         config.engine.notify.first_wait = Duration::from_millis(10);
         config.engine.notify.poll_interval = Duration::from_millis(50);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let client = Client::builder().principal("ann").address(&address).connect().await.unwrap();
+        let serving = Serving::start(config).await;
         Self {
-            client,
-            shutdown,
+            client: serving.client().await,
             serving,
         }
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
-        timeout(PATIENCE, self.serving).await.unwrap().unwrap().unwrap();
+        self.serving.stop().await;
     }
 
     async fn run(&self, operation: &str) -> proto::Run {

@@ -9,6 +9,8 @@ mod jumps;
 mod kill;
 mod notified;
 mod passed;
+#[path = "../support/serving.rs"]
+mod serving;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;
