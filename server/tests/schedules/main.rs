@@ -1,6 +1,7 @@
 //! Schedules from the call that creates them to the rows that their runs delete, on both control stores, and over the death of servers.
 
 mod bounds;
+mod defaults;
 mod errors;
 #[cfg(feature = "failpoints")]
 mod failover;
@@ -27,6 +28,7 @@ use bounds::{
     other_rules_need_another_consent, the_consent_holds_while_the_run_works, the_share_holds_while_the_run_works,
 };
 use dbkeep_proto::v1::{self, SlotOutcome};
+use defaults::the_three_schedules_of_the_platform_are_created;
 use jiff::{SignedDuration, Timestamp};
 use jumps::{a_leap_back_fires_nothing_twice, a_leap_forward_is_a_misfire};
 use passed::{a_change_while_schedules_are_stopped_loses_no_slot, a_slot_of_a_target_that_no_server_has_is_missed};
@@ -70,6 +72,7 @@ on_both!(
     a_catalog_may_name_recipients_for_a_channel_that_has_some,
     a_slot_of_a_target_that_no_server_has_is_missed,
     a_change_while_schedules_are_stopped_loses_no_slot,
+    the_three_schedules_of_the_platform_are_created,
     a_leap_forward_is_a_misfire,
     a_leap_back_fires_nothing_twice,
 );
