@@ -64,7 +64,7 @@ fn nonsense() -> v1::ScheduleSpec {
 }
 
 /// What is said of it, by field; as often as a field stands there it has to be told.
-const WRONG: [(&str, &str); 22] = [
+static WRONG: [(&str, &str); 22] = [
     ("spec.name", "1 to 100"),
     ("spec.name", "control characters"),
     ("spec.description", "500"),
