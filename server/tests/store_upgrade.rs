@@ -120,6 +120,7 @@ async fn bring_up_to_date(db: &Db, schema: &str) {
         .map(|table| format!("ALTER TABLE {schema}{table} ADD COLUMN of_later TEXT NOT NULL DEFAULT 'later'"));
     for statement in added.into_iter().chain([
         format!("CREATE TABLE {schema}of_later (id TEXT PRIMARY KEY)"),
+        format!("UPDATE {schema}schedules SET spec = replace(spec, '\"name\":', '\"of_later\":1,\"name\":')"),
         format!(
             "INSERT INTO {schema}_sqlx_migrations (version, description, success, checksum, execution_time) \
              VALUES (9999, 'of later', true, {checksum}, 0)"
@@ -180,7 +181,7 @@ async fn goes_on(store: Option<String>) {
     let db = Db::open(&url).await.expect("the store");
     bring_up_to_date(&db, schema).await;
     // Settled by the scheduler, which is seen by the next that may be fired.
-    let settled = async {
+    let settled = async || {
         while db
             .count_where(&format!("{schema}schedule_slots"), "outcome <> 'succeeded'")
             .await
@@ -191,9 +192,18 @@ async fn goes_on(store: Option<String>) {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
     };
-    timeout(PATIENCE, settled).await.expect("the slot ends");
+    timeout(PATIENCE, settled()).await.expect("the slot ends");
     fire().await;
     assert_eq!(db.count(&format!("{schema}runs")).await.expect("a count"), 2);
+    timeout(PATIENCE, settled()).await.expect("the slot ends");
+    let kept = db
+        .count_where(&format!("{schema}schedules"), "spec LIKE '%\"of_later\":1%'")
+        .await;
+    assert_eq!(
+        kept.expect("a count"),
+        1,
+        "what it does not read stays, although it has written how the slot ended"
+    );
     let later = db.count_where(&format!("{schema}runs"), "of_later = 'later'").await;
     assert_eq!(later.expect("a count"), 2, "what was added is what its default says");
 
