@@ -166,7 +166,7 @@ impl Lab {
         made.schedule.id
     }
 
-    /// Copies of one schedule that is due in years, and slots of it that have ended.
+    /// Copies of one schedule that is due in years, each with a slot that has ended.
     async fn fill(&self) {
         let model = self.create("model", "0 0 29 2 *").await;
         let (schema, url) = (self.schema, &self.url);
@@ -176,15 +176,12 @@ impl Lab {
             let (mut schedules, mut slots) = (String::new(), String::new());
             for number in first..first + 500 {
                 let comma = if number == first { "" } else { ", " };
+                let id = format!("00000000-0000-7000-8000-{number:012}");
                 let target = if number < OF_OTHER { "other" } else { "app" };
                 let at = far + i64::from(number) * 60_000;
-                write!(
-                    schedules,
-                    "{comma}('00000000-0000-7000-8000-{number:012}', 'name {number:05}', '{target}', {at})"
-                )
-                .expect("text");
+                write!(schedules, "{comma}('{id}', 'name {number:05}', '{target}', {at})").expect("text");
                 let slot = 1_000_000_000_000_i64 + i64::from(number) * 60_000;
-                write!(slots, "{comma}('{model}', {slot}, 'succeeded', '', 1, {slot}, {slot}, 0)").expect("text");
+                write!(slots, "{comma}('{id}', {slot}, 'succeeded', '', 1, {slot}, {slot}, 0)").expect("text");
             }
             let copied = format!(
                 "INSERT INTO {schema}schedules (id, name, target, etag, version, spec, state, next_fire_ms, created_ms, created_by, updated_ms, updated_by) \
