@@ -172,7 +172,7 @@ impl Schedules {
     /// Lets slots pass until [`resume`](Self::resume). Pausing what is paused changes the note only.
     ///
     /// # Errors
-    /// [`Error::UnknownSchedule`].
+    /// [`Error::UnknownSchedule`], [`Error::InvalidField`].
     pub async fn pause(&self, id: impl Into<String>, note: impl Into<String>) -> Result<Schedule, Error> {
         let message = PauseScheduleRequest {
             id: id.into(),
@@ -182,12 +182,16 @@ impl Schedules {
         present(answer.schedule, "PauseScheduleResponse.schedule")
     }
 
-    /// Lets it fire again, from the next slot on, and forgets its failures.
+    /// Lets it fire again, from the next slot on, and forgets its failures. The note is in the record of decisions.
     ///
     /// # Errors
-    /// [`Error::UnknownSchedule`].
-    pub async fn resume(&self, id: impl Into<String>) -> Result<Schedule, Error> {
-        let answer = call!(self, unary, resume_schedule, ResumeScheduleRequest { id: id.into() })?;
+    /// [`Error::UnknownSchedule`], [`Error::InvalidField`].
+    pub async fn resume(&self, id: impl Into<String>, note: impl Into<String>) -> Result<Schedule, Error> {
+        let message = ResumeScheduleRequest {
+            id: id.into(),
+            note: note.into(),
+        };
+        let answer = call!(self, unary, resume_schedule, message)?;
         present(answer.schedule, "ResumeScheduleResponse.schedule")
     }
 

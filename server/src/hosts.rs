@@ -9,7 +9,7 @@ use std::{
     fmt, io,
     str::FromStr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -34,6 +34,9 @@ const TIMELINE: &str =
     "SELECT ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::bigint";
 /// How long other servers may take to answer once one has, for two that take writes to be told apart.
 const GRACE: Duration = Duration::from_millis(500);
+/// How long the server that takes writes is believed to be the only one. After that all are asked once more when a connection is wanted: one that was
+/// superseded may go on taking writes, and nothing fails.
+const BELIEVED: Duration = Duration::from_secs(10);
 /// No place in a list.
 const NOBODY: usize = usize::MAX;
 /// The parameter that says which servers will do. The driver does not know it.
@@ -62,6 +65,8 @@ pub(crate) struct Hosts {
     writable: bool,
     /// The one that answered last, which is tried first; [`NOBODY`] before any did.
     last: Arc<AtomicUsize>,
+    /// When all of them were asked last.
+    asked: Arc<Mutex<Option<Instant>>>,
 }
 
 /// The server that will do.
@@ -336,6 +341,7 @@ impl Hosts {
             writable: said.unwrap_or(servers.len() > 1),
             servers,
             last: Arc::new(AtomicUsize::new(NOBODY)),
+            asked: Arc::default(),
         })
     }
 
@@ -401,29 +407,42 @@ impl Hosts {
         self.writable
     }
 
-    /// A connection to a server that will do: to the one that answered last, for as long as it will; otherwise to the one that is
-    /// [`choose`](Self::choose)n among all.
+    /// A connection to a server that will do: to the one that answered last, for as long as it will and is [`BELIEVED`]; otherwise to the one
+    /// that is [`choose`](Self::choose)n among all.
     ///
     /// # Errors
     /// Of the only server, as it came. Of several, what each of them said.
     pub(crate) async fn connect(&self, within: Duration) -> Result<PgConnection, sqlx::Error> {
-        let Some(last) = self.last() else {
-            return match &self.servers[..] {
-                [only] => bounded(within, self.enter(only)).await,
-                _ => self.choose(within).await.map(|found| found.connection),
-            };
-        };
-        let begun = Instant::now();
-        // Others are left time to be tried after it.
-        match bounded(within / self.parts(), self.enter(&self.servers[last])).await {
-            Ok(connection) => Ok(connection),
-            Err(error) if self.servers.len() == 1 => Err(error),
-            Err(_) => {
-                self.last.store(NOBODY, Ordering::Relaxed);
-                let left = within.saturating_sub(begun.elapsed());
-                self.choose(left).await.map(|found| found.connection)
-            }
+        if let [only] = &self.servers[..] {
+            return bounded(within, self.enter(only)).await;
         }
+        let begun = Instant::now();
+        let last = self.last();
+        if let Some(last) = last.filter(|_| !self.is_to_ask()) {
+            // Others are left time to be tried after it.
+            if let Ok(connection) = bounded(within / self.parts(), self.enter(&self.servers[last])).await {
+                return Ok(connection);
+            }
+            self.last.store(NOBODY, Ordering::Relaxed);
+        }
+        let chosen = self.choose(within.saturating_sub(begun.elapsed())).await?;
+        if last.is_some_and(|last| last != chosen.index) {
+            tracing::warn!(
+                server = self.name(chosen.index),
+                "another server of the list takes writes now"
+            );
+        }
+        Ok(chosen.connection)
+    }
+
+    /// Whether all of them are to be asked: by whoever is told so, and by nobody else meanwhile.
+    fn is_to_ask(&self) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = asked.is_none_or(|at| at.elapsed() >= BELIEVED);
+        if due {
+            *asked = Some(Instant::now());
+        }
+        due
     }
 
     /// Which server will do, of all that answer in time; two that take writes are told apart by their timelines. Which start of it.
@@ -475,6 +494,8 @@ impl Hosts {
         }
         found.sort_by_key(|chosen| (Reverse(chosen.standing.timeline), chosen.index));
         let mut found = found.into_iter();
+        // Whoever comes after a question without an answer asks again.
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let Some(first) = found.next() else {
             return Err(self.none(said));
         };
@@ -489,6 +510,7 @@ impl Hosts {
             )));
         }
         self.last.store(first.index, Ordering::Relaxed);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(first)
     }
 
@@ -621,6 +643,25 @@ mod tests {
         let anew = Hosts::parse(&pair.url("postgres")).expect("two servers");
         drop(anew.connect(PATIENCE).await.expect("a connection"));
         assert_eq!(anew.last(), Some(1));
+    }
+
+    /// A primary that was superseded and goes on taking writes: no connection to it fails, and it is left all the same.
+    #[tokio::test]
+    async fn a_superseded_primary_that_takes_writes_is_left_when_the_servers_are_asked_again() {
+        let pair = ReplicatedPostgres::start().await.expect("a primary and its standby");
+        let hosts = Hosts::parse(&pair.url("postgres")).expect("two servers");
+        let connect = async || drop(hosts.connect(PATIENCE).await.expect("a connection"));
+        connect().await;
+        assert_eq!(hosts.last(), Some(0));
+        pair.promote().await.expect("promoted");
+        // As long as its word is believed; then as if that had been long ago.
+        connect().await;
+        assert_eq!(hosts.last(), Some(0), "it was asked just now");
+        *hosts.asked.lock().expect("the time") = Instant::now().checked_sub(BELIEVED);
+        connect().await;
+        assert_eq!(hosts.last(), Some(1), "the other one is on the higher timeline");
+        connect().await;
+        assert_eq!(hosts.last(), Some(1));
     }
 
     #[tokio::test]

@@ -272,6 +272,10 @@ async fn lists_and_details_are_tables_or_one_json_object() {
         (&["schedules", "show", "nightly"], "schedule"),
         (&["schedules", "pause", "nightly", "--reason", "release"], "schedule"),
         (&["schedules", "resume", "nightly"], "schedule"),
+        (
+            &["schedules", "resume", "nightly", "--reason", "it is whole again"],
+            "schedule",
+        ),
         (&["schedules", "runs"], "schedule_runs"),
         (&["schedules", "runs", "nightly", "--outcome", "skipped"], "schedule_runs"),
         (&["schedules", "preview", "nightly"], "times"),
@@ -288,6 +292,8 @@ async fn lists_and_details_are_tables_or_one_json_object() {
         assert_eq!(lines.len(), 1, "{arguments:?}");
         assert!(!lines[0][key].is_null(), "{arguments:?}: {}", lines[0]);
     }
+    let noted = |call: &Scheduling| matches!(call, Scheduling::Resume { note } if note == "it is whole again");
+    assert!(asked(&fake).iter().any(noted), "why it goes on is told");
     let lines = json_lines(&dbkeep(address, &["schedules", "list", "--limit", "2", "-o", "json"]).await);
     assert_eq!(
         (lines[0]["schedules"].as_array().unwrap().len(), &lines[0]["more"]),

@@ -59,7 +59,7 @@ async fn what_is_the_same_twice_is_repeated() {
     was_repeated("update");
     schedules.pause("nightly", "lunch").await.unwrap();
     was_repeated("pause");
-    schedules.resume("nightly").await.unwrap();
+    schedules.resume("nightly", "").await.unwrap();
     was_repeated("resume");
     schedules
         .approve("nightly", "7", 10, jiff::Timestamp::UNIX_EPOCH)

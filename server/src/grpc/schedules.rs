@@ -6,7 +6,7 @@ use dbkeep_engine::{
     Engine, EngineError,
     access::Scope,
     engine::schedules::{MAX_NOTE, MAX_PREVIEW, ScheduleView},
-    model::{ScheduleId, SlotRecord},
+    model::{ScheduleId, SlotRecord, Timing},
     port::{SlotFilter, SlotPlace},
 };
 use dbkeep_proto::v1::{self, schedule_service_server::ScheduleService};
@@ -36,25 +36,28 @@ pub(super) struct Schedules {
     pub(super) streams: Streams,
 }
 
-/// A failure with fields as the .proto files name them, and what the conversion has found before.
-fn merged(fault: Fault, mut before: Vec<Violation>) -> Fault {
+/// A failure with fields as the .proto files name them, and what the conversion has found before. What could not be read is judged by the
+/// conversion alone: in its place the engine has seen something else.
+fn merged(fault: Fault, before: Vec<Violation>) -> Fault {
     match fault {
         Fault::Engine(EngineError::InvalidFields { problems }) => {
-            for problem in problems {
-                let field = convert::wire_field(&problem.field);
-                let known = before.iter().any(|violation| violation.field.starts_with(&field));
-                if !known {
-                    before.push(Violation {
-                        field,
-                        problem: problem.problem,
-                    });
-                }
-            }
-            Fault::Fields(before)
+            let unread = |field: &str| before.iter().any(|violation| is_within(&violation.field, field));
+            let problems = problems.into_iter().map(|problem| Violation {
+                field: convert::wire_field(&problem.field),
+                problem: problem.problem,
+            });
+            let judged: Vec<Violation> = problems.filter(|violation| !unread(&violation.field)).collect();
+            Fault::Fields([before, judged].concat())
         }
         other if before.is_empty() => other,
         _ => Fault::Fields(before),
     }
+}
+
+/// Whether a path is that of a field, or of a part of it.
+fn is_within(path: &str, field: &str) -> bool {
+    path.strip_prefix(field)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 fn etag(text: &str, check: &mut Check) -> Option<u64> {
@@ -108,15 +111,38 @@ impl Schedules {
         })
     }
 
-    /// What the engine says about a spec whose conversion found mistakes already: all of them in one answer.
-    async fn refused(&self, patch: &Patch, check: Check) -> Result<(), Fault> {
+    /// What the engine says about a spec whose conversion found mistakes already: all of them in one answer. `of` is the schedule that is
+    /// changed; none for one that is created.
+    async fn refused(&self, patch: &Patch, check: Check, of: Option<&str>) -> Result<(), Fault> {
         let Err(fault) = check.finish() else { return Ok(()) };
         let Fault::Fields(before) = fault else { return Err(fault) };
-        let spec = patch.on(&convert::blank());
+        let base = match of {
+            None => convert::blank(),
+            Some(id) => {
+                let (engine, id) = (self.engine.clone(), id.to_owned());
+                match detached(async move { engine.schedule(&id).await }).await {
+                    Ok(found) => found.schedule.spec,
+                    // What is malformed is so whether there is such a schedule or not.
+                    Err(_) => return Err(Fault::Fields(before)),
+                }
+            }
+        };
+        let spec = patch.on(&base);
         let engine = self.engine.clone();
         let problems = detached(async move { engine.schedule_problems(spec).await }).await?;
         let problems = problems.into_iter().map(|problem| patch.located(problem)).collect();
         Err(merged(Fault::Engine(EngineError::InvalidFields { problems }), before))
+    }
+
+    /// The same about a timing that is only looked at.
+    async fn refused_timing(&self, timing: &Timing, check: Check) -> Result<(), Fault> {
+        let Err(fault) = check.finish() else { return Ok(()) };
+        let Fault::Fields(before) = fault else { return Err(fault) };
+        let (engine, timing) = (self.engine.clone(), timing.clone());
+        match detached(async move { engine.preview(&timing, Some(Timestamp::UNIX_EPOCH), 0).await }).await {
+            Ok(_) => Err(Fault::Fields(before)),
+            Err(fault) => Err(merged(fault, before)),
+        }
     }
 }
 
@@ -131,7 +157,7 @@ impl ScheduleService for Schedules {
         let mut check = Check::default();
         check.request_id(&request_id);
         let patch = Patch::of(spec.unwrap_or_default(), |_| true, &mut check);
-        self.refused(&patch, check).await?;
+        self.refused(&patch, check, None).await?;
         let engine = self.engine.clone();
         let spec = patch.on(&convert::blank());
         let made = detached(async move { engine.create_schedule(spec, &request_id, &caller).await }).await;
@@ -230,7 +256,7 @@ impl ScheduleService for Schedules {
         }
         let wanted = |field: &str| paths.is_empty() || paths.iter().any(|path| path == field);
         let patch = Patch::of(spec.unwrap_or_default(), wanted, &mut check);
-        check.finish()?;
+        self.refused(&patch, check, Some(&id)).await?;
         let engine = self.engine.clone();
         let changed = detached(async move { engine.update_schedule(&id, etag, &caller, |spec| patch.on(spec)).await }).await;
         let changed = match changed {
@@ -298,12 +324,13 @@ impl ScheduleService for Schedules {
         request: Request<v1::ResumeScheduleRequest>,
     ) -> Result<Response<v1::ResumeScheduleResponse>, Status> {
         let caller = caller_of(&request);
-        let id = request.into_inner().id;
+        let v1::ResumeScheduleRequest { id, note: why } = request.into_inner();
         let mut check = Check::default();
         named(&id, &mut check);
+        note(&why, &mut check);
         check.finish()?;
         let engine = self.engine.clone();
-        let resumed = detached(async move { engine.resume_schedule(&id, &caller).await }).await?;
+        let resumed = detached(async move { engine.resume_schedule(&id, &why, &caller).await }).await?;
         Ok(Response::new(v1::ResumeScheduleResponse {
             schedule: Some(convert::schedule(resumed)),
         }))
@@ -365,7 +392,7 @@ impl ScheduleService for Schedules {
             }
             Some(v1::preview_schedule_request::Of::Timing(timing)) => {
                 let timing = convert::timing(timing, "timing", &mut check);
-                check.finish()?;
+                self.refused_timing(&timing, check).await?;
                 timing
             }
             None => {

@@ -229,6 +229,21 @@ fn migration_error(error: MigrateError) -> StoreError {
 mod tests {
     use super::*;
 
+    /// Servers of the version before go on working with a store that is brought up to date. Those of before that were promised nothing.
+    #[test]
+    fn migrations_from_the_fifteenth_on_only_add() {
+        for migration in POSTGRES
+            .iter()
+            .chain(SQLITE.iter())
+            .filter(|migration| migration.version >= 15)
+        {
+            let sql = migration.sql.as_str().to_uppercase();
+            for taken in ["DROP ", "RENAME ", "ALTER COLUMN"] {
+                assert!(!sql.contains(taken), "migration {} has {taken}", migration.version);
+            }
+        }
+    }
+
     #[test]
     fn strings_that_are_no_store_are_refused_without_being_repeated() {
         for url in [

@@ -191,7 +191,7 @@ impl Act for Seed {
 }
 
 /// Writes the schedule's row, where it is as it was read. Returns whether it was.
-pub(super) async fn write(tx: &mut Tx<'_>, kept: &Kept) -> Result<bool, Failure> {
+async fn write(tx: &mut Tx<'_>, kept: &Kept) -> Result<bool, Failure> {
     let schedule = &kept.schedule;
     let written = sqlx::query(
         "UPDATE schedules SET name = $3, target = $4, etag = $5, version = version + 1, spec = $6, state = $7, next_fire_ms = $8, \
@@ -209,6 +209,20 @@ pub(super) async fn write(tx: &mut Tx<'_>, kept: &Kept) -> Result<bool, Failure>
     .bind(rows::text(&schedule.updated_by))
     .execute(&mut *tx.connection)
     .await?;
+    Ok(written.rows_affected() == 1)
+}
+
+/// Writes where a schedule stands, where its row is as it was read. Returns whether it was. What it is stays as it is, also where a later version of
+/// dbkeep has written more of that than this one reads.
+pub(super) async fn write_state(tx: &mut Tx<'_>, kept: &Kept) -> Result<bool, Failure> {
+    let written =
+        sqlx::query("UPDATE schedules SET version = version + 1, state = $3, next_fire_ms = $4 WHERE id = $1 AND version = $2")
+            .bind(kept.schedule.id.to_string())
+            .bind(rows::signed(kept.version))
+            .bind(rows::to_json(&kept.schedule.state)?)
+            .bind(next_fire_ms(&kept.schedule))
+            .execute(&mut *tx.connection)
+            .await?;
     Ok(written.rows_affected() == 1)
 }
 

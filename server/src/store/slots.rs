@@ -120,7 +120,7 @@ impl Act for Decide {
     type Output = bool;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
-        if !schedules::write(tx, &self.kept).await? {
+        if !schedules::write_state(tx, &self.kept).await? {
             return Ok(false);
         }
         record_all(tx, &self.kept.schedule, &self.records).await?;
@@ -443,7 +443,7 @@ impl Act for Settle {
         } = &self.settlement;
         let mut changed = kept.clone();
         changed.schedule.state = state.clone();
-        if !schedules::write(tx, &changed).await? {
+        if !schedules::write_state(tx, &changed).await? {
             return Ok(false);
         }
         let sql = format!(

@@ -7,5 +7,7 @@ mod oidc;
 mod persons;
 mod records;
 mod scope;
+#[path = "../support/serving.rs"]
+mod serving;
 mod tokens;
 mod world;

@@ -243,7 +243,11 @@ impl Things {
                 ..Default::default()
             }
             .encode_to_vec(),
-            "ResumeSchedule" => v1::ResumeScheduleRequest { id: schedule }.encode_to_vec(),
+            "ResumeSchedule" => v1::ResumeScheduleRequest {
+                id: schedule,
+                note: String::new(),
+            }
+            .encode_to_vec(),
             "ApproveSchedule" => v1::ApproveScheduleRequest {
                 id: schedule,
                 ..Default::default()

@@ -5,22 +5,21 @@ use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 use bytes::Bytes;
 use dbkeep_client::{Error, TokenDraft, proto::Role};
 use dbkeep_server::{
-    Config, ServeError,
+    Config,
     config::access::{AccessConfig, CallLimits, Loopback},
-    serve,
 };
 use futures::StreamExt as _;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    task::JoinHandle,
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::world::{Authority, PATIENCE, SEEN, Way, World, call, open};
+use crate::{
+    serving::Serving,
+    world::{Authority, PATIENCE, SEEN, Way, World, call, open},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_start_writes_a_token_that_only_its_user_reads() {
@@ -305,8 +304,7 @@ async fn health_is_for_everybody_and_not_without_end() {
 struct Plain {
     address: std::net::SocketAddr,
     folder: tempfile::TempDir,
-    shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: Serving,
 }
 
 impl Plain {
@@ -314,14 +312,10 @@ impl Plain {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = Config::embedded(folder.path().join("data"));
         config.access.loopback = loopback;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
+        let serving = Serving::start(config).await;
         let plain = Self {
-            address,
+            address: serving.address,
             folder,
-            shutdown,
             serving,
         };
         let health = call(
@@ -357,9 +351,7 @@ impl Plain {
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
-        let served = timeout(PATIENCE, self.serving).await.expect("the server ends");
-        served.expect("no panic").expect("in order");
+        self.serving.stop().await;
     }
 }
 

@@ -6,22 +6,22 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use dbkeep_client::{Client, TokenDraft, proto::Role};
 use dbkeep_engine::access::{Secret, TokenId};
 use dbkeep_server::{
-    CatalogSource, Config, ServeError,
+    Config,
     config::access::{AccessConfig, TlsConfig},
-    serve,
 };
 use dbkeep_testkit::Db;
 use futures::StreamExt as _;
 use http::uri::PathAndQuery;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use tonic::{
     Request, Status, Streaming,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
+
+use crate::serving::{Serving, catalog};
 
 /// Longest wait for anything; only a failing test takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -99,8 +99,7 @@ pub(crate) struct World {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) authority: Authority,
-    pub(crate) shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: Serving,
 }
 
 /// Where certificate and key of the server are.
@@ -140,12 +139,7 @@ impl World {
                 db.execute(sql).await.expect(sql);
             }
             db.close().await;
-            let text = CATALOG.replace("NAME", name);
-            let catalog = CatalogSource::Text {
-                name: format!("{name}.toml"),
-                text,
-            };
-            config = config.with_target(name, url.as_str(), catalog);
+            config = config.with_target(name, url.as_str(), catalog(&CATALOG.replace("NAME", name)));
         }
         config.engine.concurrent_runs = runs;
         config.engine.monitor.enabled = false;
@@ -158,15 +152,11 @@ impl World {
             }),
             ..AccessConfig::default()
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
+        let serving = Serving::start(config).await;
         let world = Self {
-            address,
+            address: serving.address,
             folder,
             authority,
-            shutdown,
             serving,
         };
         // The listener's queue holds the connection until the server serves, or breaks it where it does not start.
@@ -264,12 +254,7 @@ impl World {
     }
 
     pub(crate) async fn stop(self) {
-        self.shutdown.cancel();
-        timeout(PATIENCE, self.serving)
-            .await
-            .expect("the server ends")
-            .expect("no panic")
-            .expect("in order");
+        self.serving.stop().await;
     }
 }
 

@@ -7,5 +7,7 @@ mod chain;
 mod keeper;
 mod kill;
 mod service;
+#[path = "../support/serving.rs"]
+mod serving;
 mod tamper;
 mod world;

@@ -7,36 +7,31 @@ use dbkeep_engine::audit::{Phase, Subject, retention};
 use dbkeep_engine::port::AuditLog as _;
 use dbkeep_server::Config;
 use futures::TryStreamExt as _;
-use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
 
-use crate::world::{DATABASES, World, subjects};
+use crate::{
+    serving::Serving,
+    world::{DATABASES, World, subjects},
+};
 
 struct Served {
     client: Client,
-    shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), dbkeep_server::ServeError>>,
+    serving: Serving,
 }
 
 impl Served {
     async fn on(world: &World) -> Self {
         let mut config = Config::embedded(world.folder.path().join("data")).with_store(world.url.as_str());
         config.anchor_file = Some(world.folder.path().join("anchors"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(dbkeep_server::serve(listener, config, shutdown.clone()));
-        let client = Client::builder().address(&address).connect().await.unwrap();
+        let serving = Serving::start(config).await;
+        let address = serving.address.to_string();
         Self {
-            client,
-            shutdown,
+            client: Client::builder().address(address).connect().await.unwrap(),
             serving,
         }
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
-        self.serving.await.unwrap().unwrap();
+        self.serving.stop().await;
     }
 }
 

@@ -6,12 +6,12 @@ use dbkeep_proto::v1::{
     self, backup_service_client::BackupServiceClient, cleanup_service_client::CleanupServiceClient,
     run_service_client::RunServiceClient, target_service_client::TargetServiceClient,
 };
-use dbkeep_server::{CatalogSource, Config, ServeError, serve};
+use dbkeep_server::Config;
 use dbkeep_testkit::Db;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::serving::{Serving, catalog};
 
 /// Longest wait for anything; only a failing test takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,9 +49,8 @@ encoding = "unix_seconds"
 /// A running server.
 pub(crate) struct TestServer {
     pub(crate) channel: Channel,
-    pub(crate) shutdown: CancellationToken,
+    pub(crate) serving: Serving,
     pub(crate) database: String,
-    serving: JoinHandle<Result<(), ServeError>>,
     _folder: tempfile::TempDir,
 }
 
@@ -83,28 +82,16 @@ impl TestServer {
             db.execute(&sql).await.expect("sql");
         }
         db.close().await;
-        let catalog = CatalogSource::Text {
-            name: "catalog.toml".into(),
-            text: CATALOG.into(),
-        };
-        let config = change(Config::embedded(folder.path().join("data")).with_target("app", database.as_str(), catalog));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let shutdown = CancellationToken::new();
-        let mut serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
-        let channel = tokio::select! {
-            channel = endpoint.connect() => channel.expect("a connection"),
-            ended = &mut serving => panic!("the server did not start: {ended:?}"),
-        };
+        let config = Config::embedded(folder.path().join("data")).with_target("app", database.as_str(), catalog(CATALOG));
+        let mut serving = Serving::start(change(config)).await;
+        let channel = serving.channel().await;
         // A connection may be waiting in the listener's queue; an answer means that the server serves.
         let mut targets = TargetServiceClient::new(channel.clone());
         targets.list_targets(v1::ListTargetsRequest {}).await.expect("an answer");
         Self {
             channel,
-            shutdown,
-            database,
             serving,
+            database,
             _folder: folder,
         }
     }
@@ -145,12 +132,7 @@ impl TestServer {
 
     /// Stops the server and waits for it.
     pub(crate) async fn stop(self) {
-        self.shutdown.cancel();
-        timeout(PATIENCE, self.serving)
-            .await
-            .expect("the server ends")
-            .expect("no panic")
-            .expect("no error");
+        self.serving.stop().await;
     }
 }
 

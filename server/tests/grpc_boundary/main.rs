@@ -6,5 +6,7 @@
 mod harness;
 mod limits;
 mod refusals;
+#[path = "../support/serving.rs"]
+mod serving;
 mod streams;
 mod surface;

@@ -264,7 +264,7 @@ async fn shutdown_tells_watchers_to_come_back() {
         .await
         .expect("a stream")
         .into_inner();
-    server.shutdown.cancel();
+    server.serving.shutdown.cancel();
     for status in [
         loop {
             if let Err(status) = timeout(PATIENCE, events.message())

@@ -127,7 +127,7 @@ async fn health_tells_of_the_server_and_of_each_service() {
         watch.message().await.expect("a status").map(|status| status.status()),
         Some(ServingStatus::Serving)
     );
-    server.shutdown.cancel();
+    server.serving.shutdown.cancel();
     assert_eq!(
         watch.message().await.expect("a status").map(|status| status.status()),
         Some(ServingStatus::NotServing)

@@ -15,6 +15,8 @@ mod history;
 mod receiver;
 mod routed;
 mod service;
+#[path = "../support/serving.rs"]
+mod serving;
 #[path = "../support/mod.rs"]
 mod support;
 mod takeover;

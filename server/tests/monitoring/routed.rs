@@ -13,17 +13,16 @@ use dbkeep_engine::{
     notify::Route,
 };
 use dbkeep_server::{
-    CatalogSource, Config, ServeError,
+    Config,
     config::channels::{ChannelConfig, ChannelSetting, HookConfig},
-    serve,
 };
 use dbkeep_testkit::Db;
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use crate::{
     receiver::Receiver,
+    serving::{Serving, catalog},
     world::{DATABASES, PATIENCE, World},
 };
 
@@ -62,17 +61,12 @@ const MIGRATION: &str = "CREATE TABLE from_migration (id integer PRIMARY KEY);\n
 
 struct Running {
     client: Client,
-    shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: Serving,
 }
 
 impl Running {
     /// A server that looks several times a second and tells one webhook of alerts.
     async fn start(world: &World, receiver: &Receiver) -> Self {
-        let catalog = CatalogSource::Text {
-            name: "catalog.toml".to_owned(),
-            text: CATALOG.to_owned(),
-        };
         let setting = ChannelSetting::Webhook {
             hook: HookConfig {
                 url: receiver.url().into(),
@@ -83,7 +77,7 @@ impl Running {
         let mut channel = ChannelConfig::new("hook", setting);
         channel.authorities = receiver.authority();
         let mut config = Config::embedded(world.folder.path().join("data"))
-            .with_target("app", world.target.as_str(), catalog)
+            .with_target("app", world.target.as_str(), catalog(CATALOG))
             .with_migrations("app", world.folder.path().join("migrations"), Some(Layout::Sqlx))
             .with_channel(channel)
             .with_route(Route {
@@ -107,27 +101,40 @@ impl Running {
         config.engine.monitor.machine = None;
         config.engine.notify.first_wait = Duration::from_millis(10);
         config.engine.notify.poll_interval = Duration::from_millis(50);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let client = Client::builder().principal("ann").address(&address).connect().await.unwrap();
+        let serving = Serving::start(config).await;
         Self {
-            client,
-            shutdown,
+            client: serving.client().await,
             serving,
         }
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
-        timeout(PATIENCE, self.serving).await.unwrap().unwrap().unwrap();
+        self.serving.stop().await;
     }
 
     async fn run(&self, operation: &str) -> proto::Run {
         let plan = self.client.cleanup().plan(PlanRequest::new([operation])).await.unwrap();
         let request = RunRequest::of_plan(&plan).execute().full_speed();
         self.client.cleanup().run(request).await.unwrap().finish().await.unwrap()
+    }
+
+    /// Runs an operation, which ends so.
+    async fn run_to(&self, operation: &str, state: proto::RunState) -> proto::Run {
+        let run = self.run(operation).await;
+        assert_eq!(run.state(), state, "{}", run.state_reason);
+        run
+    }
+
+    /// Proves a backup, which ends so.
+    async fn verify_to(&self, backup: &str, state: proto::RunState) {
+        let verified = self.client.backups().verify(backup).await.unwrap().finish().await.unwrap();
+        assert_eq!(verified.state(), state, "{}", verified.state_reason);
+    }
+
+    /// Nothing more is told, however often it looks.
+    async fn is_quiet(&self, receiver: &mut Receiver, why: &str) {
+        self.looks(3).await;
+        assert!(!receiver.has_more(), "{why}");
     }
 
     /// Waits for so many further looks: what is there to be told of twice would be told of by then.
@@ -216,16 +223,14 @@ async fn failures_and_late_operations_are_told_once_and_once_more_when_over() {
         let (keep, release) = keep_all(world.is_shared(), "tokens");
 
         db.execute(&keep).await.unwrap();
-        let failed = server.run("expired_tokens").await;
-        assert_eq!(failed.state(), proto::RunState::Failed, "{}", failed.state_reason);
+        server.run_to("expired_tokens", proto::RunState::Failed).await;
         let data = raised(&mut receiver, "operation_failed").await;
         assert_eq!(data["severity"], "error");
         assert!(
             data["title"].as_str().unwrap().contains("rows are kept"),
             "{database}: {data}"
         );
-        server.looks(3).await;
-        assert!(!receiver.has_more(), "told once, and not at each look");
+        server.is_quiet(&mut receiver, "told once, and not at each look").await;
         let open = server
             .client
             .monitoring()
@@ -235,8 +240,7 @@ async fn failures_and_late_operations_are_told_once_and_once_more_when_over() {
         assert_eq!((open.len(), open[0].object.as_str()), (1, "expired_tokens"));
 
         db.execute(&release).await.unwrap();
-        let mended = server.run("expired_tokens").await;
-        assert_eq!(mended.state(), proto::RunState::Succeeded, "{}", mended.state_reason);
+        server.run_to("expired_tokens", proto::RunState::Succeeded).await;
         resolved(&mut receiver, "operation_failed").await;
 
         // One row that the database takes more than the expected second to delete.
@@ -255,8 +259,7 @@ async fn failures_and_late_operations_are_told_once_and_once_more_when_over() {
         rows(&db, "sessions", 100).await;
         server.run("slow_sessions").await;
         resolved(&mut receiver, "expected_time_exceeded").await;
-        server.looks(2).await;
-        assert!(!receiver.has_more(), "{database}");
+        server.is_quiet(&mut receiver, database).await;
         server.stop().await;
     }
 }
@@ -269,8 +272,7 @@ async fn what_failed_is_over_once_it_succeeded_and_not_when_it_is_tried_again() 
         let server = Running::start(&world, &receiver).await;
         let (keep, release) = keep_all(world.is_shared(), "tokens");
         db.execute(&keep).await.unwrap();
-        let failed = server.run("expired_tokens").await;
-        assert_eq!(failed.state(), proto::RunState::Failed, "{}", failed.state_reason);
+        server.run_to("expired_tokens", proto::RunState::Failed).await;
         raised(&mut receiver, "operation_failed").await;
         // Somebody holds the second run up while it is looked at.
         let holder = Db::open(&world.target).await.unwrap();
@@ -291,11 +293,11 @@ async fn what_failed_is_over_once_it_succeeded_and_not_when_it_is_tried_again() 
         holder.execute("ROLLBACK").await.unwrap();
         let again = timeout(PATIENCE, running).await.unwrap().unwrap().unwrap();
         assert_eq!(again.state(), proto::RunState::Failed, "{}", again.state_reason);
-        server.looks(2).await;
-        assert!(!receiver.has_more(), "{database}: it failed all the time");
+        server
+            .is_quiet(&mut receiver, &format!("{database}: it failed all the time"))
+            .await;
         db.execute(&release).await.unwrap();
-        let mended = server.run("expired_tokens").await;
-        assert_eq!(mended.state(), proto::RunState::Succeeded, "{}", mended.state_reason);
+        server.run_to("expired_tokens", proto::RunState::Succeeded).await;
         resolved(&mut receiver, "operation_failed").await;
         holder.close().await;
         server.stop().await;
@@ -345,12 +347,9 @@ async fn a_damaged_backup_that_maintenance_finds_is_told() {
             data["title"].as_str().unwrap().contains(&run.backup_id),
             "the backup is named: {data}"
         );
-        server.looks(2).await;
-        assert!(!receiver.has_more(), "{database}: told once");
+        server.is_quiet(&mut receiver, &format!("{database}: told once")).await;
         std::fs::write(&chunk, whole).unwrap();
-        let verified = server.client.backups().verify(run.backup_id.as_str()).await.unwrap();
-        let verified = verified.finish().await.unwrap();
-        assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
+        server.verify_to(&run.backup_id, proto::RunState::Succeeded).await;
         resolved(&mut receiver, "backup_failed").await;
         server.stop().await;
     }
@@ -364,15 +363,11 @@ async fn a_backup_that_is_damaged_or_old_is_told() {
         let server = Running::start(&world, &receiver).await;
         let run = server.run("expired_tokens").await;
         let (chunk, whole) = tear(&world, &run.backup_id);
-        let backups = server.client.backups();
-        let verified = backups.verify(run.backup_id.as_str()).await.unwrap().finish().await.unwrap();
-        assert_eq!(verified.state(), proto::RunState::Failed, "{}", verified.state_reason);
+        server.verify_to(&run.backup_id, proto::RunState::Failed).await;
         raised(&mut receiver, "backup_failed").await;
-        server.looks(3).await;
-        assert!(!receiver.has_more(), "{database}: told once");
+        server.is_quiet(&mut receiver, &format!("{database}: told once")).await;
         std::fs::write(&chunk, whole).unwrap();
-        let verified = backups.verify(run.backup_id.as_str()).await.unwrap().finish().await.unwrap();
-        assert_eq!(verified.state(), proto::RunState::Succeeded, "{}", verified.state_reason);
+        server.verify_to(&run.backup_id, proto::RunState::Succeeded).await;
         resolved(&mut receiver, "backup_failed").await;
 
         // As if all of that had been 31 days ago.
@@ -386,8 +381,7 @@ async fn a_backup_that_is_damaged_or_old_is_told() {
         control.execute(&older).await.unwrap();
         let data = raised(&mut receiver, "backup_unverified").await;
         assert!(data["title"].as_str().unwrap().contains("31 days ago"), "{data}");
-        server.looks(2).await;
-        assert!(!receiver.has_more(), "{database}: told once");
+        server.is_quiet(&mut receiver, &format!("{database}: told once")).await;
         // Without any backup nothing is proven: the alert stays. (As far as monitoring sees, which looks at the store.)
         let pruned = |text: &str| {
             format!(
@@ -397,10 +391,11 @@ async fn a_backup_that_is_damaged_or_old_is_told() {
             )
         };
         control.execute(&pruned("1")).await.unwrap();
-        server.looks(3).await;
-        assert!(!receiver.has_more(), "{database}: not seen is not over");
+        server
+            .is_quiet(&mut receiver, &format!("{database}: not seen is not over"))
+            .await;
         control.execute(&pruned("NULL")).await.unwrap();
-        backups.verify(run.backup_id.as_str()).await.unwrap().finish().await.unwrap();
+        server.verify_to(&run.backup_id, proto::RunState::Succeeded).await;
         resolved(&mut receiver, "backup_unverified").await;
         server.stop().await;
     }
@@ -422,8 +417,7 @@ async fn migrations_that_drift_are_told() {
         let server = Running::start(&world, &receiver).await;
         let data = raised(&mut receiver, "migration_drift").await;
         assert!(data["title"].as_str().unwrap().contains("migration 1"), "{data}");
-        server.looks(3).await;
-        assert!(!receiver.has_more(), "{database}: told once");
+        server.is_quiet(&mut receiver, &format!("{database}: told once")).await;
         server.stop().await;
         std::fs::write(&file, MIGRATION).unwrap();
         let server = Running::start(&world, &receiver).await;
@@ -481,8 +475,9 @@ async fn a_target_that_goes_away_is_told_once() {
         };
         let data = raised(&mut receiver, "target_down").await;
         assert_eq!(data["severity"], "error");
-        server.looks(4).await;
-        assert!(!receiver.has_more(), "{database}: told once, and not at each look");
+        server
+            .is_quiet(&mut receiver, &format!("{database}: told once, and not at each look"))
+            .await;
         let status = server.client.monitoring().status().await.unwrap();
         assert_eq!((status.targets[0].up, status.alerts.len()), (Some(false), 1));
         reachable(&world, true).await;

@@ -3,60 +3,56 @@
 use std::time::Duration;
 
 use dbkeep_client::{AlertQuery, Client, Error, HistoryQuery, Look, proto};
-use dbkeep_server::{Config, ServeError, serve};
+use dbkeep_server::Config;
 use futures::TryStreamExt as _;
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
-use crate::world::{DATABASES, PATIENCE, World};
+use crate::{
+    serving::{Serving, catalog},
+    world::{DATABASES, PATIENCE, World},
+};
+
+const CATALOG: &str = r#"
+[[operation]]
+name = "expired_tokens"
+category = "EXPIRED_DATA"
+severity = "LOW"
+backup = true
+[[operation.rule]]
+name = "tokens"
+kind = "expired"
+table = "tokens"
+column = "expires_at"
+expiry = true
+encoding = "unix_seconds"
+"#;
 
 pub(crate) struct Running {
     pub(crate) client: Client,
     pub(crate) address: std::net::SocketAddr,
-    shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: Serving,
 }
 
 impl World {
     pub(crate) async fn serve(&self, address: &str, interval: Duration) -> Running {
         let mut config = Config::embedded(self.folder.path().join("data"));
-        config = config.with_target("app", self.target.as_str(), catalog());
+        config = config.with_target("app", self.target.as_str(), catalog(CATALOG));
         if self.is_shared() {
             config = config.with_store(self.store.as_str());
         }
         config.engine.monitor.interval = interval;
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let client = Client::builder()
-            .principal("ann")
-            .address(address.to_string())
-            .connect()
-            .await
-            .unwrap();
+        let serving = Serving::start_at(address, config).await;
         Running {
-            client,
-            address,
-            shutdown,
+            client: serving.client().await,
+            address: serving.address,
             serving,
         }
     }
 }
 
-fn catalog() -> dbkeep_server::CatalogSource {
-    dbkeep_server::CatalogSource::Text {
-        name: "catalog.toml".to_owned(),
-        text: "[[operation]]\nname = \"expired_tokens\"\ncategory = \"EXPIRED_DATA\"\nseverity = \"LOW\"\nbackup = true\n[[operation.rule]]\n\
-               name = \"tokens\"\nkind = \"expired\"\ntable = \"tokens\"\ncolumn = \"expires_at\"\nexpiry = true\nencoding = \"unix_seconds\"\n"
-            .to_owned(),
-    }
-}
-
 impl Running {
     pub(crate) async fn stop(self) {
-        self.shutdown.cancel();
-        timeout(PATIENCE, self.serving).await.unwrap().unwrap().unwrap();
+        self.serving.stop().await;
     }
 }
 

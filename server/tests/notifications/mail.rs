@@ -33,7 +33,7 @@ fn with_login(mut channel: ChannelConfig, user: &str, password: &str) -> Channel
     channel
 }
 
-fn headers<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
+pub(crate) fn headers<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
     let all = mail["headers"].as_array().expect("headers");
     all.iter()
         .filter(|pair| pair[0].as_str().is_some_and(|named| named.eq_ignore_ascii_case(name)))

@@ -8,19 +8,16 @@ use dbkeep_engine::{
     notify::Route,
 };
 use dbkeep_server::{
-    CatalogSource, Config, ServeError,
+    Config,
     config::channels::{ChannelConfig, ChannelSetting, HookConfig},
-    serve,
 };
 use dbkeep_testkit::{Db, fresh_database};
-use tokio::{
-    net::TcpListener,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{sleep, timeout};
 
-use crate::receiver::Receiver;
+use crate::{
+    receiver::Receiver,
+    serving::{Serving, catalog},
+};
 
 /// Longest wait for anything; only a failing test takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,11 +90,8 @@ impl World {
 
     /// Settings with short waits, and a data folder of this name.
     pub(crate) fn config(&self, data: &str) -> Config {
-        let catalog = CatalogSource::Text {
-            name: "catalog.toml".to_owned(),
-            text: CATALOG.to_owned(),
-        };
-        let mut config = Config::embedded(self.folder.path().join(data)).with_target("app", self.target.as_str(), catalog);
+        let data = self.folder.path().join(data);
+        let mut config = Config::embedded(data).with_target("app", self.target.as_str(), catalog(CATALOG));
         if let Some(store) = &self.store {
             config = config.with_store(store.as_str());
         }
@@ -138,33 +132,20 @@ pub(crate) fn webhook(receiver: &Receiver) -> ChannelConfig {
 
 pub(crate) struct Running {
     pub(crate) client: Client,
-    shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: Serving,
 }
 
 impl Running {
     pub(crate) async fn start(config: Config) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let client = Client::builder()
-            .principal("ann")
-            .address(&address)
-            .connect()
-            .await
-            .expect("a client");
+        let serving = Serving::start(config).await;
         Self {
-            client,
-            shutdown,
+            client: serving.client().await,
             serving,
         }
     }
 
     pub(crate) async fn stop(self) {
-        self.shutdown.cancel();
-        let served = timeout(PATIENCE, self.serving).await.expect("it ends");
-        served.expect("it ends in order").expect("it served");
+        self.serving.stop().await;
     }
 }
 

@@ -15,14 +15,17 @@ use dbkeep_engine::{
     port::{FiredNow, Schedules as _},
 };
 use dbkeep_proto::v1::{self, SlotOutcome};
-use dbkeep_server::{CatalogSource, store::ControlStore};
+use dbkeep_server::store::ControlStore;
 use dbkeep_testkit::{Proxy, fresh_database};
 use jiff::{SignedDuration, Timestamp};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 use tonic::Code;
 
-use crate::world::{CATALOG, EXPIRED, LATE, Server, World, as_principal, eventually, once_a_year, only_by_hand};
+use crate::{
+    serving::catalog,
+    world::{CATALOG, EXPIRED, LATE, Server, World, as_principal, eventually, once_a_year, only_by_hand},
+};
 
 /// A database server that takes connections and never says a word.
 struct Mute {
@@ -59,13 +62,6 @@ impl Mute {
 
     async fn is_asked(&self) {
         eventually(|| async { (self.waiting.load(Ordering::SeqCst) > 0).then_some(()) }).await;
-    }
-}
-
-fn catalog(text: &str) -> CatalogSource {
-    CatalogSource::Text {
-        name: "catalog.toml".into(),
-        text: text.into(),
     }
 }
 
@@ -383,30 +379,21 @@ async fn consent(server: &Server, schedule: &v1::Schedule, max_rows: u64) {
     approved.expect("approved");
 }
 
-pub(crate) async fn the_consent_holds_while_the_run_works(database: &str) {
-    let world = World::new(database).await;
-    // The run is accepted, and waits.
+/// The run of this schedule is accepted, within its limit, and waits while more rows expire: it stops before the batch that would let more than
+/// `most` rows go. `consented` is what somebody else consents to, where the schedule needs that. Returns the run.
+async fn stops_at(world: &World, spec: v1::ScheduleSpec, consented: Option<u64>, most: u64) -> v1::Run {
     let idle = world
         .serve(|mut config| {
             config.engine.concurrent_runs = 0;
             config
         })
         .await;
-    let grave = |name: &str, max_rows| v1::ScheduleSpec {
-        operations: vec!["grave".to_owned()],
-        options: Some(v1::ScheduleOptions {
-            batch_size: Some(10),
-            max_rows,
-            ..v1::ScheduleOptions::default()
-        }),
-        ..only_by_hand(name)
-    };
-    let most = EXPIRED + 5;
-    let schedule = idle.create(grave("grave", Some(1_000))).await;
-    consent(&idle, &schedule, most).await;
-    idle.fire(&schedule.id).await.expect("fewer than the consent is for would go");
+    let schedule = idle.create(spec).await;
+    if let Some(max_rows) = consented {
+        consent(&idle, &schedule, max_rows).await;
+    }
+    idle.fire(&schedule.id).await.expect("what would go now is within the limit");
     idle.stop().await;
-    // Meanwhile more rows expire.
     let more = world
         .db
         .execute("UPDATE tokens SET expires_at = 1000 WHERE id > 100020")
@@ -423,32 +410,42 @@ pub(crate) async fn the_consent_holds_while_the_run_works(database: &str) {
             config
         })
         .await;
-    let ended = server
-        .newest(
-            &schedule.id,
-            &[SlotOutcome::Warned, SlotOutcome::Succeeded, SlotOutcome::Failed],
-        )
-        .await;
+    let ended = [SlotOutcome::Warned, SlotOutcome::Succeeded, SlotOutcome::Failed];
+    let ended = server.newest(&schedule.id, &ended).await;
     let run = v1::GetRunRequest { id: ended.run_id };
     let run = server.runs().get_run(run).await.expect("a run").into_inner();
     let run = run.run.expect("a run");
-    assert_eq!(ended.outcome, i32::from(SlotOutcome::Warned), "{}", run.state_reason);
-    let gone = run.report.expect("a report").rows_affected;
-    // It stops before the batch that would go beyond, and batches are of at most ten rows.
+    assert_eq!(
+        (ended.outcome, run.state()),
+        (i32::from(SlotOutcome::Warned), v1::RunState::PartiallySucceeded),
+        "{}",
+        run.state_reason
+    );
+    let gone = run.report.as_ref().expect("a report").rows_affected;
+    // Batches are of at most ten rows.
     assert!((most - 9..=most).contains(&gone), "{gone}: not a row more than {most}");
     assert_eq!(world.expired().await, EXPIRED + EXPIRED / 2 - gone);
     server.stop().await;
+    run
+}
+
+pub(crate) async fn the_consent_holds_while_the_run_works(database: &str) {
+    let world = World::new(database).await;
+    let spec = v1::ScheduleSpec {
+        operations: vec!["grave".to_owned()],
+        options: Some(v1::ScheduleOptions {
+            batch_size: Some(10),
+            max_rows: Some(1_000),
+            ..v1::ScheduleOptions::default()
+        }),
+        ..only_by_hand("grave")
+    };
+    let most = EXPIRED + 5;
+    stops_at(&world, spec, Some(most), most).await;
 }
 
 pub(crate) async fn the_share_holds_while_the_run_works(database: &str) {
     let world = World::new(database).await;
-    // The run is accepted, and waits.
-    let idle = world
-        .serve(|mut config| {
-            config.engine.concurrent_runs = 0;
-            config
-        })
-        .await;
     let spec = v1::ScheduleSpec {
         options: Some(v1::ScheduleOptions {
             max_fraction: Some(0.5),
@@ -457,54 +454,8 @@ pub(crate) async fn the_share_holds_while_the_run_works(database: &str) {
         }),
         ..only_by_hand("half")
     };
-    let schedule = idle.create(spec).await;
-    idle.fire(&schedule.id)
-        .await
-        .expect("half of the table would go, which is allowed");
-    idle.stop().await;
-    // Meanwhile more rows expire.
-    let more = world
-        .db
-        .execute("UPDATE tokens SET expires_at = 1000 WHERE id > 100020")
-        .await
-        .expect("expired");
-    assert_eq!(more, EXPIRED / 2);
-    let server = world
-        .serve(|mut config| {
-            // What a count may move by is not what stops it here.
-            config.engine.drift = Drift {
-                fraction: 1.0,
-                rows: 1_000,
-            };
-            config
-        })
-        .await;
-    let ended = server
-        .newest(
-            &schedule.id,
-            &[SlotOutcome::Warned, SlotOutcome::Succeeded, SlotOutcome::Failed],
-        )
-        .await;
-    let run = v1::GetRunRequest { id: ended.run_id };
-    let run = server
-        .runs()
-        .get_run(run)
-        .await
-        .expect("a run")
-        .into_inner()
-        .run
-        .expect("a run");
-    assert_eq!(ended.outcome, i32::from(SlotOutcome::Warned), "{}", run.state_reason);
-    assert_eq!(run.state(), v1::RunState::PartiallySucceeded, "{}", run.state_reason);
-    let report = run.report.expect("a report");
-    // It stops before the batch that would go beyond, and batches are of at most ten rows.
-    let gone = report.rows_affected;
-    assert!(
-        (EXPIRED - 9..=EXPIRED).contains(&gone),
-        "{gone}: half of the table, and not a row more"
-    );
-    let reason = format!("{:?}", report.warnings);
+    // Half of the table would go, which is allowed.
+    let run = stops_at(&world, spec, None, EXPIRED).await;
+    let reason = format!("{:?}", run.report.expect("a report").warnings);
     assert!(reason.contains(&format!("at most {EXPIRED} allowed")), "{reason}");
-    assert_eq!(world.expired().await, EXPIRED + EXPIRED / 2 - gone);
-    server.stop().await;
 }

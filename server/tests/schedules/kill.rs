@@ -16,7 +16,7 @@ async fn client(daemon: &Daemon) -> ScheduleServiceClient<tonic::transport::Chan
         .expect("a connection")
 }
 
-async fn create(daemon: &Daemon, name: &str) -> String {
+pub(crate) async fn create(daemon: &Daemon, name: &str) -> String {
     let request = v1::CreateScheduleRequest {
         spec: Some(once_an_hour(name)),
         request_id: String::new(),

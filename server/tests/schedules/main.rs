@@ -1,6 +1,7 @@
 //! Schedules from the call that creates them to the rows that their runs delete, on both control stores, and over the death of servers.
 
 mod bounds;
+mod defaults;
 mod errors;
 #[cfg(feature = "failpoints")]
 mod failover;
@@ -9,9 +10,13 @@ mod jumps;
 mod kill;
 mod notified;
 mod passed;
+#[path = "../support/serving.rs"]
+mod serving;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "failpoints")]
+mod takeover;
 mod told;
 mod upkeep;
 mod world;
@@ -23,6 +28,7 @@ use bounds::{
     other_rules_need_another_consent, the_consent_holds_while_the_run_works, the_share_holds_while_the_run_works,
 };
 use dbkeep_proto::v1::{self, SlotOutcome};
+use defaults::the_three_schedules_of_the_platform_are_created;
 use jiff::{SignedDuration, Timestamp};
 use jumps::{a_leap_back_fires_nothing_twice, a_leap_forward_is_a_misfire};
 use passed::{a_change_while_schedules_are_stopped_loses_no_slot, a_slot_of_a_target_that_no_server_has_is_missed};
@@ -66,6 +72,7 @@ on_both!(
     a_catalog_may_name_recipients_for_a_channel_that_has_some,
     a_slot_of_a_target_that_no_server_has_is_missed,
     a_change_while_schedules_are_stopped_loses_no_slot,
+    the_three_schedules_of_the_platform_are_created,
     a_leap_forward_is_a_misfire,
     a_leap_back_fires_nothing_twice,
 );
@@ -242,12 +249,25 @@ async fn a_slot_over_its_limits_deletes_nothing_and_failures_pause(database: &st
         .update_schedule(as_principal("ann", update))
         .await
         .expect("changed");
-    let resume = v1::ResumeScheduleRequest {
+    let resume = |note: String| v1::ResumeScheduleRequest {
         id: "limited".to_owned(),
+        note,
     };
+    let long = server
+        .schedules()
+        .resume_schedule(as_principal("ann", resume("x".repeat(501))))
+        .await;
+    assert_eq!(long.expect_err("too long a note").code(), tonic::Code::InvalidArgument);
+    let resume = resume("its limit is mended".to_owned());
     let resumed = server.schedules().resume_schedule(as_principal("ann", resume)).await;
     let resumed = resumed.expect("resumed").into_inner().schedule.expect("a schedule");
     assert!(resumed.pause.is_none() && resumed.next_run_time.is_some() && resumed.consecutive_failures == 0);
+    let why = format!(
+        "SELECT count(*) FROM {} WHERE detail LIKE '%resume schedule limited: its limit is mended%'",
+        world.table("decisions")
+    );
+    let told = control.fetch_text(&why).await.expect("decisions");
+    assert_eq!(told[0][0].as_deref(), Some("1"), "why it goes on is on record");
     server.stop().await;
 }
 

@@ -1,20 +1,18 @@
 //! Slots that come to nothing: each has a record that says why, also where no server would ever have come for it.
 
 use dbkeep_proto::v1::{self, SlotOutcome};
-use dbkeep_server::CatalogSource;
 
-use crate::world::{CATALOG, EXPIRED, LATE, Server, World, as_principal, five_minutes_ago, once_a_year, yearly};
+use crate::{
+    serving::catalog,
+    world::{CATALOG, EXPIRED, LATE, Server, World, as_principal, five_minutes_ago, once_a_year, yearly},
+};
 
 pub(crate) async fn a_slot_of_a_target_that_no_server_has_is_missed(database: &str) {
     let world = World::new(database).await;
     let server = world
         .serve(|config| {
             let target = config.targets[0].url.clone();
-            let catalog = CatalogSource::Text {
-                name: "catalog.toml".into(),
-                text: CATALOG.into(),
-            };
-            config.with_target("other", target, catalog)
+            config.with_target("other", target, catalog(CATALOG))
         })
         .await;
     let spec = v1::ScheduleSpec {

@@ -3,16 +3,19 @@
 
 use dbkeep_proto::v1::{self, SlotOutcome};
 use dbkeep_server::{
-    CatalogSource, Config,
+    Config,
     config::channels::{ChannelConfig, ChannelSetting, EmailConfig, MailSecurity},
 };
 use dbkeep_testkit::Db;
 use serde_json::Value;
 
-use crate::world::{CATALOG, EXPIRED, LATE, World, as_principal, eventually, once_a_year, only_by_hand};
+use crate::{
+    serving::catalog,
+    world::{CATALOG, EXPIRED, LATE, World, as_principal, eventually, once_a_year, only_by_hand},
+};
 
 /// A mail server that nobody runs: deliveries stay in the outbox.
-fn mail(to: &[&str]) -> ChannelConfig {
+pub(crate) fn mail(to: &[&str]) -> ChannelConfig {
     let email = EmailConfig {
         host: "127.0.0.1".to_owned(),
         port: 1,
@@ -304,10 +307,7 @@ pub(crate) async fn a_catalog_may_name_recipients_for_a_channel_that_has_some(da
     let server = world
         .serve(|mut config| {
             config.channels.push(mail(&["ops@example.com"]));
-            config.targets[0].catalogs = vec![CatalogSource::Text {
-                name: "catalog.toml".into(),
-                text: declared,
-            }];
+            config.targets[0].catalogs = vec![catalog(&declared)];
             config
         })
         .await;

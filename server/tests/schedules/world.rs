@@ -4,12 +4,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use dbkeep_proto::v1::{self, run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient};
-use dbkeep_server::{CatalogSource, Config, ServeError, serve};
+use dbkeep_server::Config;
 use dbkeep_testkit::{Db, fresh_database};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use tonic::{Request, transport::Channel};
+
+use crate::serving::{Serving, catalog};
 
 /// Longest wait for anything; only a failing test takes that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -129,29 +130,14 @@ impl World {
     }
 
     pub(crate) async fn serve(&self, change: impl FnOnce(Config) -> Config) -> Server {
-        let catalog = CatalogSource::Text {
-            name: "catalog.toml".into(),
-            text: CATALOG.into(),
-        };
-        let mut config = Config::embedded(self.folder.path().join("data")).with_target("app", self.target.as_str(), catalog);
+        let data = self.folder.path().join("data");
+        let mut config = Config::embedded(data).with_target("app", self.target.as_str(), catalog(CATALOG));
         if self.is_shared() {
             config = config.with_store(self.store.as_str());
         }
-        let config = change(config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let shutdown = CancellationToken::new();
-        let mut serving = tokio::spawn(serve(listener, config, shutdown.clone()));
-        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
-        let channel = tokio::select! {
-            channel = endpoint.connect() => channel.expect("a connection"),
-            ended = &mut serving => panic!("the server did not start: {ended:?}"),
-        };
-        let server = Server {
-            channel,
-            shutdown,
-            serving,
-        };
+        let mut serving = Serving::start(change(config)).await;
+        let channel = serving.channel().await;
+        let server = Server { channel, serving };
         server
             .schedules()
             .get_scheduler_status(v1::GetSchedulerStatusRequest {})
@@ -255,8 +241,7 @@ impl World {
 /// A server in this process.
 pub(crate) struct Server {
     pub(crate) channel: Channel,
-    shutdown: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: Serving,
 }
 
 impl Server {
@@ -269,12 +254,7 @@ impl Server {
     }
 
     pub(crate) async fn stop(self) {
-        self.shutdown.cancel();
-        timeout(PATIENCE, self.serving)
-            .await
-            .expect("the server ends")
-            .expect("no panic")
-            .expect("no failure");
+        self.serving.stop().await;
     }
 
     /// Creates a schedule; its id.

@@ -5,9 +5,15 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
 };
 
 use dbkeep_client::{Client, ReconnectPolicy};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+/// Longest wait for the end of a server; only a failing test takes that long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `dbkeepd`. Dropped, it is killed.
 pub(crate) struct Daemon {
@@ -136,14 +142,18 @@ impl Daemon {
         self.child.wait().expect("gone");
     }
 
+    fn process(&self) -> Pid {
+        let id = i32::try_from(self.child.id()).ok();
+        id.and_then(Pid::from_raw).expect("a process")
+    }
+
     /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(id.expect("a process"), signal).expect("a signal");
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.process(), signal).expect("a signal");
     }
 
     /// Sends it and every program that it has started a signal, as a machine that stops or goes on does.
-    pub(crate) fn signal_all(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal_all(&self, signal: Signal) {
         for group in self.groups() {
             // It may have ended by itself meanwhile.
             let _ = rustix::process::kill_process_group(group, signal);
@@ -152,7 +162,7 @@ impl Daemon {
     }
 
     /// Process groups of the programs that it has started: each has its own.
-    fn groups(&self) -> Vec<rustix::process::Pid> {
+    fn groups(&self) -> Vec<Pid> {
         let parent = self.child.id().to_string();
         let processes = std::fs::read_dir("/proc").expect("the processes");
         let groups = processes.filter_map(|process| {
@@ -161,7 +171,7 @@ impl Daemon {
             let mut after_name = told.rsplit_once(')')?.1.split_whitespace().skip(1);
             (after_name.next() == Some(&parent)).then(|| after_name.next()?.parse().ok())?
         });
-        groups.filter_map(rustix::process::Pid::from_raw).collect()
+        groups.filter_map(Pid::from_raw).collect()
     }
 
     /// Waits until it has ended by itself.
@@ -172,21 +182,22 @@ impl Daemon {
     /// Waits until the failpoint that it was started with has killed it.
     pub(crate) fn died(&mut self, point: &str) {
         use std::os::unix::process::ExitStatusExt as _;
-        let began = std::time::Instant::now();
-        let status = loop {
-            match self.child.try_wait().expect("a child") {
-                Some(status) => break status,
-                // The end of another process comes without an event here.
-                None => std::thread::sleep(std::time::Duration::from_millis(20)),
-            }
-            assert!(
-                began.elapsed() < std::time::Duration::from_secs(60),
-                "{point} was never passed: the server lives"
-            );
-        };
+        let id = self.process();
+        let (telling, told) = mpsc::channel();
+        // Its end is waited for by somebody else, so that this thread may lose its patience. The status stays for whoever asks next.
+        std::thread::spawn(move || {
+            let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            let end = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::Pid(id), ended));
+            // Whoever asked may have gone.
+            let _ = telling.send(end.map(drop));
+        });
+        let end = told.recv_timeout(PATIENCE);
+        end.unwrap_or_else(|_| panic!("{point} was never passed: the server lives"))
+            .expect("a child");
+        let status = self.wait();
         assert_eq!(
             status.signal(),
-            Some(rustix::process::Signal::KILL.as_raw()),
+            Some(Signal::KILL.as_raw()),
             "{point} was never passed: the server ended with {status}"
         );
     }
@@ -196,7 +207,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended before; there is nobody to tell of a failure here. What is stopped would not hear of its end.
         for group in self.groups() {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::CONT);
+            let _ = rustix::process::kill_process_group(group, Signal::CONT);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -29,6 +29,8 @@ pub struct MailOptions<'a> {
     pub login: Option<(&'a str, &'a str)>,
     /// Recipients that it refuses.
     pub refused: &'a [&'a str],
+    /// A port that is free, such as that of a server that has ended; 0 for any.
+    pub port: u16,
 }
 
 /// A running mail server on 127.0.0.1.
@@ -53,6 +55,7 @@ impl MailServer {
             "wrapped": options.wrapped,
             "login": options.login.map(|(user, password)| [user, password]),
             "refused": options.refused,
+            "port": options.port,
         });
         let mut child = Command::new(python()?)
             .args(["-c", SCRIPT, &options.to_string()])

@@ -67,7 +67,9 @@ async def main():
             loop=asyncio.get_running_loop(),
         )
 
-    server = await asyncio.get_running_loop().create_server(session, "127.0.0.1", 0, ssl=context if wrapped else None)
+    server = await asyncio.get_running_loop().create_server(
+        session, "127.0.0.1", options["port"], ssl=context if wrapped else None
+    )
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 

@@ -350,7 +350,7 @@ mod tests {
             "dbkeep schedules delete nightly --yes --etag 7",
             "dbkeep schedules run nightly --detach",
             "dbkeep schedules pause nightly --reason release",
-            "dbkeep schedules resume nightly",
+            "dbkeep schedules resume nightly --reason mended",
             "dbkeep schedules approve nightly --max-rows 1000 --until 2027-06-30 --etag 7 --principal bob",
             "dbkeep schedules approve nightly --max-rows 1000 --until 90d --yes",
             "dbkeep schedules preview nightly --count 3 --after 2027-03-27T00:00:00Z",

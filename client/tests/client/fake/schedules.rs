@@ -36,7 +36,9 @@ pub(crate) enum Scheduling {
     Pause {
         note: String,
     },
-    Resume,
+    Resume {
+        note: String,
+    },
     Approve {
         etag: String,
         max_rows: u64,
@@ -168,9 +170,10 @@ impl ScheduleService for Fake {
 
     async fn resume_schedule(
         &self,
-        _: Request<proto::ResumeScheduleRequest>,
+        request: Request<proto::ResumeScheduleRequest>,
     ) -> Result<Response<proto::ResumeScheduleResponse>, Status> {
-        self.scheduling(Scheduling::Resume).await?;
+        let note = request.into_inner().note;
+        self.scheduling(Scheduling::Resume { note }).await?;
         Ok(Response::new(proto::ResumeScheduleResponse {
             schedule: self.schedule(),
         }))

@@ -325,7 +325,7 @@ impl Problems {
         for (position, name) in notify.channels.iter().enumerate() {
             let field = format!("notify.channels[{position}]");
             if !known.channels.contains_key(name) {
-                self.add(&field, unknown("channel", name, known.channels.keys()));
+                self.add(&field, no_channel(name, known));
             } else if !seen.insert(name) {
                 self.add(&field, format!("{name:?} is there already; expected each channel once"));
             }
@@ -343,8 +343,11 @@ impl Problems {
                     format!("is empty; channel {channel:?} sends e-mail and needs an address"),
                 );
             }
-        } else if !notify.channels.is_empty() && !chosen().any(|(_, channel)| channel.kind.takes_recipients()) {
-            // Addresses that nothing is sent to would be believed to be told.
+        } else if !notify.channels.is_empty()
+            && notify.channels.iter().all(|name| known.channels.contains_key(name))
+            && !chosen().any(|(_, channel)| channel.kind.takes_recipients())
+        {
+            // Addresses that nothing is sent to would be believed to be told. What a channel is that is not known was not asked for.
             self.add(
                 "notify.recipients",
                 "has addresses, and no channel sends e-mail; expected a channel of kind email",
@@ -368,6 +371,17 @@ impl Problems {
             }
         }
     }
+}
+
+fn no_channel(name: &str, known: &Known) -> String {
+    if name.contains("://") {
+        // Whoever knows such a URL may use it: it is not repeated.
+        let names = known.channels.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return format!(
+            "is a URL; expected the name of a channel ({names}): where it leads, by https to a public address, is in the settings of the server"
+        );
+    }
+    unknown("channel", name, known.channels.keys())
 }
 
 fn unknown<'a>(noun: &str, name: &str, known: impl Iterator<Item = &'a String> + Clone) -> String {

@@ -26,7 +26,7 @@ pub use scheduler::Scheduler;
 
 /// Most times of a preview.
 pub const MAX_PREVIEW: usize = 1_000;
-/// Longest note of a pause, characters.
+/// Longest note of whoever pauses, resumes or stops, characters.
 pub const MAX_NOTE: usize = 500;
 /// Longest life of a standing approval.
 const MAX_APPROVAL: SignedDuration = SignedDuration::from_hours(366 * 24);
@@ -313,13 +313,14 @@ impl Engine {
         Ok(found.into_iter().map(|schedule| self.view(schedule)).collect())
     }
 
-    /// Changes a schedule as `change` says, from the newest state on.
+    /// Changes a schedule as `change` says, from the newest state on. `what` is done stands in the record of decisions, with why where
+    /// that is told.
     async fn change(
         &self,
         key: &str,
         etag: Option<u64>,
         caller: &Caller,
-        what: &str,
+        (what, why): (&str, &str),
         change: impl Fn(&mut Schedule, Timestamp) -> Result<(), EngineError> + Send + Sync,
     ) -> Result<ScheduleView, EngineError> {
         for _ in 0..TRIES {
@@ -351,11 +352,13 @@ impl Engine {
                 }
                 replan(&mut kept.schedule, now)?;
             }
-            let decision = Decision::allow(caller, Act::Schedule, format!("{what} schedule {}", kept.schedule.spec.name)).about(
-                &kept.schedule.spec.target,
-                None,
-                None,
-            );
+            let name = &kept.schedule.spec.name;
+            let detail = if why.is_empty() {
+                format!("{what} schedule {name}")
+            } else {
+                format!("{what} schedule {name}: {why}")
+            };
+            let decision = Decision::allow(caller, Act::Schedule, detail).about(&kept.schedule.spec.target, None, None);
             match self.context.store.change_schedule(&kept, &passed, &decision).await? {
                 Changed::Done => {
                     scheduler::note_passed(&kept.schedule.spec.name, &passed);
@@ -416,7 +419,7 @@ impl Engine {
         caller: &Caller,
         merge: impl Fn(&ScheduleSpec) -> ScheduleSpec + Send + Sync,
     ) -> Result<ScheduleView, EngineError> {
-        self.change(key, etag, caller, "update", |schedule, now| {
+        self.change(key, etag, caller, ("update", ""), |schedule, now| {
             let mut spec = merge(&schedule.spec);
             self.fill_target(&mut spec);
             let problems = self.problems_of(&spec, now);
@@ -470,7 +473,7 @@ impl Engine {
     /// # Errors
     /// `UnknownSchedule`, `Store`.
     pub async fn pause_schedule(&self, key: &str, note: &str, caller: &Caller) -> Result<ScheduleView, EngineError> {
-        self.change(key, None, caller, "pause", |schedule, now| {
+        self.change(key, None, caller, ("pause", note), |schedule, now| {
             schedule.state.paused = Some(Pause {
                 by: caller.principal.clone(),
                 at: now,
@@ -482,12 +485,12 @@ impl Engine {
         .await
     }
 
-    /// Lets it fire again, from the next slot on.
+    /// Lets it fire again, from the next slot on. The note is kept with the decision.
     ///
     /// # Errors
     /// `UnknownSchedule`, `Store`.
-    pub async fn resume_schedule(&self, key: &str, caller: &Caller) -> Result<ScheduleView, EngineError> {
-        self.change(key, None, caller, "resume", |schedule, _| {
+    pub async fn resume_schedule(&self, key: &str, note: &str, caller: &Caller) -> Result<ScheduleView, EngineError> {
+        self.change(key, None, caller, ("resume", note), |schedule, _| {
             schedule.state.paused = None;
             schedule.state.consecutive_failures = 0;
             Ok(())
@@ -508,7 +511,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<ScheduleView, EngineError> {
         let makers = self.makers(&caller.principal).await?;
-        self.change(key, Some(etag), caller, "approve", |schedule, now| {
+        self.change(key, Some(etag), caller, ("approve", ""), |schedule, now| {
             let mut problems = Vec::new();
             if max_rows == 0 {
                 problems.push(FieldProblem::new(

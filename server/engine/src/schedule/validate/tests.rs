@@ -278,6 +278,10 @@ fn every_field_is_looked_at_and_named_by_its_path() {
             "notify.channels[1]: there is no channel \"ops-slak\"; expected one of hook, ops-mail, ops-slack, team-mail; did you mean ops-slack?",
         ),
         (
+            |spec| spec.notify.channels = vec!["ops-mail".to_owned(), "http://10.0.0.1/s3cret".to_owned()],
+            "notify.channels[1]: is a URL; expected the name of a channel (hook, ops-mail, ops-slack, team-mail): where it leads, by https",
+        ),
+        (
             |spec| spec.notify.channels = vec!["ops-mail".to_owned(); 2],
             "notify.channels[1]: \"ops-mail\" is there already",
         ),
@@ -344,7 +348,6 @@ fn all_of_it_is_said_in_one_answer() {
             "options.batch_rows",
             "options.max_fraction",
             "notify.channels[0]",
-            "notify.recipients",
             "notify.recipients[0]",
             "notify.recipients[1]",
         ]

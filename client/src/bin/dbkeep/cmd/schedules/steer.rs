@@ -71,11 +71,14 @@ impl Pause {
 pub(crate) struct Resume {
     /// Id or name of the schedule.
     name: String,
+    /// Why; kept in the record of decisions.
+    #[arg(long, default_value = "")]
+    reason: String,
 }
 
 impl Resume {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<Exit> {
-        let schedule = session.client.schedules().resume(self.name).await?;
+        let schedule = session.client.schedules().resume(self.name, self.reason).await?;
         answer(session, &schedule, "is resumed")
     }
 }
