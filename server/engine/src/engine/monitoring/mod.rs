@@ -28,7 +28,7 @@ use crate::{
     },
     monitor::{
         carry_over,
-        findings::{Bounds, findings},
+        findings::findings,
         history::{Growth, growth},
     },
     port::{AlertFilter, Collection, EndedRuns, HistoryQuery, HistoryUsage, Point, RunFilter, Step},
@@ -292,7 +292,7 @@ impl Engine {
     pub async fn findings(&self, target: &str, look: Look) -> Result<(Timestamp, Vec<Finding>), EngineError> {
         let (name, entry) = self.target(target)?;
         let metrics = self.target_metrics(name, look).await?;
-        let found = findings(&metrics.snapshot, entry.target.engine(), &Bounds::default());
+        let found = findings(&metrics.snapshot, entry.target.engine(), &self.context.settings.monitor.bounds);
         Ok((metrics.snapshot.at, found))
     }
 
