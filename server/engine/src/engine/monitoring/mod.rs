@@ -292,7 +292,11 @@ impl Engine {
     pub async fn findings(&self, target: &str, look: Look) -> Result<(Timestamp, Vec<Finding>), EngineError> {
         let (name, entry) = self.target(target)?;
         let metrics = self.target_metrics(name, look).await?;
-        let found = findings(&metrics.snapshot, entry.target.engine(), &self.context.settings.monitor.bounds);
+        let found = findings(
+            &metrics.snapshot,
+            entry.target.engine(),
+            &self.context.settings.monitor.bounds,
+        );
         Ok((metrics.snapshot.at, found))
     }
 
