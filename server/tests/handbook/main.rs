@@ -63,7 +63,7 @@ async fn failed_cleanup(postgres: bool, section: &mut Section) {
     let mut world = World::new(postgres, &[], "").await;
     let db = world.db().await;
     refuse_one(&db, postgres, true).await;
-    world.types(&format!("{CLEANUP} --force"), 1);
+    world.fails(&format!("{CLEANUP} --force"));
     let run = world.newest_run("cleanup");
     world.set("RUN", run.as_str());
     let left = db.count("tokens").await.unwrap();
@@ -96,7 +96,7 @@ async fn failed_migration(postgres: bool, section: &mut Section) {
         ("2_ages.down.sql", "ALTER TABLE people DROP COLUMN age;"),
     ];
     let mut world = World::new(postgres, &files, "").await;
-    world.types("dbkeep migrations apply --target app --execute --yes", 1);
+    world.fails("dbkeep migrations apply --target app --execute --yes");
     world.set("MIGRATION", "2");
     world.goes(section);
     by_hand(section, "mend the file");
@@ -122,7 +122,7 @@ async fn in_doubt(postgres: bool, section: &mut Section) {
     world.daemon.died(point);
     world.start();
     let run = world.newest_run("migrate");
-    world.types(&format!("dbkeep runs watch {run}"), 1);
+    world.fails(&format!("dbkeep runs watch {run}"));
     world.set("MIGRATION", "1");
     world.types("dbkeep migrations status --target app", 4);
     let told = world.goes(section);
@@ -203,7 +203,7 @@ async fn lost_store(postgres: bool, section: &mut Section) {
     let db = world.db().await;
     for file in fs::read_dir(world.path("statements")).unwrap() {
         let statements = fs::read_to_string(file.unwrap().path()).unwrap();
-        db.execute(&statements).await.unwrap();
+        db.execute(&format!("BEGIN; {statements} COMMIT")).await.unwrap();
     }
     assert_eq!(world.hash(&world.app).await, before);
     by_hand(section, "start the server with an empty store");

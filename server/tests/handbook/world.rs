@@ -233,6 +233,20 @@ impl World {
         told
     }
 
+    /// Types something that fails, in full or in part.
+    pub(crate) fn fails(&self, commands: &str) {
+        let output = self.shell(commands);
+        let (told, why) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            matches!(output.status.code(), Some(1 | 3)),
+            "{commands}: {}: {told}{why}",
+            output.status
+        );
+    }
+
     /// Types something that may end in any way.
     pub(crate) fn tries(&self, commands: &str) {
         self.shell(commands);
