@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dbkeep_client::{PlanRequest, RunQuery, RunRequest, ScheduleDraft, ScheduleManner, ScheduleTiming, proto};
 use dbkeep_engine::monitor::alerts::RuleName;
-use dbkeep_server::Config;
+use dbkeep_server::{CatalogSource, Config};
 use dbkeep_testkit::{Db, Durability, PrivatePostgres, ReplicatedPostgres};
 
 use crate::{
@@ -152,6 +152,70 @@ async fn an_operation_that_never_removes_anything_is_advice_until_it_does() {
         rows(&db, "tokens", 1).await;
         server.run("expired_tokens").await;
         assert_eq!(server.advice().await, [""; 0], "{database}");
+        server.stop().await;
+    }
+}
+
+const EVENTS: &str = r#"
+[[operation]]
+name = "old_events"
+category = "LOGS"
+severity = "LOW"
+backup = false
+[[operation.rule]]
+name = "events"
+kind = "expired"
+table = "events"
+column = "created_at"
+retention = "P1Y"
+encoding = "unix_seconds"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_grows_is_advice_until_an_operation_looks_at_it() {
+    for database in DATABASES {
+        let (world, db) = prepared(database).await;
+        db.execute("CREATE TABLE events (id integer PRIMARY KEY, created_at bigint)")
+            .await
+            .unwrap();
+        db.execute(
+            "INSERT INTO events WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120000) SELECT i, 4000000000 FROM n",
+        )
+        .await
+        .unwrap();
+        db.execute("ANALYZE").await.unwrap();
+        let receiver = Receiver::start().await;
+        let server = Running::start(&world, &receiver).await;
+        server.looks(1).await;
+        assert_eq!(server.advice().await, [""; 0], "nobody knows how it grows");
+        // As if it had been looked at for three days.
+        let control = Db::open(&world.store).await.unwrap();
+        let now = jiff::Timestamp::now().as_millisecond();
+        for (hours, rows) in [(72, 100_000), (1, 120_000)] {
+            let at = now - hours * 3_600_000;
+            let point = format!(
+                "INSERT INTO {} (series, at_ms, samples, min, max, sum, last) SELECT id, {at}, 1, {rows}.0, {rows}.0, {rows}.0, {rows}.0 \
+                 FROM {} WHERE metric = 'table_rows' AND object LIKE '%events'",
+                world.table("samples_1h"),
+                world.table("metric_series")
+            );
+            control.execute(&point).await.unwrap();
+        }
+        let advice = server.advice().await;
+        assert_eq!(advice.len(), 1, "{database}: {advice:?}");
+        assert!(
+            advice[0].starts_with("add_cleanup_rule:") && advice[0].ends_with("events"),
+            "{database}: {advice:?}"
+        );
+        server.stop().await;
+        let server = Running::start_with(&world, &receiver, |config| {
+            config.targets[0].catalogs.push(CatalogSource::Text {
+                name: "events.toml".to_owned(),
+                text: EVENTS.to_owned(),
+            });
+        })
+        .await;
+        assert_eq!(server.advice().await, [""; 0], "{database}: an operation looks at it");
         server.stop().await;
     }
 }
