@@ -21,7 +21,7 @@ pub struct LocalMachine {
 #[derive(Debug)]
 struct Inner {
     host: String,
-    folders: Vec<PathBuf>,
+    folders: Mutex<Vec<PathBuf>>,
     /// Ticks of the processors at the measurement before.
     ticks: Mutex<Option<Ticks>>,
 }
@@ -43,7 +43,7 @@ impl LocalMachine {
         Self {
             inner: Arc::new(Inner {
                 host,
-                folders,
+                folders: Mutex::new(folders),
                 ticks: Mutex::new(None),
             }),
         }
@@ -51,9 +51,13 @@ impl LocalMachine {
 }
 
 impl Inner {
+    fn folders(&self) -> Vec<PathBuf> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn disks(&self) -> (Vec<DiskNumbers>, Vec<UnreadableFolder>) {
         let (mut disks, mut unreadable) = (Vec::new(), Vec::new());
-        for folder in &self.folders {
+        for folder in &self.folders() {
             match disk(folder) {
                 Ok(found) => disks.push(found),
                 Err(why) => unreadable.push(UnreadableFolder {
@@ -149,6 +153,13 @@ impl Machine for LocalMachine {
         &self.inner.host
     }
 
+    fn watch(&self, folder: &str) {
+        let mut folders = self.inner.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(place) = folders.binary_search(&PathBuf::from(folder)) {
+            folders.insert(place, PathBuf::from(folder));
+        }
+    }
+
     async fn disks(&self) -> Vec<DiskNumbers> {
         let inner = Arc::clone(&self.inner);
         // A file system behind a network may take its time.
@@ -174,7 +185,8 @@ impl Machine for LocalMachine {
             Ok(measured) => measured,
             Err(error) => {
                 tracing::error!(%error, "the machine could not be measured");
-                let folders = self.inner.folders.iter().map(|folder| UnreadableFolder {
+                let folders = self.inner.folders();
+                let folders = folders.iter().map(|folder| UnreadableFolder {
                     folder: folder.display().to_string(),
                     why: "it could not be looked at".to_owned(),
                 });
@@ -244,5 +256,11 @@ mod tests {
         );
         assert!(numbers.memory_used_bytes <= numbers.memory_total_bytes, "{numbers:?}");
         assert!(!machine.host().is_empty());
+        let later = tempfile::tempdir().expect("a folder");
+        let found = later.path().display().to_string();
+        machine.watch(&found);
+        machine.watch(&found);
+        let folders: Vec<String> = machine.disks().await.into_iter().map(|disk| disk.folder).collect();
+        assert_eq!((folders.len(), folders.contains(&found)), (2, true), "{folders:?}");
     }
 }

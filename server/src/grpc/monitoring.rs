@@ -125,7 +125,7 @@ async fn collected(engine: &Engine, target: &str, scope: &Scope, after: u64) -> 
                     collect_time: collected_at.map(time::timestamp),
                     up: Some(collection.up),
                     snapshot: snapshot.map(convert::watched),
-                    growth: None,
+                    ..v1::TargetMetrics::default()
                 }),
             });
         }

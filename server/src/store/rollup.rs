@@ -7,6 +7,9 @@
 //! An interval is made as a whole, from points that cannot change any more, in one transaction with the mark that it is made: killed
 //! anywhere it is made again, to the same end. Points go only when the coarser step has them, or when there is no room: then the oldest
 //! of the steps go that have more than their part, and the time is noted. What the coarser step has yet to get goes last.
+//!
+//! What is too old is told by a time that follows the clock only as fast as servers see it go by ([`aged_ms`]): a clock that is ahead for a
+//! while does not make old what was collected yesterday.
 
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ use sqlx::AssertSqlSafe;
 use super::{
     ControlStore,
     draft::term_ms,
-    failure::Failure,
+    failure::{Failure, corrupt},
     metrics::{begin_ms, instant, now_ms, number, table_of},
     rows,
     transaction::{Act, Tx},
@@ -28,6 +31,11 @@ const SETTLED: Duration = Duration::from_secs(60);
 const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long alerts are kept that ended.
 const ALERTS_KEPT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// Longest time between two roll-ups that counts as gone by: of more nobody knows whether no server worked or the clock leapt.
+const GONE_BY: Duration = Duration::from_secs(60 * 60);
+/// How much faster than the clock the time goes by which points are too old, where it is behind: it catches up after a time without servers.
+const CATCHES_UP: i64 = 4;
 
 /// One bounded piece of that work.
 pub(super) struct RollUp {
@@ -58,10 +66,10 @@ impl RollUp {
     }
 
     /// Removes what is older than it is kept and made coarser. Returns how many points that were.
-    async fn expire(&self, tx: &mut Tx<'_>, now: i64) -> Result<u64, Failure> {
+    async fn expire(&self, tx: &mut Tx<'_>, aged: i64) -> Result<u64, Failure> {
         let mut removed = 0;
         for step in Step::ALL.into_iter().rev() {
-            let kept_until = now.saturating_sub(term_ms(step.kept()));
+            let kept_until = aged.saturating_sub(term_ms(step.kept()));
             let made = match step {
                 Step::Raw => made_until(tx, Step::FiveMinutes).await?,
                 Step::FiveMinutes => made_until(tx, Step::Hour).await?,
@@ -109,7 +117,7 @@ impl RollUp {
 
     /// A series that had no sample for longer than anything is kept, or, where there is no room for new ones, for a day. It stays locked,
     /// so that whoever has a sample for it after all waits, and makes it anew.
-    async fn forgettable(&self, tx: &mut Tx<'_>, now: i64) -> Result<Option<i64>, Failure> {
+    async fn forgettable(&self, tx: &mut Tx<'_>, aged: i64) -> Result<Option<i64>, Failure> {
         let row = sqlx::query("SELECT COUNT(*) AS series FROM metric_series")
             .fetch_one(&mut *tx.connection)
             .await?;
@@ -122,7 +130,7 @@ impl RollUp {
             "SELECT id FROM metric_series WHERE newest_ms < $1 ORDER BY newest_ms, id LIMIT 1 {}",
             tx.dialect.lock_free_rows()
         );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(now.saturating_sub(term_ms(kept)));
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(aged.saturating_sub(term_ms(kept)));
         let found = query.fetch_all(&mut *tx.connection).await?;
         Ok(found.first().map(|row| rows::column_of(row, "id")).transpose()?)
     }
@@ -156,15 +164,16 @@ impl Act for RollUp {
     type Output = bool;
 
     async fn perform(&self, tx: &mut Tx<'_>) -> Result<bool, Failure> {
-        // In the order in which everybody locks: collections, series, steps from coarse to fine.
+        // In the order in which everybody locks: collections, series, steps from coarse to fine. What `aged_ms` locks is locked here only.
         let now = now_ms(tx).await?;
+        let aged = aged_ms(tx, now).await?;
         // A server that is gone collects nothing any more.
         let query = sqlx::query("DELETE FROM collections WHERE target = '' AND collected_ms < $1");
         query
-            .bind(now.saturating_sub(term_ms(STALE)))
+            .bind(aged.saturating_sub(term_ms(STALE)))
             .execute(&mut *tx.connection)
             .await?;
-        let forgettable = self.forgettable(tx, now).await?;
+        let forgettable = self.forgettable(tx, aged).await?;
         for step in ["1h", "5m"] {
             let sql = format!("SELECT until_ms FROM metric_steps WHERE step = $1 {}", tx.dialect.lock_rows());
             sqlx::query(AssertSqlSafe(sql))
@@ -177,7 +186,7 @@ impl Act for RollUp {
         let settled = made_until(tx, Step::FiveMinutes).await?;
         more |= make(tx, Step::FiveMinutes, Step::Hour, settled).await?;
         let most = u64::from(self.rows);
-        let mut removed = self.expire(tx, now).await?;
+        let mut removed = self.expire(tx, aged).await?;
         removed += self.trim(tx, now, most.saturating_sub(removed)).await?;
         let room = most.saturating_sub(removed);
         let forgotten = match forgettable {
@@ -187,11 +196,40 @@ impl Act for RollUp {
         removed += forgotten;
         let sql = "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts WHERE state = 'resolved' AND resolved_ms < $1 ORDER BY id LIMIT $2)";
         let query = sqlx::query(sql)
-            .bind(now.saturating_sub(term_ms(ALERTS_KEPT)))
+            .bind(aged.saturating_sub(term_ms(ALERTS_KEPT)))
             .bind(rows::signed(most.saturating_sub(removed)));
         removed += query.execute(&mut *tx.connection).await?.rows_affected();
         Ok(more || forgotten > 0 || removed >= most)
     }
+}
+
+/// The time by which points are too old: the clock's, but behind a clock that leapt ahead. Where it went back, so does this.
+async fn aged_ms(tx: &mut Tx<'_>, now: i64) -> Result<i64, Failure> {
+    sqlx::query(
+        "INSERT INTO monitor_counters (name, value) VALUES ('aged_ms', $1), ('rolled_ms', $1) ON CONFLICT (name) DO NOTHING",
+    )
+    .bind(now)
+    .execute(&mut *tx.connection)
+    .await?;
+    let sql = format!(
+        "SELECT name, value FROM monitor_counters WHERE name IN ('aged_ms', 'rolled_ms') ORDER BY name {}",
+        tx.dialect.lock_rows()
+    );
+    let found = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *tx.connection).await?;
+    let [before, rolled] = found.as_slice() else {
+        return Err(corrupt("counters aged_ms and rolled_ms are missing").into());
+    };
+    let (before, rolled): (i64, i64) = (rows::column_of(before, "value")?, rows::column_of(rolled, "value")?);
+    let gone_by = now.saturating_sub(rolled).clamp(0, term_ms(GONE_BY));
+    let aged = before.saturating_add(gone_by * CATCHES_UP).min(now);
+    sqlx::query(
+        "UPDATE monitor_counters SET value = CASE name WHEN 'aged_ms' THEN $1 ELSE $2 END WHERE name IN ('aged_ms', 'rolled_ms')",
+    )
+    .bind(aged)
+    .bind(now)
+    .execute(&mut *tx.connection)
+    .await?;
+    Ok(aged)
 }
 
 async fn made_until(tx: &mut Tx<'_>, step: Step) -> Result<i64, Failure> {

@@ -299,3 +299,51 @@ async fn a_clock_that_was_ahead_loses_nothing() {
         assert_eq!(kept.points(Step::FiveMinutes).await.len(), 1, "{database}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_leaps_ahead_takes_nothing_away_at_once() {
+    for database in DATABASES {
+        let kept = Kept::new(database, 1_000_000, KEPT_SERIES).await;
+        for minute in 0..60 {
+            kept.put(kept.hour + minute * MINUTE, 1.0).await;
+        }
+        kept.count().await;
+        kept.rolled().await;
+        // The clock leaps ahead by three days: everything is older by as much.
+        let leap = 3 * 24 * HOUR;
+        for (table, column) in [
+            ("samples_raw", "at_ms"),
+            ("samples_5m", "at_ms"),
+            ("samples_1h", "at_ms"),
+            ("metric_steps", "until_ms"),
+            ("metric_series", "newest_ms"),
+        ] {
+            let sql = format!("UPDATE {} SET {column} = {column} - {leap}", kept.world.table(table));
+            kept.db.execute(&sql).await.unwrap();
+        }
+        let marks = |hours: i64, names: &str| {
+            let counters = kept.world.table("monitor_counters");
+            format!(
+                "UPDATE {counters} SET value = value - {} WHERE name IN ({names})",
+                hours * HOUR
+            )
+        };
+        kept.db.execute(&marks(3 * 24, "'aged_ms', 'rolled_ms'")).await.unwrap();
+        for hour in 0..3 {
+            kept.rolled().await;
+            assert_eq!(
+                kept.points(Step::Raw).await.len(),
+                60,
+                "{database}: {hour} hours by the clock that is ahead"
+            );
+            kept.db.execute(&marks(1, "'rolled_ms'")).await.unwrap();
+        }
+        // A clock that stays there is right: within a day what is older than a day is gone.
+        for _ in 0..24 {
+            kept.rolled().await;
+            kept.db.execute(&marks(1, "'rolled_ms'")).await.unwrap();
+        }
+        assert_eq!(kept.points(Step::Raw).await, [], "{database}");
+        assert_eq!(kept.points(Step::FiveMinutes).await.len(), 12, "{database}: kept for a month");
+    }
+}

@@ -10,6 +10,7 @@ mod alerts;
 mod carried;
 mod exposition;
 mod history;
+mod measured;
 #[path = "../notifications/receiver.rs"]
 #[expect(dead_code, reason = "shared with the tests of notifications, which ask for more")]
 mod receiver;

@@ -59,14 +59,19 @@ max_fraction = 1.0
 
 const MIGRATION: &str = "CREATE TABLE from_migration (id integer PRIMARY KEY);\n";
 
-struct Running {
-    client: Client,
+pub(crate) struct Running {
+    pub(crate) client: Client,
     serving: Serving,
 }
 
 impl Running {
     /// A server that looks several times a second and tells one webhook of alerts.
-    async fn start(world: &World, receiver: &Receiver) -> Self {
+    pub(crate) async fn start(world: &World, receiver: &Receiver) -> Self {
+        Self::start_with(world, receiver, |_| {}).await
+    }
+
+    /// The same with settings of the test's own.
+    pub(crate) async fn start_with(world: &World, receiver: &Receiver, change: impl FnOnce(&mut Config)) -> Self {
         let setting = ChannelSetting::Webhook {
             hook: HookConfig {
                 url: receiver.url().into(),
@@ -101,6 +106,7 @@ impl Running {
         config.engine.monitor.machine = None;
         config.engine.notify.first_wait = Duration::from_millis(10);
         config.engine.notify.poll_interval = Duration::from_millis(50);
+        change(&mut config);
         let serving = Serving::start(config).await;
         Self {
             client: serving.client().await,
@@ -108,11 +114,11 @@ impl Running {
         }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.serving.stop().await;
     }
 
-    async fn run(&self, operation: &str) -> proto::Run {
+    pub(crate) async fn run(&self, operation: &str) -> proto::Run {
         let plan = self.client.cleanup().plan(PlanRequest::new([operation])).await.unwrap();
         let request = RunRequest::of_plan(&plan).execute().full_speed();
         self.client.cleanup().run(request).await.unwrap().finish().await.unwrap()
@@ -137,8 +143,14 @@ impl Running {
         assert!(!receiver.has_more(), "{why}");
     }
 
+    /// Keys of what is recommended.
+    pub(crate) async fn advice(&self) -> Vec<String> {
+        let advice = self.client.monitoring().recommendations("app").await.unwrap();
+        advice.into_iter().map(|one| one.key).collect()
+    }
+
     /// Waits for so many further looks: what is there to be told of twice would be told of by then.
-    async fn looks(&self, number: usize) {
+    pub(crate) async fn looks(&self, number: usize) {
         use futures::TryStreamExt as _;
         let mut stream = std::pin::pin!(self.client.monitoring().watch_metrics("app", 0));
         for _ in 0..=number {
@@ -164,19 +176,19 @@ async fn told(receiver: &mut Receiver) -> (String, String, Value) {
     (body["type"].as_str().unwrap().to_owned(), rule, body["data"].clone())
 }
 
-async fn raised(receiver: &mut Receiver, rule: &str) -> Value {
+pub(crate) async fn raised(receiver: &mut Receiver, rule: &str) -> Value {
     let (kind, found, data) = told(receiver).await;
     assert_eq!((kind.as_str(), found.as_str()), ("alert_raised", rule), "{data}");
     assert!(data["next_step"].is_string(), "whoever is told is told what to do: {data}");
     data
 }
 
-async fn resolved(receiver: &mut Receiver, rule: &str) {
+pub(crate) async fn resolved(receiver: &mut Receiver, rule: &str) {
     let (kind, found, data) = told(receiver).await;
     assert_eq!((kind.as_str(), found.as_str()), ("alert_resolved", rule), "{data}");
 }
 
-async fn rows(db: &Db, table: &str, from: u32) {
+pub(crate) async fn rows(db: &Db, table: &str, from: u32) {
     let values: Vec<String> = (from..from + 40).map(|id| format!("({id}, 1000)")).collect();
     db.execute(&format!("INSERT INTO {table} (id, expires_at) VALUES {}", values.join(", ")))
         .await
@@ -184,7 +196,7 @@ async fn rows(db: &Db, table: &str, from: u32) {
 }
 
 /// Makes the database refuse every DELETE on a table, and what takes that back.
-fn keep_all(is_postgres: bool, table: &str) -> (String, String) {
+pub(crate) fn keep_all(is_postgres: bool, table: &str) -> (String, String) {
     if is_postgres {
         (
             format!(
@@ -201,7 +213,7 @@ fn keep_all(is_postgres: bool, table: &str) -> (String, String) {
     }
 }
 
-async fn prepared(database: &str) -> (World, Db) {
+pub(crate) async fn prepared(database: &str) -> (World, Db) {
     let world = World::new(database).await;
     std::fs::create_dir_all(world.folder.path().join("migrations")).unwrap();
     std::fs::write(world.folder.path().join("migrations/1_first.sql"), MIGRATION).unwrap();
@@ -381,6 +393,7 @@ async fn a_backup_that_is_damaged_or_old_is_told() {
         control.execute(&older).await.unwrap();
         let data = raised(&mut receiver, "backup_unverified").await;
         assert!(data["title"].as_str().unwrap().contains("31 days ago"), "{data}");
+        assert_eq!(server.advice().await, ["restore_test_overdue"], "{database}");
         server.is_quiet(&mut receiver, &format!("{database}: told once")).await;
         // Without any backup nothing is proven: the alert stays. (As far as monitoring sees, which looks at the store.)
         let pruned = |text: &str| {
@@ -397,6 +410,7 @@ async fn a_backup_that_is_damaged_or_old_is_told() {
         control.execute(&pruned("NULL")).await.unwrap();
         server.verify_to(&run.backup_id, proto::RunState::Succeeded).await;
         resolved(&mut receiver, "backup_unverified").await;
+        assert_eq!(server.advice().await, [""; 0], "{database}: proven, as advised");
         server.stop().await;
     }
 }

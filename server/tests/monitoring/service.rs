@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dbkeep_client::{AlertQuery, Client, Error, HistoryQuery, Look, proto};
 use dbkeep_server::Config;
+use dbkeep_testkit::Db;
 use futures::TryStreamExt as _;
 use tokio::time::timeout;
 
@@ -144,4 +145,41 @@ async fn what_makes_no_sense_is_refused_with_its_field() {
     assert_eq!(fields(stream.try_next().await.unwrap_err()), ["after_revision"]);
     assert!(monitoring.list_all_alerts(AlertQuery::default()).await.unwrap().is_empty());
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_of_a_target_on_this_machine_is_seen_and_of_another_it_is_said_why_not() {
+    for database in DATABASES {
+        let mut world = World::new(database).await;
+        let server = world.serve("127.0.0.1:0", Duration::from_secs(60)).await;
+        let metrics = server.client.monitoring().metrics("app", Look::Fresh).await.unwrap();
+        assert_eq!(metrics.disk_unknown, "", "{database}");
+        let disk = metrics.disk.unwrap();
+        let folder = if world.is_shared() {
+            let db = Db::open(&world.target).await.unwrap();
+            db.execute("CREATE ROLE sees_little LOGIN").await.unwrap();
+            db.fetch_text("SELECT current_setting('data_directory')").await.unwrap()[0][0]
+                .clone()
+                .unwrap()
+        } else {
+            world.folder.path().display().to_string()
+        };
+        assert_eq!(disk.folder, folder, "{database}");
+        let found = rustix::fs::statvfs(folder.as_str()).unwrap();
+        assert_eq!(disk.total_bytes, found.f_blocks * found.f_frsize, "{database}");
+        assert!(disk.free_bytes > 0 && disk.used_bytes > 0, "{database}: {disk:?}");
+        server.stop().await;
+        if world.is_shared() {
+            world.target = world.target.replace("postgres://postgres@", "postgres://sees_little@");
+            let server = world.serve("127.0.0.1:0", Duration::from_secs(60)).await;
+            let metrics = server.client.monitoring().metrics("app", Look::Fresh).await.unwrap();
+            assert!(metrics.disk.is_none());
+            assert!(
+                metrics.disk_unknown.contains("GRANT pg_read_all_settings"),
+                "{}",
+                metrics.disk_unknown
+            );
+            server.stop().await;
+        }
+    }
 }

@@ -58,6 +58,9 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// Its name, as servers that share a store tell each other apart.
     fn host(&self) -> &str;
 
+    /// Looks at the file system of this folder as well, from now on: that of a database which turned out to run on this machine.
+    fn watch(&self, _folder: &str) {}
+
     /// The file systems alone.
     async fn disks(&self) -> Vec<DiskNumbers>;
 

@@ -7,7 +7,7 @@ use dbkeep_engine::{
         QueryVitals, ReplicaVitals, SessionVitals, SlotVitals, Snapshot, TableVitals, Vitals,
     },
     monitor::history::Growth,
-    port::{HistoryUsage, Step},
+    port::{DiskNumbers, HistoryUsage, Step},
 };
 use dbkeep_proto::v1;
 
@@ -61,12 +61,30 @@ fn usage(usage: HistoryUsage) -> v1::HistoryUsage {
 
 /// The health of a target.
 pub(in crate::grpc) fn metrics(metrics: TargetMetrics) -> v1::TargetMetrics {
+    let database = &metrics.snapshot.database;
+    let disk_unknown = match (&metrics.disk, &database.data_folder) {
+        (Some(_), _) => String::new(),
+        // The snapshot is of a server beside it.
+        (None, Some(_)) => "the server that answers is on another machine: ask the one beside the database".to_owned(),
+        (None, None) => database.disk_unknown.clone(),
+    };
     v1::TargetMetrics {
+        disk_unknown,
+        disk: metrics.disk.map(disk),
         target: metrics.target,
         collect_time: metrics.collected_at.map(time::timestamp),
         up: metrics.up,
         snapshot: Some(snapshot(metrics.snapshot)),
         growth: metrics.growth.map(growth),
+    }
+}
+
+fn disk(disk: DiskNumbers) -> v1::TargetDisk {
+    v1::TargetDisk {
+        folder: disk.folder,
+        used_bytes: disk.used_bytes,
+        free_bytes: disk.free_bytes,
+        total_bytes: disk.total_bytes,
     }
 }
 

@@ -157,6 +157,14 @@ fn show(metrics: &proto::TargetMetrics, output: &Output) -> anyhow::Result<()> {
             row("disk full in", Tone::Strong, format!("{days:.0} days"));
         }
     }
+    match &metrics.disk {
+        Some(disk) => {
+            let (free, total) = (bytes(Some(disk.free_bytes)), bytes(Some(disk.total_bytes)));
+            row("disk", Tone::Strong, format!("{free} free of {total} ({})", disk.folder));
+        }
+        None if !metrics.disk_unknown.is_empty() => row("disk", Tone::Dim, format!("not known: {}", metrics.disk_unknown)),
+        None => {}
+    }
     row("index efficiency", Tone::Strong, percent(database.index_hit_fraction));
     row("cache hits", Tone::Strong, percent(database.cache_hit_fraction));
     row("write-ahead log", Tone::Dim, bytes(database.wal_size_bytes));

@@ -99,6 +99,10 @@ pub(crate) fn metrics(metrics: &proto::TargetMetrics) -> Value {
         "up": metrics.up,
         "bytes_per_day": metrics.growth.map(|growth| growth.bytes_per_day),
         "days_until_full": metrics.growth.and_then(|growth| growth.days_until_full),
+        "disk": metrics.disk.as_ref().map(|disk| json!({
+            "folder": disk.folder, "used_bytes": disk.used_bytes, "free_bytes": disk.free_bytes, "total_bytes": disk.total_bytes,
+        })),
+        "disk_unknown": super::text(&metrics.disk_unknown),
         "time": super::time(snapshot.and_then(|snapshot| snapshot.time.as_ref())),
         "duration_seconds": super::seconds(snapshot.and_then(|snapshot| snapshot.duration.as_ref())),
         "exact": snapshot.is_some_and(|snapshot| snapshot.exact),

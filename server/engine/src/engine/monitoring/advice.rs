@@ -13,7 +13,7 @@ use crate::{
         schedule::Work,
     },
     monitor::{
-        findings::{Bounds, findings},
+        findings::findings,
         recommend::{Facts, LimitMet, OperationFacts, Proven, RunFacts, ScheduleFacts, TableGrowth, recommend},
     },
     port::{HistoryQuery, Point, Step},
@@ -43,7 +43,11 @@ impl Engine {
         let (scheduled, drills) = work_of(&schedules);
         let facts = Facts {
             target: name.to_owned(),
-            findings: findings(&metrics.snapshot, entry.target.engine(), &Bounds::default()),
+            findings: findings(
+                &metrics.snapshot,
+                entry.target.engine(),
+                &self.context.settings.monitor.bounds,
+            ),
             operations: self.operations_of(name).await?,
             growth: self.table_growth(name, now).await?,
             schedules: self.schedule_facts(&schedules).await?,

@@ -252,6 +252,7 @@ impl Engine {
                 kept => kept?,
             };
             carry_over(kept.as_ref().map(|(_, kept)| kept), snapshot);
+            self.watch_disk(snapshot);
         }
         let mut list = observed.as_ref().map(samples).unwrap_or_default();
         list.push(Sample {

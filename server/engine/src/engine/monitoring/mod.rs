@@ -28,10 +28,10 @@ use crate::{
     },
     monitor::{
         carry_over,
-        findings::{Bounds, findings},
+        findings::findings,
         history::{Growth, growth},
     },
-    port::{AlertFilter, Collection, EndedRuns, HistoryQuery, HistoryUsage, Point, RunFilter, Step},
+    port::{AlertFilter, Collection, DiskNumbers, EndedRuns, HistoryQuery, HistoryUsage, Point, RunFilter, Step},
 };
 
 /// Longest note of an acknowledgement, characters.
@@ -71,6 +71,8 @@ pub struct TargetMetrics {
     pub snapshot: Snapshot,
     /// How the database grows, over the last week.
     pub growth: Option<Growth>,
+    /// The disk of its files, where this server sees it.
+    pub disk: Option<DiskNumbers>,
 }
 
 /// A stretch of history.
@@ -180,7 +182,16 @@ impl Engine {
             Depth::Exact => EXACT_LIMIT,
         };
         let observer = entry.target.observer();
-        observer.observe(depth, limit).await.map_err(EngineError::target(name))
+        let snapshot = observer.observe(depth, limit).await.map_err(EngineError::target(name))?;
+        self.watch_disk(&snapshot);
+        Ok(snapshot)
+    }
+
+    /// Has the disk of a target looked at that this server has just found to be on its own machine.
+    fn watch_disk(&self, snapshot: &Snapshot) {
+        if let (Some(machine), Some(folder)) = (&self.context.settings.monitor.machine, &snapshot.database.data_folder) {
+            machine.watch(folder);
+        }
     }
 
     /// A target's snapshot, with its growth.
@@ -202,11 +213,13 @@ impl Engine {
         };
         let collected = store.collections(0).await?;
         let up = collected.iter().find(|collection| collection.target == name);
+        let disk = self.disk(name, &snapshot).await;
         Ok(TargetMetrics {
             target: name.to_owned(),
             collected_at,
             up: up.map(|collection| collection.up),
-            growth: self.growth(name).await?,
+            growth: self.growth(name, disk.as_ref()).await?,
+            disk,
             snapshot,
         })
     }
@@ -219,8 +232,16 @@ impl Engine {
         Ok(self.context.store.newest_snapshot(target).await?)
     }
 
-    /// How a database grows. When its disk is full is only known where the disk is this server's.
-    async fn growth(&self, target: &str) -> Result<Option<Growth>, EngineError> {
+    /// The disk of a target, where this server has found it on its own machine: a kept snapshot may be another's.
+    async fn disk(&self, target: &str, snapshot: &Snapshot) -> Option<DiskNumbers> {
+        let settings = &self.context.settings.monitor;
+        let folder = settings.folders.get(target).or(snapshot.database.data_folder.as_ref())?;
+        let disks = settings.machine.as_ref()?.disks().await;
+        disks.into_iter().find(|disk| disk.folder == *folder)
+    }
+
+    /// How a database grows. When its disk is full is only known where this server sees the disk.
+    async fn growth(&self, target: &str, disk: Option<&DiskNumbers>) -> Result<Option<Growth>, EngineError> {
         let now = self.context.store.pulse().await?.now;
         let query = HistoryQuery {
             target: target.to_owned(),
@@ -233,17 +254,7 @@ impl Engine {
         };
         let points = self.context.store.history(&query).await?;
         let sizes: Vec<(Timestamp, f64)> = points.iter().map(|point| (point.at, point.last)).collect();
-        let free = match (
-            &self.context.settings.monitor.machine,
-            self.context.settings.monitor.folders.get(target),
-        ) {
-            (Some(machine), Some(folder)) => {
-                let disks = machine.disks().await;
-                disks.iter().find(|disk| disk.folder == *folder).map(|disk| disk.free_bytes)
-            }
-            _ => None,
-        };
-        Ok(growth(&sizes, free))
+        Ok(growth(&sizes, disk.map(|disk| disk.free_bytes)))
     }
 
     /// History of a metric.
@@ -292,7 +303,11 @@ impl Engine {
     pub async fn findings(&self, target: &str, look: Look) -> Result<(Timestamp, Vec<Finding>), EngineError> {
         let (name, entry) = self.target(target)?;
         let metrics = self.target_metrics(name, look).await?;
-        let found = findings(&metrics.snapshot, entry.target.engine(), &Bounds::default());
+        let found = findings(
+            &metrics.snapshot,
+            entry.target.engine(),
+            &self.context.settings.monitor.bounds,
+        );
         Ok((metrics.snapshot.at, found))
     }
 

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
-    monitor::alerts::{Rule, RuleName},
+    monitor::{
+        alerts::{Rule, RuleName},
+        findings::Bounds,
+    },
     port::Machine,
 };
 
@@ -23,6 +26,8 @@ pub struct MonitorSettings {
     pub rules: RulesOf,
     /// Rules of targets that have their own; all of them, not only those that differ.
     pub target_rules: BTreeMap<String, RulesOf>,
+    /// From which values on something is a finding.
+    pub bounds: Bounds,
     /// The machine; `None` where its numbers are not wanted.
     pub machine: Option<Arc<dyn Machine>>,
     /// Folders of targets that are files of this machine, as the machine's disks name them.
@@ -51,6 +56,7 @@ impl Default for MonitorSettings {
             snapshot_limit: Duration::from_secs(5),
             rules: Self::default_rules(),
             target_rules: BTreeMap::new(),
+            bounds: Bounds::default(),
             machine: None,
             folders: BTreeMap::new(),
         }

@@ -86,6 +86,10 @@ pub struct Vitals {
     pub version: String,
     /// Size of the database, bytes.
     pub size_bytes: Option<u64>,
+    /// Folder of its files, where it runs on the machine of the server that looks.
+    pub data_folder: Option<String>,
+    /// Why nobody knows what its disk has left, and what to do about it; empty where it can be looked at.
+    pub disk_unknown: String,
     /// Size of dbkeep's own tables in it, bytes.
     pub own_bytes: Option<u64>,
     /// Whether it is a standby, which only reads.

@@ -41,6 +41,10 @@ const COUNTERS: &str = "SELECT s.deadlocks, s.xact_commit AS commits, s.xact_rol
 const TIMELINE: &str = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN (SELECT c.timeline_id::bigint FROM pg_catalog.pg_control_checkpoint() AS c) \
        ELSE ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::bigint END AS timeline";
 
+/// This session's process, and where the files are: nothing where the role may not read that.
+const PLACE: &str = "SELECT pg_catalog.pg_backend_pid() AS process, \
+       (SELECT s.setting FROM pg_catalog.pg_settings AS s WHERE s.name = 'data_directory') AS folder";
+
 const SIZE: &str = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())";
 
 /// Who has the oldest view of the database. A VACUUM does not count, whatever its session shows; and what holds only catalogs comes
@@ -153,9 +157,34 @@ pub(super) async fn vitals(look: &mut Look<'_>) -> Vitals {
     let timeline = look.one::<(Option<i64>,)>(|| sqlx::query(TIMELINE)).await;
     let timeline = look.or_gap("timeline", timeline).flatten();
     vitals.timeline = timeline.and_then(|(timeline,)| timeline).map(unsigned);
+    let place = look.one::<(i32, Option<String>)>(|| sqlx::query(PLACE)).await;
+    if let Some((process, folder)) = look.or_gap("data_folder", place).flatten() {
+        (vitals.data_folder, vitals.disk_unknown) = seen_here(is_here(process), folder);
+    }
     let size = look.one::<(i64,)>(|| sqlx::query(SIZE)).await;
     vitals.size_bytes = look.or_gap("database_size", size).flatten().map(|(size,)| unsigned(size));
     vitals
+}
+
+/// Whether a session's process is one of this machine. An address tells nothing: it may be that of a tunnel.
+fn is_here(process: i32) -> bool {
+    std::fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.starts_with(b"postgres"))
+}
+
+/// The folder whose disk can be looked at, or why there is none.
+fn seen_here(is_here: bool, folder: Option<String>) -> (Option<String>, String) {
+    match (is_here, folder) {
+        (true, Some(folder)) => (Some(folder), String::new()),
+        (true, None) => (
+            None,
+            "it may not be read where its files are: GRANT pg_read_all_settings, or pg_monitor, to dbkeep's role".to_owned(),
+        ),
+        (false, _) => (
+            None,
+            "its server is not seen on this machine: run a dbkeepd beside it, on the same control store, or watch its disk there"
+                .to_owned(),
+        ),
+    }
 }
 
 #[derive(FromRow)]
@@ -223,6 +252,16 @@ pub(super) async fn horizon(look: &mut Look<'_>, vitals: &mut Vitals) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_of_this_machine_that_is_no_database_is_not_taken_for_one() {
+        let own = i32::try_from(std::process::id()).expect("a process");
+        assert!(!is_here(own));
+        let (folder, why) = seen_here(false, Some("/data".to_owned()));
+        assert!(folder.is_none() && why.contains("not seen on this machine"), "{why}");
+        let (folder, why) = seen_here(true, None);
+        assert!(folder.is_none() && why.contains("GRANT pg_read_all_settings"), "{why}");
+    }
 
     #[test]
     fn a_remedy_ends_only_what_may_be_ended() {

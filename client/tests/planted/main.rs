@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
+mod platform;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use dbkeep_server::{CatalogSource, Config, ServeError, serve};
@@ -47,6 +49,11 @@ impl Server {
         let mut config = Config::embedded(folder.path().join("data")).with_target("app", url, catalog);
         // Looks are asked for; one that comes in between would only take the file from who mends it.
         config.engine.monitor.enabled = false;
+        Self::serve(config, folder).await
+    }
+
+    /// The same with settings of the test's own; `folder` is removed with the server.
+    async fn serve(config: Config, folder: tempfile::TempDir) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
