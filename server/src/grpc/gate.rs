@@ -71,7 +71,7 @@ pub(super) struct Guard {
 impl Guard {
     /// Lets a call through, or not. That it was denied is on record then, or in the log where the record cannot be written.
     async fn pass(&self, row: &'static Row, request: Request<Body>) -> Result<(Request<Body>, Passed), Fault> {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let peer = peer_of(&request);
         let identity = match self.access.identify(request.uri(), request.headers(), &peer).await {
             Ok(identity) => identity,
             Err(stranger) => {
@@ -85,14 +85,14 @@ impl Guard {
                 };
                 let caller = Caller {
                     principal,
-                    peer: peer.address(),
+                    peer: peer.address().to_owned(),
                 };
-                return Err(recorded::denied(self, row.method, &caller, fault, Asked::Unread).await);
+                // Boxed here and below: a call that is let through, and not recorded, brings no room for what it does not do.
+                return Err(Box::pin(recorded::denied(self, row.method, &caller, fault, Asked::Unread)).await);
             }
         };
         let open = self.calls.begin(&identity)?;
-        let caller = identity.caller.clone();
-        let Denial { fault, asked } = match self.allow(row, request, identity, open).await {
+        let Denial { fault, asked } = match self.allow(row, request, Arc::clone(&identity), open).await {
             Ok(passed) => return Ok(passed),
             Err(denial) => denial,
         };
@@ -100,7 +100,7 @@ impl Guard {
             // That the store does not answer is no denial.
             Fault::Engine(EngineError::Store(_)) => Err(fault),
             Fault::RoleRefused { .. } | Fault::OutOfScope { .. } | Fault::Engine(_) => {
-                Err(recorded::denied(self, row.method, &caller, fault, asked).await)
+                Err(Box::pin(recorded::denied(self, row.method, &identity.caller, fault, asked)).await)
             }
             fault => Err(fault),
         }
@@ -110,7 +110,7 @@ impl Guard {
         &self,
         row: &'static Row,
         request: Request<Body>,
-        identity: Identity,
+        identity: Arc<Identity>,
         open: Open,
     ) -> Result<(Request<Body>, Passed), Denial> {
         let asked = row.role.unwrap_or(Role::Viewer);
@@ -140,7 +140,7 @@ impl Guard {
         let place = self.calls.work()?;
         let mut recorded = None;
         if let Some(body) = body.filter(|_| row.audited || !scope.is_all()) {
-            let target = match self.requests.target(row, &body, scope, &self.engine).await {
+            let target = match Box::pin(self.requests.target(row, &body, scope, &self.engine)).await {
                 Ok(target) => target,
                 Err(fault) => {
                     let asked = Asked::Read(body);
@@ -148,10 +148,10 @@ impl Guard {
                 }
             };
             if row.audited {
-                recorded = Some(recorded::begin(self, row, &identity, target, &body).await?);
+                recorded = Some(Box::pin(recorded::begin(self, row, &identity, target, &body)).await?);
             }
         }
-        request.extensions_mut().insert(identity.clone());
+        request.extensions_mut().insert(Arc::clone(&identity));
         Ok((
             request,
             Passed {
@@ -181,7 +181,7 @@ impl From<Fault> for Denial {
 
 /// A call that was let through.
 struct Passed {
-    identity: Identity,
+    identity: Arc<Identity>,
     open: Open,
     /// Held until the answer begins.
     place: OwnedSemaphorePermit,
@@ -206,7 +206,7 @@ fn is_grpc(row: &Row, request: &Request<Body>) -> Result<(), Fault> {
 
 /// Whether a request is a message, rather than a stream of them or nothing of gRPC.
 fn has_one_message(row: &Row) -> bool {
-    row.method.starts_with("/dbkeep.")
+    row.rpc.is_some()
 }
 
 /// Reads a request as a whole, and puts it together again. `None` for one that is too long, which the service refuses without reading it,
@@ -230,9 +230,14 @@ async fn whole(row: &Row, request: Request<Body>) -> Result<(Request<Body>, Opti
     Ok((Request::from_parts(parts, Body::new(Full::new(read.clone()))), Some(read)))
 }
 
+/// Where a call comes from.
+fn peer_of(request: &Request<Body>) -> Arc<Peer> {
+    request.extensions().get::<Arc<Peer>>().cloned().unwrap_or_default()
+}
+
 /// Who calls, as the gate found.
 pub(super) fn identity_of<T>(request: &tonic::Request<T>) -> Option<&Identity> {
-    request.extensions().get()
+    request.extensions().get::<Arc<Identity>>().map(Arc::as_ref)
 }
 
 /// The caller that the gate found.
@@ -298,13 +303,13 @@ where
                 tracing::warn!(method = path, "refused: no policy row");
                 let fault = Fault::MethodNotAllowed { method: path.to_owned() };
                 let (guard, path) = (Arc::clone(&self.guard), path.to_owned());
-                let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+                let peer = peer_of(&request);
                 let principal = access::claimed(request.headers());
                 return Box::pin(async move {
                     let fault = guard.calls.stranger(&peer).err().unwrap_or(fault);
                     let caller = Caller {
                         principal,
-                        peer: peer.address(),
+                        peer: peer.address().to_owned(),
                     };
                     let fault = recorded::denied(&guard, &path, &caller, fault, Asked::Unread).await;
                     Ok(Status::from(fault).into_http())
@@ -314,7 +319,7 @@ where
             None => return Box::pin(self.inner.call(request)),
         };
         if row.role.is_none() {
-            let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+            let peer = peer_of(&request);
             return match self.guard.calls.anybody(&peer) {
                 Ok(open) => {
                     let answer = self.inner.call(request);
@@ -350,7 +355,6 @@ where
         if let Err(fault) = is_grpc(row, &request) {
             return Ok(refusal(row, fault));
         }
-        let streams = guard.requests.streams(row);
         match guard.pass(row, request).await {
             Ok((request, passed)) => {
                 let answer = inner.call(request).await?;
@@ -359,7 +363,7 @@ where
                     recorded.end(&answer);
                 }
                 // One answer that is there already is told, whatever has ended meanwhile; also that the caller has just ended it himself.
-                let until = streams.then_some(passed.identity);
+                let until = row.streams().then_some(passed.identity);
                 Ok(answer.map(|body| Body::new(Held::new(body, until, passed.open))))
             }
             Err(fault) => Ok(refusal(row, fault)),
