@@ -179,13 +179,13 @@ pub(crate) async fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     std::fs::write(&database, [])?;
     let data = folder.path().join("data");
     let server = Server::start_with(&data, &format!("sqlite://{}", database.display()), "", None).await?;
-    let token = std::fs::read_to_string(data.join("admin-token")).context("the first token")?;
-    let token = token.trim();
     let ours = connect(&server.address, arguments.connections).await?;
     // It listens before it has begun; an answer says that it has. The bare server answers with the same message.
     let mut service = TargetServiceClient::new(ours[0].clone());
     let answer = service.list_targets(v1::ListTargetsRequest {}).await?.into_inner();
     anyhow::ensure!(answer.targets.len() == 1, "one target is served");
+    let token = std::fs::read_to_string(data.join("admin-token")).context("the first token")?;
+    let token = token.trim();
     let file = folder.path().join("answer");
     std::fs::write(&file, answer.encode_to_vec())?;
     let bare = Server::start_bare(&file)?;

@@ -11,6 +11,7 @@
 //! certificates. Nothing here knows what a method is for: that is the policy's. Called by the gate of the gRPC side.
 
 mod certificate;
+mod jwks;
 mod loopback;
 mod oidc;
 mod tls;
