@@ -286,7 +286,7 @@ async fn changed(
         {
             return broken("the row is not where the archive is");
         }
-        let sql: String = sqlx::query_scalar("SELECT format('INSERT INTO %I SELECT dbkeep_pk, %I FROM %I', $1, $2, $2)")
+        let sql: String = sqlx::query_scalar("SELECT format('INSERT INTO public.%I SELECT dbkeep_pk, %I FROM public.%I', $1, $2, $2)")
             .bind(&table.name.name)
             .bind(column)
             .fetch_one(&mut *database)
@@ -335,7 +335,7 @@ async fn changed(
 /// How many rows of a table hold that value in that column; the database quotes.
 async fn holding(database: &mut PgConnection, table: &str, column: &str, value: &str) -> Result<i64, String> {
     let sql: Result<String, _> =
-        sqlx::query_scalar("SELECT format('SELECT count(*) FROM %I WHERE %I = %L AND dbkeep_pk = 1', $1, $2, $3)")
+        sqlx::query_scalar("SELECT format('SELECT count(*) FROM public.%I WHERE %I = %L AND dbkeep_pk = 1', $1, $2, $3)")
             .bind(table)
             .bind(column)
             .bind(value)
@@ -349,7 +349,7 @@ async fn holding(database: &mut PgConnection, table: &str, column: &str, value: 
 }
 
 async fn drop_table(database: &mut PgConnection, table: &str) -> Result<(), String> {
-    let sql: Result<String, _> = sqlx::query_scalar("SELECT format('DROP TABLE IF EXISTS %I', $1)")
+    let sql: Result<String, _> = sqlx::query_scalar("SELECT format('DROP TABLE IF EXISTS public.%I', $1)")
         .bind(table)
         .fetch_one(&mut *database)
         .await;
