@@ -286,12 +286,13 @@ async fn changed(
         {
             return broken("the row is not where the archive is");
         }
-        let sql: String = sqlx::query_scalar("SELECT format('INSERT INTO public.%I SELECT dbkeep_pk, %I FROM public.%I', $1, $2, $2)")
-            .bind(&table.name.name)
-            .bind(column)
-            .fetch_one(&mut *database)
-            .await
-            .map_err(|error| error.to_string())?;
+        let sql: String =
+            sqlx::query_scalar("SELECT format('INSERT INTO public.%I SELECT dbkeep_pk, %I FROM public.%I', $1, $2, $2)")
+                .bind(&table.name.name)
+                .bind(column)
+                .fetch_one(&mut *database)
+                .await
+                .map_err(|error| error.to_string())?;
         database
             .execute(sqlx::AssertSqlSafe(sql))
             .await

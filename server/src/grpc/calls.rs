@@ -14,7 +14,6 @@ use std::{
 
 use dbkeep_engine::model::Caller;
 use governor::{Quota, RateLimiter, clock::Clock as _, clock::MonotonicClock, state::keyed::DashMapStateStore};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::status::Fault;
 use crate::{
@@ -80,29 +79,45 @@ pub(super) struct Calls {
     /// Denials that are recorded, of one principal at one address.
     denials: Option<Rate<String>>,
     open: Arc<Mutex<HashMap<Arc<str>, u32>>>,
-    working: Arc<Semaphore>,
+    working: Arc<AtomicUsize>,
+}
+
+/// A place among the calls that are worked on; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Work(Arc<AtomicUsize>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Calls {
     pub(super) fn new(limits: CallLimits) -> Self {
-        let working = usize::try_from(limits.working).unwrap_or(usize::MAX);
-        let working = if working == 0 { Semaphore::MAX_PERMITS } else { working };
         Self {
             limits,
             rate: Rate::new(limits.per_second, limits.burst),
             strangers: Rate::new(limits.strangers, limits.strangers.saturating_mul(STRANGERS_AT_ONCE)),
             denials: Rate::new(DENIALS.0, DENIALS.1),
             open: Arc::default(),
-            working: Arc::new(Semaphore::new(working)),
+            working: Arc::default(),
         }
     }
 
-    /// A place among the calls that are worked on; given back when it is dropped.
+    /// A place among the calls that are worked on.
     ///
     /// # Errors
     /// [`Fault::Overloaded`].
-    pub(super) fn work(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        Arc::clone(&self.working).try_acquire_owned().map_err(|_| Fault::Overloaded)
+    pub(super) fn work(&self) -> Result<Work, Fault> {
+        let most = match usize::try_from(self.limits.working) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(most) => most,
+        };
+        let more = |count: usize| (count < most).then_some(count + 1);
+        match self.working.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Work(Arc::clone(&self.working))),
+            Err(_) => Err(Fault::Overloaded),
+        }
     }
 
     /// Counts a call by whom nobody knows.

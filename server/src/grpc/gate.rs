@@ -13,6 +13,7 @@
 //! answer, which may name the run, a chance to arrive before the client gives up by its own clock.
 
 use std::{
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -21,9 +22,9 @@ use std::{
 use bytes::Bytes;
 use dbkeep_engine::{Engine, EngineError, access::Role, model::Caller};
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
@@ -32,7 +33,7 @@ use tracing::Instrument as _;
 use super::{
     MAX_REQUEST,
     answer::Held,
-    calls::{Calls, Open},
+    calls::{Calls, Open, Work},
     policy::{self, METRICS, Row, Subject},
     recorded::{self, Asked, Recorded},
     status::Fault,
@@ -44,6 +45,8 @@ use crate::{
     telemetry,
 };
 
+/// The time that a caller gives.
+static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Longest time by which a deadline is kept early.
 const HEAD_START: Duration = Duration::from_millis(100);
 /// Longest wait for a request that is read here, where the caller has no deadline.
@@ -184,7 +187,7 @@ struct Passed {
     identity: Arc<Identity>,
     open: Open,
     /// Held until the answer begins.
-    place: OwnedSemaphorePermit,
+    place: Work,
     /// `None` for what is not recorded.
     recorded: Option<Recorded>,
 }
@@ -216,8 +219,13 @@ async fn whole(row: &Row, request: Request<Body>) -> Result<(Request<Body>, Opti
         return Ok((request, None));
     }
     let (parts, body) = request.into_parts();
-    let read = Limited::new(body, MAX_REQUEST + FRAME).collect();
-    let read = match tokio::time::timeout(REQUEST_TIME, read).await {
+    let mut read = pin!(Limited::new(body, MAX_REQUEST + FRAME).collect());
+    // Of most calls it is there already, and there is nothing to wait for.
+    let read = match futures::poll!(read.as_mut()) {
+        Poll::Ready(read) => Ok(read),
+        Poll::Pending => tokio::time::timeout(REQUEST_TIME, read).await,
+    };
+    let read = match read {
         Ok(Ok(read)) => read.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Fault::RequestTooLong { limit: MAX_REQUEST }),
         Ok(Err(_)) => {
@@ -401,7 +409,7 @@ fn early(timeout: Duration) -> Duration {
 
 /// The time that a caller gives, by the protocol: up to eight digits and a unit. What is malformed counts as absent, as in tonic.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(&TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
