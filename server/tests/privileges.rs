@@ -334,8 +334,8 @@ const ON_REQUEST: [GrantFeature; 6] = [
     GrantFeature::Monitoring,
     GrantFeature::Discovery,
     GrantFeature::Backups,
-    GrantFeature::Restores,
     GrantFeature::Maintenance,
+    GrantFeature::Restores,
     GrantFeature::Migrations,
 ];
 
@@ -464,6 +464,13 @@ async fn what_is_on_request_says_how_it_is_allowed_and_then_works() {
         db.execute(&answer.script).await.unwrap();
         let outcome = server.attempt(feature, &mut backup).await;
         assert_eq!(outcome, Ok(()), "{feature:?}");
+        if feature == GrantFeature::Maintenance {
+            let small = db
+                .fetch_text("SELECT (pg_relation_size('wide_pkey') < 10 * 1024 * 1024)::text")
+                .await
+                .unwrap();
+            assert_eq!(small, [[Some("true".to_owned())]], "the index was rebuilt");
+        }
         for grant in answer.grants.iter().filter(|grant| grant.feature() == feature) {
             let revoke = revocation(grant);
             db.execute(&revoke).await.expect(&revoke);
