@@ -1,6 +1,6 @@
 //! Wire types of `dbkeep.v1`, generated from the `.proto` files beside this one.
 //!
-//! Owns nothing but the generated code and its descriptor set. The server converts these types to the engine's
+//! Owns nothing but the generated code, its descriptor set and the list of its methods. The server converts these types to the engine's
 //! at its boundary; the client hands them to its callers.
 
 /// Messages, clients and servers of package `dbkeep.v1`.
@@ -15,6 +15,8 @@
 pub mod v1 {
     tonic::include_proto!("dbkeep.v1");
 }
+
+include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// Encoded `google.protobuf.FileDescriptorSet` of `dbkeep.v1` and what it imports, with comments, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dbkeep.v1.bin"));

@@ -1,7 +1,10 @@
-//! What it costs to know who calls: unary calls at load against a bare tonic server that answers the same, and against dbkeepd for callers on
-//! loopback and for callers with a token; and calls that are recorded before they act.
+//! What it costs to know who calls: unary calls at load against a bare tonic server that answers the same message over the same transport, and
+//! against dbkeepd for callers on loopback and for callers with a token; and calls that are recorded before they act.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use dbkeep_proto::v1::{
@@ -10,6 +13,7 @@ use dbkeep_proto::v1::{
     target_service_client::TargetServiceClient,
     target_service_server::{TargetService, TargetServiceServer},
 };
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status,
@@ -54,15 +58,15 @@ impl TargetService for Bare {
     }
 }
 
+/// dbkeepd's own settings of the transport (`server/src/grpc/mod.rs`), so that what differs is what happens in between.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// The same.
+const STREAMS_PER_CONNECTION: u32 = 1_024;
+
 /// Serves what dbkeepd answers, and nothing else, until standard input closes: the other side of the bare contender.
-pub(crate) async fn serve_bare(targets: &str) -> Result<()> {
-    let targets = targets.split(',').map(|name| v1::Target {
-        name: name.to_owned(),
-        ..v1::Target::default()
-    });
-    let service = TargetServiceServer::new(Bare(v1::ListTargetsResponse {
-        targets: targets.collect(),
-    }));
+pub(crate) async fn serve_bare(answer: &Path) -> Result<()> {
+    let answer = v1::ListTargetsResponse::decode(&std::fs::read(answer)?[..])?;
+    let service = TargetServiceServer::new(Bare(answer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let closed = CancellationToken::new();
@@ -73,7 +77,12 @@ pub(crate) async fn serve_bare(targets: &str) -> Result<()> {
         closing.cancel();
     });
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = tonic::transport::Server::builder().add_service(service);
+    let server = tonic::transport::Server::builder()
+        .accept_http1(true)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service);
     Ok(server
         .serve_with_incoming_shutdown(incoming, closed.cancelled_owned())
         .await?)
@@ -170,23 +179,27 @@ pub(crate) async fn run(arguments: &Arguments, rounds: u32) -> Result<()> {
     std::fs::write(&database, [])?;
     let data = folder.path().join("data");
     let server = Server::start_with(&data, &format!("sqlite://{}", database.display()), "", None).await?;
-    // It listens before it has begun; an answer says that it has.
-    server.client.targets().list().await?;
+    let ours = connect(&server.address, arguments.connections).await?;
+    // It listens before it has begun; an answer says that it has. The bare server answers with the same message.
+    let mut service = TargetServiceClient::new(ours[0].clone());
+    let answer = service.list_targets(v1::ListTargetsRequest {}).await?.into_inner();
+    anyhow::ensure!(answer.targets.len() == 1, "one target is served");
     let token = std::fs::read_to_string(data.join("admin-token")).context("the first token")?;
     let token = token.trim();
-    let bare = Server::start_bare("bench")?;
-    let (ours, theirs) = (
-        connect(&server.address, arguments.connections).await?,
-        connect(bare.address(), arguments.connections).await?,
-    );
-    let [mut plain, mut loopback, mut by_token, mut acting] = [const { Series::new() }; 4];
+    let file = folder.path().join("answer");
+    std::fs::write(&file, answer.encode_to_vec())?;
+    let bare = Server::start_bare(&file)?;
+    let theirs = connect(bare.address(), arguments.connections).await?;
+    let [mut plain, mut carrying, mut loopback, mut by_token, mut acting] = [const { Series::new() }; 5];
     for _ in 0..rounds {
         plain.push(look(&theirs, arguments, None).await?);
+        carrying.push(look(&theirs, arguments, Some(token)).await?);
         loopback.push(look(&ours, arguments, None).await?);
         by_token.push(look(&ours, arguments, Some(token)).await?);
         acting.push(act(&ours, arguments, token).await?);
     }
     line("bare tonic server, calls a second", &plain, "/s");
+    line("the same, with a token's header that nobody reads", &carrying, "/s");
     line("dbkeepd, caller on loopback", &loopback, "/s");
     line("dbkeepd, caller with a token", &by_token, "/s");
     line("dbkeepd, recorded calls (two records each)", &acting, "/s");

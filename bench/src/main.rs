@@ -80,8 +80,8 @@ enum Command {
     /// Serves one message until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
     ServeBare {
-        /// Names of targets, with commas in between.
-        targets: String,
+        /// The message, as it is encoded.
+        answer: PathBuf,
     },
     /// Serves a target until standard input closes; started by the benchmarks themselves.
     #[command(hide = true)]
@@ -104,7 +104,7 @@ async fn main() -> Result<()> {
     let Arguments { command, options } = Arguments::parse();
     match command {
         Some(Command::Serve { data, target, root }) => return server::serve(&data, &target, root).await,
-        Some(Command::ServeBare { targets }) => return calls::serve_bare(&targets).await,
+        Some(Command::ServeBare { answer }) => return calls::serve_bare(&answer).await,
         Some(Command::Calls(arguments)) => return calls::run(&arguments, options.rounds).await,
         Some(Command::Sets { options, choice }) => {
             println!(

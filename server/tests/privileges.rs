@@ -3,12 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic with the error is the report")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
-use dbkeep_client::{Client, CreateRequest, Look, PlanRequest, RunRequest, UndoRequest, VerifyRequest, proto};
+use dbkeep_client::{
+    ApplyRequest, Client, CreateRequest, DiscoverRequest, Look, MigrationSelection, PlanRequest, RestoreRequest, RunRequest,
+    RunStream, ScheduleDraft, ScheduleTiming, UndoRequest, VerifyRequest, proto,
+};
 use dbkeep_server::{CatalogSource, Config};
 use dbkeep_testkit::{Db, Durability, PrivatePostgres};
-use proto::{GrantFeature, RunState};
+use proto::{GrantFeature, MigrationDirection, RunState};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -136,12 +139,20 @@ struct Server {
 
 impl Server {
     async fn start(url: &str) -> Self {
+        Self::start_with(url, None).await
+    }
+
+    /// The same with a folder of migrations.
+    async fn start_with(url: &str, migrations: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let catalog = CatalogSource::Text {
             name: "catalog.toml".into(),
             text: CATALOG.into(),
         };
-        let config = Config::embedded(folder.path().join("data")).with_target("app", url, catalog);
+        let mut config = Config::embedded(folder.path().join("data")).with_target("app", url, catalog);
+        if let Some(migrations) = migrations {
+            config = config.with_migrations("app", migrations, None);
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
@@ -310,10 +321,163 @@ fn revocation(grant: &proto::Grant) -> String {
     if statement.starts_with("CREATE TABLE") {
         return "DROP TABLE archived_users".to_owned();
     }
-    if statement.ends_with(" BYPASSRLS") {
-        return statement.replace(" BYPASSRLS", " NOBYPASSRLS");
+    for attribute in ["BYPASSRLS", "CREATEDB"] {
+        if let Some(role) = statement.strip_suffix(&format!(" {attribute}")) {
+            return format!("{role} NO{attribute}");
+        }
     }
     panic!("no way back from {statement}")
+}
+
+/// Features that the role of [`Server::attempt`] is not granted at first.
+const ON_REQUEST: [GrantFeature; 6] = [
+    GrantFeature::Monitoring,
+    GrantFeature::Discovery,
+    GrantFeature::Backups,
+    GrantFeature::Maintenance,
+    GrantFeature::Restores,
+    GrantFeature::Migrations,
+];
+
+/// What became of a run; the error is what it says.
+async fn ended(stream: Result<RunStream, dbkeep_client::Error>) -> Result<proto::Run, String> {
+    let run = stream.map_err(|error| error.to_string())?.finish().await;
+    let run = run.map_err(|error| error.to_string())?;
+    match run.state() {
+        RunState::Succeeded => Ok(run),
+        state => Err(format!("{state:?}: {}", run.state_reason)),
+    }
+}
+
+/// What a run warns of, where that is about a right.
+fn rights(run: &proto::Run) -> Vec<String> {
+    let warnings = run.report.iter().flat_map(|report| &report.warnings);
+    let about = warnings.filter(|warning| warning.code.ends_with("_NOT_PERMITTED") || warning.code == "VACUUM_FAILED");
+    about
+        .map(|warning| format!("{}: {}", warning.code, warning.message))
+        .collect()
+}
+
+impl Server {
+    /// Does what a feature is for. The error is every refusal that came.
+    async fn attempt(&self, feature: GrantFeature, backup: &mut String) -> Result<(), Vec<String>> {
+        let client = &self.client;
+        let refused = match feature {
+            GrantFeature::Monitoring => {
+                let metrics = client.monitoring().metrics("app", Look::Fresh).await.unwrap();
+                let gaps = metrics.snapshot.unwrap().gaps.into_iter();
+                let gaps = gaps.filter(|gap| !gap.allow.contains("EXTENSION"));
+                gaps.map(|gap| format!("{}: {}; {}", gap.what, gap.why, gap.allow)).collect()
+            }
+            GrantFeature::Discovery => client.cleanup().discover(DiscoverRequest::default()).await.unwrap().warnings,
+            GrantFeature::Backups => match ended(client.backups().create(CreateRequest::new()).await).await {
+                Ok(run) => {
+                    *backup = run.id;
+                    Vec::new()
+                }
+                Err(error) => vec![error],
+            },
+            GrantFeature::Restores => {
+                let request = RestoreRequest::in_place(&*backup, format!("app/{backup}"));
+                let into_place = request.table("public.wide").replace();
+                let requests = [RestoreRequest::scratch(&*backup), into_place];
+                let mut refused = Vec::new();
+                for request in requests {
+                    refused.extend(ended(client.backups().restore(request).await).await.err());
+                }
+                refused
+            }
+            GrantFeature::Maintenance => {
+                let name = format!(
+                    "upkeep {}",
+                    client.schedules().list_all(Default::default()).await.unwrap().len()
+                );
+                let draft = ScheduleDraft::new(name)
+                    .target("app")
+                    .maintenance("vacuum_analyze")
+                    .maintenance("reindex_bloated")
+                    .timing(ScheduleTiming::cron("0 3 1 1 *"));
+                let schedule = client.schedules().create(draft).await.unwrap();
+                let run = ended(client.schedules().run(schedule.id).await).await.unwrap();
+                rights(&run)
+            }
+            GrantFeature::Migrations => {
+                let plan = client
+                    .migrations()
+                    .plan("app", MigrationDirection::Up, MigrationSelection::all(), false)
+                    .await
+                    .unwrap();
+                let run = ended(client.migrations().apply(ApplyRequest::of_plan(&plan)).await).await;
+                run.err().into_iter().collect()
+            }
+            other => panic!("{other:?} is never on request"),
+        };
+        if refused.is_empty() { Ok(()) } else { Err(refused) }
+    }
+}
+
+/// What [ROLES](../../docs/ROLES.md) says of features that are asked for: without their rights each refusal says how they are come by, and with
+/// exactly the rights of that one feature it works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_on_request_says_how_it_is_allowed_and_then_works() {
+    let (cluster, db) = cluster().await;
+    // An index of which nine tenths are air, large enough to be worth a rebuild, and rows that nobody vacuums.
+    for sql in [
+        "SET ROLE app_owner; CREATE TABLE wide (id integer PRIMARY KEY, user_id integer) WITH (autovacuum_enabled = false); \
+         INSERT INTO wide SELECT n, n % 20 FROM generate_series(1, 700000) AS n; DELETE FROM wide WHERE id % 10 <> 0; RESET ROLE",
+        "ANALYZE wide",
+    ] {
+        db.execute(sql).await.expect(sql);
+    }
+    let migrations = tempfile::tempdir().unwrap();
+    let script = "ALTER TABLE accounts ADD COLUMN note text;\nCREATE TABLE made (id integer PRIMARY KEY);\n";
+    std::fs::write(migrations.path().join("1_made.up.sql"), script).unwrap();
+    let owner = Server::start(&cluster.url("app")).await;
+    let lean = [GrantFeature::Basis, GrantFeature::Cleanup];
+    let script = owner.client.targets().grants("app", ROLE, &lean).await.unwrap().script;
+    db.execute(&script).await.unwrap();
+
+    let server = Server::start_with(&as_role(&cluster, "app"), Some(migrations.path())).await;
+    // A vacuum that the role may not do is no success without effect.
+    let request = RunRequest::new(["twice"]).execute().full_speed().vacuum();
+    let run = ended(server.client.cleanup().run(request).await).await.unwrap();
+    let said = rights(&run);
+    assert!(
+        said.iter()
+            .any(|text| text.starts_with("VACUUM_FAILED") && text.contains("dbkeep grants")),
+        "{said:?}"
+    );
+    let mut backup = String::new();
+    for feature in ON_REQUEST {
+        let refused = server.attempt(feature, &mut backup).await.expect_err("refused");
+        let advice = if feature == GrantFeature::Monitoring {
+            "GRANT "
+        } else {
+            "dbkeep grants"
+        };
+        assert!(refused.iter().any(|text| text.contains(advice)), "{feature:?}: {refused:?}");
+        assert!(
+            refused.iter().all(|text| !text.contains("denied") || text.contains(advice)),
+            "{feature:?}: {refused:?}"
+        );
+        let answer = owner.client.targets().grants("app", ROLE, &[feature]).await.unwrap();
+        db.execute(&answer.script).await.unwrap();
+        let outcome = server.attempt(feature, &mut backup).await;
+        assert_eq!(outcome, Ok(()), "{feature:?}");
+        if feature == GrantFeature::Maintenance {
+            let small = db
+                .fetch_text("SELECT (pg_relation_size('wide_pkey') < 10 * 1024 * 1024)::text")
+                .await
+                .unwrap();
+            assert_eq!(small, [[Some("true".to_owned())]], "the index was rebuilt");
+        }
+        for grant in answer.grants.iter().filter(|grant| grant.feature() == feature) {
+            let revoke = revocation(grant);
+            db.execute(&revoke).await.expect(&revoke);
+        }
+    }
+    server.end().await;
+    owner.end().await;
 }
 
 fn names(grants: &[&proto::Grant]) -> BTreeSet<String> {

@@ -7,7 +7,7 @@
 use dbkeep_engine::backup::read_alone;
 use sha2::{Digest as _, Sha256};
 
-use super::{Check, Target, broken};
+use super::{Check, Target, broken, no_seeds};
 
 pub(super) const TARGET: Target = Target {
     name: "chunk",
@@ -25,23 +25,9 @@ pub(super) const TARGET: Target = Target {
         "\"columns\":[[\"a\",\"text\"]]",
         "\"effect\":\"changed\"",
     ],
-    seeds,
+    seeds: no_seeds,
     open,
 };
-
-/// One table of two columns, and two tables.
-const HEADERS: [&str; 2] = [
-    r#"{"format":"dbkeep-chunk","version":2,"run":"01890000-0000-7000-8000-000000000000","step":0,"batch":1,"sections":[{"table":{"schema":null,"name":"t"},"columns":[["a","integer"],["b","text"]],"row_key":["a"],"effect":"deleted"}]}"#,
-    r#"{"format":"dbkeep-chunk","version":2,"run":"01890000-0000-7000-8000-000000000000","step":1,"batch":2,"sections":[{"table":{"schema":"s","name":"c"},"columns":[["a","text"]],"row_key":["a"],"effect":"changed","changed":["a"]},{"table":{"schema":null,"name":"t"},"columns":[["a","text"]],"row_key":["a"],"effect":"archived","into":{"schema":null,"name":"x"},"stamp_column":"at","stamp":"now"}]}"#,
-];
-
-fn content(header: &str, rows: &[&[u8]]) -> Vec<u8> {
-    let mut content = b"DBKEEPCH".to_vec();
-    content.extend_from_slice(&u32::try_from(header.len()).unwrap_or(0).to_le_bytes());
-    content.extend_from_slice(header.as_bytes());
-    rows.iter().for_each(|row| content.extend_from_slice(row));
-    content
-}
 
 fn sealed(content: &[u8], rows: u64) -> Vec<u8> {
     let mut whole = content.to_vec();
@@ -49,25 +35,6 @@ fn sealed(content: &[u8], rows: u64) -> Vec<u8> {
     whole.extend_from_slice(&rows.to_le_bytes());
     whole.extend_from_slice(&Sha256::digest(content));
     zstd::encode_all(&whole[..], 1).unwrap_or_default()
-}
-
-fn seeds() -> Vec<Vec<u8>> {
-    let one = content(
-        HEADERS[0],
-        &[
-            b"\x01\0\0i\x07\0\0\0\0\0\0\0t\x02\0\0\0hi",
-            b"\x01\0\0nb\0\0\0\0",
-            b"\x01\0\0r\0\0\0\0\0\0\xf0\x7fn",
-        ],
-    );
-    let two = content(HEADERS[1], &[b"\x01\0\0t\x01\0\0\0xt\x01\0\0\0y", b"\x01\x01\0t\x01\0\0\0z"]);
-    let none = content(HEADERS[0], &[]);
-    let mut seeds = Vec::new();
-    for (content, rows) in [(one, 3_u64), (two, 2), (none, 0)] {
-        seeds.push([&[0], &sealed(&content, rows)[..]].concat());
-        seeds.push([&[1], &rows.to_le_bytes()[..], &content[..]].concat());
-    }
-    seeds
 }
 
 fn open() -> anyhow::Result<Check> {

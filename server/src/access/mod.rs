@@ -11,6 +11,7 @@
 //! certificates. Nothing here knows what a method is for: that is the policy's. Called by the gate of the gRPC side.
 
 mod certificate;
+mod jwks;
 mod loopback;
 mod oidc;
 mod tls;
@@ -18,19 +19,19 @@ mod tls;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use dbkeep_engine::{
     Engine,
-    access::{Grant, Presented, Refusal, Role, Scope},
+    access::{Admitted, Grant, Presented, Refusal, Role, Scope},
     model::Caller,
 };
 use http::{
-    HeaderMap, Uri,
-    header::{AUTHORIZATION, HOST},
+    HeaderMap, HeaderName, Uri,
+    header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, REFERER, VIA},
     uri::Authority,
 };
 use jiff::Timestamp;
@@ -43,16 +44,16 @@ pub(crate) use oidc::Oidc;
 pub(crate) use tls::{Tls, check as check_tls, client};
 
 /// Headers by which a browser or a proxy says for whom it speaks. Its own process is not whom the call comes from.
-const FOREIGN: [&str; 9] = [
-    "origin",
-    "referer",
-    "sec-fetch-site",
-    "sec-fetch-mode",
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-real-ip",
+static FOREIGN: [HeaderName; 9] = [
+    ORIGIN,
+    REFERER,
+    HeaderName::from_static("sec-fetch-site"),
+    HeaderName::from_static("sec-fetch-mode"),
+    FORWARDED,
+    VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-real-ip"),
 ];
 
 /// Random bytes of the operating system's.
@@ -68,10 +69,10 @@ pub(crate) fn random() -> Result<[u8; 32], ()> {
 }
 
 /// Metadata in which a caller on this machine gives itself a name.
-const PRINCIPAL: &str = "dbkeep-principal";
+static PRINCIPAL: HeaderName = HeaderName::from_static("dbkeep-principal");
 
-/// What a connection says about the other end of it.
-#[derive(Debug, Clone, Default)]
+/// What a connection says about the other end of it. One for all of its calls.
+#[derive(Debug, Default)]
 pub(crate) struct Peer {
     /// Its address; `None` where the system does not tell.
     pub(crate) remote: Option<SocketAddr>,
@@ -81,10 +82,15 @@ pub(crate) struct Peer {
     pub(crate) names: Option<Arc<[String]>>,
     /// Until when that certificate is good.
     pub(crate) not_after: Option<Timestamp>,
+    /// Its address as records have it.
+    address: String,
     /// Whether it belongs to the server's user, once that was looked up.
-    owner: Arc<tokio::sync::OnceCell<bool>>,
+    owner: tokio::sync::OnceCell<bool>,
     /// Whether somebody has said over it who he is.
-    known: Arc<AtomicBool>,
+    known: AtomicBool,
+    /// Who was let in last: most connections have one caller, whose name and grant then need not be put together for each call.
+    /// Nobody is let in by it.
+    last: Mutex<Option<Arc<Identity>>>,
 }
 
 impl Peer {
@@ -95,8 +101,10 @@ impl Peer {
             local,
             names,
             not_after,
-            owner: Arc::default(),
-            known: Arc::default(),
+            address: remote.map(|peer| peer.to_string()).unwrap_or_default(),
+            owner: tokio::sync::OnceCell::new(),
+            known: AtomicBool::new(false),
+            last: Mutex::new(None),
         }
     }
 
@@ -111,8 +119,19 @@ impl Peer {
     }
 
     /// Its address as records have it.
-    pub(crate) fn address(&self) -> String {
-        self.remote.map(|peer| peer.to_string()).unwrap_or_default()
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The identity of somebody who has just been let in: that of the call before, where it is the same.
+    fn identity(&self, is_same: impl Fn(&Identity) -> bool, make: impl FnOnce() -> Identity) -> Arc<Identity> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_ref().filter(|last| is_same(last)) {
+            return Arc::clone(last);
+        }
+        let identity = Arc::new(make());
+        *last = Some(Arc::clone(&identity));
+        identity
     }
 
     /// Whether its process belongs to the user of this server, or to root. Looked up once for each connection.
@@ -155,7 +174,7 @@ impl KnownBy {
 }
 
 /// A caller who is known.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Identity {
     /// Who it is, and from where.
     pub(crate) caller: Caller,
@@ -165,6 +184,39 @@ pub(crate) struct Identity {
     pub(crate) known_by: KnownBy,
     /// Cancelled when what it is known by is taken back.
     pub(crate) ended: CancellationToken,
+    /// As whom its open calls are counted: a name that somebody gives himself takes no places of whoever proves that it is his.
+    pub(crate) counted_as: Arc<str>,
+    /// The token that it has; `None` for whoever is known otherwise.
+    by: Option<Arc<Admitted>>,
+}
+
+impl Identity {
+    /// Somebody who is known for as long as `grant` says.
+    pub(crate) fn new(caller: Caller, grant: Grant, known_by: KnownBy) -> Self {
+        Self {
+            counted_as: format!("{} {}", known_by.name(), caller.principal).into(),
+            caller,
+            grant,
+            known_by,
+            ended: CancellationToken::new(),
+            by: None,
+        }
+    }
+
+    /// Somebody who has a token.
+    fn of_token(by: Arc<Admitted>, peer: &Peer) -> Self {
+        let identity = Self::new(caller(by.principal.clone(), peer), by.grant.clone(), KnownBy::Token);
+        Self {
+            ended: by.ended.clone(),
+            by: Some(by),
+            ..identity
+        }
+    }
+
+    /// Whether it is known in this way, under this name.
+    fn is(&self, known_by: KnownBy, principal: &str) -> bool {
+        self.known_by == known_by && self.caller.principal == principal
+    }
 }
 
 /// A caller who is not known.
@@ -202,13 +254,15 @@ impl Access {
     ///
     /// # Errors
     /// [`Stranger`].
-    pub(crate) async fn identify(&self, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+    pub(crate) async fn identify(&self, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Arc<Identity>, Stranger> {
         let identity = self.find(uri, headers, peer).await?;
-        peer.known.store(true, Ordering::Relaxed);
+        if !peer.is_known() {
+            peer.known.store(true, Ordering::Relaxed);
+        }
         Ok(identity)
     }
 
-    async fn find(&self, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
+    async fn find(&self, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Arc<Identity>, Stranger> {
         let name = given_name(headers)?;
         let mut credentials = headers.get_all(AUTHORIZATION).iter();
         let identity = match (credentials.next(), credentials.next()) {
@@ -227,7 +281,7 @@ impl Access {
         }
     }
 
-    async fn by_token(&self, token: &str, peer: &Peer) -> Result<Identity, Stranger> {
+    async fn by_token(&self, token: &str, peer: &Peer) -> Result<Arc<Identity>, Stranger> {
         if let Some(presented) = Presented::parse(token) {
             let admitted = self.engine.keyring().admit(&presented, Timestamp::now()).await;
             let admitted = admitted.map_err(|refusal| match refusal {
@@ -237,23 +291,18 @@ impl Access {
                     NO_TOKEN
                 }
             })?;
-            return Ok(Identity {
-                caller: caller(admitted.principal, peer),
-                grant: admitted.grant,
-                known_by: KnownBy::Token,
-                ended: admitted.ended,
-            });
+            let is_same = |last: &Identity| last.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &admitted));
+            return Ok(peer.identity(is_same, || Identity::of_token(Arc::clone(&admitted), peer)));
         }
         let Some(oidc) = &self.oidc else {
             return Err(NO_TOKEN);
         };
         match oidc.admit(token).await {
-            Ok((principal, grant)) => Ok(Identity {
-                caller: caller(principal, peer),
-                grant,
-                known_by: KnownBy::Oidc,
-                ended: CancellationToken::new(),
-            }),
+            Ok((principal, grant)) => {
+                let is_same = |last: &Identity| last.is(KnownBy::Oidc, &principal) && last.grant == grant;
+                let make = || Identity::new(caller(principal.clone(), peer), grant.clone(), KnownBy::Oidc);
+                Ok(peer.identity(is_same, make))
+            }
             Err(problem) => {
                 tracing::info!(
                     peer = peer.address(),
@@ -265,7 +314,7 @@ impl Access {
         }
     }
 
-    fn by_certificate(&self, names: &[String], peer: &Peer) -> Result<Identity, Stranger> {
+    fn by_certificate(&self, names: &[String], peer: &Peer) -> Result<Arc<Identity>, Stranger> {
         // It was good when the connection was made, which may be long ago.
         if peer.not_after.is_none_or(|end| end <= Timestamp::now()) {
             return Err(Stranger::Refused("the time of the client certificate is over"));
@@ -277,21 +326,27 @@ impl Access {
                 "the client certificate is nobody's; expected one of a declared name, or a token",
             ));
         };
-        Ok(Identity {
-            caller: caller(rule.principal.clone(), peer),
-            grant: Grant {
+        // The rules do not change, and neither does the certificate of a connection: its name says which rule it was.
+        let is_same = |last: &Identity| last.is(KnownBy::Certificate, &rule.principal);
+        Ok(peer.identity(is_same, || {
+            let grant = Grant {
                 role: rule.role,
                 scope: rule.scope.clone(),
                 until: peer.not_after,
-            },
-            known_by: KnownBy::Certificate,
-            ended: CancellationToken::new(),
-        })
+            };
+            Identity::new(caller(rule.principal.clone(), peer), grant, KnownBy::Certificate)
+        }))
     }
 
-    async fn by_loopback(&self, name: Option<String>, uri: &Uri, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Stranger> {
-        if let Some(header) = FOREIGN.into_iter().find(|header| headers.contains_key(*header)) {
-            tracing::info!(peer = peer.address(), header, "a call over loopback comes from somebody else");
+    async fn by_loopback(
+        &self,
+        name: Option<&str>,
+        uri: &Uri,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<Arc<Identity>, Stranger> {
+        if let Some(header) = FOREIGN.iter().find(|header| headers.contains_key(*header)) {
+            tracing::info!(peer = peer.address(), %header, "a call over loopback comes from somebody else");
             return Err(Stranger::Refused(
                 "it comes through a browser or a proxy, which speaks for others; expected a token or a client certificate",
             ));
@@ -316,16 +371,18 @@ impl Access {
                 _ => Stranger::Refused("no token came; expected authorization: Bearer dbk_..., or a client certificate"),
             });
         }
-        Ok(Identity {
-            caller: caller(name.unwrap_or_else(|| Caller::ANONYMOUS.to_owned()), peer),
-            grant: Grant {
-                role: Role::Admin,
-                scope: Scope::All,
-                until: None,
+        let name = name.unwrap_or(Caller::ANONYMOUS);
+        Ok(peer.identity(
+            |last| last.is(KnownBy::Loopback, name),
+            || {
+                let grant = Grant {
+                    role: Role::Admin,
+                    scope: Scope::All,
+                    until: None,
+                };
+                Identity::new(caller(name.to_owned(), peer), grant, KnownBy::Loopback)
             },
-            known_by: KnownBy::Loopback,
-            ended: CancellationToken::new(),
-        })
+        ))
     }
 }
 
@@ -365,7 +422,7 @@ const NO_TOKEN: Stranger = Stranger::Refused("the token opens nothing; expected 
 fn caller(principal: String, peer: &Peer) -> Caller {
     Caller {
         principal,
-        peer: peer.address(),
+        peer: peer.address().to_owned(),
     }
 }
 
@@ -379,14 +436,14 @@ fn bearer(credential: &http::HeaderValue) -> Result<&str, Stranger> {
 }
 
 /// The name that a caller gives itself.
-fn given_name(headers: &HeaderMap) -> Result<Option<String>, Stranger> {
-    let mut names = headers.get_all(PRINCIPAL).iter();
+fn given_name(headers: &HeaderMap) -> Result<Option<&str>, Stranger> {
+    let mut names = headers.get_all(&PRINCIPAL).iter();
     let Some(name) = names.next() else { return Ok(None) };
     if names.next().is_some() {
         return Err(Stranger::Name("came more than once; expected one name".to_owned()));
     }
     match name.to_str() {
-        Ok(name) if Caller::is_principal(name) => Ok(Some(name.to_owned())),
+        Ok(name) if Caller::is_principal(name) => Ok(Some(name)),
         _ => Err(Stranger::Name(format!(
             "is malformed; expected 1 to {} of A-Z a-z 0-9 . _ @ -",
             Caller::MAX_PRINCIPAL
@@ -401,7 +458,7 @@ mod tests {
     fn headers(names: &[&[u8]]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for name in names {
-            headers.append(PRINCIPAL, http::HeaderValue::from_bytes(name).expect("a header value"));
+            headers.append(&PRINCIPAL, http::HeaderValue::from_bytes(name).expect("a header value"));
         }
         headers
     }
@@ -435,7 +492,7 @@ mod tests {
             ("[::ffff:10.0.0.7]:1", false),
         ] {
             let peer = Peer::new(Some(address.parse().expect("an address")), None, None);
-            assert_eq!((peer.is_here(), peer.address()), (here, address.to_owned()));
+            assert_eq!((peer.is_here(), peer.address()), (here, address));
         }
         assert!(!Peer::default().is_here());
     }

@@ -1,40 +1,21 @@
 //! Tokens of an identity provider (OpenID Connect): JSON Web Tokens that are signed by one of its keys.
 //!
-//! Only signatures by key pairs are taken, never a shared secret, and only the algorithm that the key is for. Keys come from a file, which is
-//! read anew when it changes, or over https: at the first token, then every [`KEPT`], and earlier for a key that is not known, at most once in
-//! [`PAUSE`]. Where they cannot be read, those from before stay.
+//! Only signatures by key pairs are taken, never a shared secret, and only the algorithm that the key is for. Where the keys come from is
+//! `jwks`'s.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::collections::BTreeSet;
 
 use dbkeep_engine::{
     access::{Grant, Role, Scope},
     model::Caller,
 };
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::{
-    Algorithm, DecodingKey, Validation, decode, decode_header,
-    jwk::{Jwk, JwkSet, PublicKeyUse},
-};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::PublicKeyUse};
 use serde_json::{Map, Value};
-use tokio::sync::Mutex;
 
-use crate::{
-    config::access::{KeySource, OidcConfig},
-    notify,
-};
+use super::jwks::Jwks;
+use crate::config::access::OidcConfig;
 
-/// How long keys from the network are kept.
-const KEPT: Duration = Duration::from_secs(600);
-/// Least time between two requests for keys.
-const PAUSE: Duration = Duration::from_secs(30);
-/// Longest wait for keys.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest set of keys, bytes.
-const MAX_KEYS: usize = 1 << 20;
 /// Longest token, bytes.
 const MAX_TOKEN: usize = 16 << 10;
 /// By how much clocks may differ, seconds.
@@ -54,46 +35,19 @@ const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::EdDSA,
 ];
 
-#[derive(Default)]
-struct Keys {
-    set: Option<JwkSet>,
-    read_at: Option<Instant>,
-    tried_at: Option<Instant>,
-    modified: Option<SystemTime>,
-}
-
 /// An identity provider.
 pub(crate) struct Oidc {
     config: OidcConfig,
-    /// For keys over https; `None` for a file.
-    client: Option<reqwest::Client>,
-    keys: Arc<Mutex<Keys>>,
+    keys: Jwks,
 }
 
 impl Oidc {
     /// # Errors
     /// Where the keys' file cannot be used, or the address is none.
     pub(crate) fn open(config: &OidcConfig) -> Result<Self, String> {
-        let client = match &config.keys {
-            KeySource::File(_) => None,
-            KeySource::Url(_) => Some(
-                reqwest::Client::builder()
-                    .tls_backend_preconfigured(notify::tls(config.authorities.as_deref())?)
-                    .https_only(true)
-                    .redirect(reqwest::redirect::Policy::none())
-                    .timeout(PATIENCE)
-                    .build()
-                    .map_err(|error| format!("jwks: {error}"))?,
-            ),
-        };
-        let mut keys = Keys::default();
-        if let KeySource::File(_) = &config.keys {
-            read_file(config, &mut keys)?;
-        }
         Ok(Self {
             config: config.clone(),
-            client,
-            keys: Arc::new(Mutex::new(keys)),
+            keys: Jwks::open(config)?,
         })
     }
 
@@ -110,7 +64,7 @@ impl Oidc {
             return Err(format!("it is signed by {:?}", header.alg));
         }
         let kid = header.kid.ok_or("it does not say which key has signed it")?;
-        let key = self.key(&kid).await?;
+        let key = self.keys.key(&kid).await?;
         if key
             .common
             .public_key_use
@@ -177,71 +131,6 @@ impl Oidc {
             self.config.roles.get(name).copied()
         }
     }
-
-    async fn key(&self, kid: &str) -> Result<Jwk, String> {
-        let mut keys = self.keys.lock().await;
-        match &self.config.keys {
-            KeySource::File(_) => {
-                if let Err(problem) = read_file(&self.config, &mut keys) {
-                    tracing::error!(problem, "the identity provider's keys cannot be read; those from before stay");
-                }
-            }
-            KeySource::Url(url) => {
-                let is_old = keys.read_at.is_none_or(|at| at.elapsed() > KEPT);
-                let is_unknown = find(&keys, kid).is_none();
-                let may_ask = keys.tried_at.is_none_or(|at| at.elapsed() > PAUSE);
-                if (is_old || is_unknown) && may_ask {
-                    keys.tried_at = Some(Instant::now());
-                    match self.fetch(url).await {
-                        Ok(set) => {
-                            keys.set = Some(set);
-                            keys.read_at = Some(Instant::now());
-                        }
-                        Err(problem) => {
-                            tracing::error!(problem, "the identity provider's keys cannot be read; those from before stay")
-                        }
-                    }
-                }
-            }
-        }
-        find(&keys, kid).ok_or_else(|| format!("key {kid} is not known"))
-    }
-
-    async fn fetch(&self, url: &str) -> Result<JwkSet, String> {
-        let client = self.client.as_ref().ok_or("there is no way to fetch keys")?;
-        let mut response = client
-            .get(url)
-            .send()
-            .await
-            .and_then(reqwest::Response::error_for_status)
-            .map_err(|error| error.to_string())?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| error.to_string())? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > MAX_KEYS {
-                return Err(format!("the keys have more than {MAX_KEYS} bytes"));
-            }
-        }
-        serde_json::from_slice(&bytes).map_err(|error| format!("the answer is no set of keys ({error})"))
-    }
-}
-
-fn read_file(config: &OidcConfig, keys: &mut Keys) -> Result<(), String> {
-    let KeySource::File(path) = &config.keys else { return Ok(()) };
-    let failed = |error: std::io::Error| format!("jwks: {}: {error}", path.display());
-    let modified = std::fs::metadata(path).and_then(|facts| facts.modified()).map_err(failed)?;
-    if keys.modified == Some(modified) {
-        return Ok(());
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    let set = serde_json::from_str(&text).map_err(|error| format!("jwks: {} is no set of keys ({error})", path.display()))?;
-    keys.set = Some(set);
-    keys.modified = Some(modified);
-    Ok(())
-}
-
-fn find(keys: &Keys, kid: &str) -> Option<Jwk> {
-    keys.set.as_ref()?.find(kid).cloned()
 }
 
 /// A claim that is a text, or a list of texts.

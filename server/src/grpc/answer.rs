@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,11 +36,11 @@ struct Limit {
 
 impl Held {
     /// `until` is whom the answer is for, as long as he may see it; `None` for one that is there as a whole.
-    pub(super) fn new(inner: Body, until: Option<Identity>, open: Open) -> Self {
+    pub(super) fn new(inner: Body, until: Option<Arc<Identity>>, open: Open) -> Self {
         // What is empty, as every refusal, has nothing left to see.
         let until = until.filter(|_| !inner.is_end_stream());
         let limit = until.map(|identity| Limit {
-            revoked: Box::pin(identity.ended.cancelled_owned()),
+            revoked: Box::pin(identity.ended.clone().cancelled_owned()),
             expired: identity.grant.until.map(|until| {
                 let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
                 Box::pin(tokio::time::sleep(left.min(LONGEST)))

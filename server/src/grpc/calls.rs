@@ -5,13 +5,15 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use dbkeep_engine::model::Caller;
 use governor::{Quota, RateLimiter, clock::Clock as _, clock::MonotonicClock, state::keyed::DashMapStateStore};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::status::Fault;
 use crate::{
@@ -29,20 +31,36 @@ const DENIALS: (u32, u32) = (1, 100);
 const RETRY_OPEN: Duration = Duration::from_secs(5);
 /// Number of keys above which those that are back at rest are forgotten.
 const MANY_KEYS: usize = 10_000;
+/// After so many calls the keys are counted, which takes a lock for each part of the map; there are at most so many more of them.
+const COUNTED: usize = 1_024;
 
-type Rate<K> = RateLimiter<K, DashMapStateStore<K>, MonotonicClock>;
-
-fn rate<K: std::hash::Hash + Eq + Clone>(per_second: u32, burst: u32) -> Option<Rate<K>> {
-    let quota = Quota::per_second(NonZeroU32::new(per_second)?);
-    let quota = NonZeroU32::new(burst).map_or(quota, |burst| quota.allow_burst(burst));
-    Some(RateLimiter::new(quota, DashMapStateStore::default(), MonotonicClock))
+/// Calls a second, by key.
+struct Rate<K: std::hash::Hash + Eq + Clone> {
+    limiter: RateLimiter<K, DashMapStateStore<K>, MonotonicClock>,
+    taken: AtomicUsize,
 }
 
-fn take<K: std::hash::Hash + Eq + Clone>(rate: &Rate<K>, key: &K) -> Result<(), Duration> {
-    if rate.len() > MANY_KEYS {
-        rate.retain_recent();
+impl<K: std::hash::Hash + Eq + Clone> Rate<K> {
+    /// `None` for no limit.
+    fn new(per_second: u32, burst: u32) -> Option<Self> {
+        let quota = Quota::per_second(NonZeroU32::new(per_second)?);
+        let quota = NonZeroU32::new(burst).map_or(quota, |burst| quota.allow_burst(burst));
+        Some(Self {
+            limiter: RateLimiter::new(quota, DashMapStateStore::default(), MonotonicClock),
+            taken: AtomicUsize::new(0),
+        })
     }
-    rate.check_key(key).map_err(|early| early.wait_time_from(rate.clock().now()))
+
+    /// Counts a call; the error is when to come again.
+    fn take(&self, key: &K) -> Result<(), Duration> {
+        let limiter = &self.limiter;
+        if self.taken.fetch_add(1, Ordering::Relaxed).is_multiple_of(COUNTED) && limiter.len() > MANY_KEYS {
+            limiter.retain_recent();
+        }
+        limiter
+            .check_key(key)
+            .map_err(|early| early.wait_time_from(limiter.clock().now()))
+    }
 }
 
 /// Whom an address belongs to: a host of IPv6 has 2^64 of them.
@@ -60,30 +78,46 @@ pub(super) struct Calls {
     strangers: Option<Rate<IpAddr>>,
     /// Denials that are recorded, of one principal at one address.
     denials: Option<Rate<String>>,
-    open: Arc<Mutex<HashMap<String, u32>>>,
-    working: Arc<Semaphore>,
+    open: Arc<Mutex<HashMap<Arc<str>, u32>>>,
+    working: Arc<AtomicUsize>,
+}
+
+/// A place among the calls that are worked on; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Work(Arc<AtomicUsize>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Calls {
     pub(super) fn new(limits: CallLimits) -> Self {
-        let working = usize::try_from(limits.working).unwrap_or(usize::MAX);
-        let working = if working == 0 { Semaphore::MAX_PERMITS } else { working };
         Self {
             limits,
-            rate: rate(limits.per_second, limits.burst),
-            strangers: rate(limits.strangers, limits.strangers.saturating_mul(STRANGERS_AT_ONCE)),
-            denials: rate(DENIALS.0, DENIALS.1),
+            rate: Rate::new(limits.per_second, limits.burst),
+            strangers: Rate::new(limits.strangers, limits.strangers.saturating_mul(STRANGERS_AT_ONCE)),
+            denials: Rate::new(DENIALS.0, DENIALS.1),
             open: Arc::default(),
-            working: Arc::new(Semaphore::new(working)),
+            working: Arc::default(),
         }
     }
 
-    /// A place among the calls that are worked on; given back when it is dropped.
+    /// A place among the calls that are worked on.
     ///
     /// # Errors
     /// [`Fault::Overloaded`].
-    pub(super) fn work(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        Arc::clone(&self.working).try_acquire_owned().map_err(|_| Fault::Overloaded)
+    pub(super) fn work(&self) -> Result<Work, Fault> {
+        let most = match usize::try_from(self.limits.working) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(most) => most,
+        };
+        let more = |count: usize| (count < most).then_some(count + 1);
+        match self.working.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Work(Arc::clone(&self.working))),
+            Err(_) => Err(Fault::Overloaded),
+        }
     }
 
     /// Counts a call by whom nobody knows.
@@ -94,7 +128,7 @@ impl Calls {
         let (Some(rate), Some(address)) = (&self.strangers, peer.remote) else {
             return Ok(());
         };
-        take(rate, &network(address.ip())).map_err(|retry_after| Fault::TooManyCalls {
+        rate.take(&network(address.ip())).map_err(|retry_after| Fault::TooManyCalls {
             problem: "too many calls by unknown callers come from this address".to_owned(),
             retry_after,
         })
@@ -106,15 +140,16 @@ impl Calls {
     /// [`Fault::TooManyCalls`] where its address has too many open.
     pub(super) fn anybody(&self, peer: &Peer) -> Result<Open, Fault> {
         let address = peer.remote.map(|address| network(address.ip()).to_string());
-        self.place(format!("anybody at {}", address.unwrap_or_default()), WATCHES, |count| {
+        let key = format!("anybody at {}", address.unwrap_or_default());
+        self.place(&key.into(), WATCHES, |count| {
             format!("this address has {count} calls of health open; expected at most {WATCHES}")
         })
     }
 
     /// A place among the open calls of a key, of which there are `most`; 0 for no limit.
-    fn place(&self, key: String, most: u32, problem: impl FnOnce(u32) -> String) -> Result<Open, Fault> {
+    fn place(&self, key: &Arc<str>, most: u32, problem: impl FnOnce(u32) -> String) -> Result<Open, Fault> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(key.clone()).or_default();
+        let count = open.entry(Arc::clone(key)).or_default();
         if most != 0 && *count >= most {
             return Err(Fault::TooManyCalls {
                 problem: problem(*count),
@@ -123,7 +158,7 @@ impl Calls {
         }
         *count += 1;
         Ok(Open {
-            key,
+            key: Arc::clone(key),
             all: Arc::clone(&self.open),
         })
     }
@@ -132,7 +167,7 @@ impl Calls {
     pub(super) fn records_denial(&self, caller: &Caller) -> bool {
         let address = caller.peer.parse::<SocketAddr>().map(|peer| network(peer.ip()).to_string());
         let key = format!("{} {}", caller.principal, address.unwrap_or_default());
-        self.denials.as_ref().is_none_or(|rate| take(rate, &key).is_ok())
+        self.denials.as_ref().is_none_or(|rate| rate.take(&key).is_ok())
     }
 
     /// Counts a call of a known caller, which is open until the place is dropped.
@@ -144,7 +179,7 @@ impl Calls {
         if identity.known_by != KnownBy::Loopback
             && let Some(rate) = &self.rate
         {
-            take(rate, principal).map_err(|retry_after| Fault::TooManyCalls {
+            rate.take(principal).map_err(|retry_after| Fault::TooManyCalls {
                 problem: format!(
                     "{principal} calls too often; expected at most {} calls a second",
                     self.limits.per_second
@@ -152,14 +187,12 @@ impl Calls {
                 retry_after,
             })?;
         }
-        // A name that somebody gives himself takes no places of whoever proves that it is his.
-        let key = format!("{} {principal}", identity.known_by.name());
         let most = if identity.known_by == KnownBy::Loopback {
             0
         } else {
             self.limits.open
         };
-        self.place(key, most, |count| {
+        self.place(&identity.counted_as, most, |count| {
             format!("{principal} has {count} calls and streams open; expected at most {most}")
         })
     }
@@ -168,8 +201,8 @@ impl Calls {
 /// A call that is open.
 #[derive(Debug)]
 pub(super) struct Open {
-    key: String,
-    all: Arc<Mutex<HashMap<String, u32>>>,
+    key: Arc<str>,
+    all: Arc<Mutex<HashMap<Arc<str>, u32>>>,
 }
 
 impl Drop for Open {
@@ -194,19 +227,27 @@ mod tests {
     use super::*;
 
     fn of(principal: &str, known_by: KnownBy) -> Identity {
-        Identity {
-            caller: Caller {
-                principal: principal.to_owned(),
-                peer: String::new(),
-            },
-            grant: Grant {
-                role: Role::Viewer,
-                scope: Scope::All,
-                until: None,
-            },
-            known_by,
-            ended: tokio_util::sync::CancellationToken::new(),
+        let caller = Caller {
+            principal: principal.to_owned(),
+            peer: String::new(),
+        };
+        let grant = Grant {
+            role: Role::Viewer,
+            scope: Scope::All,
+            until: None,
+        };
+        Identity::new(caller, grant, known_by)
+    }
+
+    /// Keys at rest are forgotten, so that addresses that come once do not stay for ever.
+    #[test]
+    fn many_keys_are_forgotten() {
+        let rate = Rate::new(1_000_000, 1).expect("a limit");
+        for key in 0..4 * MANY_KEYS {
+            assert!(rate.take(&key).is_ok());
         }
+        // At rest after a microsecond: only those since keys were counted last are there.
+        assert!(rate.limiter.len() <= MANY_KEYS + COUNTED, "{}", rate.limiter.len());
     }
 
     #[test]

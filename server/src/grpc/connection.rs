@@ -217,7 +217,7 @@ macro_rules! on {
 /// A client's connection.
 pub(super) struct Connection {
     stream: Transport,
-    peer: Peer,
+    peer: Arc<Peer>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Bytes that the handshake still lacks, and until when; `None` once it is there.
     handshake: Option<(usize, Pin<Box<Sleep>>)>,
@@ -235,7 +235,7 @@ impl Connection {
         };
         let tcp = stream.tcp();
         Self {
-            peer: Peer::new(tcp.peer_addr().ok(), tcp.local_addr().ok(), certificate),
+            peer: Arc::new(Peer::new(tcp.peer_addr().ok(), tcp.local_addr().ok(), certificate)),
             stream,
             cut: Box::pin(cut.clone().cancelled_owned()),
             handshake,
@@ -254,23 +254,32 @@ impl Connection {
         {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 handshake in time"));
         }
+        if self.peer.is_known() {
+            self.stranger = None;
+        }
         if let Some(limit) = &mut self.stranger
             && limit.as_mut().poll(context).is_ready()
         {
-            if !self.peer.is_known() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody has said who he is"));
-            }
-            self.stranger = None;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody has said who he is"));
         }
         Ok(())
+    }
+
+    /// Ends a connection that may not go on, where there is nothing to read or write just now. That is soon enough: tokio makes every task wait now and
+    /// then, also one whose socket is always ready. Looked at with every frame, what all connections share would cost each call.
+    fn or_end<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_pending() {
+            self.check(context)?;
+        }
+        polled
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
         let before = buffer.filled().len();
-        ready!(on!(self.stream, poll_read, context, buffer))?;
+        let polled = on!(self.stream, poll_read, context, buffer);
+        ready!(self.or_end(polled, context))?;
         let read = buffer.filled().len() - before;
         self.handshake = match self.handshake.take() {
             Some((missing, limit)) if missing > read => Some((missing - read, limit)),
@@ -282,13 +291,13 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(context)?;
-        on!(self.stream, poll_write, context, buffer)
+        let polled = on!(self.stream, poll_write, context, buffer);
+        self.or_end(polled, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(context)?;
-        on!(self.stream, poll_flush, context)
+        let polled = on!(self.stream, poll_flush, context);
+        self.or_end(polled, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -300,8 +309,8 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(context)?;
-        on!(self.stream, poll_write_vectored, context, buffers)
+        let polled = on!(self.stream, poll_write_vectored, context, buffers);
+        self.or_end(polled, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -313,10 +322,10 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Arc<Peer>;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Arc<Peer> {
+        Arc::clone(&self.peer)
     }
 }
 

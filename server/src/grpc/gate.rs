@@ -13,6 +13,7 @@
 //! answer, which may name the run, a chance to arrive before the client gives up by its own clock.
 
 use std::{
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -21,9 +22,9 @@ use std::{
 use bytes::Bytes;
 use dbkeep_engine::{Engine, EngineError, access::Role, model::Caller};
 use futures::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
@@ -32,7 +33,7 @@ use tracing::Instrument as _;
 use super::{
     MAX_REQUEST,
     answer::Held,
-    calls::{Calls, Open},
+    calls::{Calls, Open, Work},
     policy::{self, METRICS, Row, Subject},
     recorded::{self, Asked, Recorded},
     status::Fault,
@@ -44,6 +45,8 @@ use crate::{
     telemetry,
 };
 
+/// The time that a caller gives.
+static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// Longest time by which a deadline is kept early.
 const HEAD_START: Duration = Duration::from_millis(100);
 /// Longest wait for a request that is read here, where the caller has no deadline.
@@ -71,7 +74,7 @@ pub(super) struct Guard {
 impl Guard {
     /// Lets a call through, or not. That it was denied is on record then, or in the log where the record cannot be written.
     async fn pass(&self, row: &'static Row, request: Request<Body>) -> Result<(Request<Body>, Passed), Fault> {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let peer = peer_of(&request);
         let identity = match self.access.identify(request.uri(), request.headers(), &peer).await {
             Ok(identity) => identity,
             Err(stranger) => {
@@ -85,14 +88,14 @@ impl Guard {
                 };
                 let caller = Caller {
                     principal,
-                    peer: peer.address(),
+                    peer: peer.address().to_owned(),
                 };
-                return Err(recorded::denied(self, row.method, &caller, fault, Asked::Unread).await);
+                // Boxed here and below: a call that is let through, and not recorded, brings no room for what it does not do.
+                return Err(Box::pin(recorded::denied(self, row.method, &caller, fault, Asked::Unread)).await);
             }
         };
         let open = self.calls.begin(&identity)?;
-        let caller = identity.caller.clone();
-        let Denial { fault, asked } = match self.allow(row, request, identity, open).await {
+        let Denial { fault, asked } = match self.allow(row, request, Arc::clone(&identity), open).await {
             Ok(passed) => return Ok(passed),
             Err(denial) => denial,
         };
@@ -100,7 +103,7 @@ impl Guard {
             // That the store does not answer is no denial.
             Fault::Engine(EngineError::Store(_)) => Err(fault),
             Fault::RoleRefused { .. } | Fault::OutOfScope { .. } | Fault::Engine(_) => {
-                Err(recorded::denied(self, row.method, &caller, fault, asked).await)
+                Err(Box::pin(recorded::denied(self, row.method, &identity.caller, fault, asked)).await)
             }
             fault => Err(fault),
         }
@@ -110,7 +113,7 @@ impl Guard {
         &self,
         row: &'static Row,
         request: Request<Body>,
-        identity: Identity,
+        identity: Arc<Identity>,
         open: Open,
     ) -> Result<(Request<Body>, Passed), Denial> {
         let asked = row.role.unwrap_or(Role::Viewer);
@@ -140,7 +143,7 @@ impl Guard {
         let place = self.calls.work()?;
         let mut recorded = None;
         if let Some(body) = body.filter(|_| row.audited || !scope.is_all()) {
-            let target = match self.requests.target(row, &body, scope, &self.engine).await {
+            let target = match Box::pin(self.requests.target(row, &body, scope, &self.engine)).await {
                 Ok(target) => target,
                 Err(fault) => {
                     let asked = Asked::Read(body);
@@ -148,10 +151,10 @@ impl Guard {
                 }
             };
             if row.audited {
-                recorded = Some(recorded::begin(self, row, &identity, target, &body).await?);
+                recorded = Some(Box::pin(recorded::begin(self, row, &identity, target, &body)).await?);
             }
         }
-        request.extensions_mut().insert(identity.clone());
+        request.extensions_mut().insert(Arc::clone(&identity));
         Ok((
             request,
             Passed {
@@ -181,10 +184,10 @@ impl From<Fault> for Denial {
 
 /// A call that was let through.
 struct Passed {
-    identity: Identity,
+    identity: Arc<Identity>,
     open: Open,
     /// Held until the answer begins.
-    place: OwnedSemaphorePermit,
+    place: Work,
     /// `None` for what is not recorded.
     recorded: Option<Recorded>,
 }
@@ -206,7 +209,7 @@ fn is_grpc(row: &Row, request: &Request<Body>) -> Result<(), Fault> {
 
 /// Whether a request is a message, rather than a stream of them or nothing of gRPC.
 fn has_one_message(row: &Row) -> bool {
-    row.method.starts_with("/dbkeep.")
+    row.rpc.is_some()
 }
 
 /// Reads a request as a whole, and puts it together again. `None` for one that is too long, which the service refuses without reading it,
@@ -216,8 +219,13 @@ async fn whole(row: &Row, request: Request<Body>) -> Result<(Request<Body>, Opti
         return Ok((request, None));
     }
     let (parts, body) = request.into_parts();
-    let read = Limited::new(body, MAX_REQUEST + FRAME).collect();
-    let read = match tokio::time::timeout(REQUEST_TIME, read).await {
+    let mut read = pin!(Limited::new(body, MAX_REQUEST + FRAME).collect());
+    // Of most calls it is there already, and there is nothing to wait for.
+    let read = match futures::poll!(read.as_mut()) {
+        Poll::Ready(read) => Ok(read),
+        Poll::Pending => tokio::time::timeout(REQUEST_TIME, read).await,
+    };
+    let read = match read {
         Ok(Ok(read)) => read.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Fault::RequestTooLong { limit: MAX_REQUEST }),
         Ok(Err(_)) => {
@@ -230,9 +238,14 @@ async fn whole(row: &Row, request: Request<Body>) -> Result<(Request<Body>, Opti
     Ok((Request::from_parts(parts, Body::new(Full::new(read.clone()))), Some(read)))
 }
 
+/// Where a call comes from.
+fn peer_of(request: &Request<Body>) -> Arc<Peer> {
+    request.extensions().get::<Arc<Peer>>().cloned().unwrap_or_default()
+}
+
 /// Who calls, as the gate found.
 pub(super) fn identity_of<T>(request: &tonic::Request<T>) -> Option<&Identity> {
-    request.extensions().get()
+    request.extensions().get::<Arc<Identity>>().map(Arc::as_ref)
 }
 
 /// The caller that the gate found.
@@ -298,13 +311,13 @@ where
                 tracing::warn!(method = path, "refused: no policy row");
                 let fault = Fault::MethodNotAllowed { method: path.to_owned() };
                 let (guard, path) = (Arc::clone(&self.guard), path.to_owned());
-                let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+                let peer = peer_of(&request);
                 let principal = access::claimed(request.headers());
                 return Box::pin(async move {
                     let fault = guard.calls.stranger(&peer).err().unwrap_or(fault);
                     let caller = Caller {
                         principal,
-                        peer: peer.address(),
+                        peer: peer.address().to_owned(),
                     };
                     let fault = recorded::denied(&guard, &path, &caller, fault, Asked::Unread).await;
                     Ok(Status::from(fault).into_http())
@@ -314,7 +327,7 @@ where
             None => return Box::pin(self.inner.call(request)),
         };
         if row.role.is_none() {
-            let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+            let peer = peer_of(&request);
             return match self.guard.calls.anybody(&peer) {
                 Ok(open) => {
                     let answer = self.inner.call(request);
@@ -350,7 +363,6 @@ where
         if let Err(fault) = is_grpc(row, &request) {
             return Ok(refusal(row, fault));
         }
-        let streams = guard.requests.streams(row);
         match guard.pass(row, request).await {
             Ok((request, passed)) => {
                 let answer = inner.call(request).await?;
@@ -359,7 +371,7 @@ where
                     recorded.end(&answer);
                 }
                 // One answer that is there already is told, whatever has ended meanwhile; also that the caller has just ended it himself.
-                let until = streams.then_some(passed.identity);
+                let until = row.streams().then_some(passed.identity);
                 Ok(answer.map(|body| Body::new(Held::new(body, until, passed.open))))
             }
             Err(fault) => Ok(refusal(row, fault)),
@@ -397,7 +409,7 @@ fn early(timeout: Duration) -> Duration {
 
 /// The time that a caller gives, by the protocol: up to eight digits and a unit. What is malformed counts as absent, as in tonic.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(&TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -2,7 +2,7 @@
 //! stands; here it is read from the bytes of the message by the descriptors, the same for every method, and looked up. Called by the gate,
 //! ahead of the service: for callers who are for some targets, and for calls that are recorded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use dbkeep_engine::{Engine, EngineError, access::Scope};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
@@ -18,8 +18,6 @@ pub(super) const FRAME: usize = 5;
 /// The messages of requests, by the path of their method.
 pub(super) struct Requests {
     messages: HashMap<String, MessageDescriptor>,
-    /// Methods whose answer is one message.
-    unary: HashSet<String>,
 }
 
 /// The descriptors of the wire types cannot be read; a fault of the build.
@@ -32,22 +30,14 @@ impl Requests {
     /// Where the descriptor set is damaged.
     pub(super) fn new() -> Result<Self, DescriptorError> {
         let pool = DescriptorPool::decode(dbkeep_proto::FILE_DESCRIPTOR_SET)?;
-        let (mut messages, mut unary) = (HashMap::new(), HashSet::new());
+        let mut messages = HashMap::new();
         for service in pool.services() {
             for method in service.methods() {
                 let path = format!("/{}/{}", service.full_name(), method.name());
-                if !method.is_server_streaming() {
-                    unary.insert(path.clone());
-                }
                 messages.insert(path, method.input());
             }
         }
-        Ok(Self { messages, unary })
-    }
-
-    /// Whether the answer of a method is a stream; of reflection, too.
-    pub(super) fn streams(&self, row: &Row) -> bool {
-        !self.unary.contains(row.method)
+        Ok(Self { messages })
     }
 
     /// The target that a call is about; empty where it is about none, or about all that the caller sees.
@@ -236,7 +226,7 @@ mod tests {
     #[test]
     fn every_field_that_a_row_names_is_a_text_of_its_request() {
         let requests = Requests::new().expect("descriptors");
-        for row in ROWS.iter().filter(|row| row.method.starts_with("/dbkeep.v1.")) {
+        for row in ROWS.iter().filter(|row| row.rpc.is_some()) {
             let message = requests.messages.get(row.method).expect(row.method);
             for field in fields(row.subject) {
                 assert!(matches!(kind(message, field), Some(Kind::String)), "{}: {field}", row.method);
@@ -248,7 +238,7 @@ mod tests {
     #[test]
     fn no_row_leaves_a_target_out() {
         let requests = Requests::new().expect("descriptors");
-        for row in ROWS.iter().filter(|row| row.method.starts_with("/dbkeep.v1.")) {
+        for row in ROWS.iter().filter(|row| row.rpc.is_some()) {
             let message = requests.messages.get(row.method).expect(row.method);
             let names = ["target", "filter.target", "spec.target"]
                 .into_iter()

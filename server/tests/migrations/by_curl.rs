@@ -1,9 +1,10 @@
 //! Status, plan and apply by a tool that knows nothing of dbkeep but what reflection tells it, with progress while it is made.
 
-use std::{path::PathBuf, process::Stdio};
+use std::process::Stdio;
 
 use dbkeep_engine::model::EngineKind;
 use dbkeep_proto::v1::MigrationState;
+use dbkeep_testkit::buf;
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncReadExt as _,
@@ -12,19 +13,6 @@ use tokio::{
 };
 
 use super::world::{BOTH, Holder, PATIENCE, World, file};
-
-/// `buf`, from the PATH or where `./check tools` puts it.
-fn buf() -> PathBuf {
-    let brought = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tools/python/bin/buf");
-    if brought.exists() {
-        return brought;
-    }
-    let found = std::env::var_os("PATH").and_then(|path| {
-        let mut folders = std::env::split_paths(&path).map(|folder| folder.join("buf"));
-        folders.find(|file| file.exists())
-    });
-    found.expect("buf is missing: ./check tools")
-}
 
 fn curl(world: &World, method: &str, body: &Value) -> Child {
     Command::new(buf())

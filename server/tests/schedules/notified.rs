@@ -1,9 +1,9 @@
 //! The whole way, by the tools of an operator: a schedule created through reflection by `buf curl`, in the words of a first user; its slot
 //! fires, its run deletes, a real mail server gets the mail, and the slot is on record.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
-use dbkeep_testkit::MailServer;
+use dbkeep_testkit::{MailServer, buf};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -11,19 +11,6 @@ use crate::{
     support::Daemon,
     world::{World, eventually},
 };
-
-/// `buf`, from the PATH or where `./check tools` puts it.
-fn buf() -> PathBuf {
-    let brought = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tools/python/bin/buf");
-    if brought.exists() {
-        return brought;
-    }
-    let found = std::env::var_os("PATH").and_then(|path| {
-        let mut folders = std::env::split_paths(&path).map(|folder| folder.join("buf"));
-        folders.find(|file| file.exists())
-    });
-    found.expect("buf is missing: ./check tools")
-}
 
 fn curl(daemon: &Daemon, method: &str, body: &Value) -> Result<Value, String> {
     let output = Command::new(buf())

@@ -1,5 +1,6 @@
 //! What the tests and the benchmarks share: private PostgreSQL clusters ([`postgres`]), also in pairs of a primary and its standby
-//! ([`replicated`]), an oracle in raw SQL ([`oracle`]), a proxy that loses replies ([`proxy`]), a pool of one session ([`pooler`]), a mail server ([`mail`]) and a reader of backup chunks by their documented
+//! ([`replicated`]), an oracle in raw SQL ([`oracle`]), a proxy that loses replies ([`proxy`]), a pool of one session ([`pooler`]), a mail
+//! server ([`mail`]), `buf` ([`buf()`]) and a reader of backup chunks by their documented
 //! format ([`chunk`]).
 //!
 //! Nothing here imports dbkeep: a judge that shares code with the accused repeats its mistakes.
@@ -18,6 +19,7 @@
 //! # }
 //! ```
 
+mod buf;
 pub mod chunk;
 pub mod mail;
 pub mod oracle;
@@ -26,6 +28,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod replicated;
 
+pub use buf::buf;
 pub use mail::{MailOptions, MailServer};
 pub use oracle::Db;
 pub use pooler::Pooler;

@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
 
@@ -30,8 +30,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// How often revocations are looked for where nobody calls.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Who was let in by a token.
-#[derive(Debug, Clone)]
+/// Who is let in by a token. The same one for every call by it, for as long as nothing about the token changes.
+#[derive(Debug)]
 pub struct Admitted {
     /// Which token.
     pub id: TokenId,
@@ -56,7 +56,22 @@ pub enum Refusal {
 
 struct Entry {
     record: TokenRecord,
-    ended: CancellationToken,
+    admitted: Arc<Admitted>,
+}
+
+impl Entry {
+    fn new(record: TokenRecord, ended: CancellationToken) -> Self {
+        let admitted = Admitted {
+            id: record.id,
+            principal: record.name.clone(),
+            grant: record.grant(),
+            ended,
+        };
+        Self {
+            record,
+            admitted: Arc::new(admitted),
+        }
+    }
 }
 
 struct Known {
@@ -64,6 +79,18 @@ struct Known {
     /// When the newest try failed, and with what.
     failed_at: Option<(Instant, String)>,
     tokens: HashMap<TokenId, Entry>,
+}
+
+impl Known {
+    fn age(&self) -> Option<Duration> {
+        self.read_at.map(|at| at.elapsed())
+    }
+
+    fn admit(&self, presented: &Presented, now: Timestamp) -> Result<Arc<Admitted>, Refusal> {
+        let entry = self.tokens.get(&presented.id).ok_or(Refusal::Unknown)?;
+        entry.record.check(presented, now).map_err(Refusal::Problem)?;
+        Ok(Arc::clone(&entry.admitted))
+    }
 }
 
 /// The tokens that a server knows.
@@ -91,17 +118,20 @@ impl Keyring {
     ///
     /// # Errors
     /// Where the token opens nothing, or the store cannot say.
-    pub async fn admit(&self, presented: &Presented, now: Timestamp) -> Result<Admitted, Refusal> {
+    pub async fn admit(&self, presented: &Presented, now: Timestamp) -> Result<Arc<Admitted>, Refusal> {
+        {
+            // Nearly every call finds what was read before it, under one lock.
+            let known = self.known();
+            if known.age().is_some_and(|age| age < FRESH) {
+                return known.admit(presented, now);
+            }
+        }
         self.refresh(FRESH).await.map_err(Refusal::Unavailable)?;
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let entry = known.tokens.get(&presented.id).ok_or(Refusal::Unknown)?;
-        let grant = entry.record.admit(presented, now).map_err(Refusal::Problem)?;
-        Ok(Admitted {
-            id: presented.id,
-            principal: entry.record.name.clone(),
-            grant,
-            ended: entry.ended.clone(),
-        })
+        self.known().admit(presented, now)
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks for revocations until `stop`.
@@ -112,8 +142,7 @@ impl Keyring {
                 () = tokio::time::sleep(LOOK) => {}
             }
             // Before the first call there is nobody to tell.
-            let used = self.known.read().unwrap_or_else(PoisonError::into_inner).read_at.is_some();
-            if !used {
+            if self.age().is_none() {
                 continue;
             }
             // A store that is gone may not even refuse.
@@ -132,7 +161,8 @@ impl Keyring {
     fn end_all(&self) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for entry in known.tokens.values_mut() {
-            std::mem::take(&mut entry.ended).cancel();
+            entry.admitted.ended.cancel();
+            *entry = Entry::new(entry.record.clone(), CancellationToken::new());
         }
     }
 
@@ -149,8 +179,7 @@ impl Keyring {
     }
 
     fn age(&self) -> Option<Duration> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.read_at.map(|at| at.elapsed())
+        self.known().age()
     }
 
     async fn refresh(&self, good_for: Duration) -> Result<(), StoreError> {
@@ -193,7 +222,7 @@ impl Keyring {
 
     /// What the newest try has failed with, where that is not long ago.
     fn failed(&self) -> Option<String> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         let (at, error) = known.failed_at.as_ref()?;
         (at.elapsed() < FRESH).then(|| error.clone())
     }
@@ -202,17 +231,19 @@ impl Keyring {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut known.tokens);
         for record in tokens {
-            let ended = before
-                .remove(&record.id)
-                .map_or_else(CancellationToken::new, |entry| entry.ended);
-            if record.revoked_at.is_some() {
-                ended.cancel();
+            let entry = match before.remove(&record.id) {
+                Some(entry) if entry.record == record => entry,
+                Some(entry) => Entry::new(record, entry.admitted.ended.clone()),
+                None => Entry::new(record, CancellationToken::new()),
+            };
+            if entry.record.revoked_at.is_some() {
+                entry.admitted.ended.cancel();
             }
-            known.tokens.insert(record.id, Entry { record, ended });
+            known.tokens.insert(entry.record.id, entry);
         }
         // Rows are never removed; one that is gone all the same opens nothing, and holds nothing open.
         for entry in before.into_values() {
-            entry.ended.cancel();
+            entry.admitted.ended.cancel();
         }
         known.read_at = Some(read_at);
         known.failed_at = None;

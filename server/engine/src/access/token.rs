@@ -133,11 +133,11 @@ pub struct TokenRecord {
 }
 
 impl TokenRecord {
-    /// What the owner of the presented token is granted now.
+    /// Whether the owner of the presented token is let in now.
     ///
     /// # Errors
     /// Where it is not this token, or no longer good.
-    pub fn admit(&self, presented: &Presented, now: Timestamp) -> Result<Grant, TokenProblem> {
+    pub fn check(&self, presented: &Presented, now: Timestamp) -> Result<(), TokenProblem> {
         if presented.id != self.id || !same(&presented.hash, &self.hash) {
             return Err(TokenProblem::Wrong);
         }
@@ -147,11 +147,17 @@ impl TokenRecord {
         if self.expires_at.is_some_and(|end| end <= now) {
             return Err(TokenProblem::Expired);
         }
-        Ok(Grant {
+        Ok(())
+    }
+
+    /// What its owner is granted, for as long as it is good.
+    #[must_use]
+    pub fn grant(&self) -> Grant {
+        Grant {
             role: self.role,
             scope: self.scope.clone(),
             until: self.expires_at,
-        })
+        }
     }
 }
 
@@ -192,11 +198,12 @@ mod tests {
     fn a_token_opens_until_it_ends() {
         let (secret, mut record) = token();
         let presented = Presented::parse(&secret.reveal()).expect("well-formed");
-        let grant = record.admit(&presented, at(99)).expect("it is good");
+        assert_eq!(record.check(&presented, at(99)), Ok(()));
+        let grant = record.grant();
         assert_eq!((grant.role, grant.until), (Role::Operator, Some(at(100))));
-        assert_eq!(record.admit(&presented, at(100)), Err(TokenProblem::Expired));
+        assert_eq!(record.check(&presented, at(100)), Err(TokenProblem::Expired));
         record.revoked_at = Some(at(50));
-        assert_eq!(record.admit(&presented, at(60)), Err(TokenProblem::Revoked));
+        assert_eq!(record.check(&presented, at(60)), Err(TokenProblem::Revoked));
     }
 
     #[test]
@@ -208,7 +215,7 @@ mod tests {
             other[place] = if other[place] == b'0' { b'1' } else { b'0' };
             let other = String::from_utf8(other).expect("ASCII");
             let presented = Presented::parse(&other).expect("well-formed");
-            assert_eq!(record.admit(&presented, at(0)), Err(TokenProblem::Wrong), "{other}");
+            assert_eq!(record.check(&presented, at(0)), Err(TokenProblem::Wrong), "{other}");
         }
         // The row of one token under the id of another.
         let moved = TokenRecord {
@@ -217,7 +224,7 @@ mod tests {
         };
         let text = good.replace(&secret.id().to_string(), &moved.id.to_string());
         let presented = Presented::parse(&text).expect("well-formed");
-        assert_eq!(moved.admit(&presented, at(0)), Err(TokenProblem::Wrong));
+        assert_eq!(moved.check(&presented, at(0)), Err(TokenProblem::Wrong));
     }
 
     #[test]

@@ -3,6 +3,10 @@
 use dbkeep_engine::port::{TargetError, TargetErrorClass};
 use sqlx::postgres::PgDatabaseError;
 
+/// What to do about a right that is missing.
+pub(super) const LACKING: &str =
+    "`dbkeep grants` writes the SQL of the rights that dbkeep's role lacks, `--for` one feature or several";
+
 /// The connection is gone, or was never there.
 pub(super) fn lost(message: String) -> TargetError {
     TargetError::new(TargetErrorClass::Lost, message)
@@ -47,6 +51,9 @@ pub(super) fn statement(error: sqlx::Error) -> TargetError {
     let mut message = postgres.message().to_owned();
     if let Some(detail) = postgres.detail() {
         message = format!("{message} ({detail})");
+    }
+    if code == "42501" {
+        message = format!("{message}; {LACKING}");
     }
     // A connection that was kept has prepared the statement for columns of another type: a new one has not.
     let stale = code == "0A000" && postgres.routine() == Some("RevalidateCachedQuery");

@@ -15,7 +15,7 @@ use tokio::{
     process::{Child, ChildStdout, Command},
 };
 
-use super::liveness;
+use super::{error::LACKING, liveness};
 use crate::hosts::Hosts;
 
 /// Starts a program and ends it with SIGKILL when standard input closes: however dbkeep ends, the system closes its end of that pipe.
@@ -268,7 +268,14 @@ impl Running {
 
 fn complaint(status: ExitStatus, said: &str) -> String {
     let said = said.trim().replace('\n', "; ");
-    if said.is_empty() { status.to_string() } else { said }
+    if said.is_empty() {
+        return status.to_string();
+    }
+    // Programs tell no SQLSTATE. In another language than ours the advice is missing, and nothing else.
+    if said.contains("permission denied") || said.contains("must be owner") {
+        return format!("{said}; {LACKING}");
+    }
+    said
 }
 
 /// The end of what a program says: the last lines tell why it failed.

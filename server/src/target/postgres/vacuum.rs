@@ -5,11 +5,17 @@ use std::time::Duration;
 
 use dbkeep_engine::{
     model::{HorizonHolder, TableName, TableSpace},
-    port::{MaintenanceError, TargetError, Watch},
+    port::{MaintenanceError, TargetError, TargetErrorClass, Watch},
 };
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::{PostgresTarget, error::statement, line::Line, load::backend, progress, render};
+use super::{
+    PostgresTarget,
+    error::{LACKING, statement},
+    line::Line,
+    load::backend,
+    progress, render,
+};
 
 /// How often the progress is asked for.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -43,6 +49,11 @@ const HOLDERS: &str = "SELECT * FROM ( \
          greatest(age(s.xmin), age(s.catalog_xmin))::bigint \
        FROM pg_catalog.pg_replication_slots AS s WHERE s.xmin IS NOT NULL OR s.catalog_xmin IS NOT NULL) AS h \
      ORDER BY h.transactions DESC NULLS LAST LIMIT $1";
+
+/// Whether the role may vacuum a table. Where it may not, VACUUM warns, does nothing and succeeds.
+const PERMITTED: &str = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role(d.datdba, 'USAGE') \
+       OR CASE WHEN pg_catalog.current_setting('server_version_num')::integer >= 170000 THEN pg_catalog.has_table_privilege(c.oid, 'MAINTAIN') ELSE false END \
+     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database() WHERE c.oid = $1::regclass";
 
 struct Sizes {
     whole: u64,
@@ -96,7 +107,7 @@ async fn free_space(connection: &mut Line, name: &str) -> Result<Option<(u64, &'
         match free.map_err(statement) {
             Ok(free) => return Ok(Some((u64::try_from(free).unwrap_or(0), label))),
             // Not everybody may call it; the next way is taken.
-            Err(error) if error.class == dbkeep_engine::port::TargetErrorClass::Permission => {}
+            Err(error) if error.class == TargetErrorClass::Permission => {}
             Err(error) => return Err(error),
         }
     }
@@ -133,6 +144,15 @@ impl PostgresTarget {
         // Its snapshots must not hold back what the other connection vacuums, so that it never opens a transaction.
         let mut eyes = self.connect().await?;
         let before = sizes(&mut eyes, &name).await?;
+        let permitted: bool = sqlx::query_scalar(PERMITTED)
+            .bind(&name)
+            .fetch_one(&mut eyes)
+            .await
+            .map_err(statement)?;
+        if !permitted {
+            let message = format!("VACUUM of {table} is for its owner; {LACKING}");
+            return Err(TargetError::new(TargetErrorClass::Permission, message).into());
+        }
         let mut hands = self.connect().await?;
         let process = backend(&mut hands).await?;
         let vacuuming = async {

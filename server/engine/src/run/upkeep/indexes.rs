@@ -101,7 +101,7 @@ async fn warn_of(attempt: &mut Attempt, index: usize, survey: &IndexSurvey) -> R
         .collect();
     if !others.is_empty() {
         let message = format!(
-            "{} that are mostly air belong to others, who alone may rebuild them: {}",
+            "{} that are mostly air belong to others, who alone may rebuild them: {}; `dbkeep grants --for maintenance` writes what allows it",
             counted(others.len(), "index", "indexes"),
             listed(&others)
         );

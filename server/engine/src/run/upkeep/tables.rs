@@ -20,7 +20,7 @@ pub(super) async fn vacuum(attempt: &mut Attempt, index: usize) -> Result<TaskEn
     if !others.is_empty() {
         let names: Vec<String> = others.iter().map(|dead| dead.table.to_string()).collect();
         let message = format!(
-            "{} with dead rows belong to others, who alone may vacuum them: {}",
+            "{} with dead rows belong to others, who alone may vacuum them: {}; `dbkeep grants --for maintenance` writes what allows it",
             counted(names.len(), "table", "tables"),
             listed(&names)
         );

@@ -337,14 +337,17 @@ pub(super) async fn whole(connection: &mut Line, place: &Place) -> Result<Vec<Wa
             place,
             Feature::Maintenance,
             "pg_maintain",
-            "VACUUM, ANALYZE and REINDEX of every table",
-        ));
-    } else {
-        wanted.extend(of_owner(
-            Feature::Maintenance,
-            "before version 17 only the owner of a table may VACUUM, ANALYZE or REINDEX it",
+            "VACUUM and ANALYZE of every table",
         ));
     }
+    wanted.extend(of_owner(
+        Feature::Maintenance,
+        if place.version >= MAINTAIN {
+            "indexes are rebuilt: what a rebuild that was cut short leaves behind is only its owner's to drop"
+        } else {
+            "before version 17 only the owner of a table may VACUUM, ANALYZE or REINDEX it"
+        },
+    ));
     if place.version >= READ_ALL {
         wanted.push(Wanted {
             probes: vec![Probe::Everything],
