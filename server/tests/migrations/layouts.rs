@@ -1,7 +1,7 @@
 //! Generated folders in every layout, on both databases: up, down, compare, up again; and what a rehearsal says of planted bad downs.
 
 use dbkeep_engine::{
-    model::{EngineKind, Layout},
+    model::Layout,
     port::SourceFile,
     testing::migrations::{FIRST_SPOILED, Spoil, generate, spoil},
 };
