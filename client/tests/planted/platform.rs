@@ -122,6 +122,8 @@ async fn postgres() {
     while process == 0 {
         process = number(&db, holding).await;
     }
+    // Nothing is held back before somebody writes.
+    execute(&db, "SELECT txid_current()").await;
     let held = format!("horizon_held:transaction {process}");
     let planted = [
         "bloated_index:public.audit_logs_created",
