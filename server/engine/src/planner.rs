@@ -866,7 +866,7 @@ fn over_fraction(table: &TableSchema, rule: &Rule, rows: u64, whole: u64) -> Opt
             "OVER_MAX_FRACTION",
             table,
             format!(
-                "{rows} of {whole} rows of {} would go, {:.1} %; the rule allows {:.1} %",
+                "{rows} of {whole} rows of {} would go or change, {:.1} %; the rule allows {:.1} %",
                 table.name,
                 share * 100.0,
                 rule.max_fraction * 100.0

@@ -83,7 +83,7 @@ pub(crate) async fn follow(
     table::report(&run, &session.output)?;
     if let Some(token) = plan_token {
         session.output.line(format_args!(
-            "To delete exactly this: {}",
+            "To do exactly this: {}",
             session.command(&format!("run --execute --target {} --plan {token}", run.target))
         ))?;
     }

@@ -40,7 +40,7 @@ impl Plan {
                 table::phrase_option(&plan)
             ));
             output.line(format_args!(
-                "To delete exactly this, until {}:\n  {command}",
+                "To do exactly this, until {}:\n  {command}",
                 table::instant(plan.expire_time.as_ref())
             ))?;
             if plan.approvals_required > 0 {
