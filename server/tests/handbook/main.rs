@@ -41,16 +41,16 @@ async fn wrong_rows(postgres: bool, section: &mut Section) {
     assert!(kept.contains("token 7"), "{kept}");
 }
 
-/// Has the database refuse the deletion of one row, or not any more.
+/// Has the database refuse the deletion of one row, or not any more: once the row is gone, since what fires before a deletion blocks the plan.
 async fn refuse_one(db: &Db, postgres: bool, refused: bool) {
     let statements: &[&str] = match (postgres, refused) {
         (true, true) => &[
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
              IF OLD.id = 1777 THEN RAISE EXCEPTION 'token 1777 is needed'; END IF; RETURN OLD; END $$",
-            "CREATE TRIGGER refuse BEFORE DELETE ON tokens FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "CREATE TRIGGER refuse AFTER DELETE ON tokens FOR EACH ROW EXECUTE FUNCTION refuse()",
         ],
         (true, false) => &["DROP TRIGGER refuse ON tokens"],
-        (false, true) => &["CREATE TRIGGER refuse BEFORE DELETE ON tokens WHEN OLD.id = 1777 BEGIN \
+        (false, true) => &["CREATE TRIGGER refuse AFTER DELETE ON tokens WHEN OLD.id = 1777 BEGIN \
                             SELECT RAISE(ABORT, 'token 1777 is needed'); END"],
         (false, false) => &["DROP TRIGGER refuse"],
     };
