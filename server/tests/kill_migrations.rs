@@ -56,10 +56,12 @@ impl World {
         rows[0][0].clone().unwrap_or_default()
     }
 
-    /// SQLite's journal mode. A connection finds out that another one has changed it when it reads the file next.
+    /// SQLite's journal mode, by a new connection: one that is open finds out late that another one has changed it.
     async fn journal_mode(&self) -> String {
-        self.value("SELECT CAST(count(*) AS text) FROM sqlite_schema").await;
-        self.value("PRAGMA journal_mode").await
+        let db = Db::open(&self.url).await.expect("a connection");
+        let rows = db.fetch_text("PRAGMA journal_mode").await.expect("a mode");
+        db.close().await;
+        rows[0][0].clone().unwrap_or_default()
     }
 }
 

@@ -352,7 +352,7 @@ async fn what_a_script_sets_does_not_reach_the_ledger_or_the_next_group() {
             "PREPARE one AS SELECT 1",
             "DEALLOCATE ALL",
             "SET standard_conforming_strings = off",
-            "SET statement_timeout = 1",
+            "SET statement_timeout = '20s'",
             "SET statement_timeout = 0",
             "SET ROLE dbkeep_weak",
             "DO $$ BEGIN PERFORM pg_sleep(0); END $$",
