@@ -3,7 +3,7 @@
 use dbkeep_engine::port::{MigratorError, TargetErrorClass};
 use sqlx::postgres::{PgDatabaseError, PgErrorPosition};
 
-use super::super::error::statement;
+use super::super::error::{LACKING, statement};
 
 /// The error of the statement at `index`. A broken connection is no error of the statement.
 pub(super) fn of_statement(error: sqlx::Error, index: usize, blockers: Vec<String>) -> MigratorError {
@@ -25,9 +25,12 @@ pub(super) fn of_statement(error: sqlx::Error, index: usize, blockers: Vec<Strin
             (message, offset)
         });
     let target = statement(error);
-    let Some((message, offset)) = told else {
+    let Some((mut message, offset)) = told else {
         return target.into();
     };
+    if target.code.as_deref() == Some("42501") {
+        message = format!("{message}; {LACKING}");
+    }
     if target.class == TargetErrorClass::Lost {
         return target.into();
     }
