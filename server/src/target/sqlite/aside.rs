@@ -25,8 +25,10 @@ use super::{
 
 /// Bytes copied at a time.
 const BUFFER: usize = 1 << 20;
-/// What SQLite may leave beside a file.
-const BESIDE: [&str; 3] = ["-journal", "-wal", "-shm"];
+/// What SQLite may leave beside a file, and would read with the next one of that name.
+const LOGS: [&str; 2] = ["-journal", "-wal"];
+/// What it may leave as well, and makes anew from the log.
+const INDEX: &str = "-shm";
 /// Table of a scratch file that says which run made it.
 const MARK: &str = "_dbkeep_scratch";
 
@@ -66,14 +68,15 @@ async fn maker(path: &Path, read_only: bool) -> Result<Option<(String, i64)>, Ta
         .map_err(statement)
 }
 
-/// Removes what SQLite may have left beside a file.
-fn remove_beside(path: &Path) -> Result<(), MaintenanceError> {
-    for beside in BESIDE {
-        let mut file = path.as_os_str().to_owned();
-        file.push(beside);
-        remove_if_there(Path::new(&file))?;
-    }
-    Ok(())
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut file = path.as_os_str().to_owned();
+    file.push(ending);
+    file.into()
+}
+
+/// Removes the logs that SQLite may have left beside a file.
+fn remove_logs(path: &Path) -> Result<(), MaintenanceError> {
+    LOGS.iter().try_for_each(|log| remove_if_there(&beside(path, log)))
 }
 
 fn remove_if_there(path: &Path) -> Result<(), MaintenanceError> {
@@ -126,8 +129,9 @@ impl SqliteTarget {
             let going = unfinished(&path, claim);
             fs::rename(&path, &going).map_err(io(&path))?;
             failpoint!("scratch-going");
-            remove_beside(&path)?;
-            return remove_if_there(&going);
+            remove_logs(&path)?;
+            remove_if_there(&going)?;
+            return remove_if_there(&beside(&path, INDEX));
         }
         Err(taken(path.display().to_string()))
     }
@@ -303,7 +307,7 @@ fn remove_unfinished(path: &Path, claim: Claim) -> Result<(), MaintenanceError> 
         if maker.is_some_and(|maker| maker <= claim.fence) {
             // Where it was on its way out, what was beside it may be there still.
             if fs::symlink_metadata(path).is_err() {
-                remove_beside(path)?;
+                remove_logs(path)?;
             }
             remove_if_there(&entry.path())?;
         }
