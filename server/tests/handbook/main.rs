@@ -151,15 +151,17 @@ fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
 }
 
 async fn no_way_down(postgres: bool, section: &mut Section) {
-    let files = [
-        (
-            "1_kept.up.sql",
-            "CREATE TABLE kept (id integer PRIMARY KEY);\nINSERT INTO kept VALUES (1), (2);",
-        ),
-        ("2_none.up.sql", "-- dbkeep: requires-backup = true\nDELETE FROM kept;"),
-    ];
-    let mut world = World::new(postgres, &files, "").await;
-    world.types("dbkeep migrations apply --target app --execute --yes", 0);
+    let kept = "CREATE TABLE kept (id integer PRIMARY KEY);\nINSERT INTO kept VALUES (1), (2);";
+    let mut world = World::new(postgres, &[("1_kept.up.sql", kept)], "").await;
+    let apply = "dbkeep migrations apply --target app --execute --yes";
+    world.types(apply, 0);
+    // In a run of its own: the backup is made at the begin of a run.
+    fs::write(
+        world.path("migrations/2_none.up.sql"),
+        "-- dbkeep: requires-backup = true\nDELETE FROM kept;",
+    )
+    .unwrap();
+    world.types(apply, 0);
     assert_eq!(world.db().await.count("kept").await.unwrap(), 0);
     world.goes(section);
     let plan = world.json("dbkeep migrations rollback --target app --steps 1 --from-backup");

@@ -308,6 +308,9 @@ fn remove_unfinished(path: &Path, claim: Claim) -> Result<(), MaintenanceError> 
             // Where it was on its way out, what was beside it may be there still.
             if fs::symlink_metadata(path).is_err() {
                 remove_logs(path)?;
+                if let Err(error) = remove_if_there(&beside(path, INDEX)) {
+                    tracing::warn!(%error, "a file beside a scratch file stays; SQLite makes it anew");
+                }
             }
             remove_if_there(&entry.path())?;
         }
