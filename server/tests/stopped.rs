@@ -215,9 +215,12 @@ async fn with_big_table() -> World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_does_not_keep_the_snapshot_of_a_sample() {
-    // Between two statements, when the copy is made, and within one that copies. Others of dbkeep's are between two of theirs for a moment.
-    let between = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' \
-                   AND application_name = 'dbkeep' AND backend_xmin IS NOT NULL AND state_change < clock_timestamp() - interval '1 second'";
+    // Between two statements, when the copy is made, and within one that copies. Of dbkeep's sessions that are between two of theirs, the one of
+    // the sample is the one that holds the lock by which it is known.
+    let between = "SELECT (count(*) > 0)::text FROM pg_stat_activity AS a WHERE a.datname = current_database() AND a.state = 'idle in transaction' \
+                   AND a.backend_xmin IS NOT NULL AND a.state_change < clock_timestamp() - interval '1 second' \
+                   AND EXISTS (SELECT 1 FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+                               WHERE l.pid = a.pid AND l.mode = 'RowShareLock' AND c.relname = 'run')";
     for (failpoints, holding) in [("scratch-made=pause", between), ("", COPYING)] {
         let world = with_big_table().await;
         let first = world.start(1, failpoints);
