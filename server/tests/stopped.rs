@@ -137,6 +137,7 @@ async fn taken_over(world: &World, first: &Daemon, kind: proto::RunKind, holding
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_does_not_keep_a_migration_s_locks() {
+    let _alone = ALONE.lock().await;
     let together = "ALTER TABLE a ADD COLUMN n integer NOT NULL DEFAULT 0;\n\
                     SELECT pg_sleep(600) WHERE NOT EXISTS (SELECT 1 FROM released);\nUPDATE a SET n = n + 1;";
     // A statement that no transaction holds, and that works for as long as the function of its index does.
@@ -201,6 +202,9 @@ async fn a_stopped_server_does_not_keep_a_migration_s_locks() {
 const BIG: &str = "CREATE TABLE big (id integer PRIMARY KEY, text text NOT NULL); INSERT INTO big SELECT n, repeat(md5(n::text), 15) \
      FROM generate_series(1, 200000) AS n; CREATE TABLE released (id integer)";
 
+/// One test at a time: each stops a server in the midst of something that is soon over, and beside the others it would be stopped too late.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Somebody of dbkeep's copies rows out of the target.
 const COPYING: &str = "SELECT (count(*) > 0)::text FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
      AND application_name LIKE 'dbkeep%' AND query LIKE 'COPY %' AND query LIKE '%big%'";
@@ -215,6 +219,7 @@ async fn with_big_table() -> World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_does_not_keep_the_snapshot_of_a_sample() {
+    let _alone = ALONE.lock().await;
     // Between two statements, when the copy is made, and within one that copies. Of dbkeep's sessions that are between two of theirs, the one of
     // the sample is the one that holds the lock by which it is known.
     let between = "SELECT (count(*) > 0)::text FROM pg_stat_activity AS a WHERE a.datname = current_database() AND a.state = 'idle in transaction' \
@@ -239,6 +244,7 @@ async fn a_stopped_server_does_not_keep_the_snapshot_of_a_sample() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_machine_does_not_keep_the_locks_of_its_dump() {
+    let _alone = ALONE.lock().await;
     for kind in [proto::RunKind::Rehearse, proto::RunKind::Migrate] {
         let world = with_big_table().await;
         let first = world.start(1, "");
@@ -271,6 +277,7 @@ async fn a_stopped_machine_does_not_keep_the_locks_of_its_dump() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_server_does_not_keep_a_restore_s_locks() {
+    let _alone = ALONE.lock().await;
     let world = World::new(&[("1_a.up.sql", "SELECT 1;")]).await;
     world
         .db
@@ -299,6 +306,7 @@ async fn a_stopped_server_does_not_keep_a_restore_s_locks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_does_not_go_to_a_database_that_the_target_became_meanwhile() {
+    let _alone = ALONE.lock().await;
     let mut world = World::new(&[("1_a.up.sql", "SELECT 1;")]).await;
     world
         .db
