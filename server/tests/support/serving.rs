@@ -5,7 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use dbkeep_client::Client;
 use dbkeep_server::{CatalogSource, Config, ServeError, serve};
-use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -43,8 +48,19 @@ impl Serving {
         }
     }
 
-    /// A client without TLS, by the name of ann.
+    /// Waits until it serves (HTTP/2 without TLS). Until then a connection waits in the listener's queue, which a client cannot tell.
+    async fn serves(&self) {
+        let mut socket = TcpStream::connect(self.address).await.expect("a connection");
+        // A client's preface with an empty SETTINGS frame (RFC 9113, section 3.4); a server answers with its own.
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+        socket.write_all(preface).await.expect("a preface");
+        let answer = timeout(PATIENCE, socket.read_u8()).await;
+        answer.expect("the server starts").expect("the server did not start");
+    }
+
+    /// A client without TLS, by the name of ann, of a server that serves: its store is there.
     pub(crate) async fn client(&self) -> Client {
+        self.serves().await;
         let client = Client::builder().principal("ann").address(self.address.to_string());
         client.connect().await.expect("a client")
     }

@@ -232,21 +232,27 @@ impl Ledger {
         let Some(warning) = self.report.overdue(step) else {
             return Ok(());
         };
-        tracing::warn!(run = %self.run, code = warning.code, message = warning.message, "run warning");
-        self.report.warn(&warning);
-        // With the report, so that a later attempt knows that it was said.
-        self.write(vec![EventBody::Warning(warning)], true).await
+        self.say(warning).await
     }
 
+    /// Says what somebody should know. An attempt that does again what an older one has done does not say the same again.
     pub(super) async fn warn(&mut self, step: Option<usize>, code: &str, message: String) -> Result<(), StoreError> {
-        tracing::warn!(run = %self.run, code, message, "run warning");
         let warning = Warning {
             code: code.to_owned(),
             message,
             step: step.map(index),
         };
+        if self.report.warnings.contains(&warning) {
+            return Ok(());
+        }
+        self.say(warning).await
+    }
+
+    async fn say(&mut self, warning: Warning) -> Result<(), StoreError> {
+        tracing::warn!(run = %self.run, code = warning.code, message = warning.message, "run warning");
         self.report.warn(&warning);
-        self.write(vec![EventBody::Warning(warning)], false).await
+        // With the report: the next attempt knows what was said, and tells it at the end although this one may not come to one.
+        self.write(vec![EventBody::Warning(warning)], true).await
     }
 
     /// Says what began or ended to slow the run.
