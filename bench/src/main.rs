@@ -14,6 +14,7 @@ mod server;
 mod sets;
 mod snapshot;
 mod sqlite;
+mod stolen;
 
 use std::path::PathBuf;
 

@@ -11,6 +11,7 @@ use dbkeep_engine::{
 use sqlx::AssertSqlSafe;
 
 use super::{
+    ControlStore,
     draft::{Draft, lease_ms},
     failure::Failure,
     queue, rows,
@@ -94,6 +95,22 @@ impl Act for Take {
         draft.give(&self.holder, self.term, fence);
         let (run, _) = draft.save(tx).await?;
         Ok(Some(Grant { run, fence }))
+    }
+}
+
+impl ControlStore {
+    pub(super) async fn read_next_lapse(&self) -> Result<Option<Duration>, StoreError> {
+        // The first condition is the one of the index `runs_living`, word for word.
+        let sql = format!(
+            "SELECT MIN(lease_until_ms - {}) AS left_ms FROM runs WHERE state IN ('queued', 'running', 'pausing', 'cancelling', 'interrupted') \
+             AND state NOT IN ('queued', 'interrupted') AND NOT {}",
+            self.dialect.now_ms(),
+            self.dialect.lapsed()
+        );
+        let row = self.read(sqlx::query(AssertSqlSafe(sql)).fetch_one(&self.pool)).await?;
+        let left: Option<i64> = rows::column_of(&row, "left_ms")?;
+        // The clock goes on between the two looks at it.
+        Ok(left.map(|left| Duration::from_millis(u64::try_from(left).unwrap_or(0).max(1))))
     }
 }
 

@@ -175,6 +175,10 @@ impl Store for ControlStore {
         self.write(leases::Take::new(holder, term, skip)).await
     }
 
+    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError> {
+        self.read_next_lapse().await
+    }
+
     async fn renew(&self, run: RunId, fence: u64, term: Duration) -> Result<Renewal, StoreError> {
         self.write(leases::Prolong::new(run, fence, term)).await
     }

@@ -242,6 +242,10 @@ pub trait Store: Ladder + Proofs + Schedules + Outbox + Metrics + Tokens + Audit
     /// Runs of the targets in `skip` are passed over, and those that wait for approval.
     async fn claim(&self, holder: &str, term: Duration, skip: &[String]) -> Result<Option<Grant>, StoreError>;
 
+    /// Time until the next lease lapses, by the clock of the store; `None` where no run is held. Those that have lapsed do not count: their
+    /// runs can be claimed, or are of a target that is passed over.
+    async fn next_lapse(&self) -> Result<Option<Duration>, StoreError>;
+
     /// Prolongs a lease.
     ///
     /// # Errors

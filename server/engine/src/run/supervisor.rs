@@ -65,16 +65,31 @@ impl Supervisor {
         let mut attempts = JoinSet::new();
         while !shutdown.is_cancelled() {
             self.context.expire_approvals().await;
+            // Asked before the runs are: one whose lease lapses in between is claimed, and one whose lease lapses later is waited for.
+            let patience = self.patience().await;
             while attempts.len() < self.context.settings.concurrent_runs && self.take_up(&mut attempts, &shutdown).await {}
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 () = self.context.wake.notified() => {}
-                () = tokio::time::sleep(self.context.settings.claim_interval) => {}
+                () = tokio::time::sleep(patience) => {}
                 Some(ended) = attempts.join_next() => report_panic(ended),
             }
         }
         while let Some(ended) = attempts.join_next().await {
             report_panic(ended);
+        }
+    }
+
+    /// How long to wait until the store is asked again: until a lease lapses, so that the runs of a server that died go on as soon as
+    /// they may.
+    async fn patience(&self) -> Duration {
+        let interval = self.context.settings.claim_interval;
+        match self.context.store.next_lapse().await {
+            Ok(left) => left.map_or(interval, |left| left.min(interval)),
+            Err(error) => {
+                tracing::warn!(%error, "when a lease lapses is not known");
+                interval
+            }
         }
     }
 

@@ -104,9 +104,15 @@ pub(super) async fn each_run_has_one_claimer(store: Arc<dyn Store>) {
 
 pub(super) async fn a_lapsed_lease_is_granted_again(store: Arc<dyn Store>) {
     queued(store.as_ref()).await;
+    assert_eq!(store.next_lapse().await.unwrap(), None, "nobody holds it");
     let first = store.claim("holder", SHORT, &[]).await.unwrap().unwrap();
+    // On a slow machine it may have lapsed by now.
+    let left = store.next_lapse().await.unwrap();
+    assert!(left.is_none_or(|left| left <= SHORT), "{left:?}");
     let id = first.run.id;
     let second = claim_in_time(store.as_ref()).await;
+    let left = store.next_lapse().await.unwrap().expect("it is held again");
+    assert!(left > SHORT && left <= LONG, "{left:?}");
     assert_eq!(
         (second.run.id, fence::attempt(second.fence), second.run.state),
         (id, 2, RunState::Running)
