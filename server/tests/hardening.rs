@@ -263,4 +263,18 @@ fn the_image_runs_as_nobody_and_the_containers_can_gain_nothing() {
         assert!(compose.lines().any(|found| found == line), "{line}");
     }
     assert!(!compose.contains("privileged: true"));
+    // What undo and every other server needs is on the volume, not in a container's memory: by the settings of the example itself.
+    let settings: String = compose
+        .lines()
+        .skip_while(|line| !line.starts_with("# In dbkeep.toml:"))
+        .skip(1)
+        .map_while(|line| line.strip_prefix("#   "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let settings: toml::Table = settings.parse().expect("settings");
+    let folder = settings["backup"]["folder"].as_str().expect("a folder");
+    assert!(
+        compose.lines().any(|line| line == format!("      - backups:{folder}")),
+        "{folder} is a volume"
+    );
 }

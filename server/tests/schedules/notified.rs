@@ -95,4 +95,16 @@ async fn a_schedule_of_an_operator_fires_and_mails() {
     .await;
     assert!(slots["runs"][0]["slotTime"].as_str().expect("a slot").ends_with("T02:00:00Z"));
     assert_eq!(world.expired().await, 0);
+    // And as an operator reads it.
+    let server = std::path::Path::new(env!("CARGO_BIN_EXE_dbkeepd"));
+    let listed = Command::new(server.with_file_name("dbkeep"))
+        .args(["schedules", "runs", "daily_cleanup", "-o", "json"])
+        .env("DBKEEP_ADDR", &daemon.address)
+        .output()
+        .expect("dbkeep, which cargo build -p dbkeep-client --features cli makes");
+    let said = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.status.success(), "{said}{}", String::from_utf8_lossy(&listed.stderr));
+    let listed: Value = serde_json::from_str(&said).expect("JSON");
+    assert!(said.contains(slots["runs"][0]["runId"].as_str().expect("a run")), "{listed}");
+    assert!(said.contains("succeeded") || said.contains("SUCCEEDED"), "{listed}");
 }

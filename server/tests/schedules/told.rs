@@ -7,6 +7,7 @@ use dbkeep_server::{
     config::channels::{ChannelConfig, ChannelSetting, EmailConfig, MailSecurity},
 };
 use dbkeep_testkit::Db;
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use crate::{
@@ -295,6 +296,63 @@ pub(crate) async fn what_had_no_run_is_told_with_its_place(database: &str) {
         assert_eq!(told.line("Target"), Some("app"), "{}", told.notice);
         let title = told.notice["title"].as_str().expect("a title");
         assert!(title.starts_with("limited on app: "), "{title}");
+    }
+    server.stop().await;
+}
+
+pub(crate) async fn slots_that_pass_without_a_run_are_told(database: &str) {
+    let world = World::new(database).await;
+    // Runs are accepted and stay queued: that is what a slot overlaps with.
+    let server = world
+        .serve(|config| {
+            let mut config = with_mail(config);
+            config.engine.concurrent_runs = 0;
+            config
+        })
+        .await;
+    let control = world.control().await;
+    for (rules, heard) in [
+        (rules(false, false, true), &["slot_missed", "slot_skipped"][..]),
+        (rules(false, true, false), &["slot_missed"][..]),
+        (rules(true, false, false), &[][..]),
+    ] {
+        let before = told(&world, &control).await.len();
+        let spec = |name: &str| v1::ScheduleSpec {
+            notify: rules.clone(),
+            ..once_a_year(&format!("{name} {before} {}", heard.len()))
+        };
+        let busy = server.create(spec("busy")).await;
+        server.fire(&busy.id).await.expect("a run, which stays queued");
+        server.newest(&busy.id, &[SlotOutcome::Fired]).await;
+        world.make_due(&control, &busy.id, LATE).await;
+        let skipped = server.newest(&busy.id, &[SlotOutcome::Skipped]).await;
+        // The newest slot that was due is the last New Year.
+        let new_year = v1::Timing {
+            when: Some(v1::timing::When::Expression("0 0 1 1 *".to_owned())),
+            ..v1::Timing::default()
+        };
+        let yearly = v1::ScheduleSpec {
+            misfire: v1::MisfirePolicy::Skip.into(),
+            timing: Some(new_year),
+            ..spec("late")
+        };
+        let late = server.create(yearly).await;
+        world.make_due(&control, &late.id, SignedDuration::from_hours(24 * 366)).await;
+        let missed = server.newest(&late.id, &[SlotOutcome::Missed]).await;
+        // The record of a slot and what is told of it are one transaction: nothing is still to come.
+        let mut new = told(&world, &control).await.split_off(before);
+        new.sort_by_key(|told| told.kind().to_owned());
+        assert_eq!(new.iter().map(Told::kind).collect::<Vec<_>>(), heard);
+        for told in &new {
+            let (slot, what) = match told.kind() {
+                "slot_missed" => (&missed, "missed"),
+                _ => (&skipped, "skipped"),
+            };
+            assert_eq!(told.line("Reason"), Some(slot.reason.as_str()), "{}", told.notice);
+            assert!(!slot.reason.is_empty());
+            let title = told.notice["title"].as_str().expect("a title");
+            assert!(title.ends_with(&format!("on app: a run was {what}")), "{title}");
+        }
     }
     server.stop().await;
 }
