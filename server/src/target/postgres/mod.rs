@@ -23,6 +23,7 @@ mod observe;
 mod pressure;
 mod privileges;
 mod progress;
+mod ranges;
 mod reindex;
 mod render;
 mod restore;
@@ -309,11 +310,25 @@ impl Target for PostgresTarget {
             return sets::survey(&mut self.connect().await?, selection, samples).await;
         }
         let mut connection = self.connection().await?;
-        begin_reading(&mut connection).await?;
-        let mut survey = if self.parallel {
-            survey::at_once(&mut connection, selection, samples).await?
+        let ranges = if self.parallel {
+            None
         } else {
-            survey::in_slices(&mut connection, selection, samples).await?
+            ranges::Ranges::over(&mut connection, selection, None).await?
+        };
+        let mut survey = match ranges {
+            Some(ranges) => {
+                let survey = survey::by_ranges(&mut connection, selection, samples, ranges).await?;
+                begin_reading(&mut connection).await?;
+                survey
+            }
+            None => {
+                begin_reading(&mut connection).await?;
+                if self.parallel {
+                    survey::at_once(&mut connection, selection, samples).await?
+                } else {
+                    survey::in_slices(&mut connection, selection, samples).await?
+                }
+            }
         };
         if survey.row_count >= whole_from {
             survey.table_rows = Some(survey::whole(&mut connection, &selection.table).await?);
@@ -405,8 +420,14 @@ impl Target for PostgresTarget {
         if selection.matches.is_about_sets() {
             return sets::scan(self.connect().await?, selection, limit).await;
         }
+        let mut connection = self.connect().await?;
+        if !self.parallel
+            && let Some(ranges) = ranges::Ranges::over(&mut connection, selection, cursor).await?
+        {
+            return Ok(Box::new(ranges::RangeScan::new(connection, selection, ranges, limit)));
+        }
         Ok(Box::new(
-            scan::CursorScan::open(self.connect().await?, selection, cursor, (limit, self.slice())).await?,
+            scan::CursorScan::open(connection, selection, cursor, (limit, self.slice())).await?,
         ))
     }
 

@@ -10,9 +10,14 @@ use dbkeep_engine::{
     model::{Selection, TableSchema},
     port::{Survey, TargetError},
 };
-use sqlx::{AssertSqlSafe, Executor as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::{error::statement, line::Line, render, surveyed, text_row};
+use super::{
+    error::{refused, statement},
+    line::Line,
+    ranges::Ranges,
+    render, surveyed, text_row,
+};
 
 /// Time that a slice should take: what comes meanwhile waits for at most about as long, which is less than a commit takes.
 const SLICE: Duration = Duration::from_millis(1);
@@ -76,10 +81,36 @@ pub(super) async fn estimate(connection: &mut Line, table: &TableSchema) -> Resu
     Ok(u64::try_from(rows).unwrap_or(0))
 }
 
-/// In slices that others do not feel.
+/// In ranges of pages that others do not feel, each as it is when its turn comes.
+pub(super) async fn by_ranges(
+    connection: &mut Line,
+    selection: &Selection,
+    samples: u32,
+    mut ranges: Ranges,
+) -> Result<Survey, TargetError> {
+    let samples = usize::try_from(samples).unwrap_or(usize::MAX);
+    let (mut count, mut addresses) = (0, Vec::new());
+    while !ranges.is_over() {
+        if addresses.len() < samples {
+            for row in ranges.take(connection, "t.ctid::text").await? {
+                count += 1;
+                if addresses.len() < samples {
+                    addresses.push(row.try_get(0).map_err(statement)?);
+                }
+            }
+        } else {
+            for row in ranges.take(connection, "count(*)::text").await? {
+                let found: String = row.try_get(0).map_err(statement)?;
+                count += found.parse::<u64>().map_err(|error| refused(error.to_string()))?;
+            }
+        }
+    }
+    with_samples(connection, selection, count, addresses).await
+}
+
+/// In slices of a cursor that others do not feel.
 pub(super) async fn in_slices(connection: &mut Line, selection: &Selection, samples: u32) -> Result<Survey, TargetError> {
     let from = render::from_where(selection)?;
-    let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
     let declare =
         format!("SET LOCAL cursor_tuple_fraction = 1; DECLARE dbkeep_survey NO SCROLL CURSOR FOR SELECT t.ctid::text {from}");
     connection.execute(AssertSqlSafe(declare)).await.map_err(statement)?;
@@ -108,7 +139,17 @@ pub(super) async fn in_slices(connection: &mut Line, selection: &Selection, samp
         rows = next_rows(rows, took);
     }
     connection.execute("CLOSE dbkeep_survey").await.map_err(statement)?;
-    let sql = format!("SELECT {columns} {from}");
+    with_samples(connection, selection, count, addresses).await
+}
+
+/// Reads the rows at these addresses, as far as they are still there.
+async fn with_samples(
+    connection: &mut Line,
+    selection: &Selection,
+    count: u64,
+    addresses: Vec<String>,
+) -> Result<Survey, TargetError> {
+    let columns = render::text_columns(selection.table.captured_columns().map(|column| column.name.as_str()));
     let mut sampled = Vec::with_capacity(addresses.len());
     if !addresses.is_empty() {
         let table = render::table(&selection.table.name);
@@ -118,6 +159,7 @@ pub(super) async fn in_slices(connection: &mut Line, selection: &Selection, samp
             sampled.push(text_row(&row)?);
         }
     }
+    let sql = format!("SELECT {columns} {}", render::from_where(selection)?);
     Ok(surveyed(count, sampled, sql))
 }
 
