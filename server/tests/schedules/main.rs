@@ -1,6 +1,7 @@
 //! Schedules from the call that creates them to the rows that their runs delete, on both control stores, and over the death of servers.
 
 mod bounds;
+mod cancels;
 mod defaults;
 mod errors;
 #[cfg(feature = "failpoints")]
@@ -27,6 +28,7 @@ use bounds::{
     a_target_that_does_not_answer_leaves_places_to_the_others, claims_are_given_back_side_by_side,
     other_rules_need_another_consent, the_consent_holds_while_the_run_works, the_share_holds_while_the_run_works,
 };
+use cancels::a_slot_cancels_the_run_before_it_while_it_deletes;
 use dbkeep_proto::v1::{self, SlotOutcome};
 use defaults::the_three_schedules_of_the_platform_are_created;
 use jiff::{SignedDuration, Timestamp};
@@ -51,6 +53,7 @@ on_both!(
     a_due_slot_fires_once_and_is_settled,
     a_slot_that_is_late_is_missed_and_said_so,
     overlapping_slots_are_skipped_or_wait,
+    a_slot_cancels_the_run_before_it_while_it_deletes,
     a_slot_over_its_limits_deletes_nothing_and_failures_pause,
     a_critical_schedule_needs_the_consent_of_another,
     the_switch_holds_slots_back,

@@ -1,11 +1,15 @@
 //! A target, a control store, and any number of servers on them. Slots are made due by writing the store, in SQL of the test's own: cron
 //! knows no seconds, and no test waits for a minute.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use dbkeep_proto::v1::{self, run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient};
 use dbkeep_server::Config;
-use dbkeep_testkit::{Db, fresh_database};
+use dbkeep_testkit::{Db, chunk, fresh_database};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use tokio::time::timeout;
 use tonic::{Request, transport::Channel};
@@ -310,6 +314,20 @@ impl Server {
         })
         .await
     }
+}
+
+/// The ids in the chunks of a run's folder; none is there twice.
+pub(crate) fn captured(folder: &Path) -> BTreeSet<u64> {
+    let chunks = chunk::read_folder(folder).expect("chunks");
+    let mut ids = BTreeSet::new();
+    for section in chunks.values().flat_map(|chunk| &chunk.sections) {
+        let key = section.columns.iter().position(|column| column == "id").expect("a key");
+        for row in &section.rows {
+            let id: u64 = row[key].as_ref().expect("a key").parse().expect("a number");
+            assert!(ids.insert(id), "row {id} is captured once");
+        }
+    }
+    ids
 }
 
 /// A generator of its own: the same sequence for the same seed.
