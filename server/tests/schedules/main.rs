@@ -36,7 +36,8 @@ use jumps::{a_leap_back_fires_nothing_twice, a_leap_forward_is_a_misfire};
 use passed::{a_change_while_schedules_are_stopped_loses_no_slot, a_slot_of_a_target_that_no_server_has_is_missed};
 use told::{
     a_catalog_may_name_recipients_for_a_channel_that_has_some, a_channel_that_is_gone_leaves_a_dead_letter,
-    a_dry_run_of_a_schedule_is_told, a_schedule_that_is_deleted_hears_of_its_last_run, slots_that_pass_without_a_run_are_told,
+    a_consent_that_has_ended_deletes_nothing_and_is_told, a_dry_run_of_a_schedule_is_told,
+    a_schedule_that_is_deleted_hears_of_its_last_run, slots_that_pass_without_a_run_are_told,
     what_had_no_run_is_told_with_its_place, what_its_deadline_stopped_is_a_failure_and_told_as_one,
 };
 use world::{EXPIRED, LATE, World, as_principal, eventually, five_minutes_ago, once_a_year, yearly};
@@ -73,6 +74,7 @@ on_both!(
     a_dry_run_of_a_schedule_is_told,
     what_had_no_run_is_told_with_its_place,
     slots_that_pass_without_a_run_are_told,
+    a_consent_that_has_ended_deletes_nothing_and_is_told,
     a_catalog_may_name_recipients_for_a_channel_that_has_some,
     a_slot_of_a_target_that_no_server_has_is_missed,
     a_change_while_schedules_are_stopped_loses_no_slot,
