@@ -364,7 +364,7 @@ pub(crate) async fn other_rules_need_another_consent(database: &str) {
 }
 
 /// Consent to this schedule by another, to so many rows.
-async fn consent(server: &Server, schedule: &v1::Schedule, max_rows: u64) {
+pub(crate) async fn consent(server: &Server, schedule: &v1::Schedule, max_rows: u64) {
     let tomorrow = Timestamp::now() + SignedDuration::from_hours(24);
     let request = v1::ApproveScheduleRequest {
         id: schedule.id.clone(),

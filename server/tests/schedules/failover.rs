@@ -6,12 +6,12 @@
 use std::collections::BTreeSet;
 
 use dbkeep_proto::v1::{self, schedule_service_client::ScheduleServiceClient};
-use dbkeep_testkit::{Db, ReplicatedPostgres, chunk, fresh_database};
+use dbkeep_testkit::{Db, ReplicatedPostgres, fresh_database};
 use jiff::SignedDuration;
 
 use crate::{
     support::Daemon,
-    world::{Random, World, as_principal, eventually, once_a_year},
+    world::{Random, World, as_principal, captured, eventually, once_a_year},
 };
 
 /// Expired rows of a round, and as many that live.
@@ -74,17 +74,8 @@ async fn judge(world: &World, control: &Db, target: &Db, run: &str) {
             rows.into_iter().filter_map(|mut row| row.pop().flatten()).collect::<Vec<_>>()
         }
     };
-    let chunks = chunk::read_folder(&world.folder.path().join("backups").join(run)).expect("chunks");
-    let captured: Vec<u64> = chunks
-        .values()
-        .flat_map(|chunk| &chunk.sections)
-        .flat_map(|section| &section.rows)
-        .map(|row| row[0].as_ref().expect("a key").parse().expect("a number"))
-        .collect();
-    let unique: BTreeSet<u64> = captured.iter().copied().collect();
-    assert_eq!(unique.len(), captured.len(), "a row is captured once");
     assert_eq!(
-        unique,
+        captured(&world.folder.path().join("backups").join(run)),
         (1..=ROWS).collect::<BTreeSet<_>>(),
         "what expired was captured, and nothing else"
     );

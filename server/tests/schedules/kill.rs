@@ -1,9 +1,10 @@
 //! The real server killed while it decides, fires and settles slots, and several servers on one store that are killed and stopped at
-//! random: every slot has one row and one run.
+//! random, at work: what they held is taken over, and every slot has one row and one run.
 
 use dbkeep_proto::v1::{self, schedule_service_client::ScheduleServiceClient};
 use dbkeep_testkit::Db;
 use jiff::SignedDuration;
+use rustix::process::Signal;
 
 use crate::{
     support::Daemon,
@@ -82,6 +83,123 @@ async fn log_deletions(db: &Db) {
     }
 }
 
+/// Lease term of the four servers, as their configuration has it.
+const TERM_MS: i64 = 2_000;
+/// The clock that leases go by, milliseconds since 1970.
+const CLOCK: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+/// What servers have for a while: runs by leases and slots by claims, with the number of the newest, whose it is, and until when.
+const CLAIMS: &str = "(SELECT 'run ' || id AS what, attempts AS number, holder, lease_until_ms FROM dbkeep_control.runs UNION ALL \
+     SELECT 'slot ' || slot_ms || ' of ' || schedule_id, claims, holder, lease_until_ms FROM dbkeep_control.schedule_slots) AS claimed";
+
+async fn number(control: &Db, sql: &str) -> i64 {
+    let rows = control.fetch_text(sql).await.expect(sql);
+    rows[0][0].as_ref().expect(sql).parse().expect("a number")
+}
+
+async fn clock(control: &Db) -> i64 {
+    number(control, &format!("SELECT {CLOCK}")).await
+}
+
+/// The name by which a server claims.
+async fn name_of(control: &Db, daemon: &Daemon) -> String {
+    let sql = format!(
+        "SELECT id FROM dbkeep_control.servers WHERE address = '{}' ORDER BY started_ms DESC LIMIT 1",
+        daemon.address
+    );
+    eventually(|| async {
+        let servers = control.fetch_text(&sql).await.expect("servers");
+        servers.first()?[0].clone()
+    })
+    .await
+}
+
+/// What a server holds now: each run and slot, with the number of its claim.
+async fn held_by(control: &Db, server: &str) -> Vec<(String, i64)> {
+    let sql = format!("SELECT what, number FROM {CLAIMS} WHERE holder = '{server}' AND lease_until_ms > {CLOCK}");
+    let rows = control.fetch_text(&sql).await.expect("claims");
+    rows.into_iter()
+        .map(|row| {
+            let [what, number] = <[_; 2]>::try_from(row)
+                .expect("two columns")
+                .map(|column| column.expect("a value"));
+            (what, number.parse().expect("a number"))
+        })
+        .collect()
+}
+
+/// How many of these were claimed once more since.
+async fn claimed_again(control: &Db, held: &[(String, i64)]) -> usize {
+    let mut again = 0;
+    for (what, before) in held {
+        let now = number(control, &format!("SELECT number FROM {CLAIMS} WHERE what = '{what}'")).await;
+        again += usize::from(now > *before);
+    }
+    again
+}
+
+/// Whether every slot of these schedules has ended.
+async fn over(world: &World, control: &Db, schedules: &[String]) -> bool {
+    for schedule in schedules {
+        let slots = world.slots(control, schedule).await;
+        let open = slots
+            .iter()
+            .any(|slot| ["pending", "waiting", "fired"].contains(&slot.0.as_str()));
+        if slots.is_empty() || open {
+            return false;
+        }
+    }
+    true
+}
+
+/// The first of these servers, by their numbers, that holds something; the first of all where the wave is over before one does.
+async fn at_work(world: &World, control: &Db, daemons: &[Daemon], order: &[usize], wave: &[String]) -> usize {
+    eventually(|| async {
+        for &server in order {
+            let name = name_of(control, &daemons[server]).await;
+            if !held_by(control, &name).await.is_empty() {
+                return Some(server);
+            }
+        }
+        over(world, control, wave).await.then_some(order[0])
+    })
+    .await
+}
+
+/// A server that is stopped: its number, its name, and what it held then.
+struct Asleep {
+    server: usize,
+    name: String,
+    held: Vec<(String, i64)>,
+}
+
+/// Stops one of these servers at work.
+async fn stop_at_work(world: &World, control: &Db, daemons: &[Daemon], order: &[usize], wave: &[String]) -> Asleep {
+    loop {
+        let server = at_work(world, control, daemons, order, wave).await;
+        let name = name_of(control, &daemons[server]).await;
+        daemons[server].signal(Signal::STOP);
+        let held = held_by(control, &name).await;
+        if !held.is_empty() || over(world, control, wave).await {
+            return Asleep { server, name, held };
+        }
+        // It was through with it before it stopped.
+        daemons[server].signal(Signal::CONT);
+    }
+}
+
+/// Lets a server sleep on until its leases are over, by the clock that decides about them, and wakes it up; waits until it is at work again.
+async fn wake(control: &Db, daemons: &[Daemon], asleep: &Asleep, since: i64) {
+    eventually(|| async {
+        let past = clock(control).await >= since + TERM_MS;
+        (past && held_by(control, &asleep.name).await.is_empty()).then_some(())
+    })
+    .await;
+    let woken = clock(control).await;
+    daemons[asleep.server].signal(Signal::CONT);
+    let seen = format!("SELECT seen_ms FROM dbkeep_control.servers WHERE id = '{}'", asleep.name);
+    eventually(|| async { (number(control, &seen).await > woken).then_some(()) }).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn four_servers_fire_each_slot_once() {
     let seed = 0x5eed_2026_1127_u64;
@@ -94,7 +212,7 @@ async fn four_servers_fire_each_slot_once() {
         let config = world.folder.path().join(format!("server{number}.toml"));
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[data]\nfolder = \"data{number}\"\n[store]\nurl = \"{}\"\n[backup]\nfolder = \"backups\"\n\
-             [engine]\nlease_term = \"2s\"\ndrift_fraction = 0.0\ndrift_rows = 0\n[scheduler]\ndefault_schedules = false\n\
+             [engine]\nlease_term = \"{TERM_MS}ms\"\ndrift_fraction = 0.0\ndrift_rows = 0\n[scheduler]\ndefault_schedules = false\n\
              [[target]]\nname = \"app\"\nurl = \"{}\"\ncatalog = [\"{}\"]\n",
             world.store,
             world.target,
@@ -106,6 +224,7 @@ async fn four_servers_fire_each_slot_once() {
     let mut daemons: Vec<Daemon> = (0..4).map(start).collect();
     let control = world.control().await;
     let waves = 10;
+    let (mut from_stopped, mut from_killed) = (0, 0);
     let mut schedules = Vec::new();
     for number in 0..slots() {
         let alive = daemons.last().expect("four servers");
@@ -117,32 +236,39 @@ async fn four_servers_fire_each_slot_once() {
         for schedule in wave {
             due.push(world.make_due(&control, schedule, SignedDuration::from_mins(30)).await);
         }
-        // One of the first three dies, and another sleeps past its lease and wakes up again.
-        let victim = usize::try_from(random.below(3)).expect("small");
-        let sleeper = (victim + 1) % 3;
+        // Of the first three one sleeps past its lease and wakes up again, and another dies.
+        let first = usize::try_from(random.below(3)).expect("small");
+        let order = [first, (first + 1) % 3, (first + 2) % 3];
         // When it strikes is a number of slots, and not a time: so many decided, and so many fired.
         let size = u64::try_from(wave.len()).expect("small");
         let (decided, fired) = (random.below(size + 1), random.below(size + 1));
         world.reached(&control, wave, decided, |_| true).await;
-        daemons[sleeper].signal(rustix::process::Signal::STOP);
+        let asleep = stop_at_work(&world, &control, &daemons, &order, wave).await;
+        let since = clock(&control).await;
         world.reached(&control, wave, fired, |(_, run)| run.is_some()).await;
+        let others: Vec<usize> = order.into_iter().filter(|server| *server != asleep.server).collect();
+        let victim = at_work(&world, &control, &daemons, &others, wave).await;
+        let name = name_of(&control, &daemons[victim]).await;
         daemons[victim].kill();
-        // All slots of the wave end without the two; the sleeper's leases lapse meanwhile.
-        eventually(|| async {
-            for schedule in wave {
-                let slots = world.slots(&control, schedule).await;
-                let open = slots
-                    .iter()
-                    .any(|slot| ["pending", "waiting", "fired"].contains(&slot.0.as_str()));
-                if slots.is_empty() || open {
-                    return None;
-                }
-            }
-            Some(())
-        })
-        .await;
-        daemons[sleeper].signal(rustix::process::Signal::CONT);
+        let left = held_by(&control, &name).await;
+        // All slots of the wave end without the two.
+        eventually(|| async { over(&world, &control, wave).await.then_some(()) }).await;
+        from_stopped += claimed_again(&control, &asleep.held).await;
+        from_killed += claimed_again(&control, &left).await;
+        wake(&control, &daemons, &asleep, since).await;
         daemons[victim] = start(victim);
+    }
+    println!("taken over: {from_stopped} of servers that slept, {from_killed} of servers that died");
+    assert!(
+        from_stopped > 0 && from_killed > 0,
+        "both were struck at work: {from_stopped} runs and slots were taken over from those that slept, {from_killed} from those that died"
+    );
+    // Whoever woke up last and is late with something has written it, and ended, before anything is counted.
+    for daemon in &daemons {
+        daemon.signal(Signal::TERM);
+    }
+    for daemon in &mut daemons {
+        assert!(daemon.wait().success(), "it ends in order");
     }
     for schedule in &schedules {
         let slots = world.slots(&control, schedule).await;

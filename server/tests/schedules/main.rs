@@ -1,6 +1,7 @@
 //! Schedules from the call that creates them to the rows that their runs delete, on both control stores, and over the death of servers.
 
 mod bounds;
+mod cancels;
 mod defaults;
 mod errors;
 #[cfg(feature = "failpoints")]
@@ -27,6 +28,7 @@ use bounds::{
     a_target_that_does_not_answer_leaves_places_to_the_others, claims_are_given_back_side_by_side,
     other_rules_need_another_consent, the_consent_holds_while_the_run_works, the_share_holds_while_the_run_works,
 };
+use cancels::a_slot_cancels_the_run_before_it_while_it_deletes;
 use dbkeep_proto::v1::{self, SlotOutcome};
 use defaults::the_three_schedules_of_the_platform_are_created;
 use jiff::{SignedDuration, Timestamp};
@@ -34,7 +36,8 @@ use jumps::{a_leap_back_fires_nothing_twice, a_leap_forward_is_a_misfire};
 use passed::{a_change_while_schedules_are_stopped_loses_no_slot, a_slot_of_a_target_that_no_server_has_is_missed};
 use told::{
     a_catalog_may_name_recipients_for_a_channel_that_has_some, a_channel_that_is_gone_leaves_a_dead_letter,
-    a_dry_run_of_a_schedule_is_told, a_schedule_that_is_deleted_hears_of_its_last_run, slots_that_pass_without_a_run_are_told,
+    a_consent_that_has_ended_deletes_nothing_and_is_told, a_dry_run_of_a_schedule_is_told,
+    a_schedule_that_is_deleted_hears_of_its_last_run, slots_that_pass_without_a_run_are_told,
     what_had_no_run_is_told_with_its_place, what_its_deadline_stopped_is_a_failure_and_told_as_one,
 };
 use world::{EXPIRED, LATE, World, as_principal, eventually, five_minutes_ago, once_a_year, yearly};
@@ -51,6 +54,7 @@ on_both!(
     a_due_slot_fires_once_and_is_settled,
     a_slot_that_is_late_is_missed_and_said_so,
     overlapping_slots_are_skipped_or_wait,
+    a_slot_cancels_the_run_before_it_while_it_deletes,
     a_slot_over_its_limits_deletes_nothing_and_failures_pause,
     a_critical_schedule_needs_the_consent_of_another,
     the_switch_holds_slots_back,
@@ -70,6 +74,7 @@ on_both!(
     a_dry_run_of_a_schedule_is_told,
     what_had_no_run_is_told_with_its_place,
     slots_that_pass_without_a_run_are_told,
+    a_consent_that_has_ended_deletes_nothing_and_is_told,
     a_catalog_may_name_recipients_for_a_channel_that_has_some,
     a_slot_of_a_target_that_no_server_has_is_missed,
     a_change_while_schedules_are_stopped_loses_no_slot,

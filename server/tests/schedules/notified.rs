@@ -1,4 +1,4 @@
-//! The whole way, by the tools of an operator: a schedule created through reflection by `buf curl`, in the words of a first user; its slot
+//! The whole way, by the tools of an operator: a schedule created through reflection by `buf curl`, with the request of docs/SCHEDULES.md; its slot
 //! fires, its run deletes, a real mail server gets the mail, and the slot is on record.
 
 use std::process::Command;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     support::Daemon,
-    world::{World, eventually},
+    world::{EXPIRED, World, eventually},
 };
 
 fn curl(daemon: &Daemon, method: &str, body: &Value) -> Result<Value, String> {
@@ -34,6 +34,28 @@ fn curl(daemon: &Daemon, method: &str, body: &Value) -> Result<Value, String> {
     }
 }
 
+/// The request of the page, as it stands there.
+fn documented() -> Value {
+    let page = include_str!("../../../docs/SCHEDULES.md");
+    let (_, behind) = page.split_once("```json\n").expect("a request");
+    let (request, _) = behind.split_once("```").expect("its end");
+    serde_json::from_str(request).expect("JSON")
+}
+
+/// What `dbkeep ... -o json` prints.
+fn dbkeep(daemon: &Daemon, arguments: &[&str]) -> Value {
+    let server = std::path::Path::new(env!("CARGO_BIN_EXE_dbkeepd"));
+    let output = Command::new(server.with_file_name("dbkeep"))
+        .args(arguments)
+        .args(["-o", "json"])
+        .env("DBKEEP_ADDR", &daemon.address)
+        .output()
+        .expect("dbkeep, which cargo build -p dbkeep-client --features cli makes");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&said).expect("JSON")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_of_an_operator_fires_and_mails() {
     let world = World::new("sqlite").await;
@@ -51,22 +73,6 @@ async fn a_schedule_of_an_operator_fires_and_mails() {
     );
     std::fs::write(&config, text).expect("a configuration");
     let daemon = Daemon::start_configured(&config);
-    let spec = json!({
-        "name": "daily_cleanup",
-        "description": "Tokens that have expired",
-        "operations": ["expired_tokens"],
-        "timing": {
-            "cron": {"minute": "0", "hour": "2", "day_of_month": "*", "month": "*", "day_of_week": "*"},
-            "timezone": "UTC"
-        },
-        "enabled": true,
-        "options": {"batch_size": 1000, "max_execution_time": "1800s"},
-        "catch_up": "172800s",
-        "notify": {
-            "on_success": true, "on_failure": true, "on_warnings": true,
-            "recipients": ["ops@learning.example"], "channels": ["email"]
-        }
-    });
     let refused = curl(
         &daemon,
         "CreateSchedule",
@@ -74,7 +80,7 @@ async fn a_schedule_of_an_operator_fires_and_mails() {
     );
     let refused = refused.expect_err("no timing, and an operation that there is not");
     assert!(refused.contains("did you mean expired_tokens?"), "{refused}");
-    let made = curl(&daemon, "CreateSchedule", &json!({ "spec": spec })).expect("a schedule");
+    let made = curl(&daemon, "CreateSchedule", &documented()).expect("a schedule");
     let id = made["schedule"]["id"].as_str().expect("an id").to_owned();
     let next = made["schedule"]["nextRunTime"].as_str().expect("a next run");
     assert!(next.ends_with("T02:00:00Z"), "{next}");
@@ -96,15 +102,24 @@ async fn a_schedule_of_an_operator_fires_and_mails() {
     assert!(slots["runs"][0]["slotTime"].as_str().expect("a slot").ends_with("T02:00:00Z"));
     assert_eq!(world.expired().await, 0);
     // And as an operator reads it.
-    let server = std::path::Path::new(env!("CARGO_BIN_EXE_dbkeepd"));
-    let listed = Command::new(server.with_file_name("dbkeep"))
-        .args(["schedules", "runs", "daily_cleanup", "-o", "json"])
-        .env("DBKEEP_ADDR", &daemon.address)
-        .output()
-        .expect("dbkeep, which cargo build -p dbkeep-client --features cli makes");
-    let said = String::from_utf8_lossy(&listed.stdout);
-    assert!(listed.status.success(), "{said}{}", String::from_utf8_lossy(&listed.stderr));
-    let listed: Value = serde_json::from_str(&said).expect("JSON");
-    assert!(said.contains(slots["runs"][0]["runId"].as_str().expect("a run")), "{listed}");
-    assert!(said.contains("succeeded") || said.contains("SUCCEEDED"), "{listed}");
+    let slot = &slots["runs"][0];
+    let run = slot["runId"].as_str().expect("a run");
+    let listed = dbkeep(&daemon, &["schedules", "runs", "daily_cleanup"]);
+    assert_eq!(listed["schedule_runs"].as_array().expect("slots").len(), 1, "{listed}");
+    let told = &listed["schedule_runs"][0];
+    assert_eq!(told["outcome"], "succeeded", "{listed}");
+    assert_eq!(told["run_id"], run, "{listed}");
+    assert_eq!(
+        (&told["schedule_id"], &told["slot_time"]),
+        (&json!(id), &slot["slotTime"]),
+        "{listed}"
+    );
+    assert_eq!(told["manual"], false, "{listed}");
+    let shown = dbkeep(&daemon, &["runs", "show", run]);
+    assert_eq!(
+        (&shown["run"]["id"], &shown["run"]["state"]),
+        (&json!(run), &json!("succeeded")),
+        "{shown}"
+    );
+    assert_eq!(shown["run"]["report"]["rows_affected"], EXPIRED, "{shown}");
 }

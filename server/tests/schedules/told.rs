@@ -7,10 +7,11 @@ use dbkeep_server::{
     config::channels::{ChannelConfig, ChannelSetting, EmailConfig, MailSecurity},
 };
 use dbkeep_testkit::Db;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::{
+    bounds::consent,
     serving::catalog,
     world::{CATALOG, EXPIRED, LATE, World, as_principal, eventually, once_a_year, only_by_hand},
 };
@@ -297,6 +298,71 @@ pub(crate) async fn what_had_no_run_is_told_with_its_place(database: &str) {
         let title = told.notice["title"].as_str().expect("a title");
         assert!(title.starts_with("limited on app: "), "{title}");
     }
+    server.stop().await;
+}
+
+pub(crate) async fn a_consent_that_has_ended_deletes_nothing_and_is_told(database: &str) {
+    let world = World::new(database).await;
+    let server = world.serve(with_mail).await;
+    let control = world.control().await;
+    let spec = v1::ScheduleSpec {
+        operations: vec!["grave".to_owned()],
+        notify: rules(false, true, false),
+        ..once_a_year("grave")
+    };
+    let schedule = server.create(spec).await;
+    consent(&server, &schedule, 1_000).await;
+    assert!(server.get(&schedule.id).await.approval.is_some());
+    let hour = Timestamp::now() - SignedDuration::from_hours(1);
+    let ended = Timestamp::from_second(hour.as_second()).expect("an instant");
+    world.end_consent(&control, &schedule.id, ended).await;
+    world.make_due(&control, &schedule.id, LATE).await;
+    let refused = server
+        .newest(
+            &schedule.id,
+            &[
+                SlotOutcome::Refused,
+                SlotOutcome::Succeeded,
+                SlotOutcome::Warned,
+                SlotOutcome::Failed,
+            ],
+        )
+        .await;
+    let why = format!("grave of schedule grave need a standing approval, and the one by bob ended at {ended}");
+    assert_eq!(
+        (refused.outcome(), refused.run_id.as_str(), refused.reason),
+        (SlotOutcome::Refused, "", format!("STANDING_APPROVAL: {why}"))
+    );
+    assert_eq!(world.runs(&control, &schedule.id).await, 0);
+    assert_eq!(world.expired().await, EXPIRED, "nothing was deleted");
+    let now = server.get(&schedule.id).await;
+    assert_eq!(now.consecutive_failures, 1);
+    assert!(
+        now.needs_approval && now.approval.is_none(),
+        "it covers nothing any more: {now:?}"
+    );
+    // The record of a slot and what is told of it are one transaction.
+    let heard = told(&world, &control).await;
+    let [heard] = &heard[..] else {
+        panic!("{} deliveries", heard.len())
+    };
+    assert_eq!((heard.kind(), heard.line("Schedule")), ("run_refused", Some("grave")));
+    assert!(
+        heard.line("Reason").is_some_and(|reason| reason.contains(&why)),
+        "{}",
+        heard.notice
+    );
+    // Nor does it for a person, until somebody consents anew.
+    let refused = server.fire(&schedule.id).await.expect_err("it has ended");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains(&why), "{refused}");
+    assert_eq!(world.expired().await, EXPIRED);
+    consent(&server, &now, 1_000).await;
+    server.fire(&schedule.id).await.expect("a run");
+    server
+        .newest(&schedule.id, &[SlotOutcome::Succeeded, SlotOutcome::Warned])
+        .await;
+    assert_eq!(world.expired().await, 0);
     server.stop().await;
 }
 

@@ -1,11 +1,15 @@
 //! A target, a control store, and any number of servers on them. Slots are made due by writing the store, in SQL of the test's own: cron
 //! knows no seconds, and no test waits for a minute.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use dbkeep_proto::v1::{self, run_service_client::RunServiceClient, schedule_service_client::ScheduleServiceClient};
 use dbkeep_server::Config;
-use dbkeep_testkit::{Db, fresh_database};
+use dbkeep_testkit::{Db, chunk, fresh_database};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use tokio::time::timeout;
 use tonic::{Request, transport::Channel};
@@ -163,25 +167,37 @@ impl World {
     pub(crate) async fn make_due(&self, control: &Db, schedule: &str, back: SignedDuration) -> Timestamp {
         let now = Timestamp::now();
         let slot = Timestamp::from_second(now.as_second() / 60 * 60).expect("a minute") - back;
+        let at = slot.as_millisecond();
+        self.rewrite(control, schedule, &format!("next_fire_ms = {at}, "), |state| {
+            state["next_slot"] = slot.to_string().into();
+            state["next_fire"] = slot.to_string().into();
+            state["last_slot"] = serde_json::Value::Null;
+        })
+        .await;
+        slot
+    }
+
+    /// Lets the consent to a schedule have ended at this instant.
+    pub(crate) async fn end_consent(&self, control: &Db, schedule: &str, at: Timestamp) {
+        self.rewrite(control, schedule, "", |state| {
+            assert!(state["approval"].is_object(), "there is one: {state}");
+            state["approval"]["expires_at"] = at.to_string().into();
+        })
+        .await;
+    }
+
+    /// Changes the state of a schedule, and these columns besides.
+    async fn rewrite(&self, control: &Db, schedule: &str, columns: &str, change: impl FnOnce(&mut serde_json::Value)) {
         let schedules = self.table("schedules");
         let sql = format!("SELECT state FROM {schedules} WHERE id = '{schedule}'");
         let text = control.fetch_text(&sql).await.expect("a state")[0][0]
             .clone()
             .expect("a state");
         let mut state: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        state["next_slot"] = slot.to_string().into();
-        state["next_fire"] = slot.to_string().into();
-        state["last_slot"] = serde_json::Value::Null;
+        change(&mut state);
         let state = state.to_string().replace('\'', "''");
-        let changed = control
-            .execute(&format!(
-                "UPDATE {schedules} SET state = '{state}', next_fire_ms = {}, version = version + 1 WHERE id = '{schedule}'",
-                slot.as_millisecond()
-            ))
-            .await
-            .expect("due");
-        assert_eq!(changed, 1);
-        slot
+        let sql = format!("UPDATE {schedules} SET {columns}state = '{state}', version = version + 1 WHERE id = '{schedule}'");
+        assert_eq!(control.execute(&sql).await.expect("changed"), 1);
     }
 
     /// Rows of slots as the store holds them: outcome and run.
@@ -310,6 +326,20 @@ impl Server {
         })
         .await
     }
+}
+
+/// The ids in the chunks of a run's folder; none is there twice.
+pub(crate) fn captured(folder: &Path) -> BTreeSet<u64> {
+    let chunks = chunk::read_folder(folder).expect("chunks");
+    let mut ids = BTreeSet::new();
+    for section in chunks.values().flat_map(|chunk| &chunk.sections) {
+        let key = section.columns.iter().position(|column| column == "id").expect("a key");
+        for row in &section.rows {
+            let id: u64 = row[key].as_ref().expect("a key").parse().expect("a number");
+            assert!(ids.insert(id), "row {id} is captured once");
+        }
+    }
+    ids
 }
 
 /// A generator of its own: the same sequence for the same seed.
