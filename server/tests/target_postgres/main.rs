@@ -6,22 +6,14 @@
 mod lab;
 mod listing;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use dbkeep_engine::{
-    model::{
-        Condition, JournalEntry, Literal, Row, RowKey, RunId, Selection, TableKind, TableName, TableSchema, TimeEncoding,
-        TypeClass, Value,
-    },
-    port::{BatchTransaction, Claim, Restored, RowSink, SinkError, Target, TargetError, TargetErrorClass},
-    run::batch::layout,
+    model::{Condition, JournalEntry, Literal, RowKey, RunId, Selection, TableKind, TableName, TypeClass, Value},
+    port::{Claim, TargetErrorClass},
 };
 use dbkeep_server::target;
-use dbkeep_testkit::{Db, fresh_database};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::Executor as _;
 
 use lab::{Collector, FAMILY, Lab, refused, run, strings};
 

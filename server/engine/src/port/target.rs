@@ -150,12 +150,6 @@ pub struct Window {
 pub trait Scan: Send {
     /// The next window, with at most the `limit` of [`Target::scan`] keys; `None` at the table's end.
     async fn next(&mut self) -> Result<Option<Window>, TargetError>;
-
-    /// Whether rows that matched when the pass began may be passed over, because somebody else changes them meanwhile: they are not
-    /// listed in one snapshot, and where they are in the table is no place that lasts.
-    fn may_pass_over(&self) -> bool {
-        false
-    }
 }
 
 /// The values of a column, page by page.

@@ -131,7 +131,6 @@ async fn steps(attempt: &mut Attempt) -> Result<Ending, Halt> {
                     still: &still,
                     totals: done,
                     reopened: false,
-                    loose: false,
                 };
                 work.run().await
             }
@@ -312,8 +311,6 @@ struct Ahead {
     leave: Arc<Semaphore>,
     let_go: u32,
     received: u32,
-    /// As the scan says.
-    may_pass_over: bool,
     /// When the first window came: what went before is the price of the scan, not its age.
     first_window: Option<Instant>,
     task: AbortOnDropHandle<()>,
@@ -322,7 +319,6 @@ struct Ahead {
 impl Ahead {
     async fn open(target: &dyn Target, selection: &Selection, cursor: Option<&str>, limit: u32) -> Result<Self, TargetError> {
         let mut scan: Box<dyn Scan> = target.scan(selection, cursor, limit).await?;
-        let may_pass_over = scan.may_pass_over();
         let (sender, windows) = mpsc::channel(1);
         let leave = Arc::new(Semaphore::new(0));
         let waiting = Arc::clone(&leave);
@@ -345,7 +341,6 @@ impl Ahead {
             leave,
             let_go: 0,
             received: 0,
-            may_pass_over,
             first_window: None,
             task: AbortOnDropHandle::new(task),
         })
@@ -387,8 +382,6 @@ struct StepWork<'a> {
     totals: StepTotals,
     /// Whether the scan of this pass was opened again on the way, which may pass over rows.
     reopened: bool,
-    /// Whether the scan of this pass may have passed over rows that others changed meanwhile.
-    loose: bool,
 }
 
 impl StepWork<'_> {
@@ -406,7 +399,7 @@ impl StepWork<'_> {
                 self.totals.cursor.clear();
             }
             let (matched, affected) = (self.totals.matched, self.totals.affected);
-            (self.reopened, self.loose) = (false, false);
+            self.reopened = false;
             if let Some(end) = self.pass(cursor.take()).await? {
                 return Ok(end);
             }
@@ -414,9 +407,7 @@ impl StepWork<'_> {
             let taken = self.totals.affected - affected;
             // Every row that matched when this pass began has been listed, and every listed row is gone: another pass could
             // only find rows that began to match later, which nobody has planned. See docs/adr/0006-when-a-step-is-done.md.
-            // A loose scan is held against the plan: a pass that finds nothing more has to follow where fewer rows were listed.
-            let complete = !self.loose || listed == 0 || self.totals.matched >= self.attempt.plan.steps[self.index].row_count;
-            if from_start && listed == taken && !self.reopened && complete {
+            if from_start && listed == taken && !self.reopened {
                 return Ok(StepEnd::Done);
             }
             let whole = from_start && !self.reopened;
@@ -461,7 +452,6 @@ impl StepWork<'_> {
         let Some(mut ahead) = self.open(supply.listed_to(), limit).await? else {
             return Ok(Some(StepEnd::OutOfTime));
         };
-        self.loose |= ahead.may_pass_over;
         let mut ended = false;
         // Where windows come full there are more rows to be had at once; others took the scan its time.
         let mut plenty = true;
@@ -510,7 +500,7 @@ impl StepWork<'_> {
             // The next rows are listed while the run rests.
             ahead.run_ahead(1);
             self.note(&entry, took, &window).await?;
-            let mut old = !ahead.may_pass_over && ahead.first_window.is_some_and(|first| first.elapsed() > SCAN_LIFETIME);
+            let mut old = ahead.first_window.is_some_and(|first| first.elapsed() > SCAN_LIFETIME);
             if !self.attempt.rest(Some(HELD_SCAN_LIFETIME)).await? {
                 ahead.close();
                 self.attempt.rest(None).await?;
@@ -525,10 +515,8 @@ impl StepWork<'_> {
                 let Some(anew) = self.open(supply.listed_to(), limit).await? else {
                     return Ok(Some(StepEnd::OutOfTime));
                 };
-                // Where the old one had no snapshot, it is no other listing that goes on.
-                self.reopened |= !(ahead.may_pass_over && anew.may_pass_over);
-                self.loose |= anew.may_pass_over;
                 ahead = anew;
+                self.reopened = true;
             }
         }
     }

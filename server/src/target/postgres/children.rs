@@ -9,7 +9,7 @@ use sqlx::{Row as _, postgres::PgRow};
 use super::{
     error::{refused, statement},
     line::Line,
-    render,
+    render::{self, Pace},
 };
 
 /// Columns of a child ($1, $3) and of its parent ($2, $4) that a declared key does not compare as an index of the child would, or
@@ -58,7 +58,7 @@ fn list(columns: &[String]) -> String {
 
 /// A statement with two counts for each link, those of a [`ChildCount`]. `d0`, `d1`, .. hold the rows that go, table by table,
 /// parents first; rows that name one another within a table are followed by recursion.
-pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<String, TargetError> {
+pub(super) fn counts(selection: &Selection, links: &[ChildLink], pace: Pace) -> Result<String, TargetError> {
     let root = &selection.table;
     let mut tables: Vec<&TableSchema> = vec![root];
     for link in links.iter().filter(|link| link.action == ChildAction::Delete) {
@@ -93,7 +93,7 @@ pub(super) fn counts(selection: &Selection, links: &[ChildLink]) -> Result<Strin
             }
         }
         let first = if number == 0 {
-            parts.push(format!("s AS ({from} WHERE {})", render::predicate(selection)?));
+            parts.push(format!("s AS ({from} WHERE {})", render::predicate_at(selection, pace)?));
             "SELECT * FROM s".to_owned()
         } else {
             let mut all = vec![format!("({})", reached.join(" OR "))];

@@ -23,7 +23,6 @@ mod observe;
 mod pressure;
 mod privileges;
 mod progress;
-mod ranges;
 mod reindex;
 mod render;
 mod restore;
@@ -56,6 +55,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 
 use self::error::{lost, refused};
 use self::line::Line;
+use self::render::Pace;
 use super::{Tools, UrlError};
 use crate::hosts::Hosts;
 
@@ -75,7 +75,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_LIFETIME: Duration = Duration::from_secs(2);
 /// Rows of one statement where a run shares the database: half a millisecond of work, after which whoever waits for the processor comes
 /// first. A batch is several of them, so that its commit and its backup file are paid for once.
-const SLICE_ROWS: u32 = 64;
+const SLICE_ROWS: u32 = 32;
 /// Connections kept between batches: one that deletes and one that validates, for a few runs.
 const IDLE_CONNECTIONS: usize = 8;
 
@@ -153,6 +153,11 @@ impl PostgresTarget {
     /// Most rows of one statement.
     fn slice(&self) -> u32 {
         if self.parallel { u32::MAX } else { SLICE_ROWS }
+    }
+
+    /// How statements over many rows take their time.
+    fn pace(&self) -> Pace {
+        if self.parallel { Pace::AtOnce } else { Pace::Resting }
     }
 
     /// A connection for one use; give it back with [`Idle::put`] when its transaction has ended in order.
@@ -310,28 +315,14 @@ impl Target for PostgresTarget {
             return sets::survey(&mut self.connect().await?, selection, samples).await;
         }
         let mut connection = self.connection().await?;
-        let ranges = if self.parallel {
-            None
+        begin_reading(&mut connection).await?;
+        let mut survey = if self.parallel {
+            survey::at_once(&mut connection, selection, samples).await?
         } else {
-            ranges::Ranges::over(&mut connection, selection, None).await?
-        };
-        let mut survey = match ranges {
-            Some(ranges) => {
-                let survey = survey::by_ranges(&mut connection, selection, samples, ranges).await?;
-                begin_reading(&mut connection).await?;
-                survey
-            }
-            None => {
-                begin_reading(&mut connection).await?;
-                if self.parallel {
-                    survey::at_once(&mut connection, selection, samples).await?
-                } else {
-                    survey::in_slices(&mut connection, selection, samples).await?
-                }
-            }
+            survey::resting(&mut connection, selection, samples).await?
         };
         if survey.row_count >= whole_from {
-            survey.table_rows = Some(survey::whole(&mut connection, &selection.table).await?);
+            survey.table_rows = Some(survey::whole(&mut connection, &selection.table, self.pace()).await?);
         }
         connection.execute("COMMIT").await.map_err(error::statement)?;
         self.idle.put(connection);
@@ -352,7 +343,7 @@ impl Target for PostgresTarget {
     async fn count_children(&self, selection: &Selection, links: &[ChildLink]) -> Result<Vec<ChildCount>, TargetError> {
         let mut connection = self.connection().await?;
         begin_reading(&mut connection).await?;
-        let row = sqlx::query(AssertSqlSafe(children::counts(selection, links)?))
+        let row = sqlx::query(AssertSqlSafe(children::counts(selection, links, self.pace())?))
             .persistent(false)
             .fetch_one(&mut connection)
             .await
@@ -420,14 +411,8 @@ impl Target for PostgresTarget {
         if selection.matches.is_about_sets() {
             return sets::scan(self.connect().await?, selection, limit).await;
         }
-        let mut connection = self.connect().await?;
-        if !self.parallel
-            && let Some(ranges) = ranges::Ranges::over(&mut connection, selection, cursor).await?
-        {
-            return Ok(Box::new(ranges::RangeScan::new(connection, selection, ranges, limit)));
-        }
         Ok(Box::new(
-            scan::CursorScan::open(connection, selection, cursor, (limit, self.slice())).await?,
+            scan::CursorScan::open(self.connect().await?, selection, cursor, (limit, self.slice()), self.pace()).await?,
         ))
     }
 

@@ -8,6 +8,43 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::{error::refused, sets};
 
+/// How a statement over many rows takes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As fast as the database can.
+    AtOnce,
+    /// With rests inside of it, wherever many rows are looked at: a table that is read, and parents that are hashed before the first row
+    /// comes, which nothing from outside can divide. docs/adr/0022-rests-within-a-statement.md.
+    Resting,
+}
+
+/// Share of the rows after each of which a statement rests: a thousand rows take about half a millisecond, which is less than a commit does.
+const RESTING_ROWS: &str = "0.001";
+/// How long it rests, seconds: a few times what was done, so that it is felt no more than the run, which looks at its own rows only.
+const REST: &str = "0.002";
+
+impl Pace {
+    /// A condition that is true of each row of `alias`, and at times takes its time. It names a column that every table has, or it would be
+    /// asked of the rows of a join and not of those that the table gives.
+    fn rest(self, alias: &str) -> Option<String> {
+        (self == Self::Resting).then(|| {
+            format!("(random() >= {RESTING_ROWS} OR pg_sleep(CASE WHEN {alias}.tableoid = 0 THEN 0 ELSE {REST} END) IS NOT NULL)")
+        })
+    }
+
+    /// A table of parents in a FROM clause, or what rests while it is read. It may be a view, which has no column of the system's; alone in
+    /// its clause the condition is asked of its rows anyway. An EXISTS with such a condition of its own would not become a join.
+    pub(super) fn parents(self, name: &TableName) -> String {
+        match self {
+            Self::AtOnce => table(name),
+            Self::Resting => format!(
+                "(SELECT * FROM {} WHERE random() >= {RESTING_ROWS} OR pg_sleep({REST}) IS NOT NULL)",
+                table(name)
+            ),
+        }
+    }
+}
+
 /// A quoted identifier.
 pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -48,23 +85,38 @@ pub(super) fn archive(of: &TableSchema, into: &TableName, stamp_column: &str) ->
 
 /// `FROM ONLY table AS t WHERE ...` of a selection.
 pub(super) fn from_where(selection: &Selection) -> Result<String, TargetError> {
+    from_where_at(selection, Pace::AtOnce)
+}
+
+/// The same at this pace.
+pub(super) fn from_where_at(selection: &Selection, pace: Pace) -> Result<String, TargetError> {
     Ok(format!(
         "FROM ONLY {} AS t WHERE {}",
         table(&selection.table.name),
-        predicate(selection)?
+        predicate_at(selection, pace)?
     ))
 }
 
 /// The whole predicate of a selection over `t`. No part of it is ever NULL, so that `NOT` means what it says.
 pub(super) fn predicate(selection: &Selection) -> Result<String, TargetError> {
-    let mut parts = vec![condition(&selection.table, &selection.matches, "t")?];
-    parts.extend(none_of(&selection.table, &selection.except, "t")?);
+    predicate_at(selection, Pace::AtOnce)
+}
+
+/// The same at this pace.
+pub(super) fn predicate_at(selection: &Selection, pace: Pace) -> Result<String, TargetError> {
+    let mut parts = Vec::from_iter(pace.rest("t"));
+    parts.push(condition_at(&selection.table, &selection.matches, "t", pace)?);
+    parts.extend(none_of_at(&selection.table, &selection.except, "t", pace)?);
     Ok(parts.join(" AND "))
 }
 
 /// `NOT ..` of each condition on a row of `schema` under this alias.
 pub(super) fn none_of(schema: &TableSchema, conditions: &[Condition], alias: &str) -> Result<Vec<String>, TargetError> {
-    let negated = |part| Ok(format!("NOT {}", condition(schema, part, alias)?));
+    none_of_at(schema, conditions, alias, Pace::AtOnce)
+}
+
+fn none_of_at(schema: &TableSchema, conditions: &[Condition], alias: &str, pace: Pace) -> Result<Vec<String>, TargetError> {
+    let negated = |part| Ok(format!("NOT {}", condition_at(schema, part, alias, pace)?));
     conditions.iter().map(negated).collect()
 }
 
@@ -107,9 +159,14 @@ fn inner(alias: &str) -> String {
     format!("{alias}p")
 }
 
+/// A condition on a row of `schema` under this alias; never NULL.
 pub(super) fn condition(schema: &TableSchema, condition: &Condition, alias: &str) -> Result<String, TargetError> {
+    condition_at(schema, condition, alias, Pace::AtOnce)
+}
+
+fn condition_at(schema: &TableSchema, condition: &Condition, alias: &str, pace: Pace) -> Result<String, TargetError> {
     let parts = |parts: &[Condition], operator: &str, none: &str| {
-        let parts = parts.iter().map(|part| self::condition(schema, part, alias));
+        let parts = parts.iter().map(|part| condition_at(schema, part, alias, pace));
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
         Ok(if parts.is_empty() {
             none.to_owned()
@@ -120,7 +177,7 @@ pub(super) fn condition(schema: &TableSchema, condition: &Condition, alias: &str
     match condition {
         Condition::All(all) => parts(all, " AND ", "TRUE"),
         Condition::Any(any) => parts(any, " OR ", "FALSE"),
-        Condition::Not(part) => Ok(format!("(NOT {})", self::condition(schema, part, alias)?)),
+        Condition::Not(part) => Ok(format!("(NOT {})", condition_at(schema, part, alias, pace)?)),
         Condition::ParentMissing {
             columns,
             parent,
@@ -129,11 +186,11 @@ pub(super) fn condition(schema: &TableSchema, condition: &Condition, alias: &str
         } => {
             let p = inner(alias);
             let mut fit = vec![same(&p, parent_columns, alias, columns)];
-            fit.extend(none_of(parent, unfit, &p)?);
+            fit.extend(none_of_at(parent, unfit, &p, pace)?);
             Ok(format!(
                 "({} AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
                 present(alias, columns),
-                table(&parent.name),
+                pace.parents(&parent.name),
                 fit.join(" AND ")
             ))
         }
@@ -147,9 +204,9 @@ pub(super) fn condition(schema: &TableSchema, condition: &Condition, alias: &str
             Ok(format!(
                 "({} AND EXISTS (SELECT 1 FROM {} AS {p} WHERE {} AND {}))",
                 present(alias, columns),
-                table(&parent.name),
+                pace.parents(&parent.name),
                 same(&p, parent_columns, alias, columns),
-                self::condition(parent, matches, &p)?
+                condition_at(parent, matches, &p, pace)?
             ))
         }
         Condition::KeyDangling {
@@ -161,11 +218,11 @@ pub(super) fn condition(schema: &TableSchema, condition: &Condition, alias: &str
             let p = inner(alias);
             let key = text_key(condition, alias)?;
             let mut fit = vec![format!("{p}.{} = {}", identifier(parent_column), key.typed(&key.text))];
-            fit.extend(none_of(parent, unfit, &p)?);
+            fit.extend(none_of_at(parent, unfit, &p, pace)?);
             Ok(format!(
                 "({} AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
                 key.form,
-                table(&parent.name),
+                pace.parents(&parent.name),
                 fit.join(" AND ")
             ))
         }

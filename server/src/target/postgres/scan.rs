@@ -10,7 +10,13 @@ use dbkeep_engine::{
 };
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::{begin_reading, error::statement, line::Line, render, text_row};
+use super::{
+    begin_reading,
+    error::statement,
+    line::Line,
+    render::{self, Pace},
+    text_row,
+};
 
 pub(super) struct CursorScan {
     connection: Line,
@@ -29,6 +35,7 @@ impl CursorScan {
         selection: &Selection,
         after: Option<&str>,
         limits: (u32, u32),
+        pace: Pace,
     ) -> Result<Self, TargetError> {
         begin_reading(&mut connection).await?;
         // Merge joins would sort the table, and a plan for the first rows would look parents up one by one. An index may be used
@@ -37,7 +44,7 @@ impl CursorScan {
                      SET LOCAL enable_indexonlyscan = off";
         connection.execute(order).await.map_err(statement)?;
         let keys = render::text_columns(selection.table.row_key.iter().map(String::as_str));
-        let mut query = format!("SELECT t.ctid::text, {keys} {}", render::from_where(selection)?);
+        let mut query = format!("SELECT t.ctid::text, {keys} {}", render::from_where_at(selection, pace)?);
         // Only this adapter writes cursors; still nothing but a ctid may enter the statement.
         if let Some((block, line)) = after.and_then(|after| after.trim_matches(['(', ')']).split_once(','))
             && let (Ok(block), Ok(line)) = (block.parse::<u32>(), line.parse::<u16>())
