@@ -381,6 +381,32 @@ async fn a_schedule_that_runs_out_of_time_gets_more(database: &str) {
     server.stop().await;
 }
 
+async fn backups_are_proven_by_the_drill_that_is_made(database: &str) {
+    let world = World::new(database).await;
+    let saved = SESSIONS.replace("backup = false", "backup = true");
+    let server = world.serve(&[saved.as_str()], |_| {}).await;
+    world.expire(0, 40).await;
+    carry_out(&server, SESSIONS).await;
+    let key = "restore_test_overdue";
+    assert!(server.advice(key).await.is_none(), "{database}");
+    // As if that had been 31 days ago.
+    let control = world.control().await;
+    let month = 31_i64 * 86_400_000;
+    let older = format!(
+        "UPDATE runs SET created_ms = created_ms - {month}, started_ms = started_ms - {month}, ended_ms = ended_ms - {month}"
+    );
+    assert_eq!(control.execute(&older).await.unwrap(), 1);
+    for typed in [
+        "dbkeep schedules create drill-app --target app --maintenance verify_backups --maintenance restore_drill --cron @weekly",
+        "dbkeep schedules run 'drill-app'",
+    ] {
+        let next = server.remediation(key, typed).await;
+        server.typed(&next).await;
+    }
+    assert!(server.advice(key).await.is_none(), "{database}");
+    server.stop().await;
+}
+
 /// The same tests on both databases.
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
@@ -394,4 +420,5 @@ on_both!(
     smaller_batches_are_not_slowed_down,
     a_schedule_gets_more_time_between_its_slots,
     a_schedule_that_runs_out_of_time_gets_more,
+    backups_are_proven_by_the_drill_that_is_made,
 );

@@ -98,11 +98,6 @@ impl Engine {
         }
     }
 
-    /// The engine that a run belongs to, for what a run has to know of others.
-    pub(crate) fn of(context: Arc<Context>) -> Self {
-        Self { context }
-    }
-
     /// The task that works on runs.
     #[must_use]
     pub fn supervisor(&self) -> Supervisor {
