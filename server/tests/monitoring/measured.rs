@@ -207,6 +207,20 @@ async fn a_table_that_grows_is_advice_until_an_operation_looks_at_it() {
             advice[0].starts_with("add_cleanup_rule:") && advice[0].ends_with("events"),
             "{database}: {advice:?}"
         );
+        // The report of what a schedule starts says so too, with a rule to paste.
+        let draft = ScheduleDraft::new("nightly")
+            .target("app")
+            .operation("expired_tokens")
+            .timing(ScheduleTiming::cron("@yearly"));
+        let schedules = server.client.schedules();
+        let schedule = schedules.create(draft).await.unwrap();
+        let run = schedules.run(schedule.id.as_str()).await.unwrap().finish().await.unwrap();
+        let reported = run.report.unwrap().recommendations;
+        let kept: Vec<&str> = reported.iter().map(|one| one.key.as_str()).collect();
+        assert_eq!(kept, advice, "{database}");
+        let [one] = &reported[..] else { panic!("{reported:?}") };
+        assert!(!one.name.is_empty() && !one.evidence.is_empty(), "{database}: {one:?}");
+        assert!(one.remediation.contains("[[operation]]"), "{database}: {one:?}");
         server.stop().await;
         let server = Running::start_with(&world, &receiver, |config| {
             config.targets[0].catalogs.push(CatalogSource::Text {

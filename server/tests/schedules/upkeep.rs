@@ -515,7 +515,7 @@ async fn an_operation_that_never_finds_anything_is_told_of(database: &str) {
     }
     // The first one deleted rows; the sixth is the fifth in a row that did not.
     assert_eq!(advice[..5], [const { Vec::<String>::new() }; 5]);
-    assert_eq!(advice[5], ["nothing_to_do"]);
+    assert_eq!(advice[5], ["nothing_to_do:expired_tokens"]);
     server.stop().await;
 }
 

@@ -450,7 +450,7 @@ pub(crate) fn report(run: &proto::Run, output: &Output) -> io::Result<()> {
     for warning in &report.warnings {
         output.line(output.paint(Tone::Warn, &format!("warning {}: {}", warning.code, warning.message)))?;
     }
-    sizes::recommend(report, output)?;
+    sizes::recommend(&report.recommendations, output)?;
     output.line(format_args!(
         "Run {} {}{}: {}",
         run.id,

@@ -224,21 +224,77 @@ fn retention(engine: EngineKind, position: usize, table: &Table, children: &[Str
         return None;
     }
     // What is updated is no log.
-    if table.schema.columns.iter().any(|column| {
-        names::words(&column.name)
-            .first()
-            .is_some_and(|word| word == "updated" || word == "modified")
-    }) {
+    if is_changed_later(table) {
         return None;
     }
-    let (column, reading) = WRITTEN.iter().find_map(|phrase| {
+    let (column, reading) = dated(engine, table, &WRITTEN)?;
+    let confidence = match (surely, reading.known) {
+        (true, true) => 0.7,
+        (false, true) => 0.5,
+        (_, false) => 0.4,
+    };
+    let evidence = vec![
+        format!(
+            "By its name {} only grows, and {} says when a row was written.",
+            table.name, column.name
+        ),
+        "No column says that rows are changed later, and no other table names its rows.".to_owned(),
+    ];
+    Some(kept(position, table, column, reading, children, confidence, evidence))
+}
+
+/// The first column that is called by one of these phrases and holds an instant.
+fn dated<'a>(engine: EngineKind, table: &'a Table, phrases: &[&[&str]]) -> Option<(&'a Column, Reading)> {
+    phrases.iter().find_map(|phrase| {
         let column = table
             .schema
             .columns
             .iter()
             .find(|column| is_one_of(&column.name, &[phrase]))?;
         Some((column, reading(engine, column, table.profile(&column.name))?))
-    })?;
+    })
+}
+
+/// Whether a column says by its name that rows are changed after they were written.
+fn is_changed_later(table: &Table) -> bool {
+    table.schema.columns.iter().any(|column| {
+        names::words(&column.name)
+            .first()
+            .is_some_and(|word| word == "updated" || word == "modified")
+    })
+}
+
+/// A rule for a table that is known to grow, whatever it is called: by when its rows expire, or else by when they were written.
+pub(super) fn of_grown(engine: EngineKind, table: &Table) -> Option<Draft> {
+    let others = table.schema.incoming.iter().filter(|key| key.child != table.schema.name);
+    let children: Vec<String> = others
+        .map(|key| format!("{}.{}", key.child, key.child_columns.join(", ")))
+        .collect();
+    if let Some((column, reading)) = dated(engine, table, &ENDS) {
+        return Some(expiry(0, table, column, reading, &children));
+    }
+    let (column, reading) = dated(engine, table, &WRITTEN)?;
+    let confidence = if reading.known { 0.5 } else { 0.4 };
+    let evidence = vec![format!("The table grows, and {} says when a row was written.", column.name)];
+    let mut draft = kept(0, table, column, reading, &children, confidence, evidence);
+    if is_changed_later(table) {
+        draft
+            .notes
+            .push("Rows are changed after they were written: is their age a reason for them to go?".to_owned());
+    }
+    Some(draft)
+}
+
+/// A rule that keeps rows for a time that only their owner knows.
+fn kept(
+    position: usize,
+    table: &Table,
+    column: &Column,
+    reading: Reading,
+    children: &[String],
+    confidence: f64,
+    evidence: Vec<String>,
+) -> Draft {
     let mut notes = notes(&reading, children);
     notes.push(format!(
         "PLACEHOLDER: retention is {PLACEHOLDER}, so that nothing goes; set how long these rows must be kept."
@@ -247,9 +303,8 @@ fn retention(engine: EngineKind, position: usize, table: &Table, children: &[Str
         ("column", Setting::Text(column.name.clone())),
         ("retention", Setting::Text(PLACEHOLDER.to_owned())),
     ];
-    let known = reading.known;
     settings.extend(reading.settings);
-    Some(Draft {
+    Draft {
         kind: "expired",
         table: position,
         columns: vec![column.name.clone()],
@@ -261,20 +316,10 @@ fn retention(engine: EngineKind, position: usize, table: &Table, children: &[Str
         severity: "MEDIUM",
         settings,
         comments: vec![("retention", "PLACEHOLDER: set how long these rows must be kept")],
-        confidence: match (surely, known) {
-            (true, true) => 0.7,
-            (false, true) => 0.5,
-            (_, false) => 0.4,
-        },
-        evidence: vec![
-            format!(
-                "By its name {} only grows, and {} says when a row was written.",
-                table.name, column.name
-            ),
-            "No column says that rows are changed later, and no other table names its rows.".to_owned(),
-        ],
+        confidence,
+        evidence,
         notes,
-    })
+    }
 }
 
 #[cfg(test)]

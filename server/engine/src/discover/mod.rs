@@ -9,6 +9,7 @@ mod age;
 mod candidates;
 mod check;
 mod facts;
+mod grown;
 mod hints;
 mod lookup;
 mod names;
@@ -25,6 +26,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::grown::for_grown;
 use self::{facts::Table, snippet::Draft};
 use crate::{
     catalog::Catalog,

@@ -1,10 +1,11 @@
-//! What to do after a scheduled run: derived from the facts of its report, and kept in it. Pure. Called once, where the run ends.
+//! What to do after a scheduled run: derived from the facts of its report, and kept in it beside what its target needs as it stands then
+//! ([`crate::monitor::recommend`]). Pure. Called once, where the run ends.
 
 use super::{
     maintenance::{HorizonHolder, TableSpace},
     monitor::{Level, Recommendation},
     report::EXPECTED_TIME_EXCEEDED,
-    run::{Report, Run, RunOptions, RunState, StepState, Warning},
+    run::{Report, Run, RunOptions, RunState, ScheduledBy, StepState, Warning},
     schema::TableName,
 };
 
@@ -12,6 +13,8 @@ use super::{
 const WORTH_RETURNING: u64 = 1 << 20;
 /// So many runs in a row that found nothing to do are worth a look at the rule.
 const IDLE_RUNS: u32 = 5;
+/// Most warnings that one piece of advice brings as its evidence.
+const MOST_EVIDENCE: usize = 5;
 
 /// Advice by its key, and what should be done in a few words.
 const NAMES: [(&str, &str); 13] = [
@@ -30,7 +33,16 @@ const NAMES: [(&str, &str); 13] = [
     ("nothing_to_do", "Look at an operation that removes nothing"),
 ];
 
-fn advice(key: &str, level: Level, detail: impl Into<String>, remediation: impl Into<String>) -> Recommendation {
+/// What advice rests on: what, and how much.
+type Evidence = Vec<(String, String)>;
+
+fn advice(
+    key: &str,
+    level: Level,
+    detail: impl Into<String>,
+    remediation: impl Into<String>,
+    evidence: Evidence,
+) -> Recommendation {
     let name = NAMES.iter().find(|(known, _)| *known == key).map_or("", |(_, name)| name);
     Recommendation {
         key: key.to_owned(),
@@ -38,25 +50,81 @@ fn advice(key: &str, level: Level, detail: impl Into<String>, remediation: impl 
         level,
         detail: detail.into(),
         remediation: remediation.into(),
-        evidence: Vec::new(),
+        evidence,
     }
 }
 
+/// The same about something that has a name, which the key ends with.
+fn advice_on(
+    object: &str,
+    key: &str,
+    level: Level,
+    detail: impl Into<String>,
+    remediation: impl Into<String>,
+    evidence: Evidence,
+) -> Recommendation {
+    let piece = advice(key, level, detail, remediation, evidence);
+    Recommendation {
+        key: format!("{key}:{object}"),
+        ..piece
+    }
+}
+
+fn number(name: &str, value: impl ToString) -> (String, String) {
+    (name.to_owned(), value.to_string())
+}
+
+/// Warnings as evidence: code and message of the first few.
+fn told<'a>(warnings: impl IntoIterator<Item = &'a Warning>) -> Evidence {
+    let warnings = warnings.into_iter().take(MOST_EVIDENCE);
+    warnings
+        .map(|warning| (warning.code.clone(), warning.message.clone()))
+        .collect()
+}
+
+/// Whether a piece of advice of a run says no more than one that its target needs besides.
+fn is_said(own: &Recommendation, standing: &Recommendation) -> bool {
+    let Some((key, object)) = own.key.split_once(':') else {
+        return own.key == standing.key;
+    };
+    let same = match key {
+        "nothing_to_do" => Some(("removes_nothing", object)),
+        // All of a file, which findings have no name for.
+        "space_reusable" if object == TableSpace::WHOLE_FILE => Some(("repack_table", "")),
+        "space_reusable" => Some(("repack_table", object)),
+        _ => None,
+    };
+    own.key == standing.key || same.is_some_and(|same| standing.key.split_once(':') == Some(same))
+}
+
 impl Report {
-    /// What to do after the scheduled run `of` ends in the state `to` with this report, the most urgent first; each key at most once for
-    /// each table or operation. Empty for runs that no schedule started.
+    /// Most pieces of advice that a report keeps, the most urgent of them.
+    pub const MAX_ADVICE: usize = 100;
+
+    /// What a report keeps: what its run met, and what its target needs besides, the most urgent first, and what the run met before the
+    /// rest. What both say is said once, as the target needs it.
+    #[must_use]
+    pub fn advice_with(mut own: Vec<Recommendation>, standing: Vec<Recommendation>) -> Vec<Recommendation> {
+        own.retain(|piece| !standing.iter().any(|other| is_said(piece, other)));
+        own.extend(standing);
+        own.sort_by_key(|piece| std::cmp::Reverse(piece.level));
+        own.truncate(Self::MAX_ADVICE);
+        own
+    }
+
+    /// What to do after the scheduled run `of` ends in the state `to` with this report, the most urgent first; each key at most once.
+    /// Empty for runs that no schedule started.
     #[must_use]
     pub fn advise(&self, of: &Run, to: RunState) -> Vec<Recommendation> {
         let Some(slot) = &self.scheduled else {
             return Vec::new();
         };
-        let schedule = slot.schedule.to_string();
         let mut found = Vec::new();
         self.about_backups(of, &mut found);
         self.about_space(&mut found);
-        self.about_time(of, to, &schedule, &mut found);
-        self.about_limits(&schedule, &mut found);
-        self.about_locks(&schedule, &mut found);
+        self.about_time(of, to, slot, &mut found);
+        self.about_limits(of, slot, &mut found);
+        self.about_locks(slot, &mut found);
         self.about_leftovers(of, &mut found);
         self.about_idleness(of, &mut found);
         found.sort_by_key(|piece| std::cmp::Reverse(piece.level));
@@ -69,6 +137,7 @@ impl Report {
 
     fn about_backups(&self, of: &Run, found: &mut Vec<Recommendation>) {
         let create = || format!("dbkeep backups create --target {}", of.target);
+        let said = |codes: &'static [&'static str]| told(self.warned(codes));
         let told = |code: &'static str| {
             let all: Vec<&str> = self
                 .warnings
@@ -84,16 +153,28 @@ impl Report {
         };
         if let Some(told) = told("BACKUP_DAMAGED") {
             let what = format!("{told}. It cannot be relied on: make another one while the rows are there");
-            found.push(advice("backup_damaged", Level::Error, what, create()));
+            found.push(advice(
+                "backup_damaged",
+                Level::Error,
+                what,
+                create(),
+                said(&["BACKUP_DAMAGED"]),
+            ));
         }
         if let Some(told) = told("VERIFY_FAILED") {
             let what = format!("{told}. Nothing is known of it until it is proven");
             let command = format!("dbkeep backups list --target {}", of.target);
-            found.push(advice("backup_unproven", Level::Warning, what, command));
+            found.push(advice(
+                "backup_unproven",
+                Level::Warning,
+                what,
+                command,
+                said(&["VERIFY_FAILED"]),
+            ));
         }
         if self.warned(&["NO_BACKUP"]).next().is_some() {
             let what = "There is no backup to restore from";
-            found.push(advice("no_backup", Level::Warning, what, create()));
+            found.push(advice("no_backup", Level::Warning, what, create(), said(&["NO_BACKUP"])));
         }
     }
 
@@ -110,7 +191,8 @@ impl Report {
         }
     }
 
-    fn about_time(&self, of: &Run, to: RunState, schedule: &str, found: &mut Vec<Recommendation>) {
+    fn about_time(&self, of: &Run, to: RunState, slot: &ScheduledBy, found: &mut Vec<Recommendation>) {
+        let schedule = slot.schedule;
         let limit = of.options.max_execution_seconds;
         if to == RunState::PartiallySucceeded && self.duration_ms / 1_000 >= u64::from(limit) {
             let most = *RunOptions::MAX_EXECUTION_SECONDS.end();
@@ -127,40 +209,79 @@ impl Report {
                 )
             };
             let what = format!("Its {limit} s were over before its work was: {how}");
-            found.push(advice("time_limit", Level::Warning, what, command));
+            let evidence = vec![number("limit_seconds", limit), number("worked_ms", self.duration_ms)];
+            found.push(advice_on(&slot.name, "time_limit", Level::Warning, what, command, evidence));
         }
-        if let Some(warning) = self.warned(&[EXPECTED_TIME_EXCEEDED]).next() {
+        let mut slow: Vec<&str> = Vec::new();
+        for warning in self.warned(&[EXPECTED_TIME_EXCEEDED]) {
+            let operation = self.operation_of(warning).unwrap_or(&slot.name);
+            if slow.contains(&operation) {
+                continue;
+            }
+            slow.push(operation);
             let what = format!("{}: something slows it, or the catalog is out of date", warning.message);
             let command = format!("dbkeep runs report {}", of.id);
-            found.push(advice("expected_time", Level::Info, what, command));
+            found.push(advice_on(
+                operation,
+                "expected_time",
+                Level::Info,
+                what,
+                command,
+                told([warning]),
+            ));
         }
     }
 
-    fn about_limits(&self, schedule: &str, found: &mut Vec<Recommendation>) {
-        if let Some(warning) = self.warned(&["COUNT_DRIFTED"]).next() {
+    fn about_limits(&self, of: &Run, slot: &ScheduledBy, found: &mut Vec<Recommendation>) {
+        let mut stopped: Vec<&str> = Vec::new();
+        for warning in self.warned(&["COUNT_DRIFTED"]) {
+            let operation = self.operation_of(warning).unwrap_or(&slot.name);
+            if stopped.contains(&operation) {
+                continue;
+            }
+            stopped.push(operation);
             let what = format!(
                 "A limit of rows was reached ({}): raise max_rows, let it run more often, or give its work to several schedules",
                 warning.message
             );
-            let command = format!("dbkeep schedules show {schedule}");
-            found.push(advice("row_limit", Level::Warning, what, command));
+            let command = format!("dbkeep schedules show {}", slot.schedule);
+            found.push(advice_on(
+                operation,
+                "row_limit",
+                Level::Warning,
+                what,
+                command,
+                told([warning]),
+            ));
         }
-        if let Some(warning) = self.warned(&["VACUUM_NOT_PERMITTED", "REINDEX_NOT_PERMITTED"]).next() {
+        let codes = ["VACUUM_NOT_PERMITTED", "REINDEX_NOT_PERMITTED"];
+        if let Some(warning) = self.warned(&codes).next() {
             let what = format!("{}: make dbkeep's user a member of the role that owns them", warning.message);
-            found.push(advice("not_permitted", Level::Warning, what, ""));
+            let command = format!("dbkeep grants {} --for maintenance", of.target);
+            found.push(advice(
+                "not_permitted",
+                Level::Warning,
+                what,
+                command,
+                told(self.warned(&codes)),
+            ));
         }
     }
 
+    /// The operation that a warning is about; `None` where it is about none of them.
+    fn operation_of(&self, warning: &Warning) -> Option<&str> {
+        Some(self.step(warning.step)?.operation.as_str())
+    }
+
     /// Steps that others' locks kept from their end, or slowed.
-    fn about_locks(&self, schedule: &str, found: &mut Vec<Recommendation>) {
+    fn about_locks(&self, slot: &ScheduledBy, found: &mut Vec<Recommendation>) {
         let locked = self
             .warned(&["BATCH_RETRIED", "ROWS_REMAIN", "VACUUM_FAILED", "REINDEX_FAILED"])
             .filter(|warning| warning.message.to_lowercase().contains("lock"));
         let mut tables: Vec<(&str, usize)> = Vec::new();
         let mut unfinished = false;
         for warning in locked {
-            let step = warning.step.and_then(|step| self.steps.get(usize::try_from(step).ok()?));
-            let Some(step) = step else { continue };
+            let Some(step) = self.step(warning.step) else { continue };
             unfinished |= matches!(step.state, StepState::Failed | StepState::Partial);
             match tables.iter_mut().find(|(table, _)| *table == step.table) {
                 Some((_, times)) => *times += 1,
@@ -180,18 +301,28 @@ impl Report {
             "Locks of others were in its way, in {}; {how}: let it run in a quieter hour",
             names.join(", ")
         );
-        found.push(advice("locked", level, what, format!("dbkeep schedules show {schedule}")));
+        let command = format!("dbkeep schedules show {}", slot.schedule);
+        let evidence = tables.iter().map(|(table, times)| number(table, times)).collect();
+        found.push(advice_on(&slot.name, "locked", level, what, command, evidence));
     }
 
     fn about_leftovers(&self, of: &Run, found: &mut Vec<Recommendation>) {
         if let Some(warning) = self.warned(&["INDEX_LEFTOVER"]).next() {
             let show = format!("dbkeep runs show {}", of.id);
-            found.push(advice("index_leftover", Level::Warning, warning.message.as_str(), show));
+            let evidence = told(self.warned(&["INDEX_LEFTOVER"]));
+            found.push(advice(
+                "index_leftover",
+                Level::Warning,
+                warning.message.as_str(),
+                show,
+                evidence,
+            ));
         }
         if let Some(warning) = self.warned(&["SCRATCH_LEFT"]).next() {
             let show = format!("dbkeep runs show {}", of.id);
             let what = format!("{}: remove it by hand, it only takes space", warning.message);
-            found.push(advice("scratch_left", Level::Warning, what, show));
+            let evidence = told(self.warned(&["SCRATCH_LEFT"]));
+            found.push(advice("scratch_left", Level::Warning, what, show, evidence));
         }
     }
 
@@ -202,7 +333,8 @@ impl Report {
                 "Operation {operation} found nothing to do in the last {runs} runs: run it less often, or look whether its rule is still right"
             );
             let command = format!("dbkeep plan --target {} {operation}", of.target);
-            found.push(advice("nothing_to_do", Level::Info, what, command));
+            let evidence = vec![number("idle_runs", runs)];
+            found.push(advice_on(operation, "nothing_to_do", Level::Info, what, command, evidence));
         }
     }
 }
@@ -229,35 +361,32 @@ fn held(space: &TableSpace, holder: &HorizonHolder) -> Recommendation {
         "standby" => "SELECT * FROM pg_stat_replication".to_owned(),
         _ => String::new(),
     };
-    advice("space_held", Level::Warning, what, look)
+    let evidence = vec![number("dead_rows", space.dead_rows), number(&holder.kind, &holder.name)];
+    advice_on(&space.table, "space_held", Level::Warning, what, look, evidence)
 }
 
 /// Space is free inside, and the file is as large as before.
 fn reusable(space: &TableSpace) -> Recommendation {
     let (free, table) = (crate::notify::words::bytes(space.bytes_reusable), &space.table);
+    let evidence = vec![
+        number("bytes_reusable", space.bytes_reusable),
+        number("bytes_after", space.bytes_after),
+    ];
     if table == TableSpace::WHOLE_FILE {
         let what = format!(
             "{free} of the file are free for new rows and were not returned to the system. Where they are needed elsewhere: set \
              auto_vacuum once, with a VACUUM in a quiet hour, and later runs return them by themselves"
         );
-        return advice(
-            "space_reusable",
-            Level::Info,
-            what,
-            "PRAGMA auto_vacuum = INCREMENTAL; VACUUM",
-        );
+        let remediation = "PRAGMA auto_vacuum = INCREMENTAL; VACUUM";
+        return advice_on(table, "space_reusable", Level::Info, what, remediation, evidence);
     }
     let what = format!(
         "{free} of {table} are free for new rows and were not returned to the system. Where they are needed elsewhere: pg_repack, or \
          VACUUM FULL, which keeps everybody from the table for as long as it takes"
     );
-    advice(
-        "space_reusable",
-        Level::Info,
-        what,
-        // Unquoted it might be the name of another table.
-        format!("VACUUM (FULL, ANALYZE) {}", TableName::parse(table).quoted()),
-    )
+    // Unquoted it might be the name of another table.
+    let remediation = format!("VACUUM (FULL, ANALYZE) {}", TableName::parse(table).quoted());
+    advice_on(table, "space_reusable", Level::Info, what, remediation, evidence)
 }
 
 #[cfg(test)]
@@ -353,7 +482,7 @@ mod tests {
         let mut found = report();
         found.space = vec![space("logs", 100 << 20, 40 << 20)];
         let advice = found.advise(&run(), RunState::Succeeded);
-        assert_eq!(advice[0].key, "space_reusable");
+        assert_eq!(advice[0].key, "space_reusable:logs");
         assert!(
             advice[0].detail.starts_with("40.0 MiB of logs are free"),
             "{}",
@@ -384,7 +513,7 @@ mod tests {
         });
         found.space = vec![held];
         let advice = found.advise(&run(), RunState::Succeeded);
-        assert_eq!((advice.len(), advice[0].key.as_str()), (1, "space_held"));
+        assert_eq!((advice.len(), advice[0].key.as_str()), (1, "space_held:logs"));
         assert_eq!(advice[0].remediation, "SELECT * FROM pg_stat_activity WHERE pid = 4711");
     }
 
@@ -393,7 +522,7 @@ mod tests {
         let mut found = report();
         found.duration_ms = 1_800_400;
         let advice = found.advise(&run(), RunState::PartiallySucceeded);
-        assert_eq!(advice[0].key, "time_limit");
+        assert_eq!(advice[0].key, "time_limit:nightly");
         assert!(
             advice[0].remediation.ends_with("--max-time 3600s"),
             "{}",
@@ -407,7 +536,7 @@ mod tests {
         assert!(advice[0].detail.contains("more often"), "{}", advice[0].detail);
         let mut drifted = report();
         warn(&mut drifted, "COUNT_DRIFTED", "at most 10 allowed");
-        assert_eq!(keys(&drifted, RunState::PartiallySucceeded), ["row_limit"]);
+        assert_eq!(keys(&drifted, RunState::PartiallySucceeded), ["row_limit:old_logs"]);
     }
 
     #[test]
@@ -417,7 +546,7 @@ mod tests {
         warn(&mut found, "BATCH_RETRIED", "batch 1 is tried again: Lock timeout");
         warn(&mut found, "BATCH_RETRIED", "batch 2 is tried again: could not serialize");
         let advice = found.advise(&run(), RunState::Succeeded);
-        assert_eq!((advice[0].key.as_str(), advice[0].level), ("locked", Level::Info));
+        assert_eq!((advice[0].key.as_str(), advice[0].level), ("locked:nightly", Level::Info));
         assert!(advice[0].detail.contains("logs (2)"), "{}", advice[0].detail);
         found.steps[0].state = StepState::Failed;
         assert_eq!(found.advise(&run(), RunState::Failed)[0].level, Level::Warning);
@@ -436,12 +565,56 @@ mod tests {
         warn(&mut found, "BACKUP_DAMAGED", "backup b: short");
         let advice = found.advise(&run(), RunState::Succeeded);
         let keys: Vec<&str> = advice.iter().map(|piece| piece.key.as_str()).collect();
-        assert_eq!(keys, ["backup_damaged", "backup_unproven", "no_backup", "nothing_to_do"]);
+        assert_eq!(
+            keys,
+            ["backup_damaged", "backup_unproven", "no_backup", "nothing_to_do:old_logs"]
+        );
+        assert!(advice.iter().all(|piece| !piece.evidence.is_empty()), "{advice:?}");
         assert!(
             advice[0].detail.starts_with("backup a: short, and 1 more"),
             "{}",
             advice[0].detail
         );
         assert_eq!(advice[3].remediation, "dbkeep plan --target main old_logs");
+    }
+    #[test]
+    fn what_a_run_met_stands_beside_what_its_target_needs_and_nothing_twice() {
+        let piece = |key: &str, level| Recommendation {
+            key: key.to_owned(),
+            ..advice("", level, "", "", Vec::new())
+        };
+        let own = vec![
+            piece("no_backup", Level::Warning),
+            piece("space_reusable:main", Level::Info),
+            piece("space_reusable:public.logs", Level::Info),
+            piece("nothing_to_do:old_logs", Level::Info),
+            piece("nothing_to_do:others", Level::Info),
+        ];
+        let standing = vec![
+            piece("vacuum_blocked:transaction 7", Level::Error),
+            piece("restore_test_overdue", Level::Warning),
+            piece("removes_nothing:old_logs", Level::Info),
+            piece("repack_table:", Level::Info),
+            piece("repack_table:public.logs", Level::Info),
+        ];
+        let keys = |all: Vec<Recommendation>| all.into_iter().map(|piece| piece.key).collect::<Vec<_>>();
+        assert_eq!(
+            keys(Report::advice_with(own, standing)),
+            [
+                "vacuum_blocked:transaction 7",
+                "no_backup",
+                "restore_test_overdue",
+                "nothing_to_do:others",
+                "removes_nothing:old_logs",
+                "repack_table:",
+                "repack_table:public.logs",
+            ]
+        );
+        let many = (0..150)
+            .map(|table| piece(&format!("repack_table:{table}"), Level::Info))
+            .collect();
+        let own = vec![piece("no_backup", Level::Warning)];
+        let kept = Report::advice_with(own, many);
+        assert_eq!((kept.len(), kept[0].key.as_str()), (Report::MAX_ADVICE, "no_backup"));
     }
 }

@@ -156,7 +156,8 @@ impl Report {
         self.step(warning.step).is_some_and(|step| step.operation == operation)
     }
 
-    fn step(&self, index: Option<u32>) -> Option<&StepReport> {
+    /// The step at this position.
+    pub(super) fn step(&self, index: Option<u32>) -> Option<&StepReport> {
         self.steps.get(usize::try_from(index?).ok()?)
     }
 

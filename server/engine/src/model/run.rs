@@ -453,7 +453,7 @@ pub struct Report {
     /// Of a run that a schedule started: how large its tables and the database were, and are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<Box<SizeRecord>>,
-    /// What to do next, where a schedule started it and it has ended.
+    /// What to do next, where a schedule started it and it has ended: by what it met, and by what its target needs besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub advice: Vec<Recommendation>,
 }

@@ -5,7 +5,7 @@
 //! | `index_before_cascade` | an operation deletes parents of a key that no index serves |
 //! | `rebuild_index`, `repack_table` | much of it is empty |
 //! | `vacuum_blocked` | somebody holds the horizon |
-//! | `add_cleanup_rule` | a table grows by over a hundredth a day, and no operation looks at it |
+//! | `add_cleanup_rule` | a table grows by over a hundredth a day, and no operation takes rows from it |
 //! | `removes_nothing` | the last five runs of an operation, over two weeks or more, removed nothing |
 //! | `smaller_batches` | two of the last three runs were slowed down because their batches took too long |
 //! | `schedule_more_often` | two of the last three runs stopped at a limit |
@@ -17,9 +17,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::text::{for_a_shell, percent, seconds};
-use crate::model::{
-    RunOptions, TableName,
-    monitor::{Finding, FindingKind, Level, Recommendation},
+use crate::{
+    discover::Proposal,
+    model::{
+        RunOptions, TableName,
+        monitor::{Finding, FindingKind, Level, Recommendation},
+    },
 };
 
 /// Everything that advice rests on.
@@ -33,6 +36,8 @@ pub struct Facts {
     pub operations: Vec<OperationFacts>,
     /// Tables that grow.
     pub growth: Vec<TableGrowth>,
+    /// Rules for those of them that [`Facts::uncovered`] names, by the table, where one could be written.
+    pub rules: BTreeMap<String, Proposal>,
     /// Schedules with a regular interval.
     pub schedules: Vec<ScheduleFacts>,
     /// Whether the target has any backup, and how many days ago one was proven by verification or restore.
@@ -41,6 +46,17 @@ pub struct Facts {
     pub scheduled: BTreeMap<String, Vec<String>>,
     /// Names of the schedules that prove backups.
     pub drills: Vec<String>,
+}
+
+impl Facts {
+    /// Tables that grow so much that a rule for them is worth a word, and that no operation takes rows from.
+    pub fn uncovered(&self) -> impl Iterator<Item = &TableGrowth> {
+        self.growth.iter().filter(move |table| {
+            let grown = TableName::parse(&table.table);
+            let covers = |operation: &OperationFacts| operation.takes_rows && operation.is_about(&grown);
+            table.rows >= GROWN_ROWS && table.part() >= GROWTH && !self.operations.iter().any(covers)
+        })
+    }
 }
 
 /// Backups of a target.
@@ -61,6 +77,8 @@ pub struct OperationFacts {
     pub table: String,
     /// Whether it deletes rows that other tables refer to.
     pub deletes_parents: bool,
+    /// Whether it takes rows of the table at all: a rule whose retention or condition is still a placeholder does not.
+    pub takes_rows: bool,
     /// Its runs that executed and succeeded, in full or in part; newest first.
     pub runs: Vec<RunFacts>,
 }
@@ -108,6 +126,14 @@ pub struct TableGrowth {
     pub rows_per_day: f64,
 }
 
+impl TableGrowth {
+    /// The part of itself that it grows by in a day.
+    #[expect(clippy::cast_precision_loss, reason = "a part of a whole")]
+    fn part(&self) -> f64 {
+        self.rows_per_day / self.rows.max(1) as f64
+    }
+}
+
 /// A schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleFacts {
@@ -142,9 +168,7 @@ pub fn recommend(facts: &Facts) -> Vec<Recommendation> {
     for operation in &facts.operations {
         of_operation(facts, operation, &mut advice);
     }
-    for table in &facts.growth {
-        advice.extend(of_growth(facts, table));
-    }
+    advice.extend(facts.uncovered().map(|table| of_growth(facts, table)));
     advice.extend(facts.schedules.iter().filter_map(of_schedule));
     advice.extend(facts.backups.and_then(|backups| of_backups(facts, backups)));
     advice.sort_by(|one, other| other.level.cmp(&one.level).then_with(|| one.key.cmp(&other.key)));
@@ -282,35 +306,48 @@ fn after_a_limit(facts: &Facts, operation: &str, limit: Option<LimitMet>) -> Str
     }
 }
 
-fn of_growth(facts: &Facts, table: &TableGrowth) -> Option<Recommendation> {
-    #[expect(clippy::cast_precision_loss, reason = "a part of a whole")]
-    let part = table.rows_per_day / table.rows.max(1) as f64;
-    let grown = TableName::parse(&table.table);
-    let covered = facts.operations.iter().any(|operation| operation.is_about(&grown));
-    if covered || table.rows < GROWN_ROWS || part < GROWTH {
-        return None;
-    }
-    Some(Recommendation {
+fn of_growth(facts: &Facts, table: &TableGrowth) -> Recommendation {
+    let mut evidence = vec![
+        ("rows".to_owned(), table.rows.to_string()),
+        ("rows_per_day".to_owned(), format!("{:.0}", table.rows_per_day)),
+    ];
+    let (how, remediation) = match facts.rules.get(&table.table) {
+        Some(rule) => {
+            evidence.push(("confidence".to_owned(), format!("{:.2}", rule.confidence)));
+            let note = if rule.note.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", rule.note)
+            };
+            (
+                format!("This for its catalog takes rows away; plan it before it runs.{note}"),
+                rule.toml.clone(),
+            )
+        }
+        // Everything that is found, however unsure: what is sure was looked for.
+        None => (
+            "No rule could be written for it now; this looks for one again.".to_owned(),
+            format!(
+                "dbkeep discover --target {} --table {} --min-confidence 0 --toml",
+                facts.target,
+                for_a_shell(&table.table)
+            ),
+        ),
+    };
+    Recommendation {
         key: format!("add_cleanup_rule:{}", table.table),
         name: "Add a cleanup rule for a table that grows".to_owned(),
         level: Level::Info,
         detail: format!(
-            "{} has {} rows and grows by {:.0} a day ({}), and no operation of the catalog looks at it.",
+            "{} has {} rows and grows by {:.0} a day ({}), and no operation of the catalog takes rows from it. {how}",
             table.table,
             table.rows,
             table.rows_per_day,
-            percent(part)
+            percent(table.part())
         ),
-        remediation: format!(
-            "dbkeep discover --target {} --table {}",
-            facts.target,
-            for_a_shell(&table.table)
-        ),
-        evidence: vec![
-            ("rows".to_owned(), table.rows.to_string()),
-            ("rows_per_day".to_owned(), format!("{:.0}", table.rows_per_day)),
-        ],
-    })
+        remediation,
+        evidence,
+    }
 }
 
 fn of_schedule(schedule: &ScheduleFacts) -> Option<Recommendation> {
@@ -395,6 +432,7 @@ mod tests {
             name: "old_logs".to_owned(),
             table: "public.api_logs".to_owned(),
             deletes_parents: true,
+            takes_rows: true,
             runs,
         }
     }
@@ -485,6 +523,39 @@ mod tests {
         let mut facts = with(Vec::new());
         facts.growth = vec![growing("public.api_logs"), growing("public.events")];
         assert_eq!(keys(&facts), ["add_cleanup_rule:public.events"]);
+        assert_eq!(
+            recommend(&facts)[0].remediation,
+            "dbkeep discover --target app --table 'public.events' --min-confidence 0 --toml"
+        );
+        let rule = Proposal {
+            operation: "old_events".to_owned(),
+            kind: "expired".to_owned(),
+            table: TableName::parse("public.events"),
+            columns: vec!["created_at".to_owned()],
+            parent: None,
+            description: String::new(),
+            confidence: 0.5,
+            evidence: Vec::new(),
+            row_count: None,
+            uncounted: String::new(),
+            toml: "[[operation]]".to_owned(),
+            note: "PLACEHOLDER".to_owned(),
+            supported: true,
+        };
+        facts.rules.insert("public.events".to_owned(), rule);
+        let advice = recommend(&facts).remove(0);
+        assert_eq!(advice.remediation, "[[operation]]");
+        assert!(
+            advice.detail.ends_with("plan it before it runs. PLACEHOLDER"),
+            "{}",
+            advice.detail
+        );
+        // A rule that takes nothing yet is none.
+        facts.operations[0].takes_rows = false;
+        assert_eq!(
+            keys(&facts),
+            ["add_cleanup_rule:public.api_logs", "add_cleanup_rule:public.events"]
+        );
     }
 
     #[test]

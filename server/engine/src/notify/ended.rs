@@ -176,6 +176,8 @@ fn tell_advice(notice: &mut Notice, report: &Report) {
 fn sentence(advice: &Recommendation) -> String {
     match advice.remediation.as_str() {
         "" => advice.detail.clone(),
+        // A message has no place for the text of a catalog, which has to keep its lines.
+        text if text.contains('\n') => format!("{} What to type or to paste is in the report.", advice.detail),
         command => format!("{}: {command}", advice.detail),
     }
 }
@@ -437,6 +439,9 @@ mod tests {
         told.report.steps[0].rows_captured = 0;
         let notice = Notice::of_run(&told, None, None);
         assert_eq!(notice.next_step, "Give it more time: dbkeep x");
+        told.report.advice = vec![advice("It grows.", "[[operation]]\nname = \"x\"")];
+        let in_lines = Notice::of_run(&told, None, None);
+        assert_eq!(in_lines.next_step, "It grows. What to type or to paste is in the report.");
         assert_eq!(value(&notice, "What to do next"), Some("Look"));
     }
 

@@ -81,6 +81,15 @@ impl Filter {
             .collect()
     }
 
+    /// Whether its conditions ask of something whether it is another than itself, which is true of no row.
+    pub(super) fn is_placeholder(&self) -> bool {
+        let differs = |text: &str| {
+            text.split_once("<>")
+                .is_some_and(|(one, other)| !one.trim().is_empty() && one.trim() == other.trim())
+        };
+        self.texts().all(|(_, text)| differs(text))
+    }
+
     pub(super) fn describe(&self, table: &TableName) -> String {
         let text = match (&self.postgres, &self.sqlite) {
             (Some(postgres), Some(sqlite)) if postgres != sqlite => format!("{postgres} (SQLite: {sqlite})"),

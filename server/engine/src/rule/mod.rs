@@ -456,6 +456,22 @@ impl Rule {
         }
     }
 
+    /// Whether it takes no row before somebody has decided what it should take: its retention reaches back before 1970, like that of
+    /// what discovery proposes, or its condition is true of no row.
+    #[must_use]
+    pub fn is_placeholder(&self, now: Timestamp) -> bool {
+        match &self.kind {
+            RuleKind::Expired(expired) => !expired.horizon(now).is_ok_and(|horizon| horizon >= Timestamp::UNIX_EPOCH),
+            RuleKind::Filter(filter) => filter.is_placeholder(),
+            RuleKind::Orphan(_)
+            | RuleKind::Duplicate(_)
+            | RuleKind::Cycle(_)
+            | RuleKind::DanglingKey(_)
+            | RuleKind::TempFiles(_)
+            | RuleKind::OrphanFiles(_) => false,
+        }
+    }
+
     /// The condition that the rule stands for on this schema.
     ///
     /// # Errors

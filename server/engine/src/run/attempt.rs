@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
-    cleanup, dump,
+    advise, cleanup, dump,
     gauge::Gauge,
     lease::{Lease, Stop},
     ledger::Ledger,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     engine::Context,
     failpoint,
-    model::{Direction, Plan, PlanId, Run, RunKind, RunState},
+    model::{Direction, Plan, PlanId, Report, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
 };
 
@@ -267,7 +267,10 @@ pub(super) async fn carry_out(context: Arc<Context>, grant: Grant, granted: Inst
         failpoint!("run-pausing");
     }
     if state.is_final() {
-        ledger.report.advice = ledger.report.advise(&run, state);
+        let mut report = ledger.report.clone();
+        report.duration_ms = u64::try_from(ledger.worked().as_millis()).unwrap_or(u64::MAX);
+        let standing = advise::standing(&context, &run, report, state, &reason).await;
+        ledger.report.advice = Report::advice_with(ledger.report.advise(&run, state), standing);
     }
     let mut written = ledger.enter(state, reason, mark).await;
     if state == RunState::Paused {

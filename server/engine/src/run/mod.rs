@@ -6,10 +6,11 @@
 //! pace: throttle (decides) <- gauge (measures), lease (limits in effect)      supply: listed rows -> batches
 //!   dump: one file from one snapshot      load: a dump, or captured rows, into a place      vacuum: after a cleanup
 //! migrate: scripts with their ledger rows, and rehearsals on a copy
-//! upkeep: built-in maintenance, task by task      measure: sizes around the run of a schedule
+//! upkeep: built-in maintenance, task by task      measure: sizes around the run of a schedule      advise: what its target needs then
 //! ledger: report and events of the attempt -> store -> feed: watchers
 //! ```
 
+mod advise;
 mod allowance;
 mod attempt;
 pub mod batch;

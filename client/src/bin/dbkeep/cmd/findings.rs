@@ -94,15 +94,10 @@ impl Recommendations {
             output.json(&json!({ "recommendations": advice }))?;
             return Ok(Exit::Success);
         }
-        let mut table = output.table(["ADVICE", "LEVEL", "WHY", "HOW"]);
-        for one in &advice {
-            table.add_row([
-                output.cell(Tone::Strong, &one.name),
-                output.cell(table::sizes::tone(one.level()), json::sizes::urgency(one.level())),
-                output.cell(Tone::Strong, &one.detail),
-                output.cell(Tone::Dim, &one.remediation),
-            ]);
+        if advice.is_empty() {
+            output.note("Nothing is recommended.");
         }
-        Ok(output.line(table).map(|()| Exit::Success)?)
+        // No table: what is to be pasted keeps its lines.
+        Ok(table::sizes::recommend(&advice, output).map(|()| Exit::Success)?)
     }
 }

@@ -348,12 +348,23 @@ fn recommendations(report: &proto::RunReport) -> Markup {
     html! {
         h2 { "Recommended" }
         ul {
-            @for advice in &report.recommendations {
-                li {
-                    span class=(class(table::sizes::tone(advice.level()))) { (text(&advice.key)) }
-                    ": " (name(&advice.detail))
-                    @if !advice.remediation.is_empty() { ": " code { (text(&advice.remediation)) } }
-                }
+            @for advice in &report.recommendations { (recommendation(advice)) }
+        }
+    }
+}
+
+/// An item: what should be done, why, what that rests on, and what to type or to paste, as it is.
+pub(super) fn recommendation(advice: &proto::Recommendation) -> Markup {
+    let evidence = table::sizes::evidence(advice);
+    html! {
+        li {
+            span class=(class(table::sizes::tone(advice.level()))) { (text(table::sizes::advised(advice))) }
+            ": " (name(&advice.detail))
+            @if !evidence.is_empty() { " (" (name(&evidence)) ")" }
+            @if advice.remediation.contains('\n') {
+                pre { (text(&advice.remediation)) }
+            } @else if !advice.remediation.is_empty() {
+                ": " code { (text(&advice.remediation)) }
             }
         }
     }

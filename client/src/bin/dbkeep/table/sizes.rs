@@ -5,7 +5,7 @@ use std::io;
 use dbkeep_client::proto::{self, RecommendationLevel, RowCountBasis};
 use indicatif::{HumanBytes, HumanCount};
 
-use crate::output::{Output, Tone};
+use crate::output::{Output, Tone, printable};
 
 /// One line of sizes: a table, or the whole database.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,12 +99,31 @@ pub(super) fn print(report: &proto::RunReport, output: &Output) -> io::Result<()
     output.line(table)
 }
 
-/// Prints what to do next.
-pub(super) fn recommend(report: &proto::RunReport, output: &Output) -> io::Result<()> {
-    for advice in &report.recommendations {
-        output.line(output.paint(tone(advice.level()), &format!("recommended: {}", advice.detail)))?;
-        if !advice.remediation.is_empty() {
-            output.line(format_args!("  {}", advice.remediation))?;
+/// What should be done, in a few words. Reports of earlier versions have no more than the key.
+pub(crate) fn advised(advice: &proto::Recommendation) -> &str {
+    if advice.name.is_empty() { &advice.key } else { &advice.name }
+}
+
+/// What a recommendation rests on, in one line; empty where nothing is told.
+pub(crate) fn evidence(advice: &proto::Recommendation) -> String {
+    let numbers = advice
+        .evidence
+        .iter()
+        .map(|number| format!("{} {}", number.name, number.value));
+    numbers.collect::<Vec<_>>().join(", ")
+}
+
+/// Prints what should be done, why, what that rests on, and what to type or to paste, line by line as it is.
+pub(crate) fn recommend(recommendations: &[proto::Recommendation], output: &Output) -> io::Result<()> {
+    for advice in recommendations {
+        let what = format!("recommended: {}: {}", advised(advice), advice.detail);
+        output.line(output.paint(tone(advice.level()), &what))?;
+        let evidence = evidence(advice);
+        if !evidence.is_empty() {
+            output.line(output.paint(Tone::Dim, &format!("  by {evidence}")))?;
+        }
+        for line in advice.remediation.lines() {
+            output.line(format_args!("  {}", printable(line)))?;
         }
     }
     Ok(())

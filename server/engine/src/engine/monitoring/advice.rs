@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures::future::join_all;
 use jiff::Timestamp;
 
 use super::{Engine, Look, MAX_POINTS, conditions};
 use crate::{
     EngineError,
+    discover::{self, Proposal},
+    engine::TargetEntry,
     model::{
-        EventBody, Run, Schedule,
-        monitor::{Metric, Recommendation},
+        EventBody, Run, RunKind, Schedule, TableName,
+        monitor::{Metric, Recommendation, Snapshot},
         schedule::Work,
     },
     monitor::{
@@ -28,6 +31,10 @@ const LOGS: (usize, u32) = (3, 500);
 const GROWTH_OVER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Most schedules.
 const SCHEDULES: u32 = 200;
+/// Most tables that grow for which a rule is written.
+const RULES: usize = 3;
+/// Longest time that a target may take to show what rules for them would look like.
+const RULES_LIMIT: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// What should be done about a target, the most important first.
@@ -36,21 +43,43 @@ impl Engine {
     /// `UnknownTarget`, `Target` where nothing was ever collected and the target cannot be reached, `Store`.
     pub async fn recommendations(&self, target: &str) -> Result<Vec<Recommendation>, EngineError> {
         let (name, entry) = self.target(target)?;
-        let now = self.context.store.pulse().await?.now;
         let metrics = self.target_metrics(name, Look::Newest).await?;
+        self.advised(name, entry, Some(&metrics.snapshot), None).await
+    }
+
+    /// The same as a run of the target is about to end: `ended` is that run as it will be, which counts as ended. By the snapshot that was
+    /// kept, where there is one: none is made for it.
+    ///
+    /// # Errors
+    /// `UnknownTarget`, `Store`.
+    pub(crate) async fn recommendations_after(&self, ended: &Run) -> Result<Vec<Recommendation>, EngineError> {
+        let (name, entry) = self.target(&ended.target)?;
+        let kept = self.context.store.newest_snapshot(name).await?;
+        self.advised(name, entry, kept.as_ref().map(|(_, snapshot)| snapshot), Some(ended))
+            .await
+    }
+
+    async fn advised(
+        &self,
+        name: &str,
+        entry: &TargetEntry,
+        snapshot: Option<&Snapshot>,
+        ended: Option<&Run>,
+    ) -> Result<Vec<Recommendation>, EngineError> {
+        let now = self.context.store.pulse().await?.now;
         let proof = self.proof(name).await?;
         let schedules = self.context.store.schedules(Some(name), None, SCHEDULES).await?;
         let (scheduled, drills) = work_of(&schedules);
-        let facts = Facts {
+        let bounds = &self.context.settings.monitor.bounds;
+        let mut facts = Facts {
             target: name.to_owned(),
-            findings: findings(
-                &metrics.snapshot,
-                entry.target.engine(),
-                &self.context.settings.monitor.bounds,
-            ),
-            operations: self.operations_of(name).await?,
+            findings: snapshot
+                .map(|snapshot| findings(snapshot, entry.target.engine(), bounds))
+                .unwrap_or_default(),
+            operations: self.operations_of(name, now, ended).await?,
             growth: self.table_growth(name, now).await?,
-            schedules: self.schedule_facts(&schedules).await?,
+            rules: BTreeMap::new(),
+            schedules: self.schedule_facts(&schedules, ended).await?,
             backups: proof.map(|proof| Proven {
                 days: proof.proven.map(|at| days_between(at, now)),
                 oldest_days: days_between(proof.oldest, now),
@@ -58,17 +87,26 @@ impl Engine {
             scheduled,
             drills,
         };
+        let uncovered: Vec<String> = facts.uncovered().take(RULES).map(|grown| grown.table.clone()).collect();
+        facts.rules = rules_for(name, entry, uncovered).await;
         Ok(recommend(&facts))
     }
 
     /// One entry for each operation and table; the runs stand at the first, so that advice about runs comes once.
-    async fn operations_of(&self, target: &str) -> Result<Vec<OperationFacts>, EngineError> {
+    async fn operations_of(&self, target: &str, now: Timestamp, ended: Option<&Run>) -> Result<Vec<OperationFacts>, EngineError> {
         let Some(entry) = self.targets().get(target) else {
             return Ok(Vec::new());
         };
         let mut all = Vec::new();
         for operation in entry.catalog.operations() {
-            let runs = self.cleanups(target, Some(&operation.name), true, RUNS).await?;
+            let mut runs = self.cleanups(target, Some(&operation.name), true, RUNS).await?;
+            if let Some(newest) = ended
+                && newest.kind == RunKind::Cleanup
+                && !newest.options.dry_run
+                && newest.operations.contains(&operation.name)
+            {
+                runs.insert(0, newest.clone());
+            }
             // As the database names them, where a run has found out.
             let resolved: BTreeMap<&str, &str> = runs
                 .iter()
@@ -76,23 +114,27 @@ impl Engine {
                 .filter(|step| step.operation == operation.name)
                 .map(|step| (step.rule.as_str(), step.table.as_str()))
                 .collect();
-            let mut tables: BTreeMap<String, bool> = BTreeMap::new();
+            // Whether it deletes rows there, and whether it takes any.
+            let mut tables: BTreeMap<String, (bool, bool)> = BTreeMap::new();
             for rule in operation.rules.iter().filter(|rule| !rule.table.name.is_empty()) {
                 let table = resolved
                     .get(rule.name.as_str())
                     .map_or_else(|| rule.table.to_string(), |table| (*table).to_owned());
                 let deletes = matches!(rule.action, Action::Delete | Action::Archive { .. });
-                *tables.entry(table).or_default() |= deletes;
+                let of_table = tables.entry(table).or_default();
+                of_table.0 |= deletes;
+                of_table.1 |= !rule.is_placeholder(now);
             }
             let mut facts = Vec::new();
             for (position, run) in runs.iter().enumerate() {
                 facts.extend(self.run_facts(run, &operation.name, position < LOGS.0).await?);
             }
-            for (table, deletes_parents) in tables {
+            for (table, (deletes_parents, takes_rows)) in tables {
                 all.push(OperationFacts {
                     name: operation.name.clone(),
                     table,
                     deletes_parents,
+                    takes_rows,
                     runs: std::mem::take(&mut facts),
                 });
             }
@@ -154,7 +196,7 @@ impl Engine {
         Ok(grown.collect())
     }
 
-    async fn schedule_facts(&self, schedules: &[Schedule]) -> Result<Vec<ScheduleFacts>, EngineError> {
+    async fn schedule_facts(&self, schedules: &[Schedule], ended: Option<&Run>) -> Result<Vec<ScheduleFacts>, EngineError> {
         let mut all = Vec::new();
         for schedule in schedules {
             let Ok(times) = self.preview(&schedule.spec.timing, None, 2).await else {
@@ -169,7 +211,10 @@ impl Engine {
             let mut worked = Vec::new();
             for slot in self.context.store.slots(&filter, None, RUNS).await? {
                 let Some(run) = slot.run else { continue };
-                let run = self.context.store.run(run).await?;
+                let run = match ended.filter(|ended| ended.id == run) {
+                    Some(ended) => Some(ended.clone()),
+                    None => self.context.store.run(run).await?,
+                };
                 worked.extend(
                     run.filter(|run| run.state.is_final())
                         .map(|run| run.report.duration_ms / 1_000),
@@ -187,6 +232,26 @@ impl Engine {
         }
         Ok(all)
     }
+}
+
+/// Rules for tables that grow, by the table. What a target does not show in time, or not at all, is left out.
+async fn rules_for(name: &str, entry: &TargetEntry, tables: Vec<String>) -> BTreeMap<String, Proposal> {
+    let looked = tables.into_iter().map(|table| async move {
+        let grown = TableName::parse(&table);
+        let looking = discover::for_grown(entry.target.as_ref(), &entry.catalog, &grown, RULES_LIMIT);
+        match tokio::time::timeout(RULES_LIMIT, looking).await {
+            Ok(Ok(rule)) => rule.map(|rule| (table, rule)),
+            Ok(Err(error)) => {
+                tracing::warn!(target = name, table, %error, "no rule was looked for");
+                None
+            }
+            Err(_) => {
+                tracing::warn!(target = name, table, "a rule was not found in time");
+                None
+            }
+        }
+    });
+    join_all(looked).await.into_iter().flatten().collect()
 }
 
 /// How a table grew between its first and its last point, where a day or more lies between them.

@@ -178,7 +178,7 @@ impl Finding {
 /// Something should be done: said of a target as it is now, or at the end of a scheduled run, in whose report it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recommendation {
-    /// The same for the same advice at every look.
+    /// The same for the same advice at every look: a name, and what it is about, where that is not the target as a whole.
     pub key: String,
     /// What should be done, in a few words.
     #[serde(default)]
@@ -191,7 +191,7 @@ pub struct Recommendation {
     /// The exact statement, command or text for a catalog, to begin with; empty where none fits.
     #[serde(alias = "command")]
     pub remediation: String,
-    /// The measured numbers that it rests on: what and how much. None after a run, whose report has them.
+    /// What it rests on: what, and how much or what was said; empty in reports of earlier versions.
     #[serde(default)]
     pub evidence: Vec<(String, String)>,
 }

@@ -189,6 +189,24 @@ fn nothing_that_a_database_holds_becomes_markup() {
 }
 
 #[test]
+fn what_is_to_be_pasted_keeps_its_lines() {
+    let advice = proto::Recommendation {
+        key: "add_cleanup_rule:logs".into(),
+        name: "Add a rule".into(),
+        remediation: "[[operation]]\nname = 1".into(),
+        evidence: vec![proto::Evidence {
+            name: "rows".into(),
+            value: "7".into(),
+        }],
+        ..Default::default()
+    };
+    let item = recommendation(&advice).into_string();
+    for part in [">Add a rule<", "(<bdi>rows 7</bdi>)", "<pre>[[operation]]\nname = 1</pre>"] {
+        assert!(item.contains(part), "{part}: {item}");
+    }
+}
+
+#[test]
 fn the_policy_stands_before_anything_that_it_rules() {
     let Parsed { elements, .. } = parsed(&page(&run("app"), &course(3, "DUTY_CYCLE")));
     let position = |wanted: &str| elements.iter().position(|(name, _)| name == wanted).expect("an element");

@@ -10,7 +10,7 @@ use super::{
     super::{
         chart::{Chart, Layer},
         figures::figure,
-        html::{class, document, name, text},
+        html::{class, document, name, recommendation, text},
         series::Point,
     },
     week::{Week, alert_line, run_words, slot_line},
@@ -80,13 +80,7 @@ fn advice(week: &Week) -> Markup {
         @if !week.recommendations.is_empty() {
             h3 { "Recommended" }
             ul {
-                @for advice in &week.recommendations {
-                    li {
-                        span class=(class(table::sizes::tone(advice.level()))) { (text(&advice.name)) }
-                        ": " (name(&advice.detail))
-                        @if !advice.remediation.is_empty() { ": " code { (text(&advice.remediation)) } }
-                    }
-                }
+                @for advice in &week.recommendations { (recommendation(advice)) }
             }
         }
     }

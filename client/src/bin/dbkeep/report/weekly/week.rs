@@ -254,11 +254,12 @@ impl Week {
         for advice in &self.recommendations {
             let how = match advice.remediation.as_str() {
                 "" => String::new(),
+                several if several.contains('\n') => format!(":\n{several}"),
                 remediation => format!(": {remediation}"),
             };
             lines.push((
                 table::sizes::tone(advice.level()),
-                format!("recommended: {}: {}{how}", advice.name, advice.detail),
+                format!("recommended: {}: {}{how}", table::sizes::advised(advice), advice.detail),
             ));
         }
         lines
