@@ -11,7 +11,7 @@ use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres, fresh_database};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::{LIMIT, quick, until};
+use crate::{LIMIT, decimal, quick, until};
 
 async fn process(connection: &mut PgConnection) -> i32 {
     sqlx::query_scalar("SELECT pg_backend_pid()")
@@ -320,7 +320,11 @@ async fn statements_are_told_without_their_literals() {
             .await
             .expect("counted");
     }
+    let of_all = "SELECT sum(s.total_exec_time) FROM pg_stat_statements AS s JOIN pg_database AS d ON d.oid = s.dbid \
+                  WHERE d.datname = current_database()";
+    let before = decimal(&db, of_all).await;
     let snapshot = quick(&url).await;
+    let after = decimal(&db, of_all).await;
     assert!(snapshot.gaps.is_empty(), "{:?}", snapshot.gaps);
     let first = &snapshot.queries[0];
     assert!(
@@ -329,6 +333,14 @@ async fn statements_are_told_without_their_literals() {
     );
     assert_eq!(first.calls, 3);
     assert!((first.mean_ms * 3.0 - first.total_ms).abs() < 0.001 && first.share_fraction > 0.5);
+    let of_it = "SELECT total_exec_time FROM pg_stat_statements WHERE query LIKE '%AS sentinel_of_a_query'";
+    let total = decimal(&db, of_it).await;
+    assert!((first.total_ms - total).abs() < 0.001, "{first:?}, {total}");
+    // While the look is made, the time of all statements grows.
+    assert!(
+        (total / after - 1e-9..=total / before + 1e-9).contains(&first.share_fraction),
+        "{first:?}, {total} of {before} to {after}"
+    );
     let role = snapshot.queries.iter().find(|query| query.text.starts_with("CREATE ROLE"));
     assert_eq!(role.map(|role| role.text.as_str()), Some("CREATE ROLE someone PASSWORD ?"));
 }
