@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
 mod platform;
+mod shown;
 
 use std::{collections::BTreeMap, time::Duration};
 
