@@ -138,6 +138,36 @@ async fn who_waits_for_whom_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_are_nearly_all_taken_are_told_until_some_end() {
+    let settings = [("max_connections", "20"), ("superuser_reserved_connections", "3")];
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &settings)
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let is_told = |snapshot: &Snapshot| {
+        let found = findings(snapshot, EngineKind::Postgres, &Bounds::default());
+        found.iter().any(|finding| finding.kind == FindingKind::ConnectionsNearLimit)
+    };
+    let target = target::open(&url).expect("a target");
+    assert!(!is_told(&quick(&url).await), "few are taken");
+    // With that of the look itself 16 of 20.
+    let mut taken = Vec::new();
+    for _ in 0..15 {
+        taken.push(PgConnection::connect(&url).await.expect("a connection"));
+    }
+    let snapshot = until(target.as_ref(), |snapshot| {
+        snapshot.sessions.as_ref().is_some_and(|sessions| sessions.connections == 16)
+    })
+    .await;
+    assert!(is_told(&snapshot), "{snapshot:?}");
+    assert_eq!(snapshot.sessions.map(|sessions| sessions.max_connections), Some(20));
+    for one in taken {
+        one.close().await.expect("closed");
+    }
+    until(target.as_ref(), |snapshot| !is_told(snapshot)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prepared_transaction_in_the_way_is_named() {
     let cluster = PrivatePostgres::start_with(Durability::Fast, &[("max_prepared_transactions", "5"), ("autovacuum", "off")])
         .await
