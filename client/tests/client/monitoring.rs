@@ -105,7 +105,15 @@ async fn commands_show_what_the_server_says() {
         ),
         (
             &["metrics", "app"],
-            &["app", "15.18", "99.1 %", "public.api_logs", "1,234,567"],
+            &[
+                "app",
+                "15.18",
+                "99.1 %",
+                "log written",
+                "1235 bytes a second",
+                "public.api_logs",
+                "1,234,567",
+            ],
             "metrics",
         ),
         (&["findings", "--fresh"], &["unused_index", "DROP INDEX public.i"], "findings"),
@@ -139,6 +147,8 @@ async fn commands_show_what_the_server_says() {
     assert_eq!(lines[0]["findings"][0]["definition"], definition);
     let told = text(&dbkeep(address, &["findings"]).await.stderr);
     assert!(told.contains(&format!("public.i is made again by: {definition}")), "{told}");
+    let lines = json_lines(&dbkeep(address, &["metrics", "app", "-o", "json"]).await);
+    assert_eq!(lines[0]["metrics"]["database"]["recent_wal_bytes_per_second"], 1_234.6);
     let output = dbkeep(address, &["metrics", "app"]).await;
     assert!(text(&output.stderr).contains("CREATE EXTENSION pg_stat_statements"));
 }

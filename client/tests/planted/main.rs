@@ -5,6 +5,7 @@
 
 mod advised;
 mod platform;
+mod shown;
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The same on the learning platform of the demonstration, with declared keys. As it is generated, nothing is wrong with it; then everything
-//! is planted that can be within a test's time. What takes time that nobody can give is elsewhere: a transaction of five minutes, used-up
-//! transaction ids, a slow replica and taken sessions are found in the server's tests of what it observes.
+//! is planted that can be within a test's time: a transaction is long here after a minute, and not after five. Used-up transaction ids, a slow
+//! replica and taken sessions are found in the server's tests of what it observes and what it alerts of.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use dbkeep_demo::{CATALOG, GenerateOptions, generate, generate_files};
 use dbkeep_engine::monitor::findings::Bounds;
 use dbkeep_server::{CatalogSource, Config};
 use dbkeep_testkit::{Db, Durability, PrivatePostgres};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{PATIENCE, Server, execute, number};
@@ -15,8 +16,18 @@ use crate::{PATIENCE, Server, execute, number};
 /// Enough for an index of 1 MiB on the log of calls.
 const ROWS: u64 = 50_000;
 
-/// A server on a new platform at a URL. The values of production hold, but for what would take a week, an hour, or a quarter of a GiB.
-async fn serve(url: &str, collecting: bool) -> Server {
+/// The values of production, but for what would take a week, an hour, or a quarter of a GiB.
+fn bounds() -> Bounds {
+    Bounds {
+        evidence_seconds: 1,
+        horizon_seconds: 1,
+        wal_bytes: 16 << 20,
+        ..Bounds::default()
+    }
+}
+
+/// A server on a new platform at a URL.
+async fn serve(url: &str, collecting: bool, bounds: Bounds) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let options = GenerateOptions {
         url: url.to_owned(),
@@ -39,12 +50,7 @@ async fn serve(url: &str, collecting: bool) -> Server {
     config.default_schedules = false;
     config.engine.monitor.enabled = collecting;
     config.engine.monitor.interval = Duration::from_millis(500);
-    config.engine.monitor.bounds = Bounds {
-        evidence_seconds: 1,
-        horizon_seconds: 1,
-        wal_bytes: 16 << 20,
-        ..Bounds::default()
-    };
+    config.engine.monitor.bounds = bounds;
     Server::serve(config, folder).await
 }
 
@@ -92,7 +98,7 @@ async fn postgres() {
     let url = cluster.url("postgres");
     let db = Db::open(&url).await.unwrap();
     execute(&db, "CREATE EXTENSION pg_stat_statements").await;
-    let server = serve(&url, true).await;
+    let server = serve(&url, true, bounds()).await;
     assert!(server.findings().await.is_empty(), "nothing is wrong yet");
     assert!(server.recommendations().await.is_empty());
 
@@ -169,11 +175,110 @@ async fn postgres() {
     server.stop().await;
 }
 
+/// Each of its calls reads the whole log.
+const SLOW: &str = "SELECT count(*) FROM api_logs WHERE md5(path) = 'of no path'";
+
+async fn explained(db: &Db) -> String {
+    let plan = db.fetch_text(&format!("EXPLAIN (ANALYZE, BUFFERS) {SLOW}")).await.unwrap();
+    plan.into_iter().flatten().flatten().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_time_in_postgres() {
+    let settings = [("autovacuum", "off"), ("shared_preload_libraries", "pg_stat_statements")];
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &settings).await.unwrap();
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.unwrap();
+    execute(&db, "CREATE EXTENSION pg_stat_statements").await;
+    let bounds = Bounds {
+        // The log is small.
+        slow: (1.0, 100, 0.3),
+        // No look tells of younger ones.
+        transaction_seconds: 60,
+        ..Bounds::default()
+    };
+    let server = serve(&url, false, bounds).await;
+    // What made the platform took time as well.
+    execute(&db, "SELECT pg_stat_statements_reset()").await;
+    assert!(server.findings().await.is_empty(), "nothing is wrong yet");
+    for _ in 0..100 {
+        execute(&db, SLOW).await;
+    }
+    let id = "SELECT queryid FROM pg_stat_statements WHERE query LIKE 'SELECT count(*) FROM api_logs%'";
+    let id = db.fetch_text(id).await.unwrap()[0][0].clone().unwrap();
+    let slow = format!("slow_query:{id}");
+    let found = server.settled(&[&slow]).await;
+    let told = server.dbkeep(&["findings", "app", "--fresh"]).await;
+    assert!(told.contains("slow_query") && told.contains("api_logs"), "{told}");
+    assert!(!told.contains("of no path"), "no literal is shown: {told}");
+    // What it says: look at the plan; an index may be missing.
+    assert!(found[&slow].contains("EXPLAIN (ANALYZE, BUFFERS)"), "{found:?}");
+    let plan = explained(&db).await;
+    assert!(plan.contains("Seq Scan on api_logs"), "{plan}");
+    execute(&db, "CREATE INDEX api_logs_by_hash ON api_logs (md5(path)); ANALYZE api_logs").await;
+    let plan = explained(&db).await;
+    assert!(plan.contains("api_logs_by_hash"), "{plan}");
+    // Its calls are quick from now on, and what all of them take on average falls with each.
+    let mended = async {
+        loop {
+            for _ in 0..500 {
+                execute(&db, SLOW).await;
+            }
+            if server.findings().await.is_empty() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, mended).await.unwrap();
+
+    let holder = tokio::spawn({
+        let url = url.clone();
+        async move {
+            let db = Db::open(&url).await.unwrap();
+            // In one message, so that it stays in one session, which somebody ends.
+            let open = "BEGIN; SELECT count(*) FROM users; SELECT pg_sleep(600)";
+            db.execute(open).await.expect_err("it is ended");
+        }
+    });
+    let holding = "SELECT coalesce(min(pid), 0) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let mut process = 0;
+    while process == 0 {
+        process = number(&db, holding).await;
+    }
+    assert!(server.findings().await.is_empty(), "it is young");
+    let of_it = format!("FROM pg_stat_activity WHERE pid = {process}");
+    // Until it is old enough by the database's clock.
+    execute(
+        &db,
+        &format!("SELECT pg_sleep_until(xact_start + interval '61 seconds') {of_it}"),
+    )
+    .await;
+    let long = format!("long_transaction:{process}");
+    let found = server.settled(&[&long]).await;
+    let age = format!("SELECT extract(epoch FROM clock_timestamp() - xact_start)::bigint {of_it}");
+    let before = number(&db, &age).await;
+    let told: Value = serde_json::from_str(&server.dbkeep(&["metrics", "app", "--fresh", "-o", "json"]).await).unwrap();
+    let after = number(&db, &age).await;
+    let shown = told["metrics"]["sessions"]["long_transactions"].as_array().unwrap();
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert_eq!(shown[0]["pid"].as_u64(), Some(process));
+    let seconds = shown[0]["age_seconds"].as_f64().unwrap();
+    let (least, most) = (
+        f64::from(u32::try_from(before).unwrap()),
+        f64::from(u32::try_from(after).unwrap()),
+    );
+    assert!((least..=most).contains(&seconds), "{least} <= {seconds} <= {most}");
+    execute(&db, &found[&long]).await;
+    timeout(PATIENCE, holder).await.unwrap().unwrap();
+    server.settled(&[]).await;
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("platform.db").display());
-    let server = serve(&url, false).await;
+    let server = serve(&url, false, bounds()).await;
     assert!(server.findings().await.is_empty(), "nothing is wrong yet");
     assert!(server.recommendations().await.is_empty());
 

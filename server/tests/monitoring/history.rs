@@ -1,6 +1,9 @@
 //! History over days, by rows that the test makes older than they are: the clock of a store cannot be moved.
 
+use std::collections::BTreeMap;
+
 use dbkeep_engine::{
+    engine::monitoring::Look,
     model::monitor::{Metric, Sample},
     port::{Collected, HistoryQuery, Metrics as _, Point, Step},
 };
@@ -8,7 +11,7 @@ use dbkeep_server::store::{ControlStore, KEPT_SERIES};
 use dbkeep_testkit::Db;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::world::{DATABASES, World};
+use crate::world::{DATABASES, Host, World};
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
@@ -345,5 +348,40 @@ async fn a_clock_that_leaps_ahead_takes_nothing_away_at_once() {
         }
         assert_eq!(kept.points(Step::Raw).await, [], "{database}");
         assert_eq!(kept.points(Step::FiveMinutes).await.len(), 12, "{database}: kept for a month");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_grows_by_the_line_through_its_sizes_until_its_disk_is_full() {
+    for database in DATABASES {
+        let kept = Kept::new(database, 1_000_000, KEPT_SERIES).await;
+        let folders = BTreeMap::from([("app".to_owned(), "/srv".to_owned())]);
+        // Of 100,000 bytes 40 % are in use.
+        let disk = Host::new("box", 40);
+        let (engine, _) = kept.world.engine(disk, |settings| settings.monitor.folders = folders).await;
+        let grown = async || engine.target_metrics("app", Look::Fresh).await.unwrap().growth;
+        assert_eq!(grown().await, None, "{database}: nobody knows");
+        // On days 0, 1, 2 and 3. By hand: the means are day 1.5 and 300 bytes, the products of the distances to them add up to
+        // 300 + 0 + 0 + 300, the squares of the days' to 2.25 + 0.25 + 0.25 + 2.25: 600 / 5 bytes a day.
+        for (day, bytes) in [(0, 100), (1, 300), (2, 300), (3, 500)] {
+            let sql = format!(
+                "INSERT INTO {} (series, at_ms, samples, min, max, sum, last) VALUES ({}, {}, 1, {bytes}.0, {bytes}.0, {bytes}.0, {bytes}.0)",
+                kept.world.table("samples_5m"),
+                kept.series,
+                kept.hour - (4 - day) * 24 * HOUR
+            );
+            kept.db.execute(&sql).await.unwrap();
+        }
+        let growth = grown().await.unwrap();
+        assert!((growth.bytes_per_day - 120.0).abs() < 1e-6, "{database}: {growth:?}");
+        // 60,000 bytes are free.
+        let days = growth.days_until_full.unwrap();
+        assert!((days - 500.0).abs() < 1e-6, "{database}: {growth:?}");
+        // Turned round, it shrinks, and its disk is never full.
+        let turned = format!("UPDATE {} SET last = 600.0 - last", kept.world.table("samples_5m"));
+        kept.db.execute(&turned).await.unwrap();
+        let growth = grown().await.unwrap();
+        assert!((growth.bytes_per_day + 120.0).abs() < 1e-6, "{database}: {growth:?}");
+        assert_eq!(growth.days_until_full, None, "{database}");
     }
 }

@@ -11,7 +11,7 @@ use dbkeep_server::target;
 use dbkeep_testkit::{Db, Durability, PrivatePostgres, fresh_database};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::{LIMIT, quick, until};
+use crate::{LIMIT, decimal, quick, until};
 
 async fn process(connection: &mut PgConnection) -> i32 {
     sqlx::query_scalar("SELECT pg_backend_pid()")
@@ -135,6 +135,36 @@ async fn who_waits_for_whom_is_told() {
     })
     .await;
     assert_eq!(calm.sessions.expect("sessions").long_transactions, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_are_nearly_all_taken_are_told_until_some_end() {
+    let settings = [("max_connections", "20"), ("superuser_reserved_connections", "3")];
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &settings)
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let is_told = |snapshot: &Snapshot| {
+        let found = findings(snapshot, EngineKind::Postgres, &Bounds::default());
+        found.iter().any(|finding| finding.kind == FindingKind::ConnectionsNearLimit)
+    };
+    let target = target::open(&url).expect("a target");
+    assert!(!is_told(&quick(&url).await), "few are taken");
+    // With that of the look itself 16 of 20.
+    let mut taken = Vec::new();
+    for _ in 0..15 {
+        taken.push(PgConnection::connect(&url).await.expect("a connection"));
+    }
+    let snapshot = until(target.as_ref(), |snapshot| {
+        snapshot.sessions.as_ref().is_some_and(|sessions| sessions.connections == 16)
+    })
+    .await;
+    assert!(is_told(&snapshot), "{snapshot:?}");
+    assert_eq!(snapshot.sessions.map(|sessions| sessions.max_connections), Some(20));
+    for one in taken {
+        one.close().await.expect("closed");
+    }
+    until(target.as_ref(), |snapshot| !is_told(snapshot)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -320,7 +350,11 @@ async fn statements_are_told_without_their_literals() {
             .await
             .expect("counted");
     }
+    let of_all = "SELECT sum(s.total_exec_time) FROM pg_stat_statements AS s JOIN pg_database AS d ON d.oid = s.dbid \
+                  WHERE d.datname = current_database()";
+    let before = decimal(&db, of_all).await;
     let snapshot = quick(&url).await;
+    let after = decimal(&db, of_all).await;
     assert!(snapshot.gaps.is_empty(), "{:?}", snapshot.gaps);
     let first = &snapshot.queries[0];
     assert!(
@@ -329,6 +363,14 @@ async fn statements_are_told_without_their_literals() {
     );
     assert_eq!(first.calls, 3);
     assert!((first.mean_ms * 3.0 - first.total_ms).abs() < 0.001 && first.share_fraction > 0.5);
+    let of_it = "SELECT total_exec_time FROM pg_stat_statements WHERE query LIKE '%AS sentinel_of_a_query'";
+    let total = decimal(&db, of_it).await;
+    assert!((first.total_ms - total).abs() < 0.001, "{first:?}, {total}");
+    // While the look is made, the time of all statements grows.
+    assert!(
+        (total / after - 1e-9..=total / before + 1e-9).contains(&first.share_fraction),
+        "{first:?}, {total} of {before} to {after}"
+    );
     let role = snapshot.queries.iter().find(|query| query.text.starts_with("CREATE ROLE"));
     assert_eq!(role.map(|role| role.text.as_str()), Some("CREATE ROLE someone PASSWORD ?"));
 }

@@ -69,6 +69,15 @@ async fn execute(db: &Db, sql: &str) {
 
 /// A number of the database itself.
 async fn number(db: &Db, sql: &str) -> u64 {
+    answer(db, sql).await
+}
+
+/// The same of one that is not whole.
+async fn decimal(db: &Db, sql: &str) -> f64 {
+    answer(db, sql).await
+}
+
+async fn answer<T: std::str::FromStr>(db: &Db, sql: &str) -> T {
     let rows = db.fetch_text(sql).await.expect("an answer");
     rows[0][0].as_deref().and_then(|text| text.parse().ok()).expect("a number")
 }

@@ -5,10 +5,20 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use dbkeep_engine::model::monitor::{Depth, Precision};
-use dbkeep_testkit::{Db, fresh_database};
+use dbkeep_engine::{
+    model::{
+        EngineKind,
+        monitor::{Blocks, Depth, FindingKind, Precision, Snapshot},
+    },
+    monitor::{
+        carry_over,
+        findings::{Bounds, findings},
+    },
+};
+use dbkeep_testkit::{Db, Durability, PrivatePostgres, fresh_database};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::{execute, gaps, index, look, number, quick, table};
+use crate::{LIMIT, decimal, execute, gaps, index, look, number, quick, table};
 
 async fn prepared(name: &str, sql: &[&str]) -> (String, Db) {
     let url = fresh_database(name).await.expect("a database");
@@ -96,6 +106,239 @@ async fn sizes_rows_and_dead_rows_are_those_of_the_database() {
             .is_some_and(|written| written > 0 && written <= wal)
     );
     assert!(snapshot.database.wal_size_bytes.is_some_and(|bytes| bytes >= 16 << 20));
+}
+
+/// Blocks of tables (`heap`) or indexes (`idx`), by the views that PostgreSQL has for people.
+async fn blocks(db: &Db, kind: &str) -> Blocks {
+    let view = if kind == "heap" { "tables" } else { "indexes" };
+    let sum = |what: &str| format!("SELECT sum({kind}_blks_{what})::bigint FROM pg_statio_user_{view}");
+    let hit = number(db, &sum("hit")).await;
+    Blocks {
+        fetched: hit + number(db, &sum("read")).await,
+        hit,
+    }
+}
+
+/// Executes a statement, whose counters have arrived then.
+async fn counted(session: &mut PgConnection, sql: &'static str) {
+    for sql in [sql, "SELECT pg_stat_force_next_flush()"] {
+        session.execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:#}"));
+    }
+}
+
+/// The part of these blocks that was in memory, as the database divides.
+async fn part(db: &Db, blocks: Blocks) -> f64 {
+    decimal(db, &format!("SELECT {}::float8 / {}", blocks.hit, blocks.fetched)).await
+}
+
+/// Twenty scans of the whole table, and twenty thousand of its index.
+const READ: [&str; 2] = [
+    "DO $$ BEGIN FOR i IN 1..20 LOOP PERFORM count(*) FROM wide WHERE v <> 'y'; END LOOP; END $$",
+    "DO $$ BEGIN SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+       FOR i IN 1..20000 LOOP PERFORM 1 FROM wide WHERE id = 1 + i * 7919 % 50000; END LOOP; END $$",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_and_scans_are_those_that_were_asked_for() {
+    // So little memory that most blocks of the table are read again by each scan, and nobody else who reads.
+    let settings = [
+        ("autovacuum", "off"),
+        ("shared_buffers", "128kB"),
+        ("max_parallel_workers_per_gather", "0"),
+    ];
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &settings)
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.expect("a connection");
+    // One session, which tells what it has counted after each statement.
+    let mut session = PgConnection::connect(&url).await.expect("a connection");
+    for sql in [
+        "CREATE TABLE wide AS SELECT n AS id, repeat('x', 100) AS v FROM generate_series(1, 50000) AS n",
+        "CREATE INDEX wide_id ON wide (id)",
+        "VACUUM (ANALYZE) wide",
+        READ[0],
+        READ[1],
+    ] {
+        counted(&mut session, sql).await;
+    }
+    let mut first = quick(&url).await;
+    let (heap, indexes) = (blocks(&db, "heap").await, blocks(&db, "idx").await);
+    let vitals = &first.database;
+    assert_eq!((vitals.heap_blocks, vitals.index_blocks), (Some(heap), Some(indexes)));
+    for (measured, blocks) in [(vitals.cache_hit_fraction, heap), (vitals.index_hit_fraction, indexes)] {
+        let (measured, part) = (measured.expect("enough blocks"), part(&db, blocks).await);
+        assert!((measured - part).abs() < 1e-9, "{measured}, {part}");
+        assert!(
+            0.0 < measured && measured < 1.0,
+            "some were in memory, and some were not: {blocks:?}"
+        );
+    }
+    carry_over(None, &mut first);
+    for sql in READ {
+        counted(&mut session, sql).await;
+    }
+    let mut second = quick(&url).await;
+    carry_over(Some(&first), &mut second);
+    let wide = |snapshot| {
+        let wide = table(snapshot, "public.wide");
+        wide.sequential_scans.zip(wide.index_scans).expect("counters")
+    };
+    let ((whole, by_index), (more, more_by_index)) = (wide(&first), wide(&second));
+    assert_eq!((more - whole, more_by_index - by_index), (20, 20_000));
+    assert_eq!(index(&second, "wide_id").scans, Some(more_by_index));
+    let pages = number(&db, "SELECT pg_relation_size('wide') / current_setting('block_size')::bigint").await;
+    for (kind, before, least, measured) in [
+        ("heap", heap, 20 * pages, second.database.recent_cache_hit_fraction),
+        // The root and a leaf each time.
+        ("idx", indexes, 40_000, second.database.recent_index_hit_fraction),
+    ] {
+        let after = blocks(&db, kind).await;
+        let lately = Blocks {
+            fetched: after.fetched - before.fetched,
+            hit: after.hit - before.hit,
+        };
+        assert!(lately.fetched >= least, "{kind}: {lately:?}, {least}");
+        let (measured, part) = (measured.expect("enough blocks"), part(&db, lately).await);
+        assert!((measured - part).abs() < 1e-9, "{kind}: {measured}, {part}");
+    }
+    let found = findings(&second, EngineKind::Postgres, &Bounds::default());
+    for kind in [FindingKind::LowCacheHit, FindingKind::LowIndexHit] {
+        assert!(found.iter().any(|finding| finding.kind == kind), "{kind:?}: {found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_is_what_was_written_and_its_rate_what_was_written_in_the_time() {
+    const WRITTEN: &str = "SELECT (pg_current_wal_lsn() - '0/0')::bigint";
+    // Its own cluster, in which nobody else writes.
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &[("autovacuum", "off")])
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.expect("a connection");
+    let outer = std::time::Instant::now();
+    let before_first = number(&db, WRITTEN).await;
+    let mut first = quick(&url).await;
+    let inner = std::time::Instant::now();
+    let after_first = number(&db, WRITTEN).await;
+    carry_over(None, &mut first);
+    assert_eq!(first.database.recent_wal_bytes_per_second, None, "none was looked at before");
+    // A million bytes of the test's own, and what stands around them.
+    db.execute("SELECT pg_logical_emit_message(true, 'test', repeat('x', 1000000))")
+        .await
+        .expect("written");
+    let before_second = number(&db, WRITTEN).await;
+    let inner = inner.elapsed();
+    let mut second = quick(&url).await;
+    let outer = outer.elapsed();
+    let after_second = number(&db, WRITTEN).await;
+    carry_over(Some(&first), &mut second);
+    let of = |snapshot: &Snapshot| snapshot.database.wal_written_bytes.expect("a position");
+    let (one, other) = (of(&first), of(&second));
+    assert!(
+        (before_first..=after_first).contains(&one),
+        "{before_first} <= {one} <= {after_first}"
+    );
+    assert!(
+        (before_second..=after_second).contains(&other),
+        "{before_second} <= {other} <= {after_second}"
+    );
+    assert!((1_000_000..1_500_000).contains(&(other - one)), "{one}, {other}");
+    let rate = second.database.recent_wal_bytes_per_second.expect("a rate");
+    // The time between the two looks is shorter than that around both, and longer than that within.
+    let bytes = |bytes: u64| f64::from(u32::try_from(bytes).expect("few"));
+    let (least, most) = (
+        bytes(before_second - after_first) / outer.as_secs_f64(),
+        bytes(after_second - before_first) / inner.as_secs_f64(),
+    );
+    assert!((least..=most).contains(&rate), "{least} <= {rate} <= {most}");
+    let on_disk = number(&db, "SELECT sum(size)::bigint FROM pg_ls_waldir()").await;
+    assert_eq!(second.database.wal_size_bytes, Some(on_disk));
+}
+
+/// Waits for a row, and ends the transaction, so that whoever waits for it goes on; true where the database chose it as the victim.
+async fn gives_up(session: &mut PgConnection, row: &'static str) -> bool {
+    let is_victim = session.execute(row).await.is_err();
+    session
+        .execute("ROLLBACK; SELECT pg_stat_force_next_flush()")
+        .await
+        .expect("rolled back");
+    is_victim
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_as_a_whole_is_what_it_says_of_itself() {
+    const ROWS: [&str; 2] = [
+        "SELECT 1 FROM t WHERE id = 1 FOR UPDATE",
+        "SELECT 1 FROM t WHERE id = 2 FOR UPDATE",
+    ];
+    let settings = [("autovacuum", "off"), ("deadlock_timeout", "10ms")];
+    let cluster = PrivatePostgres::start_with(Durability::Fast, &settings)
+        .await
+        .expect("a cluster");
+    let url = cluster.url("postgres");
+    let db = Db::open(&url).await.expect("a connection");
+    execute(&db, "CREATE TABLE t (id integer PRIMARY KEY); INSERT INTO t VALUES (1), (2)").await;
+    // It stays, as the session of the look does: both are among those that are counted.
+    let mut session = PgConnection::connect(&url).await.expect("a connection");
+    let target = dbkeep_server::target::open(&url).expect("a target");
+    let observer = target.observer();
+    let first = observer.observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+    let of_database = "FROM pg_database WHERE datname = current_database()";
+    for (measured, sql) in [
+        (
+            first.database.size_bytes,
+            "SELECT pg_database_size(current_database())".to_owned(),
+        ),
+        (
+            first.database.xid_age,
+            format!("SELECT greatest(age(datfrozenxid), mxid_age(datminmxid))::bigint {of_database}"),
+        ),
+        (
+            first.sessions.as_ref().map(|sessions| sessions.connections),
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'".to_owned(),
+        ),
+    ] {
+        let counted: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql.clone()))
+            .fetch_one(&mut session)
+            .await
+            .expect("a number");
+        assert_eq!(measured, u64::try_from(counted).ok(), "{sql}");
+    }
+    for _ in 0..3 {
+        execute(&db, "BEGIN; CREATE TABLE never (id integer); ROLLBACK").await;
+    }
+    let second = observer.observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+    let rolled_back = |snapshot: &Snapshot| snapshot.database.rollbacks.expect("a counter");
+    assert_eq!(rolled_back(&second) - rolled_back(&first), 3);
+    let committed = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    let before = number(&db, committed).await;
+    for _ in 0..5 {
+        execute(&db, "INSERT INTO t SELECT max(id) + 1 FROM t").await;
+    }
+    let third = observer.observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+    let after = number(&db, committed).await;
+    let commits = third.database.commits.expect("a counter");
+    assert!(
+        (before + 5..=after).contains(&commits),
+        "{before} + 5 <= {commits} <= {after}"
+    );
+
+    // Each of two sessions has a row that the other one wants.
+    let (mut one, mut other) = (
+        PgConnection::connect(&url).await.expect("a connection"),
+        PgConnection::connect(&url).await.expect("a connection"),
+    );
+    for (session, row) in [(&mut one, ROWS[0]), (&mut other, ROWS[1])] {
+        session.execute("BEGIN").await.expect("begun");
+        session.execute(row).await.expect("locked");
+    }
+    let crosswise = async { tokio::join!(gives_up(&mut one, ROWS[1]), gives_up(&mut other, ROWS[0])) };
+    let (one_gave_up, other_gave_up) = tokio::time::timeout(LIMIT, crosswise).await.expect("in time");
+    assert!(one_gave_up != other_gave_up, "one of the two");
+    let fourth = observer.observe(Depth::Quick, LIMIT).await.expect("a snapshot");
+    assert_eq!((third.database.deadlocks, fourth.database.deadlocks), (Some(0), Some(1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,13 @@ use std::{
     time::Duration,
 };
 
-use dbkeep_engine::model::monitor::{Depth, Precision};
+use dbkeep_engine::{
+    model::{
+        EngineKind,
+        monitor::{Depth, FindingKind, Precision},
+    },
+    monitor::findings::{Bounds, findings},
+};
 use dbkeep_server::target;
 use dbkeep_testkit::Db;
 use tempfile::TempDir;
@@ -158,6 +164,11 @@ async fn a_damaged_page_is_found() {
     drop(raw);
     assert_eq!(quick(&url).await.gaps, [], "nothing of a table is read");
     let snapshot = look(&url, Depth::Exact).await;
+    let found = findings(&snapshot, EngineKind::Sqlite, &Bounds::default());
+    assert!(
+        found.iter().any(|finding| finding.kind == FindingKind::IntegrityProblem),
+        "{found:?}"
+    );
     let problems = snapshot.database.integrity_problems.expect("a check");
     assert!(!problems.is_empty(), "{:?}", snapshot.gaps);
     assert!(problems.iter().all(|problem| !problem.is_empty() && problem != "ok"));

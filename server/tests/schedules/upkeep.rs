@@ -28,6 +28,7 @@ on_both!(
     a_failure_stops_the_tasks_behind_it_where_that_is_wanted,
     everything_that_is_wrong_with_tasks_is_in_one_answer,
     a_cleanup_tells_sizes_before_and_after,
+    a_cleanup_tells_what_is_dead_before_and_after,
     an_operation_that_never_finds_anything_is_told_of,
 );
 
@@ -445,9 +446,52 @@ async fn everything_that_is_wrong_with_tasks_is_in_one_answer(database: &str) {
     server.stop().await;
 }
 
+/// A server on a target that nobody else looks at or tidies, so that what is dead is what a run has left.
+async fn undisturbed(world: &World) -> Server {
+    if world.is_shared() {
+        let alone = "ALTER TABLE tokens SET (autovacuum_enabled = false)";
+        world.db.execute(alone).await.expect("alone");
+    }
+    world
+        .serve(|mut config| {
+            config.engine.monitor.enabled = false;
+            config
+        })
+        .await
+}
+
+async fn a_cleanup_tells_what_is_dead_before_and_after(database: &str) {
+    let world = World::new(database).await;
+    let server = undisturbed(&world).await;
+    world.db.execute("ANALYZE tokens").await.expect("analyzed");
+    let schedule = server.create(once_an_hour("tokens")).await.id;
+    let run = server.fire(&schedule).await.expect("a run");
+    settled(&server, &schedule, 1).await;
+    let sizes = run_of(&server, &run).await.report.expect("a report").sizes.expect("sizes");
+    let space = |snapshot: Option<v1::SizeSnapshot>| {
+        let snapshot = snapshot.expect("a look");
+        let [table] = &snapshot.tables[..] else {
+            panic!("one table is touched: {snapshot:?}")
+        };
+        (table.dead_rows, table.free_bytes, snapshot.reusable_bytes.is_some())
+    };
+    let told = (space(sizes.before), space(sizes.after));
+    if world.is_shared() {
+        // All rows are in one page, and those that live and those that died need it.
+        assert_eq!(told, ((Some(0), Some(0), false), (Some(EXPIRED), Some(0), false)));
+    } else {
+        assert_eq!(
+            told,
+            ((None, None, true), (None, None, true)),
+            "it knows what is free in the whole file"
+        );
+    }
+    server.stop().await;
+}
+
 async fn a_cleanup_tells_sizes_before_and_after(database: &str) {
     let world = World::new(database).await;
-    let server = world.serve(|config| config).await;
+    let server = undisturbed(&world).await;
     let control = world.control().await;
     let spec = v1::ScheduleSpec {
         options: Some(v1::ScheduleOptions {
@@ -476,6 +520,13 @@ async fn a_cleanup_tells_sizes_before_and_after(database: &str) {
     }
     assert_eq!((is.row_count, is.row_count_basis()), (Some(EXPIRED), RowCountBasis::Estimate));
     assert_eq!(was.bytes.is_some(), world.is_shared());
+    // Nothing was dead, and nothing is once it is vacuumed, which analyzes too.
+    let space = |size: &v1::TableSize| (size.dead_rows, size.free_bytes);
+    if world.is_shared() {
+        assert_eq!((space(was), space(is)), ((Some(0), None), (Some(0), Some(0))));
+    } else {
+        assert_eq!((space(was), space(is)), ((None, None), (None, None)));
+    }
     // Nobody asks for sizes where a person started the run.
     let request = v1::RunCleanupRequest {
         target: "app".to_owned(),

@@ -50,6 +50,7 @@ fn metrics(target: &str) -> proto::TargetMetrics {
                 version: "15.18".into(),
                 size_bytes: Some(5_000_000),
                 index_hit_fraction: Some(0.991),
+                recent_wal_bytes_per_second: Some(1_234.6),
                 ..Default::default()
             }),
             tables: vec![proto::TableVitals {

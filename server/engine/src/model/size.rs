@@ -32,6 +32,13 @@ pub struct TableSize {
     pub rows_by: RowsBy,
     /// Its size with indexes, bytes; `None` where the database cannot tell without reading it.
     pub bytes: Option<u64>,
+    /// Its dead rows, by statistics; `None` where there is no such thing (SQLite), and where they are not known.
+    #[serde(default)]
+    pub dead_rows: Option<u64>,
+    /// Bytes inside it, without indexes, that new rows could use, estimated by statistics; `None` of a table that was never analyzed, and
+    /// where the database only knows what is free in all of it (SQLite).
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
 }
 
 /// The size of a target at an instant.
@@ -110,7 +117,7 @@ mod tests {
                 table: "logs".to_owned(),
                 rows,
                 rows_by,
-                bytes: None,
+                ..TableSize::default()
             }],
         }
     }

@@ -1,10 +1,12 @@
-//! What one look alone cannot tell, by the look before: since when an index is known, and how often blocks were in memory lately. Called by
-//! whoever makes a snapshot, with the newest one that is kept.
+//! What one look alone cannot tell, by the look before: since when an index is known, how often blocks were in memory lately, and how much
+//! log is written. Called by whoever makes a snapshot, with the newest one that is kept.
 //!
 //! Counters go on from one look to the next, or they do not: somebody reset them, the server crashed, or another server has taken over.
 //! What was known by counting then begins anew, since a counter of 0 says nothing of the time before.
 
 use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 
 use crate::model::monitor::{Blocks, IndexVitals, Snapshot, Vitals};
 
@@ -28,6 +30,7 @@ pub fn carry_over(previous: Option<&Snapshot>, snapshot: &mut Snapshot) {
         index.first_seen = same.and_then(|same| same.first_seen).or(Some(at));
     }
     let database = &mut snapshot.database;
+    database.recent_wal_bytes_per_second = before.and_then(|before| written(before, at, database.wal_written_bytes));
     let before = before.map(|before| &before.database);
     database.recent_cache_hit_fraction = lately(before.and_then(|before| before.heap_blocks), database.heap_blocks);
     database.recent_index_hit_fraction = lately(before.and_then(|before| before.index_blocks), database.index_blocks);
@@ -57,10 +60,16 @@ fn lately(before: Option<Blocks>, now: Option<Blocks>) -> Option<f64> {
     (fetched >= EVIDENCE_BLOCKS).then(|| (hit as f64 / fetched as f64).min(1.0))
 }
 
+/// Log written since the look before, bytes a second; `None` where no time lies between the two.
+#[expect(clippy::cast_precision_loss, reason = "a rate")]
+fn written(before: &Snapshot, at: Timestamp, now: Option<u64>) -> Option<f64> {
+    let bytes = now?.checked_sub(before.database.wal_written_bytes?)?;
+    let seconds = at.duration_since(before.at).as_secs_f64();
+    (seconds > 0.0).then(|| bytes as f64 / seconds)
+}
+
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::model::{TableName, monitor::Depth};
 
@@ -189,6 +198,32 @@ mod tests {
         });
         carry_over(None, &mut alone);
         assert_eq!(alone.database.recent_cache_hit_fraction, None);
+    }
+
+    /// The rate of the log at a look on that day, after one on the first day at which a thousand bytes were written.
+    fn rate(day: i64, written: Option<u64>, change: impl FnOnce(&mut Snapshot)) -> Option<f64> {
+        let mut first = snapshot(1, Vec::new());
+        first.database.wal_written_bytes = Some(1_000);
+        let mut second = snapshot(day, Vec::new());
+        second.database.wal_written_bytes = written;
+        change(&mut second);
+        carry_over(Some(&first), &mut second);
+        second.database.recent_wal_bytes_per_second
+    }
+
+    #[test]
+    fn log_is_what_was_written_between_two_looks() {
+        // 86,400 seconds, and a thousand bytes in each.
+        assert_eq!(rate(2, Some(86_401_000), |_| {}), Some(1_000.0));
+        assert_eq!(rate(2, Some(1_000), |_| {}), Some(0.0), "nobody writes");
+        assert_eq!(rate(2, None, |_| {}), None, "nothing is known of it");
+        assert_eq!(rate(2, Some(999), |_| {}), None, "another log");
+        assert_eq!(rate(1, Some(2_000), |_| {}), None, "no time lies between them");
+        assert_eq!(rate(2, Some(2_000), |second| second.database.timeline = Some(2)), None);
+        let mut alone = snapshot(2, Vec::new());
+        alone.database.wal_written_bytes = Some(5);
+        carry_over(None, &mut alone);
+        assert_eq!(alone.database.recent_wal_bytes_per_second, None);
     }
 
     #[test]

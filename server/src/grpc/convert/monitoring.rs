@@ -167,6 +167,7 @@ fn database(vitals: Vitals) -> v1::DatabaseVitals {
         recent_cache_hit_fraction: vitals.recent_cache_hit_fraction,
         recent_index_hit_fraction: vitals.recent_index_hit_fraction,
         old_temporary_tables: vitals.old_temporary.iter().map(temporary).collect(),
+        recent_wal_bytes_per_second: vitals.recent_wal_bytes_per_second,
     }
 }
 

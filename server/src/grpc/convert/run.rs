@@ -147,6 +147,8 @@ fn table_size(size: TableSize) -> v1::TableSize {
         row_count: size.rows,
         row_count_basis: basis.into(),
         bytes: size.bytes,
+        dead_rows: size.dead_rows,
+        free_bytes: size.free_bytes,
     }
 }
 

@@ -1,13 +1,21 @@
 //! Sizes of the database and of tables, from what the server knows without looking at a row. A table that somebody has locked for
 //! himself is not waited for: its size is then unknown.
 
+use std::collections::BTreeMap;
+
 use dbkeep_engine::{
     model::{RowsBy, SizeSnapshot, TableName, TableSize},
     port::{MaintenanceError, TargetError, TargetErrorClass},
 };
 use sqlx::{Executor as _, Row as _};
 
-use super::{PostgresTarget, error::statement, line::Line, render};
+use super::{
+    PostgresTarget,
+    error::statement,
+    line::Line,
+    observe::{self, Space},
+    render,
+};
 
 /// Nobody waits long for numbers.
 const SESSION: &str = "SET lock_timeout = '1s'; SET statement_timeout = '5s'";
@@ -25,7 +33,8 @@ const LARGEST_TABLES: &str = "SELECT n.nspname::text, c.relname::text \
 const TABLE: &str = "SELECT sum(pg_catalog.pg_total_relation_size(c.oid))::bigint, \
        coalesce(bool_and(pg_catalog.pg_relation_size(c.oid) = 0), false), \
        CASE WHEN bool_and(c.reltuples > 0 OR c.reltuples = 0 AND c.relpages > 0 OR pg_catalog.pg_relation_size(c.oid) = 0) \
-         THEN sum(greatest(c.reltuples, 0))::bigint END \
+         THEN sum(greatest(c.reltuples, 0))::bigint END, \
+       array_agg(c.oid::bigint) \
      FROM pg_catalog.pg_class AS c \
      WHERE c.relkind IN ('r', 'm') AND (c.oid = pg_catalog.to_regclass($1) \
        OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)) AS p))";
@@ -34,8 +43,8 @@ fn number(number: Option<i64>) -> Option<u64> {
     number.and_then(|number| u64::try_from(number).ok())
 }
 
-/// The size of a table; `None` where there is no such table any more.
-async fn table(connection: &mut Line, name: &TableName) -> Result<Option<TableSize>, TargetError> {
+/// The size of a table, and the oids of what its rows are in; `None` where there is no such table any more.
+async fn table(connection: &mut Line, name: &TableName) -> Result<Option<(TableSize, Vec<i64>)>, TargetError> {
     let row = sqlx::query(TABLE)
         .bind(render::table(name))
         .fetch_one(connection)
@@ -47,7 +56,7 @@ async fn table(connection: &mut Line, name: &TableName) -> Result<Option<TableSi
     }
     let is_empty: bool = row.try_get(1).map_err(statement)?;
     let rows = number(row.try_get(2).map_err(statement)?);
-    Ok(Some(TableSize {
+    let size = TableSize {
         table: name.to_string(),
         rows,
         rows_by: match rows {
@@ -56,7 +65,18 @@ async fn table(connection: &mut Line, name: &TableName) -> Result<Option<TableSi
             None => RowsBy::Unknown,
         },
         bytes: number(bytes),
-    }))
+        ..TableSize::default()
+    };
+    Ok(Some((size, row.try_get(3).map_err(statement)?)))
+}
+
+/// Dead rows, and bytes that are free, of all parts of a table; `None` where that is not known of one of them.
+fn together(space: &BTreeMap<i64, Space>, parts: &[i64]) -> (Option<u64>, Option<u64>) {
+    if parts.is_empty() {
+        return (None, None);
+    }
+    let sum = |what: fn(&Space) -> Option<u64>| parts.iter().map(|part| space.get(part).and_then(what)).sum::<Option<u64>>();
+    (sum(|space| Some(space.dead_rows)), sum(|space| space.free_bytes))
 }
 
 /// The largest tables.
@@ -89,6 +109,7 @@ impl PostgresTarget {
         // A connection with such short limits is of no use to others: it is closed at the end.
         let mut connection = self.connect().await?;
         connection.execute(SESSION).await.map_err(statement)?;
+        self.have_counters_told(&mut connection).await?;
         let whole = sqlx::query_scalar("SELECT pg_catalog.pg_database_size(pg_catalog.current_database())")
             .fetch_one(&mut connection)
             .await
@@ -106,18 +127,30 @@ impl PostgresTarget {
         for name in &named {
             match table(&mut connection, name).await {
                 Ok(size) => sizes.extend(size),
-                Err(error) if is_passing(&error) => sizes.push(TableSize {
-                    table: name.to_string(),
-                    ..TableSize::default()
-                }),
+                Err(error) if is_passing(&error) => {
+                    let unknown = TableSize {
+                        table: name.to_string(),
+                        ..TableSize::default()
+                    };
+                    sizes.push((unknown, Vec::new()));
+                }
                 Err(error) => return Err(error.into()),
             }
+        }
+        let parts: Vec<i64> = sizes.iter().flat_map(|(_, parts)| parts.iter().copied()).collect();
+        let space = match observe::space(&mut connection, &parts).await {
+            Ok(space) => space,
+            Err(error) if is_passing(&error) => BTreeMap::new(),
+            Err(error) => return Err(error.into()),
+        };
+        for (size, parts) in &mut sizes {
+            (size.dead_rows, size.free_bytes) = together(&space, parts);
         }
         Ok(SizeSnapshot {
             at: jiff::Timestamp::now(),
             database_bytes,
             reusable_bytes: None,
-            tables: sizes,
+            tables: sizes.into_iter().map(|(size, _)| size).collect(),
         })
     }
 }

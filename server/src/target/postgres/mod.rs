@@ -73,6 +73,8 @@ const SESSION: &str = "SET row_security = off; SET timezone = 'UTC'; SET datesty
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that was idle for longer is not trusted to be alive.
 const IDLE_LIFETIME: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to tell what it has counted.
+const TELLING: Duration = Duration::from_secs(1);
 /// Rows of one statement where a run shares the database: half a millisecond of work, after which whoever waits for the processor comes
 /// first. A batch is several of them, so that its commit and its backup file are paid for once.
 const SLICE_ROWS: u32 = 32;
@@ -103,6 +105,15 @@ impl Idle {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(_, since)| since.elapsed() < IDLE_LIFETIME);
         idle.pop().map(|(connection, _)| connection)
+    }
+
+    /// All of them, also those that were idle for long.
+    fn drain(&self) -> Vec<Line> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *idle)
+            .into_iter()
+            .map(|(connection, _)| connection)
+            .collect()
     }
 
     fn put(&self, connection: Line) {
@@ -148,6 +159,24 @@ impl PostgresTarget {
         tokio::time::timeout(CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| lost(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+    }
+
+    /// Has what connections between two uses have counted arrive in the statistics, such as the rows that a run has just deleted. They would
+    /// tell of it some seconds later, and a VACUUM of the same rows before that would seem to have left them. Servers before 15 cannot be asked.
+    async fn have_counters_told(&self, connection: &mut Line) -> Result<(), TargetError> {
+        let can_be_asked: bool = sqlx::query_scalar("SELECT current_setting('server_version_num')::integer >= 150000")
+            .fetch_one(connection)
+            .await
+            .map_err(error::statement)?;
+        let idle = if can_be_asked { self.idle.drain() } else { Vec::new() };
+        for mut idle in idle {
+            let telling = idle.execute("SELECT pg_catalog.pg_stat_force_next_flush()");
+            // One that does not answer any more is of no use to others either.
+            if matches!(tokio::time::timeout(TELLING, telling).await, Ok(Ok(_))) {
+                self.idle.put(idle);
+            }
+        }
+        Ok(())
     }
 
     /// Most rows of one statement.

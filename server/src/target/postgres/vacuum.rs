@@ -143,6 +143,7 @@ impl PostgresTarget {
         let name = render::table(table);
         // Its snapshots must not hold back what the other connection vacuums, so that it never opens a transaction.
         let mut eyes = self.connect().await?;
+        self.have_counters_told(&mut eyes).await?;
         let before = sizes(&mut eyes, &name).await?;
         let permitted: bool = sqlx::query_scalar(PERMITTED)
             .bind(&name)

@@ -67,6 +67,9 @@ impl SqliteTarget {
                 rows,
                 rows_by: if rows.is_some() { RowsBy::Estimate } else { RowsBy::Unknown },
                 bytes: None,
+                // What is deleted is gone at once, and its pages are free for every table.
+                dead_rows: None,
+                free_bytes: None,
             });
         }
         self.idle.put(connection);

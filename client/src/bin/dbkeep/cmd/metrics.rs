@@ -168,6 +168,9 @@ fn show(metrics: &proto::TargetMetrics, output: &Output) -> anyhow::Result<()> {
     row("index efficiency", Tone::Strong, percent(database.index_hit_fraction));
     row("cache hits", Tone::Strong, percent(database.cache_hit_fraction));
     row("write-ahead log", Tone::Dim, bytes(database.wal_size_bytes));
+    if let Some(rate) = database.recent_wal_bytes_per_second {
+        row("log written", Tone::Strong, format!("{rate:.0} bytes a second"));
+    }
     if let Some(sessions) = &snapshot.sessions {
         let text = format!(
             "{} of {}, {} at work, {} waiting, {} idle in a transaction",

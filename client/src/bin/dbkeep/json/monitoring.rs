@@ -138,6 +138,7 @@ fn database(vitals: &proto::DatabaseVitals) -> Value {
         "cache_hit_fraction": vitals.cache_hit_fraction, "index_hit_fraction": vitals.index_hit_fraction,
         "recent_cache_hit_fraction": vitals.recent_cache_hit_fraction, "recent_index_hit_fraction": vitals.recent_index_hit_fraction,
         "statistics_since_time": super::time(vitals.statistics_since_time.as_ref()), "wal_written_bytes": vitals.wal_written_bytes,
+        "recent_wal_bytes_per_second": vitals.recent_wal_bytes_per_second,
         "wal_size_bytes": vitals.wal_size_bytes, "xid_age": vitals.xid_age, "xid_limit": vitals.xid_limit,
         "old_temporary_tables": temporary, "deadlocks": vitals.deadlocks, "rollbacks": vitals.rollbacks, "commits": vitals.commits,
         "horizon": vitals.horizon.as_ref().map(horizon), "page_bytes": vitals.page_bytes, "pages": vitals.pages,

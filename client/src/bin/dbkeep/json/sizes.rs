@@ -48,6 +48,10 @@ struct Table<'a> {
     /// "count", "estimate" or "unknown".
     row_count_basis: &'static str,
     bytes: Option<u64>,
+    /// Null where the database has none (SQLite), and where unknown.
+    dead_rows: Option<u64>,
+    /// Null where unknown, and where the database only knows what is free in all of it (SQLite).
+    free_bytes: Option<u64>,
 }
 
 impl<'a> From<&'a proto::TableSize> for Table<'a> {
@@ -57,6 +61,8 @@ impl<'a> From<&'a proto::TableSize> for Table<'a> {
             row_count: size.row_count,
             row_count_basis: basis(size.row_count_basis()),
             bytes: size.bytes,
+            dead_rows: size.dead_rows,
+            free_bytes: size.free_bytes,
         }
     }
 }
@@ -134,6 +140,8 @@ mod tests {
                     row_count: Some(7),
                     row_count_basis: RowCountBasis::Estimate.into(),
                     bytes: None,
+                    dead_rows: Some(0),
+                    free_bytes: None,
                 }],
                 ..Default::default()
             }),
@@ -143,7 +151,7 @@ mod tests {
             serde_json::to_string(&Sizes::from(&sizes)).unwrap(),
             concat!(
                 r#"{"before":{"time":null,"database_bytes":8192,"reusable_bytes":null,"tables":[{"table":"logs","row_count":7,"#,
-                r#""row_count_basis":"estimate","bytes":null}]},"after":null}"#
+                r#""row_count_basis":"estimate","bytes":null,"dead_rows":0,"free_bytes":null}]},"after":null}"#
             )
         );
         let recommendation = proto::Recommendation {

@@ -371,13 +371,17 @@ pub(super) fn recommendation(advice: &proto::Recommendation) -> Markup {
 }
 
 fn sizes(sizes: &proto::RunSizes) -> Markup {
-    let columns = [
+    let space = table::sizes::has_space(sizes);
+    let mut columns = vec![
         ("Size of", false),
         ("Rows before", true),
         ("Rows after", true),
         ("Before", true),
         ("After", true),
     ];
+    if space {
+        columns.extend(["Dead before", "Dead after", "Free before", "Free after"].map(|name| (name, true)));
+    }
     html! {
         h2 { "Sizes before and after" }
         div class="wide" role="region" aria-label="Sizes" tabindex="0" { table {
@@ -386,7 +390,7 @@ fn sizes(sizes: &proto::RunSizes) -> Markup {
                 @for line in table::sizes::lines(sizes) {
                     tr {
                         th scope="row" { (name(&line.what)) }
-                        @for cell in [&line.rows_before, &line.rows_after, &line.bytes_before, &line.bytes_after] {
+                        @for cell in line.cells(space) {
                             td class="number" { (cell) }
                         }
                     }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Fixture, fresh};
 use crate::{
-    model::{EngineKind, MaintenanceProgress, MaintenanceTask, RowsBy, RunId, TableName, TableSpace},
+    model::{EngineKind, MaintenanceProgress, MaintenanceTask, RowsBy, RunId, TableName, TableSpace, monitor::Depth},
     port::{MaintenanceError, TargetErrorClass, Watch},
 };
 
@@ -122,6 +122,49 @@ pub(super) async fn indexes_are_rebuilt_or_it_is_said_that_none_is(fixture: &dyn
     assert_eq!(maintenance.settle_reindex(run, &index).await.expect("nothing to do"), []);
 }
 
+/// Dead rows and free bytes of a table, once they are these: statistics arrive late.
+async fn until_space(fixture: &dyn Fixture, table: &str, expected: (u64, u64)) {
+    let target = fixture.target();
+    let name = TableName::parse(table);
+    let since = Instant::now();
+    loop {
+        let sizes = target
+            .maintenance()
+            .sizes(Some(std::slice::from_ref(&name)))
+            .await
+            .expect("sizes");
+        let size = sizes.tables.first().expect("the table");
+        if size.dead_rows.zip(size.free_bytes) == Some(expected) {
+            return;
+        }
+        assert!(since.elapsed() < STATISTICS, "{size:?}, expected {expected:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Of 500 rows in three pages every fifth stays. Each takes 4 + 24 + 16 bytes, so that 185 fit into a page of 8,192 bytes: what stays would
+/// fit into one.
+async fn space_is_dead_and_then_free(fixture: &dyn Fixture, table: &str) {
+    fixture
+        .execute(&format!("ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+        .await;
+    until_space(fixture, table, (0, 0)).await;
+    // Its session tells of it at once, where the server knows how.
+    let tell = "DO $$ BEGIN PERFORM pg_stat_force_next_flush(); EXCEPTION WHEN undefined_function THEN NULL; END $$";
+    fixture
+        .execute(&format!("DELETE FROM {table} WHERE id % 5 <> 0; {tell}"))
+        .await;
+    until_space(fixture, table, (400, 0)).await;
+    fixture.execute(&format!("VACUUM (ANALYZE) {table}")).await;
+    until_space(fixture, table, (0, 2 * 8_192)).await;
+    // A snapshot has the same numbers.
+    let target = fixture.target();
+    let snapshot = target.observer().observe(Depth::Quick, STATISTICS).await.expect("a snapshot");
+    let mut vitals = snapshot.tables.iter();
+    let vitals = vitals.find(|vitals| vitals.table.name == table).expect("the table");
+    assert_eq!((vitals.dead_rows, vitals.free_bytes), (Some(0), Some(2 * 8_192)));
+}
+
 /// What the database does not know without a look at every row or page is unknown, and not zero.
 pub(super) async fn sizes_are_known_or_said_to_be_unknown(fixture: &dyn Fixture) {
     let (filled, bare, gone) = (fresh("filled"), fresh("bare"), fresh("gone"));
@@ -141,7 +184,14 @@ pub(super) async fn sizes_are_known_or_said_to_be_unknown(fixture: &dyn Fixture)
     let (full, empty) = (of(&first, &filled).expect("a table"), of(&first, &bare).expect("a table"));
     assert_eq!((full.rows, full.rows_by), (None, RowsBy::Unknown), "never analyzed");
     assert_eq!(full.bytes.is_some(), is_postgres);
+    assert_eq!(
+        (full.dead_rows, full.free_bytes),
+        (is_postgres.then_some(0), None),
+        "nothing is known of what is free before the first ANALYZE"
+    );
+    assert_eq!(first.reusable_bytes.is_some(), !is_postgres, "free pages are the file's");
     if is_postgres {
+        assert_eq!((empty.dead_rows, empty.free_bytes), (Some(0), Some(0)));
         assert_eq!(
             (empty.rows, empty.rows_by),
             (Some(0), RowsBy::Count),
@@ -153,6 +203,11 @@ pub(super) async fn sizes_are_known_or_said_to_be_unknown(fixture: &dyn Fixture)
     let second = maintenance.sizes(Some(&names)).await.expect("sizes");
     let full = of(&second, &filled).expect("a table");
     assert_eq!((full.rows, full.rows_by), (Some(500), RowsBy::Estimate));
+    if is_postgres {
+        space_is_dead_and_then_free(fixture, &filled).await;
+    } else {
+        assert_eq!((full.dead_rows, full.free_bytes), (None, None), "what is deleted is gone");
+    }
     // Nobody names a table: the largest, and none of our own.
     let largest = maintenance.sizes(None).await.expect("sizes").tables;
     assert!(!largest.is_empty() && largest.len() <= 20);

@@ -109,6 +109,9 @@ pub struct Vitals {
     pub recent_cache_hit_fraction: Option<f64>,
     /// The same for index blocks.
     pub recent_index_hit_fraction: Option<f64>,
+    /// Write-ahead log written since the look before, bytes a second; `None` where there was none, or the log is not the same.
+    /// [`crate::monitor::carry_over`] sets it.
+    pub recent_wal_bytes_per_second: Option<f64>,
     /// Since when the statistics count, or the earliest moment at which they surely did.
     pub statistics_since: Option<Timestamp>,
     /// Bytes of write-ahead log ever written: a counter.

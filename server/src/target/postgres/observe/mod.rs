@@ -23,7 +23,10 @@ mod rows;
 mod session;
 mod statements;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use dbkeep_engine::{
@@ -32,7 +35,38 @@ use dbkeep_engine::{
 };
 
 use self::session::Look;
-use super::PostgresTarget;
+use super::{PostgresTarget, line::Line};
+
+/// Longest time for the space in a few tables.
+const SPACE: Duration = Duration::from_secs(5);
+
+/// What a table has beside the rows that are in it.
+pub(super) struct Space {
+    /// Dead rows, by the statistics.
+    pub(super) dead_rows: u64,
+    /// Bytes without indexes that new rows could use, by an estimate; `None` of a table that was never analyzed, or that is locked.
+    pub(super) free_bytes: Option<u64>,
+}
+
+/// The space in these tables, by their oids, with the numbers that a snapshot has; without those that are gone, or that somebody keeps from
+/// being looked at.
+pub(super) async fn space(connection: &mut Line, tables: &[i64]) -> Result<BTreeMap<i64, Space>, TargetError> {
+    let mut found = BTreeMap::new();
+    if tables.is_empty() {
+        return Ok(found);
+    }
+    let mut look = Look::new(connection, Instant::now(), SPACE);
+    let basics = database::basics(&mut look).await?;
+    for oid in tables {
+        match relations::space(&mut look, &basics, *oid).await {
+            Ok(space) => found.extend(space.map(|space| (*oid, space))),
+            Err(error) if error.class == TargetErrorClass::Lost => return Err(error),
+            // It is not known, which says nothing about the others.
+            Err(_) => {}
+        }
+    }
+    Ok(found)
+}
 
 #[async_trait]
 impl Observer for PostgresTarget {

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::{
     super::dump::OWN_SCHEMAS,
+    Space,
     database::Basics,
     estimate::{air, free_bytes},
     keys::Keys,
@@ -97,6 +98,22 @@ pub(super) async fn all(look: &mut Look<'_>, basics: &Basics) -> Relations {
         look.gap("free_space", why, allow);
     }
     found
+}
+
+/// The space in one table; `None` where it is gone.
+pub(super) async fn space(look: &mut Look<'_>, basics: &Basics, oid: i64) -> Result<Option<Space>, TargetError> {
+    // The first one after the number before its own.
+    let next = move || with_locked(TABLES).bind(oid - 1).bind(1_i64).bind(false);
+    let found = look.list::<TableRow>(next).await?;
+    let Some(row) = found.into_iter().find(|row| row.oid == oid) else {
+        return Ok(None);
+    };
+    let sql = if basics.widths { WIDTHS } else { VISIBLE_WIDTHS };
+    let columns = look.list::<WidthRow>(|| sqlx::query(sql).bind(vec![oid])).await?;
+    Ok(Some(Space {
+        dead_rows: unsigned(row.dead),
+        free_bytes: free_bytes(&row, row.rows(basics.page), &columns, basics.page),
+    }))
 }
 
 /// One page after the table with this oid; the oid after which the next one begins, where there may be one.

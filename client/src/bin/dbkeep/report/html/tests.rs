@@ -80,6 +80,7 @@ fn run(name: &str) -> proto::Run {
                     tables: vec![proto::TableSize {
                         table: name.into(),
                         row_count: Some(7),
+                        dead_rows: Some(4_321),
                         ..Default::default()
                     }],
                     ..Default::default()
@@ -262,6 +263,9 @@ fn totals_warnings_and_commands_are_there() {
         "dbkeep runs undo app",
         "130",
         "100 rows",
+        "Dead before",
+        "~4,321",
+        "Free after",
         "Sampled: 2 progress events",
     ] {
         assert!(text.contains(words), "{words}: {text}");
