@@ -75,7 +75,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_LIFETIME: Duration = Duration::from_secs(2);
 /// Longest wait for a connection to tell what it has counted.
 const TELLING: Duration = Duration::from_secs(1);
-/// Rows of one statement where a run shares the database: half a millisecond of work, after which whoever waits for the processor comes
+/// Rows of one statement where a run shares the database: a millisecond of work with some indexes, after which whoever waits for the processor comes
 /// first. A batch is several of them, so that its commit and its backup file are paid for once.
 const SLICE_ROWS: u32 = 32;
 /// Connections kept between batches: one that deletes and one that validates, for a few runs.
