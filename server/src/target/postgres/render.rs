@@ -28,7 +28,7 @@ impl Pace {
     /// asked of the rows of a join and not of those that the table gives.
     fn rest(self, alias: &str) -> Option<String> {
         (self == Self::Resting).then(|| {
-            format!("(random() >= {RESTING_ROWS} OR pg_sleep(CASE WHEN {alias}.tableoid = 0 THEN 0 ELSE {REST} END) IS NOT NULL)")
+            format!("(pg_catalog.random() >= {RESTING_ROWS} OR pg_catalog.pg_sleep(CASE WHEN {alias}.tableoid = 0 THEN 0 ELSE {REST} END) IS NOT NULL)")
         })
     }
 
@@ -38,7 +38,7 @@ impl Pace {
         match self {
             Self::AtOnce => table(name),
             Self::Resting => format!(
-                "(SELECT * FROM {} WHERE random() >= {RESTING_ROWS} OR pg_sleep({REST}) IS NOT NULL)",
+                "(SELECT * FROM {} WHERE pg_catalog.random() >= {RESTING_ROWS} OR pg_catalog.pg_sleep({REST}) IS NOT NULL)",
                 table(name)
             ),
         }
