@@ -55,10 +55,8 @@ async fn a_week(server: &Server) {
         json!({ "succeeded": 1, "partially_succeeded": 0, "failed": 0, "cancelled": 0, "not_ended": 0 })
     );
     assert_eq!((&week["rows_affected"], &week["problems"]), (&json!(3), &json!([])));
-    assert!(
-        week["first_bytes"].as_u64() > Some(0) && week["last_bytes"].as_u64() > Some(0),
-        "{week}"
-    );
+    // A size of five minutes is kept once they are over: what is known in the first ones is the size now.
+    assert!(week["last_bytes"].as_u64() > Some(0), "{week}");
     let findings = week["findings"].as_array().unwrap();
     assert!(
         findings

@@ -397,18 +397,34 @@ impl Act for Hold {
 }
 
 /// Marks a slot as fired by a run, in the transaction that accepts the run. False where the claim is not the newest any more, or the schedule
-/// was changed since.
+/// was changed since; where its time fired it, also where the schedule was paused since, or the scheduler stopped.
 pub(super) async fn fire(tx: &mut Tx<'_>, claim: &SlotClaim, run: dbkeep_engine::model::RunId) -> Result<bool, Failure> {
+    // Whoever changes, pauses or deletes it writes its row: from here on nobody does.
+    let sql = format!(
+        "SELECT etag, state, coalesce((SELECT running FROM scheduler_switch), 1) AS running FROM schedules WHERE id = $1 {}",
+        tx.dialect.lock_rows()
+    );
+    let id = claim.schedule.to_string();
+    let found = sqlx::query(AssertSqlSafe(sql))
+        .bind(&id)
+        .fetch_optional(&mut *tx.connection)
+        .await?;
+    let Some(found) = found else { return Ok(false) };
+    if rows::column_of::<i64>(&found, "etag")? != rows::signed(claim.etag) {
+        return Ok(false);
+    }
+    let state: String = rows::column_of(&found, "state")?;
+    let state: ScheduleState = rows::from_json(&state, || format!("state of schedule {id}"))?;
+    let held_back = state.paused.is_some() || rows::column_of::<i64>(&found, "running")? == 0;
     let fired = sqlx::query(
         "UPDATE schedule_slots SET outcome = 'fired', run_id = $4, holder = NULL, lease_until_ms = NULL \
-         WHERE schedule_id = $1 AND slot_ms = $2 AND claims = $3 AND outcome = 'pending' \
-         AND EXISTS (SELECT 1 FROM schedules AS s WHERE s.id = $1 AND s.etag = $5)",
+         WHERE schedule_id = $1 AND slot_ms = $2 AND claims = $3 AND outcome = 'pending' AND (manual = 1 OR $5 = 0)",
     )
-    .bind(claim.schedule.to_string())
+    .bind(&id)
     .bind(claim.slot.as_millisecond())
     .bind(rows::signed(claim.fence))
     .bind(run.to_string())
-    .bind(rows::signed(claim.etag))
+    .bind(i64::from(held_back))
     .execute(&mut *tx.connection)
     .await?;
     Ok(fired.rows_affected() == 1)

@@ -459,3 +459,49 @@ pub(crate) async fn the_share_holds_while_the_run_works(database: &str) {
     let reason = format!("{:?}", run.report.expect("a report").warnings);
     assert!(reason.contains(&format!("at most {EXPIRED} allowed")), "{reason}");
 }
+
+pub(crate) async fn what_waits_in_line_is_looked_at_again_before_it_begins(database: &str) {
+    let world = World::new(database).await;
+    let idle = world
+        .serve(|mut config| {
+            config.engine.concurrent_runs = 0;
+            config
+        })
+        .await;
+    let control = world.control().await;
+    let with_consent = v1::ScheduleSpec {
+        operations: vec!["grave".to_owned()],
+        ..only_by_hand("grave")
+    };
+    let with_consent = idle.create(with_consent).await;
+    consent(&idle, &with_consent, 1_000).await;
+    idle.fire(&with_consent.id).await.expect("it is consented to");
+    let timed = idle.create(once_a_year("timed")).await;
+    world.make_due(&control, &timed.id, LATE).await;
+    idle.newest(&timed.id, &[SlotOutcome::Fired]).await;
+    // Both runs are accepted, and wait for a place.
+    world
+        .end_consent(&control, &with_consent.id, Timestamp::now() - SignedDuration::from_mins(1))
+        .await;
+    let pause = v1::PauseScheduleRequest {
+        id: timed.id.clone(),
+        note: "the disk".to_owned(),
+    };
+    idle.schedules().pause_schedule(pause).await.expect("paused");
+    idle.stop().await;
+    let server = world.serve(|config| config).await;
+    let ended = [SlotOutcome::Warned, SlotOutcome::Succeeded, SlotOutcome::Failed];
+    for (schedule, why) in [
+        (&with_consent, "the standing approval of its schedule ended before it began"),
+        (&timed, "the schedule was paused before it began: the disk"),
+    ] {
+        let slot = server.newest(&schedule.id, &ended).await;
+        assert_eq!(
+            (slot.outcome(), slot.reason.as_str()),
+            (SlotOutcome::Warned, format!("cancelled: {why}").as_str())
+        );
+        assert_eq!(server.get(&schedule.id).await.consecutive_failures, 0, "it is no failure");
+    }
+    assert_eq!(world.expired().await, EXPIRED, "nothing was deleted");
+    server.stop().await;
+}

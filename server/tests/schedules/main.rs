@@ -27,6 +27,7 @@ use bounds::{
     a_call_with_a_name_fires_once, a_server_that_stops_gives_its_claims_back,
     a_target_that_does_not_answer_leaves_places_to_the_others, claims_are_given_back_side_by_side,
     other_rules_need_another_consent, the_consent_holds_while_the_run_works, the_share_holds_while_the_run_works,
+    what_waits_in_line_is_looked_at_again_before_it_begins,
 };
 use cancels::a_slot_cancels_the_run_before_it_while_it_deletes;
 use dbkeep_proto::v1::{self, SlotOutcome};
@@ -68,6 +69,7 @@ on_both!(
     other_rules_need_another_consent,
     the_share_holds_while_the_run_works,
     the_consent_holds_while_the_run_works,
+    what_waits_in_line_is_looked_at_again_before_it_begins,
     what_its_deadline_stopped_is_a_failure_and_told_as_one,
     a_channel_that_is_gone_leaves_a_dead_letter,
     a_schedule_that_is_deleted_hears_of_its_last_run,

@@ -76,8 +76,8 @@ async fn sharing(name: &str, setup: &str) -> Lab {
 }
 
 /// Of a hundred thousand parents every fifth is gone; some children name no parent.
-const MANY: &str = "CREATE TABLE parent (id bigint PRIMARY KEY, gone boolean NOT NULL DEFAULT false); \
-     INSERT INTO parent SELECT n, n % 7 = 0 FROM generate_series(1, 100000) AS n WHERE n % 5 <> 0; \
+const MANY: &str = "CREATE TABLE parent (id bigint PRIMARY KEY, gone boolean NOT NULL, pair bigint NOT NULL); CREATE INDEX ON parent (pair); \
+     INSERT INTO parent SELECT n, n % 7 = 0, n / 2 FROM generate_series(1, 100000) AS n WHERE n % 5 <> 0; \
      CREATE TABLE child (id bigint PRIMARY KEY, parent_id bigint); \
      INSERT INTO child SELECT n, nullif(1 + n % 100000, 100000) FROM generate_series(1, 50000) AS n; ANALYZE parent; ANALYZE child";
 
@@ -108,6 +108,22 @@ async fn what_rests_counts_and_lists_the_same() {
         },
         ..missing.clone()
     };
+    // The parents that an earlier step takes, where it is about duplicates: rows that are alike are told apart by their place.
+    let repeated = Condition::Duplicate {
+        table: lab.schema("parent").await,
+        columns: vec!["pair".to_owned()],
+        order: Vec::new(),
+        among: Vec::new(),
+    };
+    let without_the_first_of_a_pair = Selection {
+        matches: Condition::ParentMissing {
+            columns: vec!["parent_id".to_owned()],
+            parent: lab.schema("parent").await,
+            parent_columns: vec!["id".to_owned()],
+            unfit: vec![repeated],
+        },
+        ..missing.clone()
+    };
     let others = Selection {
         except: vec![missing.matches.clone()],
         ..without_a_fit_one.clone()
@@ -121,6 +137,11 @@ async fn what_rests_counts_and_lists_the_same() {
         (
             without_a_fit_one,
             "NOT EXISTS (SELECT FROM parent p WHERE p.id = c.parent_id AND NOT p.gone)",
+        ),
+        (
+            without_the_first_of_a_pair,
+            "NOT EXISTS (SELECT FROM parent p WHERE p.id = c.parent_id \
+             AND NOT EXISTS (SELECT FROM parent q WHERE q.pair = p.pair AND q.id < p.id))",
         ),
         (others, "EXISTS (SELECT FROM parent p WHERE p.id = c.parent_id AND p.gone)"),
     ];
@@ -144,21 +165,30 @@ async fn what_rests_counts_and_lists_the_same() {
     }
 }
 
-/// What is seen from beside: the session that lists is at rest before it has given out its first row, while it hashes the parents.
+/// What is seen from beside: the session that counts, or lists, is at rest before it has given out its first row, while it hashes the parents.
+/// One child alone names a parent, so that nothing rests for the children.
 #[tokio::test]
 async fn a_statement_that_shares_the_database_rests_on_its_way() {
     let lab = sharing("rests_on_its_way", MANY).await;
     let selection = lab.orphans("child", &["parent_id"], "parent", &["id"]).await;
-    let target = Arc::clone(&lab.target);
-    // A table without children: whatever rests, rests at the parents.
-    lab.execute("TRUNCATE child").await;
+    lab.execute("ALTER TABLE parent DROP CONSTRAINT parent_pkey; UPDATE child SET parent_id = NULL WHERE id <> 1; ANALYZE child")
+        .await;
+    let (target, counted) = (Arc::clone(&lab.target), selection.clone());
     let counting = tokio::spawn(async move {
         loop {
-            target.survey(&selection, 1).await.unwrap();
+            target.survey(&counted, 1).await.unwrap();
         }
     });
-    lab.resting("FETCH%").await;
+    lab.resting("FETCH% dbkeep_survey").await;
     counting.abort();
+    let target = Arc::clone(&lab.target);
+    let listing = tokio::spawn(async move {
+        loop {
+            target.scan(&selection, None, 100).await.unwrap().next().await.unwrap();
+        }
+    });
+    lab.resting("FETCH% dbkeep_scan").await;
+    listing.abort();
 }
 
 impl Lab {

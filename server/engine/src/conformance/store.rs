@@ -183,6 +183,7 @@ where
         slots::a_change_takes_its_records_along,
         slots::a_run_and_its_slot_are_one,
         slots::a_schedule_that_was_changed_is_not_fired_as_it_was,
+        slots::what_is_paused_while_a_slot_is_planned_is_not_fired,
         slots::a_slot_that_waits_is_released_when_its_turn_comes,
         slots::a_slot_is_settled_once,
         slots::a_person_fires_one_slot_at_a_time,

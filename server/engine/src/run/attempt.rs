@@ -16,7 +16,8 @@ use super::{
     undo, upkeep, verify,
 };
 use crate::{
-    engine::Context,
+    EngineError,
+    engine::{Context, Engine},
     failpoint,
     model::{Direction, Plan, PlanId, Report, Run, RunKind, RunState},
     port::{ArchiveError, Claim, Grant, SourceMark, StoreError, Target, TargetError, TargetErrorClass},
@@ -144,7 +145,22 @@ impl Attempt {
         Ok(self.target.claim(self.claim).await?)
     }
 
+    /// The run of a slot may have waited in line for hours: whether it may still begin is asked before its first work, and never again.
+    async fn may_begin(&self) -> Result<(), Halt> {
+        if self.run.report.scheduled.is_none() || self.run.report.duration_ms > 0 {
+            return Ok(());
+        }
+        let engine = Engine::of(Arc::clone(&self.context));
+        match engine.no_longer_begins(&self.run, &self.plan).await {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(Stop::Cancelled(reason).into()),
+            Err(EngineError::Store(error)) => Err(Halt::Store(error)),
+            Err(error) => Err(Halt::Fail(error.to_string())),
+        }
+    }
+
     async fn work(&mut self) -> Result<Ending, Halt> {
+        self.may_begin().await?;
         match self.run.kind {
             RunKind::Cleanup => cleanup::work(self).await,
             RunKind::Undo => undo::work(self).await,

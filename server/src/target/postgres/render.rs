@@ -1,7 +1,7 @@
 //! Selections as PostgreSQL writes them. The only place that quotes an identifier or writes a condition.
 
 use dbkeep_engine::{
-    model::{Condition, Literal, Selection, TableName, TableSchema, TimeEncoding, TypeClass},
+    model::{Condition, Literal, Selection, TableKind, TableName, TableSchema, TimeEncoding, TypeClass},
     port::TargetError,
 };
 use jiff::{Timestamp, tz::TimeZone};
@@ -33,13 +33,15 @@ impl Pace {
     }
 
     /// A table of parents in a FROM clause, or what rests while it is read. It may be a view, which has no column of the system's; alone in
-    /// its clause the condition is asked of its rows anyway. An EXISTS with such a condition of its own would not become a join.
-    pub(super) fn parents(self, name: &TableName) -> String {
+    /// its clause the condition is asked of its rows anyway. An EXISTS with such a condition of its own would not become a join. Rows of
+    /// a table are told apart by their place where they are alike.
+    pub(super) fn parents(self, schema: &TableSchema) -> String {
+        let name = table(&schema.name);
+        let columns = if schema.kind == TableKind::Table { "*, ctid" } else { "*" };
         match self {
-            Self::AtOnce => table(name),
+            Self::AtOnce => name,
             Self::Resting => format!(
-                "(SELECT * FROM {} WHERE pg_catalog.random() >= {RESTING_ROWS} OR pg_catalog.pg_sleep({REST}) IS NOT NULL)",
-                table(name)
+                "(SELECT {columns} FROM {name} WHERE pg_catalog.random() >= {RESTING_ROWS} OR pg_catalog.pg_sleep({REST}) IS NOT NULL)"
             ),
         }
     }
@@ -190,7 +192,7 @@ fn condition_at(schema: &TableSchema, condition: &Condition, alias: &str, pace: 
             Ok(format!(
                 "({} AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
                 present(alias, columns),
-                pace.parents(&parent.name),
+                pace.parents(parent),
                 fit.join(" AND ")
             ))
         }
@@ -204,7 +206,7 @@ fn condition_at(schema: &TableSchema, condition: &Condition, alias: &str, pace: 
             Ok(format!(
                 "({} AND EXISTS (SELECT 1 FROM {} AS {p} WHERE {} AND {}))",
                 present(alias, columns),
-                pace.parents(&parent.name),
+                pace.parents(parent),
                 same(&p, parent_columns, alias, columns),
                 condition_at(parent, matches, &p, pace)?
             ))
@@ -222,7 +224,7 @@ fn condition_at(schema: &TableSchema, condition: &Condition, alias: &str, pace: 
             Ok(format!(
                 "({} AND NOT EXISTS (SELECT 1 FROM {} AS {p} WHERE {}))",
                 key.form,
-                pace.parents(&parent.name),
+                pace.parents(parent),
                 fit.join(" AND ")
             ))
         }

@@ -40,7 +40,7 @@ pub(super) async fn at_once(connection: &mut Line, selection: &Selection, sample
 
 /// Rows of the whole table.
 pub(super) async fn whole(connection: &mut Line, table: &TableSchema, pace: Pace) -> Result<u64, TargetError> {
-    let sql = format!("SELECT count(*) FROM {} AS t", pace.parents(&table.name));
+    let sql = format!("SELECT count(*) FROM {} AS t", pace.parents(table));
     let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
         .fetch_one(connection)
         .await

@@ -10,7 +10,7 @@ use super::{
     schedules::{decision, made, read, schedule},
 };
 use crate::{
-    model::{RunId, RunState, ScheduleId, ScheduleState, SlotOutcome, SlotRecord},
+    model::{Pause, RunId, RunState, ScheduleId, ScheduleState, SchedulerSwitch, SlotOutcome, SlotRecord},
     port::{Changed, CreateRun, Created, FiredNow, Kept, Scheduled, SlotClaim, SlotEnd, SlotFilter, SlotGrant, SlotPlace, Store},
 };
 
@@ -376,6 +376,42 @@ pub(super) async fn a_schedule_that_was_changed_is_not_fired_as_it_was(store: Ar
     let anew = claim_in_time(store.as_ref()).await.claim;
     assert_eq!(anew.etag, kept.schedule.etag);
     accept(store.as_ref(), &of_slot(anew)).await;
+}
+
+pub(super) async fn what_is_paused_while_a_slot_is_planned_is_not_fired(store: Arc<dyn Store>) {
+    let mut kept = with_slot(store.as_ref(), "nightly", "shop", 0, SlotOutcome::Pending).await;
+    let planned = claim(store.as_ref()).await.claim;
+    let refuses = async || {
+        let lost = store.create_run(&of_slot(planned)).await.unwrap();
+        assert!(matches!(lost, Created::SlotLost), "{lost:?}");
+    };
+    kept.schedule.state.paused = Some(Pause {
+        by: "ann".to_owned(),
+        at: at(0),
+        note: "the disk".to_owned(),
+        automatic: false,
+    });
+    assert_eq!(
+        store.change_schedule(&kept, &[], &decision("pause")).await.unwrap(),
+        Changed::Done
+    );
+    refuses().await;
+    let mut kept = read(store.as_ref(), kept.schedule.id).await;
+    kept.schedule.state.paused = None;
+    assert_eq!(
+        store.change_schedule(&kept, &[], &decision("resume")).await.unwrap(),
+        Changed::Done
+    );
+    let switch = |running| SchedulerSwitch {
+        running,
+        note: String::new(),
+        by: "ann".to_owned(),
+        at: Some(at(0)),
+    };
+    store.set_switch(&switch(false), &decision("stop")).await.unwrap();
+    refuses().await;
+    store.set_switch(&switch(true), &decision("start")).await.unwrap();
+    accept(store.as_ref(), &of_slot(planned)).await;
 }
 
 pub(super) async fn a_slot_that_waits_is_released_when_its_turn_comes(store: Arc<dyn Store>) {

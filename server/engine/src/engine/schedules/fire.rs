@@ -18,10 +18,10 @@ use super::{
 use crate::{
     EngineError, failpoint,
     model::{
-        Caller, MisfirePolicy, Pause, Run, RunState, Schedule, ScheduleState, ScheduledBy, SlotOutcome, SlotRecord,
-        schedule::Work,
+        Caller, MisfirePolicy, Pause, Plan, Run, RunState, Schedule, ScheduleState, ScheduledBy, Severity, SlotOutcome,
+        SlotRecord, schedule::Work,
     },
-    port::{EndedSlot, SlotClaim, SlotEnd, SlotGrant, StoreError, TargetErrorClass},
+    port::{EndedSlot, SlotClaim, SlotEnd, SlotFilter, SlotGrant, StoreError, TargetErrorClass},
     schedule::{calendar, decide},
 };
 
@@ -35,6 +35,8 @@ const PATIENCE_SECONDS: i64 = 60;
 pub(super) const PATIENCE: Duration = Duration::from_secs(PATIENCE_SECONDS.unsigned_abs());
 /// A slot that a person fired, and that came to nothing for so long, is not what the person waits for any more.
 const BY_HAND_SECONDS: i64 = 300;
+/// Most slots of a schedule that are looked through for the one of a run: it has few at a time whose runs have not ended.
+const FIRED: u32 = 100;
 
 /// What a slot is fired for.
 pub(in crate::engine) struct Slot<'a> {
@@ -146,6 +148,19 @@ fn after(schedule: &Schedule, outcome: SlotOutcome, cancelled: bool, record: &Sl
     state
 }
 
+/// Why nothing of a schedule that its time fires may begin now.
+fn held_back(schedule: &Schedule, now: Timestamp) -> Result<Option<String>, EngineError> {
+    if !schedule.spec.enabled {
+        return Ok(Some("the schedule was disabled before it began".to_owned()));
+    }
+    if let Some(pause) = &schedule.state.paused {
+        return Ok(Some(format!("the schedule was paused before it began: {}", pause.note)));
+    }
+    let calendar = Calendar::of(&schedule.spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
+    let window = calendar::excluding(&calendar.exclusions, calendar.zone.to_datetime(now));
+    Ok(window.map(|window| format!("it would begin in the excluded window {window}")))
+}
+
 /// Why a slot that was decided to fire does not any more: what was decided may lie a while back, after a kill -9, behind a run that it waited for,
 /// or with the scheduler stopped.
 fn too_late(schedule: &Schedule, record: &SlotRecord, now: Timestamp) -> Result<Option<(SlotOutcome, String)>, EngineError> {
@@ -155,22 +170,8 @@ fn too_late(schedule: &Schedule, record: &SlotRecord, now: Timestamp) -> Result<
         let over = waited > BY_HAND_SECONDS;
         return Ok(over.then(|| (SlotOutcome::Missed, format!("no server began it within {BY_HAND_SECONDS} s"))));
     }
-    if !spec.enabled {
-        return Ok(Some((
-            SlotOutcome::Skipped,
-            "the schedule was disabled before it began".to_owned(),
-        )));
-    }
-    if let Some(pause) = &schedule.state.paused {
-        let reason = format!("the schedule was paused before it began: {}", pause.note);
+    if let Some(reason) = held_back(schedule, now)? {
         return Ok(Some((SlotOutcome::Skipped, reason)));
-    }
-    let calendar = Calendar::of(&spec.timing).map_err(|problems| EngineError::InvalidFields { problems })?;
-    if let Some(window) = calendar::excluding(&calendar.exclusions, calendar.zone.to_datetime(now)) {
-        return Ok(Some((
-            SlotOutcome::Skipped,
-            format!("it would begin in the excluded window {window}"),
-        )));
     }
     let allowed = match spec.misfire.policy {
         MisfirePolicy::RunOnce => i64::from(spec.misfire.catch_up_seconds).max(PATIENCE_SECONDS),
@@ -187,6 +188,39 @@ fn too_late(schedule: &Schedule, record: &SlotRecord, now: Timestamp) -> Result<
 }
 
 impl Engine {
+    /// Why the run of a slot does not begin any more, which was accepted and has waited in line since: what held then is looked at again.
+    /// `None` also where its slot or its schedule is gone.
+    ///
+    /// # Errors
+    /// `Store`, and `InvalidFields` where this version cannot read the timing of its schedule.
+    pub(crate) async fn no_longer_begins(&self, run: &Run, plan: &Plan) -> Result<Option<String>, EngineError> {
+        let (store, Some(slot)) = (&self.context.store, &run.report.scheduled) else {
+            return Ok(None);
+        };
+        let Some(kept) = store.schedule(&slot.schedule.to_string()).await? else {
+            return Ok(None);
+        };
+        let filter = SlotFilter {
+            schedule: Some(slot.schedule),
+            outcomes: vec![SlotOutcome::Fired],
+        };
+        let fired = store.slots(&filter, None, FIRED).await?;
+        let Some(record) = fired.into_iter().find(|record| record.run == Some(run.id)) else {
+            return Ok(None);
+        };
+        let now = store.pulse().await?.now;
+        if !run.options.dry_run && plan.severity >= Severity::Critical {
+            let consent = kept.schedule.state.approval.as_ref();
+            if consent.is_none_or(|consent| now >= consent.expires_at) {
+                return Ok(Some("the standing approval of its schedule ended before it began".to_owned()));
+            }
+        }
+        if record.manual {
+            return Ok(None);
+        }
+        held_back(&kept.schedule, now)
+    }
+
     /// Settles a slot that nobody has claimed, where it is too late for it. Returns whether it is.
     ///
     /// # Errors
@@ -386,7 +420,7 @@ impl Slot<'_> {
     /// `StandingApproval`.
     pub(in crate::engine) fn check_approval(
         &self,
-        plan: &crate::model::Plan,
+        plan: &Plan,
         digest: &str,
         makers: &BTreeSet<String>,
     ) -> Result<(), EngineError> {

@@ -671,6 +671,7 @@ impl Engine {
             let decision = Decision::refuse(caller, Act::Schedule, error.reason(), error.to_string());
             self.recorded(&decision.about(&schedule.spec.target, None, None), error).await
         };
+        let mut settled = false;
         for _ in 0..REPEATS {
             match store
                 .fire_now(schedule.id, &given, &settings.holder, settings.lease_term, &decision)
@@ -681,6 +682,11 @@ impl Engine {
                     Err(EngineError::SlotLost) => tokio::time::sleep(REPEAT_WAIT).await,
                     fired => return fired,
                 },
+                // The run before may have ended a moment ago: nobody has to wait for the next look to fire again.
+                FiredNow::Busy if !settled => {
+                    settled = true;
+                    self.settle_all_ended().await?;
+                }
                 FiredNow::Busy => return Err(refused(EngineError::ScheduleBusy { name: name() }).await),
                 FiredNow::RequestIdReused => {
                     return Err(refused(EngineError::ScheduleRequestReused { request_id: given }).await);

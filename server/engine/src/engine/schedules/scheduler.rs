@@ -219,13 +219,7 @@ impl Engine {
         let store = &self.context.store;
         let mut changed = false;
         if pulse.fired > 0 {
-            for ended in store.ended_slots(AT_ONCE).await? {
-                match self.settle_ended(&ended).await {
-                    Ok(()) => changed = true,
-                    // One that cannot be settled does not keep the others from it.
-                    Err(error) => tracing::warn!(slot = %ended.record.slot, %error, "a slot could not be settled"),
-                }
-            }
+            changed |= self.settle_all_ended().await?;
             self.hurry(pulse.now).await?;
         }
         if pulse.waiting > 0 {
@@ -254,6 +248,22 @@ impl Engine {
             return Ok((pulse, true));
         }
         Ok((pulse, false))
+    }
+
+    /// Settles slots whose runs have ended. Returns whether there were some.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub(super) async fn settle_all_ended(&self) -> Result<bool, EngineError> {
+        let mut changed = false;
+        for ended in self.context.store.ended_slots(AT_ONCE).await? {
+            match self.settle_ended(&ended).await {
+                Ok(()) => changed = true,
+                // One that cannot be settled does not keep the others from it.
+                Err(error) => tracing::warn!(slot = %ended.record.slot, %error, "a slot could not be settled"),
+            }
+        }
+        Ok(changed)
     }
 
     /// Settles slots that were decided to fire and that no server has begun in time: a server begins only what it has the target of, so that one of

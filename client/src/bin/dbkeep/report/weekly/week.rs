@@ -286,7 +286,7 @@ impl Week {
             .collect();
         json!({
             "target": self.health.name, "up": self.health.up,
-            "first_bytes": self.size_change().map(|(first, _)| first), "last_bytes": self.size_change().map(|(_, last)| last),
+            "first_bytes": self.size_change().map(|(first, _)| first), "last_bytes": self.size_change().map(|(_, last)| last).or(self.health.size_bytes),
             "days_until_full": self.growth.and_then(|growth| growth.days_until_full),
             "runs": {
                 "succeeded": outcomes.succeeded, "partially_succeeded": outcomes.in_part, "failed": outcomes.failed,
