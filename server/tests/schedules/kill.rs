@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::{
     support::Daemon,
+    upkeep,
     world::{EXPIRED, Random, World, as_principal, eventually, once_an_hour},
 };
 
@@ -27,25 +28,29 @@ pub(crate) async fn create(daemon: &Daemon, name: &str) -> String {
 }
 
 /// Killed at this point, a restarted server brings the slot to its end, with one run.
-async fn killed_at(point: &str) {
-    let world = World::new("sqlite").await;
-    let data = world.folder.path().join("data");
-    let catalog = world.catalog_file();
-    let mut daemon = Daemon::start(&data, &world.target, &catalog, "");
+async fn killed_at(database: &str, point: &str) {
+    let world = World::new(database).await;
+    let mut daemon = upkeep::start(&world, "", "");
     let schedule = create(&daemon, "tokens").await;
     daemon.kill();
     let control = world.control().await;
     world.make_due(&control, &schedule, SignedDuration::from_mins(30)).await;
-    let mut daemon = Daemon::start(&data, &world.target, &catalog, &format!("{point}=panic"));
+    let mut daemon = upkeep::start(&world, "", &format!("{point}=panic"));
     assert!(!daemon.wait().success(), "{point}: killed");
-    let daemon = Daemon::start(&data, &world.target, &catalog, "");
+    let daemon = upkeep::start(&world, "", "");
     let outcome = eventually(|| async {
         let slots = world.slots(&control, &schedule).await;
         let newest = slots.first()?.0.clone();
         (!["pending", "waiting", "fired"].contains(&newest.as_str())).then_some(newest)
     })
     .await;
-    assert_eq!(outcome, "succeeded", "{point}");
+    assert_eq!(
+        outcome,
+        "succeeded",
+        "{point}: {:?}",
+        world.reasons(&control, &schedule).await
+    );
+    assert_eq!(world.slots(&control, &schedule).await.len(), 1, "{point}");
     assert_eq!(world.runs(&control, &schedule).await, 1, "{point}");
     assert_eq!(world.expired().await, 0, "{point}");
     drop(daemon);
@@ -53,7 +58,8 @@ async fn killed_at(point: &str) {
 
 macro_rules! killed {
     ($($name:ident: $point:literal),+ $(,)?) => {
-        $( #[tokio::test(flavor = "multi_thread")] async fn $name() { killed_at($point).await; } )+
+        mod killed_sqlite { $( #[tokio::test(flavor = "multi_thread")] async fn $name() { super::killed_at("sqlite", $point).await; } )+ }
+        mod killed_postgres { $( #[tokio::test(flavor = "multi_thread")] async fn $name() { super::killed_at("postgres", $point).await; } )+ }
     };
 }
 

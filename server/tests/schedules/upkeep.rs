@@ -64,7 +64,8 @@ fn settings(world: &World, more: &str) -> String {
     format!("[scheduler]\ndefault_schedules = false\n[engine]\nlease_term = \"2s\"\n{store}{more}")
 }
 
-fn start(world: &World, more: &str, failpoints: &str) -> Daemon {
+/// A real server with these settings and more.
+pub(crate) fn start(world: &World, more: &str, failpoints: &str) -> Daemon {
     let file = world.folder.path().join("settings.toml");
     std::fs::write(&file, settings(world, more)).expect("settings");
     let data = world.folder.path().join("data");
