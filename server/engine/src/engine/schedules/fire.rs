@@ -18,10 +18,11 @@ use super::{
 use crate::{
     EngineError, failpoint,
     model::{
-        Caller, MisfirePolicy, Pause, Plan, Run, RunState, Schedule, ScheduleState, ScheduledBy, Severity, SlotOutcome,
-        SlotRecord, schedule::Work,
+        Caller, MisfirePolicy, Pause, Plan, Run, RunState, Schedule, ScheduleState, ScheduledBy, SlotOutcome, SlotRecord,
+        schedule::Work,
     },
     port::{EndedSlot, SlotClaim, SlotEnd, SlotFilter, SlotGrant, StoreError, TargetErrorClass},
+    rule::Severity,
     schedule::{calendar, decide},
 };
 
