@@ -206,6 +206,11 @@ async fn the_ledger_of_another_schema_speaks_for_another_application() {
         file("2_b.up.sql", "CREATE TABLE b (id integer);"),
     ];
     let mut world = World::new(EngineKind::Postgres, &files, Some(Layout::GolangMigrate)).await;
+    // What a control store in the same database notes of itself is no ledger of the folder's.
+    let own = format!("CREATE SCHEMA dbkeep_control; {}", golang_ledger("dbkeep_control", 42));
+    world.db.execute(&own).await.expect("a control store");
+    let status = world.status().await;
+    assert!(status.problems.is_empty(), "{:?}", status.problems);
     for (schema, blocks) in [("other", false), ("another", true)] {
         let ledger = format!("CREATE SCHEMA {schema}; {}", golang_ledger(schema, 42));
         world.db.execute(&ledger).await.expect("another application");

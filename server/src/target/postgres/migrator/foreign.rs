@@ -23,7 +23,7 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, a.attname::text, 
          pg_catalog.min(p.place) AS place \
        FROM pg_catalog.unnest(pg_catalog.string_to_array(pg_catalog.current_setting('search_path'), ',')) WITH ORDINALITY AS p(name, place) GROUP BY 1) AS s \
        ON s.name = n.nspname::text \
-     WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(NAMES) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'dbkeep') \
+     WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(NAMES) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'dbkeep', 'dbkeep_control') \
        AND n.nspname !~ '^pg_(toast|temp)' \
      ORDER BY s.place NULLS LAST, n.nspname <> 'sqitch', n.nspname, c.relname, a.attnum";
 
