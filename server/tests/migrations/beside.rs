@@ -190,3 +190,88 @@ async fn what_was_taken_back_does_not_hide_what_another_tool_does_later() {
         world.end().await;
     }
 }
+
+/// The ledger of golang-migrate in a schema, which says that this version is in effect, and therefore every older one.
+fn golang_ledger(schema: &str, version: u32) -> String {
+    format!(
+        "CREATE TABLE {schema}.schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL); \
+         INSERT INTO {schema}.schema_migrations VALUES ({version}, false)"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_of_another_schema_speaks_for_another_application() {
+    let files = [
+        file("1_a.up.sql", "CREATE TABLE a (id integer);"),
+        file("2_b.up.sql", "CREATE TABLE b (id integer);"),
+    ];
+    let mut world = World::new(EngineKind::Postgres, &files, Some(Layout::GolangMigrate)).await;
+    // What a control store in the same database notes of itself is no ledger of the folder's.
+    let own = format!("CREATE SCHEMA dbkeep_control; {}", golang_ledger("dbkeep_control", 42));
+    world.db.execute(&own).await.expect("a control store");
+    let status = world.status().await;
+    assert!(status.problems.is_empty(), "{:?}", status.problems);
+    for (schema, blocks) in [("other", false), ("another", true)] {
+        let ledger = format!("CREATE SCHEMA {schema}; {}", golang_ledger(schema, 42));
+        world.db.execute(&ledger).await.expect("another application");
+        let status = world.status().await;
+        assert_eq!((status.applied_count, status.pending_count), (0, 2), "{schema}");
+        assert!(status.adopted_ledgers.is_empty(), "{:?}", status.adopted_ledgers);
+        let [problem] = &status.problems[..] else {
+            panic!("one problem: {:?}", status.problems)
+        };
+        assert_eq!(
+            (problem.code.as_str(), problem.blocks),
+            ("FOREIGN_OUTSIDE", blocks),
+            "{problem:?}"
+        );
+        let named = format!("{schema}.schema_migrations of golang-migrate");
+        assert!(problem.message.contains(&named), "{problem:?}");
+        assert!(problem.next_step.contains("search_path"), "{problem:?}");
+    }
+    assert_eq!(reason(&world.apply(all()).await.expect_err("blocked")), "MIGRATIONS_BLOCKED");
+    // The one that a bare name means is this folder's, whatever the others say.
+    world.db.execute(&golang_ledger("public", 1)).await.expect("its own ledger");
+    let status = world.status().await;
+    assert!(status.problems.is_empty(), "{:?}", status.problems);
+    assert_eq!(world.one("1").await.state(), MigrationState::Adopted);
+    assert_eq!(world.one("2").await.state(), MigrationState::Pending);
+    let run = world.apply(all()).await.expect("accepted");
+    assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+    assert_eq!(world.one("2").await.state(), MigrationState::Applied);
+    assert_eq!(world.db.count("b").await.expect("it was made"), 0);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_may_not_be_read_blocks_until_it_may() {
+    let files = [
+        file("1_a.up.sql", "CREATE TABLE a (id integer);"),
+        file("2_b.up.sql", "CREATE TABLE b (id integer);"),
+    ];
+    // The second schema is that of the role's own name, which the search path names before `public`.
+    for (role, schema) in [("ledger_keeper", "public"), ("own_keeper", "own_keeper")] {
+        let mut world = World::as_role(role, &files).await;
+        let ledger = format!("CREATE SCHEMA IF NOT EXISTS {schema}; {}", golang_ledger(schema, 1));
+        world.db.execute(&ledger).await.expect("a ledger of somebody else's");
+        let problems = world.status().await.problems;
+        let [problem] = &problems[..] else {
+            panic!("one problem: {problems:?}")
+        };
+        assert_eq!((problem.code.as_str(), problem.blocks), ("FOREIGN_UNREADABLE", true));
+        let named = format!("{schema}.schema_migrations");
+        assert!(problem.message.contains(&named), "{problem:?}");
+        assert_eq!(reason(&world.apply(all()).await.expect_err("blocked")), "MIGRATIONS_BLOCKED");
+        assert_eq!(
+            problem.next_step.contains("GRANT USAGE ON SCHEMA"),
+            schema == role,
+            "{problem:?}"
+        );
+        let (_, grants) = problem.next_step.split_once(": ").expect("statements");
+        world.db.execute(grants).await.expect("what it says");
+        assert!(world.status().await.problems.is_empty(), "{schema}");
+        assert_eq!(world.one("1").await.state(), MigrationState::Adopted, "{schema}");
+        assert_eq!(world.one("2").await.state(), MigrationState::Pending, "{schema}");
+        world.end().await;
+    }
+}

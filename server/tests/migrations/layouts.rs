@@ -125,6 +125,20 @@ async fn up_down_compare_and_up_again_in_every_layout() {
             let run = world.apply(all()).await.expect("accepted");
             assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
             assert_eq!(world.contents().await, whole, "{layout:?} on {engine:?}");
+            // All of it, the oldest too.
+            let run = world.rollback(newest(24), true).await.expect("accepted");
+            assert_eq!(
+                run.state(),
+                RunState::Succeeded,
+                "{layout:?} on {engine:?}: {}",
+                run.state_reason
+            );
+            let status = world.status().await;
+            assert_eq!((status.applied_count, status.pending_count), (0, 24), "{layout:?}");
+            assert_eq!(world.contents().await, empty, "{layout:?} on {engine:?}");
+            let run = world.apply(all()).await.expect("accepted");
+            assert_eq!(run.state(), RunState::Succeeded, "{}", run.state_reason);
+            assert_eq!(world.contents().await, whole, "{layout:?} on {engine:?}");
             let status = world.status().await;
             assert_eq!((status.applied_count, status.pending_count), (24, 0));
             assert!(status.problems.is_empty(), "{:?}", status.problems);

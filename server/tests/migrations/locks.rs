@@ -101,6 +101,44 @@ async fn a_script_cannot_make_the_wait_for_a_lock_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_script_cannot_make_the_time_of_a_statement_longer() {
+    // Longer than any test waits: without the limit it would not end.
+    let endless = "SELECT pg_sleep(3600);";
+    for script in [
+        format!("SET statement_timeout = 0;\n{endless}"),
+        format!("SELECT pg_catalog.set_config('statement_timeout', '0', false);\n{endless}"),
+        format!("SET statement_timeout = '2h';\nRESET statement_timeout;\n{endless}"),
+        format!("-- no-transaction\nSET statement_timeout = 0;\n{endless}"),
+    ] {
+        let mut world = World::new(EngineKind::Postgres, &[file("1_a.up.sql", &script)], Some(Layout::Sqlx)).await;
+        let plan_token = world.plan(v1::MigrationDirection::Up, all()).await.expect("a plan").token;
+        let request = v1::ApplyMigrationsRequest {
+            dry_run: Some(false),
+            plan_token,
+            options: Some(v1::MigrationOptions {
+                statement_timeout: Some(prost_types::Duration {
+                    seconds: 0,
+                    nanos: 500_000_000,
+                }),
+                ..v1::MigrationOptions::default()
+            }),
+            ..v1::ApplyMigrationsRequest::default()
+        };
+        let run = timeout(PATIENCE, world.apply_as(request))
+            .await
+            .expect("in time")
+            .expect("accepted");
+        assert_eq!(run.state(), RunState::Failed, "{script}: {}", run.state_reason);
+        assert!(
+            run.state_reason.contains("statement timeout"),
+            "{script}: {}",
+            run.state_reason
+        );
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_may_make_the_wait_for_a_lock_shorter_and_its_author_says_how_long() {
     for (says, expected) in [
         ("SET lock_timeout = 50;", "50ms"),

@@ -11,6 +11,7 @@ mod layouts;
 mod locks;
 mod lost_replies;
 mod meanwhile;
+mod planned;
 mod rehearsed;
 mod repairs;
 mod rewinds;

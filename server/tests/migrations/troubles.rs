@@ -27,16 +27,40 @@ fn replaced(mut files: Vec<SourceFile>, path: &str, text: &str) -> Vec<SourceFil
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_syntax_error_is_told_with_file_line_and_column_and_can_be_mended() {
-    for engine in BOTH {
-        let text = "INSERT INTO people VALUES (1, 'ann');\n  INSERT INTO peopl VALUES (2, 'bob');";
-        let mut world = World::new(engine, &replaced(two(), "2_names.up.sql", text), None).await;
+async fn a_mistake_in_a_script_is_told_with_file_line_and_column_and_can_be_mended() {
+    let cases = [
+        // A table that is not there.
+        (
+            "INSERT INTO peopl VALUES (2, 'bob');",
+            15,
+            ["\"peopl\" does not exist", "no such table: peopl"],
+        ),
+        // No SQL, from the first word on and from a later one on.
+        (
+            "INSER INTO people VALUES (2, 'bob');",
+            3,
+            ["syntax error at or near \"INSER\"", "near \"INSER\": syntax error"],
+        ),
+        (
+            "INSERT INTO people VALUS (2, 'bob');",
+            22,
+            ["syntax error at or near \"VALUS\"", "near \"VALUS\": syntax error"],
+        ),
+    ];
+    for (engine, (statement, column, [postgres, sqlite])) in BOTH.into_iter().flat_map(|engine| cases.map(|case| (engine, case)))
+    {
+        let said = match engine {
+            EngineKind::Postgres => postgres,
+            EngineKind::Sqlite => sqlite,
+        };
+        let text = format!("INSERT INTO people VALUES (1, 'ann');\n  {statement}");
+        let mut world = World::new(engine, &replaced(two(), "2_names.up.sql", &text), None).await;
         let run = world.apply(all()).await.expect("accepted");
         assert_eq!(run.state(), RunState::PartiallySucceeded, "{}", run.state_reason);
         let report = run.report.expect("a report");
         let problem = &report.migrations[1].problem;
-        assert!(problem.starts_with("2_names.up.sql:2:15: "), "{problem}");
-        assert!(problem.contains("peopl"), "{problem}");
+        assert!(problem.starts_with(&format!("2_names.up.sql:2:{column}: ")), "{problem}");
+        assert!(problem.contains(said), "{problem}");
         assert!(!problem.contains("at line"), "{problem}");
         // The first migration stays, nothing of the second does.
         assert_eq!(world.db.count("people").await.expect("a count"), 0);

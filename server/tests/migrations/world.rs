@@ -323,6 +323,15 @@ async fn postgres_contents(db: &Db) -> Vec<String> {
         .await,
     );
     lines.extend(text(db, "SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1").await);
+    for definitions in [
+        "SELECT pg_get_triggerdef(t.oid) FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid \
+         WHERE c.relnamespace = 'public'::regnamespace AND NOT t.tgisinternal ORDER BY 1",
+        "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prokind <> 'a' ORDER BY 1",
+        "SELECT format('%s %s %s %s %s %s %s %s', sequencename, data_type, start_value, min_value, max_value, increment_by, cycle, cache_size) \
+         FROM pg_sequences WHERE schemaname = 'public' ORDER BY 1",
+    ] {
+        lines.extend(text(db, definitions).await);
+    }
     for table in text(db, "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").await {
         lines.extend(rows(db, &format!("SELECT t::text FROM public.\"{table}\" AS t ORDER BY 1"), &table).await);
     }
@@ -336,15 +345,26 @@ async fn sqlite_contents(db: &Db) -> Vec<String> {
         &format!("SELECT name FROM sqlite_schema WHERE type = 'table' AND {own} ORDER BY 1"),
     )
     .await;
-    let others =
-        format!("SELECT type || ' ' || name FROM sqlite_schema WHERE type <> 'table' AND {own} AND sql IS NOT NULL ORDER BY 1");
-    let mut lines = text(db, &others).await;
+    // Constraints are in the text of a table alone. A table that is renamed gets quotes.
+    let definitions = format!(
+        "SELECT type || ' ' || name || ' ' || sql FROM sqlite_schema WHERE {own} AND sql IS NOT NULL ORDER BY type, name"
+    );
+    let mut lines = text(db, &definitions).await;
+    for line in &mut lines {
+        let plain = line.replace(['"', '`', '[', ']'], "");
+        *line = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
     for table in tables {
         let columns = format!(
             "SELECT cid || ' ' || name || ' ' || type || ' ' || \"notnull\" || ' ' || coalesce(dflt_value, '') || ' ' || pk FROM pragma_table_info('{table}') ORDER BY cid"
         );
         let names = text(db, &format!("SELECT name FROM pragma_table_info('{table}') ORDER BY cid")).await;
         lines.extend(rows(db, &columns, &table).await);
+        let keys = format!(
+            "SELECT id || ' ' || seq || ' ' || \"table\" || ' ' || \"from\" || ' ' || coalesce(\"to\", '') || ' ' || on_update || ' ' || on_delete \
+             FROM pragma_foreign_key_list('{table}') ORDER BY id, seq"
+        );
+        lines.extend(rows(db, &keys, &table).await);
         let quoted: Vec<String> = names.iter().map(|name| format!("quote(\"{name}\")")).collect();
         lines.extend(
             rows(

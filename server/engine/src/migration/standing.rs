@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{source::Collection, version};
 use crate::model::{
-    Direction, ForeignEntry, ForeignLedger, Layout, LedgerEntry, LedgerKind, LedgerState, Migration, MigrationId,
+    Direction, ForeignEntry, ForeignLedger, Layout, LedgerEntry, LedgerKind, LedgerReach, LedgerState, Migration, MigrationId,
 };
 
 /// Where a migration stands.
@@ -104,7 +104,7 @@ pub struct Others<'a> {
     limit: Option<(LedgerKind, version::Version)>,
     /// Ledgers that count: whose, and their tables.
     counting: Vec<(LedgerKind, String)>,
-    /// Those that say nothing about a folder of this layout.
+    /// Those that say nothing about a folder of this layout, or were not read.
     ignored: Vec<(LedgerKind, String)>,
 }
 
@@ -115,7 +115,7 @@ impl<'a> Others<'a> {
         let (mut rows, mut up_to) = (HashMap::new(), None);
         let (mut counting, mut ignored) = (Vec::new(), Vec::new());
         for found in foreign {
-            if !counts(layout, found.kind) {
+            if !counts(layout, found.kind) || found.reach != LedgerReach::Read {
                 ignored.push((found.kind, found.table.clone()));
                 continue;
             }
@@ -236,7 +236,7 @@ pub struct Standings {
     pub problems: Vec<Problem>,
     /// Ledgers of other tools that were read.
     pub adopted: Vec<(LedgerKind, String)>,
-    /// Ledgers of other tools that say nothing about this folder.
+    /// Ledgers of other tools that say nothing about this folder, or were not read.
     pub ignored: Vec<(LedgerKind, String)>,
 }
 
@@ -267,7 +267,7 @@ impl Standings {
 pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[ForeignLedger]) -> Standings {
     let own: HashMap<&MigrationId, &LedgerEntry> = ledger.iter().map(|entry| (&entry.id, entry)).collect();
     let others = Others::read(collection.layout, foreign);
-    let mut problems = Vec::new();
+    let mut problems = not_read(collection.layout, foreign, ledger.is_empty());
     let mut items: Vec<Item> = Vec::new();
     for (index, migration) in collection.migrations.iter().enumerate() {
         items.push(item(
@@ -316,6 +316,51 @@ pub fn standings(collection: &Collection, ledger: &[LedgerEntry], foreign: &[For
         adopted: others.counting,
         ignored: others.ignored,
     }
+}
+
+/// What is told of ledgers that would count and were not read. `fresh` says that dbkeep's own ledger has no row yet.
+fn not_read(layout: Layout, foreign: &[ForeignLedger], fresh: bool) -> Vec<Problem> {
+    let counting: Vec<&ForeignLedger> = foreign.iter().filter(|found| counts(layout, found.kind)).collect();
+    let mut problems = Vec::new();
+    for found in &counting {
+        let LedgerReach::Unreadable { grants } = &found.reach else {
+            continue;
+        };
+        problems.push(Problem {
+            code: "FOREIGN_UNREADABLE",
+            id: MigrationId(String::new()),
+            message: format!(
+                "dbkeep's role may not read {}, the ledger of {}: what is in effect by it would look pending",
+                found.table,
+                found.kind.tool()
+            ),
+            next_step: format!("let dbkeep read it: {grants}"),
+            blocks: true,
+        });
+    }
+    let outside = || counting.iter().filter(|found| found.reach == LedgerReach::Outside);
+    let (Some(one), true) = (outside().next(), outside().count() == counting.len()) else {
+        return problems;
+    };
+    let named: Vec<String> = outside()
+        .map(|found| format!("{} of {}", found.table, found.kind.tool()))
+        .collect();
+    let name = one.table.rsplit('.').next().unwrap_or(&one.table);
+    problems.push(Problem {
+        code: "FOREIGN_OUTSIDE",
+        id: MigrationId(String::new()),
+        message: format!(
+            "not on the search_path of dbkeep's role, and therefore not read, since it may be another application's: {}",
+            named.join(", ")
+        ),
+        next_step: format!(
+            "where one of them is this folder's, set that role's search_path so that it names the schema first, or count what is in effect by \
+             `dbkeep migrations baseline`; where none is, an empty table says so: CREATE TABLE {name} (LIKE {})",
+            one.table
+        ),
+        blocks: fresh && named.len() > 1,
+    });
+    problems
 }
 
 /// The id that a row of another tool's ledger means.

@@ -39,10 +39,10 @@ pub use maintenance::{
     MaintenanceProgress, MaintenanceRecord, Pruned, RestoreMode, RestoreRecord, TableCount, TableSpace, TaskRecord,
 };
 pub use migration::{
-    Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerState, LockMode,
-    Metadata, Migration, MigrationId, MigrationOptions, MigrationProgress, MigrationRecord, MigrationReport, PlannedMigration,
-    Proof, Rehearsal, Risk, RiskReason, RowsLost, Sample, SampledTable, SchemaObject, Script, ScriptProblem, Statement,
-    StatementReport, TableContent, TableLock, TableMeasure, Work,
+    Direction, Fingerprint, ForeignEntry, ForeignLedger, Group, Impact, Layout, LedgerEntry, LedgerKind, LedgerReach,
+    LedgerState, LockMode, Metadata, Migration, MigrationId, MigrationOptions, MigrationProgress, MigrationRecord,
+    MigrationReport, PlannedMigration, Proof, Rehearsal, Risk, RiskReason, RowsLost, Sample, SampledTable, SchemaObject, Script,
+    ScriptProblem, Statement, StatementReport, TableContent, TableLock, TableMeasure, Work,
 };
 pub use plan::{Finding, FindingLevel, Plan, PlanChild, PlanId, PlanStep, SampleRow};
 pub use report::{EXPECTED_TIME_EXCEEDED, OperationFacts, OperationReport};

@@ -18,6 +18,7 @@ fn ledger(kind: LedgerKind, entries: &[(&str, bool)]) -> ForeignLedger {
     ForeignLedger {
         kind,
         table: "ledger".to_owned(),
+        reach: LedgerReach::Read,
         entries: entries
             .iter()
             .map(|(version, and_older)| ForeignEntry {
@@ -75,6 +76,39 @@ fn versions_are_found_however_a_tool_writes_them() {
     let found = standings(&flyway, &[], &[ledger(LedgerKind::Flyway, &entries)]);
     let adopted = Standing::Adopted(LedgerKind::Flyway);
     assert_eq!(states(&found), [adopted, adopted]);
+}
+
+#[test]
+fn what_was_not_read_is_told_and_says_nothing() {
+    let collection = folder(&[("1_a.up.sql", "SELECT 1")], Layout::GolangMigrate);
+    let other = |table: &str, reach: LedgerReach| ForeignLedger {
+        table: table.to_owned(),
+        reach,
+        ..ledger(LedgerKind::GolangMigrate, &[("1", true)])
+    };
+    let (one, two) = (
+        other("a.ledger", LedgerReach::Outside),
+        other("b.ledger", LedgerReach::Outside),
+    );
+    let grants = "GRANT SELECT ON TABLE c.ledger TO keeper;".to_owned();
+    let closed = other("c.ledger", LedgerReach::Unreadable { grants });
+    let begun = own("9", LedgerState::RolledBack, "2026-01-02T10:00:00Z");
+    for (own, foreign, problem) in [
+        (vec![], vec![one.clone()], Some(("FOREIGN_OUTSIDE", false))),
+        (vec![], vec![one.clone(), two.clone()], Some(("FOREIGN_OUTSIDE", true))),
+        // dbkeep's own ledger says by now what is in effect.
+        (vec![begun], vec![one.clone(), two], Some(("FOREIGN_OUTSIDE", false))),
+        (vec![], vec![closed, one], Some(("FOREIGN_UNREADABLE", true))),
+    ] {
+        let found = standings(&collection, &own, &foreign);
+        assert_eq!(states(&found), [Standing::Pending], "{foreign:?}");
+        assert_eq!(found.ignored.len(), foreign.len());
+        let told: Vec<_> = found.problems.iter().map(|problem| (problem.code, problem.blocks)).collect();
+        assert_eq!(told, Vec::from_iter(problem), "{foreign:?}");
+    }
+    let read = ledger(LedgerKind::GolangMigrate, &[("0", true)]);
+    let found = standings(&collection, &[], &[read, other("a.ledger", LedgerReach::Outside)]);
+    assert!(!codes(&found).contains(&"FOREIGN_OUTSIDE"), "{:?}", found.problems);
 }
 
 #[test]

@@ -69,6 +69,20 @@ pub struct ForeignEntry {
     pub and_older: bool,
 }
 
+/// Whether the ledger of another tool speaks for the schema that a folder's scripts work on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerReach {
+    /// It does, and was read: its bare name means it, or its tool keeps it in a schema of its own.
+    Read,
+    /// No bare name means it: it may be another application's, and was not read.
+    Outside,
+    /// It would, and dbkeep's role may not read it.
+    Unreadable {
+        /// Statements that would let it.
+        grants: String,
+    },
+}
+
 /// Another tool's ledger in the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignLedger {
@@ -76,7 +90,9 @@ pub struct ForeignLedger {
     pub kind: LedgerKind,
     /// Its table, with its schema where there are schemas.
     pub table: String,
-    /// Its rows, oldest first.
+    /// Whether it speaks for this folder.
+    pub reach: LedgerReach,
+    /// Its rows, oldest first; none where it was not read.
     pub entries: Vec<ForeignEntry>,
 }
 

@@ -11,7 +11,7 @@ mod script;
 
 pub use fingerprint::{Fingerprint, SchemaObject, TableContent, TableMeasure};
 pub use impact::{Impact, LockMode, Risk, RiskReason, TableLock, Work};
-pub use ledger::{Direction, ForeignEntry, ForeignLedger, LedgerEntry, LedgerKind, LedgerState};
+pub use ledger::{Direction, ForeignEntry, ForeignLedger, LedgerEntry, LedgerKind, LedgerReach, LedgerState};
 pub use report::{
     MigrationOptions, MigrationProgress, MigrationRecord, MigrationReport, PlannedMigration, Proof, Rehearsal, RowsLost,
     ScriptProblem, StatementReport,

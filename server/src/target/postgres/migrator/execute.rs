@@ -121,8 +121,8 @@ impl Group<'_> {
             tell(self.follow, Told::Begun(index));
             let words = words(&one.sql, EngineKind::Postgres);
             let mut done = run_one(self.target, connection, self.process.number(), order, index, one, &words).await?;
-            if may_set_lock_timeout(&one.sql, &words) {
-                limit_lock_timeout(connection, order, true).await?;
+            if may_set_a_timeout(&one.sql, &words) {
+                limit_timeouts(connection, order, true).await?;
             }
             if let Some(observer) = &mut observer {
                 observer.look(connection, &mut done, are(&words, 0, &["TRUNCATE"])).await?;
@@ -242,37 +242,46 @@ fn ended_itself() -> TargetError {
     )
 }
 
-/// Sets the session as the script did for its groups before this one, all but a longer wait for locks. `local` is for the transaction.
+/// Sets the session as the script did for its groups before this one, all but longer timeouts than the order's. `local` is for the
+/// transaction.
 pub(super) async fn set_session(connection: &mut Line, order: &GroupOrder, local: bool) -> Result<(), MigratorError> {
     let mut limited = true;
     for one in &order.session {
         let set = sqlx::raw_sql(AssertSqlSafe(one.sql.clone())).execute(&mut *connection).await;
         set.map_err(|error| problem::of_statement(error, 0, Vec::new()))?;
-        limited &= !may_set_lock_timeout(&one.sql, &words(&one.sql, EngineKind::Postgres));
+        limited &= !may_set_a_timeout(&one.sql, &words(&one.sql, EngineKind::Postgres));
     }
     if !limited {
-        limit_lock_timeout(connection, order, local).await?;
+        limit_timeouts(connection, order, local).await?;
     }
     Ok(())
 }
 
-/// Whether a statement may have changed how long a lock is waited for: whatever sets or resets, and whatever speaks of it.
-fn may_set_lock_timeout(sql: &str, words: &[Word]) -> bool {
+/// Whether a statement may have changed how long a lock is waited for, or a statement may take: whatever sets or resets, and whatever
+/// speaks of it.
+fn may_set_a_timeout(sql: &str, words: &[Word]) -> bool {
     let first = words.first();
     let lower = sql.to_ascii_lowercase();
     first.is_some_and(|first| first.is("SET") || first.is("RESET"))
         || lower.contains("lock_timeout")
+        || lower.contains("statement_timeout")
         || lower.contains("set_config")
 }
 
-/// Brings the wait for a lock back to that of the order, where a script has made it longer: whoever comes later waits behind it. A
-/// shorter one is the script's to choose.
-async fn limit_lock_timeout(connection: &mut Line, order: &GroupOrder, local: bool) -> Result<(), TargetError> {
-    let limit = millis(order.lock_timeout).max(1);
-    let sql = format!(
-        "SELECT pg_catalog.set_config('lock_timeout', '{limit}', {local}) FROM pg_catalog.pg_settings AS s \
-         WHERE s.name = 'lock_timeout' AND s.setting::bigint NOT BETWEEN 1 AND {limit}"
-    );
+/// Brings the wait for a lock and the time of a statement back to those of the order, where a script has made them longer: whoever comes
+/// later waits behind it. Shorter ones are the script's to choose, and so is the time of a statement where the order has none.
+async fn limit_timeouts(connection: &mut Line, order: &GroupOrder, local: bool) -> Result<(), TargetError> {
+    let limit = |name: &str, most: Duration| {
+        let most = millis(most).max(1);
+        format!(
+            "SELECT pg_catalog.set_config('{name}', '{most}', {local}) FROM pg_catalog.pg_settings AS s \
+             WHERE s.name = '{name}' AND s.setting::bigint NOT BETWEEN 1 AND {most}"
+        )
+    };
+    let mut sql = limit("lock_timeout", order.lock_timeout);
+    if let Some(most) = order.statement_timeout {
+        sql = format!("{sql}; {}", limit("statement_timeout", most));
+    }
     simple(connection, sql).await.map_err(statement)?;
     Ok(())
 }
@@ -345,10 +354,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_change_the_wait_for_locks_is_told_from_what_does_not() {
-        let may = |sql: &str| may_set_lock_timeout(sql, &words(sql, EngineKind::Postgres));
+    fn what_may_change_a_timeout_is_told_from_what_does_not() {
+        let may = |sql: &str| may_set_a_timeout(sql, &words(sql, EngineKind::Postgres));
         for sql in [
             "SET lock_timeout = 0",
+            "SET statement_timeout = 0",
+            "ALTER ROLE app SET statement_timeout = 0",
             "set local \"lock_timeout\" to '1h'",
             "RESET ALL",
             "SELECT pg_catalog.set_config('lock_timeout', '0', false)",

@@ -1,6 +1,9 @@
 //! Ledgers of other migration tools in SQLite. Reads only.
 
-use dbkeep_engine::{model::ForeignLedger, port::TargetError};
+use dbkeep_engine::{
+    model::{ForeignLedger, LedgerReach},
+    port::TargetError,
+};
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 use super::super::{error::statement, render};
@@ -49,6 +52,7 @@ pub(super) async fn ledgers(connection: &mut SqliteConnection) -> Result<Vec<For
         ledgers.push(ForeignLedger {
             kind: shape.kind,
             table: name.to_owned(),
+            reach: LedgerReach::Read,
             entries: shape.entries(&texts),
         });
     }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    migration::{risk, statement::words},
+    migration::{
+        risk,
+        statement::{Token, words},
+    },
     model::{EngineKind, Fingerprint, Migration, Rehearsal, RowsLost, Script, TableName},
 };
 
@@ -16,15 +19,12 @@ pub(super) fn change(before: u64, after: u64) -> i64 {
 pub(super) fn rows_lost(before: &Fingerprint, after: &Fingerprint, script: &Script, engine: EngineKind) -> Vec<RowsLost> {
     let named: Vec<Vec<String>> = script
         .statements()
-        .map(|statement| {
-            words(&statement.sql, engine)
-                .map(|token| token.text.trim_matches(['"', '`', '[', ']']).to_lowercase())
-                .collect()
-        })
-        .filter(|words: &Vec<String>| {
-            words
+        .filter_map(|statement| {
+            let words: Vec<Token<'_>> = words(&statement.sql, engine).collect();
+            let bare = words
                 .iter()
-                .any(|word| matches!(word.as_str(), "delete" | "truncate" | "merge" | "replace"))
+                .map(|token| token.text.trim_matches(['"', '`', '[', ']']).to_lowercase());
+            takes_rows(&words).then(|| bare.collect())
         })
         .collect();
     let emptied = |table: &str| {
@@ -44,6 +44,17 @@ pub(super) fn rows_lost(before: &Fingerprint, after: &Fingerprint, script: &Scri
             })
         })
         .collect()
+}
+
+/// Whether a statement takes rows from a table that it names: its verb says so. Words within, such as the action of a foreign key, the
+/// event of a trigger or the name of a function, do not.
+fn takes_rows(words: &[Token<'_>]) -> bool {
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|token| token.is(word));
+    let begins = |verbs: &[&str]| verbs.iter().any(|verb| is(0, verb));
+    let has = |first: &str, second: &str| (0..words.len()).any(|at| is(at, first) && is(at + 1, second));
+    begins(&["DELETE", "TRUNCATE", "MERGE", "REPLACE"])
+        || (begins(&["INSERT", "UPDATE", "WITH"]) && has("OR", "REPLACE"))
+        || (begins(&["WITH"]) && (has("DELETE", "FROM") || has("MERGE", "INTO") || has("REPLACE", "INTO")))
 }
 
 /// Tables that a migration is about, one way or the other, and that hold no row: what its scripts do to rows of theirs does not show.
@@ -222,6 +233,52 @@ mod tests {
             ["public.users", "app.\"Posts\""]
         );
         assert!(found(&[("public.users", 1, none), ("app.\"Posts\"", 2, none)]).is_empty());
+    }
+
+    #[test]
+    fn rows_vanish_unseen_unless_the_verb_of_a_statement_takes_them() {
+        use EngineKind::{Postgres, Sqlite};
+        let none: &[(&str, &str)] = &[];
+        let (before, after) = (print(&[("main.child", 3, none)]), print(&[("main.child", 1, none)]));
+        let (postgres, sqlite): (&[EngineKind], &[EngineKind]) = (&[Postgres], &[Sqlite]);
+        let both: &[EngineKind] = &[Postgres, Sqlite];
+        for (text, engines, told) in [
+            ("DELETE FROM child WHERE id > 1", both, false),
+            ("delete from \"Child\"", both, false),
+            (
+                "WITH old AS (SELECT 2) DELETE FROM child WHERE id IN (SELECT * FROM old)",
+                both,
+                false,
+            ),
+            (
+                "WITH gone AS (DELETE FROM child RETURNING id) SELECT count(*) FROM gone",
+                postgres,
+                false,
+            ),
+            ("TRUNCATE child", postgres, false),
+            ("INSERT OR REPLACE INTO child VALUES (1)", sqlite, false),
+            ("REPLACE INTO child VALUES (1)", sqlite, false),
+            ("DELETE FROM other", both, true),
+            ("CREATE TABLE toy (of integer REFERENCES child ON DELETE CASCADE)", both, true),
+            (
+                "CREATE TRIGGER sweep AFTER DELETE ON child BEGIN DELETE FROM other; END",
+                sqlite,
+                true,
+            ),
+            ("CREATE OR REPLACE VIEW seen AS SELECT id FROM child", postgres, true),
+            ("UPDATE child SET name = replace(name, 'a', 'b')", both, true),
+            ("UPDATE child SET \"delete\" = 1", both, true),
+        ] {
+            for engine in engines {
+                let file = crate::port::SourceFile {
+                    path: "1_a.up.sql".to_owned(),
+                    bytes: text.as_bytes().to_vec(),
+                };
+                let collection = crate::migration::source::read(&[file], *engine, None).expect("a folder");
+                let lost = rows_lost(&before, &after, &collection.migrations[0].up, *engine);
+                assert_eq!(!lost.is_empty(), told, "{text} on {engine:?}");
+            }
+        }
     }
 
     #[test]
