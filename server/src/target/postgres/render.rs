@@ -13,8 +13,8 @@ use super::{error::refused, sets};
 pub(super) enum Pace {
     /// As fast as the database can.
     AtOnce,
-    /// With rests inside of it, wherever many rows are looked at: a table that is read, and parents that are hashed before the first row
-    /// comes, which nothing from outside can divide. docs/adr/0022-rests-within-a-statement.md.
+    /// With rests inside of it, while a table is read and while parents are hashed before the first row comes, which nothing from outside
+    /// can divide. What rests and what does not: docs/adr/0022-rests-within-a-statement.md.
     Resting,
 }
 
