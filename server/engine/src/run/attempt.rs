@@ -153,7 +153,11 @@ impl Attempt {
         let engine = Engine::of(Arc::clone(&self.context));
         match engine.no_longer_begins(&self.run, &self.plan).await {
             Ok(None) => Ok(()),
-            Ok(Some(reason)) => Err(Stop::Cancelled(reason).into()),
+            Ok(Some(reason)) => {
+                // Whoever goes on with it after a crash hears the same.
+                self.context.store.request_cancel(self.run.id, &reason).await?;
+                Err(Stop::Cancelled(reason).into())
+            }
             Err(EngineError::Store(error)) => Err(Halt::Store(error)),
             Err(error) => Err(Halt::Fail(error.to_string())),
         }
